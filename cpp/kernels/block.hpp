@@ -1,0 +1,155 @@
+// Block<T>: the sixteen virtual lanes that every kernel is written on, whatever register holds them.
+// The same lanes on every instruction set, added up in the same order, give the same bits. Wants a
+// Vec<T> in namespace fastbn::FASTBN_ISA; knows no operation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "welford.hpp"
+
+namespace fastbn::FASTBN_ISA {
+namespace {
+
+constexpr std::ptrdiff_t lanes = 16;
+
+// The length of a whole block, where a tail has a std::ptrdiff_t: kernels take either as `n`.
+struct Full {};
+
+template <class T>
+struct Block {
+    static constexpr std::ptrdiff_t width = Vec<T>::width;
+    static constexpr int registers = static_cast<int>(lanes / width);
+    Vec<T> part[registers];
+};
+
+template <class T>
+inline Block<T> broadcast(T a) {
+    Block<T> b;
+    for (Vec<T>& part : b.part) part = Vec<T>::broadcast(a);
+    return b;
+}
+
+// How many of the n elements of a tail fall into register k.
+template <class T>
+inline std::ptrdiff_t in_register(std::ptrdiff_t n, int k) {
+    const std::ptrdiff_t left = n - k * Vec<T>::width;
+    return left < 0 ? 0 : (left < Vec<T>::width ? left : Vec<T>::width);
+}
+
+// Lanes past the tail's end are fill's.
+template <class T, class S>
+inline Block<T> load(const S* p, Full, const Block<T>&) {
+    Block<T> b;
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) b.part[k] = Vec<T>::load(p + k * Vec<T>::width);
+    return b;
+}
+
+template <class T, class S>
+inline Block<T> load(const S* p, std::ptrdiff_t n, const Block<T>& fill) {
+    Block<T> b = fill;
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        const std::ptrdiff_t in = in_register<T>(n, k);
+        if (in > 0) b.part[k] = Vec<T>::load(p + k * Vec<T>::width, in, fill.part[k]);
+    }
+    return b;
+}
+
+template <class T, class N, class S>
+inline Block<T> load(const S* p, N n) {
+    return load<T>(p, n, broadcast(T(0)));
+}
+
+template <class T>
+inline void store(T* p, Full, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) b.part[k].store(p + k * Vec<T>::width);
+}
+
+template <class T>
+inline void store(T* p, std::ptrdiff_t n, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        const std::ptrdiff_t in = in_register<T>(n, k);
+        if (in > 0) b.part[k].store(p + k * Vec<T>::width, in);
+    }
+}
+
+template <class T>
+inline void stream(T* p, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) b.part[k].stream(p + k * Vec<T>::width);
+}
+
+template <class T>
+inline Block<T> operator+(Block<T> a, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] + b.part[k];
+    return a;
+}
+
+template <class T>
+inline Block<T> operator-(Block<T> a, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] - b.part[k];
+    return a;
+}
+
+template <class T>
+inline Block<T> operator*(Block<T> a, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] * b.part[k];
+    return a;
+}
+
+template <class T>
+inline Block<T> operator*(const Block<T>& a, T b) {
+    return a * broadcast(b);
+}
+
+inline Block<double> clamp_negative(Block<double> a) {
+    for (Vec<double>& part : a.part) part = clamp_negative(part);
+    return a;
+}
+
+inline double clamp_negative(double a) { return a < 0.0 ? 0.0 : a; }
+
+// The sum of the lanes: the upper half onto the lower, four times.
+inline double halve(const Block<double>& b) {
+    double a[lanes];
+    store(a, Full{}, b);
+    for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        for (std::ptrdiff_t i = 0; i < half; ++i) a[i] += a[i + half];
+    }
+    return a[0];
+}
+
+// The same for an unevaluated sum hi + lo; leaves the low part in `lo`.
+inline double halve(const Block<double>& hi, const Block<double>& lo_lanes, double& lo) {
+    double a[lanes];
+    double b[lanes];
+    store(a, Full{}, hi);
+    store(b, Full{}, lo_lanes);
+    for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        for (std::ptrdiff_t i = 0; i < half; ++i) {
+            double error;
+            a[i] = two_sum(a[i], a[i + half], error);
+            b[i] = (b[i] + b[i + half]) + error;
+        }
+    }
+    lo = b[0];
+    return a[0];
+}
+
+// body(i, n) for every block of n columns from i on.
+template <class Body>
+inline void each_block(std::ptrdiff_t begin, std::ptrdiff_t end, Body&& body) {
+    std::ptrdiff_t i = begin;
+    for (; i + lanes <= end; i += lanes) body(i, Full{});
+    if (i < end) body(i, end - i);
+}
+
+}  // namespace
+}  // namespace fastbn::FASTBN_ISA

@@ -1,0 +1,34 @@
+// The one source of all kernels, compiled once per instruction set: FASTBN_ISA names it and its
+// namespace, FASTBN_VEC the header with its registers. Exports the table of that instruction set
+// and nothing else; includes no standard header that holds an inline function, since the linker
+// might keep this object's copy of it for machines that cannot run it.
+#include FASTBN_VEC
+
+#include "block.hpp"
+#include "reduce.hpp"
+#include "table.hpp"
+#include "transform.hpp"
+
+namespace fastbn::FASTBN_ISA {
+namespace {
+
+template <class T>
+constexpr KernelTable<T> table() {
+    return {
+        moments_rows<T>,
+        moments_columns<T>,
+        sizeof(ChunkSums<T, Wide>),
+        gradient_sums_rows<T>,
+        gradient_sums_columns<T>,
+        transform<T, Shared>,
+        transform<T, PerColumn>,
+        input_gradient<T, Shared>,
+        input_gradient<T, PerColumn>,
+    };
+}
+
+}  // namespace
+
+extern constexpr Kernels kernels = {table<float>(), table<double>()};
+
+}  // namespace fastbn::FASTBN_ISA

@@ -1,0 +1,125 @@
+// What the engine and the kernels agree on: plain data and one table of function pointers per
+// instruction set. Every ISA's object includes this file, so nothing in it may generate code.
+#pragma once
+
+#include <cstddef>
+
+namespace fastbn {
+
+// A block of memory as a kernel sees it: contiguous columns, rows `stride` elements apart.
+template <class T>
+struct Tile {
+    T* data;
+    std::ptrdiff_t stride;
+};
+
+// Running moments of one or more channels, one array entry per channel. A channel's mean is kept
+// twice: as `ref + offset`, near enough to its data for differences to be exact, which is what
+// merging needs; and as the unevaluated sum `sum + sum_lo`, which gives the mean to twice the
+// working precision once divided by the count.
+struct MomentsState {
+    double* ref;
+    double* offset;
+    double* m2;
+    double* sum;
+    double* sum_lo;
+};
+
+// What the backward pass sums, one array entry per channel.
+struct GradientSums {
+    const double* mean;
+    const double* invstd;
+    double* sum_dy;
+    double* sum_dy_xhat;
+};
+
+// y = (x * pre - center) * scale + shift. `pre` is a power of two that brings channels of extreme
+// magnitude into range, or null where no channel of the tile needs it.
+template <class T>
+struct Affine {
+    const T* pre;
+    const T* center;
+    const T* scale;
+    const T* shift;
+};
+
+// dx = (dy - ((x * pre - center) * slope + level)) * scale * post, with pre and post as above.
+template <class T>
+struct InputGradient {
+    const T* pre;
+    const T* post;
+    const T* center;
+    const T* slope;
+    const T* level;
+    const T* scale;
+};
+
+// The same arrays from channel i on. Static, as in welford.hpp and for the reason given there.
+static inline MomentsState at(const MomentsState& s, std::ptrdiff_t i) {
+    return {s.ref + i, s.offset + i, s.m2 + i, s.sum + i, s.sum_lo + i};
+}
+
+static inline GradientSums at(const GradientSums& s, std::ptrdiff_t i) {
+    return {s.mean + i, s.invstd + i, s.sum_dy + i, s.sum_dy_xhat + i};
+}
+
+template <class T>
+static inline Affine<T> at(const Affine<T>& a, std::ptrdiff_t i) {
+    return {a.pre ? a.pre + i : nullptr, a.center + i, a.scale + i, a.shift + i};
+}
+
+template <class T>
+static inline InputGradient<T> at(const InputGradient<T>& g, std::ptrdiff_t i) {
+    return {g.pre ? g.pre + i : nullptr, g.post ? g.post + i : nullptr,
+            g.center + i,                g.slope + i,
+            g.level + i,                 g.scale + i};
+}
+
+// Kernels come in pairs. `_rows`: the whole tile is one channel, and structs of per-channel arrays
+// hold one entry. `_columns`: each column is a channel, and they hold `cols` entries.
+template <class T>
+struct KernelTable {
+    // Folds the tile into moments that already cover `count` values per channel.
+    void (*moments_rows)(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
+                         MomentsState state) noexcept;
+    // `scratch`: chunk_sums_bytes for every 16 columns begun, aligned to 64.
+    void (*moments_columns)(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
+                            MomentsState state, void* scratch) noexcept;
+    std::size_t chunk_sums_bytes;
+
+    // Adds the tile's sums of dy and of dy * xhat.
+    void (*gradient_sums_rows)(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
+                               std::ptrdiff_t cols, GradientSums sums) noexcept;
+    void (*gradient_sums_columns)(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
+                                  std::ptrdiff_t cols, GradientSums sums) noexcept;
+
+    // `stream`: write past the caches.
+    void (*transform_rows)(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                           Affine<T> affine, bool stream) noexcept;
+    void (*transform_columns)(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                              Affine<T> affine, bool stream) noexcept;
+
+    void (*input_gradient_rows)(Tile<const T> dy, Tile<const T> x, Tile<T> dx, std::ptrdiff_t rows,
+                                std::ptrdiff_t cols, InputGradient<T> coefficients,
+                                bool stream) noexcept;
+    void (*input_gradient_columns)(Tile<const T> dy, Tile<const T> x, Tile<T> dx,
+                                   std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                   InputGradient<T> coefficients, bool stream) noexcept;
+};
+
+struct Kernels {
+    KernelTable<float> f32;
+    KernelTable<double> f64;
+};
+
+namespace generic {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+
+}  // namespace fastbn

@@ -1,0 +1,69 @@
+// Vec<T>: sixteen bytes of T in the compiler's own vector type, for any processor: SSE2 on x86-64,
+// NEON on AArch64. Included by kernels.cpp alone.
+#pragma once
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+#include <cstddef>
+
+namespace fastbn::generic {
+namespace {
+
+template <class T>
+struct Vec {
+    static constexpr std::ptrdiff_t width = 16 / static_cast<std::ptrdiff_t>(sizeof(T));
+    using Native [[gnu::vector_size(16)]] = T;
+    Native v;
+
+    static Vec broadcast(T a) { return {Native{} + a}; }
+
+    // S is T, or a type that widens to it.
+    template <class S>
+    static Vec load(const S* p) {
+        Vec a;
+        for (std::ptrdiff_t i = 0; i < width; ++i) a.v[i] = p[i];
+        return a;
+    }
+    template <class S>
+    static Vec load(const S* p, std::ptrdiff_t n, Vec fill) {
+        for (std::ptrdiff_t i = 0; i < n; ++i) fill.v[i] = p[i];
+        return fill;
+    }
+    static Vec load(const T* p) {
+        Vec a;
+        __builtin_memcpy(&a.v, p, sizeof a.v);
+        return a;
+    }
+    void store(T* p) const { __builtin_memcpy(p, &v, sizeof v); }
+    void store(T* p, std::ptrdiff_t n) const {
+        for (std::ptrdiff_t i = 0; i < n; ++i) p[i] = v[i];
+    }
+    void stream(T* p) const {
+#ifdef __SSE2__
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#else
+        store(p);
+#endif
+    }
+
+    friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+    friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+    friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+};
+
+// max(0, a) that passes NaN on.
+inline Vec<double> clamp_negative(Vec<double> a) {
+    const Vec<double> zero = Vec<double>::broadcast(0.0);
+    return {a.v < zero.v ? zero.v : a.v};
+}
+
+inline void stream_fence() {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
+}
+
+}  // namespace
+}  // namespace fastbn::generic

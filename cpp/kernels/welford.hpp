@@ -1,0 +1,46 @@
+// Merging the moments of two disjoint sets of values (Chan, Golub & LeVeque 1983, eq. 1.5), for one
+// channel (V = double) or for a block of them. Knows nothing of where the values came from.
+#pragma once
+
+namespace fastbn {
+
+// Moments of some values of V's channels; see MomentsState for the fields.
+template <class V>
+struct Partial {
+    V ref;
+    V offset;
+    V m2;
+    V sum;
+    V sum_lo;
+};
+
+// These are static: instantiated for double under another instruction set's flags, an inline
+// function could be the one copy that the linker keeps for every machine.
+
+// a + b = result + error exactly (Knuth 1969, two-sum).
+template <class V>
+static inline V two_sum(V a, V b, V& error) {
+    const V sum = a + b;
+    const V b_seen = sum - a;
+    error = (a - (sum - b_seen)) + (b - b_seen);
+    return sum;
+}
+
+// a covers count_a values, b count_b > 0. Offsets differ by no more than the data do, so `delta`
+// keeps its relative precision however far the channel's mean is from zero.
+template <class V>
+static inline Partial<V> merge(const Partial<V>& a, double count_a, const Partial<V>& b,
+                               double count_b) {
+    const double share_b = count_b / (count_a + count_b);
+    const V delta = ((b.ref - a.ref) + b.offset) - a.offset;
+    Partial<V> both;
+    both.ref = a.ref;
+    both.offset = a.offset + delta * share_b;
+    both.m2 = (a.m2 + b.m2) + (delta * delta) * (count_a * share_b);
+    V error;
+    both.sum = two_sum(a.sum, b.sum, error);
+    both.sum_lo = (a.sum_lo + b.sum_lo) + error;
+    return both;
+}
+
+}  // namespace fastbn
