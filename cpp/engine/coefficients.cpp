@@ -1,0 +1,91 @@
+#include "engine/coefficients.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace fastbn {
+namespace {
+
+// Coefficients between 2^-limit and 2^limit leave room for every intermediate result. Past that a
+// channel is worked on in units of 2^-k, k from its own magnitude, by exact powers of two.
+template <class T>
+constexpr int limit = std::numeric_limits<T>::max_exponent - 28;
+
+int exponent_of(double value) {
+    int e = 0;
+    if (std::isfinite(value)) std::frexp(value, &e);
+    return e;
+}
+
+template <class T>
+bool is_moderate(double value) {
+    return std::abs(exponent_of(value)) <= limit<T>;
+}
+
+// A power of two of T as near to 2^e as T has one.
+template <class T>
+int clamp_exponent(int e) {
+    constexpr int most = std::numeric_limits<T>::max_exponent - 2;
+    return std::clamp(e, -most, most);
+}
+
+// The unit in which x - mean is moderate: its scale brings it to order 1, and mean / unit fits T.
+template <class T>
+int unit_exponent(double mean, double scale) {
+    const int wanted = scale == 0.0 ? 0 : exponent_of(scale);
+    const int largest = std::numeric_limits<T>::max_exponent - 2 - exponent_of(mean);
+    return std::min(clamp_exponent<T>(wanted), largest);
+}
+
+}  // namespace
+
+template <class T>
+AffineValues<T> fold_affine(double mean, double mean_lo, double invstd, double weight,
+                            double bias) {
+    double scale = weight * invstd;
+    T pre = 1;
+    if (!is_moderate<T>(mean) || !is_moderate<T>(scale)) {
+        const int k = unit_exponent<T>(mean, scale);
+        pre = static_cast<T>(std::ldexp(1.0, k));
+        mean = std::ldexp(mean, k);
+        mean_lo = std::ldexp(mean_lo, k);
+        scale = std::ldexp(scale, -k);
+    }
+    const T center = static_cast<T>(mean);
+    const double rest = (mean - static_cast<double>(center)) + mean_lo;
+    return {pre, center, static_cast<T>(scale), static_cast<T>(bias - rest * scale)};
+}
+
+template <class T>
+InputGradientValues<T> fold_input_gradient(double mean, double invstd, double weight,
+                                           double mean_dy, double mean_dy_xhat) {
+    double slope = invstd * mean_dy_xhat;
+    double scale = weight * invstd;
+    T pre = 1;
+    T post = 1;
+    if (!is_moderate<T>(mean) || !is_moderate<T>(slope) || !is_moderate<T>(scale)) {
+        const int k = unit_exponent<T>(mean, invstd);
+        const int j = clamp_exponent<T>(exponent_of(scale));
+        pre = static_cast<T>(std::ldexp(1.0, k));
+        post = static_cast<T>(std::ldexp(1.0, j));
+        mean = std::ldexp(mean, k);
+        slope = std::ldexp(slope, -k);
+        scale = std::ldexp(scale, -j);
+    }
+    const T center = static_cast<T>(mean);
+    const double rest = mean - static_cast<double>(center);
+    return {pre,
+            post,
+            center,
+            static_cast<T>(slope),
+            static_cast<T>(mean_dy - rest * slope),
+            static_cast<T>(scale)};
+}
+
+template AffineValues<float> fold_affine(double, double, double, double, double);
+template AffineValues<double> fold_affine(double, double, double, double, double);
+template InputGradientValues<float> fold_input_gradient(double, double, double, double, double);
+template InputGradientValues<double> fold_input_gradient(double, double, double, double, double);
+
+}  // namespace fastbn

@@ -1,0 +1,43 @@
+// Folding a channel's statistics and parameters into what the transforms multiply and add, in the
+// precision of the data. Never x * scale + (bias - mean * scale), which cancels where the mean is
+// large: the mean is split into `center`, which x's type holds, and a rest that goes into the shift.
+#pragma once
+
+namespace fastbn {
+
+// y = (x * pre - center) * scale + shift
+template <class T>
+struct AffineValues {
+    T pre;
+    T center;
+    T scale;
+    T shift;
+};
+
+template <class T>
+AffineValues<T> fold_affine(double mean, double mean_lo, double invstd, double weight, double bias);
+
+// dx = (dy - ((x * pre - center) * slope + level)) * scale * post
+template <class T>
+struct InputGradientValues {
+    T pre;
+    T post;
+    T center;
+    T slope;
+    T level;
+    T scale;
+};
+
+// The gradient through mean and variance (Ioffe & Szegedy 2015, section 3; their chain of partial
+// derivatives, summed up). With xhat = (x - mean) * invstd and y = weight * xhat + bias,
+//     dxhat  = weight * dy
+//     dvar   = -invstd^2 / 2 * sum(dxhat * xhat)
+//     dmean  = -invstd * sum(dxhat)                        (the variance's share is sum(x - mean) = 0)
+//     dx     = dxhat * invstd + dvar * 2 * (x - mean) / N + dmean / N
+//            = weight * invstd * (dy - sum(dy) / N - xhat * sum(dy * xhat) / N)
+// which is the form above with slope = invstd * sum(dy * xhat) / N and level = sum(dy) / N.
+template <class T>
+InputGradientValues<T> fold_input_gradient(double mean, double invstd, double weight,
+                                           double mean_dy, double mean_dy_xhat);
+
+}  // namespace fastbn

@@ -1,0 +1,99 @@
+// The one order in which every operation runs: prepare, reduce, finalize per channel, transform.
+// Hands out tiles and threads; knows nothing of what is reduced or transformed.
+//
+// An operation has
+//     prepare(slab, entries)                  before the first tile
+//     reduce(slab, span, entries, scratch)    one span of one slab
+//     finalize(slab, entries)                 when all its spans are reduced
+//     transform(slab, span, entries, scratch)
+// of which none throws and each writes only what belongs to its slab (and span).
+#pragma once
+
+#include <cstddef>
+
+#include "engine/parallel.hpp"
+#include "engine/plan.hpp"
+#include "engine/workspace.hpp"
+
+namespace fastbn {
+
+// A piece of work: one span of one slab, counted in the order of memory.
+struct Unit {
+    std::ptrdiff_t slab;
+    std::ptrdiff_t span;
+};
+
+inline Unit unit_of(const Plan& plan, std::ptrdiff_t index) {
+    if (plan.layout.channels_first()) return {index / plan.spans, index % plan.spans};
+    return {index % plan.slabs, index / plan.slabs};
+}
+
+// Each slab through all phases on one thread. What was read last is in cache still: transform
+// begins there.
+template <class T, class Op>
+void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+    const auto slabs = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+        const Scratch<T> scratch = workspace.scratch(thread);
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            const Slab slab = plan.slab(i);
+            const Entries<T> entries = workspace.entries(slab, thread);
+            op.prepare(slab, entries);
+            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
+                op.reduce(slab, span, entries, scratch);
+            }
+            op.finalize(slab, entries);
+            for (std::ptrdiff_t span = plan.spans - 1; span >= 0; --span) {
+                op.transform(slab, span, entries, scratch);
+            }
+        }
+    };
+    parallel_ranges(plan.threads, plan.slabs, slabs);
+}
+
+// One phase after the other, each over all units.
+template <class T, class Op>
+void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+    const auto each_slab = [&](auto&& visit) {
+        const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+            for (std::ptrdiff_t i = begin; i < end; ++i) {
+                const Slab slab = plan.slab(i);
+                visit(slab, workspace.entries(slab, thread));
+            }
+        };
+        parallel_ranges(plan.threads, plan.slabs, body);
+    };
+    const auto each_unit = [&](auto&& visit, bool backwards) {
+        const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+            const Scratch<T> scratch = workspace.scratch(thread);
+            for (std::ptrdiff_t i = begin; i < end; ++i) {
+                const Unit unit = unit_of(plan, backwards ? begin + (end - 1 - i) : i);
+                const Slab slab = plan.slab(unit.slab);
+                visit(slab, unit.span, workspace.entries(slab, thread), scratch);
+            }
+        };
+        parallel_ranges(plan.threads, plan.slabs * plan.spans, body);
+    };
+    each_slab([&](const Slab& slab, const Entries<T>& entries) { op.prepare(slab, entries); });
+    if constexpr (Op::reduces) {
+        each_unit([&](const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
+                      const Scratch<T>& scratch) { op.reduce(slab, span, entries, scratch); },
+                  false);
+    }
+    each_slab([&](const Slab& slab, const Entries<T>& entries) { op.finalize(slab, entries); });
+    if constexpr (Op::transforms) {
+        each_unit([&](const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
+                      const Scratch<T>& scratch) { op.transform(slab, span, entries, scratch); },
+                  Op::reduces);
+    }
+}
+
+template <class T, class Op>
+void run(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+    if (plan.fused) {
+        run_fused(plan, workspace, op);
+    } else {
+        run_phases(plan, workspace, op);
+    }
+}
+
+}  // namespace fastbn

@@ -1,0 +1,41 @@
+// Which axes of x are features, and the checks of everything that must fit them. Raises
+// std::invalid_argument with "<name> must <rule>, got <value>"; writes to no array.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "engine/array.hpp"
+
+namespace fastbn {
+
+struct Features {
+    bool is_feature[max_dimensions] = {};
+    std::vector<std::ptrdiff_t> shape;  // of parameters and statistics
+    std::ptrdiff_t channels = 1;
+    std::ptrdiff_t count = 1;  // values per channel
+
+    bool empty() const { return channels == 0 || count == 0; }
+};
+
+// axes: as the caller gave them, negative ones counted from the end.
+Features features_of(const ArrayRef& x, const std::vector<std::ptrdiff_t>& axes);
+
+void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
+void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);
+void check_trainable(const Features& features);
+void check_eps(double eps);
+
+// A parameter's values in order, as float64; `otherwise` for all of them where there is none.
+std::vector<double> read_parameter(const ArrayRef& parameter, const Features& features,
+                                   double otherwise);
+// The same, refusing negative values.
+std::vector<double> read_variance(const char* name, const ArrayRef& variance,
+                                  const Features& features);
+// Writes values back, rounded to the parameter's type.
+void write_parameter(const ArrayRef& parameter, const std::vector<double>& values);
+
+std::string to_text(double value);
+
+}  // namespace fastbn

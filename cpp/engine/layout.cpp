@@ -1,0 +1,169 @@
+#include "engine/layout.hpp"
+
+#include <cstdint>
+
+namespace fastbn {
+namespace {
+
+// Small inner sizes leave vectors half empty when a tile is one channel; over enough rows it pays to
+// take neighbouring values of several channels as columns and to merge each channel's at the end.
+constexpr std::ptrdiff_t min_repeat_rows = 8;
+constexpr std::ptrdiff_t max_repeat_rows = 512;  // so that a column's values stay in cache
+
+std::ptrdiff_t magnitude(std::ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
+
+std::ptrdiff_t loop_stride(const ArrayRef& array, const Layout& layout, int axis) {
+    return layout.flipped[axis] ? -array.strides[axis] : array.strides[axis];
+}
+
+void push_axes(Dims& dims, const ArrayRef& array, const Layout& layout, const AxisList& axes,
+               int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+        const int axis = axes.axis[i];
+        dims.push(array.shape[axis], loop_stride(array, layout, axis));
+    }
+}
+
+bool is_aligned(const ArrayRef& array) {
+    const std::ptrdiff_t size = size_of(array.dtype);
+    bool aligned = reinterpret_cast<std::uintptr_t>(array.data) % static_cast<std::size_t>(size) == 0;
+    for (int i = 0; i < array.ndim; ++i) {
+        aligned = aligned && (array.shape[i] == 1 || array.strides[i] % size == 0);
+    }
+    return aligned;
+}
+
+// Sums may run in any order, so reduced axes are put by descending stride, all of them positive;
+// broadcast ones (stride 0) outermost.
+void sort_reduced(const ArrayRef& x, Layout& layout) {
+    AxisList& axes = layout.reduced_axes;
+    const auto before = [&](int a, int b) {
+        const std::ptrdiff_t sa = magnitude(x.strides[a]);
+        const std::ptrdiff_t sb = magnitude(x.strides[b]);
+        return sb != 0 && (sa == 0 || sa > sb);
+    };
+    for (int i = 0; i < axes.n; ++i) {
+        layout.flipped[axes.axis[i]] = x.strides[axes.axis[i]] < 0;
+        for (int j = i; j > 0 && before(axes.axis[j], axes.axis[j - 1]); --j) {
+            const int moved = axes.axis[j];
+            axes.axis[j] = axes.axis[j - 1];
+            axes.axis[j - 1] = moved;
+        }
+    }
+}
+
+// How many reduced axes, from the innermost out, run as one loop of unit stride.
+int contiguous_axes(const ArrayRef& x, const Layout& layout) {
+    std::ptrdiff_t expected = size_of(x.dtype);
+    int n = 0;
+    for (int i = layout.reduced_axes.n - 1; i >= 0; --i) {
+        const int axis = layout.reduced_axes.axis[i];
+        if (loop_stride(x, layout, axis) != expected) break;
+        expected *= x.shape[axis];
+        ++n;
+    }
+    return n;
+}
+
+std::ptrdiff_t smallest_stride(const ArrayRef& x, const AxisList& axes) {
+    std::ptrdiff_t smallest = PTRDIFF_MAX;
+    for (int i = 0; i < axes.n; ++i) {
+        const std::ptrdiff_t stride = magnitude(x.strides[axes.axis[i]]);
+        if (stride != 0 && stride < smallest) smallest = stride;
+    }
+    return smallest;
+}
+
+// Splits the reduced axes into rows and columns, or gives all columns to the channels.
+void choose_orientation(const ArrayRef& x, Layout& layout) {
+    const std::ptrdiff_t unit = size_of(x.dtype);
+    const Dims reduced = reduced_dims(x, layout);
+    const Dims channels = channel_dims(x, layout);
+    const bool one_channel_loop = channels.n <= 1;
+    const bool unit_reduced = reduced.n > 0 && reduced.dim[reduced.n - 1].stride == unit;
+    const bool unit_channel = channels.n == 1 && channels.dim[0].stride == unit;
+    const bool aligned = is_aligned(x);
+
+    if (aligned && reduced.n <= 1 && (unit_channel || (channels.n == 0 && reduced.n == 0))) {
+        layout.orientation = Orientation::channels_last;
+        layout.direct = true;
+    } else if (aligned && one_channel_loop && unit_reduced && reduced.n <= 2) {
+        layout.direct = true;
+        layout.inner_axes = contiguous_axes(x, layout);
+        const Dim inner = reduced.dim[reduced.n - 1];
+        const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * unit;
+        const std::ptrdiff_t outer = layout.count / inner.size;
+        if (packed_channels && inner.size <= max_repeat && outer >= min_repeat_rows &&
+            outer <= max_repeat_rows) {
+            layout.orientation = Orientation::channels_last;
+            layout.repeat = inner.size;
+        }
+    } else if (smallest_stride(x, layout.channel_axes) < smallest_stride(x, layout.reduced_axes)) {
+        layout.orientation = Orientation::channels_last;
+    } else {
+        layout.inner_axes = layout.reduced_axes.n;
+    }
+}
+
+}  // namespace
+
+Layout layout_of(const ArrayRef& x, const Features& features) {
+    Layout layout;
+    layout.channels = features.channels;
+    layout.count = features.count;
+    for (int i = 0; i < x.ndim; ++i) {
+        if (x.shape[i] == 1) continue;
+        (features.is_feature[i] ? layout.channel_axes : layout.reduced_axes).push(i);
+    }
+    sort_reduced(x, layout);
+    choose_orientation(x, layout);
+
+    std::ptrdiff_t inner = 1;
+    for (int i = 0; i < layout.inner_axes; ++i) {
+        inner *= x.shape[layout.reduced_axes.axis[layout.reduced_axes.n - 1 - i]];
+    }
+    layout.rows = layout.count / inner;
+    layout.cols = layout.channels_first() ? inner : layout.channels * layout.repeat;
+    return layout;
+}
+
+Operand operand_of(const ArrayRef& array, const Layout& layout) {
+    Operand operand;
+    operand.base = first_element(array, layout);
+    const AxisList& reduced = layout.reduced_axes;
+    const AxisList& channels = layout.channel_axes;
+    const int split = reduced.n - layout.inner_axes;
+    push_axes(operand.rows, array, layout, reduced, 0, split);
+    Dims& channel_loops = layout.channels_first() ? operand.channels : operand.cols;
+    push_axes(channel_loops, array, layout, channels, 0, channels.n);
+    push_axes(operand.cols, array, layout, reduced, split, reduced.n);
+
+    const Dims& cols = operand.cols;
+    const bool unit_cols =
+        cols.n == 0 || (cols.n == 1 && cols.dim[0].stride == size_of(array.dtype));
+    operand.direct = is_aligned(array) && unit_cols && operand.rows.n <= 1;
+    operand.row_stride = operand.rows.n == 1 ? operand.rows.dim[0].stride : 0;
+    return operand;
+}
+
+Dims reduced_dims(const ArrayRef& array, const Layout& layout) {
+    Dims dims;
+    push_axes(dims, array, layout, layout.reduced_axes, 0, layout.reduced_axes.n);
+    return dims;
+}
+
+Dims channel_dims(const ArrayRef& array, const Layout& layout) {
+    Dims dims;
+    push_axes(dims, array, layout, layout.channel_axes, 0, layout.channel_axes.n);
+    return dims;
+}
+
+char* first_element(const ArrayRef& array, const Layout& layout) {
+    char* first = array.data;
+    for (int i = 0; i < array.ndim; ++i) {
+        if (layout.flipped[i]) first += (array.shape[i] - 1) * array.strides[i];
+    }
+    return first;
+}
+
+}  // namespace fastbn

@@ -1,0 +1,63 @@
+// How an array's axes become the loops of the kernels: x as (outer, channel, inner). Decided from x
+// alone, so that what is summed, and in which order, does not depend on where the result goes.
+#pragma once
+
+#include <cstddef>
+
+#include "engine/dims.hpp"
+#include "engine/features.hpp"
+
+namespace fastbn {
+
+enum class Orientation {
+    channels_first,  // a tile's columns are values of one channel
+    channels_last,   // a tile's columns are channels, or `repeat` columns in turn are
+};
+
+constexpr std::ptrdiff_t max_repeat = 256;
+
+struct AxisList {
+    int n = 0;
+    int axis[max_dimensions];
+    void push(int a) { axis[n++] = a; }
+};
+
+// For each channel (channels_first) or once for all (channels_last), x is rows x cols.
+struct Layout {
+    Orientation orientation = Orientation::channels_first;
+    std::ptrdiff_t channels = 0;
+    std::ptrdiff_t count = 0;   // values per channel
+    std::ptrdiff_t rows = 1;
+    std::ptrdiff_t cols = 1;
+    std::ptrdiff_t repeat = 1;  // channels_last: neighbouring columns that are one channel
+    bool direct = false;        // x's own memory can be given to the kernels
+
+    AxisList reduced_axes;  // in the order of the loops
+    AxisList channel_axes;
+    int inner_axes = 0;     // how many of reduced_axes make up the columns
+    bool flipped[max_dimensions] = {};
+
+    bool channels_first() const { return orientation == Orientation::channels_first; }
+};
+
+Layout layout_of(const ArrayRef& x, const Features& features);
+
+// An array of x's shape, seen through x's layout.
+struct Operand {
+    char* base = nullptr;
+    Dims rows;
+    Dims cols;
+    Dims channels;  // channels_first only: where each channel's tile begins
+    std::ptrdiff_t row_stride = 0;  // in bytes, where direct
+    bool direct = false;
+};
+
+Operand operand_of(const ArrayRef& array, const Layout& layout);
+
+// The loops over one channel's values, and over the channels, whatever the orientation.
+Dims reduced_dims(const ArrayRef& array, const Layout& layout);
+Dims channel_dims(const ArrayRef& array, const Layout& layout);
+// The array's first element in the order of the loops: the far end of every flipped axis.
+char* first_element(const ArrayRef& array, const Layout& layout);
+
+}  // namespace fastbn

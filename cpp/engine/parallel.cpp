@@ -1,0 +1,74 @@
+#include "engine/parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace fastbn {
+namespace {
+
+// A thread is worth waking for this much memory: some 10 us of streaming.
+constexpr std::ptrdiff_t bytes_per_thread = std::ptrdiff_t{128} << 10;
+
+std::atomic<int> chosen_threads{0};
+std::atomic<bool> in_forked_child{false};
+
+}  // namespace
+
+void set_num_threads(int n) { chosen_threads = n; }
+
+int get_num_threads() {
+    if (in_forked_child) return 1;
+    const int chosen = chosen_threads;
+#ifdef _OPENMP
+    return chosen > 0 ? chosen : omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+bool has_openmp() {
+#ifdef _OPENMP
+    return true;
+#else
+    return false;
+#endif
+}
+
+int threads_for(std::ptrdiff_t bytes) {
+    if (bytes < 2 * bytes_per_thread) return 1;
+    const std::ptrdiff_t useful = bytes / bytes_per_thread;
+    return static_cast<int>(std::min<std::ptrdiff_t>(get_num_threads(), useful));
+}
+
+void install_fork_handler() {
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
+#endif
+}
+
+void run_ranges(int threads, std::ptrdiff_t n, RangeTask task,
+                const void* context) noexcept {
+    const auto part = [&](int thread, int of) {
+        const std::ptrdiff_t begin = n * thread / of;
+        const std::ptrdiff_t end = n * (thread + 1) / of;
+        if (begin < end) task(context, begin, end, thread);
+    };
+#ifdef _OPENMP
+    if (threads > 1 && n > 1) {
+        // OpenMP may grant fewer threads than asked for; the parts follow what it granted.
+#pragma omp parallel num_threads(threads)
+        part(omp_get_thread_num(), omp_get_num_threads());
+        return;
+    }
+#endif
+    part(0, 1);
+}
+
+}  // namespace fastbn

@@ -1,0 +1,114 @@
+// The passes that operations are made of, tile by tile: summing moments, summing gradients, and the
+// two elementwise transforms. Each is one loop over a span's tiles round one kernel call.
+#pragma once
+
+#include <cstddef>
+
+#include "engine/dispatch.hpp"
+#include "engine/pack.hpp"
+#include "engine/plan.hpp"
+#include "engine/workspace.hpp"
+
+namespace fastbn {
+
+template <class Visit>
+void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, bool backwards,
+               Visit&& visit) {
+    const std::ptrdiff_t begin = plan.first_tile(span);
+    const std::ptrdiff_t end = plan.end_tile(span);
+    for (std::ptrdiff_t i = begin; i < end; ++i) {
+        visit(plan.tile(slab, backwards ? begin + (end - 1 - i) : i));
+    }
+}
+
+// Moments of x, in five sums per entry from field `first` on.
+template <class T>
+void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrdiff_t span,
+                 const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
+    const KernelTable<T>& kernels = kernels_for<T>();
+    const auto field = [&](int i) { return entries.sum(i, span, slab.entry); };
+    const MomentsState state{field(0), field(1), field(2), field(3), field(4)};
+    double count = 0.0;
+    each_tile(plan, slab, span, false, [&](const TileRange& tile) {
+        const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
+        if (plan.layout.channels_first()) {
+            kernels.moments_rows(in, tile.rows, tile.cols, count, state);
+            count += static_cast<double>(tile.rows * tile.cols);
+        } else {
+            kernels.moments_columns(in, tile.rows, tile.cols, count, state, scratch.chunk_sums);
+            count += static_cast<double>(tile.rows);
+        }
+    });
+}
+
+// Sums of dy and dy * xhat. Fields: mean and invstd (of span 0), then the two sums.
+template <class T>
+void sum_gradients(const Plan& plan, const Operand& dy, const Operand& x, const Slab& slab,
+                   std::ptrdiff_t span, const Entries<T>& entries,
+                   const Scratch<T>& scratch) noexcept {
+    const KernelTable<T>& kernels = kernels_for<T>();
+    const GradientSums sums{entries.sum(0, 0, slab.entry), entries.sum(1, 0, slab.entry),
+                            entries.sum(2, span, slab.entry), entries.sum(3, span, slab.entry)};
+    for (std::ptrdiff_t i = 0; i < slab.entries; ++i) {
+        sums.sum_dy[i] = 0.0;
+        sums.sum_dy_xhat[i] = 0.0;
+    }
+    each_tile(plan, slab, span, false, [&](const TileRange& tile) {
+        const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
+        const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
+        const auto kernel = plan.layout.channels_first() ? kernels.gradient_sums_rows
+                                                         : kernels.gradient_sums_columns;
+        kernel(dy_in, x_in, tile.rows, tile.cols, sums);
+    });
+}
+
+// Whether any of n coefficients is not 1.
+template <class T>
+bool any_scaled(const T* coefficients, std::ptrdiff_t n) noexcept {
+    bool scaled = false;
+    for (std::ptrdiff_t i = 0; i < n; ++i) scaled = scaled || coefficients[i] != T(1);
+    return scaled;
+}
+
+// y from x by the coefficients pre, center, scale, shift.
+template <class T>
+void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool stream,
+                  const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
+                  const Scratch<T>& scratch) noexcept {
+    const KernelTable<T>& kernels = kernels_for<T>();
+    const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
+    const T* pre = any_scaled(field(0), slab.entries) ? field(0) : nullptr;
+    const Affine<T> affine{pre, field(1), field(2), field(3)};
+    const auto kernel =
+        plan.layout.channels_first() ? kernels.transform_rows : kernels.transform_columns;
+    each_tile(plan, slab, span, true, [&](const TileRange& tile) {
+        const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
+        const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
+        kernel(in, out, tile.rows, tile.cols, affine, stream && y.direct);
+        finish_output(y, tile, scratch.tile[1]);
+    });
+}
+
+// dx from dy and x by the coefficients pre, post, center, slope, level, scale.
+template <class T>
+void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x, const Operand& dx,
+                          bool stream, const Slab& slab, std::ptrdiff_t span,
+                          const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
+    const KernelTable<T>& kernels = kernels_for<T>();
+    const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
+    const bool scaled =
+        any_scaled(field(0), slab.entries) || any_scaled(field(1), slab.entries);
+    const InputGradient<T> coefficients{scaled ? field(0) : nullptr, scaled ? field(1) : nullptr,
+                                        field(2), field(3), field(4), field(5)};
+    const auto kernel =
+        plan.layout.channels_first() ? kernels.input_gradient_rows : kernels.input_gradient_columns;
+    each_tile(plan, slab, span, true, [&](const TileRange& tile) {
+        const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
+        const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
+        const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
+        kernel(dy_in, x_in, out, tile.rows, tile.cols, coefficients, stream && dx.direct);
+        finish_output(dx, tile, scratch.tile[2]);
+    });
+}
+
+}  // namespace fastbn

@@ -1,0 +1,136 @@
+#include "engine/statistics.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace fastbn {
+namespace {
+
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+constexpr ChannelStatistics undefined{not_a_number, not_a_number, not_a_number, not_a_number,
+                                      not_a_number};
+
+// Below this, squares of deviations may have lost bits to gradual underflow.
+const double smallest_safe_m2 = std::ldexp(1.0, -900);
+
+// (sum + sum_lo) / count as mean + mean_lo, to twice float64's precision.
+void divide(double sum, double sum_lo, double count, double& mean, double& mean_lo) {
+    double low;
+    const double high = two_sum(sum, sum_lo, low);
+    const double quotient = high / count;
+    const double remainder = std::fma(-quotient, count, high);
+    mean = two_sum(quotient, (remainder + low) / count, mean_lo);
+}
+
+template <class Visit>
+void each_value(const char* first, const Dims& values, std::ptrdiff_t count, Visit&& visit) {
+    each_run(values, 0, count,
+             [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                 for (std::ptrdiff_t i = 0; i < length; ++i) {
+                     double value;
+                     std::memcpy(&value, first + offset + i * stride, sizeof value);
+                     visit(value);
+                 }
+             });
+}
+
+// With var = scaled_var * 4^e. Only values whose spread is subnormal meet the cap.
+double invstd_of_scaled(double scaled_var, int e, double eps) {
+    const double scaled_eps = std::ldexp(eps, -2 * e);
+    if (!std::isfinite(scaled_eps)) return 1.0 / std::sqrt(eps);
+    return std::min(std::ldexp(1.0 / std::sqrt(scaled_var + scaled_eps), -e),
+                    std::numeric_limits<double>::max());
+}
+
+}  // namespace
+
+Partial<double> merge_columns(const Partial<double>* columns, std::ptrdiff_t n, double count) {
+    Partial<double> all = columns[0];
+    if (n == 1) return all;
+    double offsets = 0.0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        offsets += (columns[i].ref - all.ref) + columns[i].offset;
+    }
+    all.offset = offsets / static_cast<double>(n);
+    double between = 0.0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const double delta = ((columns[i].ref - all.ref) + columns[i].offset) - all.offset;
+        between += delta * delta;
+    }
+    all.m2 += between * count;
+    for (std::ptrdiff_t i = 1; i < n; ++i) {
+        double error;
+        all.m2 += columns[i].m2;
+        all.sum = two_sum(all.sum, columns[i].sum, error);
+        all.sum_lo += columns[i].sum_lo + error;
+    }
+    return all;
+}
+
+double invstd_of(double var, double eps) {
+    const double spread = var + eps;
+    return spread == 0.0 ? 0.0 : 1.0 / std::sqrt(spread);
+}
+
+ChannelStatistics finish_channel(const Partial<double>& moments, double count, double eps) {
+    if (!std::isfinite(moments.m2) || !std::isfinite(moments.sum)) return undefined;
+    ChannelStatistics s{};
+    if (moments.m2 == 0.0) {
+        s.mean = moments.ref;
+    } else {
+        divide(moments.sum, moments.sum_lo, count, s.mean, s.mean_lo);
+    }
+    s.m2 = moments.m2;
+    s.var = moments.m2 / count;
+    s.invstd = invstd_of(s.var, eps);
+    return s;
+}
+
+bool is_extreme(const Partial<double>& moments) {
+    return !std::isfinite(moments.m2) || !std::isfinite(moments.sum) ||
+           moments.m2 < smallest_safe_m2;
+}
+
+ChannelStatistics scan_channel(const char* first, const Dims& values, std::ptrdiff_t count,
+                               double eps) {
+    double low = std::numeric_limits<double>::infinity();
+    double high = -low;
+    bool finite = true;
+    each_value(first, values, count, [&](double value) {
+        finite = finite && std::isfinite(value);
+        low = std::min(low, value);
+        high = std::max(high, value);
+    });
+    if (!finite) return undefined;
+    if (low == high) return {low, 0.0, 0.0, 0.0, invstd_of(0.0, eps)};
+
+    // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is at
+    // least one unit in the last place of its ends.
+    int e = 0;
+    std::frexp(high / 2 - low / 2, &e);
+    const double ref = std::ldexp(low, -e);
+    double sum = 0.0;
+    double sum_lo = 0.0;
+    each_value(first, values, count, [&](double value) {
+        double error;
+        sum = two_sum(sum, std::ldexp(value, -e) - ref, error);
+        sum_lo += error;
+    });
+    double offset;
+    double offset_lo;
+    divide(sum, sum_lo, static_cast<double>(count), offset, offset_lo);
+    double m2 = 0.0;
+    each_value(first, values, count, [&](double value) {
+        const double d = (std::ldexp(value, -e) - ref) - offset;
+        m2 += d * d;
+    });
+    double mean_lo;
+    const double mean = two_sum(ref, offset, mean_lo);
+    const double var = m2 / static_cast<double>(count);
+    return {std::ldexp(mean, e), std::ldexp(mean_lo + offset_lo, e), std::ldexp(m2, 2 * e),
+            std::ldexp(var, 2 * e), invstd_of_scaled(var, e, eps)};
+}
+
+}  // namespace fastbn

@@ -1,0 +1,90 @@
+// All memory that one call needs beside its arguments, taken before any thread starts: after that
+// nothing can fail.
+#pragma once
+
+#include <cstddef>
+
+#include "engine/buffer.hpp"
+#include "engine/dispatch.hpp"
+#include "engine/plan.hpp"
+
+namespace fastbn {
+
+// Sums per entry and span, and coefficients per entry, of the entries from `origin` on.
+template <class T>
+struct Entries {
+    double* sums;
+    T* coefficients;
+    std::ptrdiff_t spans;
+    std::ptrdiff_t stride;
+    std::ptrdiff_t origin;
+
+    double* sum(int field, std::ptrdiff_t span, std::ptrdiff_t entry) const {
+        return sums + (field * spans + span) * stride + (entry - origin);
+    }
+    T* coefficient(int field, std::ptrdiff_t entry) const {
+        return coefficients + field * stride + (entry - origin);
+    }
+};
+
+// One thread's room for tiles that must be packed and for the kernels' accumulators.
+template <class T>
+struct Scratch {
+    T* tile[3];
+    void* chunk_sums;
+};
+
+// How many of each an operation keeps per entry.
+struct Fields {
+    int sums;
+    int coefficients;
+};
+
+template <class T>
+class Workspace {
+public:
+    // all_direct: no tile will be packed.
+    Workspace(const Plan& plan, Fields fields, bool all_direct)
+        : plan_(plan),
+          owners_(plan.fused ? plan.threads : 1),
+          stride_(plan.fused ? plan.slab_entries : plan.entries()),
+          sums_(round_up(fields.sums * plan.spans * stride_, sizeof(double))),
+          entries_(sums_ + round_up(fields.coefficients * stride_, sizeof(T))),
+          chunk_sums_(round_up((plan.slab_entries + 15) / 16,
+                               kernels_for<T>().chunk_sums_bytes)),
+          tile_(all_direct ? 0 : round_up(plan.tile_elements(), sizeof(T))),
+          scratch_(chunk_sums_ + 3 * tile_),
+          memory_(owners_ * entries_ + plan.threads * scratch_) {}
+
+    // The slab's thread's own entries where slabs are fused, else those of all slabs.
+    Entries<T> entries(const Slab& slab, int thread) const {
+        char* at = memory_.data() + (plan_.fused ? thread * entries_ : 0);
+        return {reinterpret_cast<double*>(at), reinterpret_cast<T*>(at + sums_), plan_.spans,
+                stride_, plan_.fused ? slab.entry : 0};
+    }
+
+    Scratch<T> scratch(int thread) const {
+        char* at = memory_.data() + owners_ * entries_ + thread * scratch_;
+        char* tiles = at + chunk_sums_;
+        return {{reinterpret_cast<T*>(tiles), reinterpret_cast<T*>(tiles + tile_),
+                 reinterpret_cast<T*>(tiles + 2 * tile_)},
+                at};
+    }
+
+private:
+    static std::ptrdiff_t round_up(std::ptrdiff_t n, std::size_t size) {
+        return (n * static_cast<std::ptrdiff_t>(size) + 63) / 64 * 64;
+    }
+
+    const Plan& plan_;
+    std::ptrdiff_t owners_;
+    std::ptrdiff_t stride_;
+    std::ptrdiff_t sums_;        // this and the following in bytes
+    std::ptrdiff_t entries_;
+    std::ptrdiff_t chunk_sums_;
+    std::ptrdiff_t tile_;
+    std::ptrdiff_t scratch_;
+    Buffer memory_;
+};
+
+}  // namespace fastbn
