@@ -1,0 +1,200 @@
+// The Python module fastbn._core: one function per engine call. Converts, allocates results,
+// releases the GIL round the engine, and nothing else.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bindings/arguments.hpp"
+#include "engine/dispatch.hpp"
+#include "engine/features.hpp"
+#include "engine/operations.hpp"
+#include "engine/parallel.hpp"
+
+namespace fastbn::bindings {
+namespace {
+
+py::tuple moments(const py::object& x_value, const py::object& axis) {
+    const ArrayArg x = array_argument("x", x_value);
+    const Features features = features_of(x.ref, axis_argument(axis));
+    py::array_t<double> mean = statistic_array(features);
+    py::array_t<double> m2 = statistic_array(features);
+    const StatisticsOut out{mean.mutable_data(), nullptr, nullptr, m2.mutable_data()};
+    {
+        const py::gil_scoped_release unlocked;
+        fastbn::moments(x.ref, features, out);
+    }
+    return py::make_tuple(features.count, mean, m2);
+}
+
+py::tuple batch_norm_train(const py::object& x_value, const py::object& weight_value,
+                           const py::object& bias_value, const py::object& eps_value,
+                           const py::object& axis, const py::object& out_value) {
+    const ArrayArg x = array_argument("x", x_value);
+    const Features features = features_of(x.ref, axis_argument(axis));
+    const ArrayArg weight = optional_argument("weight", weight_value);
+    const ArrayArg bias = optional_argument("bias", bias_value);
+    const double eps = real_argument("eps", eps_value);
+    const ArrayArg y = output_argument(out_value, x, {&x}, {&weight, &bias});
+    py::array_t<double> mean = statistic_array(features);
+    py::array_t<double> var = statistic_array(features);
+    py::array_t<double> invstd = statistic_array(features);
+    const StatisticsOut out{mean.mutable_data(), var.mutable_data(), invstd.mutable_data(),
+                            nullptr};
+    {
+        const py::gil_scoped_release unlocked;
+        fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, {}, out);
+    }
+    return py::make_tuple(y.owner, mean, var, invstd, features.count);
+}
+
+// Training with running statistics, or without.
+py::object train_with_running(const ArrayArg& x, const Features& features, const ArrayArg& weight,
+                              const ArrayArg& bias, double eps, const py::object& mean_value,
+                              const py::object& var_value, double momentum, double correction,
+                              const py::object& out_value) {
+    ArrayArg mean{"running_mean", mean_value, {}};
+    ArrayArg var{"running_var", var_value, {}};
+    if (!mean_value.is_none()) {
+        mean = writable_argument("running_mean", mean_value);
+        var = writable_argument("running_var", var_value);
+        check_disjoint(mean, var);
+        for (const ArrayArg* other : {&x, &weight, &bias}) {
+            check_disjoint(mean, *other);
+            check_disjoint(var, *other);
+        }
+    }
+    const ArrayArg y = output_argument(out_value, x, {&x}, {&weight, &bias, &mean, &var});
+    std::vector<double> statistics(static_cast<std::size_t>(2 * features.channels));
+    const StatisticsOut out{statistics.data(), statistics.data() + features.channels, nullptr,
+                            nullptr};
+    const Running running{mean.ref, var.ref, momentum, correction};
+    const py::gil_scoped_release unlocked;
+    fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, running, out);
+    return y.owner;
+}
+
+// mean_name and var_name: what the public function calls them.
+py::object infer(const ArrayArg& x, const Features& features, const ArrayArg& mean,
+                 const ArrayArg& var, const ArrayArg& weight, const ArrayArg& bias, double eps,
+                 const py::object& out_value) {
+    const ArrayArg y = output_argument(out_value, x, {&x}, {&mean, &var, &weight, &bias});
+    {
+        const py::gil_scoped_release unlocked;
+        fastbn::infer(x.ref, y.ref, features, mean.ref, var.ref, {weight.ref, bias.ref}, eps,
+                      mean.name, var.name);
+    }
+    return y.owner;
+}
+
+py::object batch_norm(const py::object& x_value, const py::object& running_mean,
+                      const py::object& running_var, const py::object& weight_value,
+                      const py::object& bias_value, const py::object& training_value,
+                      const py::object& momentum_value, const py::object& eps_value,
+                      const py::object& axis, const py::object& correction_value,
+                      const py::object& out) {
+    const ArrayArg x = array_argument("x", x_value);
+    const Features features = features_of(x.ref, axis_argument(axis));
+    const ArrayArg weight = optional_argument("weight", weight_value);
+    const ArrayArg bias = optional_argument("bias", bias_value);
+    const bool training = bool_argument("training", training_value);
+    const double momentum = real_argument("momentum", momentum_value);
+    const double eps = real_argument("eps", eps_value);
+    const double correction = real_argument("correction", correction_value);
+    if (running_mean.is_none() != running_var.is_none()) {
+        throw py::value_error(
+            running_mean.is_none()
+                ? "running_mean must be given together with running_var, got None"
+                : "running_var must be given together with running_mean, got None");
+    }
+    if (training) {
+        return train_with_running(x, features, weight, bias, eps, running_mean, running_var,
+                                  momentum, correction, out);
+    }
+    if (running_mean.is_none()) {
+        throw py::value_error("running_mean must be given where training is False, got None");
+    }
+    const ArrayArg mean = array_argument("running_mean", running_mean);
+    const ArrayArg var = array_argument("running_var", running_var);
+    return infer(x, features, mean, var, weight, bias, eps, out);
+}
+
+py::object normalize(const py::object& x_value, const py::object& mean_value,
+                     const py::object& var_value, const py::object& weight_value,
+                     const py::object& bias_value, const py::object& eps_value,
+                     const py::object& axis, const py::object& out) {
+    const ArrayArg x = array_argument("x", x_value);
+    const Features features = features_of(x.ref, axis_argument(axis));
+    const ArrayArg mean = array_argument("mean", mean_value);
+    const ArrayArg var = array_argument("var", var_value);
+    const ArrayArg weight = optional_argument("weight", weight_value);
+    const ArrayArg bias = optional_argument("bias", bias_value);
+    return infer(x, features, mean, var, weight, bias, real_argument("eps", eps_value), out);
+}
+
+py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x_value,
+                              const py::object& weight_value, const py::object& mean_value,
+                              const py::object& invstd_value, const py::object& axis,
+                              const py::object& training_value, const py::object& out) {
+    const ArrayArg x = array_argument("x", x_value);
+    const ArrayArg dy = array_argument("dy", dy_value);
+    const Features features = features_of(x.ref, axis_argument(axis));
+    if (dy.ref.dtype != x.ref.dtype) {
+        throw py::type_error("dy must have x's dtype " +
+                             py::cast<std::string>(py::str(x.array().dtype())) + ", got " +
+                             py::cast<std::string>(py::str(dy.array().dtype())));
+    }
+    const ArrayArg weight = optional_argument("weight", weight_value);
+    const ArrayArg mean = array_argument("mean", mean_value);
+    const ArrayArg invstd = array_argument("invstd", invstd_value);
+    const bool training = bool_argument("training", training_value);
+    const ArrayArg dx = output_argument(out, x, {&dy, &x}, {&weight, &mean, &invstd});
+    py::array_t<double> dweight = statistic_array(features);
+    py::array_t<double> dbias = statistic_array(features);
+    double* const dweight_data = dweight.mutable_data();
+    double* const dbias_data = dbias.mutable_data();
+    {
+        const py::gil_scoped_release unlocked;
+        fastbn::backward(dy.ref, x.ref, dx.ref, features, weight.ref, mean.ref, invstd.ref,
+                         training, dweight_data, dbias_data);
+    }
+    return py::make_tuple(dx.owner, dweight, dbias);
+}
+
+py::tuple isas() { return py::tuple(py::cast(available_isas())); }
+
+}  // namespace
+}  // namespace fastbn::bindings
+
+PYBIND11_MODULE(_core, module) {
+    namespace bindings = fastbn::bindings;
+    namespace py = pybind11;
+    using py::arg;
+
+    fastbn::choose_isa();
+    fastbn::install_fork_handler();
+
+    module.doc() = "Compiled kernels of fastbn; documented in fastbn's Python functions.";
+    module.def("batch_norm", bindings::batch_norm, arg("x"), arg("running_mean"),
+               arg("running_var"), arg("weight"), arg("bias"), arg("training"), arg("momentum"),
+               arg("eps"), arg("axis"), arg("correction"), arg("out"), py::pos_only());
+    module.def("batch_norm_train", bindings::batch_norm_train, arg("x"), arg("weight"), arg("bias"),
+               arg("eps"), arg("axis"), arg("out"), py::pos_only());
+    module.def("batch_norm_backward", bindings::batch_norm_backward, arg("dy"), arg("x"),
+               arg("weight"), arg("mean"), arg("invstd"), arg("axis"), arg("training"), arg("out"),
+               py::pos_only());
+    module.def("moments", bindings::moments, arg("x"), arg("axis"), py::pos_only());
+    module.def("normalize", bindings::normalize, arg("x"), arg("mean"), arg("var"), arg("weight"),
+               arg("bias"), arg("eps"), arg("axis"), arg("out"), py::pos_only());
+
+    module.def(
+        "set_num_threads",
+        [](const py::object& n) { fastbn::set_num_threads(bindings::threads_argument(n)); },
+        arg("n"), py::pos_only());
+    module.def("get_num_threads", fastbn::get_num_threads);
+    module.def("isas", bindings::isas);
+    module.def("get_isa", fastbn::get_isa);
+    module.def("set_isa", fastbn::set_isa, arg("name"), py::pos_only());
+    module.attr("version") = FASTBN_VERSION;
+    module.attr("openmp") = fastbn::has_openmp();
+    module.attr("compiler") = FASTBN_COMPILER;
+    module.attr("build_type") = FASTBN_BUILD_TYPE;
+}

@@ -1,0 +1,55 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+version: str
+openmp: bool
+compiler: str
+build_type: str
+
+def batch_norm(
+    x: object,
+    running_mean: object,
+    running_var: object,
+    weight: object,
+    bias: object,
+    training: object,
+    momentum: object,
+    eps: object,
+    axis: object,
+    correction: object,
+    out: object,
+    /,
+) -> NDArray[Any]: ...
+def batch_norm_train(
+    x: object, weight: object, bias: object, eps: object, axis: object, out: object, /
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]: ...
+def batch_norm_backward(
+    dy: object,
+    x: object,
+    weight: object,
+    mean: object,
+    invstd: object,
+    axis: object,
+    training: object,
+    out: object,
+    /,
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]: ...
+def moments(x: object, axis: object, /) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]: ...
+def normalize(
+    x: object,
+    mean: object,
+    var: object,
+    weight: object,
+    bias: object,
+    eps: object,
+    axis: object,
+    out: object,
+    /,
+) -> NDArray[Any]: ...
+def set_num_threads(n: object, /) -> None: ...
+def get_num_threads() -> int: ...
+def isas() -> tuple[str, ...]: ...
+def get_isa() -> str: ...
+def set_isa(name: str, /) -> None: ...

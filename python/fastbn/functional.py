@@ -1,0 +1,313 @@
+"""The operation on arrays, without state: forward, backward, and the statistics alone.
+
+For every channel c, with N values in the batch (Ioffe & Szegedy 2015, Algorithm 1)::
+
+    mean = sum(x) / N        var = sum((x - mean)**2) / N        invstd = 1 / sqrt(var + eps)
+    xhat = (x - mean) * invstd                                   y = weight * xhat + bias
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from numpy.typing import ArrayLike, NDArray
+
+from fastbn import _core
+from fastbn.results import Gradients, Moments, TrainResult
+
+Axis: TypeAlias = int | Sequence[int]
+
+
+def batch_norm(
+    x: ArrayLike,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    axis: Axis = 1,
+    correction: float = 1,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Batch normalization, with arguments in the order and meaning of ``torch.nn.functional.batch_norm``.
+
+    In training, x is normalized by its own mean and biased variance, and running statistics, where given, are
+    updated in place::
+
+        running_mean <- (1 - momentum) * running_mean + momentum * mean
+        running_var  <- (1 - momentum) * running_var  + momentum * var * N / (N - correction)
+
+    Otherwise x is normalized by the running statistics (Ioffe & Szegedy 2015, Algorithm 2).
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64
+        Two dimensions or more, in any memory layout.
+    running_mean, running_var : array_like of float32 or float64, optional
+        Of the feature shape (see `axis`), both or neither. Required unless `training`; in training, writable
+        arrays. `running_var` must not be negative where it is used.
+    weight, bias : array_like of float32 or float64, optional
+        Gamma and beta, of the feature shape; 1 and 0 where not given.
+    training : bool, default False
+        Whether x's own statistics are used.
+    momentum : float, default 0.1
+        Share of the new in the running statistics, from 0 to 1.
+    eps : float, default 1e-5
+        Added to the variance; not negative. Where ``var + eps`` is 0, xhat is 0.
+    axis : int or sequence of ints, default 1
+        The feature axis or axes, which keep statistics of their own; all others are reduced. The feature shape is
+        ``(x.shape[axis],)`` for an integer, else the shape of x along `axis` in ascending order.
+    correction : float, default 1
+        What the remembered variance's divisor N is reduced by: 1 remembers the unbiased variance (PyTorch), 0 the
+        biased one (Keras, ONNX, Flax).
+    out : ndarray, optional
+        Where the result goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.
+
+    Returns
+    -------
+    ndarray
+        y, of x's shape, dtype and memory order; `out` where that was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, the rule and the value, if an argument has the wrong type, dtype, shape or value, and if
+        in training there is one value per channel. `out` and the running statistics are then untouched.
+
+    See Also
+    --------
+    batch_norm_train : Returns the batch's statistics too, which the backward pass needs.
+    BatchNorm : Keeps parameters and running statistics.
+
+    Notes
+    -----
+    An empty batch gives an empty result and leaves the running statistics alone. A channel with NaN or infinity in
+    it becomes NaN as a whole in training; the other channels do not notice.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbn
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]], dtype=np.float32)
+    >>> running_mean, running_var = np.zeros(2), np.ones(2)
+    >>> fastbn.batch_norm(x, running_mean, running_var, training=True, eps=0.0)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> running_mean, running_var
+    (array([0.2, 2. ]), array([ 1.1, 20.9]))
+    >>> fastbn.batch_norm(x, running_mean, running_var).shape
+    (2, 2)
+    """
+    return _core.batch_norm(
+        x, running_mean, running_var, weight, bias, training, momentum, eps, axis, correction, out
+    )
+
+
+def batch_norm_train(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: Axis = 1,
+    out: NDArray[Any] | None = None,
+) -> TrainResult:
+    """Normalize x by its own statistics, and return these as well.
+
+    Computes the module's formula (Ioffe & Szegedy 2015, Algorithm 1).
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64
+        Two dimensions or more, in any memory layout.
+    weight, bias : array_like of float32 or float64, optional
+        Gamma and beta, of the feature shape (see `batch_norm`); 1 and 0 where not given.
+    eps : float, default 1e-5
+        Added to the variance; not negative. Where ``var + eps`` is 0, `invstd` and xhat are 0.
+    axis : int or sequence of ints, default 1
+        The feature axis or axes.
+    out : ndarray, optional
+        Where y goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.
+
+    Returns
+    -------
+    TrainResult
+        ``(y, mean, var, invstd, count)``: y of x's shape, dtype and memory order; fresh float64 statistics, of the
+        feature shape; the number of values per channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `batch_norm`.
+
+    Notes
+    -----
+    The variance of float64 data beyond about 1e154 is not representable and comes out as infinity; y and `invstd` are
+    right all the same.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbn
+    >>> x = np.array([[1.0, 5.0], [3.0, 5.0]])
+    >>> y, mean, var, invstd, count = fastbn.batch_norm_train(x, eps=0.0)
+    >>> y
+    array([[-1.,  0.],
+           [ 1.,  0.]])
+    >>> mean, var, count
+    (array([2., 5.]), array([1., 0.]), 2)
+    """
+    return TrainResult._make(_core.batch_norm_train(x, weight, bias, eps, axis, out))
+
+
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    mean: ArrayLike,
+    invstd: ArrayLike,
+    axis: Axis = 1,
+    training: bool = True,
+    out: NDArray[Any] | None = None,
+) -> Gradients:
+    """Gradients of batch normalization.
+
+    With ``xhat = (x - mean) * invstd`` (Ioffe & Szegedy 2015, section 3)::
+
+        dbias = sum(dy)        dweight = sum(dy * xhat)
+        training:  dx = weight * invstd * (dy - dbias / N - xhat * dweight / N)
+        frozen:    dx = weight * invstd * dy
+
+    Parameters
+    ----------
+    dy : array_like
+        Gradient with respect to y, of x's shape and dtype, in any memory layout.
+    x : array_like of float32 or float64
+        What the forward pass was given.
+    weight : array_like of float32 or float64, optional
+        Gamma, of the feature shape (see `batch_norm`).
+    mean, invstd : array_like of float32 or float64
+        What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
+        ``running_mean`` and ``1 / sqrt(running_var + eps)``.
+    axis : int or sequence of ints, default 1
+        The feature axis or axes.
+    training : bool, default True
+        Whether mean and invstd are functions of x, through which the gradient flows, or constants.
+    out : ndarray, optional
+        Where dx goes: dy or x itself, or an array of x's shape and dtype that shares no memory with any argument.
+
+    Returns
+    -------
+    Gradients
+        ``(dx, dweight, dbias)``: dx of x's shape, dtype and memory order; fresh float64 arrays of the feature shape,
+        also where no `weight` was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbn
+    >>> x = np.array([[1.0], [2.0], [6.0]])
+    >>> forward = fastbn.batch_norm_train(x)
+    >>> dy = np.array([[1.0], [0.0], [0.0]])
+    >>> dx, dweight, dbias = fastbn.batch_norm_backward(dy, x, mean=forward.mean, invstd=forward.invstd)
+    >>> dbias
+    array([1.])
+    >>> bool(abs(dx.sum()) < 1e-15)  # moving all of x changes nothing
+    True
+    """
+    return Gradients._make(_core.batch_norm_backward(dy, x, weight, mean, invstd, axis, training, out))
+
+
+def moments(x: ArrayLike, *, axis: Axis = 1) -> Moments:
+    """Count, mean and centred sum of squares of each channel, in one pass over x.
+
+    Chunks of x are summed about one of their own values and merged by the formula of Chan, Golub & LeVeque 1983
+    (eq. 1.5), in float64 whatever x is: the relative error of the variance does not grow with mean / std.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64
+        Two dimensions or more, in any memory layout.
+    axis : int or sequence of ints, default 1
+        The feature axis or axes (see `batch_norm`).
+
+    Returns
+    -------
+    Moments
+        ``(count, mean, m2)``, with methods ``var(ddof)`` and ``std(ddof)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbn
+    >>> x = np.float32(10_000) + np.array([[-1, 0], [0, 2], [1, 1]], dtype=np.float32)
+    >>> m = fastbn.moments(x)
+    >>> m.count, m.mean, m.m2
+    (3, array([10000., 10001.]), array([2., 2.]))
+    """
+    return Moments._make(_core.moments(x, axis))
+
+
+def normalize(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: Axis = 1,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Normalize x by statistics that are given: ``weight * (x - mean) / sqrt(var + eps) + bias``.
+
+    This is batch normalization's inference (Ioffe & Szegedy 2015, Algorithm 2) and, without `weight` and `bias`,
+    standardization.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64
+        Two dimensions or more, in any memory layout.
+    mean, var : array_like of float32 or float64
+        Of the feature shape (see `batch_norm`); `var` must not be negative.
+    weight, bias : array_like of float32 or float64, optional
+        Gamma and beta, of the feature shape; 1 and 0 where not given.
+    eps : float, default 1e-5
+        Added to the variance; not negative. Where ``var + eps`` is 0, y is `bias`.
+    axis : int or sequence of ints, default 1
+        The feature axis or axes.
+    out : ndarray, optional
+        Where the result goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.
+
+    Returns
+    -------
+    ndarray
+        y, of x's shape, dtype and memory order; `out` where that was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `batch_norm`.
+
+    Examples
+    --------
+    Standardize new data by the statistics of old:
+
+    >>> import numpy as np, fastbn
+    >>> train = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> m = fastbn.moments(train)
+    >>> fastbn.normalize(np.array([[2.0, 40.0]]), m.mean, m.var(), eps=0.0)
+    array([[0., 2.]])
+    """
+    return _core.normalize(x, mean, var, weight, bias, eps, axis, out)
