@@ -23,7 +23,17 @@ def batch_norm(
     /,
 ) -> NDArray[Any]: ...
 def batch_norm_train(
-    x: object, weight: object, bias: object, eps: object, axis: object, out: object, /
+    x: object,
+    weight: object,
+    bias: object,
+    eps: object,
+    axis: object,
+    out: object,
+    running_mean: object,
+    running_var: object,
+    momentum: object,
+    correction: object,
+    /,
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]: ...
 def batch_norm_backward(
     dy: object,

@@ -159,7 +159,29 @@ def batch_norm_train(
     >>> mean, var, count
     (array([2., 5.]), array([1., 0.]), 2)
     """
-    return TrainResult._make(_core.batch_norm_train(x, weight, bias, eps, axis, out))
+    return train_tracked(x, weight, bias, eps=eps, axis=axis, out=out)
+
+
+def train_tracked(
+    x: ArrayLike,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    running_mean: NDArray[Any] | None = None,
+    running_var: NDArray[Any] | None = None,
+    *,
+    momentum: float = 0.1,
+    correction: float = 1,
+    eps: float,
+    axis: Axis,
+    out: NDArray[Any] | None = None,
+) -> TrainResult:
+    """`batch_norm` in training and `batch_norm_train` in one: updates running statistics and returns the batch's.
+
+    For the layer, which needs both; not part of the public interface.
+    """
+    return TrainResult._make(
+        _core.batch_norm_train(x, weight, bias, eps, axis, out, running_mean, running_var, momentum, correction)
+    )
 
 
 def batch_norm_backward(

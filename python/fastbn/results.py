@@ -25,7 +25,7 @@ class TrainResult(NamedTuple):
     mean: NDArray[np.float64]
     var: NDArray[np.float64]
     invstd: NDArray[np.float64]
-    count: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, as meant
 
 
 class Gradients(NamedTuple):
@@ -64,7 +64,7 @@ class Moments(NamedTuple):
     (array([1., 0.]), array([1.41421356, 0.        ]))
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, as meant
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
 

@@ -1,0 +1,259 @@
+"""What a layer holds: options, parameters and running statistics, saved, loaded and copied. Knows no arithmetic."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn.checks import (
+    COUNTER,
+    LARGEST,
+    IncompatibleKeys,
+    Shape,
+    checked_axis,
+    checked_dtype,
+    checked_features,
+    checked_flag,
+    checked_momentum,
+    checked_real,
+    checked_state,
+)
+
+Array = npt.NDArray[Any]
+Layer = TypeVar("Layer", bound="LayerState")
+
+_PARAMETERS = ("weight", "bias")
+_STATISTICS = ("running_mean", "running_var")
+_CONFIG = "config"
+_FORMAT = 1
+
+
+class LayerState:
+    """The half of `fastbn.BatchNorm` that does not compute: what it holds, and how that is saved, loaded and copied."""
+
+    weight: Array | None
+    bias: Array | None
+    grad_weight: Array | None
+    grad_bias: Array | None
+    running_mean: Array | None
+    running_var: Array | None
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, ...] | None = None,
+        *,
+        axis: int | tuple[int, ...] = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        correction: float = 1,
+        dtype: npt.DTypeLike = np.float64,
+    ) -> None:
+        self.axis = checked_axis(axis)
+        self.eps = checked_real("eps", eps, 0, LARGEST)
+        self.momentum = checked_momentum(momentum)
+        self.affine = checked_flag("affine", affine)
+        self.track_running_stats = checked_flag("track_running_stats", track_running_stats)
+        self.correction = checked_real("correction", correction, 0, LARGEST)
+        self.dtype = checked_dtype(dtype)
+        shape = checked_features(num_features, self.axis)
+        self._forget_features()
+        self.num_batches_tracked = 0
+        self.training = True
+        self._last: tuple[Array, tuple[Array, Array] | None] | None = None  # x and the batch's (mean, invstd), if used
+        if shape is not None:
+            self._decide_features(shape)
+
+    def parameters(self) -> list[Array]:
+        """Return ``[weight, bias]``, the layer's own arrays for an optimizer to change in place; [] without affine.
+
+        The list can be kept: neither these arrays nor those of `gradients` are ever replaced. RuntimeError while the
+        features are undecided.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(1, eps=0.0)
+        >>> y = layer(np.array([[1.0], [3.0]]))
+        >>> dx = layer.backward(y)
+        >>> for p, g in zip(layer.parameters(), layer.gradients()):
+        ...     p -= 0.1 * g
+        >>> print(layer.weight, layer.bias)
+        [0.8] [0.]
+        """
+        return [self._require(getattr(self, key)) for key in _PARAMETERS] if self.affine else []
+
+    def gradients(self) -> list[Array]:
+        """Return ``[grad_weight, grad_bias]``, in the order of `parameters`; each `backward` overwrites them in place.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(2).gradients()
+        [array([0., 0.]), array([0., 0.])]
+        """
+        return [self._require(getattr(self, f"grad_{key}")) for key in _PARAMETERS] if self.affine else []
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of parameters and running statistics under PyTorch's keys.
+
+        ``{key: torch.from_numpy(value) for key, value in state.items()}`` is what ``torch.nn.BatchNorm2d`` loads.
+        Unlike PyTorch's, the arrays do not follow the layer: a kept state is a snapshot. RuntimeError while the
+        features are undecided.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(1, affine=False).state_dict()
+        {'running_mean': array([0.]), 'running_var': array([1.]), 'num_batches_tracked': array(0)}
+        """
+        counter = {COUNTER: np.array(self.num_batches_tracked, dtype=np.int64)}
+        kept = {key: self._require(getattr(self, key)).copy() for key in self._state_keys() if key not in counter}
+        return kept | counter if self.track_running_stats else kept
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Copy parameters and running statistics from ``state`` into the layer's arrays.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            As `state_dict` gives it, or ``torch.nn.BatchNorm2d(...).state_dict()``. Values are cast to the layer's
+            dtype. A layer whose features are undecided takes them from here.
+        strict : bool, default True
+            Whether the keys must be exactly the layer's; else those of the layer that are there are taken.
+
+        Returns
+        -------
+        IncompatibleKeys(missing_keys, unexpected_keys)
+            Two lists, empty where ``strict``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where a key is missing or too many, or a value has the wrong kind, shape or range; nothing is loaded then.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(affine=False)
+        >>> layer.load_state_dict({"running_mean": [1, 2], "running_var": [3, 4], "num_batches_tracked": 5})
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+        >>> print(layer.num_features, layer.running_var)
+        2 [3. 4.]
+        """
+        ndim = 1 if isinstance(self.axis, int) else len(self.axis)
+        strict = checked_flag("strict", strict)
+        arrays, differing = checked_state(state, self._state_keys(), self._shape(), ndim, self.dtype, strict)
+        self.num_batches_tracked = int(arrays.pop(COUNTER, self.num_batches_tracked))
+        if self.num_features is None and arrays:
+            self._decide_features(next(iter(arrays.values())).shape)
+        for key, value in arrays.items():
+            getattr(self, key)[...] = value
+        self._last = None
+        return differing
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole layer, options and mode included, to exactly this path, in NumPy's .npz format.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> from fastbn import BatchNorm
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "layer.npz")
+        ...     BatchNorm(3, eps=0.001).eval().save(path)
+        ...     layer = BatchNorm.load(path)
+        >>> layer.num_features, layer.eps, layer.training
+        (3, 0.001, False)
+        """
+        arrays = self.state_dict()
+        _write_npz(path, self._options() | {"training": self.training}, arrays)
+
+    @classmethod
+    def load(cls: type[Layer], path: str | os.PathLike[str]) -> Layer:
+        """Return the layer written by `save`; see there for an example.
+
+        No code in the file is run (nothing is unpickled). ValueError if the file is not a saved layer, OSError if it
+        cannot be read.
+        """
+        config, arrays = _read_npz(path)
+        try:
+            training = checked_flag("training", config.pop("training"))
+            layer = cls(**config)
+            layer.load_state_dict(arrays)
+            layer.training = training
+        except (TypeError, ValueError, KeyError) as error:
+            raise _not_a_layer(path, error) from error
+        return layer
+
+    def __repr__(self) -> str:
+        """Return the expression that makes such a layer."""
+        features, *options = self._options().items()
+        return f"{type(self).__name__}({features[1]}, {', '.join(f'{name}={value!r}' for name, value in options)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the last batch: it may be large, and a copy has not been called on it."""
+        return self.__dict__ | {"_last": None}
+
+    def _options(self) -> dict[str, Any]:
+        names = ("num_features", "axis", "eps", "momentum", "affine", "track_running_stats", "correction")
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
+    def _state_keys(self) -> tuple[str, ...]:
+        parameters = _PARAMETERS if self.affine else ()
+        return parameters + ((*_STATISTICS, COUNTER) if self.track_running_stats else ())
+
+    def _shape(self) -> Shape | None:
+        return (self.num_features,) if isinstance(self.num_features, int) else self.num_features
+
+    def _require(self, array: Array | None) -> Array:
+        if array is None:
+            raise RuntimeError("num_features must be given or decided by a batch in training mode first, got None")
+        return array
+
+    def _decide_features(self, shape: Shape) -> None:
+        self.num_features = shape[0] if isinstance(self.axis, int) else shape
+        if self.affine:
+            self.weight, self.bias = np.ones(shape, self.dtype), np.zeros(shape, self.dtype)
+            self.grad_weight, self.grad_bias = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+        if self.track_running_stats:
+            self.running_mean, self.running_var = np.zeros(shape, self.dtype), np.ones(shape, self.dtype)
+
+    def _forget_features(self) -> None:
+        self.num_features: int | tuple[int, ...] | None = None
+        self.weight = self.bias = self.grad_weight = self.grad_bias = None
+        self.running_mean = self.running_var = None
+
+
+def _write_npz(path: str | os.PathLike[str], config: dict[str, Any], arrays: dict[str, Array]) -> None:
+    """Write arrays and configuration to exactly this path, as .npz with the configuration in JSON."""
+    members: dict[str, Any] = {_CONFIG: np.array(json.dumps({"format": _FORMAT, **config})), **arrays}
+    with open(path, "wb") as file:
+        np.savez(file, **members)
+
+
+def _read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return configuration and arrays of a file of `_write_npz`; nothing in the file is executed."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        config: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
+        if config.pop("format") != _FORMAT:
+            raise ValueError("its format is not known to this version")
+    except (ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _not_a_layer(path, error) from error
+    return config, arrays
+
+
+def _not_a_layer(path: str | os.PathLike[str], reason: Exception) -> ValueError:
+    """Return the error for a file that is no saved layer."""
+    return ValueError(f"path must name a file written by BatchNorm.save, got {os.fspath(path)!r}: {reason}")
