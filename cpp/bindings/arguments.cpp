@@ -49,13 +49,13 @@ DType dtype_of(const char* name, const py::array& array) {
 }
 
 ArrayArg describe(const char* name, const py::array& array) {
-    ArrayArg argument{name, array, {}};
-    argument.ref.dtype = dtype_of(name, array);
-    argument.ref.data = static_cast<char*>(const_cast<void*>(array.data()));
-    argument.ref.ndim = static_cast<int>(array.ndim());
-    argument.ref.shape = reinterpret_cast<const std::ptrdiff_t*>(array.shape());
-    argument.ref.strides = reinterpret_cast<const std::ptrdiff_t*>(array.strides());
-    return argument;
+    ArrayRef ref;
+    ref.dtype = dtype_of(name, array);
+    ref.data = static_cast<char*>(const_cast<void*>(array.data()));
+    ref.ndim = static_cast<int>(array.ndim());
+    ref.shape = reinterpret_cast<const std::ptrdiff_t*>(array.shape());
+    ref.strides = reinterpret_cast<const std::ptrdiff_t*>(array.strides());
+    return {name, array, ref};
 }
 
 py::array as_array(const char* name, const py::object& value) {
@@ -224,7 +224,7 @@ ArrayArg output_argument(const py::object& out, const ArrayArg& like,
 }
 
 void check_disjoint(const ArrayArg& written, const ArrayArg& other) {
-    if (other && share_memory(written, other)) {
+    if (written && other && share_memory(written, other)) {
         wrong_value(written.name, std::string("share no memory with ") + other.name,
                     "overlapping arrays");
     }

@@ -18,7 +18,7 @@ namespace py = pybind11;
 
 // An array argument: the reference keeps the memory that `ref` describes alive. Empty for None.
 struct ArrayArg {
-    const char* name;
+    const char* name = nullptr;
     py::object owner;
     ArrayRef ref;
 

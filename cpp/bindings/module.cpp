@@ -25,54 +25,81 @@ py::tuple moments(const py::object& x_value, const py::object& axis) {
     return py::make_tuple(features.count, mean, m2);
 }
 
+// Running statistics as arguments: both of them or neither.
+struct RunningArgs {
+    ArrayArg mean;
+    ArrayArg var;
+    double momentum;
+    double correction;
+
+    Running engine() const { return {mean.ref, var.ref, momentum, correction}; }
+};
+
+void check_both_or_neither(const py::object& mean, const py::object& var) {
+    if (mean.is_none() == var.is_none()) return;
+    throw py::value_error(mean.is_none()
+                              ? "running_mean must be given together with running_var, got None"
+                              : "running_var must be given together with running_mean, got None");
+}
+
+RunningArgs running_arguments(const py::object& mean, const py::object& var,
+                              const py::object& momentum, const py::object& correction) {
+    check_both_or_neither(mean, var);
+    const double share = real_argument("momentum", momentum);
+    const double freedom = real_argument("correction", correction);
+    RunningArgs running{{"running_mean", mean, {}}, {"running_var", var, {}}, share, freedom};
+    if (mean.is_none()) return running;
+    running.mean = writable_argument("running_mean", mean);
+    running.var = writable_argument("running_var", var);
+    check_disjoint(running.mean, running.var);
+    return running;
+}
+
+// Filled member by member: where an initializer of an aggregate throws, g++ 12 destroys the members
+// before it twice.
+struct Trained {
+    ArrayArg y;
+    py::array_t<double> mean;
+    py::array_t<double> var;
+    py::array_t<double> invstd;
+};
+
+Trained train(const ArrayArg& x, const Features& features, const ArrayArg& weight,
+              const ArrayArg& bias, double eps, const RunningArgs& running,
+              const py::object& out_value) {
+    for (const ArrayArg* other : {&x, &weight, &bias}) {
+        check_disjoint(running.mean, *other);
+        check_disjoint(running.var, *other);
+    }
+    Trained trained;
+    trained.y = output_argument(out_value, x, {&x}, {&weight, &bias, &running.mean, &running.var});
+    trained.mean = statistic_array(features);
+    trained.var = statistic_array(features);
+    trained.invstd = statistic_array(features);
+    const StatisticsOut out{trained.mean.mutable_data(), trained.var.mutable_data(),
+                            trained.invstd.mutable_data(), nullptr};
+    const py::gil_scoped_release unlocked;
+    fastbn::train(x.ref, trained.y.ref, features, {weight.ref, bias.ref}, eps, running.engine(),
+                  out);
+    return trained;
+}
+
 py::tuple batch_norm_train(const py::object& x_value, const py::object& weight_value,
-                           const py::object& bias_value, const py::object& eps_value,
-                           const py::object& axis, const py::object& out_value) {
+                           const py::object& bias_value, const py::object& eps,
+                           const py::object& axis, const py::object& out,
+                           const py::object& running_mean, const py::object& running_var,
+                           const py::object& momentum, const py::object& correction) {
     const ArrayArg x = array_argument("x", x_value);
     const Features features = features_of(x.ref, axis_argument(axis));
     const ArrayArg weight = optional_argument("weight", weight_value);
     const ArrayArg bias = optional_argument("bias", bias_value);
-    const double eps = real_argument("eps", eps_value);
-    const ArrayArg y = output_argument(out_value, x, {&x}, {&weight, &bias});
-    py::array_t<double> mean = statistic_array(features);
-    py::array_t<double> var = statistic_array(features);
-    py::array_t<double> invstd = statistic_array(features);
-    const StatisticsOut out{mean.mutable_data(), var.mutable_data(), invstd.mutable_data(),
-                            nullptr};
-    {
-        const py::gil_scoped_release unlocked;
-        fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, {}, out);
-    }
-    return py::make_tuple(y.owner, mean, var, invstd, features.count);
+    const RunningArgs running = running_arguments(running_mean, running_var, momentum, correction);
+    const Trained trained =
+        train(x, features, weight, bias, real_argument("eps", eps), running, out);
+    return py::make_tuple(trained.y.owner, trained.mean, trained.var, trained.invstd,
+                          features.count);
 }
 
-// Training with running statistics, or without.
-py::object train_with_running(const ArrayArg& x, const Features& features, const ArrayArg& weight,
-                              const ArrayArg& bias, double eps, const py::object& mean_value,
-                              const py::object& var_value, double momentum, double correction,
-                              const py::object& out_value) {
-    ArrayArg mean{"running_mean", mean_value, {}};
-    ArrayArg var{"running_var", var_value, {}};
-    if (!mean_value.is_none()) {
-        mean = writable_argument("running_mean", mean_value);
-        var = writable_argument("running_var", var_value);
-        check_disjoint(mean, var);
-        for (const ArrayArg* other : {&x, &weight, &bias}) {
-            check_disjoint(mean, *other);
-            check_disjoint(var, *other);
-        }
-    }
-    const ArrayArg y = output_argument(out_value, x, {&x}, {&weight, &bias, &mean, &var});
-    std::vector<double> statistics(static_cast<std::size_t>(2 * features.channels));
-    const StatisticsOut out{statistics.data(), statistics.data() + features.channels, nullptr,
-                            nullptr};
-    const Running running{mean.ref, var.ref, momentum, correction};
-    const py::gil_scoped_release unlocked;
-    fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, running, out);
-    return y.owner;
-}
-
-// mean_name and var_name: what the public function calls them.
 py::object infer(const ArrayArg& x, const Features& features, const ArrayArg& mean,
                  const ArrayArg& var, const ArrayArg& weight, const ArrayArg& bias, double eps,
                  const py::object& out_value) {
@@ -88,27 +115,23 @@ py::object infer(const ArrayArg& x, const Features& features, const ArrayArg& me
 py::object batch_norm(const py::object& x_value, const py::object& running_mean,
                       const py::object& running_var, const py::object& weight_value,
                       const py::object& bias_value, const py::object& training_value,
-                      const py::object& momentum_value, const py::object& eps_value,
-                      const py::object& axis, const py::object& correction_value,
+                      const py::object& momentum, const py::object& eps_value,
+                      const py::object& axis, const py::object& correction,
                       const py::object& out) {
     const ArrayArg x = array_argument("x", x_value);
     const Features features = features_of(x.ref, axis_argument(axis));
     const ArrayArg weight = optional_argument("weight", weight_value);
     const ArrayArg bias = optional_argument("bias", bias_value);
     const bool training = bool_argument("training", training_value);
-    const double momentum = real_argument("momentum", momentum_value);
     const double eps = real_argument("eps", eps_value);
-    const double correction = real_argument("correction", correction_value);
-    if (running_mean.is_none() != running_var.is_none()) {
-        throw py::value_error(
-            running_mean.is_none()
-                ? "running_mean must be given together with running_var, got None"
-                : "running_var must be given together with running_mean, got None");
-    }
     if (training) {
-        return train_with_running(x, features, weight, bias, eps, running_mean, running_var,
-                                  momentum, correction, out);
+        const RunningArgs running =
+            running_arguments(running_mean, running_var, momentum, correction);
+        return train(x, features, weight, bias, eps, running, out).y.owner;
     }
+    real_argument("momentum", momentum);
+    real_argument("correction", correction);
+    check_both_or_neither(running_mean, running_var);
     if (running_mean.is_none()) {
         throw py::value_error("running_mean must be given where training is False, got None");
     }
@@ -177,7 +200,8 @@ PYBIND11_MODULE(_core, module) {
                arg("running_var"), arg("weight"), arg("bias"), arg("training"), arg("momentum"),
                arg("eps"), arg("axis"), arg("correction"), arg("out"), py::pos_only());
     module.def("batch_norm_train", bindings::batch_norm_train, arg("x"), arg("weight"), arg("bias"),
-               arg("eps"), arg("axis"), arg("out"), py::pos_only());
+               arg("eps"), arg("axis"), arg("out"), arg("running_mean"), arg("running_var"),
+               arg("momentum"), arg("correction"), py::pos_only());
     module.def("batch_norm_backward", bindings::batch_norm_backward, arg("dy"), arg("x"),
                arg("weight"), arg("mean"), arg("invstd"), arg("axis"), arg("training"), arg("out"),
                py::pos_only());

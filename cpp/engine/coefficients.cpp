@@ -7,10 +7,21 @@
 namespace fastbn {
 namespace {
 
-// Coefficients between 2^-limit and 2^limit leave room for every intermediate result. Past that a
+// Coefficients between 1 / most and most leave room for every intermediate result. Past that a
 // channel is worked on in units of 2^-k, k from its own magnitude, by exact powers of two.
 template <class T>
-constexpr int limit = std::numeric_limits<T>::max_exponent - 28;
+constexpr double most = 0.0;
+template <>
+constexpr double most<float> = 0x1p100;
+template <>
+constexpr double most<double> = 0x1p996;
+
+// Zero and NaN need no other unit either.
+template <class T>
+bool is_moderate(double value) {
+    const double magnitude = std::abs(value);
+    return !(magnitude > most<T>) && !(magnitude < 1.0 / most<T> && magnitude > 0.0);
+}
 
 int exponent_of(double value) {
     int e = 0;
@@ -18,16 +29,11 @@ int exponent_of(double value) {
     return e;
 }
 
-template <class T>
-bool is_moderate(double value) {
-    return std::abs(exponent_of(value)) <= limit<T>;
-}
-
 // A power of two of T as near to 2^e as T has one.
 template <class T>
 int clamp_exponent(int e) {
-    constexpr int most = std::numeric_limits<T>::max_exponent - 2;
-    return std::clamp(e, -most, most);
+    constexpr int largest = std::numeric_limits<T>::max_exponent - 2;
+    return std::clamp(e, -largest, largest);
 }
 
 // The unit in which x - mean is moderate: its scale brings it to order 1, and mean / unit fits T.

@@ -2,6 +2,7 @@
 // two elementwise transforms. Each is one loop over a span's tiles round one kernel call.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "engine/dispatch.hpp"
@@ -12,31 +13,37 @@
 namespace fastbn {
 
 template <class Visit>
-void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, bool backwards,
-               Visit&& visit) {
-    const std::ptrdiff_t begin = plan.first_tile(span);
-    const std::ptrdiff_t end = plan.end_tile(span);
-    for (std::ptrdiff_t i = begin; i < end; ++i) {
-        visit(plan.tile(slab, backwards ? begin + (end - 1 - i) : i));
+void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, Visit&& visit) {
+    const std::ptrdiff_t channels = plan.tiles_at_position(slab);
+    for (std::ptrdiff_t i = plan.first_position(span); i < plan.end_position(span); ++i) {
+        for (std::ptrdiff_t c = 0; c < channels; ++c) visit(plan.tile(slab, i, c), i);
     }
 }
 
-// Moments of x, in five sums per entry from field `first` on.
+// The same from the far end, where what was read last is in cache still.
+template <class Visit>
+void each_tile_backwards(const Plan& plan, const Slab& slab, std::ptrdiff_t span, Visit&& visit) {
+    const std::ptrdiff_t channels = plan.tiles_at_position(slab);
+    for (std::ptrdiff_t i = plan.end_position(span) - 1; i >= plan.first_position(span); --i) {
+        for (std::ptrdiff_t c = channels - 1; c >= 0; --c) visit(plan.tile(slab, i, c));
+    }
+}
+
+// Moments of x, in five sums per entry.
 template <class T>
 void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrdiff_t span,
                  const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
-    const auto field = [&](int i) { return entries.sum(i, span, slab.entry); };
-    const MomentsState state{field(0), field(1), field(2), field(3), field(4)};
-    double count = 0.0;
-    each_tile(plan, slab, span, false, [&](const TileRange& tile) {
+    const std::ptrdiff_t begin = plan.count_before(plan.first_position(span));
+    each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
         const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
+        const auto field = [&](int i) { return entries.sum(i, span, tile.entry); };
+        const MomentsState state{field(0), field(1), field(2), field(3), field(4)};
+        const double count = static_cast<double>(plan.count_before(position) - begin);
         if (plan.layout.channels_first()) {
             kernels.moments_rows(in, tile.rows, tile.cols, count, state);
-            count += static_cast<double>(tile.rows * tile.cols);
         } else {
             kernels.moments_columns(in, tile.rows, tile.cols, count, state, scratch.chunk_sums);
-            count += static_cast<double>(tile.rows);
         }
     });
 }
@@ -47,18 +54,16 @@ void sum_gradients(const Plan& plan, const Operand& dy, const Operand& x, const 
                    std::ptrdiff_t span, const Entries<T>& entries,
                    const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
+    const auto kernel = plan.layout.channels_first() ? kernels.gradient_sums_rows
+                                                     : kernels.gradient_sums_columns;
     const GradientSums sums{entries.sum(0, 0, slab.entry), entries.sum(1, 0, slab.entry),
                             entries.sum(2, span, slab.entry), entries.sum(3, span, slab.entry)};
-    for (std::ptrdiff_t i = 0; i < slab.entries; ++i) {
-        sums.sum_dy[i] = 0.0;
-        sums.sum_dy_xhat[i] = 0.0;
-    }
-    each_tile(plan, slab, span, false, [&](const TileRange& tile) {
+    std::fill_n(sums.sum_dy, slab.entries, 0.0);
+    std::fill_n(sums.sum_dy_xhat, slab.entries, 0.0);
+    each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
         const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
         const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
-        const auto kernel = plan.layout.channels_first() ? kernels.gradient_sums_rows
-                                                         : kernels.gradient_sums_columns;
-        kernel(dy_in, x_in, tile.rows, tile.cols, sums);
+        kernel(dy_in, x_in, tile.rows, tile.cols, at(sums, tile.entry - slab.entry));
     });
 }
 
@@ -81,10 +86,10 @@ void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool str
     const Affine<T> affine{pre, field(1), field(2), field(3)};
     const auto kernel =
         plan.layout.channels_first() ? kernels.transform_rows : kernels.transform_columns;
-    each_tile(plan, slab, span, true, [&](const TileRange& tile) {
+    each_tile_backwards(plan, slab, span, [&](const TileRange& tile) {
         const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
         const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
-        kernel(in, out, tile.rows, tile.cols, affine, stream && y.direct);
+        kernel(in, out, tile.rows, tile.cols, at(affine, tile.entry - slab.entry), stream && y.direct);
         finish_output(y, tile, scratch.tile[1]);
     });
 }
@@ -102,11 +107,12 @@ void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x,
                                         field(2), field(3), field(4), field(5)};
     const auto kernel =
         plan.layout.channels_first() ? kernels.input_gradient_rows : kernels.input_gradient_columns;
-    each_tile(plan, slab, span, true, [&](const TileRange& tile) {
+    each_tile_backwards(plan, slab, span, [&](const TileRange& tile) {
         const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
         const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
         const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
-        kernel(dy_in, x_in, out, tile.rows, tile.cols, coefficients, stream && dx.direct);
+        kernel(dy_in, x_in, out, tile.rows, tile.cols,
+               at(coefficients, tile.entry - slab.entry), stream && dx.direct);
         finish_output(dx, tile, scratch.tile[2]);
     });
 }

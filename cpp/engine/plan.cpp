@@ -22,7 +22,8 @@ constexpr std::ptrdiff_t packed_tile_cols = 64;
 constexpr std::ptrdiff_t wanted_units = 64;
 
 constexpr std::ptrdiff_t lanes = 16;
-constexpr std::ptrdiff_t cache_per_core = std::ptrdiff_t{512} << 10;
+// What a slab may have to stay in a core's second-level cache between its two reads.
+constexpr std::ptrdiff_t slab_bytes = std::ptrdiff_t{512} << 10;
 constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{16} << 20;
 constexpr std::ptrdiff_t min_streamed_row = 1024;
 
@@ -39,7 +40,11 @@ void tile_one_channel(Plan& plan) {
         plan.tile_cols = layout.cols;
         plan.tile_rows = std::min(layout.rows, chunk / layout.cols);
     }
-    plan.slabs = layout.channels;
+    // Neighbouring channels together, while they fit the cache: longer stretches of memory.
+    const std::ptrdiff_t channel_bytes = layout.count * size_of(plan.dtype);
+    plan.slab_entries = std::clamp<std::ptrdiff_t>(slab_bytes / channel_bytes, 1, layout.channels);
+    const std::ptrdiff_t fair = ceil_div(layout.channels, wanted_units);
+    plan.slab_entries = std::min(plan.slab_entries, fair);
 }
 
 void tile_columns(Plan& plan) {
@@ -49,15 +54,15 @@ void tile_columns(Plan& plan) {
     plan.slab_entries =
         std::min(layout.cols, std::max<std::ptrdiff_t>(1, cols / layout.repeat) * layout.repeat);
     plan.tile_cols = plan.slab_entries;
-    plan.slabs = ceil_div(layout.cols, plan.slab_entries);
 }
 
 void split_into_spans(Plan& plan) {
-    plan.tiles = ceil_div(plan.layout.rows, plan.tile_rows) * plan.tiles_per_row;
+    plan.slabs = ceil_div(plan.entries(), plan.slab_entries);
+    plan.positions = ceil_div(plan.layout.rows, plan.tile_rows) * plan.tiles_per_row;
     const std::ptrdiff_t wanted =
-        std::clamp<std::ptrdiff_t>(wanted_units / plan.slabs, 1, plan.tiles);
-    plan.tiles_per_span = ceil_div(plan.tiles, wanted);
-    plan.spans = ceil_div(plan.tiles, plan.tiles_per_span);
+        std::clamp<std::ptrdiff_t>(wanted_units / plan.slabs, 1, plan.positions);
+    plan.positions_per_span = ceil_div(plan.positions, wanted);
+    plan.spans = ceil_div(plan.positions, plan.positions_per_span);
 }
 
 }  // namespace
@@ -69,32 +74,29 @@ Slab Plan::slab(std::ptrdiff_t index) const {
     return {entry / repeat, n / repeat, entry, n};
 }
 
-TileRange Plan::tile(const Slab& slab, std::ptrdiff_t index) const {
+TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const {
     TileRange tile{};
-    tile.row = index / tiles_per_row * tile_rows;
+    tile.row = position / tiles_per_row * tile_rows;
     tile.rows = std::min(tile_rows, layout.rows - tile.row);
     if (layout.channels_first()) {
-        tile.channel = slab.channel;
-        tile.col = index % tiles_per_row * tile_cols;
+        tile.channel = tile.entry = slab.channel + channel;
+        tile.col = position % tiles_per_row * tile_cols;
         tile.cols = std::min(tile_cols, layout.cols - tile.col);
     } else {
-        tile.col = slab.entry;
+        tile.col = tile.entry = slab.entry;
         tile.cols = slab.entries;
     }
     return tile;
 }
 
-std::ptrdiff_t Plan::end_tile(std::ptrdiff_t span) const {
-    return std::min(tiles, (span + 1) * tiles_per_span);
+std::ptrdiff_t Plan::end_position(std::ptrdiff_t span) const {
+    return std::min(positions, (span + 1) * positions_per_span);
 }
 
-std::ptrdiff_t Plan::span_count(std::ptrdiff_t span) const {
-    const auto before = [this](std::ptrdiff_t tile) {
-        const std::ptrdiff_t row = std::min(layout.rows, tile / tiles_per_row * tile_rows);
-        if (!layout.channels_first()) return row;
-        return row * layout.cols + tile % tiles_per_row * tile_cols;
-    };
-    return before(end_tile(span)) - before(first_tile(span));
+std::ptrdiff_t Plan::count_before(std::ptrdiff_t position) const {
+    const std::ptrdiff_t row = std::min(layout.rows, position / tiles_per_row * tile_rows);
+    if (!layout.channels_first()) return row;
+    return row * layout.cols + position % tiles_per_row * tile_cols;
 }
 
 Plan plan_of(const ArrayRef& x, const Features& features) {
@@ -110,8 +112,8 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
 
     plan.threads = threads_for(plan.bytes());
     const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * plan.threads;
-    const std::ptrdiff_t slab_bytes = plan.layout.rows * plan.slab_entries * size_of(plan.dtype);
-    plan.fused = enough_slabs && (plan.layout.channels_first() || slab_bytes <= cache_per_core);
+    const std::ptrdiff_t bytes = plan.layout.rows * plan.slab_entries * size_of(plan.dtype);
+    plan.fused = enough_slabs && (plan.layout.channels_first() || bytes <= slab_bytes);
     return plan;
 }
 

@@ -11,6 +11,7 @@ namespace fastbn {
 
 // One tile: rows x cols of a channel (channels_first) or of columns (channels_last).
 struct TileRange {
+    std::ptrdiff_t entry;    // the first entry that its sums and coefficients are in
     std::ptrdiff_t channel;  // channels_first only
     std::ptrdiff_t row;
     std::ptrdiff_t rows;
@@ -18,9 +19,8 @@ struct TileRange {
     std::ptrdiff_t cols;
 };
 
-// Channels that are reduced, finalized and transformed together: one (channels_first), or those of
-// some neighbouring columns (channels_last). Sums and coefficients are held in entries: one per
-// channel or one per column.
+// Channels that are reduced, finalized and transformed together. Sums and coefficients are held in
+// entries: one per channel (channels_first) or one per column (channels_last).
 struct Slab {
     std::ptrdiff_t channel;
     std::ptrdiff_t channels;
@@ -35,9 +35,9 @@ struct Plan {
     std::ptrdiff_t tile_rows = 1;
     std::ptrdiff_t tile_cols = 1;
     std::ptrdiff_t tiles_per_row = 1;
-    std::ptrdiff_t tiles = 1;           // per slab
-    std::ptrdiff_t tiles_per_span = 1;
-    std::ptrdiff_t spans = 1;           // per slab: stretches of tiles with sums of their own
+    std::ptrdiff_t positions = 1;
+    std::ptrdiff_t positions_per_span = 1;
+    std::ptrdiff_t spans = 1;  // stretches of positions with sums of their own
     std::ptrdiff_t slab_entries = 1;
     std::ptrdiff_t slabs = 1;
 
@@ -48,16 +48,24 @@ struct Plan {
         return layout.channels_first() ? layout.channels : layout.cols;
     }
     std::ptrdiff_t tile_elements() const {
-        return tile_rows * (layout.channels_first() ? tile_cols : slab_entries);
+        return tile_rows * tile_cols;
     }
     std::ptrdiff_t bytes() const { return layout.channels * layout.count * size_of(dtype); }
 
     Slab slab(std::ptrdiff_t index) const;
-    TileRange tile(const Slab& slab, std::ptrdiff_t index) const;
-    std::ptrdiff_t first_tile(std::ptrdiff_t span) const { return span * tiles_per_span; }
-    std::ptrdiff_t end_tile(std::ptrdiff_t span) const;
-    // Values per channel and repeat in tiles 0 .. end of a span.
-    std::ptrdiff_t span_count(std::ptrdiff_t span) const;
+    // Tiles of a slab lie at `positions` along its rows and columns; at each, channels_first has
+    // one tile per channel.
+    std::ptrdiff_t tiles_at_position(const Slab& slab) const {
+        return layout.channels_first() ? slab.channels : 1;
+    }
+    TileRange tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const;
+    std::ptrdiff_t first_position(std::ptrdiff_t span) const { return span * positions_per_span; }
+    std::ptrdiff_t end_position(std::ptrdiff_t span) const;
+    // Values that an entry has before a position.
+    std::ptrdiff_t count_before(std::ptrdiff_t position) const;
+    std::ptrdiff_t span_count(std::ptrdiff_t span) const {
+        return count_before(end_position(span)) - count_before(first_position(span));
+    }
 };
 
 Plan plan_of(const ArrayRef& x, const Features& features);

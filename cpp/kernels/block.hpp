@@ -143,6 +143,9 @@ inline double halve(const Block<double>& hi, const Block<double>& lo_lanes, doub
     return a[0];
 }
 
+// Asks for the cache line of p, which may lie outside of any array.
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
 // body(i, n) for every block of n columns from i on.
 template <class Body>
 inline void each_block(std::ptrdiff_t begin, std::ptrdiff_t end, Body&& body) {

@@ -10,7 +10,9 @@ namespace {
 
 using Wide = Block<double>;
 
-// Rows of a column tile that are folded into one round trip of the accumulators to memory.
+// Rows of a column tile that are folded into one round trip of the accumulators to memory. That
+// walk, down some rows and then one block to the right, no hardware prefetcher follows: the kernels
+// ask for the next group themselves.
 constexpr std::ptrdiff_t row_group = 8;
 
 // Sums of one chunk of values about a shift, for one channel (V = double) or a block of them. The
@@ -129,7 +131,11 @@ inline void add_row_group(const T* first, const T* data, std::ptrdiff_t stride, 
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
         const Wide shift = load<double>(first + i, n);
         ChunkSums<T, Wide> block = sums[i / lanes];
-        for (std::ptrdiff_t r = 0; r < rows; ++r) block.add(data + r * stride + i, n, shift);
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            const T* here = data + r * stride + i;
+            prefetch(here + rows * stride);
+            block.add(here, n, shift);
+        }
         sums[i / lanes] = block;
     });
 }
@@ -197,8 +203,11 @@ inline void add_gradient_row_group(Tile<const T> dy, Tile<const T> x, std::ptrdi
         const Wide invstd = load<double>(here.invstd, n);
         GradientBlocks blocks{load<double>(here.sum_dy, n), load<double>(here.sum_dy_xhat, n)};
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            blocks.add(dy.data + r * dy.stride + i, x.data + r * x.stride + i, n, mean, mean,
-                       invstd);
+            const T* dy_here = dy.data + r * dy.stride + i;
+            const T* x_here = x.data + r * x.stride + i;
+            prefetch(dy_here + rows * dy.stride);
+            prefetch(x_here + rows * x.stride);
+            blocks.add(dy_here, x_here, n, mean, mean, invstd);
         }
         store(here.sum_dy, n, blocks.dy);
         store(here.sum_dy_xhat, n, blocks.dy_xhat);
