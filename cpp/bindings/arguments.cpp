@@ -33,7 +33,13 @@ std::string type_name(const py::handle& value) {
     return py::cast<std::string>(py::type::handle_of(value).attr("__name__"));
 }
 
+bool is_plain_array(const py::object& value) {
+    return reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) ==
+           reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
+}
+
 void refuse_masked(const char* name, const py::object& value) {
+    if (is_plain_array(value)) return;
     const auto masked_array = py::module_::import("numpy.ma").attr("MaskedArray");
     if (py::isinstance(value, masked_array)) {
         wrong_type(name, "not be a masked array", type_name(value));
@@ -146,7 +152,7 @@ std::ptrdiff_t integer(const char* name, const py::handle& value, const char* ru
 }  // namespace
 
 ArrayArg array_argument(const char* name, const py::object& value) {
-    if (Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_) {
+    if (is_plain_array(value)) {
         return describe(name, py::reinterpret_borrow<py::array>(value));
     }
     refuse_masked(name, value);
@@ -161,7 +167,8 @@ ArrayArg writable_argument(const char* name, const py::object& value) {
     if (!py::isinstance<py::array>(value)) {
         wrong_type(name, "be a numpy.ndarray", type_name(value));
     }
-    const ArrayArg argument = array_argument(name, value);
+    refuse_masked(name, value);
+    const ArrayArg argument = describe(name, py::reinterpret_borrow<py::array>(value));
     if (!argument.array().writeable()) wrong_value(name, "be writable", "a read-only array");
     if (overlaps_itself(argument.ref)) {
         wrong_value(name, "not overlap itself",

@@ -67,25 +67,28 @@ template <class T>
 InputGradientValues<T> fold_input_gradient(double mean, double invstd, double weight,
                                            double mean_dy, double mean_dy_xhat) {
     double slope = invstd * mean_dy_xhat;
+    double level = mean_dy;
     double scale = weight * invstd;
     T pre = 1;
-    T post = 1;
+    T dy_pre = 1;
     if (!is_moderate<T>(mean) || !is_moderate<T>(slope) || !is_moderate<T>(scale)) {
+        // dx is of the size of dy * 2^j: what that loses, dx could not hold.
         const int k = unit_exponent<T>(mean, invstd);
         const int j = clamp_exponent<T>(exponent_of(scale));
         pre = static_cast<T>(std::ldexp(1.0, k));
-        post = static_cast<T>(std::ldexp(1.0, j));
+        dy_pre = static_cast<T>(std::ldexp(1.0, j));
         mean = std::ldexp(mean, k);
-        slope = std::ldexp(slope, -k);
+        slope = std::ldexp(slope, j - k);
+        level = std::ldexp(level, j);
         scale = std::ldexp(scale, -j);
     }
     const T center = static_cast<T>(mean);
     const double rest = mean - static_cast<double>(center);
     return {pre,
-            post,
+            dy_pre,
             center,
             static_cast<T>(slope),
-            static_cast<T>(mean_dy - rest * slope),
+            static_cast<T>(level - rest * slope),
             static_cast<T>(scale)};
 }
 

@@ -17,11 +17,11 @@ struct AffineValues {
 template <class T>
 AffineValues<T> fold_affine(double mean, double mean_lo, double invstd, double weight, double bias);
 
-// dx = (dy - ((x * pre - center) * slope + level)) * scale * post
+// dx = (dy * dy_pre - ((x * pre - center) * slope + level)) * scale
 template <class T>
 struct InputGradientValues {
     T pre;
-    T post;
+    T dy_pre;
     T center;
     T slope;
     T level;

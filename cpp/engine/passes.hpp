@@ -94,7 +94,7 @@ void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool str
     });
 }
 
-// dx from dy and x by the coefficients pre, post, center, slope, level, scale.
+// dx from dy and x by the coefficients pre, dy_pre, center, slope, level, scale.
 template <class T>
 void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x, const Operand& dx,
                           bool stream, const Slab& slab, std::ptrdiff_t span,

@@ -110,26 +110,27 @@ ChannelStatistics scan_channel(const char* first, const Dims& values, std::ptrdi
     // least one unit in the last place of its ends.
     int e = 0;
     std::frexp(high / 2 - low / 2, &e);
-    const double ref = std::ldexp(low, -e);
     double sum = 0.0;
     double sum_lo = 0.0;
     each_value(first, values, count, [&](double value) {
         double error;
-        sum = two_sum(sum, std::ldexp(value, -e) - ref, error);
+        sum = two_sum(sum, std::ldexp(value, -e), error);
         sum_lo += error;
     });
-    double offset;
-    double offset_lo;
-    divide(sum, sum_lo, static_cast<double>(count), offset, offset_lo);
-    double m2 = 0.0;
-    each_value(first, values, count, [&](double value) {
-        const double d = (std::ldexp(value, -e) - ref) - offset;
-        m2 += d * d;
-    });
+    double mean;
     double mean_lo;
-    const double mean = two_sum(ref, offset, mean_lo);
+    divide(sum, sum_lo, static_cast<double>(count), mean, mean_lo);
+    double m2 = 0.0;
+    double m2_lo = 0.0;
+    each_value(first, values, count, [&](double value) {
+        const double d = (std::ldexp(value, -e) - mean) - mean_lo;
+        double error;
+        m2 = two_sum(m2, d * d, error);
+        m2_lo += error;
+    });
+    m2 += m2_lo;
     const double var = m2 / static_cast<double>(count);
-    return {std::ldexp(mean, e), std::ldexp(mean_lo + offset_lo, e), std::ldexp(m2, 2 * e),
+    return {std::ldexp(mean, e), std::ldexp(mean_lo, e), std::ldexp(m2, 2 * e),
             std::ldexp(var, 2 * e), invstd_of_scaled(var, e, eps)};
 }
 

@@ -105,6 +105,13 @@ inline Block<T> operator*(Block<T> a, const Block<T>& b) {
 }
 
 template <class T>
+inline Block<T> operator/(Block<T> a, T b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] / Vec<T>::broadcast(b);
+    return a;
+}
+
+template <class T>
 inline Block<T> operator*(const Block<T>& a, T b) {
     return a * broadcast(b);
 }
@@ -143,8 +150,12 @@ inline double halve(const Block<double>& hi, const Block<double>& lo_lanes, doub
     return a[0];
 }
 
-// Asks for the cache line of p, which may lie outside of any array.
-inline void prefetch(const void* p) { __builtin_prefetch(p); }
+// Asks for the cache lines of the block at p, which may lie outside of any array.
+template <class T>
+inline void prefetch(const T* p) {
+    constexpr std::ptrdiff_t per_line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
+    for (std::ptrdiff_t i = 0; i < lanes; i += per_line) __builtin_prefetch(p + i);
+}
 
 // body(i, n) for every block of n columns from i on.
 template <class Body>

@@ -17,7 +17,7 @@ constexpr KernelTable<T> table() {
     return {
         moments_rows<T>,
         moments_columns<T>,
-        sizeof(ChunkSums<T, Wide>),
+        sizeof(ColumnSums<T>),
         gradient_sums_rows<T>,
         gradient_sums_columns<T>,
         transform<T, Shared>,

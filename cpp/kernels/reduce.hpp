@@ -10,77 +10,66 @@ namespace {
 
 using Wide = Block<double>;
 
-// Rows of a column tile that are folded into one round trip of the accumulators to memory. That
-// walk, down some rows and then one block to the right, no hardware prefetcher follows: the kernels
-// ask for the next group themselves.
-constexpr std::ptrdiff_t row_group = 8;
+// A chunk (one tile of one channel, or one column of a tile) is summed about a shift, sum(d) and
+// sum(d^2) with d = x - shift, and m2 = sum(d^2) - sum(d)^2 / n.
+//
+// In float32 the shift is the chunk's first value. Being one of the values, it is no further from
+// their mean than sqrt(m2), so sum(d^2) <= (n + 1) m2 and no more than log2(n + 1) of float64's 53
+// bits cancel, whatever the data. Squares of float32 values fit float64, whatever their size.
+//
+// In float64 that would not do for a result in float64: a first pass takes the chunk's mean, and the
+// second, from cache, sums about it. The first pass sums with the rounding errors (two_sum), since y
+// near zero is a small difference and wants the mean to more than float64's precision.
+template <class T>
+constexpr bool two_passes = sizeof(T) == sizeof(double);
 
-// Sums of one chunk of values about a shift, for one channel (V = double) or a block of them. The
-// shift is one of the values, so (shift - mean)^2 <= m2 and sum(d^2) <= (n + 1) m2: subtracting
-// sum(d)^2 / n loses no more than log2(n + 1) of float64's 53 bits, whatever the data.
-template <class T, class V>
-struct ChunkSums;
-
-// Squares of float32 values neither overflow nor underflow in float64.
 template <class V>
-struct ChunkSums<float, V> {
+struct ShiftedSums {
     V d;
     V d2;
 
-    template <class N>
-    void add(const float* p, N n, const V& shift) {
-        const V centred = load<double>(p, n, shift) - shift;
+    void add(const V& x, const V& shift) {
+        const V centred = x - shift;
         d = d + centred;
         d2 = d2 + centred * centred;
     }
-
-    // count * shift is exact: 13 bits times 24.
-    V total(double count, const V& shift, V& low) const { return two_sum(shift * count, d, low); }
 };
 
-// y near zero is a small difference, so the mean must be known beyond float64's precision: x is
-// summed once more, together with the rounding errors of that sum.
 template <class V>
-struct ChunkSums<double, V> {
-    V d;
-    V d2;
-    V sum;
-    V sum_lo;
+struct ExactSum {
+    V high;
+    V low;
 
-    template <class N>
-    void add(const double* p, N n, const V& shift) {
-        const V centred = load<double>(p, n, shift) - shift;
-        d = d + centred;
-        d2 = d2 + centred * centred;
+    void add(const V& x) {
         V error;
-        sum = two_sum(sum, load<double>(p, n), error);
-        sum_lo = sum_lo + error;
-    }
-
-    V total(double, const V&, V& low) const {
-        low = sum_lo;
-        return sum;
+        high = two_sum(high, x, error);
+        low = low + error;
     }
 };
 
-inline ChunkSums<float, double> halve(const ChunkSums<float, Wide>& sums) {
+inline ShiftedSums<double> halve(const ShiftedSums<Wide>& sums) {
     return {halve(sums.d), halve(sums.d2)};
 }
 
-inline ChunkSums<double, double> halve(const ChunkSums<double, Wide>& sums) {
-    ChunkSums<double, double> one{halve(sums.d), halve(sums.d2), 0.0, 0.0};
-    one.sum = halve(sums.sum, sums.sum_lo, one.sum_lo);
+inline ExactSum<double> halve(const ExactSum<Wide>& sum) {
+    ExactSum<double> one{};
+    one.high = halve(sum.high, sum.low, one.low);
     return one;
 }
 
-template <class T, class V>
-inline Partial<V> finish(const ChunkSums<T, V>& sums, double count, const V& shift) {
-    Partial<V> chunk;
-    chunk.ref = shift;
-    chunk.offset = sums.d * (1.0 / count);
-    chunk.m2 = clamp_negative(sums.d2 - sums.d * chunk.offset);
-    chunk.sum = sums.total(count, shift, chunk.sum_lo);
-    return chunk;
+template <class V>
+inline Partial<V> finish(const ShiftedSums<V>& sums, double count, const V& shift,
+                         const ExactSum<V>& total) {
+    const V offset = sums.d * (1.0 / count);
+    return {shift, offset, clamp_negative(sums.d2 - sums.d * offset), total.high, total.low};
+}
+
+// The sum of x from the sum of d; count * shift is exact in float64, 13 bits times float32's 24.
+template <class V>
+inline ExactSum<V> total_of(const ShiftedSums<V>& sums, double count, const V& shift) {
+    ExactSum<V> total;
+    total.high = two_sum(shift * count, sums.d, total.low);
+    return total;
 }
 
 inline Partial<double> read(const MomentsState& s) {
@@ -110,51 +99,122 @@ inline void write(const MomentsState& s, N n, const Partial<Wide>& p) {
     store(s.sum_lo, n, p.sum_lo);
 }
 
+// body(p, n) for every block of a tile.
+template <class T, class Body>
+inline void each_tile_block(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                            const Body& body) {
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        const T* row = x.data + r * x.stride;
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { body(row + i, n); });
+    }
+}
+
+template <class T>
+inline Partial<double> chunk_moments(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                     double count) {
+    double shift = x.data[0];
+    ExactSum<double> total{};
+    if constexpr (two_passes<T>) {
+        ExactSum<Wide> sum{};
+        each_tile_block(x, rows, cols, [&](const T* p, auto n) { sum.add(load<double>(p, n)); });
+        total = halve(sum);
+        shift = quotient(total.high, total.low, count);
+    }
+    const Wide wide_shift = broadcast(shift);
+    ShiftedSums<Wide> sums{};
+    each_tile_block(x, rows, cols, [&](const T* p, auto n) {
+        sums.add(load<double>(p, n, wide_shift), wide_shift);
+    });
+    const ShiftedSums<double> folded = halve(sums);
+    if constexpr (!two_passes<T>) total = total_of(folded, count, shift);
+    return finish(folded, count, shift, total);
+}
+
 template <class T>
 void moments_rows(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                   MomentsState state) noexcept {
-    const double first = x.data[0];
-    const Wide shift = broadcast(first);
-    ChunkSums<T, Wide> sums{};
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        const T* row = x.data + r * x.stride;
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { sums.add(row + i, n, shift); });
-    }
     const double size = static_cast<double>(rows * cols);
-    const Partial<double> chunk = finish(halve(sums), size, first);
+    const Partial<double> chunk = chunk_moments(x, rows, cols, size);
     write(state, count == 0.0 ? chunk : merge(read(state), count, chunk, size));
 }
 
-template <std::ptrdiff_t rows, class T>
-inline void add_row_group(const T* first, const T* data, std::ptrdiff_t stride, std::ptrdiff_t cols,
-                          ChunkSums<T, Wide>* sums) {
-    each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        const Wide shift = load<double>(first + i, n);
-        ChunkSums<T, Wide> block = sums[i / lanes];
-        for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            const T* here = data + r * stride + i;
-            prefetch(here + rows * stride);
-            block.add(here, n, shift);
+// Rows of a column tile that are folded into one round trip of the accumulators to memory.
+template <std::ptrdiff_t n>
+struct RowGroup {
+    static constexpr std::ptrdiff_t size = n;
+};
+using WholeGroup = RowGroup<8>;
+
+// body(group, r, i, n) for every group of rows from r on and every block of columns.
+template <class Body>
+inline void each_row_group(std::ptrdiff_t rows, std::ptrdiff_t cols, const Body& body) {
+    std::ptrdiff_t r = 0;
+    for (; r + WholeGroup::size <= rows; r += WholeGroup::size) {
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { body(WholeGroup{}, r, i, n); });
+    }
+    for (; r < rows; ++r) {
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { body(RowGroup<1>{}, r, i, n); });
+    }
+}
+
+// What a column tile keeps per block of columns.
+template <class T>
+struct ColumnSums {
+    Wide shift;
+    ShiftedSums<Wide> sums;
+    ExactSum<Wide> total;  // two_passes only
+};
+
+// sum(acc of block i, x) for every row; acc(i) is the accumulator in memory.
+template <class T, class Accumulator, class Add>
+inline void accumulate_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                               const Accumulator& accumulator, const Add& add) {
+    each_row_group(rows, cols, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
+        auto& in_memory = accumulator(i / lanes);
+        auto sums = in_memory;
+        for (std::ptrdiff_t k = 0; k < group.size; ++k) {
+            const T* here = x.data + (r + k) * x.stride + i;
+            prefetch<T>(here + group.size * x.stride);
+            add(sums, load<double>(here, n), i / lanes);
         }
-        sums[i / lanes] = block;
+        in_memory = sums;
     });
+}
+
+template <class T>
+inline void start_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
+                          ColumnSums<T>* columns) {
+    each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+        columns[i / lanes] = {};
+        columns[i / lanes].shift = load<double>(x.data + i, n);
+    });
+    if constexpr (two_passes<T>) {
+        accumulate_columns(
+            x, rows, cols, [=](std::ptrdiff_t b) -> auto& { return columns[b].total; },
+            [](ExactSum<Wide>& sum, const Wide& v, std::ptrdiff_t) { sum.add(v); });
+        each_block(0, cols, [&](std::ptrdiff_t i, auto) {
+            ColumnSums<T>& c = columns[i / lanes];
+            c.shift = quotient(c.total.high, c.total.low, count);
+        });
+    }
 }
 
 template <class T>
 void moments_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                      MomentsState state, void* scratch) noexcept {
-    auto* sums = static_cast<ChunkSums<T, Wide>*>(scratch);
-    each_block(0, cols, [&](std::ptrdiff_t i, auto) { sums[i / lanes] = {}; });
-    std::ptrdiff_t r = 0;
-    for (; r + row_group <= rows; r += row_group) {
-        add_row_group<row_group>(x.data, x.data + r * x.stride, x.stride, cols, sums);
-    }
-    for (; r < rows; ++r) add_row_group<1>(x.data, x.data + r * x.stride, x.stride, cols, sums);
-
+    auto* columns = static_cast<ColumnSums<T>*>(scratch);
     const double size = static_cast<double>(rows);
+    start_columns(x, rows, cols, size, columns);
+    accumulate_columns(
+        x, rows, cols, [=](std::ptrdiff_t b) -> auto& { return columns[b].sums; },
+        [=](ShiftedSums<Wide>& sums, const Wide& v, std::ptrdiff_t b) {
+            sums.add(v, columns[b].shift);
+        });
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        const Wide shift = load<double>(x.data + i, n);
-        const Partial<Wide> chunk = finish(sums[i / lanes], size, shift);
+        const ColumnSums<T>& c = columns[i / lanes];
+        const ExactSum<Wide> total =
+            two_passes<T> ? c.total : total_of(c.sums, size, c.shift);
+        const Partial<Wide> chunk = finish(c.sums, size, c.shift, total);
         const MomentsState here = at(state, i);
         write(here, n, count == 0.0 ? chunk : merge(read(here, n), count, chunk, size));
     });
@@ -194,38 +254,24 @@ void gradient_sums_rows(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows, 
     *sums.sum_dy_xhat += halve(blocks.dy_xhat);
 }
 
-template <std::ptrdiff_t rows, class T>
-inline void add_gradient_row_group(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t cols,
-                                   const GradientSums& sums) {
-    each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+template <class T>
+void gradient_sums_columns(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
+                           std::ptrdiff_t cols, GradientSums sums) noexcept {
+    each_row_group(rows, cols, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const GradientSums here = at(sums, i);
         const Wide mean = load<double>(here.mean, n);
         const Wide invstd = load<double>(here.invstd, n);
         GradientBlocks blocks{load<double>(here.sum_dy, n), load<double>(here.sum_dy_xhat, n)};
-        for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            const T* dy_here = dy.data + r * dy.stride + i;
-            const T* x_here = x.data + r * x.stride + i;
-            prefetch(dy_here + rows * dy.stride);
-            prefetch(x_here + rows * x.stride);
+        for (std::ptrdiff_t k = 0; k < group.size; ++k) {
+            const T* dy_here = dy.data + (r + k) * dy.stride + i;
+            const T* x_here = x.data + (r + k) * x.stride + i;
+            prefetch<T>(dy_here + group.size * dy.stride);
+            prefetch<T>(x_here + group.size * x.stride);
             blocks.add(dy_here, x_here, n, mean, mean, invstd);
         }
         store(here.sum_dy, n, blocks.dy);
         store(here.sum_dy_xhat, n, blocks.dy_xhat);
     });
-}
-
-template <class T>
-void gradient_sums_columns(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
-                           std::ptrdiff_t cols, GradientSums sums) noexcept {
-    std::ptrdiff_t r = 0;
-    for (; r + row_group <= rows; r += row_group) {
-        add_gradient_row_group<row_group, T>({dy.data + r * dy.stride, dy.stride},
-                                             {x.data + r * x.stride, x.stride}, cols, sums);
-    }
-    for (; r < rows; ++r) {
-        add_gradient_row_group<1, T>({dy.data + r * dy.stride, dy.stride},
-                                     {x.data + r * x.stride, x.stride}, cols, sums);
-    }
 }
 
 }  // namespace

@@ -43,11 +43,11 @@ struct Affine {
     const T* shift;
 };
 
-// dx = (dy - ((x * pre - center) * slope + level)) * scale * post, with pre and post as above.
+// dx = (dy * dy_pre - ((x * pre - center) * slope + level)) * scale, with pre and dy_pre as above.
 template <class T>
 struct InputGradient {
     const T* pre;
-    const T* post;
+    const T* dy_pre;
     const T* center;
     const T* slope;
     const T* level;
@@ -70,7 +70,7 @@ static inline Affine<T> at(const Affine<T>& a, std::ptrdiff_t i) {
 
 template <class T>
 static inline InputGradient<T> at(const InputGradient<T>& g, std::ptrdiff_t i) {
-    return {g.pre ? g.pre + i : nullptr, g.post ? g.post + i : nullptr,
+    return {g.pre ? g.pre + i : nullptr, g.dy_pre ? g.dy_pre + i : nullptr,
             g.center + i,                g.slope + i,
             g.level + i,                 g.scale + i};
 }

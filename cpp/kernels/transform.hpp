@@ -113,12 +113,12 @@ void input_gradient(Tile<const T> dy, Tile<const T> x, Tile<T> dx, std::ptrdiff_
         return;
     }
     const Coefficient<T> pre(c.pre);
-    const Coefficient<T> post(c.post);
+    const Coefficient<T> dy_pre(c.dy_pre);
     map(dx, rows, cols, streamed, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const Block<T> xi = load<T>(x.data + r * x.stride + i, n) * pre.at(i, n);
-        const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n);
+        const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n) * dy_pre.at(i, n);
         const Block<T> through = (xi - center.at(i, n)) * slope.at(i, n) + level.at(i, n);
-        return (dyi - through) * scale.at(i, n) * post.at(i, n);
+        return (dyi - through) * scale.at(i, n);
     });
 }
 

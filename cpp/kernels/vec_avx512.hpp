@@ -57,6 +57,7 @@ struct Vec<double> {
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_pd(a.v, b.v)}; }
     friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_pd(a.v, b.v)}; }
+    friend Vec operator/(Vec a, Vec b) { return {_mm512_div_pd(a.v, b.v)}; }
 };
 
 // max(0, a) that passes NaN on.

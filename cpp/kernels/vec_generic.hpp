@@ -51,6 +51,7 @@ struct Vec {
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
     friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
     friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+    friend Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
 };
 
 // max(0, a) that passes NaN on.

@@ -26,6 +26,19 @@ static inline V two_sum(V a, V b, V& error) {
     return sum;
 }
 
+// (high + low) / count, rounded once, or nearly: exact where the quotient is a float64 number, as the
+// mean of a constant is. count < 2^26, so that its product with half a float64 is exact (Dekker 1971).
+template <class V>
+static inline V quotient(V high, V low, double count) {
+    constexpr double splitter = 134217729.0;  // 2^27 + 1
+    const V first = high / count;
+    const V spread = first * splitter;
+    const V upper = spread - (spread - first);
+    const V lower = first - upper;
+    const V remainder = ((high - upper * count) - lower * count) + low;
+    return first + remainder / count;
+}
+
 // a covers count_a values, b count_b > 0. Offsets differ by no more than the data do, so `delta`
 // keeps its relative precision however far the channel's mean is from zero.
 template <class V>

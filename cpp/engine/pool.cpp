@@ -1,0 +1,127 @@
+#include "engine/pool.hpp"
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace fastbn {
+namespace {
+
+constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
+constexpr std::ptrdiff_t default_limit = std::ptrdiff_t{256} << 20;
+
+struct Block {
+    char* data;
+    std::ptrdiff_t size;
+};
+
+struct Pool {
+    std::mutex mutex;
+    std::vector<Block> free;  // the longest unused first
+    std::ptrdiff_t held = 0;
+    std::ptrdiff_t limit = default_limit;
+    std::ptrdiff_t reused = 0;
+};
+
+// Never destroyed: results may be given back while the process ends.
+Pool& pool() {
+    static Pool* const instance = new Pool;
+    return *instance;
+}
+
+// Whole huge pages, so that results of nearly the same size share blocks.
+std::ptrdiff_t rounded(std::ptrdiff_t bytes) {
+    return (bytes + huge_page - 1) / huge_page * huge_page;
+}
+
+char* fresh_block(std::ptrdiff_t size) {
+    void* data = std::aligned_alloc(huge_page, static_cast<std::size_t>(size));
+    if (data == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    madvise(data, static_cast<std::size_t>(size), MADV_HUGEPAGE);  // a wish; may be refused
+#endif
+    return static_cast<char*>(data);
+}
+
+// Frees the longest unused blocks until no more than `most` bytes are held.
+void shrink(Pool& p, std::ptrdiff_t most) {
+    auto end = p.free.begin();
+    while (p.held > most) {
+        p.held -= end->size;
+        std::free(end->data);
+        ++end;
+    }
+    p.free.erase(p.free.begin(), end);
+}
+
+}  // namespace
+
+char* take_block(std::ptrdiff_t bytes) {
+    const std::ptrdiff_t size = rounded(bytes);
+    Pool& p = pool();
+    {
+        const std::lock_guard<std::mutex> lock(p.mutex);
+        for (auto block = p.free.rbegin(); block != p.free.rend(); ++block) {
+            if (block->size != size) continue;
+            char* const data = block->data;
+            p.free.erase(std::next(block).base());
+            p.held -= size;
+            ++p.reused;
+            return data;
+        }
+    }
+    return fresh_block(size);
+}
+
+void give_back(char* block, std::ptrdiff_t bytes) noexcept {
+    const std::ptrdiff_t size = rounded(bytes);
+    Pool& p = pool();
+    const std::lock_guard<std::mutex> lock(p.mutex);
+    if (size > p.limit) {
+        std::free(block);
+        return;
+    }
+    shrink(p, p.limit - size);
+    try {
+        p.free.push_back({block, size});
+        p.held += size;
+    } catch (const std::bad_alloc&) {
+        std::free(block);
+    }
+}
+
+PoolInfo pool_info() {
+    Pool& p = pool();
+    const std::lock_guard<std::mutex> lock(p.mutex);
+    return {p.limit, p.held, static_cast<std::ptrdiff_t>(p.free.size()), p.reused};
+}
+
+void set_pool_limit(std::ptrdiff_t bytes) {
+    Pool& p = pool();
+    const std::lock_guard<std::mutex> lock(p.mutex);
+    p.limit = bytes;
+    shrink(p, bytes);
+}
+
+void clear_pool() {
+    Pool& p = pool();
+    const std::lock_guard<std::mutex> lock(p.mutex);
+    shrink(p, 0);
+}
+
+void protect_pool_from_fork() {
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); },
+                   [] { pool().mutex.unlock(); });
+#endif
+}
+
+}  // namespace fastbn

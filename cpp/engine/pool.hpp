@@ -1,0 +1,32 @@
+// Recycled memory for large results. A fresh block of memory costs more in page faults than the
+// operation that fills it; a recycled one costs nothing. Bounded, thread-safe, safe to fork.
+#pragma once
+
+#include <cstddef>
+
+namespace fastbn {
+
+struct PoolInfo {
+    std::ptrdiff_t limit;   // most bytes kept for reuse
+    std::ptrdiff_t held;    // bytes kept now
+    std::ptrdiff_t blocks;  // in so many blocks
+    std::ptrdiff_t reused;  // results so far that needed no fresh memory
+};
+
+// Results below this come from the ordinary allocator, which recycles them itself.
+constexpr std::ptrdiff_t pooled_from = std::ptrdiff_t{1} << 20;
+
+// Memory aligned to 64 bytes; raises std::bad_alloc. The block is the caller's alone until it is
+// given back, with the size it was asked for.
+char* take_block(std::ptrdiff_t bytes);
+void give_back(char* block, std::ptrdiff_t bytes) noexcept;
+
+PoolInfo pool_info();
+// Frees at once what exceeds the new limit; 0 turns recycling off.
+void set_pool_limit(std::ptrdiff_t bytes);
+void clear_pool();
+
+// Makes fork wait until no other thread is inside the pool.
+void protect_pool_from_fork();
+
+}  // namespace fastbn
