@@ -36,10 +36,9 @@ int clamp_exponent(int e) {
     return std::clamp(e, -largest, largest);
 }
 
-// The unit in which x - mean is moderate: its scale brings it to order 1, and mean / unit fits T.
+// The unit 2^-k in which x - mean is moderate: 2^k times it is of order 1, and mean * 2^k fits T.
 template <class T>
-int unit_exponent(double mean, double scale) {
-    const int wanted = scale == 0.0 ? 0 : exponent_of(scale);
+int unit_exponent(double mean, int wanted) {
     const int largest = std::numeric_limits<T>::max_exponent - 2 - exponent_of(mean);
     return std::min(clamp_exponent<T>(wanted), largest);
 }
@@ -52,11 +51,11 @@ AffineValues<T> fold_affine(double mean, double mean_lo, double invstd, double w
     double scale = weight * invstd;
     T pre = 1;
     if (!is_moderate<T>(mean) || !is_moderate<T>(scale)) {
-        const int k = unit_exponent<T>(mean, scale);
+        const int k = unit_exponent<T>(mean, exponent_of(weight) + exponent_of(invstd));
         pre = static_cast<T>(std::ldexp(1.0, k));
         mean = std::ldexp(mean, k);
         mean_lo = std::ldexp(mean_lo, k);
-        scale = std::ldexp(scale, -k);
+        scale = weight * std::ldexp(invstd, -k);
     }
     const T center = static_cast<T>(mean);
     const double rest = (mean - static_cast<double>(center)) + mean_lo;
@@ -73,14 +72,14 @@ InputGradientValues<T> fold_input_gradient(double mean, double invstd, double we
     T dy_pre = 1;
     if (!is_moderate<T>(mean) || !is_moderate<T>(slope) || !is_moderate<T>(scale)) {
         // dx is of the size of dy * 2^j: what that loses, dx could not hold.
-        const int k = unit_exponent<T>(mean, invstd);
-        const int j = clamp_exponent<T>(exponent_of(scale));
+        const int k = unit_exponent<T>(mean, exponent_of(invstd));
+        const int j = clamp_exponent<T>(exponent_of(weight) + exponent_of(invstd));
         pre = static_cast<T>(std::ldexp(1.0, k));
         dy_pre = static_cast<T>(std::ldexp(1.0, j));
         mean = std::ldexp(mean, k);
-        slope = std::ldexp(slope, j - k);
+        slope = std::ldexp(std::ldexp(invstd, -k) * mean_dy_xhat, j);
         level = std::ldexp(level, j);
-        scale = std::ldexp(scale, -j);
+        scale = weight * std::ldexp(invstd, -j);
     }
     const T center = static_cast<T>(mean);
     const double rest = mean - static_cast<double>(center);

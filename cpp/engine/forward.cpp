@@ -33,7 +33,7 @@ void store_affine(const AffineValues<T>& values, std::ptrdiff_t channel, std::pt
 
 template <class T>
 struct MomentsOperation {
-    static constexpr Fields fields{5, 0};
+    static constexpr Fields fields{6, 0};
     static constexpr bool reduces = true;
     static constexpr bool transforms = false;
 
@@ -56,7 +56,7 @@ struct MomentsOperation {
 
 template <class T>
 struct TrainingOperation {
-    static constexpr Fields fields{5, 4};
+    static constexpr Fields fields{6, 4};
     static constexpr bool reduces = true;
     static constexpr bool transforms = true;
 

@@ -71,7 +71,7 @@ private:
     static Partial<double> read(const Entries<T>& entries, std::ptrdiff_t span,
                                 std::ptrdiff_t entry) {
         const auto field = [&](int i) { return *entries.sum(i, span, entry); };
-        return {field(0), field(1), field(2), field(3), field(4)};
+        return {field(0), field(1), field(2), field(3), field(4), field(5)};
     }
 
     const Plan& plan_;

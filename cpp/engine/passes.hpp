@@ -29,7 +29,7 @@ void each_tile_backwards(const Plan& plan, const Slab& slab, std::ptrdiff_t span
     }
 }
 
-// Moments of x, in five sums per entry.
+// Moments of x, in six sums per entry.
 template <class T>
 void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrdiff_t span,
                  const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
@@ -38,7 +38,8 @@ void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrd
     each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
         const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
         const auto field = [&](int i) { return entries.sum(i, span, tile.entry); };
-        const MomentsState state{field(0), field(1), field(2), field(3), field(4)};
+        const MomentsState state{field(0), field(1), field(2),
+                                 field(3), field(4), field(5)};
         const double count = static_cast<double>(plan.count_before(position) - begin);
         if (plan.layout.channels_first()) {
             kernels.moments_rows(in, tile.rows, tile.cols, count, state);

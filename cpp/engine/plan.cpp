@@ -111,7 +111,7 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
     split_into_spans(plan);
 
     plan.threads = threads_for(plan.bytes());
-    const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * plan.threads;
+    const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
     const std::ptrdiff_t bytes = plan.layout.rows * plan.slab_entries * size_of(plan.dtype);
     plan.fused = enough_slabs && (plan.layout.channels_first() || bytes <= slab_bytes);
     return plan;

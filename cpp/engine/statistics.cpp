@@ -24,6 +24,16 @@ void divide(double sum, double sum_lo, double count, double& mean, double& mean_
     mean = two_sum(quotient, (remainder + low) / count, mean_lo);
 }
 
+double sum_pairwise(const double* values, std::ptrdiff_t n) {
+    constexpr std::ptrdiff_t short_enough = 8;
+    if (n > short_enough) {
+        return sum_pairwise(values, n / 2) + sum_pairwise(values + n / 2, n - n / 2);
+    }
+    double sum = 0.0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) sum += values[i];
+    return sum;
+}
+
 template <class Visit>
 void each_value(const char* first, const Dims& values, std::ptrdiff_t count, Visit&& visit) {
     each_run(values, 0, count,
@@ -47,25 +57,25 @@ double invstd_of_scaled(double scaled_var, int e, double eps) {
 }  // namespace
 
 Partial<double> merge_columns(const Partial<double>* columns, std::ptrdiff_t n, double count) {
-    Partial<double> all = columns[0];
-    if (n == 1) return all;
-    double offsets = 0.0;
+    double offsets[max_repeat];
+    double squares[max_repeat];
+    const double ref = columns[0].ref;
+    Partial<double> all{};
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        offsets += (columns[i].ref - all.ref) + columns[i].offset;
-    }
-    all.offset = offsets / static_cast<double>(n);
-    double between = 0.0;
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const double delta = ((columns[i].ref - all.ref) + columns[i].offset) - all.offset;
-        between += delta * delta;
-    }
-    all.m2 += between * count;
-    for (std::ptrdiff_t i = 1; i < n; ++i) {
+        offsets[i] = (columns[i].ref - ref) + columns[i].offset;
+        squares[i] = columns[i].m2 + columns[i].m2_lo;
         double error;
-        all.m2 += columns[i].m2;
         all.sum = two_sum(all.sum, columns[i].sum, error);
         all.sum_lo += columns[i].sum_lo + error;
     }
+    const double offset = sum_pairwise(offsets, n) / static_cast<double>(n);
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const double delta = offsets[i] - offset;
+        squares[i] += delta * delta * count;
+    }
+    all.ref = ref;
+    all.offset = offset;
+    all.m2 = sum_pairwise(squares, n);
     return all;
 }
 
@@ -82,8 +92,8 @@ ChannelStatistics finish_channel(const Partial<double>& moments, double count, d
     } else {
         divide(moments.sum, moments.sum_lo, count, s.mean, s.mean_lo);
     }
-    s.m2 = moments.m2;
-    s.var = moments.m2 / count;
+    s.m2 = moments.m2 + moments.m2_lo;
+    s.var = s.m2 / count;
     s.invstd = invstd_of(s.var, eps);
     return s;
 }

@@ -33,6 +33,13 @@ struct ShiftedSums {
         d = d + centred;
         d2 = d2 + centred * centred;
     }
+
+    // A group is summed from zero and then added to the rest: fewer roundings in a row.
+    void begin_group() { *this = {}; }
+    void end_group(const ShiftedSums& rest) {
+        d = d + rest.d;
+        d2 = d2 + rest.d2;
+    }
 };
 
 template <class V>
@@ -45,6 +52,9 @@ struct ExactSum {
         high = two_sum(high, x, error);
         low = low + error;
     }
+
+    void begin_group() {}
+    void end_group(const ExactSum&) {}
 };
 
 inline ShiftedSums<double> halve(const ShiftedSums<Wide>& sums) {
@@ -61,7 +71,8 @@ template <class V>
 inline Partial<V> finish(const ShiftedSums<V>& sums, double count, const V& shift,
                          const ExactSum<V>& total) {
     const V offset = sums.d * (1.0 / count);
-    return {shift, offset, clamp_negative(sums.d2 - sums.d * offset), total.high, total.low};
+    const V m2 = clamp_negative(sums.d2 - sums.d * offset);
+    return {shift, offset, m2, V{}, total.high, total.low};
 }
 
 // The sum of x from the sum of d; count * shift is exact in float64, 13 bits times float32's 24.
@@ -73,21 +84,22 @@ inline ExactSum<V> total_of(const ShiftedSums<V>& sums, double count, const V& s
 }
 
 inline Partial<double> read(const MomentsState& s) {
-    return {*s.ref, *s.offset, *s.m2, *s.sum, *s.sum_lo};
+    return {*s.ref, *s.offset, *s.m2, *s.m2_lo, *s.sum, *s.sum_lo};
 }
 
 inline void write(const MomentsState& s, const Partial<double>& p) {
     *s.ref = p.ref;
     *s.offset = p.offset;
     *s.m2 = p.m2;
+    *s.m2_lo = p.m2_lo;
     *s.sum = p.sum;
     *s.sum_lo = p.sum_lo;
 }
 
 template <class N>
 inline Partial<Wide> read(const MomentsState& s, N n) {
-    return {load<double>(s.ref, n), load<double>(s.offset, n), load<double>(s.m2, n),
-            load<double>(s.sum, n), load<double>(s.sum_lo, n)};
+    return {load<double>(s.ref, n),   load<double>(s.offset, n), load<double>(s.m2, n),
+            load<double>(s.m2_lo, n), load<double>(s.sum, n),    load<double>(s.sum_lo, n)};
 }
 
 template <class N>
@@ -95,6 +107,7 @@ inline void write(const MomentsState& s, N n, const Partial<Wide>& p) {
     store(s.ref, n, p.ref);
     store(s.offset, n, p.offset);
     store(s.m2, n, p.m2);
+    store(s.m2_lo, n, p.m2_lo);
     store(s.sum, n, p.sum);
     store(s.sum_lo, n, p.sum_lo);
 }
@@ -165,18 +178,20 @@ struct ColumnSums {
     ExactSum<Wide> total;  // two_passes only
 };
 
-// sum(acc of block i, x) for every row; acc(i) is the accumulator in memory.
+// Adds every row to the accumulator(i) of its block: add(accumulator, values, block).
 template <class T, class Accumulator, class Add>
 inline void accumulate_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
                                const Accumulator& accumulator, const Add& add) {
     each_row_group(rows, cols, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         auto& in_memory = accumulator(i / lanes);
         auto sums = in_memory;
+        sums.begin_group();
         for (std::ptrdiff_t k = 0; k < group.size; ++k) {
             const T* here = x.data + (r + k) * x.stride + i;
             prefetch<T>(here + group.size * x.stride);
             add(sums, load<double>(here, n), i / lanes);
         }
+        sums.end_group(in_memory);
         in_memory = sums;
     });
 }

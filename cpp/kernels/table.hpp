@@ -16,11 +16,13 @@ struct Tile {
 // Running moments of one or more channels, one array entry per channel. A channel's mean is kept
 // twice: as `ref + offset`, near enough to its data for differences to be exact, which is what
 // merging needs; and as the unevaluated sum `sum + sum_lo`, which gives the mean to twice the
-// working precision once divided by the count.
+// working precision once divided by the count. The centred sum of squares is such a pair too, so
+// that no number of merges adds up to an error.
 struct MomentsState {
     double* ref;
     double* offset;
     double* m2;
+    double* m2_lo;
     double* sum;
     double* sum_lo;
 };
@@ -56,7 +58,7 @@ struct InputGradient {
 
 // The same arrays from channel i on. Static, as in welford.hpp and for the reason given there.
 static inline MomentsState at(const MomentsState& s, std::ptrdiff_t i) {
-    return {s.ref + i, s.offset + i, s.m2 + i, s.sum + i, s.sum_lo + i};
+    return {s.ref + i, s.offset + i, s.m2 + i, s.m2_lo + i, s.sum + i, s.sum_lo + i};
 }
 
 static inline GradientSums at(const GradientSums& s, std::ptrdiff_t i) {

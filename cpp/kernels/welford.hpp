@@ -10,6 +10,7 @@ struct Partial {
     V ref;
     V offset;
     V m2;
+    V m2_lo;
     V sum;
     V sum_lo;
 };
@@ -49,8 +50,9 @@ static inline Partial<V> merge(const Partial<V>& a, double count_a, const Partia
     Partial<V> both;
     both.ref = a.ref;
     both.offset = a.offset + delta * share_b;
-    both.m2 = (a.m2 + b.m2) + (delta * delta) * (count_a * share_b);
     V error;
+    both.m2 = two_sum(a.m2, b.m2 + (delta * delta) * (count_a * share_b), error);
+    both.m2_lo = (a.m2_lo + b.m2_lo) + error;
     both.sum = two_sum(a.sum, b.sum, error);
     both.sum_lo = (a.sum_lo + b.sum_lo) + error;
     return both;

@@ -1,0 +1,134 @@
+# Each target sets up what it needs in .venv, and does nothing twice: a stamp there says what is already installed.
+# Wants python3 (with venv), g++ and make; everything else comes from PyPI.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMPS := .venv/stamps
+DEBUG := build/debug
+SANITIZE := build/sanitize
+
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Without isolation the build directory stays valid from one build to the next, and only what changed is compiled.
+INSTALL := $(PIP) install --no-build-isolation
+
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cpp python -type f ! -name '*.pyc')
+CXX_SOURCES := $(shell find cpp tests/cpp bench -name '*.[ch]pp')
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help
+help: ## show this list
+	@echo 'make <target>:'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: install
+install: $(STAMPS)/package ## build fastbn and install it into .venv
+
+.PHONY: demo
+demo: $(STAMPS)/package $(STAMPS)/extra-demo ## train a network on handwritten digits, with and without fastbn
+	$(BIN)/python examples/digits.py
+
+.PHONY: test
+test: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-demo $(STAMPS)/extra-wheel ## run every test and doctest, with coverage
+	$(BIN)/python -m pytest --doctest-modules --pyargs fastbn tests/ --cov --cov-report=term-missing:skip-covered
+
+.PHONY: lint lint-python lint-types lint-format lint-tidy
+lint: lint-python lint-types lint-format lint-tidy ## check style, types and the usual mistakes, in Python and C++
+
+lint-python: $(STAMPS)/extra-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+lint-types: $(STAMPS)/extra-lint
+	$(BIN)/mypy
+	$(BIN)/mypy examples
+	$(BIN)/mypy bench
+
+lint-format: $(STAMPS)/extra-lint
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+# clang-tidy brings clang's own headers but no omp.h: the compiler's folder, searched last, has it. Flags that only GCC
+# knows are no finding.
+lint-tidy: $(STAMPS)/extra-lint $(DEBUG)/compile_commands.json
+	$(BIN)/run-clang-tidy.py -quiet -p $(DEBUG) -clang-tidy-binary $(BIN)/clang-tidy \
+	    -extra-arg=-idirafter"$$($(CXX) -print-file-name=include)" -extra-arg=-Wno-unknown-warning-option \
+	    -extra-arg=-Wno-ignored-optimization-argument '$(CURDIR)/cpp/.*'
+
+.PHONY: format
+format: $(STAMPS)/extra-lint ## format Python and C++ in place
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+.PHONY: bench
+bench: $(STAMPS)/package $(STAMPS)/extra-bench ## measure speed beside other libraries (QUICK=1: fewer cases)
+	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
+
+.PHONY: numerics
+numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of README
+	$(BIN)/python bench/numerics.py
+
+.PHONY: wheel
+wheel: $(STAMPS)/venv $(STAMPS)/extra-wheel ## build sdist and repaired wheel into dist/, print size and import time
+	rm -rf build/wheel dist
+	$(BIN)/python -m build --no-isolation --outdir build/wheel
+	$(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist/
+	$(BIN)/python tests/footprint.py dist/*.whl
+
+.PHONY: ctest
+ctest: $(DEBUG)/compile_commands.json ## build with assertions and check the objects of each instruction set
+	cmake --build $(DEBUG)
+	ctest --test-dir $(DEBUG) --output-on-failure --no-tests=error
+
+# Python itself is not instrumented, so the run-time library must be loaded before it; libstdc++ beside it, or the
+# interceptor of __cxa_throw finds nothing to call. Left out: tests marked `wheel`, whose environment is built afresh
+# without this library, and `timing`, since instrumented code has no speed worth a check. Leaks are not looked for: the
+# interpreter never frees all it holds. pytest must leave stderr alone, where a report goes just before the process ends.
+SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+    PYTHONPATH=$(CURDIR)/$(SANITIZE)/site $(BIN)/python
+
+.PHONY: sanitize
+sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the tests with address and undefined-behaviour checks
+	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
+	$(SANITIZED) -m pytest --capture=sys -m 'not wheel and not timing' tests/
+
+.PHONY: clean
+clean: ## remove everything that make has made, .venv too
+	rm -rf .venv build dist wheelhouse .coverage .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What stands behind the targets.
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv .venv
+	$(PIP) install scikit-build-core pybind11 cmake ninja
+	mkdir -p $(@D) && touch $@
+
+$(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
+	$(INSTALL) --config-settings=cmake.define.FASTBN_WERROR=ON .
+	touch $@
+
+$(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/package
+	$(INSTALL) --config-settings=cmake.define.FASTBN_WERROR=ON '.[$*]'
+	touch $@
+
+$(DEBUG)/compile_commands.json: CMakeLists.txt tests/cpp/CMakeLists.txt | $(STAMPS)/venv
+	cmake -S . -B $(DEBUG) -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
+	    -DBUILD_TESTING=ON -DFASTBN_WERROR=ON \
+	    -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	touch $@
+
+$(SANITIZE)/stamp: $(SOURCES) | $(STAMPS)/venv
+	rm -rf $(SANITIZE)/site
+	$(INSTALL) --no-deps --target $(SANITIZE)/site \
+	    --config-settings=build-dir=$(SANITIZE)/cmake --config-settings=cmake.build-type=RelWithDebInfo \
+	    --config-settings=install.strip=false --config-settings=cmake.define.FASTBN_SANITIZE=ON .
+	touch $@

@@ -1,0 +1,38 @@
+"""Fixtures every test file may ask for: an instruction set, a number of threads, random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import fastbn
+import fastbn._core
+
+settings.register_profile("fastbn", deadline=None, max_examples=150, print_blob=True)
+settings.load_profile("fastbn")
+
+
+@pytest.fixture(params=fastbn._core.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once on every instruction set this machine has."""
+    before = fastbn._core.get_isa()
+    fastbn._core.set_isa(request.param)
+    assert fastbn._core.get_isa() == request.param
+    yield request.param
+    fastbn._core.set_isa(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int | None], None]]:
+    """Return `set_num_threads`; the default number comes back after the test."""
+    yield fastbn.set_num_threads
+    fastbn.set_num_threads(None)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return the same random numbers for every test."""
+    return np.random.default_rng(20150211)

@@ -1,0 +1,373 @@
+"""What the tests share: tolerances with their reasons, arrays in many memory layouts, checks against the oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastbn
+import fastbn._core
+import reference
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Axis = int | tuple[int, ...]
+FLOATS = (np.float32, np.float64)
+
+# The promises. 16 ulp of y: subtract, subtract the mean's rest, scale by a rounded product, shift, each half an ulp and
+# some of them doubled where y is smaller than its terms, with room to spare. The variance's are those that a sum of
+# squares in float64 keeps at a mean of 1e6 (float32) or 1e8 (float64) standard deviations.
+Y_ULPS = 16
+VAR_RTOL = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-11}
+# 2e-6 is some thirty roundings of float32; in float64 no figure is promised, and 1e-12 leaves room for a plain sum of
+# 1e5 terms of either sign.
+GRAD_RTOL = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-12}
+# A handful of float64 operations (a square root, a quotient, a product) at half an ulp each.
+FLOAT64_RTOL = 1e-15
+
+
+@contextlib.contextmanager
+def using_isa(name: str) -> Iterator[None]:
+    """Use one instruction set for a while."""
+    before = fastbn._core.get_isa()
+    fastbn._core.set_isa(name)
+    try:
+        yield
+    finally:
+        fastbn._core.set_isa(before)
+
+
+# Memory layouts: functions from values to a new array that holds them in some memory order. What lies between the
+# elements is NaN, so that reading it shows.
+
+
+def dense(values: Array) -> Array:
+    """C order."""
+    return np.array(values, order="C")
+
+
+def permuted(*order: int) -> Callable[[Array], Array]:
+    """Memory in the order of axes given."""
+    return lambda values: np.array(values.transpose(order), order="C").transpose(np.argsort(order))
+
+
+def fortran(values: Array) -> Array:
+    """Memory in the reverse order of axes."""
+    return np.array(values, order="F")
+
+
+def stepped(*steps: int) -> Callable[[Array], Array]:
+    """A view with the steps given, over a larger array."""
+
+    def place(values: Array) -> Array:
+        shape = [n * abs(s) for n, s in zip(values.shape, steps, strict=True)]
+        view = np.full(shape, np.nan, values.dtype)[tuple(slice(None, None, s) for s in steps)]
+        view[...] = values
+        return view
+
+    return place
+
+
+def padded(*extra: int) -> Callable[[Array], Array]:
+    """A corner of a larger array, `extra` elements larger in each direction."""
+
+    def place(values: Array) -> Array:
+        whole = np.full([n + e for n, e in zip(values.shape, extra, strict=True)], np.nan, values.dtype)
+        view = whole[tuple(slice(e, None) for e in extra)]
+        view[...] = values
+        return view
+
+    return place
+
+
+def repeated(*axes: int) -> Callable[[Array], Array]:
+    """The first slice along `axes`, repeated with a stride of zero (and so read-only)."""
+
+    def place(values: Array) -> Array:
+        first = values[tuple(slice(0, 1) if a in axes else slice(None) for a in range(values.ndim))].copy()
+        return np.broadcast_to(first, values.shape)
+
+    return place
+
+
+def misaligned(values: Array) -> Array:
+    """C order, one byte off any alignment."""
+    raw = np.zeros(values.nbytes + 1, np.uint8)
+    view = raw[1:].view(values.dtype) if values.nbytes else np.empty(0, values.dtype)
+    view = view.reshape(values.shape)
+    view[...] = values
+    return view
+
+
+def packed_record(values: Array) -> Array:
+    """A field of a packed record: misaligned and strided."""
+    records = np.zeros(values.shape, np.dtype([("tag", np.int8), ("value", values.dtype)]))
+    records["value"] = values
+    return records["value"]
+
+
+def readonly(values: Array) -> Array:
+    """C order, not writable."""
+    view = dense(values)
+    view.flags.writeable = False
+    return view
+
+
+class Layout(NamedTuple):
+    """A shape, its feature axis, and how its memory lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    axis: Axis
+    place: Callable[[Array], Array]
+
+    def fill(self, rng: np.random.Generator, dtype: Any, scale: float = 1.0, offset: float = 0.0) -> Array:
+        """Return an array of this layout with random values."""
+        return self.place((offset + scale * rng.standard_normal(self.shape)).astype(dtype))
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """The shape of the statistics."""
+        return reference.feature_shape(self.shape, self.axis)
+
+
+def layout_id(layout: Layout) -> str:
+    """Name a layout in pytest's output."""
+    return layout.name
+
+
+LAYOUTS = [
+    Layout("NC", (37, 5), 1, dense),
+    Layout("NC-wide", (9, 333), 1, dense),
+    Layout("NC-narrow", (1031, 1), 1, dense),
+    Layout("NC-two", (515, 2), 1, dense),
+    Layout("NC-fortran", (67, 6), 1, fortran),
+    Layout("CN", (5, 131), 0, dense),
+    Layout("CN-fortran", (7, 45), 0, fortran),
+    Layout("NCL", (4, 3, 50), 1, dense),
+    Layout("NLC", (4, 50, 3), -1, dense),
+    Layout("NLC-wide", (3, 5, 67), 2, dense),
+    Layout("NCHW", (3, 5, 9, 11), 1, dense),
+    Layout("NCHW-1x1", (65, 17, 1, 1), 1, dense),
+    Layout("NCHW-2x2", (16, 19, 2, 2), 1, dense),
+    Layout("NCHW-3x3", (7, 33, 3, 3), 1, dense),
+    Layout("NCHW-7x7", (8, 18, 7, 7), 1, dense),
+    Layout("NCHW-14x14", (3, 9, 14, 14), 1, dense),
+    Layout("NHWC", (3, 9, 11, 5), 3, dense),
+    Layout("channels-last-view", (3, 18, 7, 5), 1, permuted(0, 2, 3, 1)),
+    Layout("NCDHW", (2, 3, 4, 5, 6), 1, dense),
+    Layout("NDHWC", (2, 4, 5, 6, 3), -1, dense),
+    Layout("fortran", (4, 5, 6, 7), 1, fortran),
+    Layout("CHWN", (6, 5, 4, 3), 1, permuted(1, 2, 3, 0)),
+    Layout("HCNW", (6, 5, 4, 3), 1, permuted(2, 1, 0, 3)),
+    Layout("step-inner", (3, 4, 33), 1, stepped(1, 1, 2)),
+    Layout("step-channel", (3, 9, 33), 1, stepped(1, 2, 1)),
+    Layout("step-batch", (5, 4, 33), 1, stepped(3, 1, 1)),
+    Layout("step-everything", (5, 7, 6, 5), 1, stepped(2, 3, 2, 3)),
+    Layout("step-NC", (65, 19), 1, stepped(1, 2)),
+    Layout("reversed-inner", (3, 4, 33), 1, stepped(1, 1, -1)),
+    Layout("reversed-channel", (9, 35), 1, stepped(1, -1)),
+    Layout("reversed-everything", (5, 7, 6, 5), 1, stepped(-1, -2, -1, -3)),
+    Layout("padded-rows", (5, 7, 6, 9), 1, padded(0, 0, 0, 3)),
+    Layout("padded-channels", (66, 19), 1, padded(0, 5)),
+    Layout("padded-everything", (5, 7, 6, 9), 1, padded(1, 2, 3, 4)),
+    Layout("repeated-batch", (6, 5, 21), 1, repeated(0)),
+    Layout("repeated-inner", (6, 5, 21), 1, repeated(2)),
+    Layout("repeated-channel", (6, 5, 21), 1, repeated(1)),
+    Layout("repeated-all", (6, 5, 21), 1, repeated(0, 1, 2)),
+    Layout("misaligned", (6, 5, 21), 1, misaligned),
+    Layout("misaligned-NC", (41, 37), 1, misaligned),
+    Layout("record-field", (6, 5, 21), 1, packed_record),
+    Layout("readonly", (6, 5, 21), 1, readonly),
+    Layout("axes-0-2", (3, 31, 5), (0, 2), dense),
+    Layout("axes-0-1", (3, 5, 31), (0, 1), dense),
+    Layout("axes-1-2", (31, 3, 5), (1, 2), dense),
+    Layout("axes-1-3", (5, 3, 7, 4), (1, 3), dense),
+    Layout("axes-1-3-stepped", (5, 3, 7, 4), (3, 1), stepped(1, 2, -1, 3)),
+    Layout("axes-none", (5, 9, 7), (), dense),
+    Layout("axes-none-stepped", (5, 9, 7), (), stepped(2, -1, 3)),
+    Layout("axes-none-fortran", (33, 21), (), fortran),
+    Layout("singletons", (1, 5, 1, 41, 1), 1, dense),
+    Layout("one-channel", (7, 1, 55), 1, dense),
+    Layout("rank-9", (2, 1, 3, 2, 2, 1, 2, 3, 2), 2, permuted(8, 0, 3, 2, 4, 6, 5, 7, 1)),
+]
+
+# Large enough to be divided among threads, in every way a plan may divide them.
+LARGE = [
+    Layout("large-NCHW", (8, 16, 56, 56), 1, dense),
+    Layout("large-NCHW-few-channels", (2, 3, 65537), 1, dense),
+    Layout("large-NCHW-one-channel", (3, 1, 100003), 1, dense),
+    Layout("large-NCHW-14x14", (32, 128, 14, 14), 1, dense),
+    Layout("large-NCHW-7x7", (32, 257, 7, 7), 1, dense),
+    Layout("large-NCHW-2x2", (128, 300, 2, 2), 1, dense),
+    Layout("large-NHWC", (8, 28, 28, 65), 3, dense),
+    Layout("large-NC", (4099, 100), 1, dense),
+    Layout("large-NC-narrow", (100003, 3), 1, dense),
+    Layout("large-NC-one-channel", (300007, 1), 1, dense),
+    Layout("large-NC-wide", (40, 10007), 1, dense),
+    Layout("large-CN", (100, 4099), 0, dense),
+    Layout("large-NC-fortran", (4099, 100), 1, fortran),
+    Layout("large-channels-last-view", (8, 65, 28, 28), 1, permuted(0, 2, 3, 1)),
+    Layout("large-CHWN", (64, 17, 19, 21), 1, permuted(1, 2, 3, 0)),
+    Layout("large-stepped", (16, 31, 29, 30), 1, stepped(1, 2, -1, 3)),
+    Layout("large-misaligned", (16, 31, 29, 30), 1, misaligned),
+    Layout("large-axes-1-3", (40, 31, 29, 12), (1, 3), dense),
+    Layout("large-axes-none", (600, 701), (), dense),
+]
+
+
+# Checks against the oracle.
+
+
+def parameters(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float64) -> tuple[Array, Array]:
+    """Return a weight and a bias, neither near zero nor all of one sign."""
+    weight = rng.uniform(0.5, 2, shape) * rng.choice([-1.0, 1.0], shape)
+    return np.asarray(weight, dtype), np.asarray(rng.uniform(-2, 2, shape), dtype)
+
+
+def assert_ulps(actual: Array, expected: Array, other: Any = 0.0, limit: float = Y_ULPS, slack: Any = 0.0) -> None:
+    """Assert that `actual` is within `limit` ulp of the larger of |expected| and |other|, NaN exactly where expected.
+
+    An error of `slack` does not count.
+    """
+    assert actual.shape == expected.shape
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    seen = ~np.isnan(expected)
+    excused = np.abs(actual.astype(np.longdouble) - expected) <= slack
+    error = np.where(seen & ~excused, reference.ulps(actual, expected, other), 0)
+    assert (error <= limit).all(), (
+        f"{error.max()} ulp at {np.unravel_index(error.argmax(), error.shape)}, "
+        f"{int((error > limit).sum())} of {error.size} beyond {limit}: "
+        f"got {actual.ravel()[error.argmax()]!r}, expected {expected.ravel()[error.argmax()]!r}"
+    )
+
+
+def assert_relative(actual: Any, expected: Any, rtol: float, scale: Any = None, atol: Any = 0.0) -> None:
+    """Assert |actual - expected| <= rtol * |scale| + atol (scale: `expected` unless given), and NaN where expected."""
+    actual = np.asarray(actual)
+    expected = np.asarray(expected)
+    assert actual.shape == expected.shape
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    size = np.abs(expected if scale is None else np.asarray(scale))
+    with np.errstate(invalid="ignore"):
+        error = np.where(np.isnan(expected), 0, np.abs(actual.astype(np.longdouble) - expected))
+        bound = np.where(np.isnan(size), 0, rtol * size + atol)
+    assert (error <= bound).all(), f"error {error.max()} beyond {rtol} of {size.ravel()[(error - bound).argmax()]}"
+
+
+def affine_size(shape: tuple[int, ...], axis: Axis, weight: Array | None, bias: Array | None) -> Array:
+    """Return |weight| + |bias|: what y is made of, for tests of structure, not to turn on an x near its mean."""
+    features = reference.feature_shape(shape, axis)
+    size = np.abs(1.0 if weight is None else weight) + np.abs(np.zeros(features) if bias is None else bias)
+    return reference.along(size, shape, axis)
+
+
+def assert_statistics(x: Array, mean: Array, var: Array, axis: Axis) -> None:
+    """Assert that mean and var are those of x, float64, in the features' shape."""
+    found = reference.moments(x, axis)
+    biased = found.m2 / found.count
+    assert mean.dtype == var.dtype == np.float64
+    rtol = VAR_RTOL[x.dtype]
+    # A mean is off by its own rounding and by the variance's share of the standard deviation.
+    rounding = 4 * np.spacing(float(np.nanmax(np.abs(found.mean), initial=0)))
+    assert_relative(mean, found.mean, rtol, np.sqrt(biased), atol=rounding)
+    assert_relative(var, biased, rtol)
+
+
+def assert_train(
+    x: Array, result: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, axis: Axis = 1
+) -> None:
+    """Assert that a TrainResult is what the oracle finds."""
+    expected = reference.train(x, weight, bias, eps, axis)
+    assert result.y.dtype == x.dtype
+    assert type(result.count) is int
+    assert result.count == expected.count
+    assert_statistics(x, result.mean, result.var, axis)
+    assert_relative(result.invstd, expected.invstd, VAR_RTOL[x.dtype])
+    assert_ulps(result.y, expected.y, affine_size(x.shape, axis, weight, bias))
+
+
+def assert_gradients(
+    gradients: Any,
+    dy: Array,
+    x: Array,
+    weight: Any = None,
+    *,
+    mean: Array,
+    invstd: Array,
+    axis: Axis = 1,
+    training: bool = True,
+) -> None:
+    """Assert that Gradients are what the oracle finds, relative to the size of the terms they are sums of."""
+    expected = reference.backward(dy, x, weight, mean, invstd, axis, training)
+    rtol = GRAD_RTOL[x.dtype]
+    assert gradients.dx.dtype == x.dtype
+    assert gradients.dweight.dtype == gradients.dbias.dtype == np.float64
+    # Below the smallest normal number there is no relative precision: one subnormal for dx, one for each term of a sum.
+    tiny = float(np.finfo(x.dtype).smallest_subnormal)
+    assert_relative(gradients.dx, expected.dx, rtol, expected.dx_scale, atol=tiny)
+    terms = 5e-324 * (x.size // max(1, mean.size)) * (1 + np.abs(np.asarray(invstd, np.longdouble)))
+    assert_relative(gradients.dweight, expected.dweight, rtol, expected.dweight_scale, atol=terms)
+    assert_relative(gradients.dbias, expected.dbias, rtol, expected.dbias_scale, atol=terms)
+
+
+# Same bits.
+
+
+def bits(array: Array) -> bytes:
+    """Return an array's bytes in C order, every NaN written as the same one."""
+    return np.where(np.isnan(array), np.asarray(np.nan, array.dtype), array).tobytes()
+
+
+def everything(x: Array, dy: Array, weight: Array | None, bias: Array | None, axis: Axis) -> dict[str, bytes]:
+    """Return the bits of every result that every function gives."""
+    found = fastbn.moments(x, axis=axis)
+    y, mean, var, invstd, _ = fastbn.batch_norm_train(x, weight, bias, axis=axis)
+    running = np.zeros_like(mean), np.ones_like(var)
+    remembered = fastbn.batch_norm(x, *running, weight, bias, training=True, axis=axis)
+    arrays = {
+        "moments.mean": found.mean,
+        "moments.m2": found.m2,
+        "train.y": y,
+        "train.mean": mean,
+        "train.var": var,
+        "train.invstd": invstd,
+        "batch_norm.y": remembered,
+        "running_mean": running[0],
+        "running_var": running[1],
+        "eval.y": fastbn.batch_norm(x, *running, weight, bias, axis=axis),
+        "normalize.y": fastbn.normalize(x, mean, var, weight, bias, axis=axis),
+    }
+    for training in (True, False):
+        got = fastbn.batch_norm_backward(dy, x, weight, mean=mean, invstd=invstd, axis=axis, training=training)
+        for name, array in zip(("dx", "dweight", "dbias"), got, strict=True):
+            arrays[f"backward(training={training}).{name}"] = array
+    return {name: bits(array) for name, array in arrays.items()}
+
+
+def differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
+    """Return the names whose bits differ."""
+    assert one.keys() == other.keys()
+    return [name for name in one if one[name] != other[name]]
+
+
+# A fresh interpreter.
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that sees the fastbn of this one."""
+    known = {k: v for k, v in os.environ.items() if k != "FASTBN_ISA"}
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=known | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

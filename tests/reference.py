@@ -1,0 +1,305 @@
+"""The oracle: batch normalization as its formulas read, slowly and in more digits; it knows no fastbn.
+
+Two of them. The array functions work in any NumPy floating type, long double unless told otherwise, two passes over
+the data, each value shifted by a double near the mean so that a large mean costs no digits. The ``exact_`` functions
+take one channel and are exact: values become integers over a common power of two, and only the square root and the
+final quotient are rounded, at some 1600 binary places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+Axis = int | Sequence[int]
+
+PLACES = 1600  # binary places of the exact functions' rounded steps; float64 needs 1074 for its smallest subnormal
+SQRT_BITS = 256
+
+
+class Moments(NamedTuple):
+    """Count, mean and centred sum of squares per feature, and each value less its mean as (count, features)."""
+
+    count: int  # type: ignore[assignment]  # tuple.count is a method
+    mean: Array
+    m2: Array
+    centred: Array
+
+
+class Forward(NamedTuple):
+    """What a training forward returns, in the oracle's precision; `biased` is the variance that normalizes."""
+
+    y: Array
+    mean: Array
+    biased: Array
+    invstd: Array
+    count: int  # type: ignore[assignment]  # tuple.count is a method
+
+
+class Backward(NamedTuple):
+    """Gradients, and the size of the terms summed into each: the scale its error is measured against."""
+
+    dx: Array
+    dweight: Array
+    dbias: Array
+    dx_scale: Array
+    dweight_scale: Array
+    dbias_scale: Array
+
+
+def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """Return the axes that keep their statistics, counted from the front, in order."""
+    axes = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
+    return tuple(sorted(int(a) % ndim for a in axes))
+
+
+def feature_shape(shape: Sequence[int], axis: Axis) -> tuple[int, ...]:
+    """Return the shape of the statistics of an array of `shape`."""
+    return tuple(shape[a] for a in feature_axes(axis, len(shape)))
+
+
+def columns(x: Array, axis: Axis) -> Array:
+    """Return a copy of `x` as (count, features)."""
+    kept = feature_axes(axis, x.ndim)
+    rest = tuple(a for a in range(x.ndim) if a not in kept)
+    sizes = (math.prod(x.shape[a] for a in rest), math.prod(x.shape[a] for a in kept))
+    return x.transpose(rest + kept).reshape(sizes).copy()
+
+
+def from_columns(values: Array, shape: Sequence[int], axis: Axis) -> Array:
+    """Undo `columns`."""
+    kept = feature_axes(axis, len(shape))
+    order = tuple(a for a in range(len(shape)) if a not in kept) + kept
+    spread: Array = values.reshape([shape[a] for a in order]).transpose(np.argsort(order))
+    return spread
+
+
+def _flat(values: ArrayLike | None, features: int, default: float, dtype: Any) -> Array:
+    if values is None:
+        return np.full(features, default, dtype)
+    return np.asarray(values).astype(dtype).reshape(features)
+
+
+def invstd_of(biased: Array, eps: float) -> Array:
+    """Return 1 / sqrt(biased + eps), and 0 where that sum is 0."""
+    with np.errstate(all="ignore"):
+        total = biased + np.asarray(eps, biased.dtype)
+        inverse: Array = np.where(total == 0, np.zeros_like(total), 1 / np.sqrt(total))
+    return inverse
+
+
+def _moments(values: Array, dtype: Any) -> Moments:
+    count, features = values.shape
+    if count == 0:
+        return Moments(0, np.full(features, np.nan, dtype), np.zeros(features, dtype), values.astype(dtype))
+    with np.errstate(all="ignore"):
+        shift = np.asarray(values, dtype).mean(0).astype(np.float64).astype(dtype)
+        deviation = values.astype(dtype) - shift
+        rest = deviation.mean(0)
+        centred = deviation - rest
+        m2 = (centred * centred).sum(0) - centred.sum(0) ** 2 / count
+        constant = (values == values[0]).all(0)
+        m2 = np.where(constant, 0, m2)
+        centred = np.where(constant, 0, centred)
+        bad = ~np.isfinite(values).all(0)
+        nan = np.asarray(np.nan, dtype)
+        return Moments(
+            count,
+            np.where(bad, nan, np.where(constant, values[0].astype(dtype), shift + rest)),
+            np.where(bad, nan, m2),
+            np.where(bad, nan, centred),
+        )
+
+
+def moments(x: Array, axis: Axis = 1, dtype: Any = np.longdouble) -> Moments:
+    """Return the two-pass moments of `x`, NaN for a feature that holds a NaN or an infinity."""
+    found = _moments(columns(x, axis), dtype)
+    shape = feature_shape(x.shape, axis)
+    return Moments(found.count, found.mean.reshape(shape), found.m2.reshape(shape), found.centred)
+
+
+def train(
+    x: Array,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    axis: Axis = 1,
+    dtype: Any = np.longdouble,
+) -> Forward:
+    """Normalize `x` by its own statistics."""
+    values = columns(x, axis)
+    found = _moments(values, dtype)
+    features = values.shape[1]
+    with np.errstate(all="ignore"):
+        biased = found.m2 / dtype(found.count) if found.count else np.full_like(found.m2, np.nan)
+        invstd = invstd_of(biased, eps)
+        y = _flat(weight, features, 1, dtype) * (found.centred * invstd) + _flat(bias, features, 0, dtype)
+    shape = feature_shape(x.shape, axis)
+    return Forward(
+        from_columns(y, x.shape, axis),
+        found.mean.reshape(shape),
+        biased.reshape(shape),
+        invstd.reshape(shape),
+        found.count,
+    )
+
+
+def normalize(
+    x: Array,
+    mean: ArrayLike,
+    var: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    axis: Axis = 1,
+    dtype: Any = np.longdouble,
+) -> Array:
+    """Normalize `x` by statistics that are given."""
+    values = columns(x, axis).astype(dtype)
+    features = values.shape[1]
+    with np.errstate(all="ignore"):
+        invstd = invstd_of(_flat(var, features, 1, dtype), eps)
+        xhat = (values - _flat(mean, features, 0, dtype)) * invstd
+        y = _flat(weight, features, 1, dtype) * xhat + _flat(bias, features, 0, dtype)
+    return from_columns(y, x.shape, axis)
+
+
+def backward(
+    dy: Array,
+    x: Array,
+    weight: ArrayLike | None,
+    mean: ArrayLike,
+    invstd: ArrayLike,
+    axis: Axis = 1,
+    training: bool = True,
+    dtype: Any = np.longdouble,
+) -> Backward:
+    """Return the gradients at the given mean and invstd, through them (`training`) or with them held fixed."""
+    values = columns(x, axis).astype(dtype)
+    grad = columns(dy, axis).astype(dtype)
+    count, features = values.shape
+    with np.errstate(all="ignore"):
+        inv = _flat(invstd, features, 1, dtype)
+        xhat = (values - _flat(mean, features, 0, dtype)) * inv
+        dbias = grad.sum(0)
+        dweight = (grad * xhat).sum(0)
+        scale = _flat(weight, features, 1, dtype) * inv
+        terms = [grad]
+        if training and count:
+            terms += [-dbias / dtype(count), -xhat * (dweight / dtype(count))]
+        dx = scale * sum(terms)
+        largest = np.max(
+            [np.abs(term).max(axis=0, initial=0) if term.ndim > 1 else np.abs(term) for term in terms], axis=0
+        )
+        sizes = (np.abs(scale) * largest, np.sqrt(((grad * xhat) ** 2).sum(0)), np.sqrt((grad * grad).sum(0)))
+    shape = feature_shape(x.shape, axis)
+    spread = from_columns(np.broadcast_to(sizes[0], values.shape), x.shape, axis)
+    return Backward(
+        from_columns(dx, x.shape, axis),
+        dweight.reshape(shape),
+        dbias.reshape(shape),
+        spread,
+        sizes[1].reshape(shape),
+        sizes[2].reshape(shape),
+    )
+
+
+def updated(old: Array, new: ArrayLike, momentum: float) -> Array:
+    """Return (1 - momentum) * old + momentum * new in long double."""
+    share = np.longdouble(momentum)
+    return (1 - share) * old.astype(np.longdouble) + share * np.asarray(new, np.longdouble)
+
+
+def along(values: ArrayLike, shape: Sequence[int], axis: Axis) -> Array:
+    """Return per-feature `values` in the shape that broadcasts against an array of `shape`."""
+    kept = feature_axes(axis, len(shape))
+    reshaped: Array = np.asarray(values).reshape([n if a in kept else 1 for a, n in enumerate(shape)])
+    return reshaped
+
+
+# One channel, exactly.
+
+
+def _integers(values: Array) -> tuple[list[int], int]:
+    """Return integers m and an exponent e with values == m * 2**e, exactly."""
+    mantissas, exponents = np.frexp(np.asarray(values, np.float64).ravel())
+    scaled = [int(m) for m in np.ldexp(mantissas, 53).tolist()]
+    powers = [int(e) - 53 for e in exponents.tolist()]
+    lowest = min((p for m, p in zip(scaled, powers, strict=True) if m), default=0)
+    return [m << (p - lowest) if m else 0 for m, p in zip(scaled, powers, strict=True)], lowest
+
+
+def _power(exponent: int) -> Fraction:
+    return Fraction(2) ** exponent
+
+
+def exact_moments(values: Array) -> tuple[Fraction, Fraction]:
+    """Return the mean and the centred sum of squares of one channel as fractions."""
+    integers, exponent = _integers(values)
+    count, total = len(integers), sum(integers)
+    m2 = Fraction(count * sum(v * v for v in integers) - total * total, count)
+    return Fraction(total, count) * _power(exponent), m2 * _power(2 * exponent)
+
+
+def exact_invstd(biased: Fraction, eps: float = 0.0) -> Fraction:
+    """Return 1 / sqrt(biased + eps) to SQRT_BITS bits, and 0 where that sum is 0."""
+    total = biased + Fraction(eps)
+    if total == 0:
+        return Fraction(0)
+    places = SQRT_BITS + max(0, (total.numerator.bit_length() - total.denominator.bit_length()) // 2 + 1)
+    return Fraction(math.isqrt((total.denominator << (2 * places)) // total.numerator), 1 << places)
+
+
+def exact_affine(values: Array, mean: Fraction, factor: Fraction, bias: float = 0.0) -> Array:
+    """Return (values - mean) * factor + bias as long doubles, correct to about 64 bits."""
+    integers, exponent = _integers(values)
+    centre = mean / _power(exponent)
+    slope = factor * _power(exponent) / centre.denominator
+    step = (slope.numerator << PLACES) // slope.denominator
+    shift = (Fraction(bias).numerator << PLACES) // Fraction(bias).denominator
+    return np.array([_quotient((centre.denominator * v - centre.numerator) * step + shift) for v in integers])
+
+
+def _quotient(numerator: int) -> np.longdouble:
+    """Return numerator / 2**PLACES as a long double: its nearest double plus the rest."""
+    head = numerator / (1 << PLACES)
+    taken = Fraction(head)
+    rest = numerator - taken.numerator * ((1 << PLACES) // taken.denominator)
+    return np.longdouble(head) + np.longdouble(rest / (1 << PLACES))
+
+
+def exact_train(values: Array, weight: float = 1.0, bias: float = 0.0, eps: float = 1e-5) -> Array:
+    """Normalize one channel by its own statistics."""
+    mean, m2 = exact_moments(values)
+    return exact_affine(values, mean, Fraction(weight) * exact_invstd(m2 / len(values.ravel()), eps), bias)
+
+
+def exact_normalize(
+    values: Array, mean: float, var: float, weight: float = 1.0, bias: float = 0.0, eps: float = 1e-5
+) -> Array:
+    """Normalize one channel by statistics that are given."""
+    return exact_affine(values, Fraction(mean), Fraction(weight) * exact_invstd(Fraction(var), eps), bias)
+
+
+def longdouble_of(value: Fraction) -> np.longdouble:
+    """Return the fraction rounded to a long double, whatever its exponent."""
+    power = abs(value.numerator).bit_length() - value.denominator.bit_length()
+    scaled = value / _power(power)
+    head = float(scaled)
+    found: np.longdouble = np.ldexp(np.longdouble(head) + np.longdouble(float(scaled - Fraction(head))), power)
+    return found
+
+
+def ulps(actual: Array, expected: Array, other: ArrayLike = 0.0) -> Array:
+    """Return the error of `actual` in its own units in the last place of the larger of |expected| and |other|."""
+    size = np.maximum(np.abs(expected), np.abs(np.asarray(other, np.longdouble)))
+    with np.errstate(all="ignore"):
+        unit = np.spacing(size.astype(actual.dtype)).astype(np.longdouble)
+        error: Array = np.abs(actual.astype(np.longdouble) - expected) / unit
+    return error
