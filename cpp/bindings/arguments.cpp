@@ -171,8 +171,7 @@ ArrayArg writable_argument(const char* name, const py::object& value) {
     const ArrayArg argument = describe(name, py::reinterpret_borrow<py::array>(value));
     if (!argument.array().writeable()) wrong_value(name, "be writable", "a read-only array");
     if (overlaps_itself(argument.ref)) {
-        wrong_value(name, "not overlap itself",
-                    "strides " + shown(value.attr("strides")));
+        wrong_value(name, "not overlap itself", "strides " + shown(value.attr("strides")));
     }
     return argument;
 }
@@ -220,7 +219,8 @@ ArrayArg output_argument(const py::object& out, const ArrayArg& like,
     if (out.is_none()) return describe("out", empty_like(like.array()));
     const ArrayArg output = writable_argument("out", out);
     if (output.ref.dtype != like.ref.dtype) {
-        wrong_type("out", std::string("have ") + like.name + "'s dtype " + shown(like.array().dtype()),
+        wrong_type("out",
+                   std::string("have ") + like.name + "'s dtype " + shown(like.array().dtype()),
                    shown(output.array().dtype()));
     }
     for (const ArrayArg* source : sources) {

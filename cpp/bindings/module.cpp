@@ -116,8 +116,7 @@ py::object batch_norm(const py::object& x_value, const py::object& running_mean,
                       const py::object& running_var, const py::object& weight_value,
                       const py::object& bias_value, const py::object& training_value,
                       const py::object& momentum, const py::object& eps_value,
-                      const py::object& axis, const py::object& correction,
-                      const py::object& out) {
+                      const py::object& axis, const py::object& correction, const py::object& out) {
     const ArrayArg x = array_argument("x", x_value);
     const Features features = features_of(x.ref, axis_argument(axis));
     const ArrayArg weight = optional_argument("weight", weight_value);

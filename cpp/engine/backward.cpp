@@ -81,7 +81,8 @@ private:
         const double count = static_cast<double>(plan.layout.count);
         const InputGradientValues<T> v = fold_input_gradient<T>(
             mean[c], invstd[c], weight[c], dbias[channel] / count, dweight[channel] / count);
-        const T values[fields.coefficients] = {v.pre, v.dy_pre, v.center, v.slope, v.level, v.scale};
+        const T values[fields.coefficients] = {v.pre,   v.dy_pre, v.center,
+                                               v.slope, v.level,  v.scale};
         store(values, fields.coefficients, channel, entries);
     }
 

@@ -1,6 +1,7 @@
 // Folding a channel's statistics and parameters into what the transforms multiply and add, in the
 // precision of the data. Never x * scale + (bias - mean * scale), which cancels where the mean is
-// large: the mean is split into `center`, which x's type holds, and a rest that goes into the shift.
+// large: the mean is split into `center`, which x's type holds, and a rest that goes into the
+// shift.
 #pragma once
 
 namespace fastbn {
@@ -32,8 +33,8 @@ struct InputGradientValues {
 // derivatives, summed up). With xhat = (x - mean) * invstd and y = weight * xhat + bias,
 //     dxhat  = weight * dy
 //     dvar   = -invstd^2 / 2 * sum(dxhat * xhat)
-//     dmean  = -invstd * sum(dxhat)                        (the variance's share is sum(x - mean) = 0)
-//     dx     = dxhat * invstd + dvar * 2 * (x - mean) / N + dmean / N
+//     dmean  = -invstd * sum(dxhat)                        (the variance's share is sum(x - mean) =
+//     0) dx     = dxhat * invstd + dvar * 2 * (x - mean) / N + dmean / N
 //            = weight * invstd * (dy - sum(dy) / N - xhat * sum(dy * xhat) / N)
 // which is the form above with slope = invstd * sum(dy * xhat) / N and level = sum(dy) / N.
 template <class T>

@@ -17,7 +17,6 @@ namespace {
 
 using Values = std::vector<double>;
 
-
 std::size_t index(std::ptrdiff_t channel) { return static_cast<std::size_t>(channel); }
 
 template <class T>
@@ -103,8 +102,7 @@ struct InferenceOperation {
     double eps;
 
     void prepare(const Slab&, const Entries<T>&) const noexcept {}
-    void reduce(const Slab&, std::ptrdiff_t, const Entries<T>&,
-                const Scratch<T>&) const noexcept {}
+    void reduce(const Slab&, std::ptrdiff_t, const Entries<T>&, const Scratch<T>&) const noexcept {}
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
         for (std::ptrdiff_t c = slab.channel; c < slab.channel + slab.channels; ++c) {
             const double invstd = invstd_of(var[index(c)], eps);
@@ -138,8 +136,8 @@ void check_running(const Running& running, const Features& features) {
     const double count = static_cast<double>(features.count);
     if (!(running.correction >= 0.0) || (count > 0.0 && running.correction >= count)) {
         throw std::invalid_argument("correction must be at least 0 and less than the " +
-                                    std::to_string(features.count) +
-                                    " values per channel, got " + to_text(running.correction));
+                                    std::to_string(features.count) + " values per channel, got " +
+                                    to_text(running.correction));
     }
 }
 
@@ -191,12 +189,9 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     const Values bias = read_parameter(parameters.bias, features, 0.0);
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        TrainingOperation<T> operation{plan,
-                                       {plan, x, eps, out},
-                                       operand_of(y, plan.layout),
-                                       streamed(plan, x, y),
-                                       weight,
-                                       bias};
+        TrainingOperation<T> operation{
+            plan, {plan, x, eps, out}, operand_of(y, plan.layout), streamed(plan, x, y), weight,
+            bias};
         const bool direct = operation.pass.x().direct && operation.y.direct;
         const Workspace<T> workspace(plan, operation.fields, direct);
         run(plan, workspace, operation);

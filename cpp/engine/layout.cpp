@@ -5,8 +5,9 @@
 namespace fastbn {
 namespace {
 
-// Small inner sizes leave vectors half empty when a tile is one channel; over enough rows it pays to
-// take neighbouring values of several channels as columns and to merge each channel's at the end.
+// Small inner sizes leave vectors half empty when a tile is one channel; over enough rows it pays
+// to take neighbouring values of several channels as columns and to merge each channel's at the
+// end.
 constexpr std::ptrdiff_t min_repeat_rows = 8;
 constexpr std::ptrdiff_t max_repeat_rows = 512;  // so that a column's values stay in cache
 
@@ -26,7 +27,8 @@ void push_axes(Dims& dims, const ArrayRef& array, const Layout& layout, const Ax
 
 bool is_aligned(const ArrayRef& array) {
     const std::ptrdiff_t size = size_of(array.dtype);
-    bool aligned = reinterpret_cast<std::uintptr_t>(array.data) % static_cast<std::size_t>(size) == 0;
+    bool aligned =
+        reinterpret_cast<std::uintptr_t>(array.data) % static_cast<std::size_t>(size) == 0;
     for (int i = 0; i < array.ndim; ++i) {
         aligned = aligned && (array.shape[i] == 1 || array.strides[i] % size == 0);
     }

@@ -26,7 +26,7 @@ struct AxisList {
 struct Layout {
     Orientation orientation = Orientation::channels_first;
     std::ptrdiff_t channels = 0;
-    std::ptrdiff_t count = 0;   // values per channel
+    std::ptrdiff_t count = 0;  // values per channel
     std::ptrdiff_t rows = 1;
     std::ptrdiff_t cols = 1;
     std::ptrdiff_t repeat = 1;  // channels_last: neighbouring columns that are one channel
@@ -34,7 +34,7 @@ struct Layout {
 
     AxisList reduced_axes;  // in the order of the loops
     AxisList channel_axes;
-    int inner_axes = 0;     // how many of reduced_axes make up the columns
+    int inner_axes = 0;  // how many of reduced_axes make up the columns
     bool flipped[max_dimensions] = {};
 
     bool channels_first() const { return orientation == Orientation::channels_first; }
@@ -47,7 +47,7 @@ struct Operand {
     char* base = nullptr;
     Dims rows;
     Dims cols;
-    Dims channels;  // channels_first only: where each channel's tile begins
+    Dims channels;                  // channels_first only: where each channel's tile begins
     std::ptrdiff_t row_stride = 0;  // in bytes, where direct
     bool direct = false;
 };

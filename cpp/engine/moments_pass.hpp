@@ -34,10 +34,9 @@ public:
         const Partial<double> merged = merge_channel(channel, entries);
         const double count = static_cast<double>(plan_.layout.count);
         const bool rescue = std::is_same_v<T, double> && is_extreme(merged);
-        const ChannelStatistics s =
-            rescue ? scan_channel(first_ + channels_.offset(channel), values_, plan_.layout.count,
-                                  eps_)
-                   : finish_channel(merged, count, eps_);
+        const ChannelStatistics s = rescue ? scan_channel(first_ + channels_.offset(channel),
+                                                          values_, plan_.layout.count, eps_)
+                                           : finish_channel(merged, count, eps_);
         if (out_.mean) out_.mean[channel] = s.mean;
         if (out_.var) out_.var[channel] = s.var;
         if (out_.invstd) out_.invstd[channel] = s.invstd;

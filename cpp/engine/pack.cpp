@@ -53,20 +53,20 @@ void each_tile_run(const Operand& operand, const TileRange& tile, Run&& run) {
 
 void pack_tile(const Operand& operand, const TileRange& tile, std::ptrdiff_t size,
                char* buffer) noexcept {
-    each_tile_run(operand, tile,
-                  [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
-                      std::ptrdiff_t length) {
-                      copy_run(buffer + index * size, size, at, stride, length, size);
-                  });
+    each_tile_run(
+        operand, tile,
+        [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            copy_run(buffer + index * size, size, at, stride, length, size);
+        });
 }
 
 void unpack_tile(const Operand& operand, const TileRange& tile, std::ptrdiff_t size,
                  const char* buffer) noexcept {
-    each_tile_run(operand, tile,
-                  [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
-                      std::ptrdiff_t length) {
-                      copy_run(at, stride, buffer + index * size, size, length, size);
-                  });
+    each_tile_run(
+        operand, tile,
+        [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            copy_run(at, stride, buffer + index * size, size, length, size);
+        });
 }
 
 char* tile_address(const Operand& operand, const TileRange& tile,

@@ -35,7 +35,8 @@ Tile<const T> input_tile(const Operand& operand, const TileRange& tile, T* buffe
 // Completes a write to output_tile's memory.
 template <class T>
 void finish_output(const Operand& operand, const TileRange& tile, const T* buffer) noexcept {
-    if (!operand.direct) unpack_tile(operand, tile, sizeof(T), reinterpret_cast<const char*>(buffer));
+    if (!operand.direct)
+        unpack_tile(operand, tile, sizeof(T), reinterpret_cast<const char*>(buffer));
 }
 
 }  // namespace fastbn

@@ -53,8 +53,7 @@ void install_fork_handler() {
 #endif
 }
 
-void run_ranges(int threads, std::ptrdiff_t n, RangeTask task,
-                const void* context) noexcept {
+void run_ranges(int threads, std::ptrdiff_t n, RangeTask task, const void* context) noexcept {
     const auto part = [&](int thread, int of) {
         const std::ptrdiff_t begin = n * thread / of;
         const std::ptrdiff_t end = n * (thread + 1) / of;

@@ -17,10 +17,12 @@ int threads_for(std::ptrdiff_t bytes);
 // would wait for them for ever: from then on everything runs on the calling thread.
 void install_fork_handler();
 
-using RangeTask = void (*)(const void* context, std::ptrdiff_t begin, std::ptrdiff_t end, int thread);
+using RangeTask = void (*)(const void* context, std::ptrdiff_t begin, std::ptrdiff_t end,
+                           int thread);
 void run_ranges(int threads, std::ptrdiff_t n, RangeTask task, const void* context) noexcept;
 
-// body(begin, end, thread) on contiguous parts of 0 .. n, one per thread; returns when all are done.
+// body(begin, end, thread) on contiguous parts of 0 .. n, one per thread; returns when all are
+// done.
 template <class Body>
 void parallel_ranges(int threads, std::ptrdiff_t n, const Body& body) noexcept {
     run_ranges(

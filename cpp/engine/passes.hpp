@@ -38,8 +38,7 @@ void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrd
     each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
         const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
         const auto field = [&](int i) { return entries.sum(i, span, tile.entry); };
-        const MomentsState state{field(0), field(1), field(2),
-                                 field(3), field(4), field(5)};
+        const MomentsState state{field(0), field(1), field(2), field(3), field(4), field(5)};
         const double count = static_cast<double>(plan.count_before(position) - begin);
         if (plan.layout.channels_first()) {
             kernels.moments_rows(in, tile.rows, tile.cols, count, state);
@@ -55,8 +54,8 @@ void sum_gradients(const Plan& plan, const Operand& dy, const Operand& x, const 
                    std::ptrdiff_t span, const Entries<T>& entries,
                    const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
-    const auto kernel = plan.layout.channels_first() ? kernels.gradient_sums_rows
-                                                     : kernels.gradient_sums_columns;
+    const auto kernel =
+        plan.layout.channels_first() ? kernels.gradient_sums_rows : kernels.gradient_sums_columns;
     const GradientSums sums{entries.sum(0, 0, slab.entry), entries.sum(1, 0, slab.entry),
                             entries.sum(2, span, slab.entry), entries.sum(3, span, slab.entry)};
     std::fill_n(sums.sum_dy, slab.entries, 0.0);
@@ -90,7 +89,8 @@ void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool str
     each_tile_backwards(plan, slab, span, [&](const TileRange& tile) {
         const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
         const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
-        kernel(in, out, tile.rows, tile.cols, at(affine, tile.entry - slab.entry), stream && y.direct);
+        kernel(in, out, tile.rows, tile.cols, at(affine, tile.entry - slab.entry),
+               stream && y.direct);
         finish_output(y, tile, scratch.tile[1]);
     });
 }
@@ -102,18 +102,21 @@ void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x,
                           const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
     const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
-    const bool scaled =
-        any_scaled(field(0), slab.entries) || any_scaled(field(1), slab.entries);
-    const InputGradient<T> coefficients{scaled ? field(0) : nullptr, scaled ? field(1) : nullptr,
-                                        field(2), field(3), field(4), field(5)};
+    const bool scaled = any_scaled(field(0), slab.entries) || any_scaled(field(1), slab.entries);
+    const InputGradient<T> coefficients{scaled ? field(0) : nullptr,
+                                        scaled ? field(1) : nullptr,
+                                        field(2),
+                                        field(3),
+                                        field(4),
+                                        field(5)};
     const auto kernel =
         plan.layout.channels_first() ? kernels.input_gradient_rows : kernels.input_gradient_columns;
     each_tile_backwards(plan, slab, span, [&](const TileRange& tile) {
         const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
         const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
         const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
-        kernel(dy_in, x_in, out, tile.rows, tile.cols,
-               at(coefficients, tile.entry - slab.entry), stream && dx.direct);
+        kernel(dy_in, x_in, out, tile.rows, tile.cols, at(coefficients, tile.entry - slab.entry),
+               stream && dx.direct);
         finish_output(dx, tile, scratch.tile[2]);
     });
 }

@@ -47,9 +47,7 @@ struct Plan {
     std::ptrdiff_t entries() const {
         return layout.channels_first() ? layout.channels : layout.cols;
     }
-    std::ptrdiff_t tile_elements() const {
-        return tile_rows * tile_cols;
-    }
+    std::ptrdiff_t tile_elements() const { return tile_rows * tile_cols; }
     std::ptrdiff_t bytes() const { return layout.channels * layout.count * size_of(dtype); }
 
     Slab slab(std::ptrdiff_t index) const;

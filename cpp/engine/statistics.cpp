@@ -116,8 +116,8 @@ ChannelStatistics scan_channel(const char* first, const Dims& values, std::ptrdi
     if (!finite) return undefined;
     if (low == high) return {low, 0.0, 0.0, 0.0, invstd_of(0.0, eps)};
 
-    // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is at
-    // least one unit in the last place of its ends.
+    // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is
+    // at least one unit in the last place of its ends.
     int e = 0;
     std::frexp(high / 2 - low / 2, &e);
     double sum = 0.0;

@@ -17,7 +17,8 @@ struct ChannelStatistics {
     double invstd;
 };
 
-// Moments of the values of n <= max_repeat columns that hold `count` values each and are one channel.
+// Moments of the values of n <= max_repeat columns that hold `count` values each and are one
+// channel.
 Partial<double> merge_columns(const Partial<double>* columns, std::ptrdiff_t n, double count);
 
 // 1 / sqrt(var + eps); 0 where there is no spread at all, so that xhat is 0 and no NaN arises.

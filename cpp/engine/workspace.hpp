@@ -50,8 +50,7 @@ public:
           stride_(plan.fused ? plan.slab_entries : plan.entries()),
           sums_(round_up(fields.sums * plan.spans * stride_, sizeof(double))),
           entries_(sums_ + round_up(fields.coefficients * stride_, sizeof(T))),
-          chunk_sums_(round_up((plan.slab_entries + 15) / 16,
-                               kernels_for<T>().chunk_sums_bytes)),
+          chunk_sums_(round_up((plan.slab_entries + 15) / 16, kernels_for<T>().chunk_sums_bytes)),
           tile_(all_direct ? 0 : round_up(plan.tile_elements(), sizeof(T))),
           scratch_(chunk_sums_ + 3 * tile_),
           memory_(owners_ * entries_ + plan.threads * scratch_) {}
@@ -79,7 +78,7 @@ private:
     const Plan& plan_;
     std::ptrdiff_t owners_;
     std::ptrdiff_t stride_;
-    std::ptrdiff_t sums_;        // this and the following in bytes
+    std::ptrdiff_t sums_;  // this and the following in bytes
     std::ptrdiff_t entries_;
     std::ptrdiff_t chunk_sums_;
     std::ptrdiff_t tile_;

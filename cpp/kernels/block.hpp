@@ -1,6 +1,6 @@
-// Block<T>: the sixteen virtual lanes that every kernel is written on, whatever register holds them.
-// The same lanes on every instruction set, added up in the same order, give the same bits. Wants a
-// Vec<T> in namespace fastbn::FASTBN_ISA; knows no operation.
+// Block<T>: the sixteen virtual lanes that every kernel is written on, whatever register holds
+// them. The same lanes on every instruction set, added up in the same order, give the same bits.
+// Wants a Vec<T> in namespace fastbn::FASTBN_ISA; knows no operation.
 #pragma once
 
 #include <cstddef>

@@ -15,15 +15,9 @@ namespace {
 template <class T>
 constexpr KernelTable<T> table() {
     return {
-        moments_rows<T>,
-        moments_columns<T>,
-        sizeof(ColumnSums<T>),
-        gradient_sums_rows<T>,
-        gradient_sums_columns<T>,
-        transform<T, Shared>,
-        transform<T, PerColumn>,
-        input_gradient<T, Shared>,
-        input_gradient<T, PerColumn>,
+        moments_rows<T>,         moments_columns<T>,        sizeof(ColumnSums<T>),
+        gradient_sums_rows<T>,   gradient_sums_columns<T>,  transform<T, Shared>,
+        transform<T, PerColumn>, input_gradient<T, Shared>, input_gradient<T, PerColumn>,
     };
 }
 

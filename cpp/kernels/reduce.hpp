@@ -17,9 +17,9 @@ using Wide = Block<double>;
 // their mean than sqrt(m2), so sum(d^2) <= (n + 1) m2 and no more than log2(n + 1) of float64's 53
 // bits cancel, whatever the data. Squares of float32 values fit float64, whatever their size.
 //
-// In float64 that would not do for a result in float64: a first pass takes the chunk's mean, and the
-// second, from cache, sums about it. The first pass sums with the rounding errors (two_sum), since y
-// near zero is a small difference and wants the mean to more than float64's precision.
+// In float64 that would not do for a result in float64: a first pass takes the chunk's mean, and
+// the second, from cache, sums about it. The first pass sums with the rounding errors (two_sum),
+// since y near zero is a small difference and wants the mean to more than float64's precision.
 template <class T>
 constexpr bool two_passes = sizeof(T) == sizeof(double);
 
@@ -227,8 +227,7 @@ void moments_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, 
         });
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
         const ColumnSums<T>& c = columns[i / lanes];
-        const ExactSum<Wide> total =
-            two_passes<T> ? c.total : total_of(c.sums, size, c.shift);
+        const ExactSum<Wide> total = two_passes<T> ? c.total : total_of(c.sums, size, c.shift);
         const Partial<Wide> chunk = finish(c.sums, size, c.shift, total);
         const MomentsState here = at(state, i);
         write(here, n, count == 0.0 ? chunk : merge(read(here, n), count, chunk, size));

@@ -72,9 +72,12 @@ static inline Affine<T> at(const Affine<T>& a, std::ptrdiff_t i) {
 
 template <class T>
 static inline InputGradient<T> at(const InputGradient<T>& g, std::ptrdiff_t i) {
-    return {g.pre ? g.pre + i : nullptr, g.dy_pre ? g.dy_pre + i : nullptr,
-            g.center + i,                g.slope + i,
-            g.level + i,                 g.scale + i};
+    return {g.pre ? g.pre + i : nullptr,
+            g.dy_pre ? g.dy_pre + i : nullptr,
+            g.center + i,
+            g.slope + i,
+            g.level + i,
+            g.scale + i};
 }
 
 // Kernels come in pairs. `_rows`: the whole tile is one channel, and structs of per-channel arrays

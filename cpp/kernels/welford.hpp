@@ -27,8 +27,9 @@ static inline V two_sum(V a, V b, V& error) {
     return sum;
 }
 
-// (high + low) / count, rounded once, or nearly: exact where the quotient is a float64 number, as the
-// mean of a constant is. count < 2^26, so that its product with half a float64 is exact (Dekker 1971).
+// (high + low) / count, rounded once, or nearly: exact where the quotient is a float64 number, as
+// the mean of a constant is. count < 2^26, so that its product with half a float64 is exact (Dekker
+// 1971).
 template <class V>
 static inline V quotient(V high, V low, double count) {
     constexpr double splitter = 134217729.0;  // 2^27 + 1

@@ -101,9 +101,7 @@ def batch_norm(
     >>> fastbn.batch_norm(x, running_mean, running_var).shape
     (2, 2)
     """
-    return _core.batch_norm(
-        x, running_mean, running_var, weight, bias, training, momentum, eps, axis, correction, out
-    )
+    return _core.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps, axis, correction, out)
 
 
 def batch_norm_train(
