@@ -54,12 +54,12 @@ struct BackwardOperation {
             }
         }
     }
-    void transform(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
+    void transform(const Slab& slab, Stretch positions, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
         if (through_statistics) {
-            apply_input_gradient(plan, dy, x, dx, stream, slab, span, entries, scratch);
+            apply_input_gradient(plan, dy, x, dx, stream, slab, positions, entries, scratch);
         } else {
-            apply_affine(plan, dy, dx, stream, slab, span, entries, scratch);
+            apply_affine(plan, dy, dx, stream, slab, positions, entries, scratch);
         }
     }
 
@@ -120,7 +120,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
         return;
     }
 
-    const Plan plan = plan_of(x, features);
+    Plan plan = plan_of(x, features);
     const Values weights = read_parameter(weight, features, 1.0);
     const Values means = read_parameter(mean, features, 0.0);
     const Values invstds = read_parameter(invstd, features, 1.0);
@@ -139,6 +139,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
                                        dweight,
                                        dbias};
         const bool direct = operation.dy.direct && operation.x.direct && operation.dx.direct;
+        choose_path(plan, true, direct);
         const Workspace<T> workspace(plan, operation.fields, direct);
         run(plan, workspace, operation);
     });

@@ -5,13 +5,14 @@
 //     prepare(slab, entries)                  before the first tile
 //     reduce(slab, span, entries, scratch)    one span of one slab
 //     finalize(slab, entries)                 when all its spans are reduced
-//     transform(slab, span, entries, scratch)
-// of which none throws and each writes only what belongs to its slab (and span).
+//     transform(slab, positions, entries, scratch)
+// of which none throws and each writes only what belongs to its slab (and span, or positions).
 #pragma once
 
 #include <cstddef>
 
 #include "engine/parallel.hpp"
+#include "engine/passes.hpp"
 #include "engine/plan.hpp"
 #include "engine/workspace.hpp"
 
@@ -42,15 +43,30 @@ void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
                 op.reduce(slab, span, entries, scratch);
             }
             op.finalize(slab, entries);
-            for (std::ptrdiff_t span = plan.spans - 1; span >= 0; --span) {
-                op.transform(slab, span, entries, scratch);
-            }
+            op.transform(slab, {0, plan.positions}, entries, scratch);
         }
     };
     parallel_ranges(plan.threads, plan.slabs, slabs);
 }
 
-// One phase after the other, each over all units.
+// The last phase by itself: position by position and, at each, slab by slab; from the end if sums
+// have just been taken up to there.
+template <class T, class Op>
+void transform_in_order_of_memory(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+    const std::ptrdiff_t slabs = plan.wide_slabs();
+    const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            const std::ptrdiff_t unit = Op::reduces ? begin + (end - 1 - i) : i;
+            const Slab slab = plan.wide_slab(unit % slabs);
+            const std::ptrdiff_t position = unit / slabs;
+            op.transform(slab, {position, position + 1}, workspace.entries(slab, thread),
+                         workspace.scratch(thread));
+        }
+    };
+    parallel_ranges(plan.threads, slabs * plan.positions, body);
+}
+
+// One phase after the other, each over all slabs.
 template <class T, class Op>
 void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
     const auto each_slab = [&](auto&& visit) {
@@ -62,29 +78,20 @@ void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
         };
         parallel_ranges(plan.threads, plan.slabs, body);
     };
-    const auto each_unit = [&](auto&& visit, bool backwards) {
-        const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-            const Scratch<T> scratch = workspace.scratch(thread);
-            for (std::ptrdiff_t i = begin; i < end; ++i) {
-                const Unit unit = unit_of(plan, backwards ? begin + (end - 1 - i) : i);
-                const Slab slab = plan.slab(unit.slab);
-                visit(slab, unit.span, workspace.entries(slab, thread), scratch);
-            }
-        };
-        parallel_ranges(plan.threads, plan.slabs * plan.spans, body);
-    };
     each_slab([&](const Slab& slab, const Entries<T>& entries) { op.prepare(slab, entries); });
     if constexpr (Op::reduces) {
-        each_unit([&](const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
-                      const Scratch<T>& scratch) { op.reduce(slab, span, entries, scratch); },
-                  false);
+        const auto units = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+            for (std::ptrdiff_t i = begin; i < end; ++i) {
+                const Unit unit = unit_of(plan, i);
+                const Slab slab = plan.slab(unit.slab);
+                op.reduce(slab, unit.span, workspace.entries(slab, thread),
+                          workspace.scratch(thread));
+            }
+        };
+        parallel_ranges(plan.threads, plan.slabs * plan.spans, units);
     }
     each_slab([&](const Slab& slab, const Entries<T>& entries) { op.finalize(slab, entries); });
-    if constexpr (Op::transforms) {
-        each_unit([&](const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
-                      const Scratch<T>& scratch) { op.transform(slab, span, entries, scratch); },
-                  Op::reduces);
-    }
+    if constexpr (Op::transforms) transform_in_order_of_memory(plan, workspace, op);
 }
 
 template <class T, class Op>

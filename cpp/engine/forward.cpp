@@ -49,7 +49,7 @@ struct MomentsOperation {
             pass.finalize(slab.channel + i, entries);
         }
     }
-    void transform(const Slab&, std::ptrdiff_t, const Entries<T>&,
+    void transform(const Slab&, Stretch, const Entries<T>&,
                    const Scratch<T>&) const noexcept {}
 };
 
@@ -79,9 +79,9 @@ struct TrainingOperation {
                 plan.layout.repeat, entries);
         }
     }
-    void transform(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
+    void transform(const Slab& slab, Stretch positions, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, pass.x(), y, stream, slab, span, entries, scratch);
+        apply_affine(plan, pass.x(), y, stream, slab, positions, entries, scratch);
     }
 };
 
@@ -111,9 +111,9 @@ struct InferenceOperation {
                 plan.layout.repeat, entries);
         }
     }
-    void transform(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
+    void transform(const Slab& slab, Stretch positions, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, x, y, stream, slab, span, entries, scratch);
+        apply_affine(plan, x, y, stream, slab, positions, entries, scratch);
     }
 };
 
@@ -165,10 +165,11 @@ void fill_undefined(const Features& features, const StatisticsOut& out) {
 
 void moments(const ArrayRef& x, const Features& features, const StatisticsOut& out) {
     if (features.empty()) return fill_undefined(features, out);
-    const Plan plan = plan_of(x, features);
+    Plan plan = plan_of(x, features);
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         MomentsOperation<T> operation{plan, {plan, x, 0.0, out}};
+        choose_path(plan, true, operation.pass.x().direct);
         const Workspace<T> workspace(plan, operation.fields, operation.pass.x().direct);
         run(plan, workspace, operation);
     });
@@ -184,7 +185,7 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     if (running.mean) check_running(running, features);
     if (features.empty()) return fill_undefined(features, out);
 
-    const Plan plan = plan_of(x, features);
+    Plan plan = plan_of(x, features);
     const Values weight = read_parameter(parameters.weight, features, 1.0);
     const Values bias = read_parameter(parameters.bias, features, 0.0);
     visit_dtype(x.dtype, [&](auto zero) {
@@ -193,6 +194,7 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
             plan, {plan, x, eps, out}, operand_of(y, plan.layout), streamed(plan, x, y), weight,
             bias};
         const bool direct = operation.pass.x().direct && operation.y.direct;
+        choose_path(plan, true, direct);
         const Workspace<T> workspace(plan, operation.fields, direct);
         run(plan, workspace, operation);
     });
@@ -216,7 +218,7 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const
     const Values variances = read_variance(var_name, var, features);
     if (features.empty()) return;
 
-    const Plan plan = plan_of(x, features);
+    Plan plan = plan_of(x, features);
     const Values weight = read_parameter(parameters.weight, features, 1.0);
     const Values bias = read_parameter(parameters.bias, features, 0.0);
     visit_dtype(x.dtype, [&](auto zero) {
@@ -230,8 +232,9 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const
                                         weight,
                                         bias,
                                         eps};
-        const Workspace<T> workspace(plan, operation.fields,
-                                     operation.x.direct && operation.y.direct);
+        const bool direct = operation.x.direct && operation.y.direct;
+        choose_path(plan, false, direct);
+        const Workspace<T> workspace(plan, operation.fields, direct);
         run(plan, workspace, operation);
     });
 }

@@ -20,11 +20,17 @@ void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, Visit&& 
     }
 }
 
-// The same from the far end, where what was read last is in cache still.
+// Consecutive positions of a slab.
+struct Stretch {
+    std::ptrdiff_t begin;
+    std::ptrdiff_t end;
+};
+
+// The tiles of a stretch from its far end, where what was read last is in cache still.
 template <class Visit>
-void each_tile_backwards(const Plan& plan, const Slab& slab, std::ptrdiff_t span, Visit&& visit) {
+void each_tile_backwards(const Plan& plan, const Slab& slab, Stretch positions, Visit&& visit) {
     const std::ptrdiff_t channels = plan.tiles_at_position(slab);
-    for (std::ptrdiff_t i = plan.end_position(span) - 1; i >= plan.first_position(span); --i) {
+    for (std::ptrdiff_t i = positions.end - 1; i >= positions.begin; --i) {
         for (std::ptrdiff_t c = channels - 1; c >= 0; --c) visit(plan.tile(slab, i, c));
     }
 }
@@ -78,7 +84,7 @@ bool any_scaled(const T* coefficients, std::ptrdiff_t n) noexcept {
 // y from x by the coefficients pre, center, scale, shift.
 template <class T>
 void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool stream,
-                  const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
+                  const Slab& slab, Stretch positions, const Entries<T>& entries,
                   const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
     const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
@@ -86,7 +92,7 @@ void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool str
     const Affine<T> affine{pre, field(1), field(2), field(3)};
     const auto kernel =
         plan.layout.channels_first() ? kernels.transform_rows : kernels.transform_columns;
-    each_tile_backwards(plan, slab, span, [&](const TileRange& tile) {
+    each_tile_backwards(plan, slab, positions, [&](const TileRange& tile) {
         const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
         const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
         kernel(in, out, tile.rows, tile.cols, at(affine, tile.entry - slab.entry),
@@ -98,7 +104,7 @@ void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool str
 // dx from dy and x by the coefficients pre, dy_pre, center, slope, level, scale.
 template <class T>
 void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x, const Operand& dx,
-                          bool stream, const Slab& slab, std::ptrdiff_t span,
+                          bool stream, const Slab& slab, Stretch positions,
                           const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
     const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
@@ -111,7 +117,7 @@ void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x,
                                         field(5)};
     const auto kernel =
         plan.layout.channels_first() ? kernels.input_gradient_rows : kernels.input_gradient_columns;
-    each_tile_backwards(plan, slab, span, [&](const TileRange& tile) {
+    each_tile_backwards(plan, slab, positions, [&](const TileRange& tile) {
         const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
         const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
         const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);

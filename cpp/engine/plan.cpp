@@ -17,6 +17,8 @@ constexpr std::ptrdiff_t chunk_float64 = 1024;
 constexpr std::ptrdiff_t column_tile_rows = 128;
 constexpr std::ptrdiff_t column_tile_cols = 256;
 constexpr std::ptrdiff_t packed_tile_cols = 64;
+constexpr std::ptrdiff_t repeated_tile_cols = 1024;
+constexpr std::ptrdiff_t wide_tile_cols = 2048;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_units = 64;
@@ -49,7 +51,9 @@ void tile_one_channel(Plan& plan) {
 
 void tile_columns(Plan& plan) {
     const Layout& layout = plan.layout;
-    const std::ptrdiff_t cols = layout.direct ? column_tile_cols : packed_tile_cols;
+    const std::ptrdiff_t cols = !layout.direct      ? packed_tile_cols
+                                : layout.repeat > 1 ? repeated_tile_cols
+                                                    : column_tile_cols;
     plan.tile_rows = std::min(layout.rows, column_tile_rows);
     plan.slab_entries =
         std::min(layout.cols, std::max<std::ptrdiff_t>(1, cols / layout.repeat) * layout.repeat);
@@ -67,9 +71,9 @@ void split_into_spans(Plan& plan) {
 
 }  // namespace
 
-Slab Plan::slab(std::ptrdiff_t index) const {
-    const std::ptrdiff_t entry = index * slab_entries;
-    const std::ptrdiff_t n = std::min(slab_entries, entries() - entry);
+Slab Plan::slab_of(std::ptrdiff_t index, std::ptrdiff_t entries_each) const {
+    const std::ptrdiff_t entry = index * entries_each;
+    const std::ptrdiff_t n = std::min(entries_each, entries() - entry);
     const std::ptrdiff_t repeat = layout.repeat;
     return {entry / repeat, n / repeat, entry, n};
 }
@@ -110,11 +114,26 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
     }
     split_into_spans(plan);
 
-    plan.threads = threads_for(plan.bytes());
-    const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
-    const std::ptrdiff_t bytes = plan.layout.rows * plan.slab_entries * size_of(plan.dtype);
-    plan.fused = enough_slabs && (plan.layout.channels_first() || bytes <= slab_bytes);
     return plan;
+}
+
+void choose_path(Plan& plan, bool reduces, bool all_direct) {
+    plan.threads = threads_for(plan.bytes());
+    const Layout& layout = plan.layout;
+    const bool enough_slabs =
+        plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
+    const std::ptrdiff_t bytes = layout.rows * plan.slab_entries * size_of(plan.dtype);
+    const bool in_cache = layout.channels_first() || bytes <= slab_bytes;
+    // Without sums there is nothing to read twice, and the order of memory is best; but repeated
+    // columns have too many coefficients to keep them all.
+    plan.fused = enough_slabs && in_cache && (reduces || layout.repeat > 1);
+
+    plan.wide_entries = plan.slab_entries;
+    if (all_direct) {
+        const std::ptrdiff_t wide =
+            layout.channels_first() ? layout.channels : wide_tile_cols / layout.repeat * layout.repeat;
+        plan.wide_entries = std::min(plan.entries(), std::max(plan.slab_entries, wide));
+    }
 }
 
 bool worth_streaming(const Plan& plan) {

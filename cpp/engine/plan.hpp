@@ -40,6 +40,7 @@ struct Plan {
     std::ptrdiff_t spans = 1;  // stretches of positions with sums of their own
     std::ptrdiff_t slab_entries = 1;
     std::ptrdiff_t slabs = 1;
+    std::ptrdiff_t wide_entries = 1;  // of a slab where all coefficients are known beforehand
 
     int threads = 1;
     bool fused = false;  // each slab goes through all phases on one thread, while it is in cache
@@ -50,7 +51,9 @@ struct Plan {
     std::ptrdiff_t tile_elements() const { return tile_rows * tile_cols; }
     std::ptrdiff_t bytes() const { return layout.channels * layout.count * size_of(dtype); }
 
-    Slab slab(std::ptrdiff_t index) const;
+    Slab slab(std::ptrdiff_t index) const { return slab_of(index, slab_entries); }
+    Slab wide_slab(std::ptrdiff_t index) const { return slab_of(index, wide_entries); }
+    std::ptrdiff_t wide_slabs() const { return (entries() + wide_entries - 1) / wide_entries; }
     // Tiles of a slab lie at `positions` along its rows and columns; at each, channels_first has
     // one tile per channel.
     std::ptrdiff_t tiles_at_position(const Slab& slab) const {
@@ -64,9 +67,16 @@ struct Plan {
     std::ptrdiff_t span_count(std::ptrdiff_t span) const {
         return count_before(end_position(span)) - count_before(first_position(span));
     }
+
+private:
+    Slab slab_of(std::ptrdiff_t index, std::ptrdiff_t entries_each) const;
 };
 
+// A plan for one operation.
+//     reduces      it sums before it transforms
+//     all_direct   no operand needs packing
 Plan plan_of(const ArrayRef& x, const Features& features);
+void choose_path(Plan& plan, bool reduces, bool all_direct);
 
 // Whether results of this size are better written past the caches.
 bool worth_streaming(const Plan& plan);

@@ -151,7 +151,11 @@ void moments_rows(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, dou
     write(state, count == 0.0 ? chunk : merge(read(state), count, chunk, size));
 }
 
-// Rows of a column tile that are folded into one round trip of the accumulators to memory.
+// Rows of a column tile that are folded into one round trip of the accumulators to memory. That
+// walk, down some rows and then one block to the right, no hardware prefetcher follows: the kernels
+// ask for rows ahead themselves.
+constexpr std::ptrdiff_t rows_ahead = 32;
+
 template <std::ptrdiff_t n>
 struct RowGroup {
     static constexpr std::ptrdiff_t size = n;
@@ -188,7 +192,7 @@ inline void accumulate_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdif
         sums.begin_group();
         for (std::ptrdiff_t k = 0; k < group.size; ++k) {
             const T* here = x.data + (r + k) * x.stride + i;
-            prefetch<T>(here + group.size * x.stride);
+            prefetch(here + rows_ahead * x.stride);
             add(sums, load<double>(here, n), i / lanes);
         }
         sums.end_group(in_memory);
@@ -279,8 +283,8 @@ void gradient_sums_columns(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t row
         for (std::ptrdiff_t k = 0; k < group.size; ++k) {
             const T* dy_here = dy.data + (r + k) * dy.stride + i;
             const T* x_here = x.data + (r + k) * x.stride + i;
-            prefetch<T>(dy_here + group.size * dy.stride);
-            prefetch<T>(x_here + group.size * x.stride);
+            prefetch(dy_here + rows_ahead * dy.stride);
+            prefetch(x_here + rows_ahead * x.stride);
             blocks.add(dy_here, x_here, n, mean, mean, invstd);
         }
         store(here.sum_dy, n, blocks.dy);
