@@ -54,12 +54,12 @@ struct BackwardOperation {
             }
         }
     }
-    void transform(const Slab& slab, Stretch positions, const Entries<T>& entries,
+    void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
         if (through_statistics) {
-            apply_input_gradient(plan, dy, x, dx, stream, slab, positions, entries, scratch);
+            apply_input_gradient(plan, dy, x, dx, stream, tile, entries, scratch);
         } else {
-            apply_affine(plan, dy, dx, stream, slab, positions, entries, scratch);
+            apply_affine(plan, dy, dx, stream, tile, entries, scratch);
         }
     }
 

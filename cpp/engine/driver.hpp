@@ -5,14 +5,13 @@
 //     prepare(slab, entries)                  before the first tile
 //     reduce(slab, span, entries, scratch)    one span of one slab
 //     finalize(slab, entries)                 when all its spans are reduced
-//     transform(slab, positions, entries, scratch)
-// of which none throws and each writes only what belongs to its slab (and span, or positions).
+//     transform(tile, entries, scratch)       one tile
+// of which none throws and each writes only what belongs to its slab (and span, or tile).
 #pragma once
 
 #include <cstddef>
 
 #include "engine/parallel.hpp"
-#include "engine/passes.hpp"
 #include "engine/plan.hpp"
 #include "engine/workspace.hpp"
 
@@ -43,27 +42,27 @@ void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
                 op.reduce(slab, span, entries, scratch);
             }
             op.finalize(slab, entries);
-            op.transform(slab, {0, plan.positions}, entries, scratch);
+            for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
+                for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
+                    op.transform(plan.tile(slab, position, c), entries, scratch);
+                }
+            }
         }
     };
     parallel_ranges(plan.threads, plan.slabs, slabs);
 }
 
-// The last phase by itself: position by position and, at each, slab by slab; from the end if sums
-// have just been taken up to there.
+// The last phase by itself, strip by strip; from the end if sums have just been taken up to there.
 template <class T, class Op>
 void transform_in_order_of_memory(const Plan& plan, const Workspace<T>& workspace, Op& op) {
-    const std::ptrdiff_t slabs = plan.wide_slabs();
     const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+        const Entries<T> entries = workspace.entries({}, thread);
+        const Scratch<T> scratch = workspace.scratch(thread);
         for (std::ptrdiff_t i = begin; i < end; ++i) {
-            const std::ptrdiff_t unit = Op::reduces ? begin + (end - 1 - i) : i;
-            const Slab slab = plan.wide_slab(unit % slabs);
-            const std::ptrdiff_t position = unit / slabs;
-            op.transform(slab, {position, position + 1}, workspace.entries(slab, thread),
-                         workspace.scratch(thread));
+            op.transform(plan.strip(Op::reduces ? begin + (end - 1 - i) : i), entries, scratch);
         }
     };
-    parallel_ranges(plan.threads, slabs * plan.positions, body);
+    parallel_ranges(plan.threads, plan.strips(), body);
 }
 
 // One phase after the other, each over all slabs.

@@ -49,7 +49,7 @@ struct MomentsOperation {
             pass.finalize(slab.channel + i, entries);
         }
     }
-    void transform(const Slab&, Stretch, const Entries<T>&,
+    void transform(const TileRange&, const Entries<T>&,
                    const Scratch<T>&) const noexcept {}
 };
 
@@ -79,9 +79,9 @@ struct TrainingOperation {
                 plan.layout.repeat, entries);
         }
     }
-    void transform(const Slab& slab, Stretch positions, const Entries<T>& entries,
+    void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, pass.x(), y, stream, slab, positions, entries, scratch);
+        apply_affine(plan, pass.x(), y, stream, tile, entries, scratch);
     }
 };
 
@@ -111,9 +111,9 @@ struct InferenceOperation {
                 plan.layout.repeat, entries);
         }
     }
-    void transform(const Slab& slab, Stretch positions, const Entries<T>& entries,
+    void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, x, y, stream, slab, positions, entries, scratch);
+        apply_affine(plan, x, y, stream, tile, entries, scratch);
     }
 };
 

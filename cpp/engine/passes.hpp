@@ -20,21 +20,6 @@ void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, Visit&& 
     }
 }
 
-// Consecutive positions of a slab.
-struct Stretch {
-    std::ptrdiff_t begin;
-    std::ptrdiff_t end;
-};
-
-// The tiles of a stretch from its far end, where what was read last is in cache still.
-template <class Visit>
-void each_tile_backwards(const Plan& plan, const Slab& slab, Stretch positions, Visit&& visit) {
-    const std::ptrdiff_t channels = plan.tiles_at_position(slab);
-    for (std::ptrdiff_t i = positions.end - 1; i >= positions.begin; --i) {
-        for (std::ptrdiff_t c = channels - 1; c >= 0; --c) visit(plan.tile(slab, i, c));
-    }
-}
-
 // Moments of x, in six sums per entry.
 template <class T>
 void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrdiff_t span,
@@ -81,50 +66,44 @@ bool any_scaled(const T* coefficients, std::ptrdiff_t n) noexcept {
     return scaled;
 }
 
-// y from x by the coefficients pre, center, scale, shift.
+// A tile of y from x, by the coefficients pre, center, scale, shift.
 template <class T>
 void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool stream,
-                  const Slab& slab, Stretch positions, const Entries<T>& entries,
+                  const TileRange& tile, const Entries<T>& entries,
                   const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
-    const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
-    const T* pre = any_scaled(field(0), slab.entries) ? field(0) : nullptr;
-    const Affine<T> affine{pre, field(1), field(2), field(3)};
     const auto kernel =
         plan.layout.channels_first() ? kernels.transform_rows : kernels.transform_columns;
-    each_tile_backwards(plan, slab, positions, [&](const TileRange& tile) {
-        const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
-        const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
-        kernel(in, out, tile.rows, tile.cols, at(affine, tile.entry - slab.entry),
-               stream && y.direct);
-        finish_output(y, tile, scratch.tile[1]);
-    });
+    const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
+    const T* pre = any_scaled(field(0), plan.entries_of(tile)) ? field(0) : nullptr;
+    const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
+    const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
+    kernel(in, out, tile.rows, tile.cols, {pre, field(1), field(2), field(3)}, stream && y.direct);
+    finish_output(y, tile, scratch.tile[1]);
 }
 
-// dx from dy and x by the coefficients pre, dy_pre, center, slope, level, scale.
+// A tile of dx from dy and x, by the coefficients pre, dy_pre, center, slope, level, scale.
 template <class T>
 void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x, const Operand& dx,
-                          bool stream, const Slab& slab, Stretch positions,
-                          const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
+                          bool stream, const TileRange& tile, const Entries<T>& entries,
+                          const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
-    const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
-    const bool scaled = any_scaled(field(0), slab.entries) || any_scaled(field(1), slab.entries);
+    const auto kernel =
+        plan.layout.channels_first() ? kernels.input_gradient_rows : kernels.input_gradient_columns;
+    const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
+    const std::ptrdiff_t n = plan.entries_of(tile);
+    const bool scaled = any_scaled(field(0), n) || any_scaled(field(1), n);
     const InputGradient<T> coefficients{scaled ? field(0) : nullptr,
                                         scaled ? field(1) : nullptr,
                                         field(2),
                                         field(3),
                                         field(4),
                                         field(5)};
-    const auto kernel =
-        plan.layout.channels_first() ? kernels.input_gradient_rows : kernels.input_gradient_columns;
-    each_tile_backwards(plan, slab, positions, [&](const TileRange& tile) {
-        const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
-        const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
-        const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
-        kernel(dy_in, x_in, out, tile.rows, tile.cols, at(coefficients, tile.entry - slab.entry),
-               stream && dx.direct);
-        finish_output(dx, tile, scratch.tile[2]);
-    });
+    const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
+    const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
+    const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
+    kernel(dy_in, x_in, out, tile.rows, tile.cols, coefficients, stream && dx.direct);
+    finish_output(dx, tile, scratch.tile[2]);
 }
 
 }  // namespace fastbn

@@ -18,7 +18,10 @@ constexpr std::ptrdiff_t column_tile_rows = 128;
 constexpr std::ptrdiff_t column_tile_cols = 256;
 constexpr std::ptrdiff_t packed_tile_cols = 64;
 constexpr std::ptrdiff_t repeated_tile_cols = 1024;
-constexpr std::ptrdiff_t wide_tile_cols = 2048;
+
+// Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
+constexpr std::ptrdiff_t min_strip_cols = 256;
+constexpr std::ptrdiff_t max_strip_cols = 2048;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_units = 64;
@@ -71,9 +74,9 @@ void split_into_spans(Plan& plan) {
 
 }  // namespace
 
-Slab Plan::slab_of(std::ptrdiff_t index, std::ptrdiff_t entries_each) const {
-    const std::ptrdiff_t entry = index * entries_each;
-    const std::ptrdiff_t n = std::min(entries_each, entries() - entry);
+Slab Plan::slab(std::ptrdiff_t index) const {
+    const std::ptrdiff_t entry = index * slab_entries;
+    const std::ptrdiff_t n = std::min(slab_entries, entries() - entry);
     const std::ptrdiff_t repeat = layout.repeat;
     return {entry / repeat, n / repeat, entry, n};
 }
@@ -103,6 +106,29 @@ std::ptrdiff_t Plan::count_before(std::ptrdiff_t position) const {
     return row * layout.cols + position % tiles_per_row * tile_cols;
 }
 
+std::ptrdiff_t Plan::strips() const {
+    const std::ptrdiff_t pieces =
+        ceil_div(layout.rows, strip_rows) * ceil_div(layout.cols, strip_cols);
+    return layout.channels_first() ? layout.channels * pieces : pieces;
+}
+
+TileRange Plan::strip(std::ptrdiff_t index) const {
+    TileRange tile{};
+    const std::ptrdiff_t pieces = ceil_div(layout.cols, strip_cols);
+    tile.col = index % pieces * strip_cols;
+    tile.cols = std::min(strip_cols, layout.cols - tile.col);
+    index /= pieces;
+    if (layout.channels_first()) {
+        tile.entry = tile.channel = index % layout.channels;
+        index /= layout.channels;
+    } else {
+        tile.entry = tile.col;
+    }
+    tile.row = index * strip_rows;
+    tile.rows = std::min(strip_rows, layout.rows - tile.row);
+    return tile;
+}
+
 Plan plan_of(const ArrayRef& x, const Features& features) {
     Plan plan;
     plan.layout = layout_of(x, features);
@@ -128,11 +154,12 @@ void choose_path(Plan& plan, bool reduces, bool all_direct) {
     // columns have too many coefficients to keep them all.
     plan.fused = enough_slabs && in_cache && (reduces || layout.repeat > 1);
 
-    plan.wide_entries = plan.slab_entries;
-    if (all_direct) {
-        const std::ptrdiff_t wide =
-            layout.channels_first() ? layout.channels : wide_tile_cols / layout.repeat * layout.repeat;
-        plan.wide_entries = std::min(plan.entries(), std::max(plan.slab_entries, wide));
+    plan.strip_rows = plan.tile_rows;
+    plan.strip_cols = plan.tile_cols;
+    if (layout.channels_first() && layout.cols >= min_strip_cols) {
+        plan.strip_rows = 1;
+    } else if (!layout.channels_first() && all_direct) {
+        plan.strip_cols = std::min(layout.cols, max_strip_cols);
     }
 }
 

@@ -40,7 +40,8 @@ struct Plan {
     std::ptrdiff_t spans = 1;  // stretches of positions with sums of their own
     std::ptrdiff_t slab_entries = 1;
     std::ptrdiff_t slabs = 1;
-    std::ptrdiff_t wide_entries = 1;  // of a slab where all coefficients are known beforehand
+    std::ptrdiff_t strip_rows = 1;
+    std::ptrdiff_t strip_cols = 1;
 
     int threads = 1;
     bool fused = false;  // each slab goes through all phases on one thread, while it is in cache
@@ -51,9 +52,7 @@ struct Plan {
     std::ptrdiff_t tile_elements() const { return tile_rows * tile_cols; }
     std::ptrdiff_t bytes() const { return layout.channels * layout.count * size_of(dtype); }
 
-    Slab slab(std::ptrdiff_t index) const { return slab_of(index, slab_entries); }
-    Slab wide_slab(std::ptrdiff_t index) const { return slab_of(index, wide_entries); }
-    std::ptrdiff_t wide_slabs() const { return (entries() + wide_entries - 1) / wide_entries; }
+    Slab slab(std::ptrdiff_t index) const;
     // Tiles of a slab lie at `positions` along its rows and columns; at each, channels_first has
     // one tile per channel.
     std::ptrdiff_t tiles_at_position(const Slab& slab) const {
@@ -67,9 +66,14 @@ struct Plan {
     std::ptrdiff_t span_count(std::ptrdiff_t span) const {
         return count_before(end_position(span)) - count_before(first_position(span));
     }
+    // Sums and coefficients that a tile has.
+    std::ptrdiff_t entries_of(const TileRange& tile) const {
+        return layout.channels_first() ? 1 : tile.cols;
+    }
 
-private:
-    Slab slab_of(std::ptrdiff_t index, std::ptrdiff_t entries_each) const;
+    // All of x once more, cut for a pass that only transforms: tiles in the order of memory.
+    std::ptrdiff_t strips() const;
+    TileRange strip(std::ptrdiff_t index) const;
 };
 
 // A plan for one operation.
