@@ -49,8 +49,7 @@ struct MomentsOperation {
             pass.finalize(slab.channel + i, entries);
         }
     }
-    void transform(const TileRange&, const Entries<T>&,
-                   const Scratch<T>&) const noexcept {}
+    void transform(const TileRange&, const Entries<T>&, const Scratch<T>&) const noexcept {}
 };
 
 template <class T>

@@ -146,8 +146,7 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
 void choose_path(Plan& plan, bool reduces, bool all_direct) {
     plan.threads = threads_for(plan.bytes());
     const Layout& layout = plan.layout;
-    const bool enough_slabs =
-        plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
+    const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
     const std::ptrdiff_t bytes = layout.rows * plan.slab_entries * size_of(plan.dtype);
     const bool in_cache = layout.channels_first() || bytes <= slab_bytes;
     // Without sums there is nothing to read twice, and the order of memory is best; but repeated
