@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <climits>
+#include <memory>
+#include <numeric>
 #include <stdexcept>
+
+#include "engine/pool.hpp"
 
 namespace fastbn::bindings {
 namespace {
@@ -128,10 +132,49 @@ bool overlaps_itself(const ArrayRef& array) {
     return false;
 }
 
-bool is_c_contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
+// Strides of a dense array of this shape whose axes are in memory in the order of like's.
+std::vector<py::ssize_t> dense_strides(const py::array& like) {
+    const std::size_t ndim = static_cast<std::size_t>(like.ndim());
+    std::vector<std::size_t> order(ndim);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        return std::abs(like.strides()[a]) > std::abs(like.strides()[b]);
+    });
+    std::vector<py::ssize_t> strides(ndim);
+    py::ssize_t stride = like.itemsize();
+    for (std::size_t i = ndim; i-- > 0;) {
+        strides[order[i]] = stride;
+        stride *= std::max<py::ssize_t>(like.shape()[order[i]], 1);
+    }
+    return strides;
+}
+
+// A block of the pool, given back when the last array on it goes.
+struct PooledBlock {
+    char* data;
+    std::ptrdiff_t bytes;
+};
+
+py::array pooled_like(const py::array& like, std::ptrdiff_t bytes) {
+    auto block = std::make_unique<PooledBlock>(PooledBlock{take_block(bytes), bytes});
+    const char* const data = block->data;
+    const py::capsule base(block.release(), [](void* pointer) {
+        const std::unique_ptr<PooledBlock> last(static_cast<PooledBlock*>(pointer));
+        give_back(last->data, last->bytes);
+    });
+    const std::vector<py::ssize_t> shape(like.shape(), like.shape() + like.ndim());
+    return py::array(like.dtype(), shape, dense_strides(like), data, base);
+}
+
+bool is_broadcast(const py::array& array) {
+    const auto* strides = array.strides();
+    return std::any_of(strides, strides + array.ndim(), [](py::ssize_t s) { return s == 0; });
+}
 
 py::array empty_like(const py::array& like) {
-    if (is_c_contiguous(like)) {
+    const std::ptrdiff_t bytes = like.size() * like.itemsize();
+    if (bytes >= pooled_from && !is_broadcast(like)) return pooled_like(like, bytes);
+    if ((like.flags() & py::array::c_style) != 0) {
         return py::array(like.dtype(),
                          std::vector<py::ssize_t>(like.shape(), like.shape() + like.ndim()));
     }
@@ -202,6 +245,12 @@ std::vector<std::ptrdiff_t> axis_argument(const py::object& value) {
     std::vector<std::ptrdiff_t> axes;
     for (const py::handle& item : value) axes.push_back(integer("axis", item, rule));
     return axes;
+}
+
+std::ptrdiff_t bytes_argument(const char* name, const py::object& value) {
+    const std::ptrdiff_t n = integer(name, value, "be an integer");
+    if (n < 0) wrong_value(name, "not be negative", shown(value));
+    return n;
 }
 
 int threads_argument(const py::object& value) {

@@ -37,6 +37,7 @@ double real_argument(const char* name, const py::object& value);
 bool bool_argument(const char* name, const py::object& value);
 std::vector<std::ptrdiff_t> axis_argument(const py::object& value);
 int threads_argument(const py::object& value);
+std::ptrdiff_t bytes_argument(const char* name, const py::object& value);
 
 // The array a result goes to: `out`, checked, or a fresh one in like's memory order. `out` may be
 // exactly one of the arrays in `sources`, and shares no memory with anything else in `others`.

@@ -8,6 +8,7 @@
 #include "engine/features.hpp"
 #include "engine/operations.hpp"
 #include "engine/parallel.hpp"
+#include "engine/pool.hpp"
 
 namespace fastbn::bindings {
 namespace {
@@ -181,6 +182,11 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x_va
     return py::make_tuple(dx.owner, dweight, dbias);
 }
 
+py::tuple pool_info() {
+    const PoolInfo info = fastbn::pool_info();
+    return py::make_tuple(info.limit, info.held, info.blocks, info.reused);
+}
+
 py::tuple isas() { return py::tuple(py::cast(available_isas())); }
 
 }  // namespace
@@ -193,6 +199,7 @@ PYBIND11_MODULE(_core, module) {
 
     fastbn::choose_isa();
     fastbn::install_fork_handler();
+    fastbn::protect_pool_from_fork();
 
     module.doc() = "Compiled kernels of fastbn; documented in fastbn's Python functions.";
     module.def("batch_norm", bindings::batch_norm, arg("x"), arg("running_mean"),
@@ -213,6 +220,14 @@ PYBIND11_MODULE(_core, module) {
         [](const py::object& n) { fastbn::set_num_threads(bindings::threads_argument(n)); },
         arg("n"), py::pos_only());
     module.def("get_num_threads", fastbn::get_num_threads);
+    module.def("pool_info", bindings::pool_info);
+    module.def(
+        "set_pool_limit",
+        [](const py::object& nbytes) {
+            fastbn::set_pool_limit(bindings::bytes_argument("nbytes", nbytes));
+        },
+        arg("nbytes"), py::pos_only());
+    module.def("clear_pool", fastbn::clear_pool);
     module.def("isas", bindings::isas);
     module.def("get_isa", fastbn::get_isa);
     module.def("set_isa", fastbn::set_isa, arg("name"), py::pos_only());

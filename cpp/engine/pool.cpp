@@ -37,13 +37,20 @@ Pool& pool() {
     return *instance;
 }
 
+// AddressSanitizer must see every result's end, and its end of life.
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::ptrdiff_t granule = 64;
+constexpr bool recycles = false;
+#else
+constexpr std::ptrdiff_t granule = huge_page;
+constexpr bool recycles = true;
+#endif
+
 // Whole huge pages, so that results of nearly the same size share blocks.
-std::ptrdiff_t rounded(std::ptrdiff_t bytes) {
-    return (bytes + huge_page - 1) / huge_page * huge_page;
-}
+std::ptrdiff_t rounded(std::ptrdiff_t bytes) { return (bytes + granule - 1) / granule * granule; }
 
 char* fresh_block(std::ptrdiff_t size) {
-    void* data = std::aligned_alloc(huge_page, static_cast<std::size_t>(size));
+    void* data = std::aligned_alloc(granule, static_cast<std::size_t>(size));
     if (data == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     madvise(data, static_cast<std::size_t>(size), MADV_HUGEPAGE);  // a wish; may be refused
@@ -85,7 +92,7 @@ void give_back(char* block, std::ptrdiff_t bytes) noexcept {
     const std::ptrdiff_t size = rounded(bytes);
     Pool& p = pool();
     const std::lock_guard<std::mutex> lock(p.mutex);
-    if (size > p.limit) {
+    if (!recycles || size > p.limit) {
         std::free(block);
         return;
     }
