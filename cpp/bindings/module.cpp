@@ -46,6 +46,8 @@ void check_both_or_neither(const py::object& mean, const py::object& var) {
 RunningArgs running_arguments(const py::object& mean, const py::object& var,
                               const py::object& momentum, const py::object& correction) {
     check_both_or_neither(mean, var);
+    // Not inside the braces: where an initializer throws, g++ 12 destroys the members before it
+    // twice.
     const double share = real_argument("momentum", momentum);
     const double freedom = real_argument("correction", correction);
     RunningArgs running{{"running_mean", mean, {}}, {"running_var", var, {}}, share, freedom};
@@ -56,33 +58,18 @@ RunningArgs running_arguments(const py::object& mean, const py::object& var,
     return running;
 }
 
-// Filled member by member: where an initializer of an aggregate throws, g++ 12 destroys the members
-// before it twice.
-struct Trained {
-    ArrayArg y;
-    py::array_t<double> mean;
-    py::array_t<double> var;
-    py::array_t<double> invstd;
-};
-
-Trained train(const ArrayArg& x, const Features& features, const ArrayArg& weight,
-              const ArrayArg& bias, double eps, const RunningArgs& running,
-              const py::object& out_value) {
+// Trains and returns y. `out` has room for one value per channel each.
+ArrayArg train(const ArrayArg& x, const Features& features, const ArrayArg& weight,
+               const ArrayArg& bias, double eps, const RunningArgs& running,
+               const py::object& out_value, const StatisticsOut& out) {
     for (const ArrayArg* other : {&x, &weight, &bias}) {
         check_disjoint(running.mean, *other);
         check_disjoint(running.var, *other);
     }
-    Trained trained;
-    trained.y = output_argument(out_value, x, {&x}, {&weight, &bias, &running.mean, &running.var});
-    trained.mean = statistic_array(features);
-    trained.var = statistic_array(features);
-    trained.invstd = statistic_array(features);
-    const StatisticsOut out{trained.mean.mutable_data(), trained.var.mutable_data(),
-                            trained.invstd.mutable_data(), nullptr};
+    ArrayArg y = output_argument(out_value, x, {&x}, {&weight, &bias, &running.mean, &running.var});
     const py::gil_scoped_release unlocked;
-    fastbn::train(x.ref, trained.y.ref, features, {weight.ref, bias.ref}, eps, running.engine(),
-                  out);
-    return trained;
+    fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, running.engine(), out);
+    return y;
 }
 
 py::tuple batch_norm_train(const py::object& x_value, const py::object& weight_value,
@@ -95,10 +82,13 @@ py::tuple batch_norm_train(const py::object& x_value, const py::object& weight_v
     const ArrayArg weight = optional_argument("weight", weight_value);
     const ArrayArg bias = optional_argument("bias", bias_value);
     const RunningArgs running = running_arguments(running_mean, running_var, momentum, correction);
-    const Trained trained =
-        train(x, features, weight, bias, real_argument("eps", eps), running, out);
-    return py::make_tuple(trained.y.owner, trained.mean, trained.var, trained.invstd,
-                          features.count);
+    py::array_t<double> mean = statistic_array(features);
+    py::array_t<double> var = statistic_array(features);
+    py::array_t<double> invstd = statistic_array(features);
+    const ArrayArg y =
+        train(x, features, weight, bias, real_argument("eps", eps), running, out,
+              {mean.mutable_data(), var.mutable_data(), invstd.mutable_data(), nullptr});
+    return py::make_tuple(y.owner, mean, var, invstd, features.count);
 }
 
 py::object infer(const ArrayArg& x, const Features& features, const ArrayArg& mean,
@@ -127,7 +117,11 @@ py::object batch_norm(const py::object& x_value, const py::object& running_mean,
     if (training) {
         const RunningArgs running =
             running_arguments(running_mean, running_var, momentum, correction);
-        return train(x, features, weight, bias, eps, running, out).y.owner;
+        std::vector<double> mean(static_cast<std::size_t>(features.channels));
+        std::vector<double> var(mean.size());
+        return train(x, features, weight, bias, eps, running, out,
+                     {mean.data(), var.data(), nullptr, nullptr})
+            .owner;
     }
     real_argument("momentum", momentum);
     real_argument("correction", correction);

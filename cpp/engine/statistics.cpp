@@ -19,9 +19,7 @@ const double smallest_safe_m2 = std::ldexp(1.0, -900);
 void divide(double sum, double sum_lo, double count, double& mean, double& mean_lo) {
     double low;
     const double high = two_sum(sum, sum_lo, low);
-    const double quotient = high / count;
-    const double remainder = std::fma(-quotient, count, high);
-    mean = two_sum(quotient, (remainder + low) / count, mean_lo);
+    mean = quotient(high, low, count, mean_lo);
 }
 
 double sum_pairwise(const double* values, std::ptrdiff_t n) {

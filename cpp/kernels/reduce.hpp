@@ -131,7 +131,8 @@ inline Partial<double> chunk_moments(Tile<const T> x, std::ptrdiff_t rows, std::
         ExactSum<Wide> sum{};
         each_tile_block(x, rows, cols, [&](const T* p, auto n) { sum.add(load<double>(p, n)); });
         total = halve(sum);
-        shift = quotient(total.high, total.low, count);
+        double rest;
+        shift = quotient(total.high, total.low, count, rest);
     }
     const Wide wide_shift = broadcast(shift);
     ShiftedSums<Wide> sums{};
@@ -213,7 +214,8 @@ inline void start_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t c
             [](ExactSum<Wide>& sum, const Wide& v, std::ptrdiff_t) { sum.add(v); });
         each_block(0, cols, [&](std::ptrdiff_t i, auto) {
             ColumnSums<T>& c = columns[i / lanes];
-            c.shift = quotient(c.total.high, c.total.low, count);
+            Wide rest;
+            c.shift = quotient(c.total.high, c.total.low, count, rest);
         });
     }
 }

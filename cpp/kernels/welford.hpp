@@ -27,18 +27,29 @@ static inline V two_sum(V a, V b, V& error) {
     return sum;
 }
 
-// (high + low) / count, rounded once, or nearly: exact where the quotient is a float64 number, as
-// the mean of a constant is. count < 2^26, so that its product with half a float64 is exact (Dekker
-// 1971).
+// a * b = product + error exactly (Dekker 1971), by halves of 26 bits: not every processor has a
+// fast fused multiply-add.
 template <class V>
-static inline V quotient(V high, V low, double count) {
+static inline V two_product(V a, double b, V& error) {
     constexpr double splitter = 134217729.0;  // 2^27 + 1
-    const V first = high / count;
-    const V spread = first * splitter;
-    const V upper = spread - (spread - first);
-    const V lower = first - upper;
-    const V remainder = ((high - upper * count) - lower * count) + low;
-    return first + remainder / count;
+    const V a_spread = a * splitter;
+    const V a_high = a_spread - (a_spread - a);
+    const V a_low = a - a_high;
+    const double b_high = b * splitter - (b * splitter - b);
+    const double b_low = b - b_high;
+    const V product = a * b;
+    error = (((a_high * b_high - product) + a_high * b_low) + a_low * b_high) + a_low * b_low;
+    return product;
+}
+
+// (high + low) / count as quotient + rest, to twice float64's precision. `rest` is small beside the
+// quotient's last digit or two, and the sum of both is exact where that is a float64 number.
+template <class V>
+static inline V quotient(V high, V low, double count, V& rest) {
+    const V first = high * (1.0 / count);
+    V error;
+    const V product = two_product(first, count, error);
+    return two_sum(first, (((high - product) - error) + low) * (1.0 / count), rest);
 }
 
 // a covers count_a values, b count_b > 0. Offsets differ by no more than the data do, so `delta`
