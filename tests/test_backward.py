@@ -202,3 +202,14 @@ def test_a_step_down_the_gradient_goes_down(rng: np.random.Generator, dtype: Any
         dx, dweight, dbias = fastbn.batch_norm_backward(dy.astype(dtype), x, weight, mean=mean, invstd=invstd)
         x, weight, bias = x - dx, weight - dweight, bias - dbias
     assert all(after < before for before, after in pairwise(losses))
+
+
+def test_an_infinite_value_reaches_dweight_whatever_the_width() -> None:
+    """Frozen statistics are finite, so xhat is infinite where x is, and its product with dy is no NaN."""
+    for width in range(1, 40):
+        x = np.ones((1, 2, width))
+        x[0, 0, 0] = np.inf
+        dy = np.ones_like(x)
+        result = fastbn.batch_norm_backward(dy, x, mean=np.zeros(2), invstd=np.ones(2), training=False)
+        assert result.dweight[0] == np.inf
+        assert result.dweight[1] == width

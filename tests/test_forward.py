@@ -98,7 +98,7 @@ def test_inference(rng: np.random.Generator, dtype: type, with_weight: bool, wit
     np.testing.assert_array_equal((mean, var), before)
 
 
-@pytest.mark.parametrize("momentum", [0, 0.1, 0.7, 1, np.float32(0.25), True])
+@pytest.mark.parametrize("momentum", [0, 0.1, 0.7, 1, np.float32(0.25)])
 @pytest.mark.parametrize("correction", [0, 1, 0.5, 3])
 def test_running_statistics(rng: np.random.Generator, momentum: float, correction: float) -> None:
     x = 3 + 2 * rng.standard_normal((6, 4, 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -237,3 +238,16 @@ def test_openmp_decides_at_every_call() -> None:
     done = run(LIMIT.format(path=loaded[0]), OMP_NUM_THREADS="3")
     # fastbn never sets the runtime's number: it is still 2 at the end.
     assert done.stdout.split() == ["1", "4", "2", "3", "2", "2"], done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
+def test_more_threads_than_the_system_can_start() -> None:
+    """However many are asked for, no more are started than there is work for, and a few per processor."""
+    program = """
+import resource, numpy as np, fastbn
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+fastbn.set_num_threads(2**31 - 1)
+x = np.broadcast_to(np.arange(1 << 16, dtype=np.float32), (1 << 12, 1 << 16))
+assert fastbn.moments(x, axis=0).count == 1 << 16
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

@@ -1,4 +1,4 @@
-// From Python objects to what the engine takes. Every refusal is a TypeError or ValueError that
+// From Python objects to what the engine reads. Every refusal is a TypeError or ValueError that
 // names the argument, the rule and the value; no arithmetic.
 #pragma once
 
@@ -30,8 +30,8 @@ struct ArrayArg {
 ArrayArg array_argument(const char* name, const py::object& value);
 // The same, or None.
 ArrayArg optional_argument(const char* name, const py::object& value);
-// A NumPy array to be written to: never converted.
-ArrayArg writable_argument(const char* name, const py::object& value);
+// An array as it is, without conversion; raises TypeError for another dtype and for masked arrays.
+ArrayArg described(const char* name, const py::array& array);
 
 double real_argument(const char* name, const py::object& value);
 bool bool_argument(const char* name, const py::object& value);
@@ -39,16 +39,12 @@ std::vector<std::ptrdiff_t> axis_argument(const py::object& value);
 int threads_argument(const py::object& value);
 std::ptrdiff_t bytes_argument(const char* name, const py::object& value);
 
-// The array a result goes to: `out`, checked, or a fresh one in like's memory order. `out` may be
-// exactly one of the arrays in `sources`, and shares no memory with anything else in `others`.
-ArrayArg output_argument(const py::object& out, const ArrayArg& like,
-                         const std::vector<const ArrayArg*>& sources,
-                         const std::vector<const ArrayArg*>& others);
-
-// Raises ValueError if the two share memory.
-void check_disjoint(const ArrayArg& written, const ArrayArg& other);
-
-// A fresh float64 array, one value per channel.
-py::array_t<double> statistic_array(const Features& features);
+// Refusals, with the value as Python shows it.
+std::string shown(const py::handle& value);
+std::string type_name(const py::handle& value);
+[[noreturn]] void wrong_type(const std::string& name, const std::string& rule,
+                             const std::string& value);
+[[noreturn]] void wrong_value(const std::string& name, const std::string& rule,
+                              const std::string& value);
 
 }  // namespace fastbn::bindings

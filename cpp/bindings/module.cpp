@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/arguments.hpp"
+#include "bindings/outputs.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/features.hpp"
 #include "engine/operations.hpp"

@@ -14,9 +14,17 @@ using Values = std::vector<double>;
 
 std::size_t index(std::ptrdiff_t channel) { return static_cast<std::size_t>(channel); }
 
+// Channels' values, each as often as the channel has columns.
+Values per_entry(const Values& values, const Layout& layout) {
+    Values repeated;
+    repeated.reserve(values.size() * index(layout.repeat));
+    for (const double value : values) repeated.insert(repeated.end(), index(layout.repeat), value);
+    return repeated;
+}
+
 template <class T>
 struct BackwardOperation {
-    static constexpr Fields fields{4, 6};
+    static constexpr Fields fields{2, 6};
     static constexpr bool reduces = true;
     static constexpr bool transforms = true;
 
@@ -29,28 +37,29 @@ struct BackwardOperation {
     const Values& weight;
     const Values& mean;
     const Values& invstd;
+    Values entry_mean;  // the same per entry
+    Values entry_invstd;
     double* dweight;
     double* dbias;
 
-    void prepare(const Slab& slab, const Entries<T>& entries) const noexcept {
-        for (std::ptrdiff_t i = 0; i < slab.entries; ++i) {
-            const std::size_t c = index((slab.entry + i) / plan.layout.repeat);
-            *entries.sum(0, 0, slab.entry + i) = mean[c];
-            *entries.sum(1, 0, slab.entry + i) = invstd[c];
-        }
-    }
     void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
                 const Scratch<T>& scratch) const noexcept {
-        sum_gradients(plan, dy, x, slab, span, entries, scratch);
+        sum_gradients(plan, dy, x, entry_mean.data(), entry_invstd.data(), slab, span, entries,
+                      scratch);
     }
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
+        const double count = static_cast<double>(plan.layout.count);
         for (std::ptrdiff_t c = slab.channel; c < slab.channel + slab.channels; ++c) {
-            dbias[c] = total(2, c, entries);
-            dweight[c] = total(3, c, entries);
+            dbias[c] = total(0, c, entries);
+            dweight[c] = total(1, c, entries);
+            const std::size_t i = index(c);
             if (through_statistics) {
-                store_input_gradient(c, entries);
+                store(fold_input_gradient<T>(mean[i], invstd[i], weight[i], dbias[c] / count,
+                                             dweight[c] / count),
+                      plan, c, entries);
             } else {
-                store_frozen(c, entries);
+                // Constant statistics: dx = weight * invstd * dy, an affine map of dy.
+                store(fold_affine<T>(0.0, 0.0, invstd[i], weight[i], 0.0), plan, c, entries);
             }
         }
     }
@@ -74,33 +83,6 @@ private:
             }
         }
         return sum;
-    }
-
-    void store_input_gradient(std::ptrdiff_t channel, const Entries<T>& entries) const {
-        const std::size_t c = index(channel);
-        const double count = static_cast<double>(plan.layout.count);
-        const InputGradientValues<T> v = fold_input_gradient<T>(
-            mean[c], invstd[c], weight[c], dbias[channel] / count, dweight[channel] / count);
-        const T values[fields.coefficients] = {v.pre,   v.dy_pre, v.center,
-                                               v.slope, v.level,  v.scale};
-        store(values, fields.coefficients, channel, entries);
-    }
-
-    // Constant statistics: dx = weight * invstd * dy, an affine map of dy.
-    void store_frozen(std::ptrdiff_t channel, const Entries<T>& entries) const {
-        const std::size_t c = index(channel);
-        const AffineValues<T> v = fold_affine<T>(0.0, 0.0, invstd[c], weight[c], 0.0);
-        const T values[] = {v.pre, v.center, v.scale, v.shift};
-        store(values, 4, channel, entries);
-    }
-
-    void store(const T* values, int n, std::ptrdiff_t channel, const Entries<T>& entries) const {
-        const std::ptrdiff_t repeat = plan.layout.repeat;
-        for (int i = 0; i < n; ++i) {
-            for (std::ptrdiff_t e = channel * repeat; e < (channel + 1) * repeat; ++e) {
-                *entries.coefficient(i, e) = values[i];
-            }
-        }
     }
 };
 
@@ -136,12 +118,12 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
                                        weights,
                                        means,
                                        invstds,
+                                       per_entry(means, plan.layout),
+                                       per_entry(invstds, plan.layout),
                                        dweight,
                                        dbias};
         const bool direct = operation.dy.direct && operation.x.direct && operation.dx.direct;
-        choose_path(plan, true, direct);
-        const Workspace<T> workspace(plan, operation.fields, direct);
-        run(plan, workspace, operation);
+        execute<T>(plan, operation, direct);
     });
 }
 

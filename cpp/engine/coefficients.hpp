@@ -30,12 +30,15 @@ struct InputGradientValues {
 };
 
 // The gradient through mean and variance (Ioffe & Szegedy 2015, section 3; their chain of partial
-// derivatives, summed up). With xhat = (x - mean) * invstd and y = weight * xhat + bias,
+// derivatives, summed up). The variance's own share in dmean is zero, since sum(x - mean) is. With
+// xhat = (x - mean) * invstd and y = weight * xhat + bias,
+// clang-format off
 //     dxhat  = weight * dy
 //     dvar   = -invstd^2 / 2 * sum(dxhat * xhat)
-//     dmean  = -invstd * sum(dxhat)                        (the variance's share is sum(x - mean) =
-//     0) dx     = dxhat * invstd + dvar * 2 * (x - mean) / N + dmean / N
+//     dmean  = -invstd * sum(dxhat)
+//     dx     = dxhat * invstd + dvar * 2 * (x - mean) / N + dmean / N
 //            = weight * invstd * (dy - sum(dy) / N - xhat * sum(dy * xhat) / N)
+// clang-format on
 // which is the form above with slope = invstd * sum(dy * xhat) / N and level = sum(dy) / N.
 template <class T>
 InputGradientValues<T> fold_input_gradient(double mean, double invstd, double weight,

@@ -3,7 +3,8 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <stdexcept>
+
+#include "engine/errors.hpp"
 
 #ifdef FASTBN_X86
 #include <cpuid.h>
@@ -95,8 +96,7 @@ void set_isa(const std::string& name) {
         }
         valid += (valid.empty() ? "'" : ", '") + std::string(isa.name) + "'";
     }
-    throw std::invalid_argument("FASTBN_ISA must be one of " + valid + " on this machine, got '" +
-                                name + "'");
+    refuse("FASTBN_ISA", "be one of " + valid + " on this machine", "'" + name + "'");
 }
 
 const char* get_isa() { return active.load()->name; }

@@ -1,8 +1,8 @@
-// The one order in which every operation runs: prepare, reduce, finalize per channel, transform.
+// The one order in which every operation runs: reduce, finalize per channel, transform.
 // Hands out tiles and threads; knows nothing of what is reduced or transformed.
 //
 // An operation has
-//     prepare(slab, entries)                  before the first tile
+//     fields, reduces, transforms             what it keeps and which phases it has
 //     reduce(slab, span, entries, scratch)    one span of one slab
 //     finalize(slab, entries)                 when all its spans are reduced
 //     transform(tile, entries, scratch)       one tile
@@ -28,8 +28,18 @@ inline Unit unit_of(const Plan& plan, std::ptrdiff_t index) {
     return {index % plan.slabs, index / plan.slabs};
 }
 
-// Each slab through all phases on one thread. What was read last is in cache still: transform
-// begins there.
+// What was read last is in cache still: the transform begins there.
+template <class T, class Op>
+void transform_backwards(const Plan& plan, const Slab& slab, const Entries<T>& entries,
+                         const Scratch<T>& scratch, Op& op) {
+    for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
+        for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
+            op.transform(plan.tile(slab, position, c), entries, scratch);
+        }
+    }
+}
+
+// Each slab through all phases on one thread.
 template <class T, class Op>
 void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
     const auto slabs = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
@@ -37,16 +47,13 @@ void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const Slab slab = plan.slab(i);
             const Entries<T> entries = workspace.entries(slab, thread);
-            op.prepare(slab, entries);
-            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
-                op.reduce(slab, span, entries, scratch);
-            }
-            op.finalize(slab, entries);
-            for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
-                for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
-                    op.transform(plan.tile(slab, position, c), entries, scratch);
+            if constexpr (Op::reduces) {
+                for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
+                    op.reduce(slab, span, entries, scratch);
                 }
             }
+            op.finalize(slab, entries);
+            if constexpr (Op::transforms) transform_backwards(plan, slab, entries, scratch, op);
         }
     };
     parallel_ranges(plan.threads, plan.slabs, slabs);
@@ -77,7 +84,6 @@ void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
         };
         parallel_ranges(plan.threads, plan.slabs, body);
     };
-    each_slab([&](const Slab& slab, const Entries<T>& entries) { op.prepare(slab, entries); });
     if constexpr (Op::reduces) {
         const auto units = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
             for (std::ptrdiff_t i = begin; i < end; ++i) {
@@ -93,8 +99,11 @@ void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
     if constexpr (Op::transforms) transform_in_order_of_memory(plan, workspace, op);
 }
 
+// all_direct: none of the operation's operands needs packing.
 template <class T, class Op>
-void run(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+void execute(Plan& plan, Op& op, bool all_direct) {
+    choose_path(plan, Op::reduces, all_direct);
+    const Workspace<T> workspace(plan, Op::fields, all_direct);
     if (plan.fused) {
         run_fused(plan, workspace, op);
     } else {

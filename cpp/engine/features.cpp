@@ -1,11 +1,10 @@
 #include "engine/features.hpp"
 
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <stdexcept>
 
 #include "engine/dims.hpp"
+#include "engine/errors.hpp"
 
 namespace fastbn {
 namespace {
@@ -21,11 +20,6 @@ std::string shape_text(const std::ptrdiff_t* shape, std::size_t ndim) {
 
 std::string shape_text(const ArrayRef& array) {
     return shape_text(array.shape, static_cast<std::size_t>(array.ndim));
-}
-
-[[noreturn]] void refuse(const std::string& name, const std::string& rule,
-                         const std::string& value) {
-    throw std::invalid_argument(name + " must " + rule + ", got " + value);
 }
 
 Dims dims_of(const ArrayRef& array) {
@@ -47,16 +41,6 @@ void each_element(const ArrayRef& array, std::ptrdiff_t count, Visit&& visit) {
 }
 
 }  // namespace
-
-std::string to_text(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.17g", value);
-    if (std::strtod(text, nullptr) == value) {
-        std::snprintf(text, sizeof text, "%.15g", value);
-        if (std::strtod(text, nullptr) != value) std::snprintf(text, sizeof text, "%.17g", value);
-    }
-    return text;
-}
 
 Features features_of(const ArrayRef& x, const std::vector<std::ptrdiff_t>& axes) {
     if (x.ndim < 2) refuse("x", "have at least 2 dimensions", std::to_string(x.ndim));
@@ -138,7 +122,7 @@ std::vector<double> read_variance(const char* name, const ArrayRef& variance,
     return values;
 }
 
-void write_parameter(const ArrayRef& parameter, const std::vector<double>& values) {
+void write_parameter(const ArrayRef& parameter, const std::vector<double>& values) noexcept {
     visit_dtype(parameter.dtype, [&](auto zero) {
         each_element(parameter, static_cast<std::ptrdiff_t>(values.size()),
                      [&](char* to, std::size_t i) {

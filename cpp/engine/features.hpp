@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <string>
 #include <vector>
 
 #include "engine/array.hpp"
@@ -34,8 +33,6 @@ std::vector<double> read_parameter(const ArrayRef& parameter, const Features& fe
 std::vector<double> read_variance(const char* name, const ArrayRef& variance,
                                   const Features& features);
 // Writes values back, rounded to the parameter's type.
-void write_parameter(const ArrayRef& parameter, const std::vector<double>& values);
-
-std::string to_text(double value);
+void write_parameter(const ArrayRef& parameter, const std::vector<double>& values) noexcept;
 
 }  // namespace fastbn

@@ -1,12 +1,11 @@
 // Moments, training and inference: statistics from x or from the caller, then y from x.
-#include <cmath>
 #include <limits>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "engine/coefficients.hpp"
 #include "engine/driver.hpp"
+#include "engine/errors.hpp"
 #include "engine/moments_pass.hpp"
 #include "engine/operations.hpp"
 #include "engine/passes.hpp"
@@ -20,17 +19,6 @@ using Values = std::vector<double>;
 std::size_t index(std::ptrdiff_t channel) { return static_cast<std::size_t>(channel); }
 
 template <class T>
-void store_affine(const AffineValues<T>& values, std::ptrdiff_t channel, std::ptrdiff_t repeat,
-                  const Entries<T>& entries) {
-    for (std::ptrdiff_t entry = channel * repeat; entry < (channel + 1) * repeat; ++entry) {
-        *entries.coefficient(0, entry) = values.pre;
-        *entries.coefficient(1, entry) = values.center;
-        *entries.coefficient(2, entry) = values.scale;
-        *entries.coefficient(3, entry) = values.shift;
-    }
-}
-
-template <class T>
 struct MomentsOperation {
     static constexpr Fields fields{6, 0};
     static constexpr bool reduces = true;
@@ -39,7 +27,6 @@ struct MomentsOperation {
     const Plan& plan;
     MomentsPass<T> pass;
 
-    void prepare(const Slab&, const Entries<T>&) const noexcept {}
     void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
                 const Scratch<T>& scratch) const noexcept {
         pass.reduce(slab, span, entries, scratch);
@@ -49,7 +36,6 @@ struct MomentsOperation {
             pass.finalize(slab.channel + i, entries);
         }
     }
-    void transform(const TileRange&, const Entries<T>&, const Scratch<T>&) const noexcept {}
 };
 
 template <class T>
@@ -65,7 +51,6 @@ struct TrainingOperation {
     const Values& weight;
     const Values& bias;
 
-    void prepare(const Slab&, const Entries<T>&) const noexcept {}
     void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
                 const Scratch<T>& scratch) const noexcept {
         pass.reduce(slab, span, entries, scratch);
@@ -73,9 +58,8 @@ struct TrainingOperation {
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
         for (std::ptrdiff_t c = slab.channel; c < slab.channel + slab.channels; ++c) {
             const ChannelStatistics s = pass.finalize(c, entries);
-            store_affine(
-                fold_affine<T>(s.mean, s.mean_lo, s.invstd, weight[index(c)], bias[index(c)]), c,
-                plan.layout.repeat, entries);
+            store(fold_affine<T>(s.mean, s.mean_lo, s.invstd, weight[index(c)], bias[index(c)]),
+                  plan, c, entries);
         }
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
@@ -100,14 +84,11 @@ struct InferenceOperation {
     const Values& bias;
     double eps;
 
-    void prepare(const Slab&, const Entries<T>&) const noexcept {}
-    void reduce(const Slab&, std::ptrdiff_t, const Entries<T>&, const Scratch<T>&) const noexcept {}
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
         for (std::ptrdiff_t c = slab.channel; c < slab.channel + slab.channels; ++c) {
             const double invstd = invstd_of(var[index(c)], eps);
-            store_affine(
-                fold_affine<T>(mean[index(c)], 0.0, invstd, weight[index(c)], bias[index(c)]), c,
-                plan.layout.repeat, entries);
+            store(fold_affine<T>(mean[index(c)], 0.0, invstd, weight[index(c)], bias[index(c)]),
+                  plan, c, entries);
         }
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
@@ -129,26 +110,48 @@ void check_running(const Running& running, const Features& features) {
     check_parameter_shape("running_mean", running.mean, features);
     check_parameter_shape("running_var", running.var, features);
     if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
-        throw std::invalid_argument("momentum must be between 0 and 1, got " +
-                                    to_text(running.momentum));
+        refuse("momentum", "be between 0 and 1", to_text(running.momentum));
     }
     const double count = static_cast<double>(features.count);
     if (!(running.correction >= 0.0) || (count > 0.0 && running.correction >= count)) {
-        throw std::invalid_argument("correction must be at least 0 and less than the " +
-                                    std::to_string(features.count) + " values per channel, got " +
-                                    to_text(running.correction));
+        refuse("correction",
+               "be at least 0 and less than the " + std::to_string(features.count) +
+                   " values per channel",
+               to_text(running.correction));
     }
 }
 
-// running <- (1 - momentum) * running + momentum * statistic
-void blend(const ArrayRef& running, const Features& features, double momentum,
-           const double* statistic, double factor) {
-    Values values = read_parameter(running, features, 0.0);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-        values[i] = (1.0 - momentum) * values[i] + momentum * (statistic[i] * factor);
+// Running statistics in memory of their own, read before anything is written and written back last.
+class RunningUpdate {
+public:
+    RunningUpdate(const Running& running, const Features& features) : running_(running) {
+        if (!running.mean) return;
+        mean_ = read_parameter(running.mean, features, 0.0);
+        var_ = read_parameter(running.var, features, 1.0);
+        const double count = static_cast<double>(features.count);
+        unbiased_ = count / (count - running.correction);
     }
-    write_parameter(running, values);
-}
+
+    void apply(const double* mean, const double* var) noexcept {
+        if (!running_.mean) return;
+        for (std::size_t i = 0; i < mean_.size(); ++i) {
+            mean_[i] = blend(mean_[i], mean[i]);
+            var_[i] = blend(var_[i], var[i] * unbiased_);
+        }
+        write_parameter(running_.mean, mean_);
+        write_parameter(running_.var, var_);
+    }
+
+private:
+    double blend(double old, double now) const {
+        return (1.0 - running_.momentum) * old + running_.momentum * now;
+    }
+
+    const Running& running_;
+    Values mean_;
+    Values var_;
+    double unbiased_ = 1.0;
+};
 
 void fill_undefined(const Features& features, const StatisticsOut& out) {
     const double nan = std::numeric_limits<double>::quiet_NaN();
@@ -168,9 +171,7 @@ void moments(const ArrayRef& x, const Features& features, const StatisticsOut& o
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         MomentsOperation<T> operation{plan, {plan, x, 0.0, out}};
-        choose_path(plan, true, operation.pass.x().direct);
-        const Workspace<T> workspace(plan, operation.fields, operation.pass.x().direct);
-        run(plan, workspace, operation);
+        execute<T>(plan, operation, operation.pass.x().direct);
     });
 }
 
@@ -187,22 +188,16 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     Plan plan = plan_of(x, features);
     const Values weight = read_parameter(parameters.weight, features, 1.0);
     const Values bias = read_parameter(parameters.bias, features, 0.0);
+    RunningUpdate update(running, features);
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         TrainingOperation<T> operation{
             plan, {plan, x, eps, out}, operand_of(y, plan.layout), streamed(plan, x, y), weight,
             bias};
         const bool direct = operation.pass.x().direct && operation.y.direct;
-        choose_path(plan, true, direct);
-        const Workspace<T> workspace(plan, operation.fields, direct);
-        run(plan, workspace, operation);
+        execute<T>(plan, operation, direct);
     });
-    if (running.mean) {
-        const double count = static_cast<double>(features.count);
-        blend(running.mean, features, running.momentum, out.mean, 1.0);
-        blend(running.var, features, running.momentum, out.var,
-              count / (count - running.correction));
-    }
+    update.apply(out.mean, out.var);
 }
 
 void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const ArrayRef& mean,
@@ -232,9 +227,7 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const
                                         bias,
                                         eps};
         const bool direct = operation.x.direct && operation.y.direct;
-        choose_path(plan, false, direct);
-        const Workspace<T> workspace(plan, operation.fields, direct);
-        run(plan, workspace, operation);
+        execute<T>(plan, operation, direct);
     });
 }
 

@@ -9,7 +9,7 @@ namespace {
 // to take neighbouring values of several channels as columns and to merge each channel's at the
 // end.
 constexpr std::ptrdiff_t min_repeat_rows = 8;
-constexpr std::ptrdiff_t max_repeat_rows = 512;  // so that a column's values stay in cache
+constexpr std::ptrdiff_t max_repeat_bytes = 2048;  // of a column, so that a slab stays in cache
 
 std::ptrdiff_t magnitude(std::ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
 
@@ -96,7 +96,7 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
         const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * unit;
         const std::ptrdiff_t outer = layout.count / inner.size;
         if (packed_channels && inner.size <= max_repeat && outer >= min_repeat_rows &&
-            outer <= max_repeat_rows) {
+            outer * unit <= max_repeat_bytes) {
             layout.orientation = Orientation::channels_last;
             layout.repeat = inner.size;
         }

@@ -60,8 +60,8 @@ private:
         std::ptrdiff_t count = plan_.span_count(0);
         for (std::ptrdiff_t span = 1; span < plan_.spans; ++span) {
             const std::ptrdiff_t more = plan_.span_count(span);
-            all = merge(all, static_cast<double>(count), read(entries, span, entry),
-                        static_cast<double>(more));
+            all = merge_parts(all, static_cast<double>(count), read(entries, span, entry),
+                              static_cast<double>(more));
             count += more;
         }
         return all;

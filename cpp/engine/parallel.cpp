@@ -16,6 +16,17 @@ namespace {
 // A thread is worth waking for this much memory: some 10 us of streaming.
 constexpr std::ptrdiff_t bytes_per_thread = std::ptrdiff_t{128} << 10;
 
+// More than the system can start would end the process.
+int most_threads() {
+#ifdef _OPENMP
+    constexpr int per_processor = 4;
+    constexpr int always = 64;
+    return std::min(std::max(per_processor * omp_get_num_procs(), always), omp_get_thread_limit());
+#else
+    return 1;
+#endif
+}
+
 std::atomic<int> chosen_threads{0};
 std::atomic<bool> in_forked_child{false};
 
@@ -44,7 +55,8 @@ bool has_openmp() {
 int threads_for(std::ptrdiff_t bytes) {
     if (bytes < 2 * bytes_per_thread) return 1;
     const std::ptrdiff_t useful = bytes / bytes_per_thread;
-    return static_cast<int>(std::min<std::ptrdiff_t>(get_num_threads(), useful));
+    const std::ptrdiff_t asked = std::min(get_num_threads(), most_threads());
+    return static_cast<int>(std::min(asked, useful));
 }
 
 void install_fork_handler() {

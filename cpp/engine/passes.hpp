@@ -1,10 +1,11 @@
-// The passes that operations are made of, tile by tile: summing moments, summing gradients, and the
-// two elementwise transforms. Each is one loop over a span's tiles round one kernel call.
+// What operations are made of: summing moments or gradients over a span's tiles, and transforming
+// one tile. Each rounds off one kernel with its operands, sums and coefficients.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 
+#include "engine/coefficients.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/pack.hpp"
 #include "engine/plan.hpp"
@@ -34,27 +35,27 @@ void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrd
         if (plan.layout.channels_first()) {
             kernels.moments_rows(in, tile.rows, tile.cols, count, state);
         } else {
-            kernels.moments_columns(in, tile.rows, tile.cols, count, state, scratch.chunk_sums);
+            kernels.moments_columns(in, tile.rows, tile.cols, count, state, scratch.column_sums);
         }
     });
 }
 
-// Sums of dy and dy * xhat. Fields: mean and invstd (of span 0), then the two sums.
+// Sums of dy and dy * xhat, in two sums per entry; mean and invstd per entry of all of x.
 template <class T>
-void sum_gradients(const Plan& plan, const Operand& dy, const Operand& x, const Slab& slab,
-                   std::ptrdiff_t span, const Entries<T>& entries,
-                   const Scratch<T>& scratch) noexcept {
+void sum_gradients(const Plan& plan, const Operand& dy, const Operand& x, const double* mean,
+                   const double* invstd, const Slab& slab, std::ptrdiff_t span,
+                   const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
     const KernelTable<T>& kernels = kernels_for<T>();
     const auto kernel =
         plan.layout.channels_first() ? kernels.gradient_sums_rows : kernels.gradient_sums_columns;
-    const GradientSums sums{entries.sum(0, 0, slab.entry), entries.sum(1, 0, slab.entry),
-                            entries.sum(2, span, slab.entry), entries.sum(3, span, slab.entry)};
-    std::fill_n(sums.sum_dy, slab.entries, 0.0);
-    std::fill_n(sums.sum_dy_xhat, slab.entries, 0.0);
+    std::fill_n(entries.sum(0, span, slab.entry), slab.entries, 0.0);
+    std::fill_n(entries.sum(1, span, slab.entry), slab.entries, 0.0);
     each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
         const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
         const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
-        kernel(dy_in, x_in, tile.rows, tile.cols, at(sums, tile.entry - slab.entry));
+        kernel(dy_in, x_in, tile.rows, tile.cols,
+               {mean + tile.entry, invstd + tile.entry, entries.sum(0, span, tile.entry),
+                entries.sum(1, span, tile.entry)});
     });
 }
 
@@ -64,6 +65,31 @@ bool any_scaled(const T* coefficients, std::ptrdiff_t n) noexcept {
     bool scaled = false;
     for (std::ptrdiff_t i = 0; i < n; ++i) scaled = scaled || coefficients[i] != T(1);
     return scaled;
+}
+
+// Gives every entry of a channel the same coefficients.
+template <class T, int n>
+void store_coefficients(const T (&values)[n], const Plan& plan, std::ptrdiff_t channel,
+                        const Entries<T>& entries) noexcept {
+    const std::ptrdiff_t repeat = plan.layout.repeat;
+    for (int i = 0; i < n; ++i) {
+        std::fill_n(entries.coefficient(i, channel * repeat), repeat, values[i]);
+    }
+}
+
+// In the order in which apply_affine takes them,
+template <class T>
+void store(const AffineValues<T>& v, const Plan& plan, std::ptrdiff_t channel,
+           const Entries<T>& entries) noexcept {
+    store_coefficients({v.pre, v.center, v.scale, v.shift}, plan, channel, entries);
+}
+
+// and apply_input_gradient.
+template <class T>
+void store(const InputGradientValues<T>& v, const Plan& plan, std::ptrdiff_t channel,
+           const Entries<T>& entries) noexcept {
+    store_coefficients({v.pre, v.dy_pre, v.center, v.slope, v.level, v.scale}, plan, channel,
+                       entries);
 }
 
 // A tile of y from x, by the coefficients pre, center, scale, shift.

@@ -3,13 +3,13 @@
 #include <algorithm>
 
 #include "engine/parallel.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 namespace {
 
 // Tiles of one channel: small enough for two reads from the first-level cache, and for the error
-// bound of the chunk sums (kernels/reduce.hpp): (n + 1) * (n / 16 + 4) * 2^-53 is 8e-12 for
-// float64's 1024, and 1e-10 for float32's 4096, whose results are good to 1e-6.
+// bounds of the chunk sums (kernels/moments.hpp).
 constexpr std::ptrdiff_t chunk_float32 = 4096;
 constexpr std::ptrdiff_t chunk_float64 = 1024;
 
@@ -26,7 +26,6 @@ constexpr std::ptrdiff_t max_strip_cols = 2048;
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_units = 64;
 
-constexpr std::ptrdiff_t lanes = 16;
 // What a slab may have to stay in a core's second-level cache between its two reads.
 constexpr std::ptrdiff_t slab_bytes = std::ptrdiff_t{512} << 10;
 constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{16} << 20;
@@ -54,8 +53,9 @@ void tile_one_channel(Plan& plan) {
 
 void tile_columns(Plan& plan) {
     const Layout& layout = plan.layout;
+    const std::ptrdiff_t in_cache = slab_bytes / (layout.rows * size_of(plan.dtype));
     const std::ptrdiff_t cols = !layout.direct      ? packed_tile_cols
-                                : layout.repeat > 1 ? repeated_tile_cols
+                                : layout.repeat > 1 ? std::min(repeated_tile_cols, in_cache)
                                                     : column_tile_cols;
     plan.tile_rows = std::min(layout.rows, column_tile_rows);
     plan.slab_entries =
@@ -144,7 +144,8 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
 }
 
 void choose_path(Plan& plan, bool reduces, bool all_direct) {
-    plan.threads = threads_for(plan.bytes());
+    const std::ptrdiff_t units = std::max(plan.slabs * plan.spans, plan.positions);
+    plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(plan.bytes()), units));
     const Layout& layout = plan.layout;
     const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
     const std::ptrdiff_t bytes = layout.rows * plan.slab_entries * size_of(plan.dtype);

@@ -76,10 +76,11 @@ struct Plan {
     TileRange strip(std::ptrdiff_t index) const;
 };
 
-// A plan for one operation.
-//     reduces      it sums before it transforms
-//     all_direct   no operand needs packing
+// What fixes the bits: tiles, spans, slabs.
 Plan plan_of(const ArrayRef& x, const Features& features);
+// And what does not: threads, fused, strips.
+//     reduces      the operation sums before it transforms
+//     all_direct   none of its operands needs packing
 void choose_path(Plan& plan, bool reduces, bool all_direct);
 
 // Whether results of this size are better written past the caches.

@@ -1,6 +1,7 @@
 #include "engine/pool.hpp"
 
 #include <cstdlib>
+#include <iterator>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -39,21 +40,35 @@ Pool& pool() {
 
 // AddressSanitizer must see every result's end, and its end of life.
 #ifdef __SANITIZE_ADDRESS__
-constexpr std::ptrdiff_t granule = 64;
 constexpr bool recycles = false;
 #else
-constexpr std::ptrdiff_t granule = huge_page;
 constexpr bool recycles = true;
 #endif
 
-// Whole huge pages, so that results of nearly the same size share blocks.
-std::ptrdiff_t rounded(std::ptrdiff_t bytes) { return (bytes + granule - 1) / granule * granule; }
+constexpr std::ptrdiff_t alignment = 64;
+constexpr std::ptrdiff_t small_granule = std::ptrdiff_t{64} << 10;
+constexpr std::ptrdiff_t huge_from = std::ptrdiff_t{16} << 20;
+
+// Rounded up by an eighth at most, so that results of nearly the same size share blocks; whole huge
+// pages where that is little.
+std::ptrdiff_t granule_of(std::ptrdiff_t bytes) {
+    if (!recycles) return alignment;
+    return bytes >= huge_from ? huge_page : small_granule;
+}
+
+std::ptrdiff_t rounded(std::ptrdiff_t bytes) {
+    const std::ptrdiff_t granule = granule_of(bytes);
+    return (bytes + granule - 1) / granule * granule;
+}
 
 char* fresh_block(std::ptrdiff_t size) {
-    void* data = std::aligned_alloc(granule, static_cast<std::size_t>(size));
+    const bool huge = recycles && size >= huge_from;
+    void* data = std::aligned_alloc(static_cast<std::size_t>(huge ? huge_page : alignment),
+                                    static_cast<std::size_t>(size));
     if (data == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-    madvise(data, static_cast<std::size_t>(size), MADV_HUGEPAGE);  // a wish; may be refused
+    // A wish; may be refused.
+    if (huge) madvise(data, static_cast<std::size_t>(size), MADV_HUGEPAGE);
 #endif
     return static_cast<char*>(data);
 }

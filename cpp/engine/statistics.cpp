@@ -13,7 +13,7 @@ constexpr ChannelStatistics undefined{not_a_number, not_a_number, not_a_number, 
                                       not_a_number};
 
 // Below this, squares of deviations may have lost bits to gradual underflow.
-const double smallest_safe_m2 = std::ldexp(1.0, -900);
+constexpr double smallest_safe_m2 = 0x1p-900;
 
 // (sum + sum_lo) / count as mean + mean_lo, to twice float64's precision.
 void divide(double sum, double sum_lo, double count, double& mean, double& mean_lo) {
@@ -53,6 +53,11 @@ double invstd_of_scaled(double scaled_var, int e, double eps) {
 }
 
 }  // namespace
+
+Partial<double> merge_parts(const Partial<double>& a, double count_a, const Partial<double>& b,
+                            double count_b) {
+    return merge(a, count_a, b, count_b);
+}
 
 Partial<double> merge_columns(const Partial<double>* columns, std::ptrdiff_t n, double count) {
     double offsets[max_repeat];

@@ -17,8 +17,13 @@ struct ChannelStatistics {
     double invstd;
 };
 
+// welford.hpp's merge, out of line: that one is private to each file that includes it.
+Partial<double> merge_parts(const Partial<double>& a, double count_a, const Partial<double>& b,
+                            double count_b);
+
 // Moments of the values of n <= max_repeat columns that hold `count` values each and are one
-// channel.
+// channel. Equal counts need no divisions, and hundreds of columns add up pairwise to fewer
+// roundings than in one merge after the other.
 Partial<double> merge_columns(const Partial<double>* columns, std::ptrdiff_t n, double count);
 
 // 1 / sqrt(var + eps); 0 where there is no spread at all, so that xhat is 0 and no NaN arises.

@@ -5,8 +5,8 @@
 #include <cstddef>
 
 #include "engine/buffer.hpp"
-#include "engine/dispatch.hpp"
 #include "engine/plan.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 
@@ -31,7 +31,7 @@ struct Entries {
 template <class T>
 struct Scratch {
     T* tile[3];
-    void* chunk_sums;
+    void* column_sums;
 };
 
 // How many of each an operation keeps per entry.
@@ -50,9 +50,9 @@ public:
           stride_(plan.fused ? plan.slab_entries : plan.entries()),
           sums_(round_up(fields.sums * plan.spans * stride_, sizeof(double))),
           entries_(sums_ + round_up(fields.coefficients * stride_, sizeof(T))),
-          chunk_sums_(round_up((plan.slab_entries + 15) / 16, kernels_for<T>().chunk_sums_bytes)),
+          column_sums_(round_up((plan.slab_entries + lanes - 1) / lanes, column_sums_bytes)),
           tile_(all_direct ? 0 : round_up(plan.tile_elements(), sizeof(T))),
-          scratch_(chunk_sums_ + 3 * tile_),
+          scratch_(column_sums_ + 3 * tile_),
           memory_(owners_ * entries_ + plan.threads * scratch_) {}
 
     // The slab's thread's own entries where slabs are fused, else those of all slabs.
@@ -64,7 +64,7 @@ public:
 
     Scratch<T> scratch(int thread) const {
         char* at = memory_.data() + owners_ * entries_ + thread * scratch_;
-        char* tiles = at + chunk_sums_;
+        char* tiles = at + column_sums_;
         return {{reinterpret_cast<T*>(tiles), reinterpret_cast<T*>(tiles + tile_),
                  reinterpret_cast<T*>(tiles + 2 * tile_)},
                 at};
@@ -80,7 +80,7 @@ private:
     std::ptrdiff_t stride_;
     std::ptrdiff_t sums_;  // this and the following in bytes
     std::ptrdiff_t entries_;
-    std::ptrdiff_t chunk_sums_;
+    std::ptrdiff_t column_sums_;
     std::ptrdiff_t tile_;
     std::ptrdiff_t scratch_;
     Buffer memory_;

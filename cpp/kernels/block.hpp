@@ -6,12 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "table.hpp"
 #include "welford.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
-
-constexpr std::ptrdiff_t lanes = 16;
 
 // The length of a whole block, where a tail has a std::ptrdiff_t: kernels take either as `n`.
 struct Full {};
@@ -22,6 +21,8 @@ struct Block {
     static constexpr int registers = static_cast<int>(lanes / width);
     Vec<T> part[registers];
 };
+
+using Wide = Block<double>;
 
 template <class T>
 inline Block<T> broadcast(T a) {
@@ -148,17 +149,6 @@ inline double halve(const Block<double>& hi, const Block<double>& lo_lanes, doub
     }
     lo = b[0];
     return a[0];
-}
-
-// Asks for the cache lines of the block at p, which may lie outside of any array, to be in the
-// second-level cache soon. Not in the first: its few miss buffers would hold up the loads.
-template <class T>
-inline void prefetch(const T* p) {
-    constexpr std::ptrdiff_t per_line = 64 / static_cast<std::ptrdiff_t>(sizeof(T));
-    constexpr int second_level = 2;
-    for (std::ptrdiff_t i = 0; i < lanes; i += per_line) {
-        __builtin_prefetch(p + i, 0, second_level);
-    }
 }
 
 // body(i, n) for every block of n columns from i on.

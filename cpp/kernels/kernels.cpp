@@ -5,7 +5,8 @@
 #include FASTBN_VEC
 
 #include "block.hpp"
-#include "reduce.hpp"
+#include "gradient_sums.hpp"
+#include "moments.hpp"
 #include "table.hpp"
 #include "transform.hpp"
 
@@ -15,11 +16,14 @@ namespace {
 template <class T>
 constexpr KernelTable<T> table() {
     return {
-        moments_rows<T>,         moments_columns<T>,        sizeof(ColumnSums<T>),
-        gradient_sums_rows<T>,   gradient_sums_columns<T>,  transform<T, Shared>,
-        transform<T, PerColumn>, input_gradient<T, Shared>, input_gradient<T, PerColumn>,
+        moments_rows<T>,           moments_columns<T>,           gradient_sums_rows<T>,
+        gradient_sums_columns<T>,  transform<T, Shared>,         transform<T, PerColumn>,
+        input_gradient<T, Shared>, input_gradient<T, PerColumn>,
     };
 }
+
+static_assert(sizeof(ColumnSums<float>) == column_sums_bytes);
+static_assert(sizeof(ColumnSums<double>) == column_sums_bytes);
 
 }  // namespace
 

@@ -6,6 +6,10 @@
 
 namespace fastbn {
 
+// Values that every kernel works on at a time, and the room that its sums take per so many columns.
+constexpr std::ptrdiff_t lanes = 16;
+constexpr std::size_t column_sums_bytes = 640;
+
 // A block of memory as a kernel sees it: contiguous columns, rows `stride` elements apart.
 template <class T>
 struct Tile {
@@ -56,30 +60,6 @@ struct InputGradient {
     const T* scale;
 };
 
-// The same arrays from channel i on. Static, as in welford.hpp and for the reason given there.
-static inline MomentsState at(const MomentsState& s, std::ptrdiff_t i) {
-    return {s.ref + i, s.offset + i, s.m2 + i, s.m2_lo + i, s.sum + i, s.sum_lo + i};
-}
-
-static inline GradientSums at(const GradientSums& s, std::ptrdiff_t i) {
-    return {s.mean + i, s.invstd + i, s.sum_dy + i, s.sum_dy_xhat + i};
-}
-
-template <class T>
-static inline Affine<T> at(const Affine<T>& a, std::ptrdiff_t i) {
-    return {a.pre ? a.pre + i : nullptr, a.center + i, a.scale + i, a.shift + i};
-}
-
-template <class T>
-static inline InputGradient<T> at(const InputGradient<T>& g, std::ptrdiff_t i) {
-    return {g.pre ? g.pre + i : nullptr,
-            g.dy_pre ? g.dy_pre + i : nullptr,
-            g.center + i,
-            g.slope + i,
-            g.level + i,
-            g.scale + i};
-}
-
 // Kernels come in pairs. `_rows`: the whole tile is one channel, and structs of per-channel arrays
 // hold one entry. `_columns`: each column is a channel, and they hold `cols` entries.
 template <class T>
@@ -87,10 +67,9 @@ struct KernelTable {
     // Folds the tile into moments that already cover `count` values per channel.
     void (*moments_rows)(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                          MomentsState state) noexcept;
-    // `scratch`: chunk_sums_bytes for every 16 columns begun, aligned to 64.
+    // `scratch`: column_sums_bytes for every `lanes` columns begun, aligned to 64.
     void (*moments_columns)(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                             MomentsState state, void* scratch) noexcept;
-    std::size_t chunk_sums_bytes;
 
     // Adds the tile's sums of dy and of dy * xhat.
     void (*gradient_sums_rows)(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,

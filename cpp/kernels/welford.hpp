@@ -1,5 +1,6 @@
-// Merging the moments of two disjoint sets of values (Chan, Golub & LeVeque 1983, eq. 1.5), for one
-// channel (V = double) or for a block of them. Knows nothing of where the values came from.
+// Sums beyond float64's precision, and merging the moments of two disjoint sets of values (Chan,
+// Golub & LeVeque 1983, eq. 1.5), for one channel (V = double) or for a block of them. Knows
+// nothing of where the values came from.
 #pragma once
 
 namespace fastbn {
@@ -43,7 +44,8 @@ static inline V two_product(V a, double b, V& error) {
 }
 
 // (high + low) / count as quotient + rest, to twice float64's precision. `rest` is small beside the
-// quotient's last digit or two, and the sum of both is exact where that is a float64 number.
+// quotient's last digit or two, and the sum of both is exact where that is a float64 number. NaN
+// for quotients above 2^996.
 template <class V>
 static inline V quotient(V high, V low, double count, V& rest) {
     const V first = high * (1.0 / count);
@@ -52,8 +54,8 @@ static inline V quotient(V high, V low, double count, V& rest) {
     return two_sum(first, (((high - product) - error) + low) * (1.0 / count), rest);
 }
 
-// a covers count_a values, b count_b > 0. Offsets differ by no more than the data do, so `delta`
-// keeps its relative precision however far the channel's mean is from zero.
+// a covers count_a values, b count_b > 0. Offsets are of the size of the data's spread, so `delta`
+// is good to a rounding of that, however far the channel's mean is from zero.
 template <class V>
 static inline Partial<V> merge(const Partial<V>& a, double count_a, const Partial<V>& b,
                                double count_b) {

@@ -8,7 +8,6 @@ For every channel c, with N values in the batch (Ioffe & Szegedy 2015, Algorithm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastbn import _core
 from fastbn.results import Gradients, Moments, TrainResult
 
-Axis: TypeAlias = int | Sequence[int]
+Axis: TypeAlias = int | tuple[int, ...]
 
 
 def batch_norm(
@@ -58,7 +57,7 @@ def batch_norm(
         Share of the new in the running statistics, from 0 to 1.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, xhat is 0.
-    axis : int or sequence of ints, default 1
+    axis : int or tuple of ints, default 1
         The feature axis or axes, which keep statistics of their own; all others are reduced. The feature shape is
         ``(x.shape[axis],)`` for an integer, else the shape of x along `axis` in ascending order.
     correction : float, default 1
@@ -125,7 +124,7 @@ def batch_norm_train(
         Gamma and beta, of the feature shape (see `batch_norm`); 1 and 0 where not given.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, `invstd` and xhat are 0.
-    axis : int or sequence of ints, default 1
+    axis : int or tuple of ints, default 1
         The feature axis or axes.
     out : ndarray, optional
         Where y goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.
@@ -157,29 +156,7 @@ def batch_norm_train(
     >>> mean, var, count
     (array([2., 5.]), array([1., 0.]), 2)
     """
-    return train_tracked(x, weight, bias, eps=eps, axis=axis, out=out)
-
-
-def train_tracked(
-    x: ArrayLike,
-    weight: ArrayLike | None,
-    bias: ArrayLike | None,
-    running_mean: NDArray[Any] | None = None,
-    running_var: NDArray[Any] | None = None,
-    *,
-    momentum: float = 0.1,
-    correction: float = 1,
-    eps: float,
-    axis: Axis,
-    out: NDArray[Any] | None = None,
-) -> TrainResult:
-    """`batch_norm` in training and `batch_norm_train` in one: updates running statistics and returns the batch's.
-
-    For the layer, which needs both; not part of the public interface.
-    """
-    return TrainResult._make(
-        _core.batch_norm_train(x, weight, bias, eps, axis, out, running_mean, running_var, momentum, correction)
-    )
+    return TrainResult._make(_core.batch_norm_train(x, weight, bias, eps, axis, out, None, None, 0.1, 1))
 
 
 def batch_norm_backward(
@@ -212,7 +189,7 @@ def batch_norm_backward(
     mean, invstd : array_like of float32 or float64
         What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
         ``running_mean`` and ``1 / sqrt(running_var + eps)``.
-    axis : int or sequence of ints, default 1
+    axis : int or tuple of ints, default 1
         The feature axis or axes.
     training : bool, default True
         Whether mean and invstd are functions of x, through which the gradient flows, or constants.
@@ -246,16 +223,16 @@ def batch_norm_backward(
 
 
 def moments(x: ArrayLike, *, axis: Axis = 1) -> Moments:
-    """Count, mean and centred sum of squares of each channel, in one pass over x.
+    """Count, mean and centred sum of squares of each channel, in one pass over memory.
 
-    Chunks of x are summed about one of their own values and merged by the formula of Chan, Golub & LeVeque 1983
+    Chunks of x are summed about a value of their own and merged by the formula of Chan, Golub & LeVeque 1983
     (eq. 1.5), in float64 whatever x is: the relative error of the variance does not grow with mean / std.
 
     Parameters
     ----------
     x : array_like of float32 or float64
         Two dimensions or more, in any memory layout.
-    axis : int or sequence of ints, default 1
+    axis : int or tuple of ints, default 1
         The feature axis or axes (see `batch_norm`).
 
     Returns
@@ -305,7 +282,7 @@ def normalize(
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, y is `bias`.
-    axis : int or sequence of ints, default 1
+    axis : int or tuple of ints, default 1
         The feature axis or axes.
     out : ndarray, optional
         Where the result goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.

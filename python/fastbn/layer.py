@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fastbn import _core
 from fastbn.checks import Shape, checked_flag, converted
-from fastbn.functional import batch_norm_backward, batch_norm_train, normalize, train_tracked
+from fastbn.functional import batch_norm_backward, batch_norm_train, normalize
 from fastbn.state import Array, LayerState
 
 
@@ -87,7 +88,7 @@ class BatchNorm(LayerState):
         Parameters
         ----------
         x : array_like of float32 or float64, at least 2-D
-            The batch. The layer keeps a reference to it for `backward`. An empty batch is returned as it is and leaves
+            The batch. The layer keeps a reference to it for `backward`. An empty batch gives an empty result and leaves
             the running statistics alone.
 
         Returns
@@ -243,25 +244,26 @@ class BatchNorm(LayerState):
             self._decide_features(shape)
         momentum = 1.0 / (self.num_batches_tracked + 1) if self.momentum is None else self.momentum
         try:
-            result = train_tracked(
+            y, mean, _, invstd, count = _core.batch_norm_train(
                 x,
                 self.weight,
                 self.bias,
+                self.eps,
+                self.axis,
+                None,
                 self.running_mean,
                 self.running_var,
-                momentum=momentum,
-                correction=self.correction,
-                eps=self.eps,
-                axis=self.axis,
+                momentum,
+                self.correction,
             )
         except Exception:
             if shape is not None:
                 self._forget_features()
             raise
-        if self.track_running_stats and result.count > 0:
+        if self.track_running_stats and count > 0:
             self.num_batches_tracked += 1
-        self._last = (x, (result.mean, result.invstd))
-        return result.y
+        self._last = (x, (mean, invstd))
+        return y
 
     def _running_invstd(self) -> Array:
         shifted = self._require(self.running_var).astype(np.float64) + self.eps

@@ -1,0 +1,164 @@
+#include "bindings/outputs.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "engine/pool.hpp"
+
+namespace fastbn::bindings {
+namespace {
+
+// The bytes an array reaches over, from its first to behind its last.
+struct Extent {
+    const char* begin;
+    const char* end;
+};
+
+Extent extent_of(const ArrayRef& array) {
+    Extent extent{array.data, array.data + size_of(array.dtype)};
+    for (int i = 0; i < array.ndim; ++i) {
+        if (array.shape[i] == 0) return {array.data, array.data};
+        const std::ptrdiff_t reach = (array.shape[i] - 1) * array.strides[i];
+        (reach < 0 ? extent.begin : extent.end) += reach;
+    }
+    return extent;
+}
+
+bool share_memory(const ArrayArg& a, const ArrayArg& b) {
+    const Extent ea = extent_of(a.ref);
+    const Extent eb = extent_of(b.ref);
+    if (ea.begin >= eb.end || eb.begin >= ea.end) return false;
+    // Interleaved, perhaps. NumPy gives up where it would have to search for long.
+    constexpr int most_work = 10000;
+    try {
+        return py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(
+            a.owner, b.owner, py::arg("max_work") = most_work));
+    } catch (const py::error_already_set& error) {
+        const auto too_hard = py::module_::import("numpy.exceptions").attr("TooHardError");
+        if (!error.matches(too_hard)) throw;
+        return true;
+    }
+}
+
+bool same_memory(const ArrayRef& a, const ArrayRef& b) {
+    bool same = a.data == b.data && a.dtype == b.dtype && a.ndim == b.ndim;
+    for (int i = 0; same && i < a.ndim; ++i) {
+        same = a.shape[i] == b.shape[i] && (a.shape[i] == 1 || a.strides[i] == b.strides[i]);
+    }
+    return same;
+}
+
+// Every stride must step over all that the smaller ones reach.
+bool overlaps_itself(const ArrayRef& array) {
+    std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> steps;
+    for (int i = 0; i < array.ndim; ++i) {
+        if (array.shape[i] == 0) return false;
+        if (array.shape[i] > 1) steps.emplace_back(std::abs(array.strides[i]), array.shape[i]);
+    }
+    std::sort(steps.begin(), steps.end());
+    std::ptrdiff_t reach = size_of(array.dtype);
+    for (const auto& [stride, size] : steps) {
+        if (stride < reach) return true;
+        reach += stride * (size - 1);
+    }
+    return false;
+}
+
+// Strides of a dense array of this shape whose axes are in memory in the order of like's.
+std::vector<py::ssize_t> dense_strides(const py::array& like) {
+    const std::size_t ndim = static_cast<std::size_t>(like.ndim());
+    std::vector<std::size_t> order(ndim);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        return std::abs(like.strides()[a]) > std::abs(like.strides()[b]);
+    });
+    std::vector<py::ssize_t> strides(ndim);
+    py::ssize_t stride = like.itemsize();
+    for (std::size_t i = ndim; i-- > 0;) {
+        strides[order[i]] = stride;
+        stride *= std::max<py::ssize_t>(like.shape()[order[i]], 1);
+    }
+    return strides;
+}
+
+// A block of the pool, given back when the last array on it goes.
+struct PooledBlock {
+    char* data;
+    std::ptrdiff_t bytes;
+};
+
+py::array pooled_like(const py::array& like, std::ptrdiff_t bytes) {
+    auto block = std::make_unique<PooledBlock>(PooledBlock{take_block(bytes), bytes});
+    const char* const data = block->data;
+    const py::capsule base(block.get(), [](void* pointer) {
+        const std::unique_ptr<PooledBlock> last(static_cast<PooledBlock*>(pointer));
+        give_back(last->data, last->bytes);
+    });
+    block.release();
+    const std::vector<py::ssize_t> shape(like.shape(), like.shape() + like.ndim());
+    return py::array(like.dtype(), shape, dense_strides(like), data, base);
+}
+
+bool is_broadcast(const py::array& array) {
+    const auto* strides = array.strides();
+    return std::any_of(strides, strides + array.ndim(), [](py::ssize_t s) { return s == 0; });
+}
+
+py::array empty_like(const py::array& like) {
+    const std::ptrdiff_t bytes = like.size() * like.itemsize();
+    if (bytes >= pooled_from && !is_broadcast(like)) return pooled_like(like, bytes);
+    if ((like.flags() & py::array::c_style) != 0) {
+        return py::array(like.dtype(),
+                         std::vector<py::ssize_t>(like.shape(), like.shape() + like.ndim()));
+    }
+    return py::array(
+        py::module_::import("numpy").attr("empty_like")(like, py::arg("subok") = false));
+}
+
+}  // namespace
+
+ArrayArg writable_argument(const char* name, const py::object& value) {
+    if (!py::isinstance<py::array>(value)) {
+        wrong_type(name, "be a numpy.ndarray", type_name(value));
+    }
+    const ArrayArg argument = described(name, py::reinterpret_borrow<py::array>(value));
+    if (!argument.array().writeable()) wrong_value(name, "be writable", "a read-only array");
+    if (overlaps_itself(argument.ref)) {
+        wrong_value(name, "not overlap itself", "strides " + shown(value.attr("strides")));
+    }
+    return argument;
+}
+
+ArrayArg output_argument(const py::object& out, const ArrayArg& like,
+                         const std::vector<const ArrayArg*>& sources,
+                         const std::vector<const ArrayArg*>& others) {
+    if (out.is_none()) return described("out", empty_like(like.array()));
+    const ArrayArg output = writable_argument("out", out);
+    if (output.ref.dtype != like.ref.dtype) {
+        wrong_type("out",
+                   std::string("have ") + like.name + "'s dtype " + shown(like.array().dtype()),
+                   shown(output.array().dtype()));
+    }
+    for (const ArrayArg* source : sources) {
+        if (!same_memory(output.ref, source->ref)) check_disjoint(output, *source);
+    }
+    for (const ArrayArg* other : others) check_disjoint(output, *other);
+    return output;
+}
+
+void check_disjoint(const ArrayArg& written, const ArrayArg& other) {
+    if (written && other && share_memory(written, other)) {
+        wrong_value(written.name, std::string("share no memory with ") + other.name,
+                    "overlapping arrays");
+    }
+}
+
+py::array_t<double> statistic_array(const Features& features) {
+    return py::array_t<double>(
+        std::vector<py::ssize_t>(features.shape.begin(), features.shape.end()));
+}
+
+}  // namespace fastbn::bindings
