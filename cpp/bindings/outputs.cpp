@@ -72,8 +72,10 @@ std::vector<py::ssize_t> dense_strides(const py::array& like) {
     const std::size_t ndim = static_cast<std::size_t>(like.ndim());
     std::vector<std::size_t> order(ndim);
     std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        return std::abs(like.strides()[a]) > std::abs(like.strides()[b]);
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        const py::ssize_t step_a = std::abs(like.strides()[a]);
+        const py::ssize_t step_b = std::abs(like.strides()[b]);
+        return step_a > step_b || (step_a == step_b && a < b);
     });
     std::vector<py::ssize_t> strides(ndim);
     py::ssize_t stride = like.itemsize();
@@ -86,18 +88,21 @@ std::vector<py::ssize_t> dense_strides(const py::array& like) {
 
 // A block of the pool, given back when the last array on it goes.
 struct PooledBlock {
+    explicit PooledBlock(std::ptrdiff_t n) : data(take_block(n)), bytes(n) {}
+    ~PooledBlock() { give_back(data, bytes); }
+    PooledBlock(const PooledBlock&) = delete;
+    PooledBlock& operator=(const PooledBlock&) = delete;
+
     char* data;
     std::ptrdiff_t bytes;
 };
 
 py::array pooled_like(const py::array& like, std::ptrdiff_t bytes) {
-    auto block = std::make_unique<PooledBlock>(PooledBlock{take_block(bytes), bytes});
-    const char* const data = block->data;
+    auto block = std::make_unique<PooledBlock>(bytes);
     const py::capsule base(block.get(), [](void* pointer) {
         const std::unique_ptr<PooledBlock> last(static_cast<PooledBlock*>(pointer));
-        give_back(last->data, last->bytes);
     });
-    block.release();
+    const char* const data = block.release()->data;
     const std::vector<py::ssize_t> shape(like.shape(), like.shape() + like.ndim());
     return py::array(like.dtype(), shape, dense_strides(like), data, base);
 }

@@ -90,7 +90,7 @@ char* take_block(std::ptrdiff_t bytes) {
     const std::ptrdiff_t size = rounded(bytes);
     Pool& p = pool();
     {
-        const std::lock_guard<std::mutex> lock(p.mutex);
+        const std::scoped_lock lock(p.mutex);
         for (auto block = p.free.rbegin(); block != p.free.rend(); ++block) {
             if (block->size != size) continue;
             char* const data = block->data;
@@ -106,7 +106,7 @@ char* take_block(std::ptrdiff_t bytes) {
 void give_back(char* block, std::ptrdiff_t bytes) noexcept {
     const std::ptrdiff_t size = rounded(bytes);
     Pool& p = pool();
-    const std::lock_guard<std::mutex> lock(p.mutex);
+    const std::scoped_lock lock(p.mutex);
     if (!recycles || size > p.limit) {
         std::free(block);
         return;
@@ -122,20 +122,20 @@ void give_back(char* block, std::ptrdiff_t bytes) noexcept {
 
 PoolInfo pool_info() {
     Pool& p = pool();
-    const std::lock_guard<std::mutex> lock(p.mutex);
+    const std::scoped_lock lock(p.mutex);
     return {p.limit, p.held, static_cast<std::ptrdiff_t>(p.free.size()), p.reused};
 }
 
 void set_pool_limit(std::ptrdiff_t bytes) {
     Pool& p = pool();
-    const std::lock_guard<std::mutex> lock(p.mutex);
+    const std::scoped_lock lock(p.mutex);
     p.limit = bytes;
     shrink(p, bytes);
 }
 
 void clear_pool() {
     Pool& p = pool();
-    const std::lock_guard<std::mutex> lock(p.mutex);
+    const std::scoped_lock lock(p.mutex);
     shrink(p, 0);
 }
 

@@ -27,6 +27,7 @@ inline void prefetch_ahead(const T* here, std::ptrdiff_t stride) {
     const auto offset = static_cast<std::uintptr_t>(rows_ahead * stride) * sizeof(T);
     const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + offset;
     for (std::uintptr_t at = 0; at < block_bytes; at += line) {
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): never dereferenced
         __builtin_prefetch(reinterpret_cast<const void*>(block + at), 0, second_level);
     }
 }
