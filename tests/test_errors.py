@@ -710,3 +710,50 @@ def test_more_threads_than_any_machine_has() -> None:
     """Refused, or no more taken than there is work for; not an abort because no more can be started."""
     done = run(MANY)
     assert done.stdout.split() == ["done"], done.stderr[-1000:]
+
+
+class Unfriendly:
+    """Raises whatever it is asked for."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise self.error
+
+    def __repr__(self) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("requires grad"), ZeroDivisionError(), KeyError("x")])
+def test_objects_that_raise(error: Exception) -> None:
+    with pytest.raises(TypeError, match="x must be an array, got a Unfriendly"):
+        fastbn.moments(Unfriendly(error))
+
+
+def test_memory_errors_and_interrupts_are_passed_on() -> None:
+    class Interrupting:
+        def __init__(self, error: type[BaseException]) -> None:
+            self.error = error
+
+        def __float__(self) -> float:
+            raise self.error
+
+        __index__ = __float__  # type: ignore[assignment]
+
+    for error in (MemoryError, KeyboardInterrupt):
+        with pytest.raises(error):
+            fastbn.batch_norm_train(np.ones((4, 3)), eps=Interrupting(error))
+        with pytest.raises(error):
+            fastbn.moments(np.ones((4, 3)), axis=Interrupting(error))
+
+
+@pytest.mark.parametrize("value", ["x" + "\u00e9" * 100, "\u00e9" * 100, "\ud800" * 3, "\U0001f600" * 90])
+def test_messages_hold_any_text(value: str) -> None:
+    for call in (
+        lambda: fastbn.moments(np.ones((4, 3)), axis=value),
+        lambda: fastbn.batch_norm_train(np.ones((4, 3)), eps=value),
+        lambda: fastbn.set_num_threads(value),
+    ):
+        with pytest.raises(TypeError, match="must be"):
+            call()

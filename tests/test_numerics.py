@@ -28,6 +28,7 @@ from helpers import (
     parameters,
     permuted,
     stepped,
+    using_isa,
 )
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -689,3 +690,40 @@ def test_nan_among_given_statistics_and_parameters(dtype: Any, rng: np.random.Ge
         np.testing.assert_array_equal(got.dx[:, others], gradients.dx[:, others], err_msg=name)
         if name != "bias":
             assert np.isnan(got.dx[:, 13]).all(), name
+
+
+# Parameters at the ends of the range.
+
+
+@every_dtype
+def test_weights_of_no_size(dtype: Any) -> None:
+    """A weight that decays below the normal numbers takes y to the bias, not to NaN."""
+    x = np.array([[0.1], [-0.1], [0.05], [-0.05]], dtype)
+    trained = fastbn.batch_norm_train(x)
+    dy = np.array([[1.0], [2.0], [3.0], [5.0]], dtype)
+    for weight in (1e-307, 1e-310, 5e-324, -5e-324, 0.0):
+        w = np.array([weight])
+        y = fastbn.batch_norm_train(x, w, np.array([2.0])).y
+        np.testing.assert_array_equal(y, np.full_like(x, 2.0))
+        assert np.isfinite(fastbn.normalize(x, np.zeros(1), np.array([0.01]), w)).all()
+        for training in (True, False):
+            got = fastbn.batch_norm_backward(dy, x, w, mean=trained.mean, invstd=trained.invstd, training=training)
+            assert (np.abs(got.dx.astype(np.float64)) < 1e-300).all()
+
+
+def test_a_constant_channel_is_its_bias_whatever_the_scale() -> None:
+    x = np.ones((4, 1), np.float32)
+    for weight, eps in ((1.0, 1e-160), (1e76, 1e-5), (-1e300, 1e-300)):
+        y = fastbn.batch_norm_train(x, np.array([weight]), np.array([2.0]), eps=eps).y
+        np.testing.assert_array_equal(y, np.full_like(x, 2.0))
+    np.testing.assert_array_equal(fastbn.normalize(x, np.ones(1), np.array([1e-160]), eps=0.0), np.zeros_like(x))
+
+
+def test_the_sign_of_zero_is_the_same_on_every_isa() -> None:
+    x, w = np.zeros((4, 2, 4, 4), np.float32), np.array([-1.0, 1.0])
+    signs = []
+    for name in fastbn._core.isas():
+        with using_isa(name):
+            dx = fastbn.batch_norm_backward(np.ones_like(x), x, w, mean=np.zeros(2), invstd=np.zeros(2)).dx
+        signs.append(np.signbit(dx).tobytes())
+    assert len(set(signs)) == 1

@@ -448,3 +448,28 @@ def test_repr() -> None:
         "BatchNorm((3, 4), axis=(2, 1), eps=0.5, momentum=None, affine=True, track_running_stats=True, correction=1, "
         "dtype='float32')"
     )
+
+
+def test_a_counter_beyond_int64_is_refused() -> None:
+    layer = BatchNorm(2)
+    state = layer.state_dict() | {"num_batches_tracked": np.array(2**63, np.uint64)}
+    with pytest.raises(ValueError, match="fit int64"):
+        layer.load_state_dict(state)
+    assert layer.num_batches_tracked == 0
+
+
+def test_a_read_only_array_stops_loading_before_it_begins() -> None:
+    layer = BatchNorm(2)
+    assert layer.bias is not None
+    layer.bias.flags.writeable = False
+    state = {key: value + 1 for key, value in layer.state_dict().items()}
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match="bias must be writable"):
+        layer.load_state_dict(state)
+    for key, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_a_file_is_named_by_a_path() -> None:
+    with pytest.raises(TypeError):
+        BatchNorm.load(5)  # type: ignore[arg-type]

@@ -10,6 +10,11 @@ static_assert(sizeof(py::ssize_t) == sizeof(std::ptrdiff_t));
 constexpr int numpy_float32 = 11;  // NPY_FLOAT and NPY_DOUBLE of NumPy's ndarraytypes.h
 constexpr int numpy_float64 = 12;
 
+// Whether an error that a conversion ended in says something of the value.
+bool is_about_value(const py::error_already_set& error) {
+    return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
+}
+
 bool is_plain_array(const py::object& value) {
     return reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) ==
            reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
@@ -31,10 +36,8 @@ bool is_bool(const py::object& value) {
 
 // Clears the error that a conversion ended in, if it is about the value; others are passed on.
 void clear_conversion_error() {
-    const bool about_value = PyErr_ExceptionMatches(PyExc_Exception) != 0 &&
-                             PyErr_ExceptionMatches(PyExc_MemoryError) == 0;
-    if (!about_value) throw py::error_already_set();
-    PyErr_Clear();
+    const py::error_already_set error;
+    if (!is_about_value(error)) throw error;
 }
 
 DType dtype_of(const char* name, const py::array& array) {
@@ -60,8 +63,9 @@ py::array as_array(const char* name, const py::object& value) {
     try {
         return py::array(py::module_::import("numpy").attr("asarray")(value));
     } catch (const py::error_already_set& error) {
-        if (!error.matches(PyExc_TypeError) && !error.matches(PyExc_ValueError)) throw;
-        wrong_type(name, "be an array", shown(value));
+        if (!is_about_value(error)) throw;
+        const std::string reason = py::cast<std::string>(py::str(error.value()));
+        wrong_type(name, "be an array", shown(value) + " (" + reason + ")");
     }
 }
 
@@ -81,8 +85,15 @@ std::ptrdiff_t integer(const char* name, const py::handle& value, const char* ru
 // The value as Python shows it, shortened.
 std::string shown(const py::handle& value) {
     constexpr std::size_t most = 80;
-    std::string text = py::cast<std::string>(py::repr(value));
-    return text.size() > most ? text.substr(0, most) + "..." : text;
+    try {
+        const py::str text = py::repr(value);
+        const py::object start = text[py::slice(0, most, 1)];
+        const py::bytes bytes = start.attr("encode")("utf-8", "backslashreplace");
+        return std::string(bytes) + (py::len(text) > most ? "..." : "");
+    } catch (const py::error_already_set& error) {
+        if (!is_about_value(error)) throw;
+        return "a " + type_name(value);
+    }
 }
 
 [[noreturn]] void wrong_type(const std::string& name, const std::string& rule,

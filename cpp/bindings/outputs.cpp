@@ -144,8 +144,9 @@ ArrayArg output_argument(const py::object& out, const ArrayArg& like,
     const ArrayArg output = writable_argument("out", out);
     if (output.ref.dtype != like.ref.dtype) {
         wrong_type("out",
-                   std::string("have ") + like.name + "'s dtype " + shown(like.array().dtype()),
-                   shown(output.array().dtype()));
+                   std::string("have ") + like.name + "'s dtype " +
+                       py::cast<std::string>(py::str(like.array().dtype())),
+                   py::cast<std::string>(py::str(output.array().dtype())));
     }
     for (const ArrayArg* source : sources) {
         if (!same_memory(output.ref, source->ref)) check_disjoint(output, *source);

@@ -34,11 +34,32 @@ int exponent_of(double value) {
     return e;
 }
 
-// The value, or the largest of its sign: an infinite coefficient makes NaN of a zero.
-double finite(double value) {
-    constexpr double largest = std::numeric_limits<double>::max();
-    return std::isinf(value) ? std::copysign(largest, value) : value;
+// A scale in T: of finite factors, the largest number at most. Infinity would make NaN of a zero.
+template <class T>
+T scale_in(double scale, double weight, double invstd) {
+    constexpr double largest = std::numeric_limits<T>::max();
+    const bool finite = std::isfinite(weight) && std::isfinite(invstd);
+    return static_cast<T>(finite ? std::clamp(scale, -largest, largest) : scale);
 }
+
+// weight * invstd, by halves: a factor may leave float64's range where the product does not.
+struct Scale {
+    Scale(double weight, double invstd) : value(weight * invstd) {
+        if (value != 0.0 && std::isfinite(value)) {
+            mantissa = std::frexp(value, &exponent);
+        } else {
+            int weight_exponent = 0;
+            int invstd_exponent = 0;
+            mantissa = std::frexp(weight, &weight_exponent) * std::frexp(invstd, &invstd_exponent);
+            exponent = mantissa == 0.0 ? 0 : weight_exponent + invstd_exponent;
+        }
+    }
+    double divided_by_power(int e) const { return std::ldexp(mantissa, exponent - e); }
+
+    double value;
+    double mantissa;
+    int exponent = 0;
+};
 
 // A power of two of T as near to 2^e as T has one.
 template <class T>
@@ -61,17 +82,19 @@ AffineValues<T> fold_affine(double mean, double mean_lo, double invstd, double w
                             double bias) {
     double scale = weight * invstd;
     T pre = 1;
-    if (is_large<T>(mean) || !is_moderate<T>(scale)) {
-        const int wanted = scale == 0.0 ? 0 : exponent_of(weight) + exponent_of(invstd);
-        const int k = unit_exponent<T>(mean, wanted);
+    const bool lost = scale == 0.0 && weight != 0.0 && invstd != 0.0;
+    if (lost || is_large<T>(mean) || !is_moderate<T>(scale)) {
+        const Scale whole(weight, invstd);
+        const int k = unit_exponent<T>(mean, whole.exponent);
         pre = static_cast<T>(std::ldexp(1.0, k));
         mean = std::ldexp(mean, k);
         mean_lo = std::ldexp(mean_lo, k);
-        scale = finite(weight * std::ldexp(invstd, -k));
+        scale = whole.divided_by_power(k);
     }
     const T center = static_cast<T>(mean);
     const double rest = (mean - static_cast<double>(center)) + mean_lo;
-    return {pre, center, static_cast<T>(scale), static_cast<T>(bias - rest * scale)};
+    const T factor = scale_in<T>(scale, weight, invstd);
+    return {pre, center, factor, static_cast<T>(bias - rest * static_cast<double>(factor))};
 }
 
 template <class T>
@@ -82,21 +105,22 @@ InputGradientValues<T> fold_input_gradient(double mean, double invstd, double we
     double scale = weight * invstd;
     T pre = 1;
     T dy_pre = 1;
-    if (is_large<T>(mean) || is_large<T>(mean_dy) || !is_moderate<T>(slope) ||
+    const bool lost = scale == 0.0 && weight != 0.0 && invstd != 0.0;
+    if (lost || is_large<T>(mean) || is_large<T>(mean_dy) || !is_moderate<T>(slope) ||
         !is_moderate<T>(scale)) {
         // dx is of the size of dy * 2^j: what that loses, dx could not hold. Where dy itself is
         // near the largest numbers, differences of its size need room.
         constexpr int room = -4;
+        const Scale whole(weight, invstd);
         const bool large_dy = is_large<T>(mean_dy) || is_large<T>(mean_dy_xhat);
-        const int scale_exponent = exponent_of(weight) + exponent_of(invstd);
         const int k = unit_exponent<T>(mean, exponent_of(invstd));
-        const int j = clamp_exponent<T>(large_dy ? std::min(scale_exponent, room) : scale_exponent);
+        const int j = clamp_exponent<T>(large_dy ? std::min(whole.exponent, room) : whole.exponent);
         pre = static_cast<T>(std::ldexp(1.0, k));
         dy_pre = static_cast<T>(std::ldexp(1.0, j));
         mean = std::ldexp(mean, k);
         slope = std::ldexp(std::ldexp(invstd, -k) * mean_dy_xhat, j);
         level = std::ldexp(level, j);
-        scale = finite(weight * std::ldexp(invstd, -j));
+        scale = whole.divided_by_power(j);
     }
     const T center = static_cast<T>(mean);
     const double rest = mean - static_cast<double>(center);
@@ -105,7 +129,7 @@ InputGradientValues<T> fold_input_gradient(double mean, double invstd, double we
             center,
             static_cast<T>(slope),
             static_cast<T>(level - rest * slope),
-            static_cast<T>(scale)};
+            scale_in<T>(scale, weight, invstd)};
 }
 
 template AffineValues<float> fold_affine(double, double, double, double, double);

@@ -17,7 +17,11 @@ struct Vec {
     using Native [[gnu::vector_size(16)]] = T;
     Native v;
 
-    static Vec broadcast(T a) { return {Native{} + a}; }
+    static Vec broadcast(T a) {
+        Vec all;
+        for (std::ptrdiff_t i = 0; i < width; ++i) all.v[i] = a;
+        return all;
+    }
 
     // S is T, or a type that widens to it.
     template <class S>

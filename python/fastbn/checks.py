@@ -164,11 +164,13 @@ def _checked_counter(name: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise TypeError(f"{name} must be one integer, got {value!r}")
     if value < 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
+    if int(value) >= 2**63:
+        raise ValueError(f"{name} must fit int64, got {value}")
     return value
 
 
 def _checked_cast(name: str, value: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         cast = value.astype(dtype)
     lost = np.isfinite(value) & ~np.isfinite(cast)
     if lost.any():

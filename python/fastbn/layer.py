@@ -167,7 +167,7 @@ class BatchNorm(LayerState):
             dy, x, self.weight, mean=mean, invstd=invstd, axis=self.axis, training=used is not None
         )
         if self.affine:
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 self._require(self.grad_weight)[...] = gradients.dweight
                 self._require(self.grad_bias)[...] = gradients.dbias
         return gradients.dx
@@ -214,7 +214,7 @@ class BatchNorm(LayerState):
         batch = converted("x", x)
         self._check_features(batch)
         result = batch_norm_train(batch, eps=self.eps, axis=self.axis)
-        with np.errstate(over="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
             # 1 / invstd and not sqrt(var + eps): finite also where the square in var is not (float64 at 1e200)
             weight = np.where(result.invstd == 0, 0.0, 1.0 / result.invstd).astype(self.dtype)
             bias = result.mean.astype(self.dtype)
