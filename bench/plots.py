@@ -16,6 +16,8 @@ from summary import OURS
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 _COPY = "#444444"
 _FRESH_ALPHA = 0.5  # a fresh output has its peer's colour, paler
@@ -54,7 +56,12 @@ def _bars(records: Sequence[Record], title: str, path: Path, style: Style) -> Pa
     for panel, group in zip(panels[:, 0], groups, strict=True):
         _bar_panel(panel, pick(records, group=group), columns, style)
         panel.set_title(group, loc="left", fontsize=10)
-    panels[0, 0].legend(ncols=6, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.45), frameon=False)
+    # From the columns, not from a panel: one without a column's bars would show it in another colour.
+    keys = [Patch(color=style[column][0], alpha=style[column][1], label=column) for column in columns]
+    lines = [Line2D([], [], color=_COPY, label="the copy"), Line2D([], [], color=_COPY, linestyle=":", label="bound")]
+    panels[0, 0].legend(
+        handles=[*keys, *lines], ncols=6, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.45), frameon=False
+    )
     figure.suptitle(f"{title}: time in units of the copy y = a*x (less is better)")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -79,7 +79,7 @@ def _environment(values: dict[str, Any]) -> list[str]:
 
 def markdown(run: Run) -> str:
     """Return the whole report."""
-    lines = ["# Benchmark", "", *_environment(run.environment)]
+    lines = ["# Benchmark", "", *_environment(run.environment), "", *_noise(run.records)]
     for dtype in dict.fromkeys(r.dtype for r in run.records):
         aims = summary.table(run.records, dtype)
         if aims:
@@ -92,5 +92,6 @@ def markdown(run: Run) -> str:
                 lines += ["", f"## {TITLES[op]}, {dtype}, in copies", "", *_table(large, "copies")]
             if small:
                 lines += ["", f"## {TITLES[op]}, {dtype}, small arrays, in microseconds", "", *_table(small, "us")]
-    lines += ["", "## Notes", "", *(f"- {note}" for note in (*_noise(run.records), *run.notes))]
+    if run.notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in run.notes)]
     return "\n".join(lines) + "\n"
