@@ -14,7 +14,7 @@ enum class Orientation {
     channels_last,   // a tile's columns are channels, or `repeat` columns in turn are
 };
 
-constexpr std::ptrdiff_t max_repeat = 256;
+constexpr std::ptrdiff_t max_repeat = 64;
 
 struct AxisList {
     int n = 0;

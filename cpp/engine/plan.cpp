@@ -20,7 +20,7 @@ constexpr std::ptrdiff_t packed_tile_cols = 64;
 constexpr std::ptrdiff_t repeated_tile_cols = 1024;
 
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
-constexpr std::ptrdiff_t min_strip_cols = 256;
+constexpr std::ptrdiff_t min_strip_cols = 128;
 constexpr std::ptrdiff_t max_strip_cols = 2048;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.

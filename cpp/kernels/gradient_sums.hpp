@@ -34,6 +34,8 @@ void gradient_sums_rows(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows, 
         const T* dy_row = dy.data + r * dy.stride;
         const T* x_row = x.data + r * x.stride;
         each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+            prefetch_ahead(dy_row + i, dy.stride, 1);
+            prefetch_ahead(x_row + i, x.stride, 1);
             blocks.add(dy_row + i, x_row + i, n, mean, invstd);
         });
     }

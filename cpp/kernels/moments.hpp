@@ -120,7 +120,10 @@ inline void each_tile_block(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t
                             const Body& body) {
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const T* row = x.data + r * x.stride;
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { body(row + i, n); });
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+            prefetch_ahead(row + i, x.stride, 1);
+            body(row + i, n);
+        });
     }
 }
 

@@ -20,11 +20,11 @@ constexpr std::ptrdiff_t rows_ahead = 32;
 
 // The address may lie outside of any array, so it is no pointer before the hardware drops it.
 template <class T>
-inline void prefetch_ahead(const T* here, std::ptrdiff_t stride) {
+inline void prefetch_ahead(const T* here, std::ptrdiff_t stride, std::ptrdiff_t rows = rows_ahead) {
     constexpr std::uintptr_t line = 64;
     constexpr std::uintptr_t block_bytes = lanes * sizeof(T);
     constexpr int second_level = 2;
-    const auto offset = static_cast<std::uintptr_t>(rows_ahead * stride) * sizeof(T);
+    const auto offset = static_cast<std::uintptr_t>(rows * stride) * sizeof(T);
     const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + offset;
     for (std::uintptr_t at = 0; at < block_bytes; at += line) {
         // NOLINTNEXTLINE(performance-no-int-to-ptr): never dereferenced
