@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -241,6 +242,7 @@ def test_openmp_decides_at_every_call() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer reserves terabytes of it")
 def test_more_threads_than_the_system_can_start() -> None:
     """However many are asked for, no more are started than there is work for, and a few per processor."""
     program = """
