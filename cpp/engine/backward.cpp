@@ -1,8 +1,8 @@
 // The backward pass: dbias = sum(dy), dweight = sum(dy * xhat), then dx.
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
-#include "engine/coefficients.hpp"
 #include "engine/driver.hpp"
 #include "engine/operations.hpp"
 #include "engine/passes.hpp"
@@ -14,11 +14,15 @@ using Values = std::vector<double>;
 
 std::size_t index(std::ptrdiff_t channel) { return static_cast<std::size_t>(channel); }
 
-// Channels' values, each as often as the channel has columns.
+// Channels' values, each as often as the channel has columns, and all as often as rows are abreast.
 Values per_entry(const Values& values, const Layout& layout) {
     Values repeated;
-    repeated.reserve(values.size() * index(layout.repeat));
-    for (const double value : values) repeated.insert(repeated.end(), index(layout.repeat), value);
+    repeated.reserve(values.size() * index(layout.repeat * layout.abreast));
+    for (std::ptrdiff_t i = 0; i < layout.abreast; ++i) {
+        for (const double value : values) {
+            repeated.insert(repeated.end(), index(layout.repeat), value);
+        }
+    }
     return repeated;
 }
 
@@ -48,19 +52,22 @@ struct BackwardOperation {
                       scratch);
     }
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
-        const double count = static_cast<double>(plan.layout.count);
-        for (std::ptrdiff_t c = slab.channel; c < slab.channel + slab.channels; ++c) {
-            dbias[c] = total(0, c, entries);
-            dweight[c] = total(1, c, entries);
-            const std::size_t i = index(c);
-            if (through_statistics) {
-                store(fold_input_gradient<T>(mean[i], invstd[i], weight[i], dbias[c] / count,
-                                             dweight[c] / count),
-                      plan, c, entries);
-            } else {
-                // Constant statistics: dx = weight * invstd * dy, an affine map of dy.
-                store(fold_affine<T>(0.0, 0.0, invstd[i], weight[i], 0.0), plan, c, entries);
-            }
+        for (int field = 0; field < 2; ++field) merge_entries(field, slab, entries);
+        const double* const sum_dy = entries.sum(0, 0, slab.entry);
+        const double* const sum_dy_xhat = entries.sum(1, 0, slab.entry);
+        std::copy_n(sum_dy, slab.channels, dbias + slab.channel);
+        std::copy_n(sum_dy_xhat, slab.channels, dweight + slab.channel);
+        const double* const w = weight.data() + slab.channel;
+        const double* const r = invstd.data() + slab.channel;
+        if (through_statistics) {
+            const double count = static_cast<double>(plan.layout.count);
+            store_input_gradient({mean.data() + slab.channel, r, w, sum_dy, sum_dy_xhat, count},
+                                 plan, slab, entries);
+        } else {
+            // Constant statistics: dx = weight * invstd * dy, an affine map of dy.
+            double* const zero = entries.sum(0, 0, slab.entry);
+            std::fill_n(zero, slab.channels, 0.0);
+            store_affine({zero, zero, r, w, zero}, plan, slab, entries);
         }
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
@@ -73,16 +80,29 @@ struct BackwardOperation {
     }
 
 private:
-    // A channel's sum over its columns and spans, in order.
-    double total(int field, std::ptrdiff_t channel, const Entries<T>& entries) const {
-        const std::ptrdiff_t repeat = plan.layout.repeat;
-        double sum = 0.0;
-        for (std::ptrdiff_t e = channel * repeat; e < (channel + 1) * repeat; ++e) {
-            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
-                sum += *entries.sum(field, span, e);
-            }
+    // The sums of all spans into the first, then of the rows abreast, by halves, then of the rest,
+    // then of each channel's columns: side by side for the slab's channels in the end.
+    void merge_entries(int field, const Slab& slab, const Entries<T>& entries) const noexcept {
+        double* const sums = entries.sum(field, 0, slab.entry);
+        const auto add = [&](const double* more, std::ptrdiff_t n) {
+            for (std::ptrdiff_t i = 0; i < n; ++i) sums[i] += more[i];
+        };
+        const std::ptrdiff_t columns = slab.entries / plan.layout.abreast;
+        for (std::ptrdiff_t span = 1; span < plan.main_spans(); ++span) {
+            add(entries.sum(field, span, slab.entry), slab.entries);
         }
-        return sum;
+        for (std::ptrdiff_t half = plan.layout.abreast / 2; half > 0; half /= 2) {
+            add(sums + half * columns, half * columns);
+        }
+        if (plan.layout.rest() > 0) {
+            add(entries.sum(field, plan.main_spans(), slab.entry), columns);
+        }
+        const std::ptrdiff_t repeat = plan.layout.repeat;
+        for (std::ptrdiff_t c = 0; c < slab.channels && repeat > 1; ++c) {
+            double sum = 0.0;
+            for (std::ptrdiff_t i = 0; i < repeat; ++i) sum += sums[c * repeat + i];
+            sums[c] = sum;
+        }
     }
 };
 
@@ -113,7 +133,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
                                        operand_of(dy, plan.layout),
                                        operand_of(x, plan.layout),
                                        operand_of(dx, plan.layout),
-                                       !in_place && worth_streaming(plan),
+                                       false,
                                        through_statistics,
                                        weights,
                                        means,
@@ -122,8 +142,9 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
                                        per_entry(invstds, plan.layout),
                                        dweight,
                                        dbias};
-        const bool direct = operation.dy.direct && operation.x.direct && operation.dx.direct;
-        execute<T>(plan, operation, direct);
+        const bool in_runs = operation.dy.in_runs && operation.x.in_runs && operation.dx.in_runs;
+        operation.stream = !in_place && worth_streaming(plan, in_runs);
+        execute<T>(plan, operation, {&operation.dy, &operation.x, &operation.dx});
     });
 }
 

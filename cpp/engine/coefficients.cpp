@@ -4,29 +4,14 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/dispatch.hpp"
+#include "kernels/folding.hpp"
+
 namespace fastbn {
 namespace {
 
-// Coefficients between 1 / most and most leave room for every intermediate result. Past that a
-// channel is worked on in units of 2^-k, k from its own magnitude, by exact powers of two.
-template <class T>
-constexpr double most = 0.0;
-template <>
-constexpr double most<float> = 0x1p100;
-template <>
-constexpr double most<double> = 0x1p996;
-
-template <class T>
-bool is_large(double value) {
-    return std::abs(value) > most<T>;
-}
-
-// Zero and NaN need no other unit either.
-template <class T>
-bool is_moderate(double value) {
-    const double magnitude = std::abs(value);
-    return !is_large<T>(value) && !(magnitude < 1.0 / most<T> && magnitude > 0.0);
-}
+// Channels past `most` are worked on in units of 2^-k, k from their own magnitude, by exact powers
+// of two.
 
 int exponent_of(double value) {
     int e = 0;
@@ -75,15 +60,15 @@ int unit_exponent(double mean, int wanted) {
     return std::min(clamp_exponent<T>(wanted), largest);
 }
 
-}  // namespace
-
 template <class T>
-AffineValues<T> fold_affine(double mean, double mean_lo, double invstd, double weight,
-                            double bias) {
+void fold_affine_of(std::ptrdiff_t i, const AffineSource& from, const AffineOut<T>& to) noexcept {
+    double mean = from.mean[i];
+    double mean_lo = from.mean_lo[i];
+    const double weight = from.weight[i];
+    const double invstd = from.invstd[i];
     double scale = weight * invstd;
     T pre = 1;
-    const bool lost = scale == 0.0 && weight != 0.0 && invstd != 0.0;
-    if (lost || is_large<T>(mean) || !is_moderate<T>(scale)) {
+    if (is_lost(scale, weight, invstd) || is_large<T>(mean) || !is_moderate<T>(scale)) {
         const Scale whole(weight, invstd);
         const int k = unit_exponent<T>(mean, whole.exponent);
         pre = static_cast<T>(std::ldexp(1.0, k));
@@ -91,23 +76,29 @@ AffineValues<T> fold_affine(double mean, double mean_lo, double invstd, double w
         mean_lo = std::ldexp(mean_lo, k);
         scale = whole.divided_by_power(k);
     }
-    const T center = static_cast<T>(mean);
-    const double rest = (mean - static_cast<double>(center)) + mean_lo;
     const T factor = scale_in<T>(scale, weight, invstd);
-    return {pre, center, factor, static_cast<T>(bias - rest * static_cast<double>(factor))};
+    const AffineTerms<T> terms = affine_terms(mean, mean_lo, factor, from.bias[i]);
+    to.pre[i] = pre;
+    to.center[i] = terms.center;
+    to.scale[i] = factor;
+    to.shift[i] = terms.shift;
 }
 
 template <class T>
-InputGradientValues<T> fold_input_gradient(double mean, double invstd, double weight,
-                                           double mean_dy, double mean_dy_xhat) {
+void fold_input_gradient_of(std::ptrdiff_t i, const InputGradientSource& from,
+                            const InputGradientOut<T>& to) noexcept {
+    double mean = from.mean[i];
+    const double weight = from.weight[i];
+    const double invstd = from.invstd[i];
+    const double mean_dy = from.sum_dy[i] / from.count;
+    const double mean_dy_xhat = from.sum_dy_xhat[i] / from.count;
     double slope = invstd * mean_dy_xhat;
     double level = mean_dy;
     double scale = weight * invstd;
     T pre = 1;
     T dy_pre = 1;
-    const bool lost = scale == 0.0 && weight != 0.0 && invstd != 0.0;
-    if (lost || is_large<T>(mean) || is_large<T>(mean_dy) || !is_moderate<T>(slope) ||
-        !is_moderate<T>(scale)) {
+    if (is_lost(scale, weight, invstd) || is_large<T>(mean) || is_large<T>(mean_dy) ||
+        !is_moderate<T>(slope) || !is_moderate<T>(scale)) {
         // dx is of the size of dy * 2^j: what that loses, dx could not hold. Where dy itself is
         // near the largest numbers, differences of its size need room.
         constexpr int room = -4;
@@ -122,19 +113,35 @@ InputGradientValues<T> fold_input_gradient(double mean, double invstd, double we
         level = std::ldexp(level, j);
         scale = whole.divided_by_power(j);
     }
-    const T center = static_cast<T>(mean);
-    const double rest = mean - static_cast<double>(center);
-    return {pre,
-            dy_pre,
-            center,
-            static_cast<T>(slope),
-            static_cast<T>(level - rest * slope),
-            scale_in<T>(scale, weight, invstd)};
+    const InputGradientTerms<T> terms = input_gradient_terms<T>(mean, slope, level);
+    to.pre[i] = pre;
+    to.dy_pre[i] = dy_pre;
+    to.center[i] = terms.center;
+    to.slope[i] = terms.slope;
+    to.level[i] = terms.level;
+    to.scale[i] = scale_in<T>(scale, weight, invstd);
 }
 
-template AffineValues<float> fold_affine(double, double, double, double, double);
-template AffineValues<double> fold_affine(double, double, double, double, double);
-template InputGradientValues<float> fold_input_gradient(double, double, double, double, double);
-template InputGradientValues<double> fold_input_gradient(double, double, double, double, double);
+}  // namespace
+
+template <class T>
+void fold_affine(const AffineSource& from, const AffineOut<T>& to, std::ptrdiff_t n) noexcept {
+    if (kernels_for<T>().fold_affine(from, to, n)) return;
+    for (std::ptrdiff_t i = 0; i < n; ++i) fold_affine_of(i, from, to);
+}
+
+template <class T>
+void fold_input_gradient(const InputGradientSource& from, const InputGradientOut<T>& to,
+                         std::ptrdiff_t n) noexcept {
+    if (kernels_for<T>().fold_input_gradient(from, to, n)) return;
+    for (std::ptrdiff_t i = 0; i < n; ++i) fold_input_gradient_of(i, from, to);
+}
+
+template void fold_affine(const AffineSource&, const AffineOut<float>&, std::ptrdiff_t) noexcept;
+template void fold_affine(const AffineSource&, const AffineOut<double>&, std::ptrdiff_t) noexcept;
+template void fold_input_gradient(const InputGradientSource&, const InputGradientOut<float>&,
+                                  std::ptrdiff_t) noexcept;
+template void fold_input_gradient(const InputGradientSource&, const InputGradientOut<double>&,
+                                  std::ptrdiff_t) noexcept;
 
 }  // namespace fastbn

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 
 #include "engine/parallel.hpp"
 #include "engine/plan.hpp"
@@ -33,6 +34,10 @@ template <class T, class Op>
 void transform_backwards(const Plan& plan, const Slab& slab, const Entries<T>& entries,
                          const Scratch<T>& scratch, Op& op) {
     for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
+        if (plan.in_runs) {
+            op.transform(plan.run(slab, position), entries, scratch);
+            continue;
+        }
         for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
             op.transform(plan.tile(slab, position, c), entries, scratch);
         }
@@ -99,10 +104,15 @@ void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
     if constexpr (Op::transforms) transform_in_order_of_memory(plan, workspace, op);
 }
 
-// all_direct: none of the operation's operands needs packing.
 template <class T, class Op>
-void execute(Plan& plan, Op& op, bool all_direct) {
-    choose_path(plan, Op::reduces, all_direct);
+void execute(Plan& plan, Op& op, std::initializer_list<const Operand*> operands) {
+    bool all_direct = true;
+    bool in_runs = true;
+    for (const Operand* operand : operands) {
+        all_direct = all_direct && operand->direct;
+        in_runs = in_runs && operand->in_runs;
+    }
+    choose_path(plan, Op::reduces, all_direct, in_runs);
     const Workspace<T> workspace(plan, Op::fields, all_direct);
     if (plan.fused) {
         run_fused(plan, workspace, op);

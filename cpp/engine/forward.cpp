@@ -1,22 +1,19 @@
 // Moments, training and inference: statistics from x or from the caller, then y from x.
+#include <algorithm>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "engine/coefficients.hpp"
 #include "engine/driver.hpp"
 #include "engine/errors.hpp"
 #include "engine/moments_pass.hpp"
 #include "engine/operations.hpp"
 #include "engine/passes.hpp"
-#include "engine/statistics.hpp"
 
 namespace fastbn {
 namespace {
 
 using Values = std::vector<double>;
-
-std::size_t index(std::ptrdiff_t channel) { return static_cast<std::size_t>(channel); }
 
 template <class T>
 struct MomentsOperation {
@@ -32,9 +29,7 @@ struct MomentsOperation {
         pass.reduce(slab, span, entries, scratch);
     }
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
-        for (std::ptrdiff_t i = 0; i < slab.channels; ++i) {
-            pass.finalize(slab.channel + i, entries);
-        }
+        pass.finalize(slab, entries);
     }
 };
 
@@ -56,11 +51,10 @@ struct TrainingOperation {
         pass.reduce(slab, span, entries, scratch);
     }
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
-        for (std::ptrdiff_t c = slab.channel; c < slab.channel + slab.channels; ++c) {
-            const ChannelStatistics s = pass.finalize(c, entries);
-            store(fold_affine<T>(s.mean, s.mean_lo, s.invstd, weight[index(c)], bias[index(c)]),
-                  plan, c, entries);
-        }
+        const Statistics s = pass.finalize(slab, entries);
+        store_affine(
+            {s.mean, s.mean_lo, s.invstd, weight.data() + slab.channel, bias.data() + slab.channel},
+            plan, slab, entries);
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
@@ -70,7 +64,7 @@ struct TrainingOperation {
 
 template <class T>
 struct InferenceOperation {
-    static constexpr Fields fields{0, 4};
+    static constexpr Fields fields{2, 4};
     static constexpr bool reduces = false;
     static constexpr bool transforms = true;
 
@@ -85,11 +79,13 @@ struct InferenceOperation {
     double eps;
 
     void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
-        for (std::ptrdiff_t c = slab.channel; c < slab.channel + slab.channels; ++c) {
-            const double invstd = invstd_of(var[index(c)], eps);
-            store(fold_affine<T>(mean[index(c)], 0.0, invstd, weight[index(c)], bias[index(c)]),
-                  plan, c, entries);
-        }
+        double* const mean_lo = entries.sum(0, 0, slab.entry);
+        double* const invstd = entries.sum(1, 0, slab.entry);
+        std::fill_n(mean_lo, slab.channels, 0.0);
+        kernels_for<T>().invert_std(var.data() + slab.channel, eps, invstd, slab.channels);
+        store_affine({mean.data() + slab.channel, mean_lo, invstd, weight.data() + slab.channel,
+                      bias.data() + slab.channel},
+                     plan, slab, entries);
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
@@ -97,8 +93,8 @@ struct InferenceOperation {
     }
 };
 
-bool streamed(const Plan& plan, const ArrayRef& x, const ArrayRef& y) {
-    return x.data != y.data && worth_streaming(plan);
+bool streamed(const Plan& plan, const Operand& x, const Operand& y) {
+    return x.base != y.base && worth_streaming(plan, x.in_runs && y.in_runs);
 }
 
 void check_parameters(const Parameters& parameters, const Features& features) {
@@ -171,7 +167,7 @@ void moments(const ArrayRef& x, const Features& features, const StatisticsOut& o
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         MomentsOperation<T> operation{plan, {plan, x, 0.0, out}};
-        execute<T>(plan, operation, operation.pass.x().direct);
+        execute<T>(plan, operation, {&operation.pass.x()});
     });
 }
 
@@ -192,10 +188,9 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         TrainingOperation<T> operation{
-            plan, {plan, x, eps, out}, operand_of(y, plan.layout), streamed(plan, x, y), weight,
-            bias};
-        const bool direct = operation.pass.x().direct && operation.y.direct;
-        execute<T>(plan, operation, direct);
+            plan, {plan, x, eps, out}, operand_of(y, plan.layout), false, weight, bias};
+        operation.stream = streamed(plan, operation.pass.x(), operation.y);
+        execute<T>(plan, operation, {&operation.pass.x(), &operation.y});
     });
     update.apply(out.mean, out.var);
 }
@@ -220,14 +215,14 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const
         InferenceOperation<T> operation{plan,
                                         operand_of(x, plan.layout),
                                         operand_of(y, plan.layout),
-                                        streamed(plan, x, y),
+                                        false,
                                         means,
                                         variances,
                                         weight,
                                         bias,
                                         eps};
-        const bool direct = operation.x.direct && operation.y.direct;
-        execute<T>(plan, operation, direct);
+        operation.stream = streamed(plan, operation.x, operation.y);
+        execute<T>(plan, operation, {&operation.x, &operation.y});
     });
 }
 

@@ -6,10 +6,13 @@ namespace fastbn {
 namespace {
 
 // Small inner sizes leave vectors half empty when a tile is one channel; over enough rows it pays
-// to take neighbouring values of several channels as columns and to merge each channel's at the
-// end.
+// to take each position as a column and to merge a channel's columns at the end.
 constexpr std::ptrdiff_t min_repeat_rows = 8;
-constexpr std::ptrdiff_t max_repeat_bytes = 2048;  // of a column, so that a slab stays in cache
+
+// Few columns are a short trip for a kernel: so many are better, if there are rows enough to make
+// up for sums of each.
+constexpr std::ptrdiff_t wide_cols = 256;
+constexpr std::ptrdiff_t min_wide_rows = 64;
 
 std::ptrdiff_t magnitude(std::ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
 
@@ -94,9 +97,8 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
         layout.inner_axes = contiguous_axes(x, layout);
         const Dim inner = reduced.dim[reduced.n - 1];
         const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * unit;
-        const std::ptrdiff_t outer = layout.count / inner.size;
-        if (packed_channels && inner.size <= max_repeat && outer >= min_repeat_rows &&
-            outer * unit <= max_repeat_bytes) {
+        if (packed_channels && inner.size <= max_repeat &&
+            layout.count / inner.size >= min_repeat_rows) {
             layout.orientation = Orientation::channels_last;
             layout.repeat = inner.size;
         }
@@ -105,6 +107,19 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
     } else {
         layout.inner_axes = layout.reduced_axes.n;
     }
+}
+
+// How many rows of x, one after the other in memory, to take as one.
+std::ptrdiff_t rows_abreast(const ArrayRef& x, const Layout& layout) {
+    if (layout.channels_first() || !layout.direct) return 1;
+    const Dims reduced = reduced_dims(x, layout);
+    const bool dense = reduced.n > 0 && reduced.dim[0].stride == layout.cols * size_of(x.dtype);
+    std::ptrdiff_t abreast = 1;
+    while (dense && 2 * abreast * layout.cols <= wide_cols &&
+           2 * abreast * min_wide_rows <= layout.rows) {
+        abreast *= 2;
+    }
+    return abreast;
 }
 
 }  // namespace
@@ -126,6 +141,7 @@ Layout layout_of(const ArrayRef& x, const Features& features) {
     }
     layout.rows = layout.count / inner;
     layout.cols = layout.channels_first() ? inner : layout.channels * layout.repeat;
+    layout.abreast = rows_abreast(x, layout);
     return layout;
 }
 
@@ -143,8 +159,13 @@ Operand operand_of(const ArrayRef& array, const Layout& layout) {
     const Dims& cols = operand.cols;
     const bool unit_cols =
         cols.n == 0 || (cols.n == 1 && cols.dim[0].stride == size_of(array.dtype));
-    operand.direct = is_aligned(array) && unit_cols && operand.rows.n <= 1;
     operand.row_stride = operand.rows.n == 1 ? operand.rows.dim[0].stride : 0;
+    const std::ptrdiff_t row_bytes = layout.cols * size_of(array.dtype);
+    const bool dense = layout.abreast == 1 || operand.row_stride == row_bytes;
+    operand.direct = is_aligned(array) && unit_cols && operand.rows.n <= 1 && dense;
+    const Dims& next = operand.channels;
+    operand.in_runs = operand.direct && layout.channels_first() && layout.cols > max_repeat &&
+                      next.n == 1 && next.dim[0].stride == row_bytes;
     return operand;
 }
 

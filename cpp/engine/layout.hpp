@@ -6,6 +6,7 @@
 
 #include "engine/dims.hpp"
 #include "engine/features.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 
@@ -14,7 +15,9 @@ enum class Orientation {
     channels_last,   // a tile's columns are channels, or `repeat` columns in turn are
 };
 
-constexpr std::ptrdiff_t max_repeat = 64;
+// Shorter stretches of one channel are columns of their own; a block then meets two channels at
+// most.
+constexpr std::ptrdiff_t max_repeat = lanes - 1;
 
 struct AxisList {
     int n = 0;
@@ -29,14 +32,17 @@ struct Layout {
     std::ptrdiff_t count = 0;  // values per channel
     std::ptrdiff_t rows = 1;
     std::ptrdiff_t cols = 1;
-    std::ptrdiff_t repeat = 1;  // channels_last: neighbouring columns that are one channel
-    bool direct = false;        // x's own memory can be given to the kernels
+    std::ptrdiff_t repeat = 1;   // channels_last: neighbouring columns that are one channel
+    std::ptrdiff_t abreast = 1;  // channels_last: rows of few columns that make one for the kernels
+    bool direct = false;         // x's own memory can be given to the kernels
 
     AxisList reduced_axes;  // in the order of the loops
     AxisList channel_axes;
     int inner_axes = 0;  // how many of reduced_axes make up the columns
     bool flipped[max_dimensions] = {};
 
+    // Rows that are left over where others are taken `abreast` at a time.
+    std::ptrdiff_t rest() const { return rows % abreast; }
     bool channels_first() const { return orientation == Orientation::channels_first; }
 };
 
@@ -50,6 +56,7 @@ struct Operand {
     Dims channels;                  // channels_first only: where each channel's tile begins
     std::ptrdiff_t row_stride = 0;  // in bytes, where direct
     bool direct = false;
+    bool in_runs = false;  // channels_first: channels follow each other along a row
 };
 
 Operand operand_of(const ArrayRef& array, const Layout& layout);

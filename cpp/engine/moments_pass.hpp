@@ -2,6 +2,7 @@
 // variance from them. Knows nothing of y.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
@@ -15,13 +16,7 @@ template <class T>
 class MomentsPass {
 public:
     MomentsPass(const Plan& plan, const ArrayRef& x, double eps, const StatisticsOut& out)
-        : plan_(plan),
-          x_(operand_of(x, plan.layout)),
-          first_(first_element(x, plan.layout)),
-          channels_(channel_dims(x, plan.layout)),
-          values_(reduced_dims(x, plan.layout)),
-          eps_(eps),
-          out_(out) {}
+        : plan_(plan), array_(x), x_(operand_of(x, plan.layout)), eps_(eps), out_(out) {}
 
     const Operand& x() const { return x_; }
 
@@ -30,54 +25,66 @@ public:
         sum_moments(plan_, x_, slab, span, entries, scratch);
     }
 
-    ChannelStatistics finalize(std::ptrdiff_t channel, const Entries<T>& entries) const noexcept {
-        const Partial<double> merged = merge_channel(channel, entries);
+    // Leaves the statistics of the slab's channels in the memory of their sums, side by side.
+    Statistics finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
+        merge_spans(slab, entries);
+        const MomentsState sums = moments_at(entries, 0, slab.entry);
+        if (plan_.layout.repeat > 1) merge_columns(sums, slab.channels, plan_.layout);
+        const Statistics s{sums.ref, sums.offset, sums.m2, sums.m2_lo, sums.sum};
         const double count = static_cast<double>(plan_.layout.count);
-        const bool rescue = std::is_same_v<T, double> && is_extreme(merged);
-        const ChannelStatistics s = rescue ? scan_channel(first_ + channels_.offset(channel),
-                                                          values_, plan_.layout.count, eps_)
-                                           : finish_channel(merged, count, eps_);
-        if (out_.mean) out_.mean[channel] = s.mean;
-        if (out_.var) out_.var[channel] = s.var;
-        if (out_.invstd) out_.invstd[channel] = s.invstd;
-        if (out_.m2) out_.m2[channel] = s.m2;
+        kernels_for<T>().finish_moments(sums, count, eps_, s, slab.channels);
+        if (std::is_same_v<T, double>) scan_extreme_channels(slab, s);
+        copy_out(s.mean, slab, out_.mean);
+        copy_out(s.var, slab, out_.var);
+        copy_out(s.invstd, slab, out_.invstd);
+        copy_out(s.m2, slab, out_.m2);
         return s;
     }
 
 private:
-    Partial<double> merge_channel(std::ptrdiff_t channel, const Entries<T>& entries) const {
-        const std::ptrdiff_t repeat = plan_.layout.repeat;
-        if (repeat == 1) return merge_spans(channel, entries);
-        Partial<double> columns[max_repeat];
-        for (std::ptrdiff_t i = 0; i < repeat; ++i) {
-            columns[i] = merge_spans(channel * repeat + i, entries);
-        }
-        return merge_columns(columns, repeat, static_cast<double>(plan_.layout.rows));
+    static void copy_out(const double* values, const Slab& slab, double* to) noexcept {
+        if (to) std::copy_n(values, slab.channels, to + slab.channel);
     }
 
-    Partial<double> merge_spans(std::ptrdiff_t entry, const Entries<T>& entries) const {
-        Partial<double> all = read(entries, 0, entry);
+    // All of an entry's spans into the first, then the rows abreast, by halves, then the rest.
+    void merge_spans(const Slab& slab, const Entries<T>& entries) const noexcept {
+        const auto merge = [&](std::ptrdiff_t count, const MomentsState& more,
+                               std::ptrdiff_t more_count, std::ptrdiff_t n) {
+            kernels_for<T>().merge_moments(moments_at(entries, 0, slab.entry),
+                                           static_cast<double>(count), more,
+                                           static_cast<double>(more_count), n);
+            return count + more_count;
+        };
         std::ptrdiff_t count = plan_.span_count(0);
-        for (std::ptrdiff_t span = 1; span < plan_.spans; ++span) {
-            const std::ptrdiff_t more = plan_.span_count(span);
-            all = merge_parts(all, static_cast<double>(count), read(entries, span, entry),
-                              static_cast<double>(more));
-            count += more;
+        for (std::ptrdiff_t span = 1; span < plan_.main_spans(); ++span) {
+            count = merge(count, moments_at(entries, span, slab.entry), plan_.span_count(span),
+                          slab.entries);
         }
-        return all;
+        const std::ptrdiff_t columns = plan_.layout.cols;
+        for (std::ptrdiff_t half = plan_.layout.abreast / 2; half > 0; half /= 2) {
+            count = merge(count, moments_at(entries, 0, slab.entry + half * columns), count,
+                          half * columns);
+        }
+        if (plan_.layout.rest() > 0) {
+            merge(count, moments_at(entries, plan_.main_spans(), slab.entry), plan_.layout.rest(),
+                  columns);
+        }
     }
 
-    static Partial<double> read(const Entries<T>& entries, std::ptrdiff_t span,
-                                std::ptrdiff_t entry) {
-        const auto field = [&](int i) { return *entries.sum(i, span, entry); };
-        return {field(0), field(1), field(2), field(3), field(4), field(5)};
+    // Those whose squares may have left float64's range, above or below.
+    void scan_extreme_channels(const Slab& slab, const Statistics& s) const noexcept {
+        for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+            if (is_safe(s.m2[c])) continue;
+            const std::ptrdiff_t offset =
+                channel_dims(array_, plan_.layout).offset(slab.channel + c);
+            scan_channel(first_element(array_, plan_.layout) + offset,
+                         reduced_dims(array_, plan_.layout), plan_.layout.count, eps_, s, c);
+        }
     }
 
     const Plan& plan_;
+    const ArrayRef& array_;
     Operand x_;
-    const char* first_;
-    Dims channels_;
-    Dims values_;
     double eps_;
     StatisticsOut out_;
 };

@@ -20,8 +20,9 @@ char* tile_address(const Operand& operand, const TileRange& tile,
 template <class T>
 Tile<T> output_tile(const Operand& operand, const TileRange& tile, T* buffer) noexcept {
     constexpr std::ptrdiff_t size = sizeof(T);
-    if (!operand.direct) return {buffer, tile.cols};
-    return {reinterpret_cast<T*>(tile_address(operand, tile, size)), operand.row_stride / size};
+    if (!operand.direct) return {buffer, tile.cols * tile.abreast};
+    return {reinterpret_cast<T*>(tile_address(operand, tile, size)),
+            operand.row_stride / size * tile.abreast};
 }
 
 // The tile with its values, to be read.

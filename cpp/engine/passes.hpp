@@ -21,6 +21,12 @@ void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, Visit&& 
     }
 }
 
+template <class T>
+MomentsState moments_at(const Entries<T>& entries, std::ptrdiff_t span, std::ptrdiff_t entry) {
+    const auto field = [&](int i) { return entries.sum(i, span, entry); };
+    return {field(0), field(1), field(2), field(3), field(4), field(5)};
+}
+
 // Moments of x, in six sums per entry.
 template <class T>
 void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrdiff_t span,
@@ -29,13 +35,13 @@ void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrd
     const std::ptrdiff_t begin = plan.count_before(plan.first_position(span));
     each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
         const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
-        const auto field = [&](int i) { return entries.sum(i, span, tile.entry); };
-        const MomentsState state{field(0), field(1), field(2), field(3), field(4), field(5)};
+        const MomentsState state = moments_at(entries, span, tile.entry);
         const double count = static_cast<double>(plan.count_before(position) - begin);
         if (plan.layout.channels_first()) {
             kernels.moments_rows(in, tile.rows, tile.cols, count, state);
         } else {
-            kernels.moments_columns(in, tile.rows, tile.cols, count, state, scratch.column_sums);
+            kernels.moments_columns(in, tile.kernel_rows(), tile.kernel_cols(), count, state,
+                                    scratch.column_sums);
         }
     });
 }
@@ -53,7 +59,7 @@ void sum_gradients(const Plan& plan, const Operand& dy, const Operand& x, const 
     each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
         const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
         const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
-        kernel(dy_in, x_in, tile.rows, tile.cols,
+        kernel(dy_in, x_in, tile.kernel_rows(), tile.kernel_cols(),
                {mean + tile.entry, invstd + tile.entry, entries.sum(0, span, tile.entry),
                 entries.sum(1, span, tile.entry)});
     });
@@ -67,29 +73,46 @@ bool any_scaled(const T* coefficients, std::ptrdiff_t n) noexcept {
     return scaled;
 }
 
-// Gives every entry of a channel the same coefficients.
-template <class T, int n>
-void store_coefficients(const T (&values)[n], const Plan& plan, std::ptrdiff_t channel,
-                        const Entries<T>& entries) noexcept {
+// Gives all entries of a slab's channels the `fields` coefficients that the first ones have.
+template <class T>
+void spread_coefficients(const Plan& plan, const Slab& slab, int fields,
+                         const Entries<T>& entries) noexcept {
     const std::ptrdiff_t repeat = plan.layout.repeat;
-    for (int i = 0; i < n; ++i) {
-        std::fill_n(entries.coefficient(i, channel * repeat), repeat, values[i]);
+    const std::ptrdiff_t columns = slab.channels * repeat;
+    for (int i = 0; i < fields; ++i) {
+        T* const all = entries.coefficient(i, slab.entry);
+        for (std::ptrdiff_t c = slab.channels - 1; c >= 0 && repeat > 1; --c) {
+            const T value = all[c];
+            std::fill_n(all + c * repeat, repeat, value);
+        }
+        for (std::ptrdiff_t e = columns; e < slab.entries; e += columns) {
+            std::copy_n(all, columns, all + e);
+        }
     }
 }
 
-// In the order in which apply_affine takes them,
+// The coefficients that apply_affine takes,
 template <class T>
-void store(const AffineValues<T>& v, const Plan& plan, std::ptrdiff_t channel,
-           const Entries<T>& entries) noexcept {
-    store_coefficients({v.pre, v.center, v.scale, v.shift}, plan, channel, entries);
+void store_affine(const AffineSource& source, const Plan& plan, const Slab& slab,
+                  const Entries<T>& entries) noexcept {
+    const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
+    fold_affine<T>(source, {field(0), field(1), field(2), field(3)}, slab.channels);
+    spread_coefficients(plan, slab, 4, entries);
 }
 
 // and apply_input_gradient.
 template <class T>
-void store(const InputGradientValues<T>& v, const Plan& plan, std::ptrdiff_t channel,
-           const Entries<T>& entries) noexcept {
-    store_coefficients({v.pre, v.dy_pre, v.center, v.slope, v.level, v.scale}, plan, channel,
-                       entries);
+void store_input_gradient(const InputGradientSource& source, const Plan& plan, const Slab& slab,
+                          const Entries<T>& entries) noexcept {
+    const auto field = [&](int i) { return entries.coefficient(i, slab.entry); };
+    fold_input_gradient<T>(source, {field(0), field(1), field(2), field(3), field(4), field(5)},
+                           slab.channels);
+    spread_coefficients(plan, slab, 6, entries);
+}
+
+// So many columns of a tile share their coefficients.
+inline std::ptrdiff_t run_of(const Plan& plan, const TileRange& tile) {
+    return plan.layout.channels_first() ? tile.cols : 1;
 }
 
 // A tile of y from x, by the coefficients pre, center, scale, shift.
@@ -97,14 +120,12 @@ template <class T>
 void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool stream,
                   const TileRange& tile, const Entries<T>& entries,
                   const Scratch<T>& scratch) noexcept {
-    const KernelTable<T>& kernels = kernels_for<T>();
-    const auto kernel =
-        plan.layout.channels_first() ? kernels.transform_rows : kernels.transform_columns;
     const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
     const T* pre = any_scaled(field(0), plan.entries_of(tile)) ? field(0) : nullptr;
     const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
     const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
-    kernel(in, out, tile.rows, tile.cols, {pre, field(1), field(2), field(3)}, stream && y.direct);
+    kernels_for<T>().transform(in, out, tile.kernel_rows(), tile.kernel_cols(), run_of(plan, tile),
+                               {pre, field(1), field(2), field(3)}, stream && y.direct);
     finish_output(y, tile, scratch.tile[1]);
 }
 
@@ -113,9 +134,6 @@ template <class T>
 void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x, const Operand& dx,
                           bool stream, const TileRange& tile, const Entries<T>& entries,
                           const Scratch<T>& scratch) noexcept {
-    const KernelTable<T>& kernels = kernels_for<T>();
-    const auto kernel =
-        plan.layout.channels_first() ? kernels.input_gradient_rows : kernels.input_gradient_columns;
     const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
     const std::ptrdiff_t n = plan.entries_of(tile);
     const bool scaled = any_scaled(field(0), n) || any_scaled(field(1), n);
@@ -128,7 +146,8 @@ void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x,
     const Tile<const T> dy_in = input_tile(dy, tile, scratch.tile[0]);
     const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
     const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
-    kernel(dy_in, x_in, out, tile.rows, tile.cols, coefficients, stream && dx.direct);
+    kernels_for<T>().input_gradient(dy_in, x_in, out, tile.kernel_rows(), tile.kernel_cols(),
+                                    run_of(plan, tile), coefficients, stream && dx.direct);
     finish_output(dx, tile, scratch.tile[2]);
 }
 

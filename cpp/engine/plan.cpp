@@ -13,15 +13,16 @@ namespace {
 constexpr std::ptrdiff_t chunk_float32 = 4096;
 constexpr std::ptrdiff_t chunk_float64 = 1024;
 
-// Tiles of columns: rows bound the error likewise, columns keep the accumulators in cache.
+// Tiles of columns: rows bound the error likewise; as many columns as are wanted to have slabs that
+// stay in cache, or else the whole row, which is easier on memory.
 constexpr std::ptrdiff_t column_tile_rows = 128;
 constexpr std::ptrdiff_t column_tile_cols = 256;
+constexpr std::ptrdiff_t most_column_tile_cols = 1024;
 constexpr std::ptrdiff_t packed_tile_cols = 64;
-constexpr std::ptrdiff_t repeated_tile_cols = 1024;
 
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
-constexpr std::ptrdiff_t min_strip_cols = 128;
 constexpr std::ptrdiff_t max_strip_cols = 2048;
+constexpr std::ptrdiff_t wanted_strip_values = 8192;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_units = 64;
@@ -53,23 +54,29 @@ void tile_one_channel(Plan& plan) {
 
 void tile_columns(Plan& plan) {
     const Layout& layout = plan.layout;
-    const std::ptrdiff_t in_cache = slab_bytes / (layout.rows * size_of(plan.dtype));
-    const std::ptrdiff_t cols = !layout.direct      ? packed_tile_cols
-                                : layout.repeat > 1 ? std::min(repeated_tile_cols, in_cache)
-                                                    : column_tile_cols;
-    plan.tile_rows = std::min(layout.rows, column_tile_rows);
-    plan.slab_entries =
-        std::min(layout.cols, std::max<std::ptrdiff_t>(1, cols / layout.repeat) * layout.repeat);
-    plan.tile_cols = plan.slab_entries;
+    const std::ptrdiff_t col_bytes = layout.rows * size_of(plan.dtype);
+    const bool in_cache = col_bytes * column_tile_cols <= slab_bytes;
+    const std::ptrdiff_t cols = !layout.direct ? packed_tile_cols
+                                : in_cache     ? column_tile_cols
+                                               : most_column_tile_cols;
+    const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.repeat);
+    plan.tile_rows = std::min(layout.rows - layout.rest(), column_tile_rows * layout.abreast);
+    plan.tile_cols = std::min(layout.cols, whole_channels * layout.repeat);
+    plan.slab_entries = plan.tile_cols * layout.abreast;
 }
 
 void split_into_spans(Plan& plan) {
+    const std::ptrdiff_t rest = plan.layout.rest();
     plan.slabs = ceil_div(plan.entries(), plan.slab_entries);
-    plan.positions = ceil_div(plan.layout.rows, plan.tile_rows) * plan.tiles_per_row;
+    plan.positions = ceil_div(plan.layout.rows - rest, plan.tile_rows) * plan.tiles_per_row;
     const std::ptrdiff_t wanted =
         std::clamp<std::ptrdiff_t>(wanted_units / plan.slabs, 1, plan.positions);
     plan.positions_per_span = ceil_div(plan.positions, wanted);
     plan.spans = ceil_div(plan.positions, plan.positions_per_span);
+    if (rest > 0) {
+        ++plan.positions;
+        ++plan.spans;
+    }
 }
 
 }  // namespace
@@ -77,55 +84,96 @@ void split_into_spans(Plan& plan) {
 Slab Plan::slab(std::ptrdiff_t index) const {
     const std::ptrdiff_t entry = index * slab_entries;
     const std::ptrdiff_t n = std::min(slab_entries, entries() - entry);
-    const std::ptrdiff_t repeat = layout.repeat;
-    return {entry / repeat, n / repeat, entry, n};
+    const std::ptrdiff_t entries_per_channel = layout.repeat * layout.abreast;
+    return {entry / entries_per_channel, n / entries_per_channel, entry, n};
 }
 
 TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const {
     TileRange tile{};
+    tile.channels = 1;
+    tile.abreast = 1;
     tile.row = position / tiles_per_row * tile_rows;
     tile.rows = std::min(tile_rows, layout.rows - tile.row);
     if (layout.channels_first()) {
         tile.channel = tile.entry = slab.channel + channel;
         tile.col = position % tiles_per_row * tile_cols;
         tile.cols = std::min(tile_cols, layout.cols - tile.col);
+        return tile;
+    }
+    tile.col = tile.entry = slab.entry;
+    tile.cols = slab.entries / layout.abreast;
+    const std::ptrdiff_t rest_row = layout.rows - layout.rest();
+    if (position == positions - 1 && layout.rest() > 0) {
+        tile.row = rest_row;
+        tile.rows = layout.rest();
     } else {
-        tile.col = tile.entry = slab.entry;
-        tile.cols = slab.entries;
+        tile.rows = std::min(tile.rows, rest_row - tile.row);
+        tile.abreast = layout.abreast;
     }
     return tile;
 }
 
+TileRange Plan::run(const Slab& slab, std::ptrdiff_t position) const {
+    TileRange all = tile(slab, position, 0);
+    all.channels = slab.channels;
+    return all;
+}
+
+std::ptrdiff_t Plan::first_position(std::ptrdiff_t span) const {
+    return span < main_spans() ? span * positions_per_span : positions - 1;
+}
+
 std::ptrdiff_t Plan::end_position(std::ptrdiff_t span) const {
-    return std::min(positions, (span + 1) * positions_per_span);
+    if (span >= main_spans()) return positions;
+    return std::min(positions - (spans - main_spans()), (span + 1) * positions_per_span);
 }
 
 std::ptrdiff_t Plan::count_before(std::ptrdiff_t position) const {
-    const std::ptrdiff_t row = std::min(layout.rows, position / tiles_per_row * tile_rows);
-    if (!layout.channels_first()) return row;
+    const std::ptrdiff_t main_rows = layout.rows - layout.rest();
+    const std::ptrdiff_t row = std::min(main_rows, position / tiles_per_row * tile_rows);
+    if (!layout.channels_first()) return row / layout.abreast;
     return row * layout.cols + position % tiles_per_row * tile_cols;
 }
 
+std::ptrdiff_t Plan::span_count(std::ptrdiff_t span) const {
+    if (span >= main_spans()) return layout.rest();
+    return count_before(end_position(span)) - count_before(first_position(span));
+}
+
 std::ptrdiff_t Plan::strips() const {
-    const std::ptrdiff_t pieces =
-        ceil_div(layout.rows, strip_rows) * ceil_div(layout.cols, strip_cols);
-    return layout.channels_first() ? layout.channels * pieces : pieces;
+    const std::ptrdiff_t main_rows = layout.rows - layout.rest();
+    const std::ptrdiff_t strips_of_rows =
+        ceil_div(main_rows, strip_rows) + (layout.rest() > 0 ? 1 : 0);
+    const std::ptrdiff_t pieces = strips_of_rows * ceil_div(layout.cols, strip_cols);
+    return layout.channels_first() ? ceil_div(layout.channels, strip_channels) * pieces : pieces;
 }
 
 TileRange Plan::strip(std::ptrdiff_t index) const {
     TileRange tile{};
+    tile.channels = 1;
+    tile.abreast = 1;
     const std::ptrdiff_t pieces = ceil_div(layout.cols, strip_cols);
     tile.col = index % pieces * strip_cols;
     tile.cols = std::min(strip_cols, layout.cols - tile.col);
     index /= pieces;
     if (layout.channels_first()) {
-        tile.entry = tile.channel = index % layout.channels;
-        index /= layout.channels;
-    } else {
-        tile.entry = tile.col;
+        const std::ptrdiff_t groups = ceil_div(layout.channels, strip_channels);
+        tile.entry = tile.channel = index % groups * strip_channels;
+        tile.channels = std::min(strip_channels, layout.channels - tile.channel);
+        index /= groups;
+        tile.row = index * strip_rows;
+        tile.rows = std::min(strip_rows, layout.rows - tile.row);
+        return tile;
     }
-    tile.row = index * strip_rows;
-    tile.rows = std::min(strip_rows, layout.rows - tile.row);
+    tile.entry = tile.col;
+    const std::ptrdiff_t rest_row = layout.rows - layout.rest();
+    tile.row = std::min(index * strip_rows, rest_row);
+    tile.rows = std::min(strip_rows, rest_row - tile.row);
+    tile.abreast = layout.abreast;
+    if (tile.rows == 0) {
+        tile.rows = layout.rest();
+        tile.abreast = 1;
+    }
     return tile;
 }
 
@@ -143,28 +191,34 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
     return plan;
 }
 
-void choose_path(Plan& plan, bool reduces, bool all_direct) {
+void choose_path(Plan& plan, bool reduces, bool all_direct, bool in_runs) {
     const std::ptrdiff_t units = std::max(plan.slabs * plan.spans, plan.positions);
     plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(plan.bytes()), units));
     const Layout& layout = plan.layout;
     const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
-    const std::ptrdiff_t bytes = layout.rows * plan.slab_entries * size_of(plan.dtype);
+    const std::ptrdiff_t bytes = layout.rows * plan.tile_cols * size_of(plan.dtype);
     const bool in_cache = layout.channels_first() || bytes <= slab_bytes;
-    // Without sums there is nothing to read twice, and the order of memory is best; but repeated
-    // columns have too many coefficients to keep them all.
-    plan.fused = enough_slabs && in_cache && (reduces || layout.repeat > 1);
+    // Without sums there is nothing to read twice, and the order of memory is best.
+    plan.fused = enough_slabs && in_cache && reduces;
+    plan.in_runs = in_runs && plan.tiles_per_row == 1;
 
     plan.strip_rows = plan.tile_rows;
     plan.strip_cols = plan.tile_cols;
-    if (layout.channels_first() && layout.cols >= min_strip_cols) {
+    if (layout.channels_first() && layout.cols > max_repeat) {
         plan.strip_rows = 1;
-    } else if (!layout.channels_first() && all_direct) {
+        if (plan.in_runs) {
+            plan.strip_channels =
+                std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);
+        }
+    } else if (!layout.channels_first() && all_direct && layout.abreast == 1) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
     }
 }
 
-bool worth_streaming(const Plan& plan) {
-    return plan.bytes() >= stream_from && plan.tile_cols * size_of(plan.dtype) >= min_streamed_row;
+bool worth_streaming(const Plan& plan, bool in_runs) {
+    const std::ptrdiff_t run = in_runs ? plan.layout.cols * plan.layout.channels : plan.tile_cols;
+    return plan.bytes() >= stream_from &&
+           run * plan.layout.abreast * size_of(plan.dtype) >= min_streamed_row;
 }
 
 }  // namespace fastbn

@@ -9,7 +9,7 @@
 
 namespace fastbn {
 
-// One tile: rows x cols of a channel (channels_first) or of columns (channels_last).
+// One tile: rows x cols of a channel (channels_first) or of columns (channels_last), as x has them.
 struct TileRange {
     std::ptrdiff_t entry;    // the first entry that its sums and coefficients are in
     std::ptrdiff_t channel;  // channels_first only
@@ -17,6 +17,11 @@ struct TileRange {
     std::ptrdiff_t rows;
     std::ptrdiff_t col;
     std::ptrdiff_t cols;
+    std::ptrdiff_t channels;  // channels_first: several in a row, each with all its columns
+    std::ptrdiff_t abreast;   // rows that the kernels see as one
+
+    std::ptrdiff_t kernel_rows() const { return rows / abreast; }
+    std::ptrdiff_t kernel_cols() const { return cols * channels * abreast; }
 };
 
 // Channels that are reduced, finalized and transformed together. Sums and coefficients are held in
@@ -40,35 +45,40 @@ struct Plan {
     std::ptrdiff_t spans = 1;  // stretches of positions with sums of their own
     std::ptrdiff_t slab_entries = 1;
     std::ptrdiff_t slabs = 1;
-    std::ptrdiff_t strip_rows = 1;
-    std::ptrdiff_t strip_cols = 1;
 
     int threads = 1;
-    bool fused = false;  // each slab goes through all phases on one thread, while it is in cache
+    bool fused = false;    // each slab goes through all phases on one thread, while it is in cache
+    bool in_runs = false;  // channels_first: a tile to transform may have several channels
+    std::ptrdiff_t strip_rows = 1;
+    std::ptrdiff_t strip_cols = 1;
+    std::ptrdiff_t strip_channels = 1;
 
     std::ptrdiff_t entries() const {
-        return layout.channels_first() ? layout.channels : layout.cols;
+        return layout.channels_first() ? layout.channels : layout.cols * layout.abreast;
     }
     std::ptrdiff_t tile_elements() const { return tile_rows * tile_cols; }
     std::ptrdiff_t bytes() const { return layout.channels * layout.count * size_of(dtype); }
 
     Slab slab(std::ptrdiff_t index) const;
     // Tiles of a slab lie at `positions` along its rows and columns; at each, channels_first has
-    // one tile per channel.
+    // one tile per channel. Rows that are left over from those abreast are a last position, and a
+    // last span, of their own.
     std::ptrdiff_t tiles_at_position(const Slab& slab) const {
         return layout.channels_first() ? slab.channels : 1;
     }
     TileRange tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const;
-    std::ptrdiff_t first_position(std::ptrdiff_t span) const { return span * positions_per_span; }
+    // All channels of a slab at a position, where they run on along a row.
+    TileRange run(const Slab& slab, std::ptrdiff_t position) const;
+    std::ptrdiff_t first_position(std::ptrdiff_t span) const;
     std::ptrdiff_t end_position(std::ptrdiff_t span) const;
+    std::ptrdiff_t main_spans() const { return spans - (layout.rest() > 0 ? 1 : 0); }
     // Values that an entry has before a position.
     std::ptrdiff_t count_before(std::ptrdiff_t position) const;
-    std::ptrdiff_t span_count(std::ptrdiff_t span) const {
-        return count_before(end_position(span)) - count_before(first_position(span));
-    }
+    // Values that an entry has in a span.
+    std::ptrdiff_t span_count(std::ptrdiff_t span) const;
     // Sums and coefficients that a tile has.
     std::ptrdiff_t entries_of(const TileRange& tile) const {
-        return layout.channels_first() ? 1 : tile.cols;
+        return layout.channels_first() ? tile.channels : tile.kernel_cols();
     }
 
     // All of x once more, cut for a pass that only transforms: tiles in the order of memory.
@@ -81,9 +91,10 @@ Plan plan_of(const ArrayRef& x, const Features& features);
 // And what does not: threads, fused, strips.
 //     reduces      the operation sums before it transforms
 //     all_direct   none of its operands needs packing
-void choose_path(Plan& plan, bool reduces, bool all_direct);
+//     in_runs      all of them have their channels one after the other along a row
+void choose_path(Plan& plan, bool reduces, bool all_direct, bool in_runs);
 
 // Whether results of this size are better written past the caches.
-bool worth_streaming(const Plan& plan);
+bool worth_streaming(const Plan& plan, bool in_runs);
 
 }  // namespace fastbn

@@ -5,12 +5,10 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/welford.hpp"
+
 namespace fastbn {
 namespace {
-
-constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
-constexpr ChannelStatistics undefined{not_a_number, not_a_number, not_a_number, not_a_number,
-                                      not_a_number};
 
 // Below this, squares of deviations may have lost bits to gradual underflow.
 constexpr double smallest_safe_m2 = 0x1p-900;
@@ -52,62 +50,54 @@ double invstd_of_scaled(double scaled_var, int e, double eps) {
                     std::numeric_limits<double>::max());
 }
 
+void write(const Statistics& out, std::ptrdiff_t c, double mean, double mean_lo, double m2,
+           double var, double invstd) {
+    out.mean[c] = mean;
+    out.mean_lo[c] = mean_lo;
+    out.m2[c] = m2;
+    out.var[c] = var;
+    out.invstd[c] = invstd;
+}
+
 }  // namespace
 
-Partial<double> merge_parts(const Partial<double>& a, double count_a, const Partial<double>& b,
-                            double count_b) {
-    return merge(a, count_a, b, count_b);
-}
-
-Partial<double> merge_columns(const Partial<double>* columns, std::ptrdiff_t n, double count) {
+void merge_columns(const MomentsState& columns, std::ptrdiff_t channels,
+                   const Layout& layout) noexcept {
     double offsets[max_repeat];
     double squares[max_repeat];
-    const double ref = columns[0].ref;
-    Partial<double> all{};
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        offsets[i] = (columns[i].ref - ref) + columns[i].offset;
-        squares[i] = columns[i].m2 + columns[i].m2_lo;
-        double error;
-        all.sum = two_sum(all.sum, columns[i].sum, error);
-        all.sum_lo += columns[i].sum_lo + error;
+    const std::ptrdiff_t n = layout.repeat;
+    const double count = static_cast<double>(layout.rows);
+    for (std::ptrdiff_t c = 0; c < channels; ++c) {
+        const std::ptrdiff_t first = c * n;
+        const double ref = columns.ref[first];
+        double sum = 0.0;
+        double sum_lo = 0.0;
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const std::ptrdiff_t column = first + i;
+            offsets[i] = (columns.ref[column] - ref) + columns.offset[column];
+            squares[i] = columns.m2[column] + columns.m2_lo[column];
+            double error;
+            sum = two_sum(sum, columns.sum[column], error);
+            sum_lo += columns.sum_lo[column] + error;
+        }
+        const double offset = sum_pairwise(offsets, n) / static_cast<double>(n);
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const double delta = offsets[i] - offset;
+            squares[i] += delta * delta * count;
+        }
+        columns.ref[c] = ref;
+        columns.offset[c] = offset;
+        columns.m2[c] = sum_pairwise(squares, n);
+        columns.m2_lo[c] = 0.0;
+        columns.sum[c] = sum;
+        columns.sum_lo[c] = sum_lo;
     }
-    const double offset = sum_pairwise(offsets, n) / static_cast<double>(n);
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const double delta = offsets[i] - offset;
-        squares[i] += delta * delta * count;
-    }
-    all.ref = ref;
-    all.offset = offset;
-    all.m2 = sum_pairwise(squares, n);
-    return all;
 }
 
-double invstd_of(double var, double eps) {
-    const double spread = var + eps;
-    return spread == 0.0 ? 0.0 : 1.0 / std::sqrt(spread);
-}
+bool is_safe(double m2) noexcept { return m2 >= smallest_safe_m2 && std::isfinite(m2); }
 
-ChannelStatistics finish_channel(const Partial<double>& moments, double count, double eps) {
-    if (!std::isfinite(moments.m2) || !std::isfinite(moments.sum)) return undefined;
-    ChannelStatistics s{};
-    if (moments.m2 == 0.0) {
-        s.mean = moments.ref;
-    } else {
-        divide(moments.sum, moments.sum_lo, count, s.mean, s.mean_lo);
-    }
-    s.m2 = moments.m2 + moments.m2_lo;
-    s.var = s.m2 / count;
-    s.invstd = invstd_of(s.var, eps);
-    return s;
-}
-
-bool is_extreme(const Partial<double>& moments) {
-    return !std::isfinite(moments.m2) || !std::isfinite(moments.sum) ||
-           moments.m2 < smallest_safe_m2;
-}
-
-ChannelStatistics scan_channel(const char* first, const Dims& values, std::ptrdiff_t count,
-                               double eps) {
+void scan_channel(const char* first, const Dims& values, std::ptrdiff_t count, double eps,
+                  const Statistics& out, std::ptrdiff_t c) noexcept {
     double low = std::numeric_limits<double>::infinity();
     double high = -low;
     bool finite = true;
@@ -116,8 +106,13 @@ ChannelStatistics scan_channel(const char* first, const Dims& values, std::ptrdi
         low = std::min(low, value);
         high = std::max(high, value);
     });
-    if (!finite) return undefined;
-    if (low == high) return {low, 0.0, 0.0, 0.0, invstd_of(0.0, eps)};
+    if (!finite) {
+        constexpr double none = std::numeric_limits<double>::quiet_NaN();
+        return write(out, c, none, none, none, none, none);
+    }
+    if (low == high) {
+        return write(out, c, low, 0.0, 0.0, 0.0, eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps));
+    }
 
     // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is
     // at least one unit in the last place of its ends.
@@ -143,8 +138,8 @@ ChannelStatistics scan_channel(const char* first, const Dims& values, std::ptrdi
     });
     m2 += m2_lo;
     const double var = m2 / static_cast<double>(count);
-    return {std::ldexp(mean, e), std::ldexp(mean_lo, e), std::ldexp(m2, 2 * e),
-            std::ldexp(var, 2 * e), invstd_of_scaled(var, e, eps)};
+    write(out, c, std::ldexp(mean, e), std::ldexp(mean_lo, e), std::ldexp(m2, 2 * e),
+          std::ldexp(var, 2 * e), invstd_of_scaled(var, e, eps));
 }
 
 }  // namespace fastbn

@@ -84,6 +84,16 @@ inline void stream(T* p, const Block<T>& b) {
     for (int k = 0; k < Block<T>::registers; ++k) b.part[k].stream(p + k * Vec<T>::width);
 }
 
+// The first n lanes of a, the others of b.
+template <class T>
+inline Block<T> blend(std::ptrdiff_t n, Block<T> a, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        a.part[k] = Vec<T>::blend(in_register<T>(n, k), a.part[k], b.part[k]);
+    }
+    return a;
+}
+
 template <class T>
 inline Block<T> operator+(Block<T> a, const Block<T>& b) {
 #pragma GCC unroll 8
@@ -149,6 +159,32 @@ inline double halve(const Block<double>& hi, const Block<double>& lo_lanes, doub
     }
     lo = b[0];
     return a[0];
+}
+
+// body(k, n) for every register k that holds some of n elements of a block: all of them, or `in`.
+template <class Body>
+inline void each_register(Full, const Body& body) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Wide::registers; ++k) body(k, Full{});
+}
+
+template <class Body>
+inline void each_register(std::ptrdiff_t n, const Body& body) {
+    for (int k = 0; k < Wide::registers; ++k) {
+        const std::ptrdiff_t in = in_register<double>(n, k);
+        if (in > 0) body(k, in);
+    }
+}
+
+// Register k of the block at p, widened.
+template <class S>
+inline Vec<double> load_register(const S* p, int k, Full, const Wide&) {
+    return Vec<double>::load(p + k * Wide::width);
+}
+
+template <class S>
+inline Vec<double> load_register(const S* p, int k, std::ptrdiff_t in, const Wide& fill) {
+    return Vec<double>::load(p + k * Wide::width, in, fill.part[k]);
 }
 
 // body(i, n) for every block of n columns from i on.

@@ -17,25 +17,29 @@ struct GradientBlocks {
 
     template <class T, class N>
     void add(const T* dy_at, const T* x_at, N n, const Wide& mean, const Wide& invstd) {
-        const Wide dy_block = load<double>(dy_at, n);
-        const Wide xhat = (load<double>(x_at, n, mean) - mean) * invstd;
-        dy = dy + dy_block;
-        dy_xhat = dy_xhat + dy_block * xhat;
+        each_register(n, [&](int k, auto in) {
+            const Vec<double> dy_k = load_register(dy_at, k, in, Wide{});
+            const Vec<double> x_k = load_register(x_at, k, in, mean);
+            dy.part[k] = dy.part[k] + dy_k;
+            dy_xhat.part[k] = dy_xhat.part[k] + dy_k * ((x_k - mean.part[k]) * invstd.part[k]);
+        });
     }
 };
 
 template <class T>
-void gradient_sums_rows(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                        GradientSums sums) noexcept {
+[[gnu::flatten]] void gradient_sums_rows(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
+                                         std::ptrdiff_t cols, GradientSums sums) noexcept {
     const Wide mean = broadcast(*sums.mean);
     const Wide invstd = broadcast(*sums.invstd);
+    const NextRow<T> next_dy(dy, cols);
+    const NextRow<T> next_x(x, cols);
     GradientBlocks blocks{};
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const T* dy_row = dy.data + r * dy.stride;
         const T* x_row = x.data + r * x.stride;
         each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-            prefetch_ahead(dy_row + i, dy.stride, 1);
-            prefetch_ahead(x_row + i, x.stride, 1);
+            next_dy.ask(dy_row + i);
+            next_x.ask(x_row + i);
             blocks.add(dy_row + i, x_row + i, n, mean, invstd);
         });
     }
@@ -44,20 +48,24 @@ void gradient_sums_rows(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows, 
 }
 
 template <class T>
-void gradient_sums_columns(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
-                           std::ptrdiff_t cols, GradientSums sums) noexcept {
-    each_row_group(rows, cols, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
+[[gnu::flatten]] void gradient_sums_columns(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
+                                            std::ptrdiff_t cols, GradientSums sums) noexcept {
+    ReadAhead<T> dy_ahead(dy, cols);
+    ReadAhead<T> x_ahead(x, cols);
+    const auto begin = [&](std::ptrdiff_t r) {
+        dy_ahead.begin_group(r);
+        x_ahead.begin_group(r);
+    };
+    each_row_group(rows, cols, begin, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const GradientSums here{sums.mean + i, sums.invstd + i, sums.sum_dy + i,
                                 sums.sum_dy_xhat + i};
         const Wide mean = load<double>(here.mean, n);
         const Wide invstd = load<double>(here.invstd, n);
         GradientBlocks blocks{load<double>(here.sum_dy, n), load<double>(here.sum_dy_xhat, n)};
-        for (std::ptrdiff_t k = 0; k < group.size; ++k) {
-            const T* dy_here = dy.data + (r + k) * dy.stride + i;
-            const T* x_here = x.data + (r + k) * x.stride + i;
-            prefetch_ahead(dy_here, dy.stride);
-            prefetch_ahead(x_here, x.stride);
-            blocks.add(dy_here, x_here, n, mean, invstd);
+        for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
+            dy_ahead.next_block();
+            x_ahead.next_block();
+            blocks.add(dy.data + row * dy.stride + i, x.data + row * x.stride + i, n, mean, invstd);
         }
         store(here.sum_dy, n, blocks.dy);
         store(here.sum_dy_xhat, n, blocks.dy_xhat);

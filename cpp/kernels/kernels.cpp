@@ -5,6 +5,7 @@
 #include FASTBN_VEC
 
 #include "block.hpp"
+#include "channels.hpp"
 #include "gradient_sums.hpp"
 #include "moments.hpp"
 #include "table.hpp"
@@ -16,9 +17,9 @@ namespace {
 template <class T>
 constexpr KernelTable<T> table() {
     return {
-        moments_rows<T>,           moments_columns<T>,           gradient_sums_rows<T>,
-        gradient_sums_columns<T>,  transform<T, Shared>,         transform<T, PerColumn>,
-        input_gradient<T, Shared>, input_gradient<T, PerColumn>,
+        moments_rows<T>, moments_columns<T>, gradient_sums_rows<T>,  gradient_sums_columns<T>,
+        transform<T>,    input_gradient<T>,  merge_moments,          finish_moments,
+        invert_std,      fold_affine<T>,     fold_input_gradient<T>,
     };
 }
 

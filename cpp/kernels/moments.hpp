@@ -25,15 +25,16 @@ namespace {
 template <class T>
 constexpr bool two_passes = sizeof(T) == sizeof(double);
 
+// Of one channel (V = double) or of a block (V = Wide), to which values come by the register.
 template <class V>
 struct ShiftedSums {
     V d;
     V d2;
 
-    void add(const V& x, const V& shift) {
-        const V centred = x - shift;
-        d = d + centred;
-        d2 = d2 + centred * centred;
+    void add(int k, Vec<double> x, const Wide& shift) {
+        const Vec<double> centred = x - shift.part[k];
+        d.part[k] = d.part[k] + centred;
+        d2.part[k] = d2.part[k] + centred * centred;
     }
 
     // A group is summed from zero and then added to the rest: fewer roundings in a row.
@@ -49,10 +50,10 @@ struct ExactSum {
     V high;
     V low;
 
-    void add(const V& x) {
-        V error;
-        high = two_sum(high, x, error);
-        low = low + error;
+    void add(int k, Vec<double> x) {
+        Vec<double> error;
+        high.part[k] = two_sum(high.part[k], x, error);
+        low.part[k] = low.part[k] + error;
     }
 
     void begin_group() {}
@@ -114,15 +115,16 @@ inline void write(const MomentsState& s, N n, const Partial<Wide>& p) {
     store(s.sum_lo, n, p.sum_lo);
 }
 
-// body(p, n) for every block of a tile.
-template <class T, class Body>
-inline void each_tile_block(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                            const Body& body) {
+// add(k, values) for every register of a tile; lanes past a row's end get fill's.
+template <class T, class Add>
+inline void each_tile_register(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                               const Wide& fill, const Add& add) {
+    const NextRow<T> next(x, cols);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const T* row = x.data + r * x.stride;
         each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-            prefetch_ahead(row + i, x.stride, 1);
-            body(row + i, n);
+            next.ask(row + i);
+            each_register(n, [&](int k, auto in) { add(k, load_register(row + i, k, in, fill)); });
         });
     }
 }
@@ -134,24 +136,24 @@ inline Partial<double> chunk_moments(Tile<const T> x, std::ptrdiff_t rows, std::
     ExactSum<double> total{};
     if constexpr (two_passes<T>) {
         ExactSum<Wide> sum{};
-        each_tile_block(x, rows, cols, [&](const T* p, auto n) { sum.add(load<double>(p, n)); });
+        each_tile_register(x, rows, cols, Wide{},
+                           [&](int k, Vec<double> values) { sum.add(k, values); });
         total = halve(sum);
         double rest;
         shift = quotient(total.high, total.low, count, rest);
     }
     const Wide wide_shift = broadcast(shift);
     ShiftedSums<Wide> sums{};
-    each_tile_block(x, rows, cols, [&](const T* p, auto n) {
-        sums.add(load<double>(p, n, wide_shift), wide_shift);
-    });
+    each_tile_register(x, rows, cols, wide_shift,
+                       [&](int k, Vec<double> values) { sums.add(k, values, wide_shift); });
     const ShiftedSums<double> folded = halve(sums);
     if constexpr (!two_passes<T>) total = total_of(folded, count, shift);
     return finish(folded, count, shift, total);
 }
 
 template <class T>
-void moments_rows(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
-                  MomentsState state) noexcept {
+[[gnu::flatten]] void moments_rows(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                   double count, MomentsState state) noexcept {
     const double size = static_cast<double>(rows * cols);
     const Partial<double> chunk = chunk_moments(x, rows, cols, size);
     write(state, count == 0.0 ? chunk : merge(read(state), count, chunk, size));
@@ -165,18 +167,22 @@ struct ColumnSums {
     ExactSum<Wide> total;  // two_passes only
 };
 
-// Adds every row to the accumulator(i) of its block: add(accumulator, values, block).
+// Adds every row to the accumulator(i) of its block: add(accumulator, block, k, values).
 template <class T, class Accumulator, class Add>
 inline void accumulate_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
                                const Accumulator& accumulator, const Add& add) {
-    each_row_group(rows, cols, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
+    ReadAhead<T> ahead(x, cols);
+    const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
+    each_row_group(rows, cols, begin, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         auto& in_memory = accumulator(i / lanes);
         auto sums = in_memory;
         sums.begin_group();
-        for (std::ptrdiff_t k = 0; k < group.size; ++k) {
-            const T* here = x.data + (r + k) * x.stride + i;
-            prefetch_ahead(here, x.stride);
-            add(sums, load<double>(here, n), i / lanes);
+        for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
+            const T* here = x.data + row * x.stride + i;
+            ahead.next_block();
+            each_register(n, [&](int k, auto in) {
+                add(sums, i / lanes, k, load_register(here, k, in, Wide{}));
+            });
         }
         sums.end_group(in_memory);
         in_memory = sums;
@@ -193,7 +199,7 @@ inline void start_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t c
     if constexpr (two_passes<T>) {
         accumulate_columns(
             x, rows, cols, [=](std::ptrdiff_t b) -> auto& { return columns[b].total; },
-            [](ExactSum<Wide>& sum, const Wide& v, std::ptrdiff_t) { sum.add(v); });
+            [](ExactSum<Wide>& sum, std::ptrdiff_t, int k, Vec<double> v) { sum.add(k, v); });
         each_block(0, cols, [&](std::ptrdiff_t i, auto) {
             ColumnSums<T>& c = columns[i / lanes];
             Wide rest;
@@ -203,15 +209,15 @@ inline void start_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t c
 }
 
 template <class T>
-void moments_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
-                     MomentsState state, void* scratch) noexcept {
+[[gnu::flatten]] void moments_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                      double count, MomentsState state, void* scratch) noexcept {
     auto* columns = static_cast<ColumnSums<T>*>(scratch);
     const double size = static_cast<double>(rows);
     start_columns(x, rows, cols, size, columns);
     accumulate_columns(
         x, rows, cols, [=](std::ptrdiff_t b) -> auto& { return columns[b].sums; },
-        [=](ShiftedSums<Wide>& sums, const Wide& v, std::ptrdiff_t b) {
-            sums.add(v, columns[b].shift);
+        [=](ShiftedSums<Wide>& sums, std::ptrdiff_t b, int k, Vec<double> v) {
+            sums.add(k, v, columns[b].shift);
         });
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
         const ColumnSums<T>& c = columns[i / lanes];

@@ -31,6 +31,15 @@ struct MomentsState {
     double* sum_lo;
 };
 
+// What becomes of moments, one array entry per channel.
+struct Statistics {
+    double* mean;
+    double* mean_lo;  // what float64 cannot hold of the mean
+    double* m2;
+    double* var;
+    double* invstd;
+};
+
 // What the backward pass sums, one array entry per channel.
 struct GradientSums {
     const double* mean;
@@ -60,8 +69,41 @@ struct InputGradient {
     const T* scale;
 };
 
-// Kernels come in pairs. `_rows`: the whole tile is one channel, and structs of per-channel arrays
-// hold one entry. `_columns`: each column is a channel, and they hold `cols` entries.
+// What coefficients are made of, one array entry per channel, and where they go.
+struct AffineSource {
+    const double* mean;
+    const double* mean_lo;
+    const double* invstd;
+    const double* weight;
+    const double* bias;
+};
+template <class T>
+struct AffineOut {
+    T* pre;
+    T* center;
+    T* scale;
+    T* shift;
+};
+struct InputGradientSource {
+    const double* mean;
+    const double* invstd;
+    const double* weight;
+    const double* sum_dy;
+    const double* sum_dy_xhat;
+    double count;
+};
+template <class T>
+struct InputGradientOut {
+    T* pre;
+    T* dy_pre;
+    T* center;
+    T* slope;
+    T* level;
+    T* scale;
+};
+
+// Reductions come in pairs. `_rows`: the whole tile is one channel, and structs of per-channel
+// arrays hold one entry. `_columns`: each column is a channel, and they hold `cols` entries.
 template <class T>
 struct KernelTable {
     // Folds the tile into moments that already cover `count` values per channel.
@@ -77,18 +119,25 @@ struct KernelTable {
     void (*gradient_sums_columns)(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
                                   std::ptrdiff_t cols, GradientSums sums) noexcept;
 
-    // `stream`: write past the caches.
-    void (*transform_rows)(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                           Affine<T> affine, bool stream) noexcept;
-    void (*transform_columns)(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                              Affine<T> affine, bool stream) noexcept;
+    // Elementwise. `run`: so many columns in a row share an entry of the coefficients, either one
+    // or at least `lanes`; or all of them. `stream`: write past the caches.
+    void (*transform)(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                      std::ptrdiff_t run, Affine<T> affine, bool stream) noexcept;
+    void (*input_gradient)(Tile<const T> dy, Tile<const T> x, Tile<T> dx, std::ptrdiff_t rows,
+                           std::ptrdiff_t cols, std::ptrdiff_t run, InputGradient<T> coefficients,
+                           bool stream) noexcept;
 
-    void (*input_gradient_rows)(Tile<const T> dy, Tile<const T> x, Tile<T> dx, std::ptrdiff_t rows,
-                                std::ptrdiff_t cols, InputGradient<T> coefficients,
-                                bool stream) noexcept;
-    void (*input_gradient_columns)(Tile<const T> dy, Tile<const T> x, Tile<T> dx,
-                                   std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                   InputGradient<T> coefficients, bool stream) noexcept;
+    // From here on over n channels, an entry each. a = a and b, of disjoint values.
+    void (*merge_moments)(MomentsState a, double count_a, MomentsState b, double count_b,
+                          std::ptrdiff_t n) noexcept;
+    // `out` may be memory of `moments`.
+    void (*finish_moments)(MomentsState moments, double count, double eps, Statistics out,
+                           std::ptrdiff_t n) noexcept;
+    void (*invert_std)(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept;
+    // With a `pre` of 1. False where a channel needs another: its coefficients are then wrong.
+    bool (*fold_affine)(AffineSource source, AffineOut<T> out, std::ptrdiff_t n) noexcept;
+    bool (*fold_input_gradient)(InputGradientSource source, InputGradientOut<T> out,
+                                std::ptrdiff_t n) noexcept;
 };
 
 struct Kernels {

@@ -1,5 +1,5 @@
 // The elementwise passes: y from x, and dx from dy and x. They see tiles and folded coefficients,
-// one set for the whole tile or one per column; they know nothing of how those came about.
+// one set for a run of columns or one per column; they know nothing of how those came about.
 #pragma once
 
 #include "block.hpp"
@@ -8,118 +8,166 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// A coefficient is read as `c.at(i, n)` at column i: the same for the whole tile,
-template <class T>
-class Shared {
-public:
-    explicit Shared(const T* p) : value_(broadcast(p ? *p : T(0))) {}
-    template <class N>
-    Block<T> at(std::ptrdiff_t, N) const {
-        return value_;
-    }
-
-private:
-    Block<T> value_;
+// What a block's columns are multiplied by and added to.
+template <class T, int n>
+struct Coefficients {
+    Block<T> of[n];
 };
 
-// or each column's own.
-template <class T>
-class PerColumn {
-public:
-    explicit PerColumn(const T* p) : values_(p) {}
-    template <class N>
-    Block<T> at(std::ptrdiff_t i, N n) const {
-        return load<T>(values_ + i, n);
-    }
+// Arrays of n coefficients, an entry for each column or for each run of them.
+template <class T, int n>
+struct CoefficientArrays {
+    const T* of[n];
 
-private:
-    const T* values_;
+    // Those of one entry, for all lanes.
+    Coefficients<T, n> shared(std::ptrdiff_t entry) const {
+        Coefficients<T, n> c;
+        for (int k = 0; k < n; ++k) c.of[k] = broadcast(of[k][entry]);
+        return c;
+    }
+    // Those of a block of entries, a lane each.
+    template <class N>
+    Coefficients<T, n> block(std::ptrdiff_t entry, N count) const {
+        Coefficients<T, n> c;
+        for (int k = 0; k < n; ++k) c.of[k] = load<T>(of[k] + entry, count);
+        return c;
+    }
 };
 
-// Columns up to the first 64-byte boundary of `row`.
-template <class T>
-inline std::ptrdiff_t to_boundary(const T* row) {
-    const auto past = reinterpret_cast<std::uintptr_t>(row) % 64;
-    return static_cast<std::ptrdiff_t>((64 - past) % 64 / sizeof(T));
+// The first `lead` lanes of a, the others of b.
+template <class T, int n>
+inline Coefficients<T, n> blend(std::ptrdiff_t lead, Coefficients<T, n> a,
+                                const Coefficients<T, n>& b) {
+    for (int k = 0; k < n; ++k) a.of[k] = blend(lead, a.of[k], b.of[k]);
+    return a;
 }
 
-// out[r][i..] = value(r, i, n) for every block of the tile.
-template <class T, class Value>
-inline void map_plain(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, const Value& value) {
+// Where results go: through the caches,
+struct Plain {
+    template <class T>
+    static std::ptrdiff_t head(const T*, std::ptrdiff_t) {
+        return 0;
+    }
+    template <class T>
+    static void put(T* p, const Block<T>& b) {
+        store(p, Full{}, b);
+    }
+    static void finish() {}
+};
+
+// or past them, which takes whole blocks on 64-byte boundaries: `head` columns lie before the
+// first.
+struct Streamed {
+    template <class T>
+    static std::ptrdiff_t head(const T* row, std::ptrdiff_t cols) {
+        const auto past = reinterpret_cast<std::uintptr_t>(row) % 64;
+        const auto before = static_cast<std::ptrdiff_t>((64 - past) % 64 / sizeof(T));
+        return before < cols ? before : cols;
+    }
+    template <class T>
+    static void put(T* p, const Block<T>& b) {
+        stream(p, b);
+    }
+    static void finish() { stream_fence(); }
+};
+
+// out[r][i..] = value(r, i, n, coefficients) for every block, with coefficients per column.
+template <class Put, class T, int k, class Value>
+inline void map_columns(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                        const CoefficientArrays<T, k>& arrays, const Value& value) {
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         T* row = out.data + r * out.stride;
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { store(row + i, n, value(r, i, n)); });
+        std::ptrdiff_t i = Put::head(row, cols);
+        if (i > 0) store(row, i, value(r, 0, i, arrays.block(0, i)));
+        for (; i + lanes <= cols; i += lanes) {
+            Put::put(row + i, value(r, i, Full{}, arrays.block(i, Full{})));
+        }
+        if (i < cols) store(row + i, cols - i, value(r, i, cols - i, arrays.block(i, cols - i)));
     }
+    Put::finish();
 }
 
-// The same past the caches, which takes aligned whole blocks.
-template <class T, class Value>
-inline void map_streamed(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                         const Value& value) {
+// The same with coefficients per run. Only a tile of a single run may have one shorter than a
+// block, so that no block meets more than two.
+template <class Put, class T, int k, class Value>
+inline void map_runs(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
+                     const CoefficientArrays<T, k>& arrays, const Value& value) {
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         T* row = out.data + r * out.stride;
-        std::ptrdiff_t i = to_boundary(row) < cols ? to_boundary(row) : cols;
-        if (i > 0) store(row, i, value(r, 0, i));
-        for (; i + lanes <= cols; i += lanes) stream(row + i, value(r, i, Full{}));
-        if (i < cols) store(row + i, cols - i, value(r, i, cols - i));
+        Coefficients<T, k> now = arrays.shared(0);
+        std::ptrdiff_t i = Put::head(row, cols);
+        if (i > 0) store(row, i, value(r, 0, i, now));
+        for (std::ptrdiff_t entry = 0, end = run;; end += run) {
+            for (; i + lanes <= end; i += lanes) Put::put(row + i, value(r, i, Full{}, now));
+            if (end >= cols) break;
+            const Coefficients<T, k> next = arrays.shared(++entry);
+            if (i < end) {
+                Put::put(row + i, value(r, i, Full{}, blend(end - i, now, next)));
+                i += lanes;
+            }
+            now = next;
+        }
+        if (i < cols) store(row + i, cols - i, value(r, i, cols - i, now));
     }
-    stream_fence();
+    Put::finish();
 }
 
-template <class T, class Value>
-inline void map(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, bool streamed,
-                const Value& value) {
-    if (streamed) {
-        map_streamed(out, rows, cols, value);
+template <class T, int k, class Value>
+inline void map(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
+                bool streamed, const CoefficientArrays<T, k>& arrays, const Value& value) {
+    if (run == 1 && streamed) {
+        map_columns<Streamed>(out, rows, cols, arrays, value);
+    } else if (run == 1) {
+        map_columns<Plain>(out, rows, cols, arrays, value);
+    } else if (streamed) {
+        map_runs<Streamed>(out, rows, cols, run, arrays, value);
     } else {
-        map_plain(out, rows, cols, value);
+        map_runs<Plain>(out, rows, cols, run, arrays, value);
     }
 }
 
-template <class T, template <class> class Coefficient>
-void transform(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
-               Affine<T> affine, bool streamed) noexcept {
-    const Coefficient<T> center(affine.center);
-    const Coefficient<T> scale(affine.scale);
-    const Coefficient<T> shift(affine.shift);
-    if (affine.pre == nullptr) {
-        map(y, rows, cols, streamed, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-            const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
-            return (xi - center.at(i, n)) * scale.at(i, n) + shift.at(i, n);
-        });
+template <class T>
+[[gnu::flatten]] void transform(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows,
+                                std::ptrdiff_t cols, std::ptrdiff_t run, Affine<T> a,
+                                bool streamed) noexcept {
+    if (a.pre == nullptr) {
+        const CoefficientArrays<T, 3> arrays{{a.center, a.scale, a.shift}};
+        map(y, rows, cols, run, streamed, arrays,
+            [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 3>& c) {
+                const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
+                return (xi - c.of[0]) * c.of[1] + c.of[2];
+            });
         return;
     }
-    const Coefficient<T> pre(affine.pre);
-    map(y, rows, cols, streamed, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-        const Block<T> xi = load<T>(x.data + r * x.stride + i, n) * pre.at(i, n);
-        return (xi - center.at(i, n)) * scale.at(i, n) + shift.at(i, n);
-    });
+    const CoefficientArrays<T, 4> arrays{{a.center, a.scale, a.shift, a.pre}};
+    map(y, rows, cols, run, streamed, arrays,
+        [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 4>& c) {
+            const Block<T> xi = load<T>(x.data + r * x.stride + i, n) * c.of[3];
+            return (xi - c.of[0]) * c.of[1] + c.of[2];
+        });
 }
 
-template <class T, template <class> class Coefficient>
-void input_gradient(Tile<const T> dy, Tile<const T> x, Tile<T> dx, std::ptrdiff_t rows,
-                    std::ptrdiff_t cols, InputGradient<T> c, bool streamed) noexcept {
-    const Coefficient<T> center(c.center);
-    const Coefficient<T> slope(c.slope);
-    const Coefficient<T> level(c.level);
-    const Coefficient<T> scale(c.scale);
-    if (c.pre == nullptr) {
-        map(dx, rows, cols, streamed, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-            const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
-            const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n);
-            const Block<T> through = (xi - center.at(i, n)) * slope.at(i, n) + level.at(i, n);
-            return (dyi - through) * scale.at(i, n);
-        });
+template <class T>
+[[gnu::flatten]] void input_gradient(Tile<const T> dy, Tile<const T> x, Tile<T> dx,
+                                     std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
+                                     InputGradient<T> g, bool streamed) noexcept {
+    if (g.pre == nullptr) {
+        const CoefficientArrays<T, 4> arrays{{g.center, g.slope, g.level, g.scale}};
+        map(dx, rows, cols, run, streamed, arrays,
+            [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 4>& c) {
+                const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
+                const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n);
+                return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
+            });
         return;
     }
-    const Coefficient<T> pre(c.pre);
-    const Coefficient<T> dy_pre(c.dy_pre);
-    map(dx, rows, cols, streamed, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-        const Block<T> xi = load<T>(x.data + r * x.stride + i, n) * pre.at(i, n);
-        const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n) * dy_pre.at(i, n);
-        const Block<T> through = (xi - center.at(i, n)) * slope.at(i, n) + level.at(i, n);
-        return (dyi - through) * scale.at(i, n);
-    });
+    const CoefficientArrays<T, 6> arrays{{g.center, g.slope, g.level, g.scale, g.pre, g.dy_pre}};
+    map(dx, rows, cols, run, streamed, arrays,
+        [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 6>& c) {
+            const Block<T> xi = load<T>(x.data + r * x.stride + i, n) * c.of[4];
+            const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n) * c.of[5];
+            return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
+        });
 }
 
 }  // namespace

@@ -37,6 +37,9 @@ struct Vec<float> {
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     void store(float* p, std::ptrdiff_t n) const { _mm256_maskstore_ps(p, first_of_8(n), v); }
     void stream(float* p) const { _mm256_stream_ps(p, v); }
+    static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
+        return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(first_of_8(n)))};
+    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
@@ -63,6 +66,9 @@ struct Vec<double> {
     void store(double* p) const { _mm256_storeu_pd(p, v); }
     void store(double* p, std::ptrdiff_t n) const { _mm256_maskstore_pd(p, first(n), v); }
     void stream(double* p) const { _mm256_stream_pd(p, v); }
+    static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
+        return {_mm256_blendv_pd(b.v, a.v, _mm256_castsi256_pd(first(n)))};
+    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_pd(a.v, b.v)}; }

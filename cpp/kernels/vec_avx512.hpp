@@ -25,6 +25,9 @@ struct Vec<float> {
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     void store(float* p, std::ptrdiff_t n) const { _mm512_mask_storeu_ps(p, first(n), v); }
     void stream(float* p) const { _mm512_stream_ps(p, v); }
+    static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
+        return {_mm512_mask_mov_ps(b.v, first(n), a.v)};
+    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -53,6 +56,9 @@ struct Vec<double> {
     void store(double* p) const { _mm512_storeu_pd(p, v); }
     void store(double* p, std::ptrdiff_t n) const { _mm512_mask_storeu_pd(p, first(n), v); }
     void stream(double* p) const { _mm512_stream_pd(p, v); }
+    static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
+        return {_mm512_mask_mov_pd(b.v, first(n), a.v)};
+    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_pd(a.v, b.v)}; }

@@ -52,6 +52,11 @@ struct Vec {
 #endif
     }
 
+    static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
+        for (std::ptrdiff_t i = 0; i < n; ++i) b.v[i] = a.v[i];
+        return b;
+    }
+
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
     friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
     friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
