@@ -127,6 +127,11 @@ inline Block<T> operator*(const Block<T>& a, T b) {
     return a * broadcast(b);
 }
 
+// a + b, in every second register by the multipliers.
+inline Vec<double> add_evenly(int k, Vec<double> a, Vec<double> b) {
+    return k % 2 == 0 ? a + b : add_by_fma(a, b);
+}
+
 inline Block<double> clamp_negative(Block<double> a) {
     for (Vec<double>& part : a.part) part = clamp_negative(part);
     return a;

@@ -32,8 +32,8 @@ struct ShiftedSums {
     V d2;
 
     void add(int k, Vec<double> x, const Wide& shift) {
-        const Vec<double> centred = x - shift.part[k];
-        d.part[k] = d.part[k] + centred;
+        const Vec<double> centred = subtract_by_fma(x, shift.part[k]);
+        d.part[k] = add_evenly(k, d.part[k], centred);
         d2.part[k] = d2.part[k] + centred * centred;
     }
 
@@ -50,10 +50,15 @@ struct ExactSum {
     V high;
     V low;
 
+    // two_sum, half of it by the multipliers.
     void add(int k, Vec<double> x) {
-        Vec<double> error;
-        high.part[k] = two_sum(high.part[k], x, error);
-        low.part[k] = low.part[k] + error;
+        const Vec<double> before = high.part[k];
+        const Vec<double> sum = before + x;
+        const Vec<double> seen = subtract_by_fma(sum, before);
+        const Vec<double> error =
+            add_by_fma(before - (sum - seen), subtract_by_fma(x, seen));
+        high.part[k] = sum;
+        low.part[k] = add_evenly(k, low.part[k], error);
     }
 
     void begin_group() {}

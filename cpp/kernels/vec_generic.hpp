@@ -63,6 +63,10 @@ struct Vec {
     friend Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
 };
 
+// No fused multiply-add here: see the other two.
+inline Vec<double> add_by_fma(Vec<double> a, Vec<double> b) { return a + b; }
+inline Vec<double> subtract_by_fma(Vec<double> a, Vec<double> b) { return a - b; }
+
 // max(0, a) that passes NaN on.
 inline Vec<double> clamp_negative(Vec<double> a) {
     const Vec<double> zero = Vec<double>::broadcast(0.0);
