@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/arguments.hpp"
+#include "bindings/fastcall.hpp"
 #include "bindings/outputs.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/features.hpp"
@@ -14,16 +15,23 @@
 namespace fastbn::bindings {
 namespace {
 
+// Runs the engine, other threads running Python meanwhile; but not where that takes longer to
+// arrange than the call.
+template <class Call>
+void without_gil(const ArrayArg& x, const Call& call) {
+    constexpr py::ssize_t long_enough = 65536;
+    if (x.array().nbytes() < long_enough) return call();
+    const py::gil_scoped_release unlocked;
+    call();
+}
+
 py::tuple moments(const py::object& x_value, const py::object& axis) {
     const ArrayArg x = array_argument("x", x_value);
     const Features features = features_of(x.ref, axis_argument(axis));
     py::array_t<double> mean = statistic_array(features);
     py::array_t<double> m2 = statistic_array(features);
     const StatisticsOut out{mean.mutable_data(), nullptr, nullptr, m2.mutable_data()};
-    {
-        const py::gil_scoped_release unlocked;
-        fastbn::moments(x.ref, features, out);
-    }
+    without_gil(x, [&] { fastbn::moments(x.ref, features, out); });
     return py::make_tuple(features.count, mean, m2);
 }
 
@@ -68,8 +76,9 @@ ArrayArg train(const ArrayArg& x, const Features& features, const ArrayArg& weig
         check_disjoint(running.var, *other);
     }
     ArrayArg y = output_argument(out_value, x, {&x}, {&weight, &bias, &running.mean, &running.var});
-    const py::gil_scoped_release unlocked;
-    fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, running.engine(), out);
+    without_gil(x, [&] {
+        fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, running.engine(), out);
+    });
     return y;
 }
 
@@ -96,11 +105,10 @@ py::object infer(const ArrayArg& x, const Features& features, const ArrayArg& me
                  const ArrayArg& var, const ArrayArg& weight, const ArrayArg& bias, double eps,
                  const py::object& out_value) {
     const ArrayArg y = output_argument(out_value, x, {&x}, {&mean, &var, &weight, &bias});
-    {
-        const py::gil_scoped_release unlocked;
+    without_gil(x, [&] {
         fastbn::infer(x.ref, y.ref, features, mean.ref, var.ref, {weight.ref, bias.ref}, eps,
                       mean.name, var.name);
-    }
+    });
     return y.owner;
 }
 
@@ -169,11 +177,10 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x_va
     py::array_t<double> dbias = statistic_array(features);
     double* const dweight_data = dweight.mutable_data();
     double* const dbias_data = dbias.mutable_data();
-    {
-        const py::gil_scoped_release unlocked;
+    without_gil(x, [&] {
         fastbn::backward(dy.ref, x.ref, dx.ref, features, weight.ref, mean.ref, invstd.ref,
                          training, dweight_data, dbias_data);
-    }
+    });
     return py::make_tuple(dx.owner, dweight, dbias);
 }
 
@@ -197,18 +204,26 @@ PYBIND11_MODULE(_core, module) {
     fastbn::protect_pool_from_fork();
 
     module.doc() = "Compiled kernels of fastbn; documented in fastbn's Python functions.";
-    module.def("batch_norm", bindings::batch_norm, arg("x"), arg("running_mean"),
-               arg("running_var"), arg("weight"), arg("bias"), arg("training"), arg("momentum"),
-               arg("eps"), arg("axis"), arg("correction"), arg("out"), py::pos_only());
-    module.def("batch_norm_train", bindings::batch_norm_train, arg("x"), arg("weight"), arg("bias"),
-               arg("eps"), arg("axis"), arg("out"), arg("running_mean"), arg("running_var"),
-               arg("momentum"), arg("correction"), py::pos_only());
-    module.def("batch_norm_backward", bindings::batch_norm_backward, arg("dy"), arg("x"),
-               arg("weight"), arg("mean"), arg("invstd"), arg("axis"), arg("training"), arg("out"),
-               py::pos_only());
-    module.def("moments", bindings::moments, arg("x"), arg("axis"), py::pos_only());
-    module.def("normalize", bindings::normalize, arg("x"), arg("mean"), arg("var"), arg("weight"),
-               arg("bias"), arg("eps"), arg("axis"), arg("out"), py::pos_only());
+    static PyMethodDef methods[] = {
+        bindings::method<bindings::batch_norm>(
+            "batch_norm",
+            "batch_norm($module, x, running_mean, running_var, weight, bias, training, momentum, "
+            "eps, axis, correction, out, /)\n--\n\n"),
+        bindings::method<bindings::batch_norm_train>(
+            "batch_norm_train",
+            "batch_norm_train($module, x, weight, bias, eps, axis, out, running_mean, running_var, "
+            "momentum, correction, /)\n--\n\n"),
+        bindings::method<bindings::batch_norm_backward>(
+            "batch_norm_backward",
+            "batch_norm_backward($module, dy, x, weight, mean, invstd, axis, training, out, "
+            "/)\n--\n\n"),
+        bindings::method<bindings::moments>("moments", "moments($module, x, axis, /)\n--\n\n"),
+        bindings::method<bindings::normalize>(
+            "normalize",
+            "normalize($module, x, mean, var, weight, bias, eps, axis, out, /)\n--\n\n"),
+        {nullptr, nullptr, 0, nullptr},
+    };
+    if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 
     module.def(
         "set_num_threads",

@@ -107,6 +107,16 @@ py::array pooled_like(const py::array& like, std::ptrdiff_t bytes) {
     return py::array(like.dtype(), shape, dense_strides(like), data, base);
 }
 
+// A C-ordered array of NumPy's own memory, without the detours of py::array.
+py::array fresh_array(py::dtype dtype, const py::ssize_t* shape, std::size_t ndim) {
+    auto& numpy = py::detail::npy_api::get();
+    const auto made = py::reinterpret_steal<py::object>(numpy.PyArray_NewFromDescr_(
+        numpy.PyArray_Type_, dtype.release().ptr(), static_cast<int>(ndim),
+        const_cast<Py_intptr_t*>(shape), nullptr, nullptr, 0, nullptr));
+    if (!made) throw py::error_already_set();
+    return py::reinterpret_borrow<py::array>(made);
+}
+
 bool is_broadcast(const py::array& array) {
     const auto* strides = array.strides();
     return std::any_of(strides, strides + array.ndim(), [](py::ssize_t s) { return s == 0; });
@@ -116,8 +126,7 @@ py::array empty_like(const py::array& like) {
     const std::ptrdiff_t bytes = like.size() * like.itemsize();
     if (bytes >= pooled_from && !is_broadcast(like)) return pooled_like(like, bytes);
     if ((like.flags() & py::array::c_style) != 0) {
-        return py::array(like.dtype(),
-                         std::vector<py::ssize_t>(like.shape(), like.shape() + like.ndim()));
+        return fresh_array(like.dtype(), like.shape(), static_cast<std::size_t>(like.ndim()));
     }
     return py::array(
         py::module_::import("numpy").attr("empty_like")(like, py::arg("subok") = false));
@@ -163,8 +172,7 @@ void check_disjoint(const ArrayArg& written, const ArrayArg& other) {
 }
 
 py::array_t<double> statistic_array(const Features& features) {
-    return py::array_t<double>(
-        std::vector<py::ssize_t>(features.shape.begin(), features.shape.end()));
+    return fresh_array(py::dtype::of<double>(), features.shape.data(), features.shape.size());
 }
 
 }  // namespace fastbn::bindings

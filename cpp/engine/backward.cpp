@@ -10,21 +10,29 @@
 namespace fastbn {
 namespace {
 
-using Values = std::vector<double>;
-
-std::size_t index(std::ptrdiff_t channel) { return static_cast<std::size_t>(channel); }
-
-// Channels' values, each as often as the channel has columns, and all as often as rows are abreast.
-Values per_entry(const Values& values, const Layout& layout) {
-    Values repeated;
-    repeated.reserve(values.size() * index(layout.repeat * layout.abreast));
-    for (std::ptrdiff_t i = 0; i < layout.abreast; ++i) {
-        for (const double value : values) {
-            repeated.insert(repeated.end(), index(layout.repeat), value);
+// Channels' values per entry: each as often as the channel has columns, and all as often as rows
+// are abreast.
+class PerEntry {
+public:
+    PerEntry(const Values& values, const Layout& layout) : data_(values.data()) {
+        const std::ptrdiff_t copies = layout.repeat * layout.abreast;
+        if (copies == 1) return;
+        repeated_.reserve(static_cast<std::size_t>(values.size() * copies));
+        for (std::ptrdiff_t i = 0; i < layout.abreast; ++i) {
+            for (std::ptrdiff_t c = 0; c < values.size(); ++c) {
+                repeated_.insert(repeated_.end(), static_cast<std::size_t>(layout.repeat),
+                                 values[c]);
+            }
         }
+        data_ = repeated_.data();
     }
-    return repeated;
-}
+
+    const double* data() const { return data_; }
+
+private:
+    std::vector<double> repeated_;
+    const double* data_;
+};
 
 template <class T>
 struct BackwardOperation {
@@ -41,8 +49,8 @@ struct BackwardOperation {
     const Values& weight;
     const Values& mean;
     const Values& invstd;
-    Values entry_mean;  // the same per entry
-    Values entry_invstd;
+    const PerEntry& entry_mean;
+    const PerEntry& entry_invstd;
     double* dweight;
     double* dbias;
 
@@ -123,9 +131,11 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
     }
 
     Plan plan = plan_of(x, features);
-    const Values weights = read_parameter(weight, features, 1.0);
-    const Values means = read_parameter(mean, features, 0.0);
-    const Values invstds = read_parameter(invstd, features, 1.0);
+    const Values weights(weight, features, 1.0);
+    const Values means(mean, features, 0.0);
+    const Values invstds(invstd, features, 1.0);
+    const PerEntry entry_means(means, plan.layout);
+    const PerEntry entry_invstds(invstds, plan.layout);
     const bool in_place = dx.data == x.data || dx.data == dy.data;
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -138,8 +148,8 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
                                        weights,
                                        means,
                                        invstds,
-                                       per_entry(means, plan.layout),
-                                       per_entry(invstds, plan.layout),
+                                       entry_means,
+                                       entry_invstds,
                                        dweight,
                                        dbias};
         const bool in_runs = operation.dy.in_runs && operation.x.in_runs && operation.dx.in_runs;

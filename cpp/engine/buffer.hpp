@@ -1,4 +1,5 @@
-// A block of uninitialised memory, aligned to 64 bytes.
+// A block of uninitialised memory, aligned to 64 bytes: its own where little is enough, so that a
+// small call allocates nothing.
 #pragma once
 
 #include <cstddef>
@@ -6,11 +7,16 @@
 
 namespace fastbn {
 
+template <std::ptrdiff_t own_bytes>
 class Buffer {
 public:
-    explicit Buffer(std::ptrdiff_t bytes)
-        : data_(static_cast<char*>(::operator new(static_cast<std::size_t>(bytes), alignment))) {}
-    ~Buffer() { ::operator delete(data_, alignment); }
+    explicit Buffer(std::ptrdiff_t bytes) {
+        if (bytes <= own_bytes) return;
+        data_ = static_cast<char*>(::operator new(static_cast<std::size_t>(bytes), alignment));
+    }
+    ~Buffer() {
+        if (data_ != own_) ::operator delete(data_, alignment);
+    }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
 
@@ -18,7 +24,8 @@ public:
 
 private:
     static constexpr std::align_val_t alignment{64};
-    char* data_;
+    alignas(64) char own_[own_bytes];
+    char* data_ = own_;
 };
 
 }  // namespace fastbn

@@ -1,6 +1,7 @@
 // A nest of strided loops over memory, and walking a range of it. Knows no axes, no channels.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "engine/array.hpp"
@@ -15,7 +16,15 @@ struct Dim {
 // The outermost loop first. Empty means one element.
 struct Dims {
     int n = 0;
-    Dim dim[max_dimensions];  // only the first n are ever read
+    Dim dim[max_dimensions];  // only the first n are ever read, or copied
+
+    Dims() = default;
+    Dims(const Dims& other) : n(other.n) { std::copy_n(other.dim, n, dim); }
+    Dims& operator=(const Dims& other) {
+        n = other.n;
+        std::copy_n(other.dim, n, dim);
+        return *this;
+    }
 
     // Appends an inner loop, or lengthens the innermost one where the two run as one.
     void push(std::ptrdiff_t size, std::ptrdiff_t stride) {

@@ -1,5 +1,6 @@
 #include "engine/features.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -28,14 +29,19 @@ Dims dims_of(const ArrayRef& array) {
     return dims;
 }
 
-// visit(pointer to element, its position) in C order.
-template <class Visit>
+// visit(pointer to element, its position) in C order; T is the elements' type.
+template <class T, class Visit>
 void each_element(const ArrayRef& array, std::ptrdiff_t count, Visit&& visit) {
+    constexpr std::ptrdiff_t size = sizeof(T);
+    if (array.ndim == 1 && array.strides[0] == size) {  // a loop for the compiler to vectorize
+        for (std::ptrdiff_t i = 0; i < count; ++i) visit(array.data + i * size, i);
+        return;
+    }
     std::ptrdiff_t index = 0;
     each_run(dims_of(array), 0, count,
              [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
                  for (std::ptrdiff_t i = 0; i < length; ++i) {
-                     visit(array.data + offset + i * stride, static_cast<std::size_t>(index++));
+                     visit(array.data + offset + i * stride, index++);
                  }
              });
 }
@@ -96,39 +102,42 @@ void check_eps(double eps) {
     }
 }
 
-std::vector<double> read_parameter(const ArrayRef& parameter, const Features& features,
-                                   double otherwise) {
-    std::vector<double> values(static_cast<std::size_t>(features.channels), otherwise);
-    if (!parameter) return values;
+Values::Values(const ArrayRef& parameter, const Features& features, double otherwise)
+    : size_(features.channels),
+      memory_(features.channels * static_cast<std::ptrdiff_t>(sizeof(double))) {
+    if (!parameter) {
+        std::fill_n(data(), size_, otherwise);
+        return;
+    }
     visit_dtype(parameter.dtype, [&](auto zero) {
-        each_element(parameter, features.channels, [&](const char* from, std::size_t i) {
+        double* const to = data();
+        each_element<decltype(zero)>(parameter, size_, [=](const char* from, std::ptrdiff_t i) {
             auto value = zero;
             std::memcpy(&value, from, sizeof value);
-            values[i] = static_cast<double>(value);
+            to[i] = static_cast<double>(value);
         });
     });
-    return values;
 }
 
-std::vector<double> read_variance(const char* name, const ArrayRef& variance,
-                                  const Features& features) {
-    std::vector<double> values = read_parameter(variance, features, 1.0);
-    for (std::size_t i = 0; i < values.size(); ++i) {
+void check_variance(const char* name, const Values& variance) {
+    const double* const values = variance.data();
+    bool negative = false;
+    for (std::ptrdiff_t i = 0; i < variance.size(); ++i) negative |= values[i] < 0.0;
+    for (std::ptrdiff_t i = 0; i < variance.size() && negative; ++i) {
         if (values[i] < 0.0) {
             refuse(name, "not be negative",
                    to_text(values[i]) + " in channel " + std::to_string(i));
         }
     }
-    return values;
 }
 
-void write_parameter(const ArrayRef& parameter, const std::vector<double>& values) noexcept {
+void write_parameter(const ArrayRef& parameter, const Values& values) noexcept {
     visit_dtype(parameter.dtype, [&](auto zero) {
-        each_element(parameter, static_cast<std::ptrdiff_t>(values.size()),
-                     [&](char* to, std::size_t i) {
-                         const auto value = static_cast<decltype(zero)>(values[i]);
-                         std::memcpy(to, &value, sizeof value);
-                     });
+        const double* const from = values.data();
+        each_element<decltype(zero)>(parameter, values.size(), [=](char* to, std::ptrdiff_t i) {
+            const auto value = static_cast<decltype(zero)>(from[i]);
+            std::memcpy(to, &value, sizeof value);
+        });
     });
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/array.hpp"
+#include "engine/buffer.hpp"
 
 namespace fastbn {
 
@@ -27,12 +28,22 @@ void check_trainable(const Features& features);
 void check_eps(double eps);
 
 // A parameter's values in order, as float64; `otherwise` for all of them where there is none.
-std::vector<double> read_parameter(const ArrayRef& parameter, const Features& features,
-                                   double otherwise);
-// The same, refusing negative values.
-std::vector<double> read_variance(const char* name, const ArrayRef& variance,
-                                  const Features& features);
+class Values {
+public:
+    Values(const ArrayRef& parameter, const Features& features, double otherwise);
+
+    std::ptrdiff_t size() const { return size_; }
+    double* data() const { return reinterpret_cast<double*>(memory_.data()); }
+    double& operator[](std::ptrdiff_t i) const { return data()[i]; }
+
+private:
+    std::ptrdiff_t size_;
+    Buffer<1024> memory_;
+};
+
+// Raises std::invalid_argument if any is negative.
+void check_variance(const char* name, const Values& variance);
 // Writes values back, rounded to the parameter's type.
-void write_parameter(const ArrayRef& parameter, const std::vector<double>& values) noexcept;
+void write_parameter(const ArrayRef& parameter, const Values& values) noexcept;
 
 }  // namespace fastbn

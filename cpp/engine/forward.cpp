@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <limits>
 #include <string>
-#include <vector>
 
 #include "engine/driver.hpp"
 #include "engine/errors.hpp"
@@ -12,8 +11,6 @@
 
 namespace fastbn {
 namespace {
-
-using Values = std::vector<double>;
 
 template <class T>
 struct MomentsOperation {
@@ -120,17 +117,15 @@ void check_running(const Running& running, const Features& features) {
 // Running statistics in memory of their own, read before anything is written and written back last.
 class RunningUpdate {
 public:
-    RunningUpdate(const Running& running, const Features& features) : running_(running) {
-        if (!running.mean) return;
-        mean_ = read_parameter(running.mean, features, 0.0);
-        var_ = read_parameter(running.var, features, 1.0);
+    RunningUpdate(const Running& running, const Features& features)
+        : running_(running), mean_(running.mean, features, 0.0), var_(running.var, features, 1.0) {
         const double count = static_cast<double>(features.count);
         unbiased_ = count / (count - running.correction);
     }
 
     void apply(const double* mean, const double* var) noexcept {
         if (!running_.mean) return;
-        for (std::size_t i = 0; i < mean_.size(); ++i) {
+        for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
             mean_[i] = blend(mean_[i], mean[i]);
             var_[i] = blend(var_[i], var[i] * unbiased_);
         }
@@ -182,8 +177,8 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     if (features.empty()) return fill_undefined(features, out);
 
     Plan plan = plan_of(x, features);
-    const Values weight = read_parameter(parameters.weight, features, 1.0);
-    const Values bias = read_parameter(parameters.bias, features, 0.0);
+    const Values weight(parameters.weight, features, 1.0);
+    const Values bias(parameters.bias, features, 0.0);
     RunningUpdate update(running, features);
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -203,13 +198,14 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const
     check_parameter_shape(var_name, var, features);
     check_parameters(parameters, features);
     check_eps(eps);
-    const Values means = read_parameter(mean, features, 0.0);
-    const Values variances = read_variance(var_name, var, features);
+    const Values means(mean, features, 0.0);
+    const Values variances(var, features, 1.0);
+    check_variance(var_name, variances);
     if (features.empty()) return;
 
     Plan plan = plan_of(x, features);
-    const Values weight = read_parameter(parameters.weight, features, 1.0);
-    const Values bias = read_parameter(parameters.bias, features, 0.0);
+    const Values weight(parameters.weight, features, 1.0);
+    const Values bias(parameters.bias, features, 0.0);
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         InferenceOperation<T> operation{plan,

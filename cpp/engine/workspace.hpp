@@ -83,7 +83,7 @@ private:
     std::ptrdiff_t column_sums_;
     std::ptrdiff_t tile_;
     std::ptrdiff_t scratch_;
-    Buffer memory_;
+    Buffer<16384> memory_;
 };
 
 }  // namespace fastbn

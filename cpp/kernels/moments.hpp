@@ -55,8 +55,7 @@ struct ExactSum {
         const Vec<double> before = high.part[k];
         const Vec<double> sum = before + x;
         const Vec<double> seen = subtract_by_fma(sum, before);
-        const Vec<double> error =
-            add_by_fma(before - (sum - seen), subtract_by_fma(x, seen));
+        const Vec<double> error = add_by_fma(before - (sum - seen), subtract_by_fma(x, seen));
         high.part[k] = sum;
         low.part[k] = add_evenly(k, low.part[k], error);
     }
@@ -198,8 +197,10 @@ template <class T>
 inline void start_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                           ColumnSums<T>* columns) {
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        columns[i / lanes] = {};
-        columns[i / lanes].shift = load<double>(x.data + i, n);
+        ColumnSums<T>& c = columns[i / lanes];
+        c.shift = load<double>(x.data + i, n);
+        c.sums = {broadcast(0.0), broadcast(0.0)};
+        if constexpr (two_passes<T>) c.total = {broadcast(0.0), broadcast(0.0)};
     });
     if constexpr (two_passes<T>) {
         accumulate_columns(
