@@ -115,6 +115,11 @@ inline std::ptrdiff_t run_of(const Plan& plan, const TileRange& tile) {
     return plan.layout.channels_first() ? tile.cols : 1;
 }
 
+inline std::ptrdiff_t ahead_of(const Plan& plan, bool stream) {
+    const bool slabs_in_a_row = plan.fused && plan.layout.channels_first();
+    return stream && slabs_in_a_row ? plan.layout.cols * plan.slab_entries : 0;
+}
+
 // A tile of y from x, by the coefficients pre, center, scale, shift.
 template <class T>
 void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool stream,
@@ -125,7 +130,8 @@ void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool str
     const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
     const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
     kernels_for<T>().transform(in, out, tile.kernel_rows(), tile.kernel_cols(), run_of(plan, tile),
-                               {pre, field(1), field(2), field(3)}, stream && y.direct);
+                               {pre, field(1), field(2), field(3)}, ahead_of(plan, stream),
+                               stream && y.direct);
     finish_output(y, tile, scratch.tile[1]);
 }
 
@@ -147,7 +153,8 @@ void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x,
     const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
     const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
     kernels_for<T>().input_gradient(dy_in, x_in, out, tile.kernel_rows(), tile.kernel_cols(),
-                                    run_of(plan, tile), coefficients, stream && dx.direct);
+                                    run_of(plan, tile), coefficients, ahead_of(plan, stream),
+                                    stream && dx.direct);
     finish_output(dx, tile, scratch.tile[2]);
 }
 

@@ -28,7 +28,8 @@ constexpr std::ptrdiff_t wanted_strip_values = 8192;
 constexpr std::ptrdiff_t wanted_units = 64;
 
 // What a slab may have to stay in a core's second-level cache between its two reads.
-constexpr std::ptrdiff_t slab_bytes = std::ptrdiff_t{512} << 10;
+constexpr std::ptrdiff_t slab_bytes = std::ptrdiff_t{256} << 10;
+constexpr std::ptrdiff_t min_slab_bytes = std::ptrdiff_t{64} << 10;
 constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{16} << 20;
 constexpr std::ptrdiff_t min_streamed_row = 1024;
 
@@ -45,11 +46,13 @@ void tile_one_channel(Plan& plan) {
         plan.tile_cols = layout.cols;
         plan.tile_rows = std::min(layout.rows, chunk / layout.cols);
     }
-    // Neighbouring channels together, while they fit the cache: longer stretches of memory.
+    // Neighbouring channels together, while they fit the cache: longer stretches of memory. But no
+    // more than leaves enough slabs to share out, unless those are too little work.
     const std::ptrdiff_t channel_bytes = layout.count * size_of(plan.dtype);
-    plan.slab_entries = std::clamp<std::ptrdiff_t>(slab_bytes / channel_bytes, 1, layout.channels);
-    const std::ptrdiff_t fair = ceil_div(layout.channels, wanted_units);
-    plan.slab_entries = std::min(plan.slab_entries, fair);
+    const std::ptrdiff_t fair =
+        std::max(ceil_div(layout.channels, wanted_units), min_slab_bytes / channel_bytes);
+    plan.slab_entries =
+        std::clamp<std::ptrdiff_t>(std::min(slab_bytes / channel_bytes, fair), 1, layout.channels);
 }
 
 void tile_columns(Plan& plan) {
@@ -206,6 +209,7 @@ void choose_path(Plan& plan, bool reduces, bool all_direct, bool in_runs) {
     plan.strip_cols = plan.tile_cols;
     if (layout.channels_first() && layout.cols > max_repeat) {
         plan.strip_rows = 1;
+        if (all_direct) plan.strip_cols = std::min(layout.cols, wanted_strip_values);
         if (plan.in_runs) {
             plan.strip_channels =
                 std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);

@@ -20,8 +20,9 @@ struct GradientBlocks {
         each_register(n, [&](int k, auto in) {
             const Vec<double> dy_k = load_register(dy_at, k, in, Wide{});
             const Vec<double> x_k = load_register(x_at, k, in, mean);
-            dy.part[k] = dy.part[k] + dy_k;
-            dy_xhat.part[k] = dy_xhat.part[k] + dy_k * ((x_k - mean.part[k]) * invstd.part[k]);
+            const Vec<double> xhat = subtract_by_fma(x_k, mean.part[k]) * invstd.part[k];
+            dy.part[k] = add_evenly(k, dy.part[k], dy_k);
+            dy_xhat.part[k] = dy_xhat.part[k] + dy_k * xhat;
         });
     }
 };

@@ -105,5 +105,21 @@ private:
     std::uintptr_t distance_;
 };
 
+// What will be needed once this is done, so many elements further on.
+template <class T>
+class AskAhead {
+public:
+    explicit AskAhead(std::ptrdiff_t elements)
+        : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
+    void ask(const T* here) const {
+        if (distance_ == 0) return;
+        const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance_;
+        for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
+    }
+
+private:
+    std::uintptr_t distance_;
+};
+
 }  // namespace
 }  // namespace fastbn::FASTBN_ISA

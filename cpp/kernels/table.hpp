@@ -122,10 +122,11 @@ struct KernelTable {
     // Elementwise. `run`: so many columns in a row share an entry of the coefficients, either one
     // or at least `lanes`; or all of them. `stream`: write past the caches.
     void (*transform)(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                      std::ptrdiff_t run, Affine<T> affine, bool stream) noexcept;
+                      std::ptrdiff_t run, Affine<T> affine, std::ptrdiff_t ahead,
+                      bool stream) noexcept;
     void (*input_gradient)(Tile<const T> dy, Tile<const T> x, Tile<T> dx, std::ptrdiff_t rows,
                            std::ptrdiff_t cols, std::ptrdiff_t run, InputGradient<T> coefficients,
-                           bool stream) noexcept;
+                           std::ptrdiff_t ahead, bool stream) noexcept;
 
     // From here on over n channels, an entry each. a = a and b, of disjoint values.
     void (*merge_moments)(MomentsState a, double count_a, MomentsState b, double count_b,

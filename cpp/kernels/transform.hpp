@@ -3,6 +3,7 @@
 #pragma once
 
 #include "block.hpp"
+#include "row_groups.hpp"
 #include "table.hpp"
 
 namespace fastbn::FASTBN_ISA {
@@ -129,11 +130,13 @@ inline void map(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrd
 template <class T>
 [[gnu::flatten]] void transform(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows,
                                 std::ptrdiff_t cols, std::ptrdiff_t run, Affine<T> a,
-                                bool streamed) noexcept {
+                                std::ptrdiff_t ahead, bool streamed) noexcept {
+    const AskAhead<T> next(ahead);
     if (a.pre == nullptr) {
         const CoefficientArrays<T, 3> arrays{{a.center, a.scale, a.shift}};
         map(y, rows, cols, run, streamed, arrays,
             [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 3>& c) {
+                next.ask(x.data + r * x.stride + i);
                 const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
                 return (xi - c.of[0]) * c.of[1] + c.of[2];
             });
@@ -150,11 +153,15 @@ template <class T>
 template <class T>
 [[gnu::flatten]] void input_gradient(Tile<const T> dy, Tile<const T> x, Tile<T> dx,
                                      std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
-                                     InputGradient<T> g, bool streamed) noexcept {
+                                     InputGradient<T> g, std::ptrdiff_t ahead,
+                                     bool streamed) noexcept {
+    const AskAhead<T> next(ahead);
     if (g.pre == nullptr) {
         const CoefficientArrays<T, 4> arrays{{g.center, g.slope, g.level, g.scale}};
         map(dx, rows, cols, run, streamed, arrays,
             [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 4>& c) {
+                next.ask(x.data + r * x.stride + i);
+                next.ask(dy.data + r * dy.stride + i);
                 const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
                 const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n);
                 return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
