@@ -67,11 +67,12 @@ void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
 // The last phase by itself, strip by strip; from the end if sums have just been taken up to there.
 template <class T, class Op>
 void transform_in_order_of_memory(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+    const std::ptrdiff_t last = plan.strips() - 1;
     const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
         const Entries<T> entries = workspace.entries({}, thread);
         const Scratch<T> scratch = workspace.scratch(thread);
         for (std::ptrdiff_t i = begin; i < end; ++i) {
-            op.transform(plan.strip(Op::reduces ? begin + (end - 1 - i) : i), entries, scratch);
+            op.transform(plan.strip(Op::reduces ? last - i : i), entries, scratch);
         }
     };
     parallel_ranges(plan.threads, plan.strips(), body);

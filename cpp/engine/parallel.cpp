@@ -66,20 +66,25 @@ void install_fork_handler() {
 }
 
 void run_ranges(int threads, std::ptrdiff_t n, RangeTask task, const void* context) noexcept {
-    const auto part = [&](int thread, int of) {
-        const std::ptrdiff_t begin = n * thread / of;
-        const std::ptrdiff_t end = n * (thread + 1) / of;
-        if (begin < end) task(context, begin, end, thread);
-    };
 #ifdef _OPENMP
     if (threads > 1 && n > 1) {
-        // OpenMP may grant fewer threads than asked for; the parts follow what it granted.
+        std::atomic<std::ptrdiff_t> next{0};
+        const auto work = [&](int thread, int of) {
+            for (std::ptrdiff_t begin = next; begin < n;) {
+                // A share of what is left: long stretches first, short ones to end together.
+                const std::ptrdiff_t end = begin + std::max<std::ptrdiff_t>(1, (n - begin) / (2 * of));
+                if (!next.compare_exchange_weak(begin, end)) continue;
+                task(context, begin, end, thread);
+                begin = next;
+            }
+        };
+        // OpenMP may grant fewer threads than asked for.
 #pragma omp parallel num_threads(threads)
-        part(omp_get_thread_num(), omp_get_num_threads());
+        work(omp_get_thread_num(), omp_get_num_threads());
         return;
     }
 #endif
-    part(0, 1);
+    if (n > 0) task(context, 0, n, 0);
 }
 
 }  // namespace fastbn
