@@ -120,7 +120,7 @@ PLACES_4D = {
 @every_dtype
 def test_every_pair_of_layouts(x_place: str, other_place: str, dtype: Any, rng: np.random.Generator) -> None:
     """One layout for x, another for y, dy and dx in another."""
-    for shape in ((3, 19, 6, 7), (5, 6, 2, 2), (9, 33, 1, 1)):
+    for shape in ((3, 19, 6, 7), (5, 6, 2, 2), (9, 33, 1, 1), (131, 3, 1, 1), (133, 5, 2, 2), (4, 9, 5, 5)):
         x = PLACES_4D[x_place]((3 + 2 * rng.standard_normal(shape)).astype(dtype))
         dy = PLACES_4D[other_place](rng.standard_normal(shape).astype(dtype))
         out = PLACES_4D[other_place](np.empty(shape, dtype))
@@ -148,7 +148,7 @@ def test_every_pair_of_layouts(x_place: str, other_place: str, dtype: Any, rng: 
 @every_dtype
 def test_writes_only_what_is_in_out(dtype: Any, rng: np.random.Generator) -> None:
     """Padding, gaps and margins of out keep what they hold."""
-    for shape in ((5, 19), (3, 7, 33), (2, 5, 7, 7), (4, 6, 2, 2)):
+    for shape in ((5, 19), (3, 7, 33), (2, 5, 7, 7), (4, 6, 2, 2), (131, 3), (133, 3, 3)):
         x = rng.standard_normal(shape).astype(dtype)
         for step in (1, 2, -3):
             steps = [1] * (len(shape) - 1) + [step]
@@ -229,7 +229,14 @@ def test_larger_than_the_caches(dtype: Any, rng: np.random.Generator) -> None:
     count = 10_000_000 if dtype == np.float32 else 5_000_000
     base = rng.standard_normal(count + 3, dtype=dtype)
     raw = np.empty(count + 3, dtype)
-    for start, shape, axis in ((0, (4, 25, count // 100), 1), (3, (count // 50, 50), 1), (1, (4, count // 100, 25), 2)):
+    for start, shape, axis in (
+        (0, (4, 25, count // 100), 1),
+        (3, (count // 50, 50), 1),
+        (1, (4, count // 100, 25), 2),
+        (2, (count // 5000, 200, 25), 1),  # several channels to a row
+        (1, (count // 5, 5), 1),  # several rows abreast
+        (3, (count // 500, 100, 5), 1),  # several columns to a channel
+    ):
         x = base[start : start + count].reshape(shape)
         out = raw[3 - start : 3 - start + count].reshape(shape)
         result = fastbn.batch_norm_train(x, axis=axis, out=out)

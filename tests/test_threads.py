@@ -55,7 +55,8 @@ def test_same_bits_of_small_arrays(dtype: Any, threads: SetThreads) -> None:
 def test_same_bits_beyond_the_caches(threads: SetThreads, rng: np.random.Generator) -> None:
     """40 MB, so that everything that turns on the size of an array is on."""
     whole = rng.standard_normal(10_000_000, dtype=np.float32)
-    for shape, axis in (((8, 50, 25_000), 1), ((100_000, 100), 1)):
+    shapes = ((8, 50, 25_000), (100_000, 100), (400, 500, 50), (2_000_000, 5), (20_000, 100, 5))
+    for shape, axis in ((shape, 1) for shape in shapes):
         x = whole.reshape(shape)
         found = []
         for n in (1, 2, 3):
