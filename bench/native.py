@@ -28,6 +28,15 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def processor_flags() -> str:
+    """Return what the kernel says this processor can do, as one line; empty if it does not say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return text.partition("\nflags")[2].partition("\n")[0]
+
+
 def cache_bytes(level: int) -> int:
     """Return the size of a data cache of the first core, 0 if the system does not tell."""
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
@@ -50,7 +59,7 @@ def load(source: str, *libraries: str) -> ctypes.CDLL:
     """
     path = HERE / source
     flags = (*FLAGS, *(f"-l{name}" for name in libraries))
-    key = hashlib.sha256(path.read_bytes() + repr((flags, cpu_model())).encode()).hexdigest()[:12]
+    key = hashlib.sha256(path.read_bytes() + repr((flags, cpu_model(), processor_flags())).encode()).hexdigest()[:12]
     library = BUILD / f"{path.stem}-{key}.so"
     if not library.exists():
         _compile(path, library, flags)

@@ -7,11 +7,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastbn
+import scratch
 
 MIB = 1 << 20
 
@@ -147,3 +149,13 @@ def test_fork_while_other_threads_use_the_pool() -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel does not tell peaks")
+@pytest.mark.parametrize("op", scratch.OPS)
+@pytest.mark.parametrize("shape", [(16, 16, 112, 112), (100_000, 32), (4096, 1024), (99, 40_000)], ids=str)
+def test_a_call_needs_little_memory_of_its_own(shape: tuple[int, ...], op: str) -> None:
+    """One MiB and 160 bytes per channel: results of 24 to 32, six sums of 8 in two spans, and coefficients."""
+    if not recycles():
+        pytest.skip("a sanitized build has memory of its own")
+    assert scratch.kibibytes(shape, 1, op, threads=2) * 1024 < MIB + 160 * shape[1]

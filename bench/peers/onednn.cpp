@@ -34,8 +34,9 @@ extern "C" {
 struct Problem {
     std::int64_t n, c, h, w;
     std::int32_t channels_last;
-    std::int32_t
-        blocked;  // hold the data in oneDNN's own nChw16c; the reorders are not part of a run
+    // Hold the data in oneDNN's own nChw16c or nChw8c; the reorders are not part of a run. 0: do
+    // not.
+    std::int32_t block;
     std::int32_t operation;  // 0 training, 1 inference, 2 backward
     float eps;
     std::int32_t threads;
@@ -112,14 +113,15 @@ void make_backward(Primitive& self, const Problem& p, const Arrays& a, const mem
 void make(Primitive& self, const Problem& p, const Arrays& a) {
     const auto tag = p.channels_last ? memory::format_tag::nhwc : memory::format_tag::nchw;
     const memory::desc users = describe(p, tag);
-    const memory::desc held = p.blocked ? describe(p, memory::format_tag::nChw16c) : users;
+    const auto blocks = p.block == 16 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c;
+    const memory::desc held = p.block > 0 ? describe(p, blocks) : users;
     const auto kind = p.operation == 1 ? prop_kind::forward_inference : prop_kind::forward_training;
     const auto flags = p.operation == 1 ? affine | normalization_flags::use_global_stats : affine;
     const Forward::primitive_desc forward(Forward::desc(kind, held, p.eps, flags), self.engine);
 
     self.threads = p.threads;
     self.users = self.wrap(users, a.out);
-    self.held = p.blocked ? memory(held, self.engine) : self.users;
+    self.held = p.block > 0 ? memory(held, self.engine) : self.users;
     self.arguments.insert({DNNL_ARG_SRC, self.adopt(users, held, a.x)});
     if (p.operation == 2) {
         make_backward(self, p, a, users, held, forward);

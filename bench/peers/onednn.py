@@ -14,13 +14,12 @@ from data import EPS, Array, Data, aligned_like
 from peers.base import Contestant, Peer, UnavailableError
 
 _OPERATIONS: dict[Op, int] = {"train": 0, "eval": 1, "backward": 2}
-_BLOCK = 16
 
 
 class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n", "c", "h", "w")),
-        *((name, ctypes.c_int32) for name in ("channels_last", "blocked", "operation")),
+        *((name, ctypes.c_int32) for name in ("channels_last", "block", "operation")),
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int32),
     )
@@ -54,14 +53,14 @@ class OneDnn:
         The compiled ``onednn.cpp``.
     threads : int
         Threads of a run.
-    blocked : bool
-        Hold the data in nChw16c, the layout oneDNN likes best, in which no NumPy array is: the way there and back
-        is not timed.
+    block : int
+        Hold the data in blocks of so many channels (nChw16c, nChw8c), the layout oneDNN likes best, in which no NumPy
+        array is: the way there and back is not timed. 0: in the case's own layout.
     """
 
-    def __init__(self, library: ctypes.CDLL, threads: int, blocked: bool) -> None:
-        self._library, self._threads, self._blocked = library, threads, blocked
-        self.name = "oneDNN nChw16c" if blocked else "oneDNN"
+    def __init__(self, library: ctypes.CDLL, threads: int, block: int = 0) -> None:
+        self._library, self._threads, self._block = library, threads, block
+        self.name = f"oneDNN nChw{block}c" if block else "oneDNN"
         number = library.onednn_version()
         self.version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
@@ -71,9 +70,9 @@ class OneDnn:
         if op == "moments" or output == "fresh" or data.dtype != np.float32 or sizes is None:
             return None
         shape, channels_last = sizes
-        if self._blocked and (channels_last or shape[1] % _BLOCK):
+        if self._block and (channels_last or shape[1] % self._block):
             return None
-        problem = _Problem(*shape, channels_last, self._blocked, _OPERATIONS[op], EPS, self._threads)
+        problem = _Problem(*shape, channels_last, self._block, _OPERATIONS[op], EPS, self._threads)
         arrays = _bind(op, data)
         pointers = _Arrays(*(arrays[name].ctypes.data if name in arrays else None for name in _ARRAYS))
         handle = self._library.onednn_create(ctypes.byref(problem), ctypes.byref(pointers))
@@ -113,7 +112,7 @@ def _bind(op: Op, data: Data) -> dict[str, Array]:
 
 
 def load(threads: int) -> list[Peer]:
-    """Return the peer twice: in the case's own layout, and in nChw16c for the channels-first cases."""
+    """Return the peer twice: in the case's own layout, and for the channels-first cases in this processor's blocks."""
     try:
         library = native.load("peers/onednn.cpp", "dnnl")
     except (native.BuildError, OSError) as error:
@@ -121,4 +120,5 @@ def load(threads: int) -> list[Peer]:
     library.onednn_create.restype = ctypes.c_void_p
     library.onednn_error.restype = ctypes.c_char_p
     library.onednn_implementation.restype = ctypes.c_char_p
-    return [OneDnn(library, threads, blocked=False), OneDnn(library, threads, blocked=True)]
+    block = 16 if "avx512" in native.processor_flags() else 8
+    return [OneDnn(library, threads), OneDnn(library, threads, block)]

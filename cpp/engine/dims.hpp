@@ -20,11 +20,7 @@ struct Dims {
 
     Dims() = default;
     Dims(const Dims& other) : n(other.n) { std::copy_n(other.dim, n, dim); }
-    Dims& operator=(const Dims& other) {
-        n = other.n;
-        std::copy_n(other.dim, n, dim);
-        return *this;
-    }
+    Dims& operator=(const Dims&) = delete;
 
     // Appends an inner loop, or lengthens the innermost one where the two run as one.
     void push(std::ptrdiff_t size, std::ptrdiff_t stride) {

@@ -69,10 +69,11 @@ void run_ranges(int threads, std::ptrdiff_t n, RangeTask task, const void* conte
 #ifdef _OPENMP
     if (threads > 1 && n > 1) {
         std::atomic<std::ptrdiff_t> next{0};
-        const auto work = [&](int thread, int of) {
+        const auto work = [&](int thread, std::ptrdiff_t of) {
             for (std::ptrdiff_t begin = next; begin < n;) {
                 // A share of what is left: long stretches first, short ones to end together.
-                const std::ptrdiff_t end = begin + std::max<std::ptrdiff_t>(1, (n - begin) / (2 * of));
+                const std::ptrdiff_t end =
+                    begin + std::max<std::ptrdiff_t>(1, (n - begin) / (2 * of));
                 if (!next.compare_exchange_weak(begin, end)) continue;
                 task(context, begin, end, thread);
                 begin = next;

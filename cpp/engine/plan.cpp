@@ -27,6 +27,9 @@ constexpr std::ptrdiff_t wanted_strip_values = 8192;
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_units = 64;
 
+// Sums of all spans of all entries: so many at most, to keep them small beside the data.
+constexpr std::ptrdiff_t most_sums = 16384;
+
 // What a slab may have to stay in a core's second-level cache between its two reads.
 constexpr std::ptrdiff_t slab_bytes = std::ptrdiff_t{256} << 10;
 constexpr std::ptrdiff_t min_slab_bytes = std::ptrdiff_t{64} << 10;
@@ -72,8 +75,9 @@ void split_into_spans(Plan& plan) {
     const std::ptrdiff_t rest = plan.layout.rest();
     plan.slabs = ceil_div(plan.entries(), plan.slab_entries);
     plan.positions = ceil_div(plan.layout.rows - rest, plan.tile_rows) * plan.tiles_per_row;
+    const std::ptrdiff_t room = std::max<std::ptrdiff_t>(2, most_sums / plan.entries());
     const std::ptrdiff_t wanted =
-        std::clamp<std::ptrdiff_t>(wanted_units / plan.slabs, 1, plan.positions);
+        std::clamp<std::ptrdiff_t>(std::min(wanted_units / plan.slabs, room), 1, plan.positions);
     plan.positions_per_span = ceil_div(plan.positions, wanted);
     plan.spans = ceil_div(plan.positions, plan.positions_per_span);
     if (rest > 0) {

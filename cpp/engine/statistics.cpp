@@ -42,6 +42,22 @@ void each_value(const char* first, const Dims& values, std::ptrdiff_t count, Vis
              });
 }
 
+struct Range {
+    double low = std::numeric_limits<double>::infinity();
+    double high = -std::numeric_limits<double>::infinity();
+    bool finite = true;
+};
+
+Range range_of(const char* first, const Dims& values, std::ptrdiff_t count) {
+    Range range;
+    each_value(first, values, count, [&](double value) {
+        range.finite = range.finite && std::isfinite(value);
+        range.low = std::min(range.low, value);
+        range.high = std::max(range.high, value);
+    });
+    return range;
+}
+
 // With var = scaled_var * 4^e. Only values whose spread is subnormal meet the cap.
 double invstd_of_scaled(double scaled_var, int e, double eps) {
     const double scaled_eps = std::ldexp(eps, -2 * e);
@@ -98,26 +114,19 @@ bool is_safe(double m2) noexcept { return m2 >= smallest_safe_m2 && std::isfinit
 
 void scan_channel(const char* first, const Dims& values, std::ptrdiff_t count, double eps,
                   const Statistics& out, std::ptrdiff_t c) noexcept {
-    double low = std::numeric_limits<double>::infinity();
-    double high = -low;
-    bool finite = true;
-    each_value(first, values, count, [&](double value) {
-        finite = finite && std::isfinite(value);
-        low = std::min(low, value);
-        high = std::max(high, value);
-    });
-    if (!finite) {
+    const Range range = range_of(first, values, count);
+    if (!range.finite) {
         constexpr double none = std::numeric_limits<double>::quiet_NaN();
         return write(out, c, none, none, none, none, none);
     }
-    if (low == high) {
-        return write(out, c, low, 0.0, 0.0, 0.0, eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps));
+    if (range.low == range.high) {
+        return write(out, c, range.low, 0.0, 0.0, 0.0, eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps));
     }
 
     // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is
     // at least one unit in the last place of its ends.
     int e = 0;
-    std::frexp(high / 2 - low / 2, &e);
+    std::frexp(range.high / 2 - range.low / 2, &e);
     double sum = 0.0;
     double sum_lo = 0.0;
     each_value(first, values, count, [&](double value) {

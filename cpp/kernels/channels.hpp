@@ -1,6 +1,7 @@
 // What is done once per channel, between the passes over the data: merging moments, finishing them
 // into statistics, folding those into coefficients. Plain loops without branches, for the compiler
-// to vectorize; entries of different channels never meet, whatever the pointers suggest.
+// to vectorize (-fopenmp-simd; no threads): different channels' entries never meet, whatever the
+// pointers suggest.
 #pragma once
 
 #include <cstddef>
@@ -12,13 +13,13 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-inline Partial<double> at(const MomentsState& s, std::ptrdiff_t i) {
+inline Partial<double> at(MomentsState s, std::ptrdiff_t i) {
     return {s.ref[i], s.offset[i], s.m2[i], s.m2_lo[i], s.sum[i], s.sum_lo[i]};
 }
 
 [[gnu::flatten]] void merge_moments(MomentsState a, double count_a, MomentsState b, double count_b,
                                     std::ptrdiff_t n) noexcept {
-#pragma GCC ivdep
+#pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const Partial<double> both = merge(at(a, i), count_a, at(b, i), count_b);
         a.offset[i] = both.offset;
@@ -37,41 +38,46 @@ inline double inverse_std(double var, double eps) {
 }
 
 void invert_std(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept {
-#pragma GCC ivdep
+#pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) invstd[i] = inverse_std(var[i], eps);
 }
 
 // A channel that has NaN or infinity among its values gets NaN for every statistic.
+inline void finish_one(MomentsState moments, double count, double eps, Statistics out,
+                       std::ptrdiff_t i) {
+    constexpr double none = __builtin_nan("");
+    const Partial<double> p = at(moments, i);
+    // Infinity times 0 is NaN. With && in it the loop would have a branch, and stay scalar.
+    const bool finite = p.m2 * 0.0 + p.sum * 0.0 == 0.0;
+    const bool constant = p.m2 == 0.0;
+    double low;
+    const double high = two_sum(p.sum, p.sum_lo, low);
+    double rest;
+    const double mean = quotient(high, low, count, rest);
+    const double m2 = finite ? p.m2 + p.m2_lo : none;
+    const double var = m2 / count;
+    out.mean[i] = finite ? (constant ? p.ref : mean) : none;
+    out.mean_lo[i] = finite ? (constant ? 0.0 : rest) : none;
+    out.m2[i] = m2;
+    out.var[i] = var;
+    out.invstd[i] = inverse_std(var, eps);
+}
+
 [[gnu::flatten]] void finish_moments(MomentsState moments, double count, double eps, Statistics out,
                                      std::ptrdiff_t n) noexcept {
-#pragma GCC ivdep
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const Partial<double> p = at(moments, i);
-        const double zero_or_nan = (p.m2 - p.m2) + (p.sum - p.sum);
-        const bool finite = zero_or_nan == 0.0;
-        double low;
-        const double high = two_sum(p.sum, p.sum_lo, low);
-        double rest;
-        const double mean = quotient(high, low, count, rest);
-        const bool constant = p.m2 == 0.0;
-        const double m2 = finite ? p.m2 + p.m2_lo : zero_or_nan;
-        const double var = m2 / count;
-        out.mean[i] = finite ? (constant ? p.ref : mean) : zero_or_nan;
-        out.mean_lo[i] = finite ? (constant ? 0.0 : rest) : zero_or_nan;
-        out.m2[i] = m2;
-        out.var[i] = var;
-        out.invstd[i] = inverse_std(var, eps);
-    }
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) finish_one(moments, count, eps, out, i);
 }
 
 template <class T>
 [[gnu::flatten]] bool fold_affine(AffineSource from, AffineOut<T> to, std::ptrdiff_t n) noexcept {
     int odd = 0;
-#pragma GCC ivdep
+#pragma omp simd reduction(| : odd)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const double scale = from.weight[i] * from.invstd[i];
-        odd |= is_lost(scale, from.weight[i], from.invstd[i]) | is_large<T>(from.mean[i]) |
-               !is_moderate<T>(scale);
+        const bool plain = !is_lost(scale, from.weight[i], from.invstd[i]) &&
+                           !is_large<T>(from.mean[i]) && is_moderate<T>(scale);
+        odd |= plain ? 0 : 1;
         const AffineTerms<T> terms =
             affine_terms(from.mean[i], from.mean_lo[i], static_cast<T>(scale), from.bias[i]);
         to.pre[i] = T(1);
@@ -86,13 +92,15 @@ template <class T>
 [[gnu::flatten]] bool fold_input_gradient(InputGradientSource from, InputGradientOut<T> to,
                                           std::ptrdiff_t n) noexcept {
     int odd = 0;
-#pragma GCC ivdep
+#pragma omp simd reduction(| : odd)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const double level = from.sum_dy[i] / from.count;
         const double slope = from.invstd[i] * (from.sum_dy_xhat[i] / from.count);
         const double scale = from.weight[i] * from.invstd[i];
-        odd |= is_lost(scale, from.weight[i], from.invstd[i]) | is_large<T>(from.mean[i]) |
-               is_large<T>(level) | !is_moderate<T>(slope) | !is_moderate<T>(scale);
+        const bool plain = !is_lost(scale, from.weight[i], from.invstd[i]) &&
+                           !is_large<T>(from.mean[i]) && !is_large<T>(level) &&
+                           is_moderate<T>(slope) && is_moderate<T>(scale);
+        odd |= plain ? 0 : 1;
         const InputGradientTerms<T> terms = input_gradient_terms<T>(from.mean[i], slope, level);
         to.pre[i] = T(1);
         to.dy_pre[i] = T(1);

@@ -26,12 +26,12 @@ static inline bool is_large(double value) {
 template <class T>
 static inline bool is_moderate(double value) {
     const double magnitude = __builtin_fabs(value);
-    return !(magnitude > most<T>()) & !((magnitude < 1.0 / most<T>()) & (magnitude > 0.0));
+    return !(magnitude > most<T>()) && !(magnitude < 1.0 / most<T>() && magnitude > 0.0);
 }
 
 // Whether the product of two numbers was lost to underflow.
 static inline bool is_lost(double product, double a, double b) {
-    return (product == 0.0) & (a != 0.0) & (b != 0.0);
+    return product == 0.0 && a != 0.0 && b != 0.0;
 }
 
 // y = (x - center) * scale + shift
