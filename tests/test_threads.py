@@ -1,4 +1,4 @@
-"""Promise: the same bits for any number of threads and of Python threads at once, with the GIL released meanwhile."""
+"""Promise: the same bits for any number of threads and of Python threads at once, with the GIL released meanwhile (64 KiB and more)."""
 
 from __future__ import annotations
 

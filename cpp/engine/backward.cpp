@@ -6,6 +6,7 @@
 #include "engine/driver.hpp"
 #include "engine/operations.hpp"
 #include "engine/passes.hpp"
+#include "engine/slab_coefficients.hpp"
 
 namespace fastbn {
 namespace {

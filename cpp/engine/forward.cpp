@@ -8,6 +8,7 @@
 #include "engine/moments_pass.hpp"
 #include "engine/operations.hpp"
 #include "engine/passes.hpp"
+#include "engine/slab_coefficients.hpp"
 
 namespace fastbn {
 namespace {

@@ -9,7 +9,7 @@ namespace fastbn {
 namespace {
 
 // Tiles of one channel: small enough for two reads from the first-level cache, and for the error
-// bounds of the chunk sums (kernels/moments.hpp).
+// bounds of the chunk sums (kernels/chunk_sums.hpp).
 constexpr std::ptrdiff_t chunk_float32 = 4096;
 constexpr std::ptrdiff_t chunk_float64 = 1024;
 

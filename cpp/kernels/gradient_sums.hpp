@@ -3,6 +3,8 @@
 #pragma once
 
 #include "block.hpp"
+#include "halving.hpp"
+#include "prefetch.hpp"
 #include "row_groups.hpp"
 #include "table.hpp"
 

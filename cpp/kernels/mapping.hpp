@@ -1,0 +1,130 @@
+// Writing a tile of results block by block, each with the coefficients of its columns: through the
+// caches or past them. Knows no formula.
+#pragma once
+
+#include "block.hpp"
+#include "table.hpp"
+
+namespace fastbn::FASTBN_ISA {
+namespace {
+
+// What a block's columns are multiplied by and added to.
+template <class T, int n>
+struct Coefficients {
+    Block<T> of[n];
+};
+
+// Arrays of n coefficients, an entry for each column or for each run of them.
+template <class T, int n>
+struct CoefficientArrays {
+    const T* of[n];
+
+    // Those of one entry, for all lanes.
+    Coefficients<T, n> shared(std::ptrdiff_t entry) const {
+        Coefficients<T, n> c;
+        for (int k = 0; k < n; ++k) c.of[k] = broadcast(of[k][entry]);
+        return c;
+    }
+    // Those of a block of entries, a lane each.
+    template <class N>
+    Coefficients<T, n> block(std::ptrdiff_t entry, N count) const {
+        Coefficients<T, n> c;
+        for (int k = 0; k < n; ++k) c.of[k] = load<T>(of[k] + entry, count);
+        return c;
+    }
+};
+
+// The first `lead` lanes of a, the others of b.
+template <class T, int n>
+inline Coefficients<T, n> blend(std::ptrdiff_t lead, Coefficients<T, n> a,
+                                const Coefficients<T, n>& b) {
+    for (int k = 0; k < n; ++k) a.of[k] = blend(lead, a.of[k], b.of[k]);
+    return a;
+}
+
+// Where results go: through the caches,
+struct Plain {
+    template <class T>
+    static std::ptrdiff_t head(const T*, std::ptrdiff_t) {
+        return 0;
+    }
+    template <class T>
+    static void put(T* p, const Block<T>& b) {
+        store(p, Full{}, b);
+    }
+    static void finish() {}
+};
+
+// or past them, which takes whole blocks on 64-byte boundaries: `head` columns lie before the
+// first.
+struct Streamed {
+    template <class T>
+    static std::ptrdiff_t head(const T* row, std::ptrdiff_t cols) {
+        const auto past = reinterpret_cast<std::uintptr_t>(row) % 64;
+        const auto before = static_cast<std::ptrdiff_t>((64 - past) % 64 / sizeof(T));
+        return before < cols ? before : cols;
+    }
+    template <class T>
+    static void put(T* p, const Block<T>& b) {
+        stream(p, b);
+    }
+    static void finish() { stream_fence(); }
+};
+
+// out[r][i..] = value(r, i, n, coefficients) for every block, with coefficients per column.
+template <class Put, class T, int k, class Value>
+inline void map_columns(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                        const CoefficientArrays<T, k>& arrays, const Value& value) {
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        T* row = out.data + r * out.stride;
+        std::ptrdiff_t i = Put::head(row, cols);
+        if (i > 0) store(row, i, value(r, 0, i, arrays.block(0, i)));
+        for (; i + lanes <= cols; i += lanes) {
+            Put::put(row + i, value(r, i, Full{}, arrays.block(i, Full{})));
+        }
+        if (i < cols) store(row + i, cols - i, value(r, i, cols - i, arrays.block(i, cols - i)));
+    }
+    Put::finish();
+}
+
+// The same with coefficients per run. Only a tile of a single run may have one shorter than a
+// block, so that no block meets more than two.
+template <class Put, class T, int k, class Value>
+inline void map_runs(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
+                     const CoefficientArrays<T, k>& arrays, const Value& value) {
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        T* row = out.data + r * out.stride;
+        Coefficients<T, k> now = arrays.shared(0);
+        std::ptrdiff_t i = Put::head(row, cols);
+        if (i > 0) store(row, i, value(r, 0, i, now));
+        for (std::ptrdiff_t entry = 0, end = run;; end += run) {
+            for (; i + lanes <= end; i += lanes) Put::put(row + i, value(r, i, Full{}, now));
+            if (end >= cols) break;
+            const Coefficients<T, k> next = arrays.shared(++entry);
+            if (i < end) {
+                Put::put(row + i, value(r, i, Full{}, blend(end - i, now, next)));
+                i += lanes;
+            }
+            now = next;
+        }
+        if (i < cols) store(row + i, cols - i, value(r, i, cols - i, now));
+    }
+    Put::finish();
+}
+
+template <class T, int k, class Value>
+inline void map(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
+                bool streamed, const CoefficientArrays<T, k>& arrays, const Value& value) {
+    if (run == 1 && streamed) {
+        map_columns<Streamed>(out, rows, cols, arrays, value);
+    } else if (run == 1) {
+        map_columns<Plain>(out, rows, cols, arrays, value);
+    } else if (streamed) {
+        map_runs<Streamed>(out, rows, cols, run, arrays, value);
+    } else {
+        map_runs<Plain>(out, rows, cols, run, arrays, value);
+    }
+}
+
+}  // namespace
+}  // namespace fastbn::FASTBN_ISA

@@ -1,0 +1,108 @@
+// Asking for memory before it is needed, where the hardware would not. Knows addresses and
+// distances, not what is computed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "row_groups.hpp"
+#include "table.hpp"
+
+namespace fastbn::FASTBN_ISA {
+namespace {
+
+// Into the second-level cache; not the first, whose few miss buffers would hold up the loads. The
+// address may lie outside of any array, so it is no pointer before the hardware drops it.
+inline void prefetch(std::uintptr_t address) {
+    constexpr int second_level = 2;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): never dereferenced
+    __builtin_prefetch(reinterpret_cast<const void*>(address), 0, second_level);
+}
+
+constexpr std::uintptr_t line_bytes = 64;
+
+// The walk, down a group of rows and then one block to the right, no hardware prefetcher follows.
+// This asks for what a later group needs, a line or two for each block of this one, in the order of
+// memory, which they do follow.
+template <class T>
+class ReadAhead {
+public:
+    ReadAhead(Tile<const T> x, std::ptrdiff_t cols)
+        : x_(x), lines_((cols * size + line - 1) / line), left_(lines_) {
+        constexpr std::ptrdiff_t bytes_ahead = 16384;
+        const std::ptrdiff_t rows = bytes_ahead / (lines_ * line);
+        rows_ahead_ = rows < WholeGroup::size ? WholeGroup::size : rows;
+    }
+
+    void begin_group(std::ptrdiff_t row) {
+        row_ = reinterpret_cast<std::uintptr_t>(x_.data) + bytes(row + rows_ahead_);
+        at_ = row_;
+        left_ = lines_;
+    }
+
+    void next_block() {
+        for (std::ptrdiff_t i = 0; i < lanes * size / line; ++i) {
+            prefetch(at_);
+            at_ += line_bytes;
+            if (--left_ == 0) {
+                row_ += bytes(1);
+                at_ = row_;
+                left_ = lines_;
+            }
+        }
+    }
+
+private:
+    static constexpr std::ptrdiff_t size = sizeof(T);
+    static constexpr std::ptrdiff_t line = line_bytes;
+
+    std::uintptr_t bytes(std::ptrdiff_t rows) const {
+        return static_cast<std::uintptr_t>(rows * x_.stride * size);
+    }
+
+    Tile<const T> x_;
+    std::ptrdiff_t lines_;
+    std::ptrdiff_t left_;
+    std::ptrdiff_t rows_ahead_;
+    std::uintptr_t row_ = 0;
+    std::uintptr_t at_ = 0;
+};
+
+// Along the rows of one channel the hardware looks ahead, but not beyond a row's end: this asks for
+// the next row, or where rows are short for the next channel's part of the same one.
+template <class T>
+class NextRow {
+public:
+    NextRow(Tile<const T> x, std::ptrdiff_t cols) {
+        constexpr std::ptrdiff_t long_enough = 2048;
+        constexpr std::ptrdiff_t size = sizeof(T);
+        distance_ =
+            static_cast<std::uintptr_t>((cols * size < long_enough ? cols : x.stride) * size);
+    }
+    void ask(const T* here) const {
+        const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance_;
+        for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
+    }
+
+private:
+    std::uintptr_t distance_;
+};
+
+// What will be needed once this is done, so many elements further on.
+template <class T>
+class AskAhead {
+public:
+    explicit AskAhead(std::ptrdiff_t elements)
+        : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
+    void ask(const T* here) const {
+        if (distance_ == 0) return;
+        const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance_;
+        for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
+    }
+
+private:
+    std::uintptr_t distance_;
+};
+
+}  // namespace
+}  // namespace fastbn::FASTBN_ISA
