@@ -1,4 +1,4 @@
-"""Promise: the same bits for any number of threads and of Python threads at once, with the GIL released meanwhile (64 KiB and more)."""
+"""Promise: the same bits for any number of threads and of Python threads at once; from 64 KiB on, the GIL is released."""
 
 from __future__ import annotations
 

@@ -52,10 +52,8 @@ void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const Slab slab = plan.slab(i);
             const Entries<T> entries = workspace.entries(slab, thread);
-            if constexpr (Op::reduces) {
-                for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
-                    op.reduce(slab, span, entries, scratch);
-                }
+            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
+                op.reduce(slab, span, entries, scratch);
             }
             op.finalize(slab, entries);
             if constexpr (Op::transforms) transform_backwards(plan, slab, entries, scratch, op);
@@ -115,11 +113,10 @@ void execute(Plan& plan, Op& op, std::initializer_list<const Operand*> operands)
     }
     choose_path(plan, Op::reduces, all_direct, in_runs);
     const Workspace<T> workspace(plan, Op::fields, all_direct);
-    if (plan.fused) {
-        run_fused(plan, workspace, op);
-    } else {
-        run_phases(plan, workspace, op);
+    if constexpr (Op::reduces) {
+        if (plan.fused) return run_fused(plan, workspace, op);
     }
+    run_phases(plan, workspace, op);
 }
 
 }  // namespace fastbn

@@ -68,7 +68,7 @@ void sum_gradients(const Plan& plan, const Operand& dy, const Operand& x, const 
 template <class T>
 bool any_scaled(const T* coefficients, std::ptrdiff_t n) noexcept {
     bool scaled = false;
-    for (std::ptrdiff_t i = 0; i < n; ++i) scaled = scaled || coefficients[i] != T(1);
+    for (std::ptrdiff_t i = 0; i < n; ++i) scaled |= coefficients[i] != T(1);
     return scaled;
 }
 
@@ -77,6 +77,8 @@ inline std::ptrdiff_t run_of(const Plan& plan, const TileRange& tile) {
     return plan.layout.channels_first() ? tile.cols : 1;
 }
 
+// How far on the next slab's values are, if a tile's transform should ask for them: where results
+// drain to memory, reading has room. In elements; 0 for none.
 inline std::ptrdiff_t ahead_of(const Plan& plan, bool stream) {
     const bool slabs_in_a_row = plan.fused && plan.layout.channels_first();
     return stream && slabs_in_a_row ? plan.layout.cols * plan.slab_entries : 0;
