@@ -757,3 +757,34 @@ def test_messages_hold_any_text(value: str) -> None:
     ):
         with pytest.raises(TypeError, match="must be"):
             call()
+
+
+@pytest.mark.parametrize("text", ["\udc80", 1, RuntimeError("no text")], ids=["surrogate", "number", "raises"])
+def test_errors_without_a_text(text: Any) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            if isinstance(text, Exception):
+                raise text
+            return text
+
+    class Array:
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            raise Mute
+
+    with pytest.raises(TypeError, match="x must be an array, got "):
+        fastbn.moments(Array())
+
+
+def test_an_argument_that_reshapes_another() -> None:
+    """Its memory is what it was; its shape was read before."""
+
+    class Reshaping:
+        def __float__(self) -> float:
+            x.shape = (64_000,)
+            return 1e-5
+
+    x = np.random.default_rng(67).standard_normal((64, 1000))
+    out = np.empty_like(x)
+    expected = fastbn.batch_norm_train(x).y
+    y = fastbn.batch_norm_train(x, eps=Reshaping(), out=out).y
+    np.testing.assert_array_equal(y, expected)

@@ -727,3 +727,50 @@ def test_the_sign_of_zero_is_the_same_on_every_isa() -> None:
             dx = fastbn.batch_norm_backward(np.ones_like(x), x, w, mean=np.zeros(2), invstd=np.zeros(2)).dx
         signs.append(np.signbit(dx).tobytes())
     assert len(set(signs)) == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "offset"),
+    [
+        (np.float32, 1e-36, 1000.0),
+        (np.float32, 1e-37, 100.0),
+        (np.float32, 1e-35, 1e4),
+        (np.float64, 1e-307, 100.0),
+        (np.float64, 1e-306, 1000.0),
+    ],
+)
+def test_gradients_whose_mean_is_far_larger_than_what_is_left_of_them(dtype: Any, size: float, offset: float) -> None:
+    """dx is near the largest numbers though its dy, times weight * invstd, is beyond them."""
+    rng = np.random.default_rng(61)
+    x = (size * rng.standard_normal((64, 3))).astype(dtype)
+    dy = (offset + rng.standard_normal((64, 3))).astype(dtype)
+    result = fastbn.batch_norm_train(x, eps=0.0)
+    saved = {"mean": result.mean, "invstd": result.invstd}
+    dx = fastbn.batch_norm_backward(dy, x, **saved).dx
+    expected = reference.backward(dy, x, None, **saved).dx
+    # What is left of dy has its rounding errors, and those of sum(dy) / N in dx's type.
+    limit = 4 * np.finfo(dtype).eps * offset * np.abs(result.invstd)
+    assert (np.abs(dx - expected) <= limit).all()
+
+
+def test_gradients_of_subnormal_data() -> None:
+    x = np.array([[1.4e-45], [2.8e-45], [1.1e-44]], np.float32)
+    dy = np.float32(4e37) * np.array([[1.0], [-1.0], [0.5]], np.float32)
+    result = fastbn.batch_norm_train(x, eps=0.0)
+    saved = {"mean": result.mean, "invstd": result.invstd}
+    for weight in (0.0, 1e-50, 1e-46):
+        w = np.array([weight])
+        dx = fastbn.batch_norm_backward(dy, x, w, **saved).dx
+        expected = reference.backward(dy, x, w, **saved).dx
+        # Of the size of what is subtracted from each other.
+        np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-6 * weight * result.invstd[0] * 4e37)
+
+
+def test_a_weight_beyond_the_data_s_type() -> None:
+    """y overflows to the infinity of the right sign; there is no NaN."""
+    x = np.array([[0.1], [0.3], [0.7], [-0.4]], np.float32)
+    weight = np.array([1e47])
+    wanted = np.array([[-np.inf], [np.inf], [np.inf], [-np.inf]], np.float32)
+    result = fastbn.batch_norm_train(x, weight, eps=0.0)
+    np.testing.assert_array_equal(result.y, wanted)
+    np.testing.assert_array_equal(fastbn.normalize(x, result.mean, result.var, weight, eps=0.0), wanted)

@@ -49,13 +49,22 @@ DType dtype_of(const char* name, const py::array& array) {
 }
 
 ArrayArg describe(const char* name, const py::array& array) {
-    ArrayRef ref;
-    ref.dtype = dtype_of(name, array);
-    ref.data = static_cast<char*>(const_cast<void*>(array.data()));
-    ref.ndim = static_cast<int>(array.ndim());
-    ref.shape = reinterpret_cast<const std::ptrdiff_t*>(array.shape());
-    ref.strides = reinterpret_cast<const std::ptrdiff_t*>(array.strides());
+    const ArrayRef ref(static_cast<char*>(const_cast<void*>(array.data())), dtype_of(name, array),
+                       static_cast<int>(array.ndim()),
+                       reinterpret_cast<const std::ptrdiff_t*>(array.shape()),
+                       reinterpret_cast<const std::ptrdiff_t*>(array.strides()));
     return {name, array, ref};
+}
+
+// What an error says, if it can be made to.
+std::string reason_of(const py::error_already_set& error) {
+    try {
+        const py::bytes text = py::str(error.value()).attr("encode")("utf-8", "backslashreplace");
+        return std::string(text);
+    } catch (const py::error_already_set& another) {
+        if (!is_about_value(another)) throw;
+        return type_name(error.value());
+    }
 }
 
 py::array as_array(const char* name, const py::object& value) {
@@ -64,8 +73,7 @@ py::array as_array(const char* name, const py::object& value) {
         return py::array(py::module_::import("numpy").attr("asarray")(value));
     } catch (const py::error_already_set& error) {
         if (!is_about_value(error)) throw;
-        const std::string reason = py::cast<std::string>(py::str(error.value()));
-        wrong_type(name, "be an array", shown(value) + " (" + reason + ")");
+        wrong_type(name, "be an array", shown(value) + " (" + reason_of(error) + ")");
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include "bindings/arguments.hpp"
 #include "bindings/fastcall.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/outputs.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/features.hpp"
@@ -15,23 +16,13 @@
 namespace fastbn::bindings {
 namespace {
 
-// Runs the engine, other threads running Python meanwhile; but not where that takes longer to
-// arrange than the call.
-template <class Call>
-void without_gil(const ArrayArg& x, const Call& call) {
-    constexpr py::ssize_t long_enough = 65536;
-    if (x.array().nbytes() < long_enough) return call();
-    const py::gil_scoped_release unlocked;
-    call();
-}
-
 py::tuple moments(const py::object& x_value, const py::object& axis) {
     const ArrayArg x = array_argument("x", x_value);
     const Features features = features_of(x.ref, axis_argument(axis));
     py::array_t<double> mean = statistic_array(features);
     py::array_t<double> m2 = statistic_array(features);
     const StatisticsOut out{mean.mutable_data(), nullptr, nullptr, m2.mutable_data()};
-    without_gil(x, [&] { fastbn::moments(x.ref, features, out); });
+    without_gil(x.array().nbytes(), [&] { fastbn::moments(x.ref, features, out); });
     return py::make_tuple(features.count, mean, m2);
 }
 
@@ -76,7 +67,7 @@ ArrayArg train(const ArrayArg& x, const Features& features, const ArrayArg& weig
         check_disjoint(running.var, *other);
     }
     ArrayArg y = output_argument(out_value, x, {&x}, {&weight, &bias, &running.mean, &running.var});
-    without_gil(x, [&] {
+    without_gil(x.array().nbytes(), [&] {
         fastbn::train(x.ref, y.ref, features, {weight.ref, bias.ref}, eps, running.engine(), out);
     });
     return y;
@@ -105,7 +96,7 @@ py::object infer(const ArrayArg& x, const Features& features, const ArrayArg& me
                  const ArrayArg& var, const ArrayArg& weight, const ArrayArg& bias, double eps,
                  const py::object& out_value) {
     const ArrayArg y = output_argument(out_value, x, {&x}, {&mean, &var, &weight, &bias});
-    without_gil(x, [&] {
+    without_gil(x.array().nbytes(), [&] {
         fastbn::infer(x.ref, y.ref, features, mean.ref, var.ref, {weight.ref, bias.ref}, eps,
                       mean.name, var.name);
     });
@@ -177,7 +168,7 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x_va
     py::array_t<double> dbias = statistic_array(features);
     double* const dweight_data = dweight.mutable_data();
     double* const dbias_data = dbias.mutable_data();
-    without_gil(x, [&] {
+    without_gil(x.array().nbytes(), [&] {
         fastbn::backward(dy.ref, x.ref, dx.ref, features, weight.ref, mean.ref, invstd.ref,
                          training, dweight_data, dbias_data);
     });

@@ -4,7 +4,9 @@
 #include <vector>
 
 #include "engine/driver.hpp"
+#include "engine/merging.hpp"
 #include "engine/operations.hpp"
+#include "engine/parameters.hpp"
 #include "engine/passes.hpp"
 #include "engine/slab_coefficients.hpp"
 
@@ -27,6 +29,8 @@ public:
         }
         data_ = repeated_.data();
     }
+    PerEntry(const PerEntry&) = delete;
+    PerEntry& operator=(const PerEntry&) = delete;
 
     const double* data() const { return data_; }
 
@@ -45,7 +49,6 @@ struct BackwardOperation {
     Operand dy;
     Operand x;
     Operand dx;
-    bool stream;
     bool through_statistics;
     const Values& weight;
     const Values& mean;
@@ -66,46 +69,37 @@ struct BackwardOperation {
         const double* const sum_dy_xhat = entries.sum(1, 0, slab.entry);
         std::copy_n(sum_dy, slab.channels, dbias + slab.channel);
         std::copy_n(sum_dy_xhat, slab.channels, dweight + slab.channel);
-        const double* const w = weight.data() + slab.channel;
-        const double* const r = invstd.data() + slab.channel;
-        if (through_statistics) {
-            const double count = static_cast<double>(plan.layout.count);
-            store_input_gradient({mean.data() + slab.channel, r, w, sum_dy, sum_dy_xhat, count},
-                                 plan, slab, entries);
-        } else {
-            // Constant statistics: dx = weight * invstd * dy, an affine map of dy.
-            double* const zero = entries.sum(0, 0, slab.entry);
-            std::fill_n(zero, slab.channels, 0.0);
-            store_affine({zero, zero, r, w, zero}, plan, slab, entries);
-        }
+        if (!through_statistics) return finalize_frozen(slab, entries);
+        const double count = static_cast<double>(plan.layout.count);
+        store_input_gradient({mean.data() + slab.channel, invstd.data() + slab.channel,
+                              weight.data() + slab.channel, sum_dy, sum_dy_xhat, count},
+                             plan, slab, entries);
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
         if (through_statistics) {
-            apply_input_gradient(plan, dy, x, dx, stream, tile, entries, scratch);
+            apply_input_gradient(plan, dy, x, dx, tile, entries, scratch);
         } else {
-            apply_affine(plan, dy, dx, stream, tile, entries, scratch);
+            apply_affine(plan, dy, dx, tile, entries, scratch);
         }
     }
 
 private:
-    // The sums of all spans into the first, then of the rows abreast, by halves, then of the rest,
-    // then of each channel's columns: side by side for the slab's channels in the end.
+    // Constant statistics: dx = weight * invstd * dy, an affine map of dy.
+    void finalize_frozen(const Slab& slab, const Entries<T>& entries) const noexcept {
+        double* const zero = entries.sum(0, 0, slab.entry);
+        std::fill_n(zero, slab.channels, 0.0);
+        store_affine({zero, zero, invstd.data() + slab.channel, weight.data() + slab.channel, zero},
+                     plan, slab, entries);
+    }
+
+    // Leaves the sums of the slab's channels side by side.
     void merge_entries(int field, const Slab& slab, const Entries<T>& entries) const noexcept {
         double* const sums = entries.sum(field, 0, slab.entry);
-        const auto add = [&](const double* more, std::ptrdiff_t n) {
-            for (std::ptrdiff_t i = 0; i < n; ++i) sums[i] += more[i];
-        };
-        const std::ptrdiff_t columns = slab.entries / plan.layout.abreast;
-        for (std::ptrdiff_t span = 1; span < plan.main_spans(); ++span) {
-            add(entries.sum(field, span, slab.entry), slab.entries);
-        }
-        for (std::ptrdiff_t half = plan.layout.abreast / 2; half > 0; half /= 2) {
-            add(sums + half * columns, half * columns);
-        }
-        if (plan.layout.rest() > 0) {
-            add(entries.sum(field, plan.main_spans(), slab.entry), columns);
-        }
+        merge_slab(plan, slab, [&](const Merge& m) {
+            const double* const more = entries.sum(field, m.span, m.entry);
+            for (std::ptrdiff_t i = 0; i < m.n; ++i) sums[i] += more[i];
+        });
         const std::ptrdiff_t repeat = plan.layout.repeat;
         for (std::ptrdiff_t c = 0; c < slab.channels && repeat > 1; ++c) {
             double sum = 0.0;
@@ -137,14 +131,12 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
     const Values invstds(invstd, features, 1.0);
     const PerEntry entry_means(means, plan.layout);
     const PerEntry entry_invstds(invstds, plan.layout);
-    const bool in_place = dx.data == x.data || dx.data == dy.data;
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         BackwardOperation<T> operation{plan,
                                        operand_of(dy, plan.layout),
                                        operand_of(x, plan.layout),
                                        operand_of(dx, plan.layout),
-                                       false,
                                        through_statistics,
                                        weights,
                                        means,
@@ -153,9 +145,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const F
                                        entry_invstds,
                                        dweight,
                                        dbias};
-        const bool in_runs = operation.dy.in_runs && operation.x.in_runs && operation.dx.in_runs;
-        operation.stream = !in_place && worth_streaming(plan, in_runs);
-        execute<T>(plan, operation, {&operation.dy, &operation.x, &operation.dx});
+        execute<T>(plan, operation, {&operation.dy, &operation.x}, &operation.dx);
     });
 }
 

@@ -27,6 +27,13 @@ T scale_in(double scale, double weight, double invstd) {
     return static_cast<T>(finite ? std::clamp(scale, -largest, largest) : scale);
 }
 
+// A shift in T, likewise: what is added to it may be infinite, of the other sign.
+template <class T>
+T shift_in(T shift, double bias) {
+    constexpr T largest = std::numeric_limits<T>::max();
+    return std::isfinite(bias) ? std::clamp(shift, -largest, largest) : shift;
+}
+
 // weight * invstd, by halves: a factor may leave float64's range where the product does not.
 struct Scale {
     Scale(double weight, double invstd) : value(weight * invstd) {
@@ -60,6 +67,17 @@ int unit_exponent(double mean, int wanted) {
     return std::min(clamp_exponent<T>(wanted), largest);
 }
 
+// The unit 2^-j of dy: as near to 1 as leaves room for what is subtracted from dy, of the order of
+// 2^term, and then for scale / 2^j, scale being of the order of 2^scale.
+template <class T>
+int dy_unit_exponent(int scale, int term, bool large_dy) {
+    constexpr int largest = std::numeric_limits<T>::max_exponent - 8;
+    constexpr int room = -4;  // for differences, where dy itself is near the largest numbers
+    int j = std::min(large_dy ? room : 0, largest - term);
+    j = std::max(j, scale - largest);
+    return clamp_exponent<T>(std::min(j, std::max(scale + largest, -largest)));
+}
+
 template <class T>
 void fold_affine_of(std::ptrdiff_t i, const AffineSource& from, const AffineOut<T>& to) noexcept {
     double mean = from.mean[i];
@@ -68,7 +86,7 @@ void fold_affine_of(std::ptrdiff_t i, const AffineSource& from, const AffineOut<
     const double invstd = from.invstd[i];
     double scale = weight * invstd;
     T pre = 1;
-    if (is_lost(scale, weight, invstd) || is_large<T>(mean) || !is_moderate<T>(scale)) {
+    if (!is_plain_affine<T>(mean, invstd, weight)) {
         const Scale whole(weight, invstd);
         const int k = unit_exponent<T>(mean, whole.exponent);
         pre = static_cast<T>(std::ldexp(1.0, k));
@@ -81,7 +99,7 @@ void fold_affine_of(std::ptrdiff_t i, const AffineSource& from, const AffineOut<
     to.pre[i] = pre;
     to.center[i] = terms.center;
     to.scale[i] = factor;
-    to.shift[i] = terms.shift;
+    to.shift[i] = shift_in(terms.shift, from.bias[i]);
 }
 
 template <class T>
@@ -97,19 +115,17 @@ void fold_input_gradient_of(std::ptrdiff_t i, const InputGradientSource& from,
     double scale = weight * invstd;
     T pre = 1;
     T dy_pre = 1;
-    if (is_lost(scale, weight, invstd) || is_large<T>(mean) || is_large<T>(mean_dy) ||
-        !is_moderate<T>(slope) || !is_moderate<T>(scale)) {
-        // dx is of the size of dy * 2^j: what that loses, dx could not hold. Where dy itself is
-        // near the largest numbers, differences of its size need room.
-        constexpr int room = -4;
+    if (!is_plain_input_gradient<T>(mean, invstd, weight, slope, level)) {
         const Scale whole(weight, invstd);
-        const bool large_dy = is_large<T>(mean_dy) || is_large<T>(mean_dy_xhat);
         const int k = unit_exponent<T>(mean, exponent_of(invstd));
-        const int j = clamp_exponent<T>(large_dy ? std::min(whole.exponent, room) : whole.exponent);
+        const int slope_exponent = exponent_of(std::ldexp(invstd, -k)) + exponent_of(mean_dy_xhat);
+        const bool large_dy = is_large<T>(mean_dy) || is_large<T>(mean_dy_xhat);
+        const int j = dy_unit_exponent<T>(whole.exponent,
+                                          std::max(slope_exponent, exponent_of(mean_dy)), large_dy);
         pre = static_cast<T>(std::ldexp(1.0, k));
         dy_pre = static_cast<T>(std::ldexp(1.0, j));
         mean = std::ldexp(mean, k);
-        slope = std::ldexp(std::ldexp(invstd, -k) * mean_dy_xhat, j);
+        slope = std::ldexp(invstd, j - k) * mean_dy_xhat;
         level = std::ldexp(level, j);
         scale = whole.divided_by_power(j);
     }
@@ -126,14 +142,14 @@ void fold_input_gradient_of(std::ptrdiff_t i, const InputGradientSource& from,
 
 template <class T>
 void fold_affine(const AffineSource& from, const AffineOut<T>& to, std::ptrdiff_t n) noexcept {
-    if (kernels_for<T>().fold_affine(from, to, n)) return;
+    if (kernels_for<T>().try_fold_affine(from, to, n)) return;
     for (std::ptrdiff_t i = 0; i < n; ++i) fold_affine_of(i, from, to);
 }
 
 template <class T>
 void fold_input_gradient(const InputGradientSource& from, const InputGradientOut<T>& to,
                          std::ptrdiff_t n) noexcept {
-    if (kernels_for<T>().fold_input_gradient(from, to, n)) return;
+    if (kernels_for<T>().try_fold_input_gradient(from, to, n)) return;
     for (std::ptrdiff_t i = 0; i < n; ++i) fold_input_gradient_of(i, from, to);
 }
 

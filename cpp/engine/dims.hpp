@@ -45,7 +45,7 @@ struct Dims {
 
 // run(offset, length, stride) for consecutive stretches of elements begin .. begin + count.
 template <class Run>
-void each_run(const Dims& dims, std::ptrdiff_t begin, std::ptrdiff_t count, Run&& run) {
+void each_stretch(const Dims& dims, std::ptrdiff_t begin, std::ptrdiff_t count, Run&& run) {
     const Dim inner = dims.n > 0 ? dims.dim[dims.n - 1] : Dim{1, 0};
     while (count > 0) {
         const std::ptrdiff_t left = inner.size - begin % inner.size;

@@ -35,7 +35,7 @@ void transform_backwards(const Plan& plan, const Slab& slab, const Entries<T>& e
                          const Scratch<T>& scratch, Op& op) {
     for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
         if (plan.in_runs) {
-            op.transform(plan.run(slab, position), entries, scratch);
+            op.transform(plan.all_channels(slab, position), entries, scratch);
             continue;
         }
         for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
@@ -79,15 +79,6 @@ void transform_in_order_of_memory(const Plan& plan, const Workspace<T>& workspac
 // One phase after the other, each over all slabs.
 template <class T, class Op>
 void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
-    const auto each_slab = [&](auto&& visit) {
-        const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-            for (std::ptrdiff_t i = begin; i < end; ++i) {
-                const Slab slab = plan.slab(i);
-                visit(slab, workspace.entries(slab, thread));
-            }
-        };
-        parallel_ranges(plan.threads, plan.slabs, body);
-    };
     if constexpr (Op::reduces) {
         const auto units = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
             for (std::ptrdiff_t i = begin; i < end; ++i) {
@@ -99,20 +90,32 @@ void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
         };
         parallel_ranges(plan.threads, plan.slabs * plan.spans, units);
     }
-    each_slab([&](const Slab& slab, const Entries<T>& entries) { op.finalize(slab, entries); });
+    const auto slabs = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            const Slab slab = plan.slab(i);
+            op.finalize(slab, workspace.entries(slab, thread));
+        }
+    };
+    parallel_ranges(plan.threads, plan.slabs, slabs);
     if constexpr (Op::transforms) transform_in_order_of_memory(plan, workspace, op);
 }
 
+// `output` is null where there is none.
 template <class T, class Op>
-void execute(Plan& plan, Op& op, std::initializer_list<const Operand*> operands) {
-    bool all_direct = true;
-    bool in_runs = true;
-    for (const Operand* operand : operands) {
-        all_direct = all_direct && operand->direct;
-        in_runs = in_runs && operand->in_runs;
+void execute(Plan& plan, Op& op, std::initializer_list<const Operand*> inputs,
+             const Operand* output) {
+    Access access{true, true, false};
+    const auto add = [&](const Operand& operand) {
+        access.all_direct = access.all_direct && operand.direct;
+        access.in_runs = access.in_runs && operand.in_runs;
+    };
+    for (const Operand* input : inputs) {
+        add(*input);
+        if (output != nullptr) access.in_place = access.in_place || input->base == output->base;
     }
-    choose_path(plan, Op::reduces, all_direct, in_runs);
-    const Workspace<T> workspace(plan, Op::fields, all_direct);
+    if (output != nullptr) add(*output);
+    choose_path(plan, Op::reduces, access);
+    const Workspace<T> workspace(plan, Op::fields, access.all_direct);
     if constexpr (Op::reduces) {
         if (plan.fused) return run_fused(plan, workspace, op);
     }

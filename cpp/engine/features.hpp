@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "engine/array.hpp"
-#include "engine/buffer.hpp"
 
 namespace fastbn {
 
@@ -26,24 +25,5 @@ void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);
 void check_trainable(const Features& features);
 void check_eps(double eps);
-
-// A parameter's values in order, as float64; `otherwise` for all of them where there is none.
-class Values {
-public:
-    Values(const ArrayRef& parameter, const Features& features, double otherwise);
-
-    std::ptrdiff_t size() const { return size_; }
-    double* data() const { return reinterpret_cast<double*>(memory_.data()); }
-    double& operator[](std::ptrdiff_t i) const { return data()[i]; }
-
-private:
-    std::ptrdiff_t size_;
-    Buffer<1024> memory_;
-};
-
-// Raises std::invalid_argument if any is negative.
-void check_variance(const char* name, const Values& variance);
-// Writes values back, rounded to the parameter's type.
-void write_parameter(const ArrayRef& parameter, const Values& values) noexcept;
 
 }  // namespace fastbn

@@ -3,10 +3,12 @@
 #include <limits>
 #include <string>
 
+#include "engine/dispatch.hpp"
 #include "engine/driver.hpp"
 #include "engine/errors.hpp"
 #include "engine/moments_pass.hpp"
 #include "engine/operations.hpp"
+#include "engine/parameters.hpp"
 #include "engine/passes.hpp"
 #include "engine/slab_coefficients.hpp"
 
@@ -19,7 +21,6 @@ struct MomentsOperation {
     static constexpr bool reduces = true;
     static constexpr bool transforms = false;
 
-    const Plan& plan;
     MomentsPass<T> pass;
 
     void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
@@ -40,7 +41,6 @@ struct TrainingOperation {
     const Plan& plan;
     MomentsPass<T> pass;
     Operand y;
-    bool stream;
     const Values& weight;
     const Values& bias;
 
@@ -56,7 +56,7 @@ struct TrainingOperation {
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, pass.x(), y, stream, tile, entries, scratch);
+        apply_affine(plan, pass.x(), y, tile, entries, scratch);
     }
 };
 
@@ -69,7 +69,6 @@ struct InferenceOperation {
     const Plan& plan;
     Operand x;
     Operand y;
-    bool stream;
     const Values& mean;
     const Values& var;
     const Values& weight;
@@ -87,13 +86,9 @@ struct InferenceOperation {
     }
     void transform(const TileRange& tile, const Entries<T>& entries,
                    const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, x, y, stream, tile, entries, scratch);
+        apply_affine(plan, x, y, tile, entries, scratch);
     }
 };
-
-bool streamed(const Plan& plan, const Operand& x, const Operand& y) {
-    return x.base != y.base && worth_streaming(plan, x.in_runs && y.in_runs);
-}
 
 void check_parameters(const Parameters& parameters, const Features& features) {
     if (parameters.weight) check_parameter_shape("weight", parameters.weight, features);
@@ -162,8 +157,8 @@ void moments(const ArrayRef& x, const Features& features, const StatisticsOut& o
     Plan plan = plan_of(x, features);
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        MomentsOperation<T> operation{plan, {plan, x, 0.0, out}};
-        execute<T>(plan, operation, {&operation.pass.x()});
+        MomentsOperation<T> operation{{plan, x, 0.0, out}};
+        execute<T>(plan, operation, {&operation.pass.x()}, nullptr);
     });
 }
 
@@ -184,9 +179,8 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     visit_dtype(x.dtype, [&](auto zero) {
         using T = decltype(zero);
         TrainingOperation<T> operation{
-            plan, {plan, x, eps, out}, operand_of(y, plan.layout), false, weight, bias};
-        operation.stream = streamed(plan, operation.pass.x(), operation.y);
-        execute<T>(plan, operation, {&operation.pass.x(), &operation.y});
+            plan, {plan, x, eps, out}, operand_of(y, plan.layout), weight, bias};
+        execute<T>(plan, operation, {&operation.pass.x()}, &operation.y);
     });
     update.apply(out.mean, out.var);
 }
@@ -212,14 +206,12 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const
         InferenceOperation<T> operation{plan,
                                         operand_of(x, plan.layout),
                                         operand_of(y, plan.layout),
-                                        false,
                                         means,
                                         variances,
                                         weight,
                                         bias,
                                         eps};
-        operation.stream = streamed(plan, operation.x, operation.y);
-        execute<T>(plan, operation, {&operation.x, &operation.y});
+        execute<T>(plan, operation, {&operation.x}, &operation.y);
     });
 }
 

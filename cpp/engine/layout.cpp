@@ -11,7 +11,6 @@ constexpr std::ptrdiff_t min_repeat_rows = 8;
 
 // Few columns are a short trip for a kernel: so many are better, if there are rows enough to make
 // up for sums of each.
-constexpr std::ptrdiff_t wide_cols = 256;
 constexpr std::ptrdiff_t min_wide_rows = 64;
 
 std::ptrdiff_t magnitude(std::ptrdiff_t stride) { return stride < 0 ? -stride : stride; }

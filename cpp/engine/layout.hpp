@@ -15,9 +15,12 @@ enum class Orientation {
     channels_last,   // a tile's columns are channels, or `repeat` columns in turn are
 };
 
-// Shorter stretches of one channel are columns of their own; a block then meets two channels at
-// most.
+// Stretches of one channel up to this length are columns, so that no block of a row meets three
+// channels.
 constexpr std::ptrdiff_t max_repeat = lanes - 1;
+
+// Rows of few columns are taken abreast up to so many.
+constexpr std::ptrdiff_t wide_cols = 256;
 
 struct AxisList {
     int n = 0;
@@ -42,7 +45,7 @@ struct Layout {
     bool flipped[max_dimensions] = {};
 
     // Rows that are left over where others are taken `abreast` at a time.
-    std::ptrdiff_t rest() const { return rows % abreast; }
+    std::ptrdiff_t leftover_rows() const { return rows % abreast; }
     bool channels_first() const { return orientation == Orientation::channels_first; }
 };
 

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "engine/dispatch.hpp"
+#include "engine/merging.hpp"
 #include "engine/operations.hpp"
 #include "engine/passes.hpp"
 #include "engine/statistics.hpp"
@@ -27,12 +29,16 @@ public:
 
     // Leaves the statistics of the slab's channels in the memory of their sums, side by side.
     Statistics finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
-        merge_spans(slab, entries);
+        merge_slab(plan_, slab, [&](const Merge& m) {
+            kernels_for<T>().merge_moments(
+                moments_at(entries, 0, slab.entry), static_cast<double>(m.before),
+                moments_at(entries, m.span, m.entry), static_cast<double>(m.count), m.n);
+        });
         const MomentsState sums = moments_at(entries, 0, slab.entry);
         if (plan_.layout.repeat > 1) merge_columns(sums, slab.channels, plan_.layout);
         const Statistics s{sums.ref, sums.offset, sums.m2, sums.m2_lo, sums.sum};
         const double count = static_cast<double>(plan_.layout.count);
-        kernels_for<T>().finish_moments(sums, count, eps_, s, slab.channels);
+        kernels_for<T>().finalize_moments(sums, count, eps_, s, slab.channels);
         if (std::is_same_v<T, double>) scan_extreme_channels(slab, s);
         copy_out(s.mean, slab, out_.mean);
         copy_out(s.var, slab, out_.var);
@@ -44,31 +50,6 @@ public:
 private:
     static void copy_out(const double* values, const Slab& slab, double* to) noexcept {
         if (to) std::copy_n(values, slab.channels, to + slab.channel);
-    }
-
-    // All of an entry's spans into the first, then the rows abreast, by halves, then the rest.
-    void merge_spans(const Slab& slab, const Entries<T>& entries) const noexcept {
-        const auto merge = [&](std::ptrdiff_t count, const MomentsState& more,
-                               std::ptrdiff_t more_count, std::ptrdiff_t n) {
-            kernels_for<T>().merge_moments(moments_at(entries, 0, slab.entry),
-                                           static_cast<double>(count), more,
-                                           static_cast<double>(more_count), n);
-            return count + more_count;
-        };
-        std::ptrdiff_t count = plan_.span_count(0);
-        for (std::ptrdiff_t span = 1; span < plan_.main_spans(); ++span) {
-            count = merge(count, moments_at(entries, span, slab.entry), plan_.span_count(span),
-                          slab.entries);
-        }
-        const std::ptrdiff_t columns = plan_.layout.cols;
-        for (std::ptrdiff_t half = plan_.layout.abreast / 2; half > 0; half /= 2) {
-            count = merge(count, moments_at(entries, 0, slab.entry + half * columns), count,
-                          half * columns);
-        }
-        if (plan_.layout.rest() > 0) {
-            merge(count, moments_at(entries, plan_.main_spans(), slab.entry), plan_.layout.rest(),
-                  columns);
-        }
     }
 
     // Those whose squares may have left float64's range, above or below.
@@ -83,7 +64,7 @@ private:
     }
 
     const Plan& plan_;
-    const ArrayRef& array_;
+    ArrayRef array_;
     Operand x_;
     double eps_;
     StatisticsOut out_;

@@ -1,5 +1,6 @@
 // What the engine does: the operations of batch normalization on arrays already made sure of. All
-// checks of values and shapes happen here, before anything is written; after them nothing throws.
+// checks of values and shapes happen here, before anything is written; after them only memory can
+// run out, and that too before anything is written.
 #pragma once
 
 #include "engine/array.hpp"

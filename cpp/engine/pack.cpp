@@ -28,32 +28,32 @@ std::ptrdiff_t channel_offset(const Operand& operand, const TileRange& tile) {
     return operand.channels.offset(tile.channel);
 }
 
-// run(offset in the operand, its stride, index in the packed tile, length) for every stretch of the
-// tile that is evenly spaced in both.
+// run(address in the operand, its stride, index in the packed tile, length) for every stretch of
+// the tile that is evenly spaced in both.
 template <class Run>
-void each_tile_run(const Operand& operand, const TileRange& tile, Run&& run) {
+void each_tile_stretch(const Operand& operand, const TileRange& tile, Run&& run) {
     char* const base = operand.base + channel_offset(operand, tile);
     std::ptrdiff_t packed = 0;
     const auto columns_of = [&](char* row) {
-        each_run(operand.cols, tile.col, tile.cols,
-                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                     run(row + offset, stride, packed, length);
-                     packed += length;
-                 });
+        each_stretch(operand.cols, tile.col, tile.cols,
+                     [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                         run(row + offset, stride, packed, length);
+                         packed += length;
+                     });
     };
-    each_run(operand.rows, tile.row, tile.rows,
-             [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                 for (std::ptrdiff_t r = 0; r < length; ++r) {
-                     columns_of(base + offset + r * stride);
-                 }
-             });
+    each_stretch(operand.rows, tile.row, tile.rows,
+                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     for (std::ptrdiff_t r = 0; r < length; ++r) {
+                         columns_of(base + offset + r * stride);
+                     }
+                 });
 }
 
 }  // namespace
 
 void pack_tile(const Operand& operand, const TileRange& tile, std::ptrdiff_t size,
                char* buffer) noexcept {
-    each_tile_run(
+    each_tile_stretch(
         operand, tile,
         [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
             copy_run(buffer + index * size, size, at, stride, length, size);
@@ -62,7 +62,7 @@ void pack_tile(const Operand& operand, const TileRange& tile, std::ptrdiff_t siz
 
 void unpack_tile(const Operand& operand, const TileRange& tile, std::ptrdiff_t size,
                  const char* buffer) noexcept {
-    each_tile_run(
+    each_tile_stretch(
         operand, tile,
         [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
             copy_run(at, stride, buffer + index * size, size, length, size);

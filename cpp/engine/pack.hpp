@@ -1,5 +1,5 @@
 // Tiles in memory: an operand's own where the kernels can walk it, else a packed copy of one tile
-// in a buffer that stays in cache. Unaligned memory is only ever touched here, by memcpy.
+// in a buffer that stays in cache. Unaligned x, dy and y reach the kernels only through here.
 #pragma once
 
 #include "engine/plan.hpp"

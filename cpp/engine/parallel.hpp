@@ -1,4 +1,4 @@
-// Threads: how many, and running a loop on them. The only door to OpenMP.
+// Threads: how many, and running a loop on them. The only door to OpenMP's.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,8 @@ using RangeTask = void (*)(const void* context, std::ptrdiff_t begin, std::ptrdi
                            int thread);
 void run_ranges(int threads, std::ptrdiff_t n, RangeTask task, const void* context) noexcept;
 
-// body(begin, end, thread) on contiguous parts of 0 .. n, one per thread; returns when all are
-// done.
+// body(begin, end, thread) on contiguous parts of 0 .. n, any number of them to a thread but never
+// two at once with the same `thread`; returns when all are done.
 template <class Body>
 void parallel_ranges(int threads, std::ptrdiff_t n, const Body& body) noexcept {
     run_ranges(

@@ -79,30 +79,29 @@ inline std::ptrdiff_t run_of(const Plan& plan, const TileRange& tile) {
 
 // How far on the next slab's values are, if a tile's transform should ask for them: where results
 // drain to memory, reading has room. In elements; 0 for none.
-inline std::ptrdiff_t ahead_of(const Plan& plan, bool stream) {
-    const bool slabs_in_a_row = plan.fused && plan.layout.channels_first();
-    return stream && slabs_in_a_row ? plan.layout.cols * plan.slab_entries : 0;
+inline std::ptrdiff_t ahead_of(const Plan& plan, const Operand& x) {
+    const bool slabs_in_a_row = plan.fused && x.in_runs;
+    return plan.stream && slabs_in_a_row ? plan.layout.cols * plan.slab_entries : 0;
 }
 
 // A tile of y from x, by the coefficients pre, center, scale, shift.
 template <class T>
-void apply_affine(const Plan& plan, const Operand& x, const Operand& y, bool stream,
-                  const TileRange& tile, const Entries<T>& entries,
-                  const Scratch<T>& scratch) noexcept {
+void apply_affine(const Plan& plan, const Operand& x, const Operand& y, const TileRange& tile,
+                  const Entries<T>& entries, const Scratch<T>& scratch) noexcept {
     const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
     const T* pre = any_scaled(field(0), plan.entries_of(tile)) ? field(0) : nullptr;
     const Tile<const T> in = input_tile(x, tile, scratch.tile[0]);
     const Tile<T> out = output_tile(y, tile, scratch.tile[1]);
     kernels_for<T>().transform(in, out, tile.kernel_rows(), tile.kernel_cols(), run_of(plan, tile),
-                               {pre, field(1), field(2), field(3)}, ahead_of(plan, stream),
-                               stream && y.direct);
+                               {pre, field(1), field(2), field(3)}, ahead_of(plan, x),
+                               plan.stream && y.direct);
     finish_output(y, tile, scratch.tile[1]);
 }
 
 // A tile of dx from dy and x, by the coefficients pre, dy_pre, center, slope, level, scale.
 template <class T>
 void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x, const Operand& dx,
-                          bool stream, const TileRange& tile, const Entries<T>& entries,
+                          const TileRange& tile, const Entries<T>& entries,
                           const Scratch<T>& scratch) noexcept {
     const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
     const std::ptrdiff_t n = plan.entries_of(tile);
@@ -117,8 +116,8 @@ void apply_input_gradient(const Plan& plan, const Operand& dy, const Operand& x,
     const Tile<const T> x_in = input_tile(x, tile, scratch.tile[1]);
     const Tile<T> out = output_tile(dx, tile, scratch.tile[2]);
     kernels_for<T>().input_gradient(dy_in, x_in, out, tile.kernel_rows(), tile.kernel_cols(),
-                                    run_of(plan, tile), coefficients, ahead_of(plan, stream),
-                                    stream && dx.direct);
+                                    run_of(plan, tile), coefficients, ahead_of(plan, x),
+                                    plan.stream && dx.direct);
     finish_output(dx, tile, scratch.tile[2]);
 }
 

@@ -27,7 +27,7 @@ constexpr std::ptrdiff_t wanted_strip_values = 8192;
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_units = 64;
 
-// Sums of all spans of all entries: so many at most, to keep them small beside the data.
+// Sums of all spans of all entries, to keep them small beside the data; but two spans at least.
 constexpr std::ptrdiff_t most_sums = 16384;
 
 // What a slab may have to stay in a core's second-level cache between its two reads.
@@ -66,13 +66,17 @@ void tile_columns(Plan& plan) {
                                 : in_cache     ? column_tile_cols
                                                : most_column_tile_cols;
     const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.repeat);
-    plan.tile_rows = std::min(layout.rows - layout.rest(), column_tile_rows * layout.abreast);
+    plan.tile_rows =
+        std::min(layout.rows - layout.leftover_rows(), column_tile_rows * layout.abreast);
     plan.tile_cols = std::min(layout.cols, whole_channels * layout.repeat);
     plan.slab_entries = plan.tile_cols * layout.abreast;
 }
 
+// Rows abreast need a single tile across; strips of several channels have whole rows of each.
+static_assert(wide_cols <= column_tile_cols && chunk_float32 <= wanted_strip_values);
+
 void split_into_spans(Plan& plan) {
-    const std::ptrdiff_t rest = plan.layout.rest();
+    const std::ptrdiff_t rest = plan.layout.leftover_rows();
     plan.slabs = ceil_div(plan.entries(), plan.slab_entries);
     plan.positions = ceil_div(plan.layout.rows - rest, plan.tile_rows) * plan.tiles_per_row;
     const std::ptrdiff_t room = std::max<std::ptrdiff_t>(2, most_sums / plan.entries());
@@ -84,6 +88,30 @@ void split_into_spans(Plan& plan) {
         ++plan.positions;
         ++plan.spans;
     }
+}
+
+void cut_strips(Plan& plan, bool all_direct) {
+    const Layout& layout = plan.layout;
+    plan.strip_rows = plan.tile_rows;
+    plan.strip_cols = plan.tile_cols;
+    if (layout.channels_first() && layout.cols > max_repeat) {
+        plan.strip_rows = 1;
+        if (all_direct) plan.strip_cols = std::min(layout.cols, wanted_strip_values);
+        if (plan.in_runs) {
+            plan.strip_channels =
+                std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);
+        }
+    } else if (!layout.channels_first() && all_direct && layout.abreast == 1) {
+        plan.strip_cols = std::min(layout.cols, max_strip_cols);
+    }
+}
+
+// Values that are written side by side.
+std::ptrdiff_t written_row(const Plan& plan) {
+    if (plan.in_runs) {
+        return plan.layout.cols * (plan.fused ? plan.slab_entries : plan.strip_channels);
+    }
+    return (plan.fused ? plan.tile_cols : plan.strip_cols) * plan.layout.abreast;
 }
 
 }  // namespace
@@ -109,10 +137,10 @@ TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t c
     }
     tile.col = tile.entry = slab.entry;
     tile.cols = slab.entries / layout.abreast;
-    const std::ptrdiff_t rest_row = layout.rows - layout.rest();
-    if (position == positions - 1 && layout.rest() > 0) {
+    const std::ptrdiff_t rest_row = layout.rows - layout.leftover_rows();
+    if (position == positions - 1 && layout.leftover_rows() > 0) {
         tile.row = rest_row;
-        tile.rows = layout.rest();
+        tile.rows = layout.leftover_rows();
     } else {
         tile.rows = std::min(tile.rows, rest_row - tile.row);
         tile.abreast = layout.abreast;
@@ -120,7 +148,7 @@ TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t c
     return tile;
 }
 
-TileRange Plan::run(const Slab& slab, std::ptrdiff_t position) const {
+TileRange Plan::all_channels(const Slab& slab, std::ptrdiff_t position) const {
     TileRange all = tile(slab, position, 0);
     all.channels = slab.channels;
     return all;
@@ -136,21 +164,21 @@ std::ptrdiff_t Plan::end_position(std::ptrdiff_t span) const {
 }
 
 std::ptrdiff_t Plan::count_before(std::ptrdiff_t position) const {
-    const std::ptrdiff_t main_rows = layout.rows - layout.rest();
+    const std::ptrdiff_t main_rows = layout.rows - layout.leftover_rows();
     const std::ptrdiff_t row = std::min(main_rows, position / tiles_per_row * tile_rows);
     if (!layout.channels_first()) return row / layout.abreast;
     return row * layout.cols + position % tiles_per_row * tile_cols;
 }
 
 std::ptrdiff_t Plan::span_count(std::ptrdiff_t span) const {
-    if (span >= main_spans()) return layout.rest();
+    if (span >= main_spans()) return layout.leftover_rows();
     return count_before(end_position(span)) - count_before(first_position(span));
 }
 
 std::ptrdiff_t Plan::strips() const {
-    const std::ptrdiff_t main_rows = layout.rows - layout.rest();
+    const std::ptrdiff_t main_rows = layout.rows - layout.leftover_rows();
     const std::ptrdiff_t strips_of_rows =
-        ceil_div(main_rows, strip_rows) + (layout.rest() > 0 ? 1 : 0);
+        ceil_div(main_rows, strip_rows) + (layout.leftover_rows() > 0 ? 1 : 0);
     const std::ptrdiff_t pieces = strips_of_rows * ceil_div(layout.cols, strip_cols);
     return layout.channels_first() ? ceil_div(layout.channels, strip_channels) * pieces : pieces;
 }
@@ -173,12 +201,12 @@ TileRange Plan::strip(std::ptrdiff_t index) const {
         return tile;
     }
     tile.entry = tile.col;
-    const std::ptrdiff_t rest_row = layout.rows - layout.rest();
+    const std::ptrdiff_t rest_row = layout.rows - layout.leftover_rows();
     tile.row = std::min(index * strip_rows, rest_row);
     tile.rows = std::min(strip_rows, rest_row - tile.row);
     tile.abreast = layout.abreast;
     if (tile.rows == 0) {
-        tile.rows = layout.rest();
+        tile.rows = layout.leftover_rows();
         tile.abreast = 1;
     }
     return tile;
@@ -198,35 +226,21 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
     return plan;
 }
 
-void choose_path(Plan& plan, bool reduces, bool all_direct, bool in_runs) {
+void choose_path(Plan& plan, bool reduces, const Access& access) {
     const std::ptrdiff_t units = std::max(plan.slabs * plan.spans, plan.positions);
     plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(plan.bytes()), units));
     const Layout& layout = plan.layout;
     const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
     const std::ptrdiff_t bytes = layout.rows * plan.tile_cols * size_of(plan.dtype);
+    // Channels are far apart in memory, so one that is too large for the cache may as well be read
+    // twice in a row; but columns are neighbours, and a slab of them alone a bad walk.
     const bool in_cache = layout.channels_first() || bytes <= slab_bytes;
     // Without sums there is nothing to read twice, and the order of memory is best.
     plan.fused = enough_slabs && in_cache && reduces;
-    plan.in_runs = in_runs && plan.tiles_per_row == 1;
-
-    plan.strip_rows = plan.tile_rows;
-    plan.strip_cols = plan.tile_cols;
-    if (layout.channels_first() && layout.cols > max_repeat) {
-        plan.strip_rows = 1;
-        if (all_direct) plan.strip_cols = std::min(layout.cols, wanted_strip_values);
-        if (plan.in_runs) {
-            plan.strip_channels =
-                std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);
-        }
-    } else if (!layout.channels_first() && all_direct && layout.abreast == 1) {
-        plan.strip_cols = std::min(layout.cols, max_strip_cols);
-    }
-}
-
-bool worth_streaming(const Plan& plan, bool in_runs) {
-    const std::ptrdiff_t run = in_runs ? plan.layout.cols * plan.layout.channels : plan.tile_cols;
-    return plan.bytes() >= stream_from &&
-           run * plan.layout.abreast * size_of(plan.dtype) >= min_streamed_row;
+    plan.in_runs = access.in_runs && plan.tiles_per_row == 1;
+    cut_strips(plan, access.all_direct);
+    plan.stream = !access.in_place && plan.bytes() >= stream_from &&
+                  written_row(plan) * size_of(plan.dtype) >= min_streamed_row;
 }
 
 }  // namespace fastbn

@@ -47,6 +47,7 @@ struct Plan {
     std::ptrdiff_t slabs = 1;
 
     int threads = 1;
+    bool stream = false;   // results are better written past the caches
     bool fused = false;    // each slab goes through all phases on one thread, while it is in cache
     bool in_runs = false;  // channels_first: a tile to transform may have several channels
     std::ptrdiff_t strip_rows = 1;
@@ -68,10 +69,10 @@ struct Plan {
     }
     TileRange tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const;
     // All channels of a slab at a position, where they run on along a row.
-    TileRange run(const Slab& slab, std::ptrdiff_t position) const;
+    TileRange all_channels(const Slab& slab, std::ptrdiff_t position) const;
     std::ptrdiff_t first_position(std::ptrdiff_t span) const;
     std::ptrdiff_t end_position(std::ptrdiff_t span) const;
-    std::ptrdiff_t main_spans() const { return spans - (layout.rest() > 0 ? 1 : 0); }
+    std::ptrdiff_t main_spans() const { return spans - (layout.leftover_rows() > 0 ? 1 : 0); }
     // Values that an entry has before a position.
     std::ptrdiff_t count_before(std::ptrdiff_t position) const;
     // Values that an entry has in a span.
@@ -88,13 +89,14 @@ struct Plan {
 
 // What fixes the bits: tiles, spans, slabs.
 Plan plan_of(const ArrayRef& x, const Features& features);
-// And what does not: threads, fused, strips.
-//     reduces      the operation sums before it transforms
-//     all_direct   none of its operands needs packing
-//     in_runs      all of them have their channels one after the other along a row
-void choose_path(Plan& plan, bool reduces, bool all_direct, bool in_runs);
-
-// Whether results of this size are better written past the caches.
-bool worth_streaming(const Plan& plan, bool in_runs);
+// What operands have in common.
+struct Access {
+    bool all_direct;  // none of them needs packing
+    bool in_runs;     // all have their channels one after the other along a row
+    bool in_place;    // the result replaces an argument
+};
+// And what does not: threads, fused, in_runs, stream, strips.
+// reduces: the operation sums before it transforms.
+void choose_path(Plan& plan, bool reduces, const Access& access);
 
 }  // namespace fastbn

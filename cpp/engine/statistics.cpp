@@ -32,14 +32,14 @@ double sum_pairwise(const double* values, std::ptrdiff_t n) {
 
 template <class Visit>
 void each_value(const char* first, const Dims& values, std::ptrdiff_t count, Visit&& visit) {
-    each_run(values, 0, count,
-             [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                 for (std::ptrdiff_t i = 0; i < length; ++i) {
-                     double value;
-                     std::memcpy(&value, first + offset + i * stride, sizeof value);
-                     visit(value);
-                 }
-             });
+    each_stretch(values, 0, count,
+                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     for (std::ptrdiff_t i = 0; i < length; ++i) {
+                         double value;
+                         std::memcpy(&value, first + offset + i * stride, sizeof value);
+                         visit(value);
+                     }
+                 });
 }
 
 struct Range {

@@ -1,5 +1,5 @@
-// All memory that one call needs beside its arguments, taken before any thread starts: after that
-// nothing can fail.
+// All memory that the phases of one call need, taken before any thread starts: after that nothing
+// can fail.
 #pragma once
 
 #include <cstddef>
@@ -48,25 +48,25 @@ public:
         : plan_(plan),
           owners_(plan.fused ? plan.threads : 1),
           stride_(plan.fused ? plan.slab_entries : plan.entries()),
-          sums_(round_up(fields.sums * plan.spans * stride_, sizeof(double))),
-          entries_(sums_ + round_up(fields.coefficients * stride_, sizeof(T))),
-          column_sums_(round_up((plan.slab_entries + lanes - 1) / lanes, column_sums_bytes)),
-          tile_(all_direct ? 0 : round_up(plan.tile_elements(), sizeof(T))),
-          scratch_(column_sums_ + 3 * tile_),
-          memory_(owners_ * entries_ + plan.threads * scratch_) {}
+          sums_bytes_(round_up(fields.sums * plan.spans * stride_, sizeof(double))),
+          entries_bytes_(sums_bytes_ + round_up(fields.coefficients * stride_, sizeof(T))),
+          column_sums_bytes_(round_up((plan.slab_entries + lanes - 1) / lanes, column_sums_bytes)),
+          tile_bytes_(all_direct ? 0 : round_up(plan.tile_elements(), sizeof(T))),
+          scratch_bytes_(column_sums_bytes_ + 3 * tile_bytes_),
+          memory_(owners_ * entries_bytes_ + plan.threads * scratch_bytes_) {}
 
     // The slab's thread's own entries where slabs are fused, else those of all slabs.
     Entries<T> entries(const Slab& slab, int thread) const {
-        char* at = memory_.data() + (plan_.fused ? thread * entries_ : 0);
-        return {reinterpret_cast<double*>(at), reinterpret_cast<T*>(at + sums_), plan_.spans,
+        std::byte* at = memory_.data() + (plan_.fused ? thread * entries_bytes_ : 0);
+        return {reinterpret_cast<double*>(at), reinterpret_cast<T*>(at + sums_bytes_), plan_.spans,
                 stride_, plan_.fused ? slab.entry : 0};
     }
 
     Scratch<T> scratch(int thread) const {
-        char* at = memory_.data() + owners_ * entries_ + thread * scratch_;
-        char* tiles = at + column_sums_;
-        return {{reinterpret_cast<T*>(tiles), reinterpret_cast<T*>(tiles + tile_),
-                 reinterpret_cast<T*>(tiles + 2 * tile_)},
+        std::byte* at = memory_.data() + owners_ * entries_bytes_ + thread * scratch_bytes_;
+        std::byte* tiles = at + column_sums_bytes_;
+        return {{reinterpret_cast<T*>(tiles), reinterpret_cast<T*>(tiles + tile_bytes_),
+                 reinterpret_cast<T*>(tiles + 2 * tile_bytes_)},
                 at};
     }
 
@@ -78,11 +78,11 @@ private:
     const Plan& plan_;
     std::ptrdiff_t owners_;
     std::ptrdiff_t stride_;
-    std::ptrdiff_t sums_;  // this and the following in bytes
-    std::ptrdiff_t entries_;
-    std::ptrdiff_t column_sums_;
-    std::ptrdiff_t tile_;
-    std::ptrdiff_t scratch_;
+    std::ptrdiff_t sums_bytes_;
+    std::ptrdiff_t entries_bytes_;
+    std::ptrdiff_t column_sums_bytes_;
+    std::ptrdiff_t tile_bytes_;
+    std::ptrdiff_t scratch_bytes_;
     Buffer<16384> memory_;
 };
 

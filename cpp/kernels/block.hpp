@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "table.hpp"
 
@@ -78,7 +77,7 @@ inline void store(T* p, std::ptrdiff_t n, const Block<T>& b) {
 }
 
 template <class T>
-inline void stream(T* p, const Block<T>& b) {
+inline void store_streaming(T* p, const Block<T>& b) {
 #pragma GCC unroll 8
     for (int k = 0; k < Block<T>::registers; ++k) b.part[k].stream(p + k * Vec<T>::width);
 }
@@ -111,13 +110,6 @@ template <class T>
 inline Block<T> operator*(Block<T> a, const Block<T>& b) {
 #pragma GCC unroll 8
     for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] * b.part[k];
-    return a;
-}
-
-template <class T>
-inline Block<T> operator/(Block<T> a, T b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] / Vec<T>::broadcast(b);
     return a;
 }
 

@@ -43,11 +43,11 @@ void invert_std(const double* var, double eps, double* invstd, std::ptrdiff_t n)
 }
 
 // A channel that has NaN or infinity among its values gets NaN for every statistic.
-inline void finish_one(MomentsState moments, double count, double eps, Statistics out,
-                       std::ptrdiff_t i) {
+inline void finalize_one(MomentsState moments, double count, double eps, Statistics out,
+                         std::ptrdiff_t i) {
     constexpr double none = __builtin_nan("");
     const Partial<double> p = at(moments, i);
-    // Infinity times 0 is NaN. With && in it the loop would have a branch, and stay scalar.
+    // Infinity times 0 is NaN. Two comparisons here would leave the loop a branch, and scalar.
     const bool finite = p.m2 * 0.0 + p.sum * 0.0 == 0.0;
     const bool constant = p.m2 == 0.0;
     double low;
@@ -63,20 +63,20 @@ inline void finish_one(MomentsState moments, double count, double eps, Statistic
     out.invstd[i] = inverse_std(var, eps);
 }
 
-[[gnu::flatten]] void finish_moments(MomentsState moments, double count, double eps, Statistics out,
-                                     std::ptrdiff_t n) noexcept {
+[[gnu::flatten]] void finalize_moments(MomentsState moments, double count, double eps,
+                                       Statistics out, std::ptrdiff_t n) noexcept {
 #pragma omp simd
-    for (std::ptrdiff_t i = 0; i < n; ++i) finish_one(moments, count, eps, out, i);
+    for (std::ptrdiff_t i = 0; i < n; ++i) finalize_one(moments, count, eps, out, i);
 }
 
 template <class T>
-[[gnu::flatten]] bool fold_affine(AffineSource from, AffineOut<T> to, std::ptrdiff_t n) noexcept {
+[[gnu::flatten]] bool try_fold_affine(AffineSource from, AffineOut<T> to,
+                                      std::ptrdiff_t n) noexcept {
     int odd = 0;
 #pragma omp simd reduction(| : odd)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const double scale = from.weight[i] * from.invstd[i];
-        const bool plain = !is_lost(scale, from.weight[i], from.invstd[i]) &&
-                           !is_large<T>(from.mean[i]) && is_moderate<T>(scale);
+        const bool plain = is_plain_affine<T>(from.mean[i], from.invstd[i], from.weight[i]);
         odd |= plain ? 0 : 1;
         const AffineTerms<T> terms =
             affine_terms(from.mean[i], from.mean_lo[i], static_cast<T>(scale), from.bias[i]);
@@ -89,17 +89,16 @@ template <class T>
 }
 
 template <class T>
-[[gnu::flatten]] bool fold_input_gradient(InputGradientSource from, InputGradientOut<T> to,
-                                          std::ptrdiff_t n) noexcept {
+[[gnu::flatten]] bool try_fold_input_gradient(InputGradientSource from, InputGradientOut<T> to,
+                                              std::ptrdiff_t n) noexcept {
     int odd = 0;
 #pragma omp simd reduction(| : odd)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const double level = from.sum_dy[i] / from.count;
         const double slope = from.invstd[i] * (from.sum_dy_xhat[i] / from.count);
         const double scale = from.weight[i] * from.invstd[i];
-        const bool plain = !is_lost(scale, from.weight[i], from.invstd[i]) &&
-                           !is_large<T>(from.mean[i]) && !is_large<T>(level) &&
-                           is_moderate<T>(slope) && is_moderate<T>(scale);
+        const bool plain =
+            is_plain_input_gradient<T>(from.mean[i], from.invstd[i], from.weight[i], slope, level);
         odd |= plain ? 0 : 1;
         const InputGradientTerms<T> terms = input_gradient_terms<T>(from.mean[i], slope, level);
         to.pre[i] = T(1);

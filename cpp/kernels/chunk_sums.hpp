@@ -74,8 +74,8 @@ inline ExactSum<double> halve(const ExactSum<Wide>& sum) {
 }
 
 template <class V>
-inline Partial<V> finish(const ShiftedSums<V>& sums, double count, const V& shift,
-                         const ExactSum<V>& total) {
+inline Partial<V> partial_of(const ShiftedSums<V>& sums, double count, const V& shift,
+                             const ExactSum<V>& total) {
     const V offset = sums.d * (1.0 / count);
     const V m2 = clamp_negative(sums.d2 - sums.d * offset);
     return {shift, offset, m2, V{}, total.high, total.low};

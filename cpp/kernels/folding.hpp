@@ -34,6 +34,19 @@ static inline bool is_lost(double product, double a, double b) {
     return product == 0.0 && a != 0.0 && b != 0.0;
 }
 
+// Whether a channel's coefficients can do without a power of two of their own.
+template <class T>
+static inline bool is_plain_affine(double mean, double invstd, double weight) {
+    const double scale = weight * invstd;
+    return !is_lost(scale, weight, invstd) && !is_large<T>(mean) && is_moderate<T>(scale);
+}
+
+template <class T>
+static inline bool is_plain_input_gradient(double mean, double invstd, double weight, double slope,
+                                           double level) {
+    return is_plain_affine<T>(mean, invstd, weight) && !is_large<T>(level) && is_moderate<T>(slope);
+}
+
 // y = (x - center) * scale + shift
 template <class T>
 struct AffineTerms {

@@ -17,9 +17,17 @@ namespace {
 template <class T>
 constexpr KernelTable<T> table() {
     return {
-        moments_rows<T>, moments_columns<T>, gradient_sums_rows<T>,  gradient_sums_columns<T>,
-        transform<T>,    input_gradient<T>,  merge_moments,          finish_moments,
-        invert_std,      fold_affine<T>,     fold_input_gradient<T>,
+        moments_rows<T>,
+        moments_columns<T>,
+        gradient_sums_rows<T>,
+        gradient_sums_columns<T>,
+        transform<T>,
+        input_gradient<T>,
+        merge_moments,
+        finalize_moments,
+        invert_std,
+        try_fold_affine<T>,
+        try_fold_input_gradient<T>,
     };
 }
 

@@ -2,6 +2,9 @@
 // caches or past them. Knows no formula.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "block.hpp"
 #include "table.hpp"
 
@@ -52,7 +55,7 @@ struct Plain {
     static void put(T* p, const Block<T>& b) {
         store(p, Full{}, b);
     }
-    static void finish() {}
+    static void fence() {}
 };
 
 // or past them, which takes whole blocks on 64-byte boundaries: `head` columns lie before the
@@ -66,9 +69,9 @@ struct Streamed {
     }
     template <class T>
     static void put(T* p, const Block<T>& b) {
-        stream(p, b);
+        store_streaming(p, b);
     }
-    static void finish() { stream_fence(); }
+    static void fence() { stream_fence(); }
 };
 
 // out[r][i..] = value(r, i, n, coefficients) for every block, with coefficients per column.
@@ -84,7 +87,7 @@ inline void map_columns(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols,
         }
         if (i < cols) store(row + i, cols - i, value(r, i, cols - i, arrays.block(i, cols - i)));
     }
-    Put::finish();
+    Put::fence();
 }
 
 // The same with coefficients per run. Only a tile of a single run may have one shorter than a
@@ -109,7 +112,7 @@ inline void map_runs(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std:
         }
         if (i < cols) store(row + i, cols - i, value(r, i, cols - i, now));
     }
-    Put::finish();
+    Put::fence();
 }
 
 template <class T, int k, class Value>

@@ -74,7 +74,7 @@ inline Partial<double> chunk_moments(Tile<const T> x, std::ptrdiff_t rows, std::
                        [&](int k, Vec<double> values) { sums.add(k, values, wide_shift); });
     const ShiftedSums<double> folded = halve(sums);
     if constexpr (!two_passes<T>) total = total_of(folded, count, shift);
-    return finish(folded, count, shift, total);
+    return partial_of(folded, count, shift, total);
 }
 
 template <class T>
@@ -150,7 +150,7 @@ template <class T>
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
         const ColumnSums<T>& c = columns[i / lanes];
         const ExactSum<Wide> total = two_passes<T> ? c.total : total_of(c.sums, size, c.shift);
-        const Partial<Wide> chunk = finish(c.sums, size, c.shift, total);
+        const Partial<Wide> chunk = partial_of(c.sums, size, c.shift, total);
         const MomentsState here{state.ref + i,   state.offset + i, state.m2 + i,
                                 state.m2_lo + i, state.sum + i,    state.sum_lo + i};
         write(here, n, count == 0.0 ? chunk : merge(read(here, n), count, chunk, size));

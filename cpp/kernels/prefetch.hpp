@@ -21,6 +21,13 @@ inline void prefetch(std::uintptr_t address) {
 
 constexpr std::uintptr_t line_bytes = 64;
 
+// All of a block, so many bytes further on.
+template <class T>
+inline void prefetch_block(const T* here, std::uintptr_t distance) {
+    const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance;
+    for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
+}
+
 // The walk, down a group of rows and then one block to the right, no hardware prefetcher follows.
 // This asks for what a later group needs, a line or two for each block of this one, in the order of
 // memory, which they do follow.
@@ -79,10 +86,7 @@ public:
         distance_ =
             static_cast<std::uintptr_t>((cols * size < long_enough ? cols : x.stride) * size);
     }
-    void ask(const T* here) const {
-        const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance_;
-        for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
-    }
+    void ask(const T* here) const { prefetch_block(here, distance_); }
 
 private:
     std::uintptr_t distance_;
@@ -95,9 +99,7 @@ public:
     explicit AskAhead(std::ptrdiff_t elements)
         : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
     void ask(const T* here) const {
-        if (distance_ == 0) return;
-        const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance_;
-        for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
+        if (distance_ != 0) prefetch_block(here, distance_);
     }
 
 private:

@@ -40,7 +40,7 @@ struct Statistics {
     double* invstd;
 };
 
-// What the backward pass sums, one array entry per channel.
+// What the backward pass sums, and the statistics that takes, one array entry per channel.
 struct GradientSums {
     const double* mean;
     const double* invstd;
@@ -120,7 +120,8 @@ struct KernelTable {
                                   std::ptrdiff_t cols, GradientSums sums) noexcept;
 
     // Elementwise. `run`: so many columns in a row share an entry of the coefficients, either one
-    // or at least `lanes`; or all of them. `stream`: write past the caches.
+    // or at least `lanes`; or all of them. `ahead`: elements from here to what will be read next
+    // and is to be asked for, 0 for none. `stream`: write past the caches.
     void (*transform)(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows, std::ptrdiff_t cols,
                       std::ptrdiff_t run, Affine<T> affine, std::ptrdiff_t ahead,
                       bool stream) noexcept;
@@ -132,13 +133,13 @@ struct KernelTable {
     void (*merge_moments)(MomentsState a, double count_a, MomentsState b, double count_b,
                           std::ptrdiff_t n) noexcept;
     // `out` may be memory of `moments`.
-    void (*finish_moments)(MomentsState moments, double count, double eps, Statistics out,
-                           std::ptrdiff_t n) noexcept;
+    void (*finalize_moments)(MomentsState moments, double count, double eps, Statistics out,
+                             std::ptrdiff_t n) noexcept;
     void (*invert_std)(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept;
     // With a `pre` of 1. False where a channel needs another: its coefficients are then wrong.
-    bool (*fold_affine)(AffineSource source, AffineOut<T> out, std::ptrdiff_t n) noexcept;
-    bool (*fold_input_gradient)(InputGradientSource source, InputGradientOut<T> out,
-                                std::ptrdiff_t n) noexcept;
+    bool (*try_fold_affine)(AffineSource source, AffineOut<T> out, std::ptrdiff_t n) noexcept;
+    bool (*try_fold_input_gradient)(InputGradientSource source, InputGradientOut<T> out,
+                                    std::ptrdiff_t n) noexcept;
 };
 
 struct Kernels {

@@ -60,7 +60,6 @@ struct Vec {
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
     friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
     friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
-    friend Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
 };
 
 // No fused multiply-add here: see the other two.
