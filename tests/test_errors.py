@@ -761,7 +761,7 @@ def test_messages_hold_any_text(value: str) -> None:
 
 @pytest.mark.parametrize("text", ["\udc80", 1, RuntimeError("no text")], ids=["surrogate", "number", "raises"])
 def test_errors_without_a_text(text: Any) -> None:
-    class Mute(Exception):
+    class MuteError(Exception):
         def __str__(self) -> str:
             if isinstance(text, Exception):
                 raise text
@@ -769,7 +769,7 @@ def test_errors_without_a_text(text: Any) -> None:
 
     class Array:
         def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-            raise Mute
+            raise MuteError
 
     with pytest.raises(TypeError, match="x must be an array, got "):
         fastbn.moments(Array())

@@ -740,7 +740,7 @@ def test_the_sign_of_zero_is_the_same_on_every_isa() -> None:
     ],
 )
 def test_gradients_whose_mean_is_far_larger_than_what_is_left_of_them(dtype: Any, size: float, offset: float) -> None:
-    """dx is near the largest numbers though its dy, times weight * invstd, is beyond them."""
+    """The result is near the largest numbers though dy * weight * invstd is beyond them."""
     rng = np.random.default_rng(61)
     x = (size * rng.standard_normal((64, 3))).astype(dtype)
     dy = (offset + rng.standard_normal((64, 3))).astype(dtype)
@@ -767,7 +767,7 @@ def test_gradients_of_subnormal_data() -> None:
 
 
 def test_a_weight_beyond_the_data_s_type() -> None:
-    """y overflows to the infinity of the right sign; there is no NaN."""
+    """Overflow goes to the infinity of the right sign; there is no NaN."""
     x = np.array([[0.1], [0.3], [0.7], [-0.4]], np.float32)
     weight = np.array([1e47])
     wanted = np.array([[-np.inf], [np.inf], [np.inf], [-np.inf]], np.float32)

@@ -1,8 +1,7 @@
-// oneDNN 2.x batch normalization behind four C functions, for ctypes; knows nothing of Python and
+// oneDNN 2.x batch normalization behind a few C functions, for ctypes; knows nothing of Python and
 // takes no time itself.
 
 #include <omp.h>
-#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -23,7 +22,6 @@ using Arguments = std::unordered_map<int, memory>;
 const auto affine = normalization_flags::use_scale | normalization_flags::use_shift;
 
 std::string last_error;
-std::string last_implementation;
 
 }  // namespace
 
@@ -84,7 +82,6 @@ memory::desc describe(const Problem& p, memory::format_tag tag) {
 void make_forward(Primitive& self, const Problem& p, const Arrays& a,
                   const Forward::primitive_desc& pd) {
     const memory::desc channel({p.c}, memory::data_type::f32, memory::format_tag::a);
-    last_implementation = pd.impl_info_str();
     self.primitive = Forward(pd);
     self.arguments.insert({DNNL_ARG_MEAN, self.wrap(channel, a.mean)});
     self.arguments.insert({DNNL_ARG_VARIANCE, self.wrap(channel, a.var)});
@@ -98,7 +95,6 @@ void make_backward(Primitive& self, const Problem& p, const Arrays& a, const mem
     const memory::desc channel({p.c}, memory::data_type::f32, memory::format_tag::a);
     const Backward::desc desc(prop_kind::backward, held, held, p.eps, affine);
     const Backward::primitive_desc pd(desc, self.engine, hint);
-    last_implementation = pd.impl_info_str();
     self.primitive = Backward(pd);
     self.arguments.insert({DNNL_ARG_DIFF_DST, self.adopt(users, held, a.dy)});
     self.arguments.insert({DNNL_ARG_MEAN, self.wrap(channel, a.mean)});
@@ -172,8 +168,6 @@ void onednn_fetch(void* primitive) {
 void onednn_destroy(void* primitive) { delete static_cast<Primitive*>(primitive); }
 
 const char* onednn_error() { return last_error.c_str(); }
-
-const char* onednn_implementation() { return last_implementation.c_str(); }
 
 int onednn_version() {
     const dnnl_version_t* v = dnnl_version();

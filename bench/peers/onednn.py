@@ -119,6 +119,5 @@ def load(threads: int) -> list[Peer]:
         raise UnavailableError(f"{error} (Debian: apt-get install libdnnl-dev)") from error
     library.onednn_create.restype = ctypes.c_void_p
     library.onednn_error.restype = ctypes.c_char_p
-    library.onednn_implementation.restype = ctypes.c_char_p
     block = 16 if "avx512" in native.processor_flags() else 8
     return [OneDnn(library, threads), OneDnn(library, threads, block)]

@@ -9,7 +9,8 @@
 
 namespace fastbn {
 
-// One tile: rows x cols of a channel (channels_first) or of columns (channels_last), as x has them.
+// One tile: rows x cols of each of its channels (channels_first), or of columns (channels_last), as
+// x has them.
 struct TileRange {
     std::ptrdiff_t entry;    // the first entry that its sums and coefficients are in
     std::ptrdiff_t channel;  // channels_first only
@@ -25,7 +26,8 @@ struct TileRange {
 };
 
 // Channels that are reduced, finalized and transformed together. Sums and coefficients are held in
-// entries: one per channel (channels_first) or one per column (channels_last).
+// entries: one per channel (channels_first) or one per column of the kernels' tiles
+// (channels_last).
 struct Slab {
     std::ptrdiff_t channel;
     std::ptrdiff_t channels;
@@ -48,7 +50,7 @@ struct Plan {
 
     int threads = 1;
     bool stream = false;   // results are better written past the caches
-    bool fused = false;    // each slab goes through all phases on one thread, while it is in cache
+    bool fused = false;    // each slab goes through all phases on one thread
     bool in_runs = false;  // channels_first: a tile to transform may have several channels
     std::ptrdiff_t strip_rows = 1;
     std::ptrdiff_t strip_cols = 1;
