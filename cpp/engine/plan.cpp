@@ -30,10 +30,14 @@ constexpr std::ptrdiff_t wanted_units = 64;
 // Sums of all spans of all entries, to keep them small beside the data; but two spans at least.
 constexpr std::ptrdiff_t most_sums = 16384;
 
-// What a slab may have to stay in a core's second-level cache between its two reads.
+// What a slab may have to stay in a core's second-level cache between its two reads, and at most in
+// the third; less is too little work.
 constexpr std::ptrdiff_t slab_bytes = std::ptrdiff_t{256} << 10;
+constexpr std::ptrdiff_t most_fused_bytes = std::ptrdiff_t{8} << 20;
 constexpr std::ptrdiff_t min_slab_bytes = std::ptrdiff_t{64} << 10;
-constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{16} << 20;
+
+// Results of arrays from this size on are written past the caches, in stretches from that on.
+constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{12} << 20;
 constexpr std::ptrdiff_t min_streamed_row = 1024;
 
 std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1) / b; }
@@ -231,10 +235,12 @@ void choose_path(Plan& plan, bool reduces, const Access& access) {
     plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(plan.bytes()), units));
     const Layout& layout = plan.layout;
     const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
-    const std::ptrdiff_t bytes = layout.rows * plan.tile_cols * size_of(plan.dtype);
-    // Channels are far apart in memory, so one that is too large for the cache may as well be read
-    // twice in a row; but columns are neighbours, and a slab of them alone a bad walk.
-    const bool in_cache = layout.channels_first() || bytes <= slab_bytes;
+    // Channels are far apart in memory, and the third-level cache may hold what the second does
+    // not; but columns are neighbours, and a slab of them alone a bad walk.
+    const std::ptrdiff_t bytes = plan.slab_entries * layout.count * size_of(plan.dtype);
+    const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size_of(plan.dtype);
+    const bool in_cache =
+        layout.channels_first() ? bytes <= most_fused_bytes : columns <= slab_bytes;
     // Without sums there is nothing to read twice, and the order of memory is best.
     plan.fused = enough_slabs && in_cache && reduces;
     plan.in_runs = access.in_runs && plan.tiles_per_row == 1;
