@@ -1,5 +1,5 @@
-// Functions of the module without pybind11's dispatch, which costs a small call a quarter of its
-// time: positional arguments straight from the interpreter (METH_FASTCALL). Knows no function.
+// Functions of the module without pybind11's dispatch, which a small call notices:
+// positional arguments straight from the interpreter (METH_FASTCALL). Knows no function.
 #pragma once
 
 #include <pybind11/pybind11.h>
