@@ -1,14 +1,15 @@
 #include "bindings/arguments.hpp"
 
 #include <climits>
+#include <cmath>
+#include <optional>
+
+#include "bindings/dtypes.hpp"
 
 namespace fastbn::bindings {
 namespace {
 
 static_assert(sizeof(py::ssize_t) == sizeof(std::ptrdiff_t));
-
-constexpr int numpy_float32 = 11;  // NPY_FLOAT and NPY_DOUBLE of NumPy's ndarraytypes.h
-constexpr int numpy_float64 = 12;
 
 // Whether an error that a conversion ended in says something of the value.
 bool is_about_value(const py::error_already_set& error) {
@@ -40,17 +41,27 @@ void clear_conversion_error() {
     if (!is_about_value(error)) throw error;
 }
 
-DType dtype_of(const char* name, const py::array& array) {
-    const py::dtype dtype = array.dtype();
-    const bool native = dtype.byteorder() == '=';
-    if (native && dtype.num() == numpy_float32) return DType::float32;
-    if (native && dtype.num() == numpy_float64) return DType::float64;
-    wrong_type(name, "have dtype float32 or float64", py::cast<std::string>(py::str(dtype)));
+bool is_kind(DType dtype, Kind kind) {
+    if (kind == Kind::boolean) return dtype == DType::boolean;
+    return is_float(dtype) || (kind != Kind::floating && dtype != DType::boolean);
 }
 
-ArrayArg describe(const char* name, const py::array& array) {
-    const ArrayRef ref(static_cast<char*>(const_cast<void*>(array.data())), dtype_of(name, array),
-                       static_cast<int>(array.ndim()),
+DType checked_dtype(const char* name, const py::array& array, Kind kind) {
+    const py::dtype dtype = array.dtype();
+    const std::optional<DType> known = engine_dtype(dtype);
+    if (known && is_kind(*known, kind)) return *known;
+    std::string rule = "have dtype float32, float64, float16 or bfloat16";
+    if (kind == Kind::numbers) {
+        rule = "hold real numbers";
+    } else if (kind == Kind::data) {
+        rule = "have dtype float32, float64, float16, bfloat16, uint8, int8, uint16, int16 or int32";
+    }
+    wrong_type(name, kind == Kind::boolean ? "have dtype bool" : rule, name_of(dtype));
+}
+
+ArrayArg describe(const char* name, const py::array& array, Kind kind) {
+    const ArrayRef ref(static_cast<char*>(const_cast<void*>(array.data())),
+                       checked_dtype(name, array, kind), static_cast<int>(array.ndim()),
                        reinterpret_cast<const std::ptrdiff_t*>(array.shape()),
                        reinterpret_cast<const std::ptrdiff_t*>(array.strides()));
     return {name, array, ref};
@@ -88,6 +99,15 @@ std::ptrdiff_t integer(const char* name, const py::handle& value, const char* ru
     return PyNumber_AsSsize_t(index.ptr(), nullptr);
 }
 
+// Integers of 64 bits, and unsigned ones of 32, as float64; everything else as it is.
+py::object as_double(const char* name, const py::object& value) {
+    refuse_masked(name, value);
+    const py::array array = as_array(name, value);
+    const bool integers = array.dtype().kind() == 'i' || array.dtype().kind() == 'u';
+    if (!integers || engine_dtype(array.dtype())) return array;
+    return array.attr("astype")("float64");
+}
+
 }  // namespace
 
 // The value as Python shows it, shortened.
@@ -118,21 +138,58 @@ std::string type_name(const py::handle& value) {
     return py::cast<std::string>(py::type::handle_of(value).attr("__name__"));
 }
 
-ArrayArg described(const char* name, const py::array& array) {
+ArrayArg described(const char* name, const py::array& array, Kind kind) {
     refuse_masked(name, array);
-    return describe(name, array);
+    return describe(name, array, kind);
 }
 
-ArrayArg array_argument(const char* name, const py::object& value) {
+ArrayArg array_argument(const char* name, const py::object& value, Kind kind) {
     if (is_plain_array(value)) {
-        return describe(name, py::reinterpret_borrow<py::array>(value));
+        return describe(name, py::reinterpret_borrow<py::array>(value), kind);
     }
     refuse_masked(name, value);
-    return describe(name, as_array(name, value));
+    return describe(name, as_array(name, value), kind);
 }
 
-ArrayArg optional_argument(const char* name, const py::object& value) {
-    return value.is_none() ? ArrayArg{name, value, {}} : array_argument(name, value);
+std::string dtype_name(const ArrayArg& argument) { return name_of(argument.array().dtype()); }
+
+ArrayArg optional_argument(const char* name, const py::object& value, Kind kind) {
+    return value.is_none() ? ArrayArg{name, value, {}} : array_argument(name, value, kind);
+}
+
+ArrayArg broadcast_argument(const char* name, const py::object& value, Kind kind,
+                            const ArrayArg& x) {
+    if (value.is_none()) return {name, value, {}};
+    ArrayArg given = array_argument(name, kind == Kind::numbers ? as_double(name, value) : value, kind);
+    const int missing = x.ref.ndim - given.ref.ndim;
+    bool fits = missing >= 0;
+    std::ptrdiff_t strides[max_dimensions] = {};
+    for (int i = 0; fits && i < given.ref.ndim; ++i) {
+        const std::ptrdiff_t size = given.ref.shape[i];
+        const std::ptrdiff_t wanted = x.ref.shape[i + missing];
+        fits = size == wanted || size == 1;
+        strides[i + missing] = size == 1 ? 0 : given.ref.strides[i];
+    }
+    if (!fits) {
+        wrong_value(name, "be broadcastable to x's shape " + shown(x.owner.attr("shape")),
+                    shown(given.owner.attr("shape")));
+    }
+    given.ref = ArrayRef(given.ref.data, given.ref.dtype, x.ref.ndim, x.ref.shape, strides);
+    return given;
+}
+
+Activation<double> activation_argument(const py::object& name, const py::object& negative_slope) {
+    const double slope = real_argument("negative_slope", negative_slope);
+    if (!std::isfinite(slope)) {
+        wrong_value("negative_slope", "be finite", shown(negative_slope));
+    }
+    if (name.is_none()) return {ActivationKind::none, 0.0};
+    constexpr const char* rule = "be 'relu', 'leaky_relu' or None";
+    if (!py::isinstance<py::str>(name)) wrong_type("activation", rule, shown(name));
+    const auto is = [&](const char* other) { return name.equal(py::str(other)); };
+    if (is("relu")) return {ActivationKind::relu, 0.0};
+    if (is("leaky_relu")) return {ActivationKind::leaky_relu, slope};
+    wrong_value("activation", rule, shown(name));
 }
 
 double real_argument(const char* name, const py::object& value) {

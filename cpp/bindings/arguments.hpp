@@ -11,6 +11,7 @@
 
 #include "engine/array.hpp"
 #include "engine/features.hpp"
+#include "kernels/data.hpp"
 
 namespace fastbn::bindings {
 
@@ -26,18 +27,33 @@ struct ArrayArg {
     explicit operator bool() const { return static_cast<bool>(ref); }
 };
 
-// float32 or float64 data; anything NumPy can make an array of is taken.
-ArrayArg array_argument(const char* name, const py::object& value);
+// Which dtypes an argument may have.
+enum class Kind {
+    data,        // those of `floating`, and integers of up to 32 bits
+    floating,    // float32, float64, float16, bfloat16
+    numbers,     // those of `data`; other integers are converted to float64
+    boolean,
+};
+
+// Anything NumPy can make an array of is taken; raises TypeError for another dtype.
+ArrayArg array_argument(const char* name, const py::object& value, Kind kind = Kind::floating);
 // The same, or None.
-ArrayArg optional_argument(const char* name, const py::object& value);
+ArrayArg optional_argument(const char* name, const py::object& value, Kind kind = Kind::floating);
+// The same, seen in the shape of x: with strides of 0 along axes that it does not have.
+ArrayArg broadcast_argument(const char* name, const py::object& value, Kind kind,
+                            const ArrayArg& x);
 // An array as it is, without conversion; raises TypeError for another dtype and for masked arrays.
-ArrayArg described(const char* name, const py::array& array);
+ArrayArg described(const char* name, const py::array& array, Kind kind = Kind::floating);
+
+Activation<double> activation_argument(const py::object& name, const py::object& negative_slope);
 
 double real_argument(const char* name, const py::object& value);
 bool bool_argument(const char* name, const py::object& value);
 std::vector<std::ptrdiff_t> axis_argument(const py::object& value);
 int threads_argument(const py::object& value);
 std::ptrdiff_t bytes_argument(const char* name, const py::object& value);
+
+std::string dtype_name(const ArrayArg& argument);
 
 // Refusals, with the value as Python shows it.
 std::string shown(const py::handle& value);

@@ -4,8 +4,10 @@
 #include <cstdlib>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <utility>
 
+#include "bindings/dtypes.hpp"
 #include "engine/pool.hpp"
 
 namespace fastbn::bindings {
@@ -68,7 +70,7 @@ bool overlaps_itself(const ArrayRef& array) {
 }
 
 // Strides of a dense array of this shape whose axes are in memory in the order of like's.
-std::vector<py::ssize_t> dense_strides(const py::array& like) {
+std::vector<py::ssize_t> dense_strides(const py::array& like, py::ssize_t itemsize) {
     const std::size_t ndim = static_cast<std::size_t>(like.ndim());
     std::vector<std::size_t> order(ndim);
     std::iota(order.begin(), order.end(), std::size_t{0});
@@ -78,7 +80,7 @@ std::vector<py::ssize_t> dense_strides(const py::array& like) {
         return step_a > step_b || (step_a == step_b && a < b);
     });
     std::vector<py::ssize_t> strides(ndim);
-    py::ssize_t stride = like.itemsize();
+    py::ssize_t stride = itemsize;
     for (std::size_t i = ndim; i-- > 0;) {
         strides[order[i]] = stride;
         stride *= std::max<py::ssize_t>(like.shape()[order[i]], 1);
@@ -97,14 +99,14 @@ struct PooledBlock {
     std::ptrdiff_t bytes;
 };
 
-py::array pooled_like(const py::array& like, std::ptrdiff_t bytes) {
+py::array pooled_like(const py::array& like, const py::dtype& dtype, std::ptrdiff_t bytes) {
     auto block = std::make_unique<PooledBlock>(bytes);
     const py::capsule base(block.get(), [](void* pointer) {
         const std::unique_ptr<PooledBlock> last(static_cast<PooledBlock*>(pointer));
     });
     const char* const data = block.release()->data;
     const std::vector<py::ssize_t> shape(like.shape(), like.shape() + like.ndim());
-    return py::array(like.dtype(), shape, dense_strides(like), data, base);
+    return py::array(dtype, shape, dense_strides(like, dtype.itemsize()), data, base);
 }
 
 // A C-ordered array of NumPy's own memory, without the detours of py::array.
@@ -122,14 +124,18 @@ bool is_broadcast(const py::array& array) {
     return std::any_of(strides, strides + array.ndim(), [](py::ssize_t s) { return s == 0; });
 }
 
-py::array empty_like(const py::array& like) {
-    const std::ptrdiff_t bytes = like.size() * like.itemsize();
-    if (bytes >= pooled_from && !is_broadcast(like)) return pooled_like(like, bytes);
+py::array empty_like(const py::array& like, const py::dtype& dtype) {
+    const std::ptrdiff_t bytes = like.size() * dtype.itemsize();
+    if (bytes >= pooled_from && !is_broadcast(like)) return pooled_like(like, dtype, bytes);
     if ((like.flags() & py::array::c_style) != 0) {
-        return fresh_array(like.dtype(), like.shape(), static_cast<std::size_t>(like.ndim()));
+        return fresh_array(dtype, like.shape(), static_cast<std::size_t>(like.ndim()));
     }
-    return py::array(
-        py::module_::import("numpy").attr("empty_like")(like, py::arg("subok") = false));
+    return py::array(py::module_::import("numpy").attr("empty_like")(
+        like, py::arg("dtype") = dtype, py::arg("subok") = false));
+}
+
+py::dtype natural_dtype(const ArrayArg& like) {
+    return is_float(like.ref.dtype) ? like.array().dtype() : py::dtype::of<float>();
 }
 
 }  // namespace
@@ -146,22 +152,27 @@ ArrayArg writable_argument(const char* name, const py::object& value) {
     return argument;
 }
 
-ArrayArg output_argument(const py::object& out, const ArrayArg& like,
+ArrayArg output_argument(const py::object& out, const py::object& dtype, const ArrayArg& like,
                          const std::vector<const ArrayArg*>& sources,
                          const std::vector<const ArrayArg*>& others) {
-    if (out.is_none()) return described("out", empty_like(like.array()));
+    const std::optional<py::dtype> wanted = result_dtype_argument(dtype);
+    if (out.is_none()) {
+        return described("out", empty_like(like.array(), wanted ? *wanted : natural_dtype(like)));
+    }
     const ArrayArg output = writable_argument("out", out);
-    if (output.ref.dtype != like.ref.dtype) {
-        wrong_type("out",
-                   std::string("have ") + like.name + "'s dtype " +
-                       py::cast<std::string>(py::str(like.array().dtype())),
-                   py::cast<std::string>(py::str(output.array().dtype())));
+    if (wanted && engine_dtype(*wanted) != output.ref.dtype) {
+        wrong_type("out", "have the dtype given, " + name_of(*wanted),
+                   name_of(output.array().dtype()));
     }
     for (const ArrayArg* source : sources) {
-        if (!same_memory(output.ref, source->ref)) check_disjoint(output, *source);
+        if (*source && !same_memory(output.ref, source->ref)) check_disjoint(output, *source);
     }
     for (const ArrayArg* other : others) check_disjoint(output, *other);
     return output;
+}
+
+ArrayArg output_like(const char* name, const ArrayArg& like) {
+    return described(name, empty_like(like.array(), like.array().dtype()));
 }
 
 void check_disjoint(const ArrayArg& written, const ArrayArg& other) {

@@ -11,11 +11,14 @@ namespace fastbn::bindings {
 // A NumPy array to be written to: never converted.
 ArrayArg writable_argument(const char* name, const py::object& value);
 
-// The array a result goes to: `out`, checked, or a fresh one in like's memory order. `out` may be
-// exactly one of the arrays in `sources`, and shares no memory with anything else in `others`.
-ArrayArg output_argument(const py::object& out, const ArrayArg& like,
+// The array a result goes to: `out`, checked, or a fresh one in like's memory order and of type
+// `dtype`, float32 for None where like holds integers. `out` may be exactly one of the arrays in
+// `sources`, and shares no memory with anything else in `others`.
+ArrayArg output_argument(const py::object& out, const py::object& dtype, const ArrayArg& like,
                          const std::vector<const ArrayArg*>& sources,
                          const std::vector<const ArrayArg*>& others);
+// A fresh array like another, its type included.
+ArrayArg output_like(const char* name, const ArrayArg& like);
 
 // Raises ValueError if the two share memory.
 void check_disjoint(const ArrayArg& written, const ArrayArg& other);

@@ -3,17 +3,80 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+
+#include "kernels/storage.hpp"
 
 namespace fastbn {
 
-enum class DType { float32, float64 };
+enum class DType {
+    float32,
+    float64,
+    float16,
+    bfloat16,
+    uint8,
+    int8,
+    uint16,
+    int16,
+    int32,
+    boolean,
+};
 
-inline std::ptrdiff_t size_of(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
-
-// The one switch over element types: calls f with a value of the type.
+// The one switch over element types: calls f with a value of the type. A boolean is a byte.
 template <class F>
 auto visit_dtype(DType dtype, F&& f) {
-    return dtype == DType::float32 ? f(float{}) : f(double{});
+    switch (dtype) {
+        case DType::float32:
+            return f(float{});
+        case DType::float16:
+            return f(float16{});
+        case DType::bfloat16:
+            return f(bfloat16{});
+        case DType::uint8:
+        case DType::boolean:
+            return f(std::uint8_t{});
+        case DType::int8:
+            return f(std::int8_t{});
+        case DType::uint16:
+            return f(std::uint16_t{});
+        case DType::int16:
+            return f(std::int16_t{});
+        case DType::int32:
+            return f(std::int32_t{});
+        default:
+            return f(double{});
+    }
+}
+
+inline std::ptrdiff_t size_of(DType dtype) {
+    return visit_dtype(dtype, [](auto zero) { return std::ptrdiff_t{sizeof zero}; });
+}
+
+// Those that the results of an operation may have.
+inline bool is_float(DType dtype) { return dtype <= DType::bfloat16; }
+
+// The types that kernels read and write.
+template <class T>
+constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<float>() {
+    return DType::float32;
+}
+template <>
+constexpr DType dtype_of<double>() {
+    return DType::float64;
+}
+template <>
+constexpr DType dtype_of<float16>() {
+    return DType::float16;
+}
+template <>
+constexpr DType dtype_of<bfloat16>() {
+    return DType::bfloat16;
+}
+template <>
+constexpr DType dtype_of<std::uint8_t>() {
+    return DType::uint8;
 }
 
 constexpr int max_dimensions = 64;  // NumPy's own limit

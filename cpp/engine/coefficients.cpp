@@ -142,14 +142,14 @@ void fold_input_gradient_of(std::ptrdiff_t i, const InputGradientSource& from,
 
 template <class T>
 void fold_affine(const AffineSource& from, const AffineOut<T>& to, std::ptrdiff_t n) noexcept {
-    if (kernels_for<T>().try_fold_affine(from, to, n)) return;
+    if (fold_kernels<T>().try_affine(from, to, n)) return;
     for (std::ptrdiff_t i = 0; i < n; ++i) fold_affine_of(i, from, to);
 }
 
 template <class T>
 void fold_input_gradient(const InputGradientSource& from, const InputGradientOut<T>& to,
                          std::ptrdiff_t n) noexcept {
-    if (kernels_for<T>().try_fold_input_gradient(from, to, n)) return;
+    if (fold_kernels<T>().try_input_gradient(from, to, n)) return;
     for (std::ptrdiff_t i = 0; i < n; ++i) fold_input_gradient_of(i, from, to);
 }
 

@@ -20,7 +20,12 @@ struct Dims {
 
     Dims() = default;
     Dims(const Dims& other) : n(other.n) { std::copy_n(other.dim, n, dim); }
-    Dims& operator=(const Dims&) = delete;
+    Dims& operator=(const Dims& other) {
+        if (this == &other) return *this;
+        n = other.n;
+        std::copy_n(other.dim, n, dim);
+        return *this;
+    }
 
     // Appends an inner loop, or lengthens the innermost one where the two run as one.
     void push(std::ptrdiff_t size, std::ptrdiff_t stride) {

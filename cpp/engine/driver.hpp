@@ -30,9 +30,9 @@ inline Unit unit_of(const Plan& plan, std::ptrdiff_t index) {
 }
 
 // What was read last is in cache still: the transform begins there.
-template <class T, class Op>
-void transform_backwards(const Plan& plan, const Slab& slab, const Entries<T>& entries,
-                         const Scratch<T>& scratch, Op& op) {
+template <class C, class Op>
+void transform_backwards(const Plan& plan, const Slab& slab, const Entries<C>& entries,
+                         const Scratch& scratch, Op& op) {
     for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
         if (plan.in_runs) {
             op.transform(plan.all_channels(slab, position), entries, scratch);
@@ -45,13 +45,13 @@ void transform_backwards(const Plan& plan, const Slab& slab, const Entries<T>& e
 }
 
 // Each slab through all phases on one thread.
-template <class T, class Op>
-void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+template <class C, class Op>
+void run_fused(const Plan& plan, const Workspace<C>& workspace, Op& op) {
     const auto slabs = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-        const Scratch<T> scratch = workspace.scratch(thread);
+        const Scratch scratch = workspace.scratch(thread);
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const Slab slab = plan.slab(i);
-            const Entries<T> entries = workspace.entries(slab, thread);
+            const Entries<C> entries = workspace.entries(slab, thread);
             for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
                 op.reduce(slab, span, entries, scratch);
             }
@@ -63,12 +63,12 @@ void run_fused(const Plan& plan, const Workspace<T>& workspace, Op& op) {
 }
 
 // The last phase by itself, strip by strip; from the end if sums have just been taken up to there.
-template <class T, class Op>
-void transform_in_order_of_memory(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+template <class C, class Op>
+void transform_in_order_of_memory(const Plan& plan, const Workspace<C>& workspace, Op& op) {
     const std::ptrdiff_t last = plan.strips() - 1;
     const auto body = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-        const Entries<T> entries = workspace.entries({}, thread);
-        const Scratch<T> scratch = workspace.scratch(thread);
+        const Entries<C> entries = workspace.entries({}, thread);
+        const Scratch scratch = workspace.scratch(thread);
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             op.transform(plan.strip(Op::reduces ? last - i : i), entries, scratch);
         }
@@ -77,8 +77,8 @@ void transform_in_order_of_memory(const Plan& plan, const Workspace<T>& workspac
 }
 
 // One phase after the other, each over all slabs.
-template <class T, class Op>
-void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
+template <class C, class Op>
+void run_phases(const Plan& plan, const Workspace<C>& workspace, Op& op) {
     if constexpr (Op::reduces) {
         const auto units = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
             for (std::ptrdiff_t i = begin; i < end; ++i) {
@@ -100,22 +100,40 @@ void run_phases(const Plan& plan, const Workspace<T>& workspace, Op& op) {
     if constexpr (Op::transforms) transform_in_order_of_memory(plan, workspace, op);
 }
 
-// `output` is null where there is none.
-template <class T, class Op>
-void execute(Plan& plan, Op& op, std::initializer_list<const Operand*> inputs,
-             const Operand* output) {
-    Access access{true, true, false};
+// All arrays that the transform reads and writes, and rooms for those of all phases that need one.
+struct Traffic {
+    std::initializer_list<const Operand*> inputs;
+    std::initializer_list<const Operand*> outputs;
+    // What else there is to stop tiles from being whole rows, and those of several channels.
+    bool all_direct = true;
+    bool in_runs = true;
+};
+
+inline Access access_of(const Traffic& traffic) {
+    Access access;
+    access.all_direct = traffic.all_direct;
+    access.in_runs = traffic.in_runs;
     const auto add = [&](const Operand& operand) {
+        if (!operand) return;
         access.all_direct = access.all_direct && operand.direct;
         access.in_runs = access.in_runs && operand.in_runs;
     };
-    for (const Operand* input : inputs) {
-        add(*input);
-        if (output != nullptr) access.in_place = access.in_place || input->base == output->base;
+    for (const Operand* input : traffic.inputs) add(*input);
+    for (const Operand* output : traffic.outputs) {
+        if (!*output) continue;
+        add(*output);
+        access.result_size = size_of(output->dtype);
+        for (const Operand* input : traffic.inputs) {
+            access.in_place = access.in_place || input->base == output->base;
+        }
     }
-    if (output != nullptr) add(*output);
-    choose_path(plan, Op::reduces, access);
-    const Workspace<T> workspace(plan, Op::fields, access.all_direct);
+    return access;
+}
+
+template <class C, class Op>
+void execute(Plan& plan, Op& op, const Traffic& traffic, const Rooms& rooms) {
+    choose_path(plan, Op::reduces, access_of(traffic));
+    const Workspace<C> workspace(plan, Op::fields, rooms);
     if constexpr (Op::reduces) {
         if (plan.fused) return run_fused(plan, workspace, op);
     }

@@ -1,194 +1,227 @@
 // Moments, training and inference: statistics from x or from the caller, then y from x.
 #include <algorithm>
 #include <limits>
-#include <string>
 
 #include "engine/dispatch.hpp"
 #include "engine/driver.hpp"
-#include "engine/errors.hpp"
+#include "engine/kernel_types.hpp"
 #include "engine/moments_pass.hpp"
 #include "engine/operations.hpp"
 #include "engine/parameters.hpp"
 #include "engine/passes.hpp"
+#include "engine/running.hpp"
+#include "engine/shares.hpp"
 #include "engine/slab_coefficients.hpp"
+#include "engine/weighted_pass.hpp"
 
 namespace fastbn {
 namespace {
 
-template <class T>
+// Pass: MomentsPass or WeightedPass.
+template <class Pass>
 struct MomentsOperation {
-    static constexpr Fields fields{6, 0};
+    static constexpr Fields fields{Pass::fields, 0};
     static constexpr bool reduces = true;
     static constexpr bool transforms = false;
 
-    MomentsPass<T> pass;
+    Pass pass;
 
-    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
-                const Scratch<T>& scratch) const noexcept {
+    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<float>& entries,
+                const Scratch& scratch) const noexcept {
         pass.reduce(slab, span, entries, scratch);
     }
-    void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
+    void finalize(const Slab& slab, const Entries<float>& entries) const noexcept {
         pass.finalize(slab, entries);
     }
 };
 
-template <class T>
+template <class Pass, class X, class Y>
 struct TrainingOperation {
-    static constexpr Fields fields{6, 4};
+    using C = Computed<Y>;
+    static constexpr Fields fields{Pass::fields, 4};
     static constexpr bool reduces = true;
     static constexpr bool transforms = true;
 
     const Plan& plan;
-    MomentsPass<T> pass;
+    Pass pass;
+    Operand x;
+    Operand residual;
     Operand y;
+    Activation<C> activation;
     const Values& weight;
     const Values& bias;
 
-    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
-                const Scratch<T>& scratch) const noexcept {
+    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<C>& entries,
+                const Scratch& scratch) const noexcept {
         pass.reduce(slab, span, entries, scratch);
     }
-    void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
+    void finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
         const Statistics s = pass.finalize(slab, entries);
         store_affine(
             {s.mean, s.mean_lo, s.invstd, weight.data() + slab.channel, bias.data() + slab.channel},
             plan, slab, entries);
     }
-    void transform(const TileRange& tile, const Entries<T>& entries,
-                   const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, pass.x(), y, tile, entries, scratch);
+    void transform(const TileRange& tile, const Entries<C>& entries,
+                   const Scratch& scratch) const noexcept {
+        apply_affine<X, Y>(plan, x, residual, y, activation, tile, entries, scratch);
     }
 };
 
-template <class T>
+template <class X, class Y>
 struct InferenceOperation {
+    using C = Computed<Y>;
     static constexpr Fields fields{2, 4};
     static constexpr bool reduces = false;
     static constexpr bool transforms = true;
 
     const Plan& plan;
     Operand x;
+    Operand residual;
     Operand y;
+    Activation<C> activation;
     const Values& mean;
     const Values& var;
     const Values& weight;
     const Values& bias;
     double eps;
 
-    void finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
+    void finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
         double* const mean_lo = entries.sum(0, 0, slab.entry);
         double* const invstd = entries.sum(1, 0, slab.entry);
         std::fill_n(mean_lo, slab.channels, 0.0);
-        kernels_for<T>().invert_std(var.data() + slab.channel, eps, invstd, slab.channels);
+        channel_kernels().invert_std(var.data() + slab.channel, eps, invstd, slab.channels);
         store_affine({mean.data() + slab.channel, mean_lo, invstd, weight.data() + slab.channel,
                       bias.data() + slab.channel},
                      plan, slab, entries);
     }
-    void transform(const TileRange& tile, const Entries<T>& entries,
-                   const Scratch<T>& scratch) const noexcept {
-        apply_affine(plan, x, y, tile, entries, scratch);
+    void transform(const TileRange& tile, const Entries<C>& entries,
+                   const Scratch& scratch) const noexcept {
+        apply_affine<X, Y>(plan, x, residual, y, activation, tile, entries, scratch);
     }
 };
+
+template <class C>
+Activation<C> activation_in(const Following& following) {
+    return {following.activation.kind, static_cast<C>(following.activation.slope)};
+}
 
 void check_parameters(const Parameters& parameters, const Features& features) {
     if (parameters.weight) check_parameter_shape("weight", parameters.weight, features);
     if (parameters.bias) check_parameter_shape("bias", parameters.bias, features);
 }
 
-void check_running(const Running& running, const Features& features) {
-    check_parameter_shape("running_mean", running.mean, features);
-    check_parameter_shape("running_var", running.var, features);
-    if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
-        refuse("momentum", "be between 0 and 1", to_text(running.momentum));
+void fill_undefined(const Features& features, const StatisticsOut& out) {
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+    const auto fill = [&](double* to, double value) {
+        if (to != nullptr) std::fill_n(to, features.channels, value);
+    };
+    fill(out.mean, nan);
+    fill(out.var, nan);
+    fill(out.invstd, nan);
+    fill(out.m2, 0.0);
+    fill(out.count, 0.0);
+}
+
+// Counts where values do not differ in how much they count.
+void fill_counts(const Features& features, const Shares& shares, const StatisticsOut& out) {
+    const double weight = shares.weight();
+    if (out.count != nullptr) {
+        std::fill_n(out.count, features.channels, static_cast<double>(features.count) * weight);
     }
-    const double count = static_cast<double>(features.count);
-    if (!(running.correction >= 0.0) || (count > 0.0 && running.correction >= count)) {
-        refuse("correction",
-               "be at least 0 and less than the " + std::to_string(features.count) +
-                   " values per channel",
-               to_text(running.correction));
+    for (std::ptrdiff_t c = 0; c < features.channels && out.m2 != nullptr; ++c) {
+        out.m2[c] *= weight;
     }
 }
 
-// Running statistics in memory of their own, read before anything is written and written back last.
-class RunningUpdate {
-public:
-    RunningUpdate(const Running& running, const Features& features)
-        : running_(running), mean_(running.mean, features, 0.0), var_(running.var, features, 1.0) {
-        const double count = static_cast<double>(features.count);
-        unbiased_ = count / (count - running.correction);
+// Calls run(pass) with the pass that takes x's moments, X being what it reads; for a plan of x's.
+template <class X, class Run>
+void with_pass(const Plan& plan, const ArrayRef& x, const Shares& shares, double eps,
+               const StatisticsOut& out, const Run& run) {
+    if (shares.differ()) {
+        using Wide = std::conditional_t<std::is_same_v<X, double>, double, float>;
+        run(WeightedPass<Wide>(plan, x, shares, eps, out));
+    } else {
+        run(MomentsPass<X>(plan, x, eps, out));
     }
+}
 
-    void apply(const double* mean, const double* var) noexcept {
-        if (!running_.mean) return;
-        for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
-            mean_[i] = blend(mean_[i], mean[i]);
-            var_[i] = blend(var_[i], var[i] * unbiased_);
-        }
-        write_parameter(running_.mean, mean_);
-        write_parameter(running_.var, var_);
-    }
-
-private:
-    double blend(double old, double now) const {
-        return (1.0 - running_.momentum) * old + running_.momentum * now;
-    }
-
-    const Running& running_;
-    Values mean_;
-    Values var_;
-    double unbiased_ = 1.0;
-};
-
-void fill_undefined(const Features& features, const StatisticsOut& out) {
-    const double nan = std::numeric_limits<double>::quiet_NaN();
-    for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
-        if (out.mean) out.mean[c] = nan;
-        if (out.var) out.var[c] = nan;
-        if (out.invstd) out.invstd[c] = nan;
-        if (out.m2) out.m2[c] = 0.0;
-    }
+Plan plan_with(const ArrayRef& x, const Features& features, Shares& shares) {
+    if (!shares.differ()) return plan_of(x, features);
+    shares.arrange(layout_of(x, features));
+    const bool reads_x = x.dtype == DType::float32 || x.dtype == DType::float64;
+    return plan_of(x, features, !(reads_x && (shares.by_row() || shares.is_direct_mask())));
 }
 
 }  // namespace
 
-void moments(const ArrayRef& x, const Features& features, const StatisticsOut& out) {
-    if (features.empty()) return fill_undefined(features, out);
-    Plan plan = plan_of(x, features);
-    visit_dtype(x.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        MomentsOperation<T> operation{{plan, x, 0.0, out}};
-        execute<T>(plan, operation, {&operation.pass.x()}, nullptr);
-    });
+void check_counting(const Counting& counting, const ArrayRef& x, const Features& features) {
+    const Shares shares(counting, x, features);
 }
 
-void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Parameters& parameters, double eps, const Running& running,
-           const StatisticsOut& out) {
+void moments(const ArrayRef& x, const Features& features, const Counting& counting,
+             const StatisticsOut& out) {
+    Shares shares(counting, x, features);
+    if (features.empty()) return fill_undefined(features, out);
+    Plan plan = plan_with(x, features, shares);
+    visit_moments_type(x.dtype, [&](auto zero) {
+        with_pass<decltype(zero)>(plan, x, shares, 0.0, out, [&](auto pass) {
+            Rooms rooms(plan);
+            pass.take_rooms(rooms);
+            MomentsOperation<decltype(pass)> operation{pass};
+            execute<float>(plan, operation, {{}, {}}, rooms);
+        });
+    });
+    if (!shares.differ()) return fill_counts(features, shares, out);
+    for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
+        if (out.count[c] == 0.0) out.mean[c] = std::numeric_limits<double>::quiet_NaN();
+    }
+}
+
+void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const Counting& counting,
+           const Following& following, const Parameters& parameters, double eps,
+           const Running& running, bool allow_single, const StatisticsOut& out) {
     check_same_shape("out", y, x);
+    if (following.residual) check_same_shape("residual", following.residual, x);
     check_parameters(parameters, features);
     check_eps(eps);
-    check_trainable(features);
-    if (running.mean) check_running(running, features);
+    if (!allow_single) check_trainable(features);
+    Shares shares(counting, x, features);
+    RunningUpdate update(running, features, shares, allow_single);
     if (features.empty()) return fill_undefined(features, out);
 
-    Plan plan = plan_of(x, features);
+    Plan plan = plan_with(x, features, shares);
     const Values weight(parameters.weight, features, 1.0);
     const Values bias(parameters.bias, features, 0.0);
-    RunningUpdate update(running, features);
-    visit_dtype(x.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        TrainingOperation<T> operation{
-            plan, {plan, x, eps, out}, operand_of(y, plan.layout), weight, bias};
-        execute<T>(plan, operation, {&operation.pass.x()}, &operation.y);
+    visit_kernel_types(x.dtype, y.dtype, [&](auto types) {
+        using Types = decltype(types);
+        using X = typename Types::Input;
+        using Y = typename Types::Output;
+        with_pass<typename Types::Moments>(plan, x, shares, eps, out, [&](auto pass) {
+            TrainingOperation<decltype(pass), X, Y> operation{
+                plan,
+                pass,
+                operand_of<X>(x, plan.layout),
+                operand_of<Y>(following.residual, plan.layout),
+                operand_of<Y>(y, plan.layout),
+                activation_in<Computed<Y>>(following),
+                weight,
+                bias};
+            Rooms rooms(plan);
+            operation.pass.take_rooms(rooms);
+            for (Operand* o : {&operation.x, &operation.residual, &operation.y}) rooms.add(*o);
+            execute<Computed<Y>>(plan, operation,
+                                 {{&operation.x, &operation.residual}, {&operation.y}}, rooms);
+        });
     });
-    update.apply(out.mean, out.var);
+    if (!shares.differ()) fill_counts(features, shares, out);
+    update.apply(out);
 }
 
-void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const ArrayRef& mean,
-           const ArrayRef& var, const Parameters& parameters, double eps, const char* mean_name,
-           const char* var_name) {
+void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
+           const Following& following, const ArrayRef& mean, const ArrayRef& var,
+           const Parameters& parameters, double eps, const char* mean_name, const char* var_name) {
     check_same_shape("out", y, x);
+    if (following.residual) check_same_shape("residual", following.residual, x);
     check_parameter_shape(mean_name, mean, features);
     check_parameter_shape(var_name, var, features);
     check_parameters(parameters, features);
@@ -201,17 +234,23 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const
     Plan plan = plan_of(x, features);
     const Values weight(parameters.weight, features, 1.0);
     const Values bias(parameters.bias, features, 0.0);
-    visit_dtype(x.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        InferenceOperation<T> operation{plan,
-                                        operand_of(x, plan.layout),
-                                        operand_of(y, plan.layout),
-                                        means,
-                                        variances,
-                                        weight,
-                                        bias,
-                                        eps};
-        execute<T>(plan, operation, {&operation.x}, &operation.y);
+    visit_kernel_types(x.dtype, y.dtype, [&](auto types) {
+        using X = typename decltype(types)::Input;
+        using Y = typename decltype(types)::Output;
+        InferenceOperation<X, Y> operation{plan,
+                                           operand_of<X>(x, plan.layout),
+                                           operand_of<Y>(following.residual, plan.layout),
+                                           operand_of<Y>(y, plan.layout),
+                                           activation_in<Computed<Y>>(following),
+                                           means,
+                                           variances,
+                                           weight,
+                                           bias,
+                                           eps};
+        Rooms rooms(plan);
+        for (Operand* o : {&operation.x, &operation.residual, &operation.y}) rooms.add(*o);
+        execute<Computed<Y>>(plan, operation,
+                             {{&operation.x, &operation.residual}, {&operation.y}}, rooms);
     });
 }
 

@@ -37,6 +37,9 @@ bool is_aligned(const ArrayRef& array) {
     return aligned;
 }
 
+// The others reach the kernels converted, tile by tile.
+bool has_moments_kernel(DType dtype) { return is_float(dtype) || dtype == DType::uint8; }
+
 // Sums may run in any order, so reduced axes are put by descending stride, all of them positive;
 // broadcast ones (stride 0) outermost.
 void sort_reduced(const ArrayRef& x, Layout& layout) {
@@ -86,7 +89,7 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
     const bool one_channel_loop = channels.n <= 1;
     const bool unit_reduced = reduced.n > 0 && reduced.dim[reduced.n - 1].stride == unit;
     const bool unit_channel = channels.n == 1 && channels.dim[0].stride == unit;
-    const bool aligned = is_aligned(x);
+    const bool aligned = is_aligned(x) && has_moments_kernel(x.dtype);
 
     if (aligned && reduced.n <= 1 && (unit_channel || (channels.n == 0 && reduced.n == 0))) {
         layout.orientation = Orientation::channels_last;
@@ -144,9 +147,12 @@ Layout layout_of(const ArrayRef& x, const Features& features) {
     return layout;
 }
 
-Operand operand_of(const ArrayRef& array, const Layout& layout) {
+Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype) {
     Operand operand;
+    if (!array) return operand;
     operand.base = first_element(array, layout);
+    operand.dtype = array.dtype;
+    operand.kernel_dtype = kernel_dtype;
     const AxisList& reduced = layout.reduced_axes;
     const AxisList& channels = layout.channel_axes;
     const int split = reduced.n - layout.inner_axes;
@@ -161,7 +167,8 @@ Operand operand_of(const ArrayRef& array, const Layout& layout) {
     operand.row_stride = operand.rows.n == 1 ? operand.rows.dim[0].stride : 0;
     const std::ptrdiff_t row_bytes = layout.cols * size_of(array.dtype);
     const bool dense = layout.abreast == 1 || operand.row_stride == row_bytes;
-    operand.direct = is_aligned(array) && unit_cols && operand.rows.n <= 1 && dense;
+    operand.direct = array.dtype == kernel_dtype && is_aligned(array) && unit_cols &&
+                     operand.rows.n <= 1 && dense;
     const Dims& next = operand.channels;
     operand.in_runs = operand.direct && layout.channels_first() && layout.cols > max_repeat &&
                       next.n == 1 && next.dim[0].stride == row_bytes;

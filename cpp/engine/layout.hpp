@@ -6,7 +6,7 @@
 
 #include "engine/dims.hpp"
 #include "engine/features.hpp"
-#include "kernels/table.hpp"
+#include "kernels/data.hpp"
 
 namespace fastbn {
 
@@ -51,18 +51,28 @@ struct Layout {
 
 Layout layout_of(const ArrayRef& x, const Features& features);
 
-// An array of x's shape, seen through x's layout.
+// An array of x's shape, seen through x's layout, for kernels that read or write `kernel_dtype`.
 struct Operand {
     char* base = nullptr;
+    DType dtype = DType::float64;
+    DType kernel_dtype = DType::float64;
     Dims rows;
     Dims cols;
     Dims channels;                  // channels_first only: where each channel's tile begins
     std::ptrdiff_t row_stride = 0;  // in bytes, where direct
     bool direct = false;
-    bool in_runs = false;  // channels_first: channels follow each other along a row
+    bool in_runs = false;     // channels_first: channels follow each other along a row
+    std::ptrdiff_t room = 0;  // where not direct: its tile's place in a thread's scratch memory
+
+    explicit operator bool() const { return base != nullptr; }
 };
 
-Operand operand_of(const ArrayRef& array, const Layout& layout);
+// An empty operand for an empty array.
+Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype);
+template <class T>
+Operand operand_of(const ArrayRef& array, const Layout& layout) {
+    return operand_of(array, layout, dtype_of<T>());
+}
 
 // The loops over one channel's values, and over the channels, whatever the orientation.
 Dims reduced_dims(const ArrayRef& array, const Layout& layout);

@@ -2,9 +2,7 @@
 // variance from them. Knows nothing of y.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
-#include <type_traits>
 
 #include "engine/dispatch.hpp"
 #include "engine/merging.hpp"
@@ -14,44 +12,42 @@
 
 namespace fastbn {
 
-template <class T>
+// X: what x's values are read as, its own type or one that they are converted to.
+template <class X>
 class MomentsPass {
 public:
+    static constexpr int fields = 6;
+
     MomentsPass(const Plan& plan, const ArrayRef& x, double eps, const StatisticsOut& out)
-        : plan_(plan), array_(x), x_(operand_of(x, plan.layout)), eps_(eps), out_(out) {}
+        : plan_(plan), array_(x), x_(operand_of<X>(x, plan.layout)), eps_(eps), out_(out) {}
 
-    const Operand& x() const { return x_; }
+    void take_rooms(Rooms& rooms) { rooms.add(x_); }
 
-    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<T>& entries,
-                const Scratch<T>& scratch) const noexcept {
-        sum_moments(plan_, x_, slab, span, entries, scratch);
+    template <class C>
+    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<C>& entries,
+                const Scratch& scratch) const noexcept {
+        sum_moments<X>(plan_, x_, slab, span, entries, scratch);
     }
 
     // Leaves the statistics of the slab's channels in the memory of their sums, side by side.
-    Statistics finalize(const Slab& slab, const Entries<T>& entries) const noexcept {
+    template <class C>
+    Statistics finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
         merge_slab(plan_, slab, [&](const Merge& m) {
-            kernels_for<T>().merge_moments(
+            channel_kernels().merge_moments(
                 moments_at(entries, 0, slab.entry), static_cast<double>(m.before),
                 moments_at(entries, m.span, m.entry), static_cast<double>(m.count), m.n);
         });
-        const MomentsState sums = moments_at(entries, 0, slab.entry);
-        if (plan_.layout.repeat > 1) merge_columns(sums, slab.channels, plan_.layout);
-        const Statistics s{sums.ref, sums.offset, sums.m2, sums.m2_lo, sums.sum};
+        const MomentsState state = moments_at(entries, 0, slab.entry);
+        if (plan_.layout.repeat > 1) merge_columns(state, slab.channels, plan_.layout);
+        const Statistics s{state.ref, state.offset, state.m2, state.m2_lo, state.sum};
         const double count = static_cast<double>(plan_.layout.count);
-        kernels_for<T>().finalize_moments(sums, count, eps_, s, slab.channels);
-        if (std::is_same_v<T, double>) scan_extreme_channels(slab, s);
-        copy_out(s.mean, slab, out_.mean);
-        copy_out(s.var, slab, out_.var);
-        copy_out(s.invstd, slab, out_.invstd);
-        copy_out(s.m2, slab, out_.m2);
+        channel_kernels().finalize_moments(state, count, eps_, s, slab.channels);
+        if (array_.dtype == DType::float64) scan_extreme_channels(slab, s);
+        copy_statistics(s, slab, out_);
         return s;
     }
 
 private:
-    static void copy_out(const double* values, const Slab& slab, double* to) noexcept {
-        if (to) std::copy_n(values, slab.channels, to + slab.channel);
-    }
-
     // Those whose squares may have left float64's range, above or below.
     void scan_extreme_channels(const Slab& slab, const Statistics& s) const noexcept {
         for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {

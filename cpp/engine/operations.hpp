@@ -5,6 +5,7 @@
 
 #include "engine/array.hpp"
 #include "engine/features.hpp"
+#include "kernels/data.hpp"
 
 namespace fastbn {
 
@@ -14,12 +15,26 @@ struct Parameters {
     ArrayRef bias;
 };
 
+// Which values count in the statistics, and how much: arrays of x's shape, broadcast by strides of
+// 0. Either may be empty.
+struct Counting {
+    ArrayRef where;
+    ArrayRef weights;
+};
+
+// What follows the affine map: residual (which may be empty) is added, then the activation applied.
+struct Following {
+    ArrayRef residual;
+    Activation<double> activation{ActivationKind::none, 0.0};
+};
+
 // Running statistics to be updated, or none.
 struct Running {
     ArrayRef mean;
     ArrayRef var;
     double momentum = 0.1;
     double correction = 1.0;
+    bool skip_nonfinite = false;  // leave them alone if any of the batch's is not finite
 };
 
 // Where statistics go, one value per channel; null where nobody asked.
@@ -28,23 +43,45 @@ struct StatisticsOut {
     double* var = nullptr;
     double* invstd = nullptr;
     double* m2 = nullptr;
+    double* count = nullptr;
 };
 
-void moments(const ArrayRef& x, const Features& features, const StatisticsOut& out);
+// Raises std::invalid_argument for weights that are negative or not finite.
+void check_counting(const Counting& counting, const ArrayRef& x, const Features& features);
 
-void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Parameters& parameters, double eps, const Running& running,
-           const StatisticsOut& out);
+void moments(const ArrayRef& x, const Features& features, const Counting& counting,
+             const StatisticsOut& out);
+
+// allow_single: one value per channel is a batch too, of variance 0.
+void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const Counting& counting,
+           const Following& following, const Parameters& parameters, double eps,
+           const Running& running, bool allow_single, const StatisticsOut& out);
 
 // mean_name and var_name: what the caller calls them, for errors.
-void infer(const ArrayRef& x, const ArrayRef& y, const Features& features, const ArrayRef& mean,
-           const ArrayRef& var, const Parameters& parameters, double eps, const char* mean_name,
-           const char* var_name);
+void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
+           const Following& following, const ArrayRef& mean, const ArrayRef& var,
+           const Parameters& parameters, double eps, const char* mean_name, const char* var_name);
 
-// through_statistics: the gradient flows through mean and variance (training), or they are
-// constants (frozen). dweight and dbias hold one value per channel.
-void backward(const ArrayRef& dy, const ArrayRef& x, const ArrayRef& dx, const Features& features,
-              const ArrayRef& weight, const ArrayRef& mean, const ArrayRef& invstd,
-              bool through_statistics, double* dweight, double* dbias);
+// What the forward pass normalized by and, for the activation, with; whether the gradient flows
+// through mean and variance (training) or they are constants (frozen).
+struct Normalization {
+    ArrayRef mean;
+    ArrayRef invstd;
+    Parameters parameters;
+    bool through_statistics = true;
+    bool allow_single = false;
+};
+
+// Where gradients go; dz, the residual's, may be empty. dweight and dbias hold one value per channel.
+struct GradientsOut {
+    ArrayRef dx;
+    ArrayRef dz;
+    double* dweight;
+    double* dbias;
+};
+
+void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
+              const Counting& counting, const Following& following,
+              const Normalization& normalization, const GradientsOut& out);
 
 }  // namespace fastbn

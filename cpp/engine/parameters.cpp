@@ -1,10 +1,10 @@
 #include "engine/parameters.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "engine/dims.hpp"
+#include "engine/elements.hpp"
 #include "engine/errors.hpp"
 
 namespace fastbn {
@@ -45,9 +45,7 @@ Values::Values(const ArrayRef& parameter, const Features& features, double other
     visit_dtype(parameter.dtype, [&](auto zero) {
         double* const to = data();
         each_element<decltype(zero)>(parameter, size_, [=](const char* from, std::ptrdiff_t i) {
-            auto value = zero;
-            std::memcpy(&value, from, sizeof value);
-            to[i] = static_cast<double>(value);
+            to[i] = converted<double>(read_element<decltype(zero)>(from));
         });
     });
 }
@@ -68,8 +66,7 @@ void write_parameter(const ArrayRef& parameter, const Values& values) noexcept {
     visit_dtype(parameter.dtype, [&](auto zero) {
         const double* const from = values.data();
         each_element<decltype(zero)>(parameter, values.size(), [=](char* to, std::ptrdiff_t i) {
-            const auto value = static_cast<decltype(zero)>(from[i]);
-            std::memcpy(to, &value, sizeof value);
+            write_element(to, converted<decltype(zero)>(from[i]));
         });
     });
 }

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "engine/parallel.hpp"
-#include "kernels/table.hpp"
+#include "kernels/data.hpp"
 
 namespace fastbn {
 namespace {
@@ -19,6 +19,7 @@ constexpr std::ptrdiff_t column_tile_rows = 128;
 constexpr std::ptrdiff_t column_tile_cols = 256;
 constexpr std::ptrdiff_t most_column_tile_cols = 1024;
 constexpr std::ptrdiff_t packed_tile_cols = 64;
+constexpr std::ptrdiff_t packed_tile_rows = 32;
 
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
 constexpr std::ptrdiff_t max_strip_cols = 2048;
@@ -40,11 +41,17 @@ constexpr std::ptrdiff_t min_slab_bytes = std::ptrdiff_t{64} << 10;
 constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{12} << 20;
 constexpr std::ptrdiff_t min_streamed_row = 1024;
 
+// What a value counts for where sums are cut: that of float for all types of its precision, which
+// then have the same sums.
+std::ptrdiff_t nominal_size(DType dtype) {
+    return dtype == DType::float64 || dtype == DType::int32 ? 8 : 4;
+}
+
 std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1) / b; }
 
 void tile_one_channel(Plan& plan) {
     const Layout& layout = plan.layout;
-    const std::ptrdiff_t chunk = plan.dtype == DType::float32 ? chunk_float32 : chunk_float64;
+    const std::ptrdiff_t chunk = nominal_size(plan.dtype) == 4 ? chunk_float32 : chunk_float64;
     if (layout.cols > chunk) {
         const std::ptrdiff_t even = ceil_div(layout.cols, ceil_div(layout.cols, chunk));
         plan.tile_cols = ceil_div(even, lanes) * lanes;
@@ -55,23 +62,22 @@ void tile_one_channel(Plan& plan) {
     }
     // Neighbouring channels together, while they fit the cache: longer stretches of memory. But no
     // more than leaves enough slabs to share out, unless those are too little work.
-    const std::ptrdiff_t channel_bytes = layout.count * size_of(plan.dtype);
+    const std::ptrdiff_t channel_bytes = layout.count * nominal_size(plan.dtype);
     const std::ptrdiff_t fair =
         std::max(ceil_div(layout.channels, wanted_units), min_slab_bytes / channel_bytes);
     plan.slab_entries =
         std::clamp<std::ptrdiff_t>(std::min(slab_bytes / channel_bytes, fair), 1, layout.channels);
 }
 
-void tile_columns(Plan& plan) {
+void tile_columns(Plan& plan, std::ptrdiff_t rows) {
     const Layout& layout = plan.layout;
-    const std::ptrdiff_t col_bytes = layout.rows * size_of(plan.dtype);
+    const std::ptrdiff_t col_bytes = layout.rows * nominal_size(plan.dtype);
     const bool in_cache = col_bytes * column_tile_cols <= slab_bytes;
     const std::ptrdiff_t cols = !layout.direct ? packed_tile_cols
                                 : in_cache     ? column_tile_cols
                                                : most_column_tile_cols;
     const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.repeat);
-    plan.tile_rows =
-        std::min(layout.rows - layout.leftover_rows(), column_tile_rows * layout.abreast);
+    plan.tile_rows = std::min(layout.rows - layout.leftover_rows(), rows * layout.abreast);
     plan.tile_cols = std::min(layout.cols, whole_channels * layout.repeat);
     plan.slab_entries = plan.tile_cols * layout.abreast;
 }
@@ -107,6 +113,9 @@ void cut_strips(Plan& plan, bool all_direct) {
         }
     } else if (!layout.channels_first() && all_direct && layout.abreast == 1) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
+    } else if (!layout.channels_first() && !all_direct) {  // packed tiles are to stay in cache
+        const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.abreast);
+        plan.strip_rows = std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.abreast);
     }
 }
 
@@ -216,14 +225,14 @@ TileRange Plan::strip(std::ptrdiff_t index) const {
     return tile;
 }
 
-Plan plan_of(const ArrayRef& x, const Features& features) {
+Plan plan_of(const ArrayRef& x, const Features& features, bool packed_sums) {
     Plan plan;
     plan.layout = layout_of(x, features);
     plan.dtype = x.dtype;
     if (plan.layout.channels_first()) {
         tile_one_channel(plan);
     } else {
-        tile_columns(plan);
+        tile_columns(plan, packed_sums ? packed_tile_rows : column_tile_rows);
     }
     split_into_spans(plan);
 
@@ -232,21 +241,24 @@ Plan plan_of(const ArrayRef& x, const Features& features) {
 
 void choose_path(Plan& plan, bool reduces, const Access& access) {
     const std::ptrdiff_t units = std::max(plan.slabs * plan.spans, plan.positions);
-    plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(plan.bytes()), units));
+    const std::ptrdiff_t touched =
+        plan.values() * std::max(size_of(plan.dtype), access.result_size);
+    plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(touched), units));
     const Layout& layout = plan.layout;
     const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
     // Channels are far apart in memory, and the third-level cache may hold what the second does
     // not; but columns are neighbours, and a slab of them alone a bad walk.
-    const std::ptrdiff_t bytes = plan.slab_entries * layout.count * size_of(plan.dtype);
-    const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size_of(plan.dtype);
+    const std::ptrdiff_t size = size_of(plan.dtype);
+    const std::ptrdiff_t bytes = plan.slab_entries * layout.count * size;
+    const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size;
     const bool in_cache =
         layout.channels_first() ? bytes <= most_fused_bytes : columns <= slab_bytes;
     // Without sums there is nothing to read twice, and the order of memory is best.
     plan.fused = enough_slabs && in_cache && reduces;
     plan.in_runs = access.in_runs && plan.tiles_per_row == 1;
     cut_strips(plan, access.all_direct);
-    plan.stream = !access.in_place && plan.bytes() >= stream_from &&
-                  written_row(plan) * size_of(plan.dtype) >= min_streamed_row;
+    plan.stream = !access.in_place && plan.values() * access.result_size >= stream_from &&
+                  written_row(plan) * access.result_size >= min_streamed_row;
 }
 
 }  // namespace fastbn

@@ -60,7 +60,7 @@ struct Plan {
         return layout.channels_first() ? layout.channels : layout.cols * layout.abreast;
     }
     std::ptrdiff_t tile_elements() const { return tile_rows * tile_cols; }
-    std::ptrdiff_t bytes() const { return layout.channels * layout.count * size_of(dtype); }
+    std::ptrdiff_t values() const { return layout.channels * layout.count; }
 
     Slab slab(std::ptrdiff_t index) const;
     // Tiles of a slab lie at `positions` along its rows and columns; at each, channels_first has
@@ -89,13 +89,15 @@ struct Plan {
     TileRange strip(std::ptrdiff_t index) const;
 };
 
-// What fixes the bits: tiles, spans, slabs.
-Plan plan_of(const ArrayRef& x, const Features& features);
+// What fixes the bits: tiles, spans, slabs. packed_sums: sums are taken from packed tiles, which had
+// better be small.
+Plan plan_of(const ArrayRef& x, const Features& features, bool packed_sums = false);
 // What operands have in common.
 struct Access {
-    bool all_direct;  // none of them needs packing
-    bool in_runs;     // all have their channels one after the other along a row
-    bool in_place;    // the result replaces an argument
+    bool all_direct = true;  // none of them needs packing
+    bool in_runs = true;     // all have their channels one after the other along a row
+    bool in_place = false;   // a result replaces an argument
+    std::ptrdiff_t result_size = 4;  // bytes of a value
 };
 // And what does not: threads, fused, in_runs, stream, strips.
 // reduces: the operation sums before it transforms.

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
+#include "engine/dispatch.hpp"
+#include "engine/elements.hpp"
 #include "kernels/welford.hpp"
 
 namespace fastbn {
@@ -35,28 +36,42 @@ void each_value(const char* first, const Dims& values, std::ptrdiff_t count, Vis
     each_stretch(values, 0, count,
                  [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
                      for (std::ptrdiff_t i = 0; i < length; ++i) {
-                         double value;
-                         std::memcpy(&value, first + offset + i * stride, sizeof value);
-                         visit(value);
+                         visit(read_element<double>(first + offset + i * stride));
                      }
                  });
+}
+
+// visit(value, share) for those of a channel's values that count.
+template <class Visit>
+void each_counted(const ArrayRef& x, const Shares& shares, const Layout& layout,
+                  std::ptrdiff_t channel, Visit&& visit) {
+    const char* const first =
+        first_element(x, layout) + channel_dims(x, layout).offset(channel);
+    const Dims values = reduced_dims(x, layout);
+    for (std::ptrdiff_t i = 0; i < layout.count; ++i) {
+        const double share = shares.share(layout, channel, i);
+        if (share > 0.0) visit(read_element<double>(first + values.offset(i)), share);
+    }
 }
 
 struct Range {
     double low = std::numeric_limits<double>::infinity();
     double high = -std::numeric_limits<double>::infinity();
     bool finite = true;
-};
 
-Range range_of(const char* first, const Dims& values, std::ptrdiff_t count) {
-    Range range;
-    each_value(first, values, count, [&](double value) {
-        range.finite = range.finite && std::isfinite(value);
-        range.low = std::min(range.low, value);
-        range.high = std::max(range.high, value);
-    });
-    return range;
-}
+    void add(double value) {
+        finite = finite && std::isfinite(value);
+        low = std::min(low, value);
+        high = std::max(high, value);
+    }
+    // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is
+    // at least one unit in the last place of its ends.
+    int exponent() const {
+        int e = 0;
+        std::frexp(high / 2 - low / 2, &e);
+        return e;
+    }
+};
 
 // With var = scaled_var * 4^e. Only values whose spread is subnormal meet the cap.
 double invstd_of_scaled(double scaled_var, int e, double eps) {
@@ -73,6 +88,27 @@ void write(const Statistics& out, std::ptrdiff_t c, double mean, double mean_lo,
     out.m2[c] = m2;
     out.var[c] = var;
     out.invstd[c] = invstd;
+}
+
+// Of a channel that has NaN or infinity, or one value only; returns whether it was one.
+bool write_if_plain(const Range& range, double eps, const Statistics& out, std::ptrdiff_t c) {
+    constexpr double none = std::numeric_limits<double>::quiet_NaN();
+    if (!range.finite) {
+        write(out, c, none, none, none, none, none);
+    } else if (range.low == range.high) {
+        write(out, c, range.low, 0.0, 0.0, 0.0, eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps));
+    } else {
+        return false;
+    }
+    return true;
+}
+
+// Of values in units of 2^e.
+void write_scaled(const Statistics& out, std::ptrdiff_t c, int e, double mean, double mean_lo,
+                  double m2, double count, double eps) {
+    const double var = m2 / count;
+    write(out, c, std::ldexp(mean, e), std::ldexp(mean_lo, e), std::ldexp(m2, 2 * e),
+          std::ldexp(var, 2 * e), invstd_of_scaled(var, e, eps));
 }
 
 }  // namespace
@@ -110,23 +146,37 @@ void merge_columns(const MomentsState& columns, std::ptrdiff_t channels,
     }
 }
 
+void merge_weighted_columns(const WeightedState& columns, std::ptrdiff_t channels,
+                            const Layout& layout) noexcept {
+    const auto at = [](const WeightedState& s, std::ptrdiff_t i) {
+        const MomentsState& m = s.moments;
+        return WeightedState{
+            {m.ref + i, m.offset + i, m.m2 + i, m.m2_lo + i, m.sum + i, m.sum_lo + i}, s.count + i};
+    };
+    for (std::ptrdiff_t c = 0; c < channels; ++c) {
+        const WeightedState first = at(columns, c * layout.repeat);
+        for (std::ptrdiff_t i = 1; i < layout.repeat; ++i) {
+            channel_kernels().merge_weighted(first, at(columns, c * layout.repeat + i), 1);
+        }
+        const WeightedState to = at(columns, c);
+        *to.moments.ref = *first.moments.ref;
+        *to.moments.offset = *first.moments.offset;
+        *to.moments.m2 = *first.moments.m2;
+        *to.moments.m2_lo = *first.moments.m2_lo;
+        *to.moments.sum = *first.moments.sum;
+        *to.moments.sum_lo = *first.moments.sum_lo;
+        *to.count = *first.count;
+    }
+}
+
 bool is_safe(double m2) noexcept { return m2 >= smallest_safe_m2 && std::isfinite(m2); }
 
 void scan_channel(const char* first, const Dims& values, std::ptrdiff_t count, double eps,
                   const Statistics& out, std::ptrdiff_t c) noexcept {
-    const Range range = range_of(first, values, count);
-    if (!range.finite) {
-        constexpr double none = std::numeric_limits<double>::quiet_NaN();
-        return write(out, c, none, none, none, none, none);
-    }
-    if (range.low == range.high) {
-        return write(out, c, range.low, 0.0, 0.0, 0.0, eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps));
-    }
-
-    // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is
-    // at least one unit in the last place of its ends.
-    int e = 0;
-    std::frexp(range.high / 2 - range.low / 2, &e);
+    Range range;
+    each_value(first, values, count, [&](double value) { range.add(value); });
+    if (write_if_plain(range, eps, out, c)) return;
+    const int e = range.exponent();
     double sum = 0.0;
     double sum_lo = 0.0;
     each_value(first, values, count, [&](double value) {
@@ -145,10 +195,45 @@ void scan_channel(const char* first, const Dims& values, std::ptrdiff_t count, d
         m2 = two_sum(m2, d * d, error);
         m2_lo += error;
     });
-    m2 += m2_lo;
-    const double var = m2 / static_cast<double>(count);
-    write(out, c, std::ldexp(mean, e), std::ldexp(mean_lo, e), std::ldexp(m2, 2 * e),
-          std::ldexp(var, 2 * e), invstd_of_scaled(var, e, eps));
+    write_scaled(out, c, e, mean, mean_lo, m2 + m2_lo, static_cast<double>(count), eps);
+}
+
+void scan_weighted_channel(const ArrayRef& x, const Shares& shares, const Layout& layout,
+                           std::ptrdiff_t channel, double eps, const Statistics& out,
+                           std::ptrdiff_t c) noexcept {
+    Range range;
+    const auto each = [&](const auto& visit) {
+        each_counted(x, shares, layout, channel, visit);
+    };
+    each([&](double value, double) { range.add(value); });
+    if (write_if_plain(range, eps, out, c)) return;
+    const int e = range.exponent();
+    const double low = std::ldexp(range.low, -e);
+    double sum = 0.0;
+    double count = 0.0;
+    each([&](double value, double share) {
+        sum += share * (std::ldexp(value, -e) - low);
+        count += share;
+    });
+    double mean_lo;
+    const double mean = two_sum(low, sum / count, mean_lo);
+    double m2 = 0.0;
+    each([&](double value, double share) {
+        const double d = (std::ldexp(value, -e) - mean) - mean_lo;
+        m2 += share * (d * d);
+    });
+    write_scaled(out, c, e, mean, mean_lo, m2, count, eps);
+}
+
+void copy_statistics(const Statistics& statistics, const Slab& slab,
+                     const StatisticsOut& out) noexcept {
+    const auto copy = [&](const double* values, double* to) {
+        if (to != nullptr) std::copy_n(values, slab.channels, to + slab.channel);
+    };
+    copy(statistics.mean, out.mean);
+    copy(statistics.var, out.var);
+    copy(statistics.invstd, out.invstd);
+    copy(statistics.m2, out.m2);
 }
 
 }  // namespace fastbn

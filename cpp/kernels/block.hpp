@@ -36,6 +36,34 @@ inline std::ptrdiff_t in_register(std::ptrdiff_t n, int k) {
     return left < 0 ? 0 : (left < Vec<T>::width ? left : Vec<T>::width);
 }
 
+// The first n elements from p on, of a type that registers hold or of one that is converted: that
+// one by way of whole registers, since not every instruction set can load a part of one.
+template <class T>
+inline Vec<T> load_part(const float* p, std::ptrdiff_t n, Vec<T> fill) {
+    return Vec<T>::load(p, n, fill);
+}
+template <class T>
+inline Vec<T> load_part(const double* p, std::ptrdiff_t n, Vec<T> fill) {
+    return Vec<T>::load(p, n, fill);
+}
+template <class T, class S>
+inline Vec<T> load_part(const S* p, std::ptrdiff_t n, Vec<T> fill) {
+    S whole[Vec<T>::width] = {};
+    for (std::ptrdiff_t i = 0; i < n; ++i) whole[i] = p[i];
+    return Vec<T>::blend(n, Vec<T>::load(whole), fill);
+}
+
+template <class T>
+inline void store_part(T* p, std::ptrdiff_t n, Vec<T> a) {
+    a.store(p, n);
+}
+template <class T, class Y>
+inline void store_part(Y* p, std::ptrdiff_t n, Vec<T> a) {
+    Y whole[Vec<T>::width];
+    a.store(whole);
+    for (std::ptrdiff_t i = 0; i < n; ++i) p[i] = whole[i];
+}
+
 // Lanes past the tail's end are fill's.
 template <class T, class S>
 inline Block<T> load(const S* p, Full, const Block<T>&) {
@@ -51,7 +79,7 @@ inline Block<T> load(const S* p, std::ptrdiff_t n, const Block<T>& fill) {
 #pragma GCC unroll 8
     for (int k = 0; k < Block<T>::registers; ++k) {
         const std::ptrdiff_t in = in_register<T>(n, k);
-        if (in > 0) b.part[k] = Vec<T>::load(p + k * Vec<T>::width, in, fill.part[k]);
+        if (in > 0) b.part[k] = load_part<T>(p + k * Vec<T>::width, in, fill.part[k]);
     }
     return b;
 }
@@ -61,23 +89,23 @@ inline Block<T> load(const S* p, N n) {
     return load<T>(p, n, broadcast(T(0)));
 }
 
-template <class T>
-inline void store(T* p, Full, const Block<T>& b) {
+template <class T, class Y>
+inline void store(Y* p, Full, const Block<T>& b) {
 #pragma GCC unroll 8
     for (int k = 0; k < Block<T>::registers; ++k) b.part[k].store(p + k * Vec<T>::width);
 }
 
-template <class T>
-inline void store(T* p, std::ptrdiff_t n, const Block<T>& b) {
+template <class T, class Y>
+inline void store(Y* p, std::ptrdiff_t n, const Block<T>& b) {
 #pragma GCC unroll 8
     for (int k = 0; k < Block<T>::registers; ++k) {
         const std::ptrdiff_t in = in_register<T>(n, k);
-        if (in > 0) b.part[k].store(p + k * Vec<T>::width, in);
+        if (in > 0) store_part(p + k * Vec<T>::width, in, b.part[k]);
     }
 }
 
-template <class T>
-inline void store_streaming(T* p, const Block<T>& b) {
+template <class T, class Y>
+inline void store_streaming(Y* p, const Block<T>& b) {
 #pragma GCC unroll 8
     for (int k = 0; k < Block<T>::registers; ++k) b.part[k].stream(p + k * Vec<T>::width);
 }
@@ -88,6 +116,16 @@ inline Block<T> blend(std::ptrdiff_t n, Block<T> a, const Block<T>& b) {
 #pragma GCC unroll 8
     for (int k = 0; k < Block<T>::registers; ++k) {
         a.part[k] = Vec<T>::blend(in_register<T>(n, k), a.part[k], b.part[k]);
+    }
+    return a;
+}
+
+// b where p <= 0, a elsewhere: where p is NaN too.
+template <class T>
+inline Block<T> unless_positive(const Block<T>& p, Block<T> a, const Block<T>& b) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        a.part[k] = Vec<T>::unless_positive(p.part[k], a.part[k], b.part[k]);
     }
     return a;
 }
@@ -128,6 +166,12 @@ inline Block<double> clamp_negative(Block<double> a) {
     return a;
 }
 
+inline bool all_positive(const Block<double>& block) {
+    bool all = true;
+    for (const Vec<double>& part : block.part) all = all && Vec<double>::all_positive(part);
+    return all;
+}
+
 inline double clamp_negative(double a) { return a < 0.0 ? 0.0 : a; }
 
 // body(k, n) for every register k that holds some of n elements of a block: all of them, or `in`.
@@ -153,7 +197,7 @@ inline Vec<double> load_register(const S* p, int k, Full, const Wide&) {
 
 template <class S>
 inline Vec<double> load_register(const S* p, int k, std::ptrdiff_t in, const Wide& fill) {
-    return Vec<double>::load(p + k * Wide::width, in, fill.part[k]);
+    return load_part<double>(p + k * Wide::width, in, fill.part[k]);
 }
 
 // body(i, n) for every block of n columns from i on.

@@ -6,8 +6,8 @@
 
 #include <cstddef>
 
+#include "data.hpp"
 #include "folding.hpp"
-#include "table.hpp"
 #include "welford.hpp"
 
 namespace fastbn::FASTBN_ISA {
@@ -17,16 +17,29 @@ inline Partial<double> at(MomentsState s, std::ptrdiff_t i) {
     return {s.ref[i], s.offset[i], s.m2[i], s.m2_lo[i], s.sum[i], s.sum_lo[i]};
 }
 
+inline void put(MomentsState s, std::ptrdiff_t i, const Partial<double>& p) {
+    s.ref[i] = p.ref;
+    s.offset[i] = p.offset;
+    s.m2[i] = p.m2;
+    s.m2_lo[i] = p.m2_lo;
+    s.sum[i] = p.sum;
+    s.sum_lo[i] = p.sum_lo;
+}
+
 [[gnu::flatten]] void merge_moments(MomentsState a, double count_a, MomentsState b, double count_b,
                                     std::ptrdiff_t n) noexcept {
 #pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const Partial<double> both = merge(at(a, i), count_a, at(b, i), count_b);
-        a.offset[i] = both.offset;
-        a.m2[i] = both.m2;
-        a.m2_lo[i] = both.m2_lo;
-        a.sum[i] = both.sum;
-        a.sum_lo[i] = both.sum_lo;
+        put(a, i, merge(at(a, i), count_a, at(b, i), count_b));
+    }
+}
+
+[[gnu::flatten]] void merge_weighted(WeightedState a, WeightedState b, std::ptrdiff_t n) noexcept {
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        put(a.moments, i,
+            merge_counted(at(a.moments, i), a.count[i], at(b.moments, i), b.count[i]));
+        a.count[i] += b.count[i];
     }
 }
 
@@ -67,6 +80,20 @@ inline void finalize_one(MomentsState moments, double count, double eps, Statist
                                        Statistics out, std::ptrdiff_t n) noexcept {
 #pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) finalize_one(moments, count, eps, out, i);
+}
+
+[[gnu::flatten]] void finalize_weighted(WeightedState state, double eps, Statistics out,
+                                        std::ptrdiff_t n) noexcept {
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const bool empty = state.count[i] == 0.0;
+        finalize_one(state.moments, empty ? 1.0 : state.count[i], eps, out, i);
+        out.mean[i] = empty ? 0.0 : out.mean[i];
+        out.mean_lo[i] = empty ? 0.0 : out.mean_lo[i];
+        out.m2[i] = empty ? 0.0 : out.m2[i];
+        out.var[i] = empty ? 0.0 : out.var[i];
+        out.invstd[i] = empty ? 0.0 : out.invstd[i];
+    }
 }
 
 template <class T>

@@ -55,10 +55,13 @@ struct AffineTerms {
     T shift;
 };
 
+// A float's result does not notice mean_lo, and does without: the backward pass, which has no more
+// than `mean`, then finds the same y to the bit.
 template <class T>
 static inline AffineTerms<T> affine_terms(double mean, double mean_lo, T scale, double bias) {
     const T center = static_cast<T>(mean);
-    const double rest = (mean - static_cast<double>(center)) + mean_lo;
+    const double rest_of_mean = mean - static_cast<double>(center);
+    const double rest = sizeof(T) == 4 ? rest_of_mean : rest_of_mean + mean_lo;
     return {center, scale, static_cast<T>(bias - rest * static_cast<double>(scale))};
 }
 

@@ -2,11 +2,12 @@
 // Sees tiles and per-channel arrays; knows neither threads nor what the sums are for.
 #pragma once
 
+#include "activation.hpp"
 #include "block.hpp"
+#include "data.hpp"
 #include "halving.hpp"
 #include "prefetch.hpp"
 #include "row_groups.hpp"
-#include "table.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
@@ -17,8 +18,8 @@ struct GradientBlocks {
     Wide dy;
     Wide dy_xhat;
 
-    template <class T, class N>
-    void add(const T* dy_at, const T* x_at, N n, const Wide& mean, const Wide& invstd) {
+    template <class D, class X, class N>
+    void add(const D* dy_at, const X* x_at, N n, const Wide& mean, const Wide& invstd) {
         each_register(n, [&](int k, auto in) {
             const Vec<double> dy_k = load_register(dy_at, k, in, Wide{});
             const Vec<double> x_k = load_register(x_at, k, in, mean);
@@ -29,46 +30,110 @@ struct GradientBlocks {
     }
 };
 
-template <class T>
-[[gnu::flatten]] void gradient_sums_rows(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
-                                         std::ptrdiff_t cols, GradientSums sums) noexcept {
+// dz for a block: dy, and what of it the activation let through.
+template <class Y>
+struct GateAt {
+    using C = Computed<Y>;
+    const Gate<Y>& gate;
+    Block<C> pre, center, scale, shift;
+
+    // `entry` and n: the columns' own coefficients, or one entry for all.
+    template <class N>
+    GateAt(const Gate<Y>& g, std::ptrdiff_t entry, N n)
+        : gate(g),
+          pre(load<C>(g.z.pre + entry, n)),
+          center(load<C>(g.z.center + entry, n)),
+          scale(load<C>(g.z.scale + entry, n)),
+          shift(load<C>(g.z.shift + entry, n)) {}
+    explicit GateAt(const Gate<Y>& g)
+        : gate(g),
+          pre(broadcast(*g.z.pre)),
+          center(broadcast(*g.z.center)),
+          scale(broadcast(*g.z.scale)),
+          shift(broadcast(*g.z.shift)) {}
+
+    template <class X, class N>
+    Block<C> operator()(const Y* dy, const X* x, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        Block<C> z = (load<C>(x, n) * pre - center) * scale + shift;
+        if (gate.residual.data != nullptr) {
+            z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
+        }
+        return through(gate.activation, z, load<C>(dy, n));
+    }
+};
+
+template <class X, class Y>
+[[gnu::flatten]] void gradient_sums_rows(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows,
+                                         std::ptrdiff_t cols, GradientSums sums,
+                                         Gate<Y> gate) noexcept {
     const Wide mean = broadcast(*sums.mean);
     const Wide invstd = broadcast(*sums.invstd);
-    const NextRow<T> next_dy(dy, cols);
-    const NextRow<T> next_x(x, cols);
+    const NextRow<Y> next_dy(dy, cols);
+    const NextRow<X> next_x(x, cols);
     GradientBlocks blocks{};
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        const T* dy_row = dy.data + r * dy.stride;
-        const T* x_row = x.data + r * x.stride;
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-            next_dy.ask(dy_row + i);
-            next_x.ask(x_row + i);
-            blocks.add(dy_row + i, x_row + i, n, mean, invstd);
+    const auto each_row_block = [&](const auto& add) {
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            const Y* dy_row = dy.data + r * dy.stride;
+            const X* x_row = x.data + r * x.stride;
+            each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+                next_dy.ask(dy_row + i);
+                next_x.ask(x_row + i);
+                add(dy_row + i, x_row + i, r, i, n);
+            });
+        }
+    };
+    if (gate.activation.kind == ActivationKind::none) {
+        each_row_block([&](const Y* dy_at, const X* x_at, std::ptrdiff_t, std::ptrdiff_t, auto n) {
+            blocks.add(dy_at, x_at, n, mean, invstd);
         });
+    } else {
+        const GateAt<Y> gated(gate);
+        each_row_block(
+            [&](const Y* dy_at, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
+                alignas(64) Computed<Y> dz[lanes];
+                store(dz, Full{}, gated(dy_at, x_at, r, i, n));
+                blocks.add(dz, x_at, n, mean, invstd);
+            });
     }
     *sums.sum_dy += halve(blocks.dy);
     *sums.sum_dy_xhat += halve(blocks.dy_xhat);
 }
 
-template <class T>
-[[gnu::flatten]] void gradient_sums_columns(Tile<const T> dy, Tile<const T> x, std::ptrdiff_t rows,
-                                            std::ptrdiff_t cols, GradientSums sums) noexcept {
-    ReadAhead<T> dy_ahead(dy, cols);
-    ReadAhead<T> x_ahead(x, cols);
+template <class X, class Y>
+[[gnu::flatten]] void gradient_sums_columns(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows,
+                                            std::ptrdiff_t cols, GradientSums sums,
+                                            Gate<Y> gate) noexcept {
+    ReadAhead<Y> dy_ahead(dy, cols);
+    ReadAhead<X> x_ahead(x, cols);
     const auto begin = [&](std::ptrdiff_t r) {
         dy_ahead.begin_group(r);
         x_ahead.begin_group(r);
     };
+    const bool is_gated = gate.activation.kind != ActivationKind::none;
     each_row_group(rows, cols, begin, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const GradientSums here{sums.mean + i, sums.invstd + i, sums.sum_dy + i,
                                 sums.sum_dy_xhat + i};
         const Wide mean = load<double>(here.mean, n);
         const Wide invstd = load<double>(here.invstd, n);
         GradientBlocks blocks{load<double>(here.sum_dy, n), load<double>(here.sum_dy_xhat, n)};
-        for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
-            dy_ahead.next_block();
-            x_ahead.next_block();
-            blocks.add(dy.data + row * dy.stride + i, x.data + row * x.stride + i, n, mean, invstd);
+        const auto each_row = [&](const auto& add) {
+            for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
+                dy_ahead.next_block();
+                x_ahead.next_block();
+                add(dy.data + row * dy.stride + i, x.data + row * x.stride + i, row);
+            }
+        };
+        if (!is_gated) {
+            each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t) {
+                blocks.add(dy_at, x_at, n, mean, invstd);
+            });
+        } else {
+            const GateAt<Y> gated(gate, i, n);
+            each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t row) {
+                alignas(64) Computed<Y> dz[lanes];
+                store(dz, Full{}, gated(dy_at, x_at, row, i, n));
+                blocks.add(dz, x_at, n, mean, invstd);
+            });
         }
         store(here.sum_dy, n, blocks.dy);
         store(here.sum_dy_xhat, n, blocks.dy_xhat);

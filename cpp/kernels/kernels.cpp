@@ -7,35 +7,81 @@
 #include "block.hpp"
 #include "channels.hpp"
 #include "gradient_sums.hpp"
+#include "input_gradient.hpp"
 #include "moments.hpp"
 #include "table.hpp"
 #include "transform.hpp"
+#include "weighted.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-template <class T>
-constexpr KernelTable<T> table() {
-    return {
-        moments_rows<T>,
-        moments_columns<T>,
-        gradient_sums_rows<T>,
-        gradient_sums_columns<T>,
-        transform<T>,
-        input_gradient<T>,
-        merge_moments,
-        finalize_moments,
-        invert_std,
-        try_fold_affine<T>,
-        try_fold_input_gradient<T>,
-    };
+template <class X>
+constexpr MomentsKernels<X> moments() {
+    return {moments_rows<X>, moments_columns<X>};
+}
+
+template <class X, class Shares>
+constexpr WeightedKernels<X, Shares> weighted_by() {
+    return {weighted_rows<X, Shares>, weighted_columns<X, Shares>};
+}
+
+template <class X>
+constexpr WeightedMoments<X> weighted() {
+    return {weighted_by<X, RowShares>(), weighted_by<X, ElementShares<double>>(),
+            weighted_by<X, ElementShares<std::uint8_t>>()};
+}
+
+template <class X, class Y>
+constexpr TransformKernels<X, Y> transforms() {
+    return {gradient_sums_rows<X, Y>, gradient_sums_columns<X, Y>, transform<X, Y>,
+            input_gradient<X, Y>};
+}
+
+template <class C>
+constexpr FoldKernels<C> folds() {
+    return {try_fold_affine<C>, try_fold_input_gradient<C>};
+}
+
+template <class H>
+void widen_all(const H* from, float* to, std::ptrdiff_t count) noexcept {
+    each_block(0, count, [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
+}
+
+template <class H>
+void narrow_all(const float* from, H* to, std::ptrdiff_t count) noexcept {
+    each_block(0, count, [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
+}
+
+template <class H>
+constexpr ConvertKernels<H> conversions() {
+    return {widen_all<H>, narrow_all<H>};
 }
 
 static_assert(sizeof(ColumnSums<float>) == column_sums_bytes);
 static_assert(sizeof(ColumnSums<double>) == column_sums_bytes);
+static_assert(sizeof(WeightedColumns) <= column_sums_bytes);
 
 }  // namespace
 
-extern constexpr Kernels kernels = {table<float>(), table<double>()};
+extern constexpr Kernels kernels = {
+    moments<float>(),
+    moments<double>(),
+    moments<float16>(),
+    moments<bfloat16>(),
+    moments<std::uint8_t>(),
+    weighted<float>(),
+    weighted<double>(),
+    transforms<float, float>(),
+    transforms<double, double>(),
+    transforms<float16, float16>(),
+    transforms<bfloat16, bfloat16>(),
+    transforms<std::uint8_t, float>(),
+    {merge_moments, merge_weighted, finalize_moments, finalize_weighted, invert_std},
+    folds<float>(),
+    folds<double>(),
+    conversions<float16>(),
+    conversions<bfloat16>(),
+};
 
 }  // namespace fastbn::FASTBN_ISA

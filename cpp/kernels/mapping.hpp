@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "block.hpp"
-#include "table.hpp"
+#include "data.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
@@ -47,39 +47,41 @@ inline Coefficients<T, n> blend(std::ptrdiff_t lead, Coefficients<T, n> a,
 
 // Where results go: through the caches,
 struct Plain {
-    template <class T>
-    static std::ptrdiff_t head(const T*, std::ptrdiff_t) {
+    template <class Y>
+    static std::ptrdiff_t head(const Y*, std::ptrdiff_t) {
         return 0;
     }
-    template <class T>
-    static void put(T* p, const Block<T>& b) {
+    template <class Y, class C>
+    static void put(Y* p, const Block<C>& b) {
         store(p, Full{}, b);
     }
     static void fence() {}
 };
 
-// or past them, which takes whole blocks on 64-byte boundaries: `head` columns lie before the
-// first.
+// or past them, which takes whole blocks on boundaries of their own size, or of 64 bytes: `head`
+// columns, fewer than a block has, lie before the first.
 struct Streamed {
-    template <class T>
-    static std::ptrdiff_t head(const T* row, std::ptrdiff_t cols) {
-        const auto past = reinterpret_cast<std::uintptr_t>(row) % 64;
-        const auto before = static_cast<std::ptrdiff_t>((64 - past) % 64 / sizeof(T));
+    template <class Y>
+    static std::ptrdiff_t head(const Y* row, std::ptrdiff_t cols) {
+        constexpr std::size_t boundary = sizeof(Y) < 4 ? lanes * sizeof(Y) : 64;
+        const auto past = reinterpret_cast<std::uintptr_t>(row) % boundary;
+        const auto before = static_cast<std::ptrdiff_t>((boundary - past) % boundary / sizeof(Y));
         return before < cols ? before : cols;
     }
-    template <class T>
-    static void put(T* p, const Block<T>& b) {
+    template <class Y, class C>
+    static void put(Y* p, const Block<C>& b) {
         store_streaming(p, b);
     }
     static void fence() { stream_fence(); }
 };
 
 // out[r][i..] = value(r, i, n, coefficients) for every block, with coefficients per column.
-template <class Put, class T, int k, class Value>
-inline void map_columns(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                        const CoefficientArrays<T, k>& arrays, const Value& value) {
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        T* row = out.data + r * out.stride;
+template <class Put, class Y, class C, int k, class Value>
+inline void map_columns(Tile<Y> out, const Elementwise& e, const CoefficientArrays<C, k>& arrays,
+                        const Value& value) {
+    const std::ptrdiff_t cols = e.cols;
+    for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
+        Y* row = out.data + r * out.stride;
         std::ptrdiff_t i = Put::head(row, cols);
         if (i > 0) store(row, i, value(r, 0, i, arrays.block(0, i)));
         for (; i + lanes <= cols; i += lanes) {
@@ -92,18 +94,19 @@ inline void map_columns(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols,
 
 // The same with coefficients per run. Only a tile of a single run may have one shorter than a
 // block, so that no block meets more than two.
-template <class Put, class T, int k, class Value>
-inline void map_runs(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
-                     const CoefficientArrays<T, k>& arrays, const Value& value) {
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        T* row = out.data + r * out.stride;
-        Coefficients<T, k> now = arrays.shared(0);
+template <class Put, class Y, class C, int k, class Value>
+inline void map_runs(Tile<Y> out, const Elementwise& e, const CoefficientArrays<C, k>& arrays,
+                     const Value& value) {
+    const std::ptrdiff_t cols = e.cols;
+    for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
+        Y* row = out.data + r * out.stride;
+        Coefficients<C, k> now = arrays.shared(0);
         std::ptrdiff_t i = Put::head(row, cols);
         if (i > 0) store(row, i, value(r, 0, i, now));
-        for (std::ptrdiff_t entry = 0, end = run;; end += run) {
+        for (std::ptrdiff_t entry = 0, end = e.run;; end += e.run) {
             for (; i + lanes <= end; i += lanes) Put::put(row + i, value(r, i, Full{}, now));
             if (end >= cols) break;
-            const Coefficients<T, k> next = arrays.shared(++entry);
+            const Coefficients<C, k> next = arrays.shared(++entry);
             if (i < end) {
                 Put::put(row + i, value(r, i, Full{}, blend(end - i, now, next)));
                 i += lanes;
@@ -115,19 +118,39 @@ inline void map_runs(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std:
     Put::fence();
 }
 
-template <class T, int k, class Value>
-inline void map(Tile<T> out, std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
-                bool streamed, const CoefficientArrays<T, k>& arrays, const Value& value) {
-    if (run == 1 && streamed) {
-        map_columns<Streamed>(out, rows, cols, arrays, value);
-    } else if (run == 1) {
-        map_columns<Plain>(out, rows, cols, arrays, value);
-    } else if (streamed) {
-        map_runs<Streamed>(out, rows, cols, run, arrays, value);
+template <class Y, class C, int k, class Value>
+inline void map(Tile<Y> out, const Elementwise& e, const CoefficientArrays<C, k>& arrays,
+                const Value& value) {
+    if (e.run == 1 && e.stream) {
+        map_columns<Streamed>(out, e, arrays, value);
+    } else if (e.run == 1) {
+        map_columns<Plain>(out, e, arrays, value);
+    } else if (e.stream) {
+        map_runs<Streamed>(out, e, arrays, value);
     } else {
-        map_runs<Plain>(out, rows, cols, run, arrays, value);
+        map_runs<Plain>(out, e, arrays, value);
     }
 }
+
+// A value whose code for parts of blocks is there once for all four: longer formulas would take
+// minutes to compile otherwise, and gain nothing.
+template <class Value>
+struct Outlined {
+    Value value;
+
+    template <class C, int k>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, Full n,
+                        const Coefficients<C, k>& c) const {
+        return value(r, i, n, c);
+    }
+    template <class C, int k>
+    [[gnu::noinline]] Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, std::ptrdiff_t n,
+                                          const Coefficients<C, k>& c) const {
+        return value(r, i, n, c);
+    }
+};
+template <class Value>
+Outlined(Value) -> Outlined<Value>;
 
 }  // namespace
 }  // namespace fastbn::FASTBN_ISA

@@ -3,27 +3,15 @@
 #pragma once
 
 #include "block.hpp"
+#include "channels.hpp"
 #include "chunk_sums.hpp"
+#include "data.hpp"
 #include "prefetch.hpp"
 #include "row_groups.hpp"
-#include "table.hpp"
 #include "welford.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
-
-inline Partial<double> read(const MomentsState& s) {
-    return {*s.ref, *s.offset, *s.m2, *s.m2_lo, *s.sum, *s.sum_lo};
-}
-
-inline void write(const MomentsState& s, const Partial<double>& p) {
-    *s.ref = p.ref;
-    *s.offset = p.offset;
-    *s.m2 = p.m2;
-    *s.m2_lo = p.m2_lo;
-    *s.sum = p.sum;
-    *s.sum_lo = p.sum_lo;
-}
 
 template <class N>
 inline Partial<Wide> read(const MomentsState& s, N n) {
@@ -56,9 +44,16 @@ inline void each_tile_register(Tile<const T> x, std::ptrdiff_t rows, std::ptrdif
 }
 
 template <class T>
+inline double first_value(const T* p) {
+    double values[lanes];
+    store(values, 1, load<double>(p, 1));
+    return values[0];
+}
+
+template <class T>
 inline Partial<double> chunk_moments(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
                                      double count) {
-    double shift = x.data[0];
+    double shift = first_value(x.data);
     ExactSum<double> total{};
     if constexpr (two_passes<T>) {
         ExactSum<Wide> sum{};
@@ -82,7 +77,7 @@ template <class T>
                                    double count, MomentsState state) noexcept {
     const double size = static_cast<double>(rows * cols);
     const Partial<double> chunk = chunk_moments(x, rows, cols, size);
-    write(state, count == 0.0 ? chunk : merge(read(state), count, chunk, size));
+    put(state, 0, count == 0.0 ? chunk : merge(at(state, 0), count, chunk, size));
 }
 
 // What a column tile keeps per block of columns.

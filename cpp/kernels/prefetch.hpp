@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "data.hpp"
 #include "row_groups.hpp"
-#include "table.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
@@ -35,40 +35,41 @@ template <class T>
 class ReadAhead {
 public:
     ReadAhead(Tile<const T> x, std::ptrdiff_t cols)
-        : x_(x), lines_((cols * size + line - 1) / line), left_(lines_) {
+        : x_(x), steps_((cols * size + step - 1) / step), left_(steps_) {
         constexpr std::ptrdiff_t bytes_ahead = 16384;
-        const std::ptrdiff_t rows = bytes_ahead / (lines_ * line);
+        const std::ptrdiff_t rows = bytes_ahead / (steps_ * step);
         rows_ahead_ = rows < WholeGroup::size ? WholeGroup::size : rows;
     }
 
     void begin_group(std::ptrdiff_t row) {
         row_ = reinterpret_cast<std::uintptr_t>(x_.data) + bytes(row + rows_ahead_);
         at_ = row_;
-        left_ = lines_;
+        left_ = steps_;
     }
 
     void next_block() {
-        for (std::ptrdiff_t i = 0; i < lanes * size / line; ++i) {
+        for (std::ptrdiff_t i = 0; i < lanes * size; i += step) {
             prefetch(at_);
-            at_ += line_bytes;
+            at_ += step;
             if (--left_ == 0) {
                 row_ += bytes(1);
                 at_ = row_;
-                left_ = lines_;
+                left_ = steps_;
             }
         }
     }
 
 private:
     static constexpr std::ptrdiff_t size = sizeof(T);
-    static constexpr std::ptrdiff_t line = line_bytes;
+    // A line, or of small elements a block, which is part of one.
+    static constexpr std::ptrdiff_t step = lanes * size < 64 ? lanes * size : 64;
 
     std::uintptr_t bytes(std::ptrdiff_t rows) const {
         return static_cast<std::uintptr_t>(rows * x_.stride * size);
     }
 
     Tile<const T> x_;
-    std::ptrdiff_t lines_;
+    std::ptrdiff_t steps_;
     std::ptrdiff_t left_;
     std::ptrdiff_t rows_ahead_;
     std::uintptr_t row_ = 0;

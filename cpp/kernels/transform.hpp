@@ -1,7 +1,8 @@
-// The elementwise passes: y from x, and dx from dy and x. They see tiles and folded coefficients,
-// one set for a run of columns or one per column; they know nothing of how those came about.
+// The elementwise pass forward: y from x. Sees tiles and folded coefficients, one set for a run of
+// columns or one per column; knows nothing of how those came about.
 #pragma once
 
+#include "activation.hpp"
 #include "block.hpp"
 #include "mapping.hpp"
 #include "prefetch.hpp"
@@ -10,54 +11,54 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-template <class T>
-[[gnu::flatten]] void transform(Tile<const T> x, Tile<T> y, std::ptrdiff_t rows,
-                                std::ptrdiff_t cols, std::ptrdiff_t run, Affine<T> a,
-                                std::ptrdiff_t ahead, bool streamed) noexcept {
-    const AskAhead<T> next(ahead);
-    if (a.pre == nullptr) {
-        const CoefficientArrays<T, 3> arrays{{a.center, a.scale, a.shift}};
-        map(y, rows, cols, run, streamed, arrays,
-            [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 3>& c) {
+// From z to y: what is added, and the activation. The branches go the same way for a whole tile.
+template <class Y>
+struct Finish {
+    using C = Computed<Y>;
+    Tile<const Y> residual;
+    Activation<C> activation;
+
+    bool is_needed() const {
+        return residual.data != nullptr || activation.kind != ActivationKind::none;
+    }
+    template <class N>
+    Block<C> operator()(Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        if (residual.data != nullptr) {
+            z = z + load<C>(residual.data + r * residual.stride + i, n);
+        }
+        return through(activation, z, z);
+    }
+};
+
+template <class X, class Y>
+[[gnu::flatten]] void transform(Tile<const X> x, Tile<const Y> residual, Tile<Y> y, Elementwise e,
+                                Affine<Computed<Y>> a, Activation<Computed<Y>> act) noexcept {
+    using C = Computed<Y>;
+    const AskAhead<X> next(e.ahead);
+    const Finish<Y> finish{residual, act};
+    const CoefficientArrays<C, 3> arrays{{a.center, a.scale, a.shift}};
+    if (a.pre == nullptr && !finish.is_needed()) {
+        map(y, e, arrays,
+            [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
                 next.ask(x.data + r * x.stride + i);
-                const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
+                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
                 return (xi - c.of[0]) * c.of[1] + c.of[2];
             });
-        return;
-    }
-    const CoefficientArrays<T, 4> arrays{{a.center, a.scale, a.shift, a.pre}};
-    map(y, rows, cols, run, streamed, arrays,
-        [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 4>& c) {
-            const Block<T> xi = load<T>(x.data + r * x.stride + i, n) * c.of[3];
-            return (xi - c.of[0]) * c.of[1] + c.of[2];
-        });
-}
-
-template <class T>
-[[gnu::flatten]] void input_gradient(Tile<const T> dy, Tile<const T> x, Tile<T> dx,
-                                     std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t run,
-                                     InputGradient<T> g, std::ptrdiff_t ahead,
-                                     bool streamed) noexcept {
-    const AskAhead<T> next(ahead);
-    if (g.pre == nullptr) {
-        const CoefficientArrays<T, 4> arrays{{g.center, g.slope, g.level, g.scale}};
-        map(dx, rows, cols, run, streamed, arrays,
-            [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 4>& c) {
+    } else if (a.pre == nullptr) {
+        map(y, e, arrays,
+            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
                 next.ask(x.data + r * x.stride + i);
-                next.ask(dy.data + r * dy.stride + i);
-                const Block<T> xi = load<T>(x.data + r * x.stride + i, n);
-                const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n);
-                return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
-            });
-        return;
+                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
+                return finish((xi - c.of[0]) * c.of[1] + c.of[2], r, i, n);
+            }});
+    } else {
+        const CoefficientArrays<C, 4> scaled{{a.center, a.scale, a.shift, a.pre}};
+        map(y, e, scaled,
+            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 4>& c) {
+                const Block<C> xi = load<C>(x.data + r * x.stride + i, n) * c.of[3];
+                return finish((xi - c.of[0]) * c.of[1] + c.of[2], r, i, n);
+            }});
     }
-    const CoefficientArrays<T, 6> arrays{{g.center, g.slope, g.level, g.scale, g.pre, g.dy_pre}};
-    map(dx, rows, cols, run, streamed, arrays,
-        [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<T, 6>& c) {
-            const Block<T> xi = load<T>(x.data + r * x.stride + i, n) * c.of[4];
-            const Block<T> dyi = load<T>(dy.data + r * dy.stride + i, n) * c.of[5];
-            return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
-        });
 }
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "storage.hpp"
+
 namespace fastbn::avx2 {
 namespace {
 
@@ -18,6 +20,48 @@ inline __m256i first_of_8(std::ptrdiff_t n) {
 
 inline __m128i first_of_4(std::ptrdiff_t n) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask_window + 8 - n));
+}
+
+inline __m128i load_128(const void* p) {
+    return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+inline __m128i load_32(const void* p) {
+    std::int32_t bits;
+    __builtin_memcpy(&bits, p, sizeof bits);
+    return _mm_cvtsi32_si128(bits);
+}
+
+// Eight and four values from p on, as float.
+inline __m256 widen_8(const float16* p) { return _mm256_cvtph_ps(load_128(p)); }
+inline __m256 widen_8(const bfloat16* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
+}
+inline __m256 widen_8(const std::uint8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
+}
+inline __m128 widen_4(const float16* p) { return _mm_cvtph_ps(load_64(p)); }
+inline __m128 widen_4(const bfloat16* p) {
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(load_64(p)), 16));
+}
+inline __m128 widen_4(const std::uint8_t* p) {
+    return _mm_cvtepi32_ps(_mm_cvtepu8_epi32(load_32(p)));
+}
+
+// Rounded to nearest, ties to even; see half_conversion.hpp.
+inline __m128i narrow_8(__m256 a, const float16*) {
+    return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+}
+inline __m128i narrow_8(__m256 a, const bfloat16*) {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i upper = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i all = _mm256_blendv_epi8(rounded, quiet, nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
 template <class T>
@@ -37,8 +81,24 @@ struct Vec<float> {
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     void store(float* p, std::ptrdiff_t n) const { _mm256_maskstore_ps(p, first_of_8(n), v); }
     void stream(float* p) const { _mm256_stream_ps(p, v); }
+    template <class S>
+    static Vec load(const S* p) {
+        return {widen_8(p)};
+    }
+    template <class Y>
+    void store(Y* p) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_8(v, p));
+    }
+    template <class Y>
+    void stream(Y* p) const {
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow_8(v, p));
+    }
     static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(first_of_8(n)))};
+    }
+    // b where p <= 0, a elsewhere: where p is NaN too.
+    static Vec unless_positive(Vec p, Vec a, Vec b) {
+        return {_mm256_blendv_ps(a.v, b.v, _mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_LE_OQ))};
     }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -63,11 +123,21 @@ struct Vec<double> {
         const __m256d wide = _mm256_cvtps_pd(_mm_maskload_ps(p, first_of_4(n)));
         return {_mm256_blendv_pd(fill.v, wide, _mm256_castsi256_pd(first(n)))};
     }
+    template <class S>
+    static Vec load(const S* p) {
+        return {_mm256_cvtps_pd(widen_4(p))};
+    }
     void store(double* p) const { _mm256_storeu_pd(p, v); }
     void store(double* p, std::ptrdiff_t n) const { _mm256_maskstore_pd(p, first(n), v); }
     void stream(double* p) const { _mm256_stream_pd(p, v); }
     static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         return {_mm256_blendv_pd(b.v, a.v, _mm256_castsi256_pd(first(n)))};
+    }
+    static Vec unless_positive(Vec p, Vec a, Vec b) {
+        return {_mm256_blendv_pd(a.v, b.v, _mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_LE_OQ))};
+    }
+    static bool all_positive(Vec p) {
+        return _mm256_movemask_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_GT_OQ)) == 0xf;
     }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }

@@ -4,9 +4,58 @@
 #include <immintrin.h>
 
 #include <cstddef>
+#include <cstdint>
+
+#include "storage.hpp"
 
 namespace fastbn::avx512 {
 namespace {
+
+// Intrinsics in their zeroing form: the plain one reads an undefined register in g++ 12's headers,
+// and warns.
+constexpr __mmask16 all_16 = 0xffff;
+constexpr __mmask8 all_8 = 0xff;
+
+inline __m256i load_256(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+inline __m128i load_128(const void* p) {
+    return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+
+// Sixteen and eight values from p on, as float.
+inline __m512 widen_16(const float16* p) { return _mm512_maskz_cvtph_ps(all_16, load_256(p)); }
+inline __m512 widen_16(const bfloat16* p) {
+    const __m512i wide = _mm512_maskz_cvtepu16_epi32(all_16, load_256(p));
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_16, wide, 16));
+}
+inline __m512 widen_16(const std::uint8_t* p) {
+    const __m512i wide = _mm512_maskz_cvtepu8_epi32(all_16, load_128(p));
+    return _mm512_maskz_cvtepi32_ps(all_16, wide);
+}
+inline __m256 widen_8(const float16* p) { return _mm256_cvtph_ps(load_128(p)); }
+inline __m256 widen_8(const bfloat16* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
+}
+inline __m256 widen_8(const std::uint8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
+}
+
+// Rounded to nearest, ties to even; see half_conversion.hpp.
+inline __m256i narrow_16(__m512 a, const float16*) {
+    return _mm512_maskz_cvtps_ph(all_16, a, _MM_FROUND_TO_NEAREST_INT);
+}
+inline __m256i narrow_16(__m512 a, const bfloat16*) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i upper = _mm512_maskz_srli_epi32(all_16, bits, 16);
+    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded = _mm512_maskz_srli_epi32(all_16, _mm512_add_epi32(bits, half), 16);
+    const __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    return _mm512_maskz_cvtepi32_epi16(all_16, _mm512_mask_mov_epi32(rounded, nan, quiet));
+}
 
 template <class T>
 struct Vec;
@@ -25,8 +74,25 @@ struct Vec<float> {
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     void store(float* p, std::ptrdiff_t n) const { _mm512_mask_storeu_ps(p, first(n), v); }
     void stream(float* p) const { _mm512_stream_ps(p, v); }
+    template <class S>
+    static Vec load(const S* p) {
+        return {widen_16(p)};
+    }
+    template <class Y>
+    void store(Y* p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_16(v, p));
+    }
+    template <class Y>
+    void stream(Y* p) const {
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_16(v, p));
+    }
     static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         return {_mm512_mask_mov_ps(b.v, first(n), a.v)};
+    }
+    // b where p <= 0, a elsewhere: where p is NaN too.
+    static Vec unless_positive(Vec p, Vec a, Vec b) {
+        const __mmask16 low = _mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_LE_OQ);
+        return {_mm512_mask_mov_ps(a.v, low, b.v)};
     }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -45,9 +111,12 @@ struct Vec<double> {
     static Vec load(const double* p, std::ptrdiff_t n, Vec fill) {
         return {_mm512_mask_loadu_pd(fill.v, first(n), p)};
     }
-    // The zeroing form: the plain one reads an undefined register in g++ 12's header, and warns.
     static Vec load(const float* p) {
-        return {_mm512_maskz_cvtps_pd(first(width), _mm256_loadu_ps(p))};
+        return {_mm512_maskz_cvtps_pd(all_8, _mm256_loadu_ps(p))};
+    }
+    template <class S>
+    static Vec load(const S* p) {
+        return {_mm512_maskz_cvtps_pd(all_8, widen_8(p))};
     }
     static Vec load(const float* p, std::ptrdiff_t n, Vec fill) {
         const __m256 narrow = _mm256_maskz_loadu_ps(first(n), p);
@@ -58,6 +127,13 @@ struct Vec<double> {
     void stream(double* p) const { _mm512_stream_pd(p, v); }
     static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         return {_mm512_mask_mov_pd(b.v, first(n), a.v)};
+    }
+    static Vec unless_positive(Vec p, Vec a, Vec b) {
+        const __mmask8 low = _mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_LE_OQ);
+        return {_mm512_mask_mov_pd(a.v, low, b.v)};
+    }
+    static bool all_positive(Vec p) {
+        return _mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_GT_OQ) == all_8;
     }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }

@@ -8,8 +8,28 @@
 
 #include <cstddef>
 
+#include "half_conversion.hpp"
+
 namespace fastbn::generic {
 namespace {
+
+// Elements one by one, out of line: these would make up most of the object.
+template <class T, class S>
+[[gnu::noinline]] void widen_elements(const S* from, T* to, std::ptrdiff_t n) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<T>(widen(from[i]));
+}
+template <class T>
+void widen_elements(const float* from, T* to, std::ptrdiff_t n) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
+}
+template <class T>
+[[gnu::noinline]] void widen_elements(const std::uint8_t* from, T* to, std::ptrdiff_t n) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
+}
+template <class Y>
+[[gnu::noinline]] void narrow_elements(const float* from, Y* to, std::ptrdiff_t n) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) narrow(from[i], to[i]);
+}
 
 template <class T>
 struct Vec {
@@ -23,15 +43,21 @@ struct Vec {
         return all;
     }
 
-    // S is T, or a type that widens to it.
+    // S widens to T.
     template <class S>
     static Vec load(const S* p) {
-        Vec a;
-        for (std::ptrdiff_t i = 0; i < width; ++i) a.v[i] = p[i];
-        return a;
+        T a[width];
+        widen_elements(p, a, width);
+        return load(a);
     }
     template <class S>
     static Vec load(const S* p, std::ptrdiff_t n, Vec fill) {
+        T a[width];
+        fill.store(a);
+        widen_elements(p, a, n);
+        return load(a);
+    }
+    static Vec load(const T* p, std::ptrdiff_t n, Vec fill) {
         for (std::ptrdiff_t i = 0; i < n; ++i) fill.v[i] = p[i];
         return fill;
     }
@@ -51,10 +77,33 @@ struct Vec {
         store(p);
 #endif
     }
+    // Y narrows T.
+    template <class Y>
+    void store(Y* p) const {
+        store(p, width);
+    }
+    template <class Y>
+    void store(Y* p, std::ptrdiff_t n) const {
+        T a[width];
+        store(a);
+        narrow_elements(a, p, n);
+    }
+    template <class Y>
+    void stream(Y* p) const {
+        store(p);
+    }
 
     static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         for (std::ptrdiff_t i = 0; i < n; ++i) b.v[i] = a.v[i];
         return b;
+    }
+
+    // b where p <= 0, a elsewhere: where p is NaN too.
+    static Vec unless_positive(Vec p, Vec a, Vec b) { return {p.v <= T(0) ? b.v : a.v}; }
+    static bool all_positive(Vec p) {
+        bool all = true;
+        for (std::ptrdiff_t i = 0; i < width; ++i) all = all && p.v[i] > T(0);
+        return all;
     }
 
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }

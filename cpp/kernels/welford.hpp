@@ -72,4 +72,19 @@ static inline Partial<V> merge(const Partial<V>& a, double count_a, const Partia
     return both;
 }
 
+// The same where counts are sums of shares, of which either may be 0: what that one covers is then
+// nothing, and need not even be numbers near the other's.
+static inline Partial<double> merge_counted(const Partial<double>& a, double count_a,
+                                            const Partial<double>& b, double count_b) {
+    const Partial<double> both = merge(a, count_a, b, count_a + count_b > 0.0 ? count_b : 1.0);
+    const bool only_a = count_b == 0.0;
+    const bool only_b = count_a == 0.0;
+    return {only_b ? b.ref : a.ref,
+            only_b ? b.offset : (only_a ? a.offset : both.offset),
+            only_b ? b.m2 : (only_a ? a.m2 : both.m2),
+            only_b ? b.m2_lo : (only_a ? a.m2_lo : both.m2_lo),
+            only_b ? b.sum : (only_a ? a.sum : both.sum),
+            only_b ? b.sum_lo : (only_a ? a.sum_lo : both.sum_lo)};
+}
+
 }  // namespace fastbn

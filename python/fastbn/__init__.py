@@ -8,13 +8,14 @@ from fastbn.config import get_num_threads, set_num_threads, show_config
 from fastbn.functional import batch_norm, batch_norm_backward, batch_norm_train, moments, normalize
 from fastbn.layer import BatchNorm
 from fastbn.memory import PoolInfo, clear_pool, pool_info, set_pool_limit
-from fastbn.results import Gradients, Moments, TrainResult
+from fastbn.results import Gradients, Moments, ResidualGradients, TrainResult
 
 __all__ = [
     "BatchNorm",
     "Gradients",
     "Moments",
     "PoolInfo",
+    "ResidualGradients",
     "TrainResult",
     "__version__",
     "batch_norm",

@@ -8,14 +8,18 @@ For every channel c, with N values in the batch (Ioffe & Szegedy 2015, Algorithm
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _core
-from fastbn.results import Gradients, Moments, TrainResult
+from fastbn.results import Gradients, Moments, ResidualGradients, TrainResult
 
 Axis: TypeAlias = int | tuple[int, ...]
+Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
+
+# running_mean, running_var, momentum, correction, skip_nonfinite, allow_single
+_NOTHING_RUNNING = (None, None, 0.1, 1, False, False)
 
 
 def batch_norm(
@@ -30,6 +34,12 @@ def batch_norm(
     *,
     axis: Axis = 1,
     correction: float = 1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
+    activation: Activation = None,
+    negative_slope: float = 0.01,
+    dtype: DTypeLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Batch normalization, with arguments in the order and meaning of ``torch.nn.functional.batch_norm``.
@@ -100,7 +110,25 @@ def batch_norm(
     >>> fastbn.batch_norm(x, running_mean, running_var).shape
     (2, 2)
     """
-    return _core.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps, axis, correction, out)
+    return _core.batch_norm(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        axis,
+        correction,
+        dtype,
+        out,
+        where,
+        weights,
+        residual,
+        activation,
+        negative_slope,
+    )
 
 
 def batch_norm_train(
@@ -110,6 +138,12 @@ def batch_norm_train(
     *,
     eps: float = 1e-5,
     axis: Axis = 1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
+    activation: Activation = None,
+    negative_slope: float = 0.01,
+    dtype: DTypeLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> TrainResult:
     """Normalize x by its own statistics, and return these as well.
@@ -156,20 +190,42 @@ def batch_norm_train(
     >>> mean, var, count
     (array([2., 5.]), array([1., 0.]), 2)
     """
-    return TrainResult._make(_core.batch_norm_train(x, weight, bias, eps, axis, out, None, None, 0.1, 1))
+    return TrainResult._make(
+        _core.batch_norm_train(
+            x,
+            weight,
+            bias,
+            eps,
+            axis,
+            dtype,
+            out,
+            where,
+            weights,
+            residual,
+            activation,
+            negative_slope,
+            *_NOTHING_RUNNING,
+        )
+    )
 
 
 def batch_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
     weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
     *,
     mean: ArrayLike,
     invstd: ArrayLike,
     axis: Axis = 1,
     training: bool = True,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
+    activation: Activation = None,
+    negative_slope: float = 0.01,
     out: NDArray[Any] | None = None,
-) -> Gradients:
+) -> Gradients | ResidualGradients:
     """Gradients of batch normalization.
 
     With ``xhat = (x - mean) * invstd`` (Ioffe & Szegedy 2015, section 3)::
@@ -219,10 +275,29 @@ def batch_norm_backward(
     >>> bool(abs(dx.sum()) < 1e-15)  # moving all of x changes nothing
     True
     """
-    return Gradients._make(_core.batch_norm_backward(dy, x, weight, mean, invstd, axis, training, out))
+    gradients = _core.batch_norm_backward(
+        dy,
+        x,
+        weight,
+        bias,
+        mean,
+        invstd,
+        axis,
+        training,
+        out,
+        where,
+        weights,
+        residual,
+        activation,
+        negative_slope,
+        False,
+    )
+    return Gradients._make(gradients) if residual is None else ResidualGradients._make(gradients)
 
 
-def moments(x: ArrayLike, *, axis: Axis = 1) -> Moments:
+def moments(
+    x: ArrayLike, *, axis: Axis = 1, where: ArrayLike | None = None, weights: ArrayLike | None = None
+) -> Moments:
     """Count, mean and centred sum of squares of each channel, in one pass over memory.
 
     Chunks of x are summed about a value of their own and merged by the formula of Chan, Golub & LeVeque 1983
@@ -253,7 +328,7 @@ def moments(x: ArrayLike, *, axis: Axis = 1) -> Moments:
     >>> m.count, m.mean, m.m2
     (3, array([10000., 10001.]), array([2., 2.]))
     """
-    return Moments._make(_core.moments(x, axis))
+    return Moments._make(_core.moments(x, axis, where, weights))
 
 
 def normalize(
@@ -265,6 +340,10 @@ def normalize(
     *,
     eps: float = 1e-5,
     axis: Axis = 1,
+    residual: ArrayLike | None = None,
+    activation: Activation = None,
+    negative_slope: float = 0.01,
+    dtype: DTypeLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Normalize x by statistics that are given: ``weight * (x - mean) / sqrt(var + eps) + bias``.
@@ -307,4 +386,6 @@ def normalize(
     >>> fastbn.normalize(np.array([[2.0, 40.0]]), m.mean, m.var(), eps=0.0)
     array([[0., 2.]])
     """
-    return _core.normalize(x, mean, var, weight, bias, eps, axis, out)
+    return _core.normalize(
+        x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope
+    )

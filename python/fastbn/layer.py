@@ -251,10 +251,18 @@ class BatchNorm(LayerState):
                 self.eps,
                 self.axis,
                 None,
+                None,
+                None,
+                None,
+                None,
+                None,
+                0.01,
                 self.running_mean,
                 self.running_var,
                 momentum,
                 self.correction,
+                False,
+                False,
             )
         except Exception:
             if shape is not None:

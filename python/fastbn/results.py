@@ -44,6 +44,23 @@ class Gradients(NamedTuple):
     dbias: NDArray[np.float64]
 
 
+class ResidualGradients(NamedTuple):
+    """Result of `batch_norm_backward` where the forward pass added a residual.
+
+    Attributes
+    ----------
+    dx, dweight, dbias : ndarray
+        As in `Gradients`.
+    dresidual : ndarray
+        Gradient with respect to the residual, of dy's dtype and shape; dy itself where there was no activation.
+    """
+
+    dx: NDArray[Any]
+    dweight: NDArray[np.float64]
+    dbias: NDArray[np.float64]
+    dresidual: NDArray[Any]
+
+
 class Moments(NamedTuple):
     """Count, mean and centred sum of squares of each channel: the result of `moments`.
 

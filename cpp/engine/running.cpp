@@ -1,0 +1,71 @@
+#include "engine/running.hpp"
+
+#include <cmath>
+#include <string>
+
+#include "engine/errors.hpp"
+
+namespace fastbn {
+namespace {
+
+void check_running(const Running& running, const Features& features, const Shares& shares,
+                   bool allow_single) {
+    check_parameter_shape("running_mean", running.mean, features);
+    check_parameter_shape("running_var", running.var, features);
+    if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
+        refuse("momentum", "be between 0 and 1", to_text(running.momentum));
+    }
+    const double count = static_cast<double>(features.count);
+    const bool too_few = count > 0.0 && running.correction >= count && !allow_single;
+    if (!(running.correction >= 0.0) || (too_few && !shares.differ() && shares.weight() == 1.0)) {
+        refuse("correction",
+               "be at least 0 and less than the " + std::to_string(features.count) +
+                   " values per channel",
+               to_text(running.correction));
+    }
+    if (shares.most_counted() <= running.correction && count > 0.0 && !allow_single) {
+        refuse("weights",
+               "sum to more than the correction of " + to_text(running.correction) +
+                   " where running statistics are given",
+               to_text(shares.most_counted()));
+    }
+}
+
+const Running& checked(const Running& running, const Features& features, const Shares& shares,
+                       bool allow_single) {
+    if (running.mean) check_running(running, features, shares, allow_single);
+    return running;
+}
+
+}  // namespace
+
+RunningUpdate::RunningUpdate(const Running& running, const Features& features, const Shares& shares,
+                             bool allow_single)
+    : running_(checked(running, features, shares, allow_single)),
+      allow_single_(allow_single),
+      mean_(running.mean, features, 0.0),
+      var_(running.var, features, 1.0) {}
+
+bool RunningUpdate::is_finite(const StatisticsOut& batch) const {
+    bool finite = true;
+    for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
+        finite = finite && std::isfinite(batch.mean[i]) && std::isfinite(batch.var[i]);
+    }
+    return finite;
+}
+
+void RunningUpdate::apply(const StatisticsOut& batch) noexcept {
+    if (!running_.mean || (running_.skip_nonfinite && !is_finite(batch))) return;
+    for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
+        const double count = batch.count[i];
+        const bool has_unbiased = count > running_.correction;
+        if (count == 0.0 || !(has_unbiased || allow_single_)) continue;
+        const double unbiased = has_unbiased ? count / (count - running_.correction) : 1.0;
+        mean_[i] = blend(mean_[i], batch.mean[i]);
+        var_[i] = blend(var_[i], batch.var[i] * unbiased);
+    }
+    write_parameter(running_.mean, mean_);
+    write_parameter(running_.var, var_);
+}
+
+}  // namespace fastbn

@@ -1,0 +1,33 @@
+// Running statistics: checked, read before anything is written, and written back last.
+#pragma once
+
+#include "engine/features.hpp"
+#include "engine/operations.hpp"
+#include "engine/parameters.hpp"
+#include "engine/shares.hpp"
+
+namespace fastbn {
+
+class RunningUpdate {
+public:
+    // Raises std::invalid_argument for what the caller may have got wrong. allow_single: a channel
+    // of which too little counts for an unbiased variance has its biased one remembered.
+    RunningUpdate(const Running& running, const Features& features, const Shares& shares,
+                  bool allow_single);
+
+    // By a batch's statistics, one value per channel.
+    void apply(const StatisticsOut& batch) noexcept;
+
+private:
+    double blend(double old, double now) const {
+        return (1.0 - running_.momentum) * old + running_.momentum * now;
+    }
+    bool is_finite(const StatisticsOut& batch) const;
+
+    const Running& running_;
+    bool allow_single_;
+    Values mean_;
+    Values var_;
+};
+
+}  // namespace fastbn
