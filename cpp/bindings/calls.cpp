@@ -248,12 +248,12 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
     const bool through_statistics = bool_argument("training", training);
     const bool single = bool_argument("allow_single", allow_single);
     const ArrayArg dx = output_argument(
-        out, dy.array().dtype(), dy, {&dy, &in.x, &following.residual},
+        out, dy.array().dtype(), in.x, {&dy, &in.x, &following.residual},
         {&parameters.weight, &parameters.bias, &mean, &invstd, &counting.where, &counting.weights});
     check_residual(following.residual, dy);
     const bool wants_dz =
         following.residual && following.activation.kind != ActivationKind::none;
-    const ArrayArg dz = wants_dz ? output_like("dresidual", dy) : ArrayArg{};
+    const ArrayArg dz = wants_dz ? output_like("dresidual", in.x, dy) : ArrayArg{};
     py::array_t<double> dweight = statistic_array(in.features);
     py::array_t<double> dbias = statistic_array(in.features);
     const GradientsOut gradients{dx.ref, dz.ref, dweight.mutable_data(), dbias.mutable_data()};

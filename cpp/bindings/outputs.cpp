@@ -161,8 +161,7 @@ ArrayArg output_argument(const py::object& out, const py::object& dtype, const A
     }
     const ArrayArg output = writable_argument("out", out);
     if (wanted && engine_dtype(*wanted) != output.ref.dtype) {
-        wrong_type("out", "have the dtype given, " + name_of(*wanted),
-                   name_of(output.array().dtype()));
+        wrong_type("out", "have dtype " + name_of(*wanted), dtype_name(output));
     }
     for (const ArrayArg* source : sources) {
         if (*source && !same_memory(output.ref, source->ref)) check_disjoint(output, *source);
@@ -171,8 +170,8 @@ ArrayArg output_argument(const py::object& out, const py::object& dtype, const A
     return output;
 }
 
-ArrayArg output_like(const char* name, const ArrayArg& like) {
-    return described(name, empty_like(like.array(), like.array().dtype()));
+ArrayArg output_like(const char* name, const ArrayArg& like, const ArrayArg& typed) {
+    return described(name, empty_like(like.array(), typed.array().dtype()));
 }
 
 void check_disjoint(const ArrayArg& written, const ArrayArg& other) {

@@ -17,8 +17,8 @@ ArrayArg writable_argument(const char* name, const py::object& value);
 ArrayArg output_argument(const py::object& out, const py::object& dtype, const ArrayArg& like,
                          const std::vector<const ArrayArg*>& sources,
                          const std::vector<const ArrayArg*>& others);
-// A fresh array like another, its type included.
-ArrayArg output_like(const char* name, const ArrayArg& like);
+// A fresh array in like's memory order and of another's type.
+ArrayArg output_like(const char* name, const ArrayArg& like, const ArrayArg& typed);
 
 // Raises ValueError if the two share memory.
 void check_disjoint(const ArrayArg& written, const ArrayArg& other);

@@ -19,7 +19,13 @@ def batch_norm(
     eps: object,
     axis: object,
     correction: object,
+    dtype: object,
     out: object,
+    where: object,
+    weights: object,
+    residual: object,
+    activation: object,
+    negative_slope: object,
     /,
 ) -> NDArray[Any]: ...
 def batch_norm_train(
@@ -28,25 +34,46 @@ def batch_norm_train(
     bias: object,
     eps: object,
     axis: object,
+    dtype: object,
     out: object,
+    where: object,
+    weights: object,
+    residual: object,
+    activation: object,
+    negative_slope: object,
     running_mean: object,
     running_var: object,
     momentum: object,
     correction: object,
+    skip_nonfinite: object,
+    allow_single: object,
     /,
-) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]: ...
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int | NDArray[np.float64]]: ...
 def batch_norm_backward(
     dy: object,
     x: object,
     weight: object,
+    bias: object,
     mean: object,
     invstd: object,
     axis: object,
     training: object,
     out: object,
+    where: object,
+    weights: object,
+    residual: object,
+    activation: object,
+    negative_slope: object,
+    allow_single: object,
     /,
-) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]: ...
-def moments(x: object, axis: object, /) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]: ...
+) -> tuple[NDArray[Any], ...]: ...
+def moments(
+    x: object,
+    axis: object,
+    where: object,
+    weights: object,
+    /,
+) -> tuple[int | NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
 def normalize(
     x: object,
     mean: object,
@@ -55,7 +82,11 @@ def normalize(
     bias: object,
     eps: object,
     axis: object,
+    dtype: object,
     out: object,
+    residual: object,
+    activation: object,
+    negative_slope: object,
     /,
 ) -> NDArray[Any]: ...
 def set_num_threads(n: object, /) -> None: ...

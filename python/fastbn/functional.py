@@ -4,6 +4,17 @@ For every channel c, with N values in the batch (Ioffe & Szegedy 2015, Algorithm
 
     mean = sum(x) / N        var = sum((x - mean)**2) / N        invstd = 1 / sqrt(var + eps)
     xhat = (x - mean) * invstd                                   y = weight * xhat + bias
+
+Where values differ in how much they count, with p = weights * where and P = sum(p)::
+
+    mean = sum(p * x) / P    var = sum(p * (x - mean)**2) / P
+
+And where more follows: ``y = activation(weight * xhat + bias + residual)``.
+
+Data are float32, float64, float16, bfloat16 (of ml_dtypes), or integers: uint8, int8, uint16, int16, int32. Results have
+the data's type, and are float32 for integers, unless `dtype` or `out` choose another of the four floating-point types.
+Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in float64 if x is float64
+or int32 or the result is float64, and rounded once, to nearest even.
 """
 
 from __future__ import annotations
@@ -54,12 +65,12 @@ def batch_norm(
 
     Parameters
     ----------
-    x : array_like of float32 or float64
-        Two dimensions or more, in any memory layout.
-    running_mean, running_var : array_like of float32 or float64, optional
+    x : array_like
+        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
+    running_mean, running_var : array_like of a floating-point type, optional
         Of the feature shape (see `axis`), both or neither. Required unless `training`; in training, writable
         arrays. `running_var` must not be negative where it is used.
-    weight, bias : array_like of float32 or float64, optional
+    weight, bias : array_like of a floating-point type, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     training : bool, default False
         Whether x's own statistics are used.
@@ -73,13 +84,28 @@ def batch_norm(
     correction : float, default 1
         What the remembered variance's divisor N is reduced by: 1 remembers the unbiased variance (PyTorch), 0 the
         biased one (Keras, ONNX, Flax).
+    where : array_like of bool, optional
+        Broadcastable to x; True counts. In training, the values that are left out have no influence on statistics,
+        whatever they are; their y is computed all the same. Broadcast masks are not expanded in memory.
+    weights : array_like of real numbers, optional
+        Broadcastable to x; finite and not negative. How often a value counts: frequency weights, with which a sample of
+        weight 3 is one that was seen three times. `running_var` therefore takes P / (P - correction).
+    residual : array_like, optional
+        Of x's shape and y's dtype, added before the activation.
+    activation : {"relu", "leaky_relu"}, optional
+        What y is of the affine map's result z: z where it is positive; elsewhere 0, or ``negative_slope * z``.
+    negative_slope : float, default 0.01
+        Of "leaky_relu".
+    dtype : dtype, optional
+        Of y: float32, float64, float16 or bfloat16.
     out : ndarray, optional
-        Where the result goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.
+        Where the result goes: an array of x's shape that is exactly x or `residual`, or shares no memory with any
+        argument. Without `dtype`, its type is y's.
 
     Returns
     -------
     ndarray
-        y, of x's shape, dtype and memory order; `out` where that was given.
+        y, of x's shape and memory order; `out` where that was given.
 
     Raises
     ------
@@ -96,6 +122,11 @@ def batch_norm(
     -----
     An empty batch gives an empty result and leaves the running statistics alone. A channel with NaN or infinity in
     it becomes NaN as a whole in training; the other channels do not notice.
+
+    A channel none of whose values counts has xhat = 0, and leaves its running statistics alone; so does one of which no
+    more than `correction` counts, since it has no unbiased variance. Weights that sum to no more than that in every
+    channel are a ValueError where running statistics are given. All weights equal, or all of `where` True, gives the
+    bits of the call without.
 
     Examples
     --------
@@ -152,22 +183,23 @@ def batch_norm_train(
 
     Parameters
     ----------
-    x : array_like of float32 or float64
-        Two dimensions or more, in any memory layout.
-    weight, bias : array_like of float32 or float64, optional
+    x : array_like
+        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
+    weight, bias : array_like of a floating-point type, optional
         Gamma and beta, of the feature shape (see `batch_norm`); 1 and 0 where not given.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, `invstd` and xhat are 0.
     axis : int or tuple of ints, default 1
         The feature axis or axes.
-    out : ndarray, optional
-        Where y goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.
+    where, weights, residual, activation, negative_slope, dtype, out
+        As for `batch_norm`.
 
     Returns
     -------
     TrainResult
-        ``(y, mean, var, invstd, count)``: y of x's shape, dtype and memory order; fresh float64 statistics, of the
-        feature shape; the number of values per channel.
+        ``(y, mean, var, invstd, count)``: y of x's shape and memory order; fresh float64 statistics, of the feature
+        shape; the number of values per channel, or with `where` or `weights` an array of P for each. Where P is 0, so
+        are mean, var and invstd.
 
     Raises
     ------
@@ -234,34 +266,50 @@ def batch_norm_backward(
         training:  dx = weight * invstd * (dy - dbias / N - xhat * dweight / N)
         frozen:    dx = weight * invstd * dy
 
+    After an activation, all of this is of what that let through: dz for dy, ``dz = dy`` where z > 0 and 0 or
+    ``negative_slope * dy`` elsewhere. Where values differ in how much they count, 1 / N becomes p / P, each value's own;
+    the sums still go over all values, since each has its y.
+
     Parameters
     ----------
-    dy : array_like
-        Gradient with respect to y, of x's shape and dtype, in any memory layout.
-    x : array_like of float32 or float64
+    dy : array_like of a floating-point type
+        Gradient with respect to y, of x's shape, in any memory layout; usually of y's type.
+    x : array_like
         What the forward pass was given.
-    weight : array_like of float32 or float64, optional
-        Gamma, of the feature shape (see `batch_norm`).
-    mean, invstd : array_like of float32 or float64
+    weight, bias : array_like of a floating-point type, optional
+        Gamma and beta, of the feature shape (see `batch_norm`). Only an activation makes beta matter.
+    mean, invstd : array_like of a floating-point type
         What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
         ``running_mean`` and ``1 / sqrt(running_var + eps)``.
     axis : int or tuple of ints, default 1
         The feature axis or axes.
     training : bool, default True
         Whether mean and invstd are functions of x, through which the gradient flows, or constants.
+    where, weights, residual, activation, negative_slope
+        What the forward pass was given. It keeps nothing: z's sign is found again from x, mean and invstd (and the
+        residual) by the same arithmetic.
     out : ndarray, optional
-        Where dx goes: dy or x itself, or an array of x's shape and dtype that shares no memory with any argument.
+        Where dx goes: exactly dy, x or `residual`, or an array of x's shape and dy's dtype that shares no memory with
+        any argument.
 
     Returns
     -------
     Gradients
-        ``(dx, dweight, dbias)``: dx of x's shape, dtype and memory order; fresh float64 arrays of the feature shape,
-        also where no `weight` was given.
+        ``(dx, dweight, dbias)``: dx of dy's dtype, and of x's shape and memory order; fresh float64 arrays of the
+        feature shape, also where no `weight` was given.
+    ResidualGradients
+        With a residual: ``(dx, dweight, dbias, dresidual)``; dresidual is dz, or dy itself where there was no
+        activation.
 
     Raises
     ------
     TypeError, ValueError
         As for `batch_norm`.
+
+    Notes
+    -----
+    In float64, mean holds less than the forward pass knew: where z is smaller than 1e-16 * |mean| * weight * invstd its
+    sign may be taken for the other one.
 
     Examples
     --------
@@ -305,15 +353,18 @@ def moments(
 
     Parameters
     ----------
-    x : array_like of float32 or float64
-        Two dimensions or more, in any memory layout.
+    x : array_like
+        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
     axis : int or tuple of ints, default 1
         The feature axis or axes (see `batch_norm`).
+    where, weights : array_like, optional
+        Which values count, and how much: as for `batch_norm`.
 
     Returns
     -------
     Moments
-        ``(count, mean, m2)``, with methods ``var(ddof)`` and ``std(ddof)``.
+        ``(count, mean, m2)``, with methods ``var(ddof)`` and ``std(ddof)``. With `where` or `weights`, count is an array
+        of P for each channel and m2 is ``sum(p * (x - mean)**2)``.
 
     Raises
     ------
@@ -327,6 +378,8 @@ def moments(
     >>> m = fastbn.moments(x)
     >>> m.count, m.mean, m.m2
     (3, array([10000., 10001.]), array([2., 2.]))
+    >>> fastbn.moments(x, where=[[True], [True], [False]]).mean
+    array([ 9999.5, 10001. ])
     """
     return Moments._make(_core.moments(x, axis, where, weights))
 
@@ -353,23 +406,23 @@ def normalize(
 
     Parameters
     ----------
-    x : array_like of float32 or float64
-        Two dimensions or more, in any memory layout.
-    mean, var : array_like of float32 or float64
+    x : array_like
+        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
+    mean, var : array_like of a floating-point type
         Of the feature shape (see `batch_norm`); `var` must not be negative.
-    weight, bias : array_like of float32 or float64, optional
+    weight, bias : array_like of a floating-point type, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, y is `bias`.
     axis : int or tuple of ints, default 1
         The feature axis or axes.
-    out : ndarray, optional
-        Where the result goes: x itself, or an array of x's shape and dtype that shares no memory with any argument.
+    residual, activation, negative_slope, dtype, out
+        As for `batch_norm`.
 
     Returns
     -------
     ndarray
-        y, of x's shape, dtype and memory order; `out` where that was given.
+        y, of x's shape and memory order; `out` where that was given.
 
     Raises
     ------
@@ -386,6 +439,4 @@ def normalize(
     >>> fastbn.normalize(np.array([[2.0, 40.0]]), m.mean, m.var(), eps=0.0)
     array([[0., 2.]])
     """
-    return _core.normalize(
-        x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope
-    )
+    return _core.normalize(x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope)

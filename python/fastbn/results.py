@@ -14,18 +14,18 @@ class TrainResult(NamedTuple):
     Attributes
     ----------
     y : ndarray
-        The normalized array, of x's dtype and shape.
+        The normalized array, of x's shape.
     mean, var, invstd : ndarray of float64
         Mean, biased variance and ``1 / sqrt(var + eps)`` of each channel.
-    count : int
-        Number of values per channel.
+    count : int or ndarray of float64
+        Number of values per channel; where they differ in how much they count, the sum of that for each channel.
     """
 
     y: NDArray[Any]
     mean: NDArray[np.float64]
     var: NDArray[np.float64]
     invstd: NDArray[np.float64]
-    count: int  # type: ignore[assignment]  # shadows tuple.count, as meant
+    count: int | NDArray[np.float64]  # type: ignore[assignment]  # shadows tuple.count, as meant
 
 
 class Gradients(NamedTuple):
@@ -34,7 +34,7 @@ class Gradients(NamedTuple):
     Attributes
     ----------
     dx : ndarray
-        Gradient with respect to x, of x's dtype and shape.
+        Gradient with respect to x, of x's shape and dy's dtype.
     dweight, dbias : ndarray of float64
         Gradients with respect to weight (gamma) and bias (beta), one value per channel.
     """
@@ -66,12 +66,12 @@ class Moments(NamedTuple):
 
     Attributes
     ----------
-    count : int
-        Number of values per channel.
+    count : int or ndarray of float64
+        Number of values per channel; where they differ in how much they count, the sum of that for each channel.
     mean : ndarray of float64
         Mean of each channel; NaN where ``count`` is 0.
     m2 : ndarray of float64
-        ``sum((x - mean)**2)`` of each channel.
+        ``sum((x - mean)**2)`` of each channel, each value as much as it counts.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class Moments(NamedTuple):
     (array([1., 0.]), array([1.41421356, 0.        ]))
     """
 
-    count: int  # type: ignore[assignment]  # shadows tuple.count, as meant
+    count: int | NDArray[np.float64]  # type: ignore[assignment]  # shadows tuple.count, as meant
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
 
@@ -98,10 +98,8 @@ class Moments(NamedTuple):
         ndarray of float64
             One value per channel; NaN where ``count - ddof`` is not positive.
         """
-        freedom = self.count - ddof
-        if not freedom > 0:
-            return np.full_like(self.m2, np.nan)
-        return np.asarray(self.m2 / freedom)
+        freedom = np.asarray(self.count - ddof, np.float64)
+        return np.asarray(self.m2 / np.where(freedom > 0, freedom, np.nan))
 
     def std(self, ddof: float = 0) -> NDArray[np.float64]:
         """Return the standard deviation, the square root of `var`.
