@@ -141,6 +141,12 @@ py::object count_of(const Input& in, const CountingArgs& counting,
     return py::int_(in.features.count);
 }
 
+// The same as an argument, which matters only where they may differ.
+ArrayArg count_argument(const py::object& value, const CountingArgs& counting) {
+    if (!counting.given()) return {"count", py::none(), {}};
+    return optional_argument("count", value);
+}
+
 }  // namespace
 
 py::tuple moments(const py::object& x, const py::object& axis, const py::object& where,
@@ -233,9 +239,9 @@ py::object normalize(const py::object& x, const py::object& mean_value,
 py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
                               const py::object& weight, const py::object& bias,
                               const py::object& mean_value, const py::object& invstd_value,
-                              const py::object& axis, const py::object& training,
-                              const py::object& out, const py::object& where,
-                              const py::object& weights, const py::object& residual,
+                              const py::object& count_value, const py::object& axis,
+                              const py::object& training, const py::object& out,
+                              const py::object& where, const py::object& weights, const py::object& residual,
                               const py::object& activation, const py::object& negative_slope,
                               const py::object& allow_single) {
     const Input in(x, axis);
@@ -245,11 +251,13 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
     const FollowingArgs following(residual, activation, negative_slope);
     const ArrayArg mean = array_argument("mean", mean_value);
     const ArrayArg invstd = array_argument("invstd", invstd_value);
+    const ArrayArg count = count_argument(count_value, counting);
     const bool through_statistics = bool_argument("training", training);
     const bool single = bool_argument("allow_single", allow_single);
     const ArrayArg dx = output_argument(
         out, dy.array().dtype(), in.x, {&dy, &in.x, &following.residual},
-        {&parameters.weight, &parameters.bias, &mean, &invstd, &counting.where, &counting.weights});
+        {&parameters.weight, &parameters.bias, &mean, &invstd, &count, &counting.where,
+         &counting.weights});
     check_residual(following.residual, dy);
     const bool wants_dz =
         following.residual && following.activation.kind != ActivationKind::none;
@@ -260,7 +268,7 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
     without_gil(in.x.array().nbytes(), [&] {
         fastbn::backward(
             dy.ref, in.x.ref, in.features, counting.engine(), following.engine(),
-            {mean.ref, invstd.ref, parameters.engine(), through_statistics, single}, gradients);
+            {mean.ref, invstd.ref, count.ref, parameters.engine(), through_statistics, single}, gradients);
     });
     if (!following.residual) return py::make_tuple(dx.owner, dweight, dbias);
     return py::make_tuple(dx.owner, dweight, dbias, wants_dz ? dz.owner : dy.owner);

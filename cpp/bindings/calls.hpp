@@ -31,9 +31,10 @@ py::tuple batch_norm_train(const py::object& x, const py::object& weight, const 
 
 py::tuple batch_norm_backward(const py::object& dy, const py::object& x, const py::object& weight,
                               const py::object& bias, const py::object& mean,
-                              const py::object& invstd, const py::object& axis,
-                              const py::object& training, const py::object& out,
-                              const py::object& where, const py::object& weights,
+                              const py::object& invstd, const py::object& count,
+                              const py::object& axis, const py::object& training,
+                              const py::object& out, const py::object& where,
+                              const py::object& weights,
                               const py::object& residual, const py::object& activation,
                               const py::object& negative_slope, const py::object& allow_single);
 

@@ -92,6 +92,7 @@ struct BackwardOperation {
     AffineSource channels;  // all of them, from the first on
     const double* entry_mean;
     const double* entry_invstd;
+    const double* counts;  // of what counts in each channel, or null where that is not known
     GateCoefficients<C> gate;
     double* dweight;
     double* dbias;
@@ -99,12 +100,11 @@ struct BackwardOperation {
     void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<C>& entries,
                 const Scratch& scratch) const noexcept {
         sum_gradients<X, Y>(plan, of, entry_mean, entry_invstd, gate, slab, span, entries, scratch);
-        if (weighted()) sum_shares(slab, span, entries, scratch);
+        if (weighted() && counts == nullptr) sum_shares(slab, span, entries, scratch);
     }
     void finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
-        for (int field = 0; field < (weighted() ? 3 : 2); ++field) {
-            merge_entries(field, slab, entries);
-        }
+        for (int field = 0; field < 2; ++field) merge_entries(field, slab, entries);
+        if (weighted() && counts == nullptr) merge_entries(2, slab, entries);
         double* const sum_dz = entries.sum(0, 0, slab.entry);
         double* const sum_dz_xhat = entries.sum(1, 0, slab.entry);
         std::copy_n(sum_dz, slab.channels, dbias + slab.channel);
@@ -124,24 +124,38 @@ struct BackwardOperation {
     }
     void transform(const TileRange& tile, const Entries<C>& entries,
                    const Scratch& scratch) const noexcept {
-        static constexpr C none = 0;
-        if (!through_statistics && gate.activation.kind == ActivationKind::none) {
-            apply_affine<Y, Y>(plan, of.dy, {}, of.dx, gate.activation, tile, entries, scratch);
-        } else if (!through_statistics) {
-            apply_input_gradient<X, Y>(plan, of, gate, {&none, 0, true}, tile, entries, scratch);
+        GradientShares<C> of_tile{};
+        if (!through_statistics) {
+            if (gate.activation.kind == ActivationKind::none) {
+                return apply_affine<Y, Y>(plan, of.dy, {}, of.dx, gate.activation, tile, entries,
+                                          scratch);
+            }
+            of_tile.frozen = true;
         } else if (weighted()) {
-            C* const room = scratch.room<C>(packed_shares);
-            shares.pack(tile, room);
-            const std::ptrdiff_t stride = shares.by_row() ? 1 : tile.kernel_cols();
-            apply_input_gradient<X, Y>(plan, of, gate, {room, stride, shares.by_row()}, tile,
-                                       entries, scratch);
-        } else {
-            apply_input_gradient<X, Y>(plan, of, gate, {}, tile, entries, scratch);
+            of_tile = shares_of(tile, scratch);
         }
+        apply_input_gradient<X, Y>(plan, of, gate, of_tile, tile, entries, scratch);
     }
 
 private:
     bool weighted() const { return through_statistics && shares.differ(); }
+
+    GradientShares<C> shares_of(const TileRange& tile, const Scratch& scratch) const noexcept {
+        auto* const room = scratch.room<std::byte>(packed_shares);
+        GradientShares<C> result{};
+        switch (shares.form()) {
+            case Shares::Form::by_row:
+                result.rows = shares.rows<C>(tile, room);
+                break;
+            case Shares::Form::by_mask:
+                result.mask = shares.mask(tile, room);
+                break;
+            case Shares::Form::by_element:
+                result.elements = shares.elements<C>(tile, room);
+                break;
+        }
+        return result;
+    }
 
     AffineSource channels_of(const Slab& slab) const {
         const std::ptrdiff_t c = slab.channel;
@@ -161,35 +175,35 @@ private:
     void sum_shares(const Slab& slab, std::ptrdiff_t span, const Entries<C>& entries,
                     const Scratch& scratch) const noexcept {
         std::fill_n(entries.sum(2, span, slab.entry), slab.entries, 0.0);
-        C* const room = scratch.room<C>(packed_shares);
         each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
-            shares.pack(tile, room);
             double* const sums = entries.sum(2, span, tile.entry);
-            const std::ptrdiff_t n = tile.kernel_cols();
-            const bool columns = !plan.layout.channels_first();
-            if (shares.by_row() || !columns) {
-                double sum = 0.0;
-                for (std::ptrdiff_t i = 0; i < shares.packed_size(tile); ++i) {
-                    sum += static_cast<double>(room[i]);
-                }
-                if (shares.by_row() && !columns) sum *= static_cast<double>(n);
-                for (std::ptrdiff_t i = 0; i < (columns ? n : 1); ++i) sums[i] += sum;
-                return;
-            }
+            const GradientShares<C> of_tile = shares_of(tile, scratch);
+            const std::ptrdiff_t columns = plan.layout.channels_first() ? 0 : 1;
             for (std::ptrdiff_t r = 0; r < tile.kernel_rows(); ++r) {
-                for (std::ptrdiff_t i = 0; i < n; ++i) {
-                    sums[i] += static_cast<double>(room[r * n + i]);
+                for (std::ptrdiff_t i = 0; i < tile.kernel_cols(); ++i) {
+                    sums[i * columns] += share_at(of_tile, r, i);
                 }
             }
         });
     }
 
+    static double share_at(const GradientShares<C>& of, std::ptrdiff_t r, std::ptrdiff_t i) {
+        if (of.rows != nullptr) return static_cast<double>(of.rows[r]);
+        if (of.mask.data != nullptr) return of.mask.data[r * of.mask.stride + i] != 0 ? 1.0 : 0.0;
+        return static_cast<double>(of.elements.data[r * of.elements.stride + i]);
+    }
+
     // A channel without any gets no gradient through its statistics.
     void divide_by_counts(const Slab& slab, const Entries<C>& entries) const noexcept {
-        const auto field = [&](int i) { return entries.sum(i, 0, slab.entry); };
-        for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
-            const double count = field(2)[c];
-            for (int i = 0; i < 2; ++i) field(i)[c] = count > 0.0 ? field(i)[c] / count : 0.0;
+        const double* const counted =
+            counts != nullptr ? counts + slab.channel : entries.sum(2, 0, slab.entry);
+        const double unit = counts != nullptr ? shares.unit() : 1.0;
+        for (int field = 0; field < 2; ++field) {
+            double* const sums = entries.sum(field, 0, slab.entry);
+            for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+                const double count = counted[c] / unit;
+                sums[c] = count > 0.0 ? sums[c] / count : 0.0;
+            }
         }
     }
 
@@ -220,6 +234,7 @@ void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     if (parameters.bias) check_parameter_shape("bias", parameters.bias, features);
     check_parameter_shape("mean", normalization.mean, features);
     check_parameter_shape("invstd", normalization.invstd, features);
+    if (normalization.count) check_parameter_shape("count", normalization.count, features);
     if (normalization.through_statistics && !normalization.allow_single) check_trainable(features);
 }
 
@@ -242,6 +257,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     const Values bias(normalization.parameters.bias, features, 0.0);
     const Values mean(normalization.mean, features, 0.0);
     const Values invstd(normalization.invstd, features, 1.0);
+    const Values counts(normalization.count, features, 0.0);
     const Values zero({}, features, 0.0);
     const AffineSource channels{mean.data(), zero.data(), invstd.data(), weight.data(),
                                 bias.data()};
@@ -263,6 +279,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
                                           channels,
                                           entry_mean.data(),
                                           entry_invstd.data(),
+                                          normalization.count ? counts.data() : nullptr,
                                           gate.coefficients(),
                                           out.dweight,
                                           out.dbias};
@@ -270,9 +287,10 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
         GradientOperands& of = operation.of;
         for (Operand* o : {&of.dy, &of.x, &of.residual, &of.dx, &of.dz}) rooms.add(*o);
         const bool weighted = normalization.through_statistics && shares.differ();
-        if (weighted) rooms.add(operation.packed_shares);
-        const bool whole_rows = !weighted || shares.by_row();
-        const bool in_runs = !weighted || (shares.by_row() && shares.same_in_channels());
+        if (weighted && !shares.is_direct()) rooms.add(operation.packed_shares);
+        const bool by_row = shares.form() == Shares::Form::by_row;
+        const bool whole_rows = !weighted || by_row || shares.is_direct();
+        const bool in_runs = !weighted || (by_row && shares.same_in_channels());
         execute<Computed<Y>>(
             plan, operation,
             {{&of.dy, &of.x, &of.residual}, {&of.dx, &of.dz}, whole_rows, in_runs}, rooms);

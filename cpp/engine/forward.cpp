@@ -149,7 +149,7 @@ Plan plan_with(const ArrayRef& x, const Features& features, Shares& shares) {
     if (!shares.differ()) return plan_of(x, features);
     shares.arrange(layout_of(x, features));
     const bool reads_x = x.dtype == DType::float32 || x.dtype == DType::float64;
-    return plan_of(x, features, !(reads_x && (shares.by_row() || shares.is_direct_mask())));
+    return plan_of(x, features, !reads_x || shares.form() == Shares::Form::by_element);
 }
 
 }  // namespace

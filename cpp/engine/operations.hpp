@@ -67,6 +67,7 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
 struct Normalization {
     ArrayRef mean;
     ArrayRef invstd;
+    ArrayRef count;  // may be empty: it is then counted once more
     Parameters parameters;
     bool through_statistics = true;
     bool allow_single = false;

@@ -22,15 +22,20 @@ void mask_tile(const Operand& mask, const TileRange& tile, T* values) noexcept;
 // Where a tile begins in an operand that is direct.
 char* tile_address(const Operand& operand, const TileRange& tile) noexcept;
 
+template <class T>
+Tile<T> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
+    constexpr std::ptrdiff_t size = sizeof(T);
+    return {reinterpret_cast<T*>(tile_address(operand, tile)),
+            operand.row_stride / size * tile.abreast};
+}
+
 // The tile's memory, without its values: the operand's own, or its room. None without an operand.
 template <class T>
 Tile<T> output_tile(const Operand& operand, const TileRange& tile,
                     const Scratch& scratch) noexcept {
-    constexpr std::ptrdiff_t size = sizeof(T);
     if (!operand) return {nullptr, 0};
-    if (!operand.direct) return {scratch.room<T>(operand), tile.cols * tile.abreast};
-    return {reinterpret_cast<T*>(tile_address(operand, tile)),
-            operand.row_stride / size * tile.abreast};
+    if (operand.direct) return direct_tile<T>(operand, tile);
+    return {scratch.room<T>(operand), tile.cols * tile.abreast};
 }
 
 // The tile with its values, to be read.

@@ -113,32 +113,69 @@ void Shares::arrange(const Layout& layout) {
     const auto each = [&](const auto& holds) {
         return (!mask_ || holds(mask_)) && (!values_ || holds(values_));
     };
-    by_row_ = layout.abreast == 1 && each([](const Operand& o) { return is_broadcast(o.cols); });
+    rows_alike_ = each([](const Operand& o) { return is_broadcast(o.cols); });
     same_in_channels_ = layout.channels_first()
                             ? each([](const Operand& o) { return is_broadcast(o.channels); })
-                            : by_row_;
-    is_direct_mask_ = mask_.direct && !values_ && !by_row_;
+                            : rows_alike_;
+    if (rows_alike_ && layout.abreast == 1) {
+        form_ = Form::by_row;
+    } else {
+        form_ = values_ ? Form::by_element : Form::by_mask;
+    }
+}
+
+// Each of n values `times` times in a row, in place, from the last on.
+template <class T>
+void spread(T* values, std::ptrdiff_t n, std::ptrdiff_t times) {
+    for (std::ptrdiff_t i = n; i-- > 0;) {
+        const T value = values[i];
+        std::fill_n(values + i * times, times, value);
+    }
 }
 
 template <class T>
-void Shares::pack(const TileRange& tile, T* to) const noexcept {
+const T* Shares::rows(const TileRange& tile, std::byte* room) const noexcept {
+    TileRange first_column = tile;
+    first_column.cols = 1;
+    return pack<T>(first_column, room);
+}
+
+Tile<const std::uint8_t> Shares::mask(const TileRange& tile, std::byte* room) const noexcept {
+    if (is_direct()) return direct_tile<const std::uint8_t>(mask_, tile);
+    auto* const to = reinterpret_cast<std::uint8_t*>(room);
     TileRange part = tile;
-    if (by_row_) part.cols = 1;
-    const std::ptrdiff_t n = packed_size(tile);
+    if (rows_alike_) part.cols = 1;
+    pack_tile(mask_, part, to);
+    if (rows_alike_) spread(to, tile.rows, tile.cols);
+    return {to, tile.kernel_cols()};
+}
+
+template <class T>
+Tile<const T> Shares::elements(const TileRange& tile, std::byte* room) const noexcept {
+    if (!rows_alike_) return {pack<T>(tile, room), tile.kernel_cols()};
+    T* const to = const_cast<T*>(rows<T>(tile, room));
+    spread(to, tile.rows, tile.cols);
+    return {to, tile.kernel_cols()};
+}
+
+// Weights that T cannot hold may be shares that it can. The one is written where the other was, or
+// before.
+template <class T>
+T* Shares::pack(const TileRange& tile, std::byte* room) const noexcept {
+    T* const to = reinterpret_cast<T*>(room);
+    const std::ptrdiff_t n = tile.rows * tile.cols;
     if (!values_) {
         std::fill_n(to, n, T(1));
     } else {
-        // Weights that T cannot hold may be shares that it can. The one is written where the other
-        // was, or before.
-        auto* const weights = reinterpret_cast<double*>(to);
-        auto* const bytes = reinterpret_cast<char*>(to);
-        pack_tile(values_, part, weights);
+        char* const bytes = reinterpret_cast<char*>(room);
+        pack_tile(values_, tile, reinterpret_cast<double*>(room));
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             const auto weight = read_element<double>(bytes + i * std::ptrdiff_t{sizeof(double)});
             write_element(bytes + i * std::ptrdiff_t{sizeof(T)}, static_cast<T>(weight / unit_));
         }
     }
-    if (mask_) mask_tile(mask_, part, to);
+    if (mask_) mask_tile(mask_, tile, to);
+    return to;
 }
 
 Operand Shares::packed() {
@@ -162,7 +199,9 @@ double Shares::share(const Layout& layout, std::ptrdiff_t channel,
     });
 }
 
-template void Shares::pack(const TileRange&, float*) const noexcept;
-template void Shares::pack(const TileRange&, double*) const noexcept;
+template const float* Shares::rows(const TileRange&, std::byte*) const noexcept;
+template const double* Shares::rows(const TileRange&, std::byte*) const noexcept;
+template Tile<const float> Shares::elements(const TileRange&, std::byte*) const noexcept;
+template Tile<const double> Shares::elements(const TileRange&, std::byte*) const noexcept;
 
 }  // namespace fastbn

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "engine/array.hpp"
 #include "engine/features.hpp"
@@ -27,23 +28,26 @@ public:
 
     // The rest is for shares that differ, once x's layout is known.
     void arrange(const Layout& layout);
-    // One share for each row of a tile.
-    bool by_row() const { return by_row_; }
+    // How a tile's shares come to the kernels.
+    enum class Form {
+        by_row,      // one for each row
+        by_mask,     // bytes, 0 for a share of 0, else for 1
+        by_element,  // numbers
+    };
+    Form form() const { return form_; }
     // Of all channels the same ones.
     bool same_in_channels() const { return same_in_channels_; }
-    // Bytes of 0 and 1 that the kernels can read as they are.
-    bool is_direct_mask() const { return is_direct_mask_; }
-    const Operand& mask() const { return mask_; }
-    // Shares of a tile, in rows as long as the kernel's, or one for each of its rows. There must be
-    // room for as many doubles.
-    template <class T>
-    void pack(const TileRange& tile, T* to) const noexcept;
-    // What takes a room to do so.
+    // The mask's own memory does for all tiles.
+    bool is_direct() const { return form_ == Form::by_mask && mask_.direct; }
+
+    // What takes a room of a tile's size, unless is_direct.
     static Operand packed();
-    // As many as that is.
-    std::ptrdiff_t packed_size(const TileRange& tile) const {
-        return by_row_ ? tile.rows : tile.kernel_rows() * tile.kernel_cols();
-    }
+    // A tile's shares, packed into a room of that; only what the form says.
+    template <class T>
+    const T* rows(const TileRange& tile, std::byte* room) const noexcept;
+    Tile<const std::uint8_t> mask(const TileRange& tile, std::byte* room) const noexcept;
+    template <class T>
+    Tile<const T> elements(const TileRange& tile, std::byte* room) const noexcept;
 
     // Of one value, slowly: `index` counts the channel's values in the order of reduced_dims.
     double share(const Layout& layout, std::ptrdiff_t channel, std::ptrdiff_t index) const noexcept;
@@ -51,6 +55,8 @@ public:
 private:
     void scan_where();
     void scan_weights(const Features& features, const ArrayRef& x);
+    template <class T>
+    T* pack(const TileRange& tile, std::byte* room) const noexcept;
 
     ArrayRef where_;
     ArrayRef weights_;
@@ -59,9 +65,9 @@ private:
     double most_counted_;
     Operand mask_;
     Operand values_;
-    bool by_row_ = false;
+    Form form_ = Form::by_element;
+    bool rows_alike_ = false;  // one share for each of x's rows, of which the kernels may see several as one
     bool same_in_channels_ = false;
-    bool is_direct_mask_ = false;
 };
 
 }  // namespace fastbn

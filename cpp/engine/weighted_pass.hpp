@@ -31,7 +31,7 @@ public:
 
     void take_rooms(Rooms& rooms) {
         rooms.add(x_);
-        if (!shares_.is_direct_mask()) rooms.add(packed_shares_);
+        if (!shares_.is_direct()) rooms.add(packed_shares_);
     }
 
     template <class C>
@@ -43,19 +43,19 @@ public:
         const WeightedMoments<X>& kernels = weighted_kernels<X>();
         each_tile(plan_, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
             const WeightedState state = state_at(entries, span, tile.entry);
-            if (shares_.is_direct_mask()) {
-                const Tile<const std::uint8_t> mask =
-                    input_tile<std::uint8_t>(shares_.mask(), tile, scratch);
-                return fold(kernels.by_mask, ElementShares<std::uint8_t>{mask}, tile, state,
-                            scratch);
-            }
-            auto* const packed = scratch.room<double>(packed_shares_);
-            shares_.pack(tile, packed);
-            if (shares_.by_row()) {
-                fold(kernels.by_row, RowShares{packed}, tile, state, scratch);
-            } else {
-                fold(kernels.by_element, ElementShares<double>{{packed, tile.kernel_cols()}}, tile,
-                     state, scratch);
+            auto* const room = scratch.room<std::byte>(packed_shares_);
+            switch (shares_.form()) {
+                case Shares::Form::by_row:
+                    return fold(kernels.by_row, RowShares{shares_.rows<double>(tile, room)}, tile,
+                                state, scratch);
+                case Shares::Form::by_mask:
+                    return fold(kernels.by_mask,
+                                ElementShares<std::uint8_t>{shares_.mask(tile, room)}, tile, state,
+                                scratch);
+                case Shares::Form::by_element:
+                    return fold(kernels.by_element,
+                                ElementShares<double>{shares_.elements<double>(tile, room)}, tile,
+                                state, scratch);
             }
         });
     }

@@ -8,17 +8,18 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// `passed` where z > 0 (or NaN), otherwise what the activation makes of it.
+// Leaves of `value`, z itself or a gradient, what an activation of z makes of it. In place and
+// register by register, here as in the other options of the elementwise passes: of a whole block
+// that is one or another g++ 12 makes a copy in memory, by halves, and then waits for it.
 template <class C>
-inline Block<C> through(const Activation<C>& activation, const Block<C>& z,
-                        const Block<C>& passed) {
-    switch (activation.kind) {
-        case ActivationKind::relu:
-            return unless_positive(z, passed, broadcast(C(0)));
-        case ActivationKind::leaky_relu:
-            return unless_positive(z, passed, passed * activation.slope);
-        default:
-            return passed;
+inline void pass_through(const Activation<C>& activation, const Block<C>& z, Block<C>& value) {
+    const bool leaky = activation.kind == ActivationKind::leaky_relu;
+    const Vec<C> slope = Vec<C>::broadcast(activation.slope);
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<C>::registers; ++k) {
+        Vec<C> otherwise = Vec<C>::broadcast(C(0));
+        if (leaky) otherwise = value.part[k] * slope;
+        value.part[k] = Vec<C>::unless_positive(z.part[k], value.part[k], otherwise);
     }
 }
 

@@ -47,7 +47,7 @@ inline Vec<T> load_part(const double* p, std::ptrdiff_t n, Vec<T> fill) {
     return Vec<T>::load(p, n, fill);
 }
 template <class T, class S>
-inline Vec<T> load_part(const S* p, std::ptrdiff_t n, Vec<T> fill) {
+[[gnu::noinline]] Vec<T> load_part(const S* p, std::ptrdiff_t n, Vec<T> fill) {
     S whole[Vec<T>::width] = {};
     for (std::ptrdiff_t i = 0; i < n; ++i) whole[i] = p[i];
     return Vec<T>::blend(n, Vec<T>::load(whole), fill);
@@ -58,7 +58,7 @@ inline void store_part(T* p, std::ptrdiff_t n, Vec<T> a) {
     a.store(p, n);
 }
 template <class T, class Y>
-inline void store_part(Y* p, std::ptrdiff_t n, Vec<T> a) {
+[[gnu::noinline]] void store_part(Y* p, std::ptrdiff_t n, Vec<T> a) {
     Y whole[Vec<T>::width];
     a.store(whole);
     for (std::ptrdiff_t i = 0; i < n; ++i) p[i] = whole[i];

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "storage.hpp"
 
@@ -149,13 +150,14 @@ struct Gate {
     Tile<const Y> residual;  // no data where there is none
 };
 
-// Shares of a tile's values in the statistics that the gradient flows through, for each row
-// (stride 1) or for each element; no data where all count in full.
+// Shares of a tile's values in the statistics that the gradient flows through, in one form, or none
+// where all have the same; and whether those are constants, and nothing flows.
 template <class C>
 struct GradientShares {
-    const C* data;
-    std::ptrdiff_t stride;
-    bool per_row;
+    bool frozen;
+    const C* rows;  // one for each row
+    Tile<const std::uint8_t> mask;
+    Tile<const C> elements;
 };
 
 }  // namespace fastbn

@@ -58,7 +58,9 @@ struct GateAt {
         if (gate.residual.data != nullptr) {
             z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
         }
-        return through(gate.activation, z, load<C>(dy, n));
+        Block<C> dz = load<C>(dy, n);
+        pass_through(gate.activation, z, dz);
+        return dz;
     }
 };
 

@@ -21,29 +21,46 @@ struct GradientOptions {
 
     bool is_gated() const { return gate.activation.kind != ActivationKind::none; }
     bool are_needed() const {
-        return is_gated() || dz.data != nullptr || shares.data != nullptr;
+        return is_gated() || shares.frozen || shares.rows != nullptr || shares.mask.data != nullptr ||
+               shares.elements.data != nullptr;
     }
 
-    // From dy, and z without its residual.
+    // From dy to dz, by z without its residual.
     template <class N>
-    Block<C> gated(const Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        if (!is_gated()) return dy;
+    void pass(Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        if (!is_gated()) return;
         if (gate.residual.data != nullptr) {
             z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
         }
-        const Block<C> passed = through(gate.activation, z, dy);
-        if (dz.data != nullptr) store(dz.data + r * dz.stride + i, n, passed);
-        return passed;
+        pass_through(gate.activation, z, dy);
+        if (dz.data != nullptr) store(dz.data + r * dz.stride + i, n, dy);
     }
 
-    // The share that a value has in what flows back through the statistics: none of it, whatever
-    // that is, where the value did not count.
+    // Leaves of what flows back through the statistics a value's own share: nothing, whatever that
+    // is, where the value did not count.
     template <class N>
-    Block<C> shared(const Block<C>& flow, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        if (shares.data == nullptr) return flow;
-        const C* const at = shares.data + r * shares.stride;
-        const Block<C> share = shares.per_row ? broadcast(*at) : load<C>(at + i, n);
-        return unless_positive(share, share * flow, broadcast(C(0)));
+    void keep_share(Block<C>& flow, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        if (shares.frozen) {
+            for (Vec<C>& part : flow.part) part = Vec<C>::broadcast(C(0));
+        } else if (shares.mask.data != nullptr) {
+            keep(load<C>(shares.mask.data + r * shares.mask.stride + i, n), flow, flow);
+        } else if (shares.rows != nullptr) {
+            const Block<C> share = broadcast(shares.rows[r]);
+            keep(share, share * flow, flow);
+        } else if (shares.elements.data != nullptr) {
+            const Block<C> share =
+                load<C>(shares.elements.data + r * shares.elements.stride + i, n);
+            keep(share, share * flow, flow);
+        }
+    }
+
+private:
+    static void keep(const Block<C>& share, const Block<C>& part, Block<C>& flow) {
+#pragma GCC unroll 8
+        for (int k = 0; k < Block<C>::registers; ++k) {
+            flow.part[k] = Vec<C>::unless_positive(share.part[k], part.part[k],
+                                                   Vec<C>::broadcast(C(0)));
+        }
     }
 };
 
@@ -75,9 +92,10 @@ template <class X, class Y>
                 next_x.ask(x.data + r * x.stride + i);
                 next_dy.ask(dy.data + r * dy.stride + i);
                 const Block<C> centred = load<C>(x.data + r * x.stride + i, n) - c.of[0];
-                const Block<C> dyi = load<C>(dy.data + r * dy.stride + i, n);
-                const Block<C> dzi = options.gated(dyi, centred * c.of[3] + c.of[4], r, i, n);
-                const Block<C> flow = options.shared(centred * c.of[1] + c.of[2], r, i, n);
+                Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
+                options.pass(dzi, centred * c.of[3] + c.of[4], r, i, n);
+                Block<C> flow = centred * c.of[1] + c.of[2];
+                options.keep_share(flow, r, i, n);
                 return (dzi - flow) * c.of[3];
             }});
     } else {
@@ -87,11 +105,11 @@ template <class X, class Y>
         map(dx, e, arrays,
             Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 10>& c) {
                 const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
-                const Block<C> dyi = load<C>(dy.data + r * dy.stride + i, n);
-                const Block<C> zi = (xi * c.of[9] - c.of[6]) * c.of[7] + c.of[8];
-                const Block<C> dzi = options.gated(dyi, zi, r, i, n);
-                const Block<C> flow = (xi * c.of[4] - c.of[0]) * c.of[1] + c.of[2];
-                return (dzi * c.of[5] - options.shared(flow, r, i, n)) * c.of[3];
+                Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
+                options.pass(dzi, (xi * c.of[9] - c.of[6]) * c.of[7] + c.of[8], r, i, n);
+                Block<C> flow = (xi * c.of[4] - c.of[0]) * c.of[1] + c.of[2];
+                options.keep_share(flow, r, i, n);
+                return (dzi * c.of[5] - flow) * c.of[3];
             }});
     }
 }

@@ -26,7 +26,8 @@ struct Finish {
         if (residual.data != nullptr) {
             z = z + load<C>(residual.data + r * residual.stride + i, n);
         }
-        return through(activation, z, z);
+        if (activation.kind != ActivationKind::none) pass_through(activation, z, z);
+        return z;
     }
 };
 

@@ -51,13 +51,13 @@ struct Vec {
         return load(a);
     }
     template <class S>
-    static Vec load(const S* p, std::ptrdiff_t n, Vec fill) {
+    [[gnu::noinline]] static Vec load(const S* p, std::ptrdiff_t n, Vec fill) {
         T a[width];
         fill.store(a);
         widen_elements(p, a, n);
         return load(a);
     }
-    static Vec load(const T* p, std::ptrdiff_t n, Vec fill) {
+    [[gnu::noinline]] static Vec load(const T* p, std::ptrdiff_t n, Vec fill) {
         for (std::ptrdiff_t i = 0; i < n; ++i) fill.v[i] = p[i];
         return fill;
     }
@@ -67,7 +67,7 @@ struct Vec {
         return a;
     }
     void store(T* p) const { __builtin_memcpy(p, &v, sizeof v); }
-    void store(T* p, std::ptrdiff_t n) const {
+    [[gnu::noinline]] void store(T* p, std::ptrdiff_t n) const {
         for (std::ptrdiff_t i = 0; i < n; ++i) p[i] = v[i];
     }
     void stream(T* p) const {
@@ -93,7 +93,7 @@ struct Vec {
         store(p);
     }
 
-    static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
+    [[gnu::noinline]] static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         for (std::ptrdiff_t i = 0; i < n; ++i) b.v[i] = a.v[i];
         return b;
     }

@@ -36,32 +36,31 @@ struct WeightedSums {
 // count known without adding it up.
 struct ByRow {
     RowShares shares;
+    std::ptrdiff_t largest;  // the row with the largest share
+    double sum;
 
+    ByRow(RowShares of, std::ptrdiff_t rows) : shares(of), largest(0), sum(0.0) {
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            largest = shares.of[r] > shares.of[largest] ? r : largest;
+            sum += shares.of[r];
+        }
+    }
     bool skips(std::ptrdiff_t r) const { return shares.of[r] == 0.0; }
-    // Of one column, or of each.
-    Wide counts(const WeightedSums<Wide>&, std::ptrdiff_t rows) const {
-        double sum = 0.0;
-        for (std::ptrdiff_t r = 0; r < rows; ++r) sum += shares.of[r];
-        return broadcast(sum);
-    }
-    // Of all columns together.
-    double count(const WeightedSums<Wide>& sums, std::ptrdiff_t rows, std::ptrdiff_t cols) const {
-        return halve(counts(sums, rows)) / static_cast<double>(lanes) * static_cast<double>(cols);
-    }
-    // The row with the largest share, or `rows` if there is none.
-    std::ptrdiff_t largest(std::ptrdiff_t rows) const {
-        std::ptrdiff_t best = 0;
-        for (std::ptrdiff_t r = 1; r < rows; ++r) best = shares.of[r] > shares.of[best] ? r : best;
-        return skips(best) ? rows : best;
+    // Of each column, and of `cols` of them together.
+    Wide counts(const WeightedSums<Wide>&) const { return broadcast(sum); }
+    double count(const WeightedSums<Wide>&, std::ptrdiff_t cols) const {
+        return sum * static_cast<double>(cols);
     }
     template <class X, class N>
     void add(WeightedSums<Wide>& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t, N n,
              const Wide& shift) const {
+        const bool in_full = shares.of[r] == 1.0;
         const Vec<double> share = Vec<double>::broadcast(shares.of[r]);
         each_register(n, [&](int k, auto in) {
-            const Vec<double> centred = load_register(at, k, in, shift) - shift.part[k];
-            const Vec<double> part = share * centred;
-            sums.d.part[k] = sums.d.part[k] + part;
+            const Vec<double> x = load_register(at, k, in, shift);
+            const Vec<double> centred = subtract_by_fma(x, shift.part[k]);
+            const Vec<double> part = in_full ? centred : share * centred;
+            sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
             sums.d2.part[k] = sums.d2.part[k] + part * centred;
         });
     }
@@ -73,34 +72,35 @@ struct ByElement {
     ElementShares<P> shares;
 
     static bool skips(std::ptrdiff_t) { return false; }
-    static Wide counts(const WeightedSums<Wide>& sums, std::ptrdiff_t) { return sums.count; }
-    static double count(const WeightedSums<Wide>& sums, std::ptrdiff_t, std::ptrdiff_t) {
+    static Wide counts(const WeightedSums<Wide>& sums) { return sums.count; }
+    static double count(const WeightedSums<Wide>& sums, std::ptrdiff_t) {
         return halve(sums.count);
     }
     template <class X, class N>
     void add(WeightedSums<Wide>& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t i, N n,
              const Wide& shift) const {
         const P* const shares_at = shares.of.data + r * shares.of.stride + i;
+        const Vec<double> zero = Vec<double>::broadcast(0.0);
+        const Vec<double> one = Vec<double>::broadcast(1.0);
         each_register(n, [&](int k, auto in) {
-            const Vec<double> zero = Vec<double>::broadcast(0.0);
-            Vec<double> share = load_register(shares_at, k, in, Wide{});
-            if (is_mask) {  // whose True may be any byte but 0
-                share = Vec<double>::unless_positive(share, Vec<double>::broadcast(1.0), zero);
-            }
+            const Vec<double> share = load_register(shares_at, k, in, Wide{});
             const Vec<double> x = load_register(at, k, in, shift);
-            const Vec<double> centred =
-                Vec<double>::unless_positive(share, x - shift.part[k], zero);
+            const Vec<double> centred = Vec<double>::unless_positive(
+                share, subtract_by_fma(x, shift.part[k]), zero);
+            // True may be any byte but 0.
+            const Vec<double> counted =
+                is_mask ? Vec<double>::unless_positive(share, one, zero) : share;
             const Vec<double> part = is_mask ? centred : share * centred;
-            sums.d.part[k] = sums.d.part[k] + part;
+            sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
             sums.d2.part[k] = sums.d2.part[k] + part * centred;
-            sums.count.part[k] = sums.count.part[k] + share;
+            sums.count.part[k] = add_evenly(k + 1, sums.count.part[k], counted);
         });
     }
 };
 
-inline ByRow policy_of(RowShares shares) { return {shares}; }
+inline ByRow policy_of(RowShares shares, std::ptrdiff_t rows) { return {shares, rows}; }
 template <class P>
-inline ByElement<P> policy_of(ElementShares<P> shares) {
+inline ByElement<P> policy_of(ElementShares<P> shares, std::ptrdiff_t) {
     return {shares};
 }
 
@@ -108,9 +108,9 @@ inline ByElement<P> policy_of(ElementShares<P> shares) {
 template <class X>
 inline bool find_shift(const ByRow& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t,
                        double& shift) {
-    const std::ptrdiff_t r = by.largest(rows);
-    if (r < rows) shift = first_value(x.data + r * x.stride);
-    return r < rows;
+    if (rows == 0 || by.skips(by.largest)) return false;
+    shift = first_value(x.data + by.largest * x.stride);
+    return true;
 }
 template <class P, class X>
 inline bool find_shift(const ByElement<P>& by, Tile<const X> x, std::ptrdiff_t rows,
@@ -132,8 +132,8 @@ inline bool find_shift(const ByElement<P>& by, Tile<const X> x, std::ptrdiff_t r
 template <class X, class N>
 inline Wide shifts_of(const ByRow& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t i,
                       N n) {
-    const std::ptrdiff_t r = by.largest(rows);
-    return r < rows ? load<double>(x.data + r * x.stride + i, n) : broadcast(0.0);
+    const bool counts = rows > 0 && !by.skips(by.largest);
+    return counts ? load<double>(x.data + by.largest * x.stride + i, n) : broadcast(0.0);
 }
 template <class P, class X, class N>
 inline Wide shifts_of(const ByElement<P>& by, Tile<const X> x, std::ptrdiff_t rows,
@@ -191,15 +191,15 @@ inline WeightedSums<Wide> tile_sums(Tile<const X> x, const By& by, std::ptrdiff_
 template <class X, class Shares>
 [[gnu::flatten]] void weighted_rows(Tile<const X> x, Shares shares, std::ptrdiff_t rows,
                                     std::ptrdiff_t cols, WeightedState state) noexcept {
-    const auto by = policy_of(shares);
+    const auto by = policy_of(shares, rows);
     double shift = 0.0;
     if (!find_shift(by, x, rows, cols, shift)) return;
     if constexpr (two_passes<X>) {
         const WeightedSums<Wide> first = tile_sums(x, by, rows, cols, shift);
-        shift += halve(first.d) / by.count(first, rows, cols);
+        shift += halve(first.d) / by.count(first, cols);
     }
     const WeightedSums<Wide> sums = tile_sums(x, by, rows, cols, shift);
-    const double count = by.count(sums, rows, cols);
+    const double count = by.count(sums, cols);
     fold_in(state, 0, chunk_of(halve(sums.d), halve(sums.d2), count, shift), count);
 }
 
@@ -226,7 +226,7 @@ inline void add_columns(Tile<const X> x, const By& by, std::ptrdiff_t rows, std:
     });
     each_block(0, cols, [&](std::ptrdiff_t i, auto) {
         WeightedSums<Wide>& sums = columns[i / lanes].sums;
-        sums.count = by.counts(sums, rows);
+        sums.count = by.counts(sums);
     });
 }
 
@@ -260,7 +260,7 @@ template <class X, class Shares>
 [[gnu::flatten]] void weighted_columns(Tile<const X> x, Shares shares, std::ptrdiff_t rows,
                                        std::ptrdiff_t cols, WeightedState state,
                                        void* scratch) noexcept {
-    const auto by = policy_of(shares);
+    const auto by = policy_of(shares, rows);
     auto* const columns = static_cast<WeightedColumns*>(scratch);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
         columns[i / lanes].shift = shifts_of(by, x, rows, i, n);

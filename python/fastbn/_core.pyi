@@ -56,6 +56,7 @@ def batch_norm_backward(
     bias: object,
     mean: object,
     invstd: object,
+    count: object,
     axis: object,
     training: object,
     out: object,

@@ -11,8 +11,8 @@ Where values differ in how much they count, with p = weights * where and P = sum
 
 And where more follows: ``y = activation(weight * xhat + bias + residual)``.
 
-Data are float32, float64, float16, bfloat16 (of ml_dtypes), or integers: uint8, int8, uint16, int16, int32. Results have
-the data's type, and are float32 for integers, unless `dtype` or `out` choose another of the four floating-point types.
+Data are float32, float64, float16, bfloat16 (of ml_dtypes), or integers: uint8, int8, uint16, int16, int32. Results
+have the data's type, and are float32 for integers, unless `dtype` or `out` choose another of the four floating-point types.
 Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in float64 if x is float64
 or int32 or the result is float64, and rounded once, to nearest even.
 """
@@ -249,6 +249,7 @@ def batch_norm_backward(
     *,
     mean: ArrayLike,
     invstd: ArrayLike,
+    count: ArrayLike | None = None,
     axis: Axis = 1,
     training: bool = True,
     where: ArrayLike | None = None,
@@ -267,8 +268,8 @@ def batch_norm_backward(
         frozen:    dx = weight * invstd * dy
 
     After an activation, all of this is of what that let through: dz for dy, ``dz = dy`` where z > 0 and 0 or
-    ``negative_slope * dy`` elsewhere. Where values differ in how much they count, 1 / N becomes p / P, each value's own;
-    the sums still go over all values, since each has its y.
+    ``negative_slope * dy`` elsewhere. Where values differ in how much they count, 1 / N becomes p / P, each value's
+    own; the sums still go over all values, since each has its y.
 
     Parameters
     ----------
@@ -281,6 +282,8 @@ def batch_norm_backward(
     mean, invstd : array_like of a floating-point type
         What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
         ``running_mean`` and ``1 / sqrt(running_var + eps)``.
+    count : int or array_like, optional
+        What the forward pass returned with `where` or `weights`; saves counting again.
     axis : int or tuple of ints, default 1
         The feature axis or axes.
     training : bool, default True
@@ -330,6 +333,7 @@ def batch_norm_backward(
         bias,
         mean,
         invstd,
+        count,
         axis,
         training,
         out,
