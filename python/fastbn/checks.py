@@ -14,6 +14,11 @@ import numpy.typing as npt
 
 COUNTER = "num_batches_tracked"
 LARGEST = sys.float_info.max
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "activation": (None, "relu", "leaky_relu"),
+    "on_nonfinite": ("propagate", "skip"),
+    "on_single": ("error", "biased"),
+}
 
 Shape = tuple[int, ...]
 Momentum: TypeAlias = float | Callable[[int], float] | None
@@ -53,8 +58,9 @@ def checked_momentum(momentum: Any) -> Momentum:
     return momentum if momentum is None or callable(momentum) else checked_real("momentum", momentum, 0, 1)
 
 
-def checked_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> Any:
-    """Return one of the choices, which are words and perhaps None."""
+def checked_choice(name: str, value: Any) -> Any:
+    """Return what is one of the option's words (or None), as it stands in `CHOICES`."""
+    choices = CHOICES[name]
     if (value is None or isinstance(value, str)) and value in choices:
         return choices[choices.index(value)]
     error = ValueError if isinstance(value, str) else TypeError

@@ -175,9 +175,16 @@ class BatchNorm(LayerModes):
         if lengths is not None:
             where = where_within(lengths, batch.shape, self.axis, where)
         added = None if residual is None else converted("residual", residual)
-        extras = (where, weights, added, self.activation, self.negative_slope)
-        y, last = (self._by_batch if self._uses_batch() else self._by_running_statistics)(batch, extras, out)
-        self._last = None if out is not None and last.overwritten_by(out) else last
+        if self.track_running_stats and (self.frozen or not self.training):
+            y = self._by_running_statistics(batch, where, weights, added, out)
+        elif self.num_features is None:
+            y = self._by_first_batch(batch, where, weights, added, out)
+        else:
+            y = self._by_batch(batch, where, weights, added, out)
+        if out is not None:
+            read = (batch,) if added is None or self.activation is None else (batch, added)
+            if any(np.shares_memory(out, array) for array in read):
+                self._last = None
         return y
 
     def backward(self, dy: npt.ArrayLike) -> Array | Any:
@@ -221,10 +228,27 @@ class BatchNorm(LayerModes):
         """
         if self._last is None:
             raise RuntimeError("backward needs a call of the layer on x before it, and x as it was, got none")
-        x, used, extras, allow_single, learns = self._last
+        x, dtype, used, where, weights, residual, activation, slope, single, learns = self._last
+        grad = converted("dy", dy)
+        if grad.dtype != dtype:
+            raise TypeError(f"dy must have y's dtype {dtype}, got {grad.dtype}")
         mean, invstd = used or (self._require(self.running_mean), self._running_invstd())
         dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
-            dy, x, self.weight, self.bias, mean, invstd, self.axis, used is not None, None, *extras, allow_single
+            grad,
+            x,
+            self.weight,
+            self.bias,
+            mean,
+            invstd,
+            self.axis,
+            used is not None,
+            None,
+            where,
+            weights,
+            residual,
+            activation,
+            slope,
+            single,
         )
         if self.affine and learns:
             with np.errstate(all="ignore"):
@@ -264,6 +288,9 @@ class BatchNorm(LayerModes):
         return self
 
     def _check_features(self, x: Array) -> None:
+        axis = self.axis
+        if isinstance(axis, int) and -x.ndim <= axis < x.ndim and x.shape[axis] == self.num_features:
+            return  # as nearly always, and quickly seen
         got = self._features_of(x)
         if self.num_features is not None and got is not None and got != self._shape():
             rule = f"{self.num_features} channels along axis {self.axis}"

@@ -32,7 +32,7 @@ def checked_weights(weights: Any, shape: Shape) -> Array:
     _refuse_masked("weights", array)
     dtype = array.dtype
     if not dtype.isnative or not (dtype.kind in "iu" or dtype in ("f2", "f4", "f8") or dtype.name == "bfloat16"):
-        raise TypeError(f"weights must have a floating dtype of up to 64 bits or an integer one, got {dtype}")
+        raise TypeError(f"weights must hold real numbers, got {dtype}")
     _check_broadcast("weights", array, shape)
     if array.size and not (array.min() >= 0 and array.max() < math.inf):  # a NaN is the least and the largest
         bad = array[~((array >= 0) & (array < math.inf))]

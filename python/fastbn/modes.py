@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,30 +13,19 @@ from fastbn.state import Array, LayerState
 
 Layer = TypeVar("Layer", bound="LayerModes")
 
-# where, weights, residual, activation and negative_slope, in a row as `_core` takes them.
-Extras: TypeAlias = tuple[Any, Any, Array | None, str | None, float]
-
-
-class Call(NamedTuple):
-    """What `fastbn.BatchNorm.backward` needs to know of the last call."""
-
-    x: Array
-    used: tuple[Array, Array] | None  # the batch's mean and invstd; None where the running statistics normalized
-    extras: Extras
-    allow_single: bool
-    learns: bool  # whether grad_weight and grad_bias are to be filled
-
-    def overwritten_by(self, out: Array) -> bool:
-        """Return whether y was written where backward would read x, or the residual under an activation."""
-        _, _, residual, activation, _ = self.extras
-        read = (self.x,) if residual is None or activation is None else (self.x, residual)
-        return any(np.shares_memory(out, array) for array in read)
+# What `fastbn.BatchNorm.backward` needs to know of the last call: x, y's dtype, the batch's mean and invstd (None where
+# the running statistics normalized), where, weights, residual, activation, negative_slope, whether one value per
+# channel was allowed, and whether grad_weight and grad_bias are to be filled. Named, it would cost a tenth of a small
+# call.
+Last: TypeAlias = tuple[
+    Array, np.dtype[Any], tuple[Array, Array] | None, Any, Any, Array | None, str | None, float, bool, bool
+]
 
 
 class LayerModes(LayerState):
     """The part of `fastbn.BatchNorm` that is different in training, in evaluation and with frozen statistics."""
 
-    _last: Call | None
+    _last: Last | None
 
     def train(self: Layer, mode: bool = True) -> Layer:
         """Switch to training mode, or with False to evaluation mode, and return the layer.
@@ -110,40 +99,62 @@ class LayerModes(LayerState):
         self.frozen = self.frozen_parameters = False
         return self
 
-    def _uses_batch(self) -> bool:
-        """Return whether a call now normalizes by the batch's own statistics."""
-        return (self.training and not self.frozen) or not self.track_running_stats
-
-    def _by_running_statistics(self, x: Array, extras: Extras, out: Array | None) -> tuple[Array, Call]:
-        where, weights, *rest = extras
+    def _by_running_statistics(
+        self, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
+    ) -> Array:
         mean, var = self._require(self.running_mean), self._require(self.running_var)
         if where is not None:
             checked_where(where, x.shape)
         if weights is not None:
             checked_weights(weights, x.shape)
-        y = _core.normalize(x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, *rest)
-        return y, Call(x, None, (None, None, *extras[2:]), False, not self.frozen_parameters)
+        activation, slope = self.activation, self.negative_slope
+        y = _core.normalize(
+            x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope
+        )
+        learns = not self.frozen_parameters
+        self._last = (x, y.dtype, None, None, None, residual, activation, slope, False, learns)
+        return y
 
-    def _by_batch(self, x: Array, extras: Extras, out: Array | None) -> tuple[Array, Call]:
-        skip = checked_choice("on_nonfinite", self.on_nonfinite, ("propagate", "skip")) == "skip"
-        single = checked_choice("on_single", self.on_single, ("error", "biased")) == "biased"
-        remember = (self._momentum_now(), self.correction, skip, single)
-        shape = self._features_of(x) if self.num_features is None else None
+    def _by_first_batch(self, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None) -> Array:
+        shape = self._features_of(x)
         if shape is not None:
             self._decide_features(shape)
-        running = self.running_mean, self.running_var
         try:
-            y, mean, var, invstd, count = _core.batch_norm_train(
-                x, self.weight, self.bias, self.eps, self.axis, None, out, *extras, *running, *remember
-            )
+            return self._by_batch(x, where, weights, residual, out)
         except Exception:
-            if shape is not None:
-                self._forget_features()
+            self._forget_features()
             raise
-        least = 0 if single else self.correction
-        if self.track_running_stats and _was_remembered(count, least) and (not skip or _all_finite(mean, var)):
+
+    def _by_batch(self, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None) -> Array:
+        skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
+        single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
+        activation, slope = self.activation, self.negative_slope
+        y, mean, var, invstd, count = _core.batch_norm_train(
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            self.axis,
+            None,
+            out,
+            where,
+            weights,
+            residual,
+            activation,
+            slope,
+            self.running_mean,
+            self.running_var,
+            self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
+            self.correction,
+            skip,
+            single,
+        )
+        counts = count > 0 if isinstance(count, int) else (count > (0 if single else self.correction)).any()
+        if self.track_running_stats and counts and not (skip and not _all_finite(mean, var)):
             self.num_batches_tracked += 1
-        return y, Call(x, (mean, invstd), extras, single, not self.frozen_parameters)
+        learns = not self.frozen_parameters
+        self._last = (x, y.dtype, (mean, invstd), where, weights, residual, activation, slope, single, learns)
+        return y
 
     def _momentum_now(self) -> float:
         if self.momentum is None:
@@ -165,11 +176,6 @@ class LayerModes(LayerState):
         if not all(-x.ndim <= axis < x.ndim for axis in axes):
             return None
         return tuple(x.shape[axis] for axis in sorted(axis % x.ndim for axis in axes))
-
-
-def _was_remembered(count: Any, least: float) -> bool:
-    """Return whether a batch has changed running statistics, of which ``count`` counted (per channel, if an array)."""
-    return count > 0 if isinstance(count, int) else bool((count > least).any())
 
 
 def _all_finite(*arrays: Array) -> bool:
