@@ -290,19 +290,6 @@ def test_a_batch_that_updates_nothing_is_not_counted(where: Array) -> None:
     np.testing.assert_allclose(layer.running_mean, want, **CLOSE)
 
 
-def test_the_mask_is_remembered_not_copied() -> None:
-    layer, x, dy = BatchNorm(4), batch(6, 4, 5), batch(6, 4, 5, seed=1)
-    where, weights = np.ones((6, 1, 5), bool), np.ones((6, 1, 1))
-    layer(x, where=where, weights=weights)
-    where[2], weights[3] = False, 2.0
-    want = step(layer, x, dy)  # xhat by the statistics of the call
-    p = np.broadcast_to(where * weights, x.shape)
-    xhat = (x - reference.along(want.mean, x.shape, 1)) / np.sqrt(reference.along(want.biased, x.shape, 1) + 1e-5)
-    sums = [reference.along(v, x.shape, 1) for v in (want.dbias, want.dweight, p.sum(axis=(0, 2)))]
-    dx = (dy - p / sums[2] * (sums[0] + xhat * sums[1])) / np.sqrt(reference.along(want.biased, x.shape, 1) + 1e-5)
-    np.testing.assert_allclose(layer.backward(dy), dx, **CLOSE)
-
-
 # Lengths.
 
 

@@ -232,7 +232,7 @@ class BatchNorm(LayerModes):
         grad = converted("dy", dy)
         if grad.dtype != dtype:
             raise TypeError(f"dy must have y's dtype {dtype}, got {grad.dtype}")
-        mean, invstd = used or (self._require(self.running_mean), self._running_invstd())
+        mean, invstd, count = used or (self._require(self.running_mean), self._running_invstd(), None)
         dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
             grad,
             x,
@@ -240,6 +240,7 @@ class BatchNorm(LayerModes):
             self.bias,
             mean,
             invstd,
+            count,
             self.axis,
             used is not None,
             None,

@@ -13,13 +13,12 @@ from fastbn.state import Array, LayerState
 
 Layer = TypeVar("Layer", bound="LayerModes")
 
-# What `fastbn.BatchNorm.backward` needs to know of the last call: x, y's dtype, the batch's mean and invstd (None where
-# the running statistics normalized), where, weights, residual, activation, negative_slope, whether one value per
-# channel was allowed, and whether grad_weight and grad_bias are to be filled. Named, it would cost a tenth of a small
-# call.
-Last: TypeAlias = tuple[
-    Array, np.dtype[Any], tuple[Array, Array] | None, Any, Any, Array | None, str | None, float, bool, bool
-]
+# What `fastbn.BatchNorm.backward` needs to know of the last call: x, y's dtype, the batch's mean, invstd and count per
+# channel, if those differ (or None, where the running statistics normalized), where, weights, residual, activation,
+# negative_slope, whether one value per channel was allowed, and whether grad_weight and grad_bias are to be filled.
+# Named, it would cost a tenth of a small call.
+Used: TypeAlias = tuple[Array, Array, Array | None]
+Last: TypeAlias = tuple[Array, np.dtype[Any], Used | None, Any, Any, Array | None, str | None, float, bool, bool]
 
 
 class LayerModes(LayerState):
@@ -149,11 +148,14 @@ class LayerModes(LayerState):
             skip,
             single,
         )
-        counts = count > 0 if isinstance(count, int) else (count > (0 if single else self.correction)).any()
+        if isinstance(count, int):
+            total, counts = None, count > 0
+        else:
+            total, counts = count, bool((count > (0 if single else self.correction)).any())
         if self.track_running_stats and counts and not (skip and not _all_finite(mean, var)):
             self.num_batches_tracked += 1
         learns = not self.frozen_parameters
-        self._last = (x, y.dtype, (mean, invstd), where, weights, residual, activation, slope, single, learns)
+        self._last = (x, y.dtype, (mean, invstd, total), where, weights, residual, activation, slope, single, learns)
         return y
 
     def _momentum_now(self) -> float:
