@@ -6,16 +6,22 @@ import math
 import numbers
 import operator
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 COUNTER = "num_batches_tracked"
 LARGEST = sys.float_info.max
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "activation": (None, "relu", "leaky_relu"),
+    "on_nonfinite": ("propagate", "skip"),
+    "on_single": ("error", "biased"),
+}
 
 Shape = tuple[int, ...]
+Momentum: TypeAlias = float | Callable[[int], float] | None
 
 
 class IncompatibleKeys(NamedTuple):
@@ -42,14 +48,23 @@ def checked_real(name: str, value: Any, low: float, high: float) -> float:
     except OverflowError:  # an int beyond float64
         number = math.inf
     if not low <= number <= high:
-        rule = f"in [{low:g}, {high:g}]" if high <= 1 else f"finite and >= {low:g}"
+        rule = f"in [{low:g}, {high:g}]" if high <= 1 else "finite" if low < 0 else f"finite and >= {low:g}"
         raise ValueError(f"{name} must be {rule}, got {value!r}")
     return int(value) if isinstance(value, numbers.Integral) else number
 
 
-def checked_momentum(momentum: Any) -> float | None:
-    """Return the weight of the newest batch, or None for the plain average over all batches."""
-    return None if momentum is None else checked_real("momentum", momentum, 0, 1)
+def checked_momentum(momentum: Any) -> Momentum:
+    """Return the weight of the newest batch, a function that gives it, or None for the plain average over all."""
+    return momentum if momentum is None or callable(momentum) else checked_real("momentum", momentum, 0, 1)
+
+
+def checked_choice(name: str, value: Any) -> Any:
+    """Return what is one of the option's words (or None), as it stands in `CHOICES`."""
+    choices = CHOICES[name]
+    if (value is None or isinstance(value, str)) and value in choices:
+        return choices[choices.index(value)]
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
 def checked_flag(name: str, value: Any) -> bool:

@@ -1,26 +1,30 @@
-"""The layer: modes, forward, backward and running statistics. Leaves the arithmetic on x to `functional`."""
+"""The layer: what users see of it, and forward and backward put together. Leaves the modes to `modes`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn.checks import Shape, checked_flag, converted
-from fastbn.functional import batch_norm_backward, batch_norm_train, normalize
-from fastbn.state import Array, LayerState
+from fastbn.checks import converted
+from fastbn.functional import batch_norm_train
+from fastbn.masks import where_within
+from fastbn.modes import LayerModes
+from fastbn.state import Array
 
 
-class BatchNorm(LayerState):
+class BatchNorm(LayerModes):
     """Batch normalization that remembers: parameters, running statistics and what backward needs.
 
     In training mode each call normalizes by the batch's own mean and (biased) variance and remembers them::
 
         running <- (1 - momentum) * running + momentum * statistic
 
-    with the variance times N / (N - correction), N values per channel. In evaluation mode the running statistics
-    normalize. Names, rules and defaults are those of ``torch.nn.BatchNorm1d/2d/3d``; the algorithm is Ioffe & Szegedy
-    (2015), Algorithms 1 and 2.
+    with the variance times N / (N - correction), N values per channel (or the sum of their weights). In evaluation
+    mode, and while frozen, the running statistics normalize. Names, rules and defaults are those of
+    ``torch.nn.BatchNorm1d/2d/3d``; the algorithm is Ioffe & Szegedy (2015), Algorithms 1 and 2.
 
     Parameters
     ----------
@@ -31,15 +35,28 @@ class BatchNorm(LayerState):
         The axes that keep their own statistics, as in `fastbn.batch_norm`; all others are reduced.
     eps : float, default 1e-5
         Added to the variance; finite, >= 0.
-    momentum : float or None, default 0.1
+    momentum : float, None or callable, default 0.1
         Weight of the newest batch in the running statistics, in [0, 1]. None: their plain average over all batches,
-        that is ``1 / num_batches_tracked``.
+        that is ``1 / num_batches_tracked``. A function is called with the number of batches tracked so far, 0 for the
+        first, and returns the weight. A layer with one cannot be saved to a file, and is pickled if the function is.
     affine : bool, default True
         Whether the layer has a weight (gamma, starts at 1) and a bias (beta, starts at 0).
     track_running_stats : bool, default True
         Whether there are running statistics. Without them the batch's own are used in evaluation mode too.
     correction : float, default 1
         1 remembers the unbiased variance (PyTorch), 0 the biased one (Keras, ONNX, Flax).
+    activation : {None, "relu", "leaky_relu"}, default None
+        What is applied last: ``y = act(weight * xhat + bias + residual)``, with ``relu(z) = 0`` and
+        ``leaky_relu(z) = negative_slope * z`` where z <= 0, both z elsewhere.
+    negative_slope : float, default 0.01
+        Finite; used by "leaky_relu" alone.
+    on_nonfinite : {"propagate", "skip"}, default "propagate"
+        What a batch does of which a channel's mean or variance is NaN or infinite: its statistics are remembered like
+        any other's, or the running statistics of all channels and the counter stay as they are. y is computed either
+        way.
+    on_single : {"error", "biased"}, default "error"
+        What a batch of one value per channel does in training: it is a ValueError, or it is normalized (xhat is 0) and
+        its biased variance, 0, remembered; and so is that of channels of which no more than ``correction`` counts.
     dtype : dtype, default float64
         float32 or float64, of parameters, their gradients and running statistics; independent of x.
 
@@ -56,12 +73,15 @@ class BatchNorm(LayerState):
         Training calls that updated them.
     training : bool
         The mode, set by `train` and `eval`; a new layer is in training mode.
+    frozen, frozen_parameters : bool
+        Whether running statistics, and parameters too, are frozen; set by `freeze` and `unfreeze`.
 
     Notes
     -----
-    A call keeps a reference to x, in both modes, until the next one; pickling and copying drop it. `backward` reads x
-    and the parameters (after a call in evaluation mode: the running statistics too) as they are then, so change none
-    of them in between. Inference that keeps nothing is `fastbn.normalize` with the layer's arrays.
+    A call keeps a reference to x, and to where, weights and residual, in all modes, until the next one; pickling and
+    copying drop them. `backward` reads these and the parameters (where the running statistics normalized: those too) as
+    they are then, so change none of them in between. Inference that keeps nothing is `fastbn.normalize` with the
+    layer's arrays.
 
     ``copy.copy`` gives a layer that shares the arrays, ``copy.deepcopy`` an independent one. A call that fails changes
     nothing.
@@ -82,27 +102,56 @@ class BatchNorm(LayerState):
     [0.2 2. ] [ 1.  10.9] 1
     """
 
-    def __call__(self, x: npt.ArrayLike) -> Array:
+    def __call__(
+        self,
+        x: npt.ArrayLike,
+        *,
+        where: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+        lengths: npt.ArrayLike | None = None,
+        residual: npt.ArrayLike | None = None,
+        out: Array | None = None,
+    ) -> Array:
         """Normalize a batch; in training mode update the running statistics too.
+
+        With ``p = weights * where`` and ``P = sum(p)`` over a channel, its statistics are ``mean = sum(p * x) / P`` and
+        ``var = sum(p * (x - mean)**2) / P``. What does not count (p = 0) has no influence on them, be it NaN; it is
+        normalized all the same.
 
         Parameters
         ----------
-        x : array_like of float32 or float64, at least 2-D
-            The batch. The layer keeps a reference to it for `backward`. An empty batch gives an empty result and leaves
+        x : array_like, at least 2-D
+            The batch: float32, float64, float16, bfloat16 or integers of up to 32 bits (int8, uint8, int16, uint16,
+            int32). The layer keeps a reference to it for `backward`. An empty batch gives an empty result and leaves
             the running statistics alone.
+        where : array_like of bool, optional
+            Which entries count; broadcastable to x's shape.
+        weights : array_like, optional
+            How often each entry counts, finite and >= 0, fractions too; broadcastable to x's shape.
+        lengths : array_like of int, optional
+            How many positions of each sequence count, from the first: of shape ``(x.shape[0],)``, from 0 to x's size
+            along its one reduced axis beside axis 0. With ``where`` both must hold.
+        residual : array_like, optional
+            Added before the activation; of x's shape and y's dtype.
+        out : ndarray, optional
+            Where y goes: x itself or residual itself, or an array of x's shape that shares no memory with any argument.
+            Its dtype, of the four floating ones, is y's. `backward` needs x, and with an activation the residual, as
+            they were: it is refused if they were written over.
 
         Returns
         -------
         ndarray
-            y, of x's shape, dtype and memory order.
+            y, of x's shape, memory order and dtype (float32 for integers); ``out`` where that was given.
 
         Raises
         ------
         TypeError, ValueError
-            Where x is not what `fastbn.batch_norm` accepts, does not have ``num_features`` channels or, in training
-            mode, has one value per channel.
+            Where an argument is not what `fastbn.batch_norm` accepts, x does not have ``num_features`` channels or, in
+            training mode, has one value per channel (see ``on_single``), or ``lengths`` is given for an x that is not a
+            batch of sequences. Where the running statistics normalize, where, weights and lengths are checked and
+            of no influence.
         RuntimeError
-            In evaluation mode, if the features are still undecided.
+            In evaluation mode or frozen, if the features are still undecided.
 
         Examples
         --------
@@ -114,40 +163,58 @@ class BatchNorm(LayerState):
                [ 1.,  0.]])
         >>> layer.eval()(np.array([[2.0, 5.0]]))
         array([[0., 0.]])
+
+        Two sequences of one feature, the second padded by a 0 that does not count:
+
+        >>> layer = BatchNorm(axis=2, eps=0.0)
+        >>> layer(np.array([[[1.0], [3.0]], [[2.0], [0.0]]]), lengths=[2, 1])[0].ravel()
+        array([-1.22474487,  1.22474487])
         """
         batch = converted("x", x)
         self._check_features(batch)
-        if self.training or not self.track_running_stats:
-            return self._normalize_by_batch(batch)
-        mean, var = self._require(self.running_mean), self._require(self.running_var)
-        y = normalize(batch, mean, var, self.weight, self.bias, eps=self.eps, axis=self.axis)
-        self._last = (batch, None)
+        if lengths is not None:
+            where = where_within(lengths, batch.shape, self.axis, where)
+        added = None if residual is None else converted("residual", residual)
+        if self.track_running_stats and (self.frozen or not self.training):
+            y = self._by_running_statistics(batch, where, weights, added, out)
+        elif self.num_features is None:
+            y = self._by_first_batch(batch, where, weights, added, out)
+        else:
+            y = self._by_batch(batch, where, weights, added, out)
+        if out is not None:
+            read = (batch,) if added is None or self.activation is None else (batch, added)
+            if any(np.shares_memory(out, array) for array in read):
+                self._last = None
         return y
 
-    def backward(self, dy: npt.ArrayLike) -> Array:
+    def backward(self, dy: npt.ArrayLike) -> Array | Any:
         """Return the gradient with respect to x of the last call, and fill ``grad_weight`` and ``grad_bias``.
 
         Parameters
         ----------
         dy : array_like
-            Gradient with respect to y, of x's shape and dtype.
+            Gradient with respect to y, of y's shape and dtype.
 
         Returns
         -------
-        ndarray
-            dx, of x's shape, dtype and memory order. It flows through mean and variance where the last call used the
-            batch's own (training mode, or ``track_running_stats=False``), else it is ``weight * invstd * dy``.
+        ndarray, or a tuple (dx, dresidual) if the last call had a residual
+            dx, of x's shape and memory order and dy's dtype. It flows through mean and variance where the last call
+            used the batch's own (training mode, or ``track_running_stats=False``), else it is ``weight * invstd * dz``,
+            with ``dz = dy`` times the slope of the activation there. dresidual is dz: dy itself without an activation.
 
         Raises
         ------
         TypeError, ValueError
-            Where dy has not x's dtype or shape.
+            Where dy has not y's dtype or shape.
         RuntimeError
-            If nothing has been called yet, or not since the parameters were loaded or initialized.
+            If nothing has been called yet, or not since the parameters were loaded or initialized, or if the last call
+            wrote y over what is needed here.
 
         Notes
         -----
-        The parameters' gradients are overwritten, not accumulated. See `fastbn.batch_norm_backward` for the formulas.
+        What counted, the activation and which statistics normalized are those of the last call, whatever the layer's
+        mode is now. The parameters' gradients are overwritten, not accumulated. See `fastbn.batch_norm_backward` for
+        the formulas.
 
         Examples
         --------
@@ -160,46 +227,42 @@ class BatchNorm(LayerState):
         [0. 0.] [0.] [2.]
         """
         if self._last is None:
-            raise RuntimeError("backward needs a call of the layer on x before it, got none")
-        x, used = self._last
-        mean, invstd = used or (self._require(self.running_mean), self._running_invstd())
-        gradients = batch_norm_backward(
-            dy, x, self.weight, mean=mean, invstd=invstd, axis=self.axis, training=used is not None
+            raise RuntimeError("backward needs a call of the layer on x before it, and x as it was, got none")
+        x, dtype, used, where, weights, residual, activation, slope, single, learns = self._last
+        grad = converted("dy", dy)
+        if grad.dtype != dtype:
+            raise TypeError(f"dy must have y's dtype {dtype}, got {grad.dtype}")
+        mean, invstd, count = used or (self._require(self.running_mean), self._running_invstd(), None)
+        dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
+            grad,
+            x,
+            self.weight,
+            self.bias,
+            mean,
+            invstd,
+            count,
+            self.axis,
+            used is not None,
+            None,
+            where,
+            weights,
+            residual,
+            activation,
+            slope,
+            single,
         )
-        if self.affine:
+        if self.affine and learns:
             with np.errstate(all="ignore"):
-                self._require(self.grad_weight)[...] = gradients.dweight
-                self._require(self.grad_bias)[...] = gradients.dbias
-        return gradients.dx
-
-    def train(self, mode: bool = True) -> BatchNorm:
-        """Switch to training mode, or with False to evaluation mode, and return the layer.
-
-        Examples
-        --------
-        >>> from fastbn import BatchNorm
-        >>> BatchNorm(3).eval().train().training
-        True
-        """
-        self.training = checked_flag("mode", mode)
-        return self
-
-    def eval(self) -> BatchNorm:
-        """Switch to evaluation mode, in which the running statistics normalize, and return the layer.
-
-        Examples
-        --------
-        >>> from fastbn import BatchNorm
-        >>> BatchNorm(3).eval().training
-        False
-        """
-        return self.train(False)
+                self._require(self.grad_weight)[...] = dweight
+                self._require(self.grad_bias)[...] = dbias
+        return (dx, *dresidual) if dresidual else dx
 
     def init_identity(self, x: npt.ArrayLike) -> BatchNorm:
         """Set weight to sqrt(var + eps) and bias to the mean of x, and return the layer.
 
-        In training mode the layer then gives back this x, to the rounding of ``dtype`` and of x. The running statistics
-        stay as they are. ValueError without affine, or where a channel's mean or deviation is not finite in ``dtype``.
+        In training mode the layer then gives back this x (before the activation), to the rounding of ``dtype`` and of
+        x. The running statistics stay as they are. ValueError without affine, or where a channel's mean or deviation is
+        not finite in ``dtype``.
 
         Examples
         --------
@@ -226,54 +289,10 @@ class BatchNorm(LayerState):
         return self
 
     def _check_features(self, x: Array) -> None:
+        axis = self.axis
+        if isinstance(axis, int) and -x.ndim <= axis < x.ndim and x.shape[axis] == self.num_features:
+            return  # as nearly always, and quickly seen
         got = self._features_of(x)
         if self.num_features is not None and got is not None and got != self._shape():
             rule = f"{self.num_features} channels along axis {self.axis}"
             raise ValueError(f"x must have {rule}, got {got[0] if len(got) == 1 else got} (shape {x.shape})")
-
-    def _features_of(self, x: Array) -> Shape | None:
-        """Return x's sizes along the feature axes; None if it has no such axes, which is for the functions to say."""
-        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
-        if not all(-x.ndim <= axis < x.ndim for axis in axes):
-            return None
-        return tuple(x.shape[axis] for axis in sorted(axis % x.ndim for axis in axes))
-
-    def _normalize_by_batch(self, x: Array) -> Array:
-        shape = self._features_of(x) if self.num_features is None else None
-        if shape is not None:
-            self._decide_features(shape)
-        momentum = 1.0 / (self.num_batches_tracked + 1) if self.momentum is None else self.momentum
-        try:
-            y, mean, _, invstd, count = _core.batch_norm_train(
-                x,
-                self.weight,
-                self.bias,
-                self.eps,
-                self.axis,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                0.01,
-                self.running_mean,
-                self.running_var,
-                momentum,
-                self.correction,
-                False,
-                False,
-            )
-        except Exception:
-            if shape is not None:
-                self._forget_features()
-            raise
-        if self.track_running_stats and count > 0:
-            self.num_batches_tracked += 1
-        self._last = (x, (mean, invstd))
-        return y
-
-    def _running_invstd(self) -> Array:
-        shifted = self._require(self.running_var).astype(np.float64) + self.eps
-        with np.errstate(divide="ignore"):
-            return np.where(shifted == 0, 0.0, 1.0 / np.sqrt(shifted))

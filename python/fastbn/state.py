@@ -1,13 +1,10 @@
-"""What a layer holds: options, parameters and running statistics, saved, loaded and copied. Knows no arithmetic.
-
-What only files need is imported where they are read and written: it takes three times as long as the rest of fastbn.
-"""
+"""What a layer holds: options, parameters and running statistics, saved, loaded and copied. Knows no arithmetic."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +13,10 @@ from fastbn.checks import (
     COUNTER,
     LARGEST,
     IncompatibleKeys,
+    Momentum,
     Shape,
     checked_axis,
+    checked_choice,
     checked_dtype,
     checked_features,
     checked_flag,
@@ -25,14 +24,17 @@ from fastbn.checks import (
     checked_real,
     checked_state,
 )
+from fastbn.files import not_a_layer, read_npz, write_npz
 
 Array = npt.NDArray[Any]
 Layer = TypeVar("Layer", bound="LayerState")
 
 _PARAMETERS = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var")
-_CONFIG = "config"
-_FORMAT = 1
+_MODES = ("training", "frozen", "frozen_parameters")
+# Options that came after version 0.1.0. Where they have these values nothing is said of them, in repr and in files, so
+# that files of layers without them are read by 0.1.0 too.
+_LATER = {"activation": None, "negative_slope": 0.01, "on_nonfinite": "propagate", "on_single": "error"}
 
 
 class LayerState:
@@ -45,6 +47,7 @@ class LayerState:
     grad_bias: Array | None
     running_mean: Array | None
     running_var: Array | None
+    _last: Any  # what `backward` needs to know of the last call
 
     def __init__(
         self,
@@ -52,10 +55,14 @@ class LayerState:
         *,
         axis: int | tuple[int, ...] = 1,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: Momentum = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
         correction: float = 1,
+        activation: Literal["relu", "leaky_relu"] | None = None,
+        negative_slope: float = 0.01,
+        on_nonfinite: Literal["propagate", "skip"] = "propagate",
+        on_single: Literal["error", "biased"] = "error",
         dtype: npt.DTypeLike = np.float64,
     ) -> None:
         self.axis = checked_axis(axis)
@@ -64,12 +71,16 @@ class LayerState:
         self.affine = checked_flag("affine", affine)
         self.track_running_stats = checked_flag("track_running_stats", track_running_stats)
         self.correction = checked_real("correction", correction, 0, LARGEST)
+        self.activation = checked_choice("activation", activation)
+        self.negative_slope = checked_real("negative_slope", negative_slope, -LARGEST, LARGEST)
+        self.on_nonfinite = checked_choice("on_nonfinite", on_nonfinite)
+        self.on_single = checked_choice("on_single", on_single)
         self.dtype = checked_dtype(dtype)
         shape = checked_features(num_features, self.axis)
         self._forget_features()
         self.num_batches_tracked = 0
-        self.training = True
-        self._last: tuple[Array, tuple[Array, Array] | None] | None = None  # x and the batch's (mean, invstd), if used
+        self.training, self.frozen, self.frozen_parameters = True, False, False
+        self._last = None
         if shape is not None:
             self._decide_features(shape)
 
@@ -170,6 +181,8 @@ class LayerState:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole layer, options and mode included, to exactly this path, in NumPy's .npz format.
 
+        RuntimeError while the features are undecided; ValueError, if momentum is a function, which no file can hold.
+
         Examples
         --------
         >>> import pathlib, tempfile
@@ -181,8 +194,11 @@ class LayerState:
         >>> layer.num_features, layer.eps, layer.training
         (3, 0.001, False)
         """
+        if callable(self.momentum):
+            raise ValueError(f"momentum must be a number or None to be saved, got {self.momentum!r}")
         arrays = self.state_dict()
-        _write_npz(path, self._options() | {"training": self.training}, arrays)
+        modes = _MODES if self.frozen else _MODES[:1]
+        write_npz(path, self._options() | {name: getattr(self, name) for name in modes}, arrays)
 
     @classmethod
     def load(cls: type[Layer], path: str | os.PathLike[str]) -> Layer:
@@ -191,14 +207,16 @@ class LayerState:
         No code in the file is run (nothing is unpickled). ValueError if the file is not a saved layer, OSError if it
         cannot be read.
         """
-        config, arrays = _read_npz(path)
+        config, arrays = read_npz(path)
         try:
-            training = checked_flag("training", config.pop("training"))
+            modes = {
+                name: checked_flag(name, config.pop(name)) for name in _MODES if name in config or name == "training"
+            }
             layer = cls(**config)
             layer.load_state_dict(arrays)
-            layer.training = training
+            vars(layer).update(modes)
         except (TypeError, ValueError, KeyError, MemoryError) as error:
-            raise _not_a_layer(path, error) from error
+            raise not_a_layer(path, error) from error
         return layer
 
     def __repr__(self) -> str:
@@ -210,8 +228,13 @@ class LayerState:
         """Leave out the last batch: it may be large, and a copy has not been called on it."""
         return self.__dict__ | {"_last": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave, in version 0.1.0 too."""
+        self.__dict__.update(_LATER | {"frozen": False, "frozen_parameters": False} | state)
+
     def _options(self) -> dict[str, Any]:
-        names = ("num_features", "axis", "eps", "momentum", "affine", "track_running_stats", "correction")
+        names = ["num_features", "axis", "eps", "momentum", "affine", "track_running_stats", "correction"]
+        names += [name for name, default in _LATER.items() if getattr(self, name) != default]
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
     def _state_keys(self) -> tuple[str, ...]:
@@ -238,35 +261,3 @@ class LayerState:
         self.num_features = None
         self.weight = self.bias = self.grad_weight = self.grad_bias = None
         self.running_mean = self.running_var = None
-
-
-def _write_npz(path: str | os.PathLike[str], config: dict[str, Any], arrays: dict[str, Array]) -> None:
-    """Write arrays and configuration to exactly this path, as .npz with the configuration in JSON."""
-    import json
-
-    members: dict[str, Any] = {_CONFIG: np.array(json.dumps({"format": _FORMAT, **config})), **arrays}
-    with open(path, "wb") as file:
-        np.savez(file, **members)
-
-
-def _read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Return configuration and arrays of a file of `_write_npz`; nothing in the file is executed."""
-    import json
-
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        config: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
-        if config.pop("format") != _FORMAT:
-            raise ValueError("its format is not known to this version")
-    except OSError:
-        raise
-    except Exception as error:  # what a damaged archive raises has no end: zipfile, zlib, tokenize, recursion, memory
-        raise _not_a_layer(path, error) from error
-    return config, arrays
-
-
-def _not_a_layer(path: str | os.PathLike[str], reason: Exception) -> ValueError:
-    """Return the error for a file that is no saved layer."""
-    return ValueError(f"path must name a file written by BatchNorm.save, got {os.fspath(path)!r}: {reason}")

@@ -1,0 +1,184 @@
+"""The modes of a layer: by which statistics a call normalizes, and what it remembers. Knows no gradient."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from fastbn import _core
+from fastbn.checks import Shape, checked_choice, checked_flag, checked_real
+from fastbn.masks import checked_weights, checked_where
+from fastbn.state import Array, LayerState
+
+Layer = TypeVar("Layer", bound="LayerModes")
+
+# What `fastbn.BatchNorm.backward` needs to know of the last call: x, y's dtype, the batch's mean, invstd and count per
+# channel, if those differ (or None, where the running statistics normalized), where, weights, residual, activation,
+# negative_slope, whether one value per channel was allowed, and whether grad_weight and grad_bias are to be filled.
+# Named, it would cost a tenth of a small call.
+Used: TypeAlias = tuple[Array, Array, Array | None]
+Last: TypeAlias = tuple[Array, np.dtype[Any], Used | None, Any, Any, Array | None, str | None, float, bool, bool]
+
+
+class LayerModes(LayerState):
+    """The part of `fastbn.BatchNorm` that is different in training, in evaluation and with frozen statistics."""
+
+    _last: Last | None
+
+    def train(self: Layer, mode: bool = True) -> Layer:
+        """Switch to training mode, or with False to evaluation mode, and return the layer.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(3).eval().train().training
+        True
+        """
+        self.training = checked_flag("mode", mode)
+        return self
+
+    def eval(self: Layer) -> Layer:
+        """Switch to evaluation mode, in which the running statistics normalize, and return the layer.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(3).eval().training
+        False
+        """
+        return self.train(False)
+
+    def freeze(self: Layer, parameters: bool = False) -> Layer:
+        """Let the running statistics normalize in training mode too, unchanged, and return the layer.
+
+        For training on batches that are too small, or too unlike the data to come, to take statistics from. The
+        gradient is then that of constant statistics, ``dx = weight * invstd * dy``. `train` and `eval` do not unfreeze.
+
+        Parameters
+        ----------
+        parameters : bool, default False
+            Whether weight and bias are frozen too: `backward` then leaves ``grad_weight`` and ``grad_bias`` alone.
+
+        Returns
+        -------
+        BatchNorm
+            The layer itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``parameters`` is not a bool, or the layer has no running statistics.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(1, eps=0.0).freeze()
+        >>> layer(np.array([[1.0], [3.0]])).tolist()
+        [[1.0], [3.0]]
+        >>> print(layer.training, layer.running_mean, layer.num_batches_tracked)
+        True [0.] 0
+        """
+        if not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for freeze, got {self.track_running_stats}")
+        self.frozen_parameters = checked_flag("parameters", parameters)
+        self.frozen = True
+        return self
+
+    def unfreeze(self: Layer) -> Layer:
+        """Undo `freeze`, and return the layer.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(3).freeze().unfreeze().frozen
+        False
+        """
+        self.frozen = self.frozen_parameters = False
+        return self
+
+    def _by_running_statistics(
+        self, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
+    ) -> Array:
+        mean, var = self._require(self.running_mean), self._require(self.running_var)
+        if where is not None:
+            checked_where(where, x.shape)
+        if weights is not None:
+            checked_weights(weights, x.shape)
+        activation, slope = self.activation, self.negative_slope
+        y = _core.normalize(
+            x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope
+        )
+        learns = not self.frozen_parameters
+        self._last = (x, y.dtype, None, None, None, residual, activation, slope, False, learns)
+        return y
+
+    def _by_first_batch(self, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None) -> Array:
+        shape = self._features_of(x)
+        if shape is not None:
+            self._decide_features(shape)
+        try:
+            return self._by_batch(x, where, weights, residual, out)
+        except Exception:
+            self._forget_features()
+            raise
+
+    def _by_batch(self, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None) -> Array:
+        skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
+        single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
+        activation, slope = self.activation, self.negative_slope
+        y, mean, var, invstd, count = _core.batch_norm_train(
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            self.axis,
+            None,
+            out,
+            where,
+            weights,
+            residual,
+            activation,
+            slope,
+            self.running_mean,
+            self.running_var,
+            self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
+            self.correction,
+            skip,
+            single,
+        )
+        if isinstance(count, int):
+            total, counts = None, count > 0
+        else:
+            total, counts = count, bool((count > (0 if single else self.correction)).any())
+        if self.track_running_stats and counts and not (skip and not _all_finite(mean, var)):
+            self.num_batches_tracked += 1
+        learns = not self.frozen_parameters
+        self._last = (x, y.dtype, (mean, invstd, total), where, weights, residual, activation, slope, single, learns)
+        return y
+
+    def _momentum_now(self) -> float:
+        if self.momentum is None:
+            return 1.0 / (self.num_batches_tracked + 1)
+        if not callable(self.momentum):
+            return self.momentum
+        if not self.track_running_stats:
+            return 0.0  # nothing is remembered, nobody asked
+        return checked_real("momentum(step)", self.momentum(self.num_batches_tracked), 0, 1)
+
+    def _running_invstd(self) -> Array:
+        shifted = self._require(self.running_var).astype(np.float64) + self.eps
+        with np.errstate(divide="ignore"):
+            return np.where(shifted == 0, 0.0, 1.0 / np.sqrt(shifted))
+
+    def _features_of(self, x: Array) -> Shape | None:
+        """Return x's sizes along the feature axes; None if it has no such axes, which is for the functions to say."""
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        if not all(-x.ndim <= axis < x.ndim for axis in axes):
+            return None
+        return tuple(x.shape[axis] for axis in sorted(axis % x.ndim for axis in axes))
+
+
+def _all_finite(*arrays: Array) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)
