@@ -19,6 +19,7 @@ import records
 import timing
 from cases import Case, Op
 from groups import Bench, Setup
+from variants import Variant
 from yardstick import Yardstick
 
 SWEEP_PEERS = ("fastbn", "PyTorch", "NumPy", "oneDNN")
@@ -116,7 +117,8 @@ def _measure(options: argparse.Namespace, work: list[tuple[Case, str, list[Op]]]
         for line in notes:
             progress.console.print(line, highlight=False)
         for case, dtype, ops in work:
-            bench = Bench(case, dtype, sweeping if case.group.startswith("sweep") else usual, say)
+            setup = sweeping if case.group.startswith("sweep") else usual
+            bench = Bench(case, (Variant(dtype=dtype),), setup, say, None)
             for op in ops:
                 progress.update(task, description=f"{case.name} {op} {dtype}", refresh=True)
                 found += bench.measure(op)
