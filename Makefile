@@ -70,6 +70,10 @@ format: $(STAMPS)/extra-lint ## format Python and C++ in place
 bench: $(STAMPS)/package $(STAMPS)/extra-bench ## measure speed beside other libraries (QUICK=1: fewer cases)
 	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
 
+.PHONY: breadth
+breadth: $(STAMPS)/package $(STAMPS)/extra-bench ## measure types, masks and fused operations (QUICK=1: fewer cases)
+	$(BIN)/python bench/run.py --breadth $(if $(QUICK),--quick)
+
 .PHONY: numerics
 numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of README
 	$(BIN)/python bench/numerics.py

@@ -1,4 +1,4 @@
-"""Measures one operation on one case, every peer and the copy side by side; knows no files and no tables."""
+"""Measures one operation on one case, every peer, variant and the copy side by side; knows no files and no tables."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from cases import Case, Op, Output
 from data import Array, Data, make_data
 from peers.base import Contestant, Peer
 from records import Record
+from variants import PLAIN, Variant
 from yardstick import COPY, PLUS_ONE, Yardstick, bound
 
-Key = tuple[str, Output]
+Key = tuple[str, str, Output]
 
 
 @dataclass(frozen=True)
@@ -42,64 +43,91 @@ class Setup:
 
 
 class Bench:
-    """One case in one dtype: the arrays and the truth are made once for all its operations."""
+    """One case in some variants, timed against each other: the arrays and the truth are made once for all operations.
 
-    def __init__(self, case: Case, dtype: str, setup: Setup, say: Callable[[str], None]) -> None:
+    Parameters
+    ----------
+    variants : sequence of Variant
+        The copy is that of the first one's bytes.
+    topic : str or None
+        The group that the records go to, if not the case's own.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        variants: Sequence[Variant],
+        setup: Setup,
+        say: Callable[[str], None],
+        topic: str | None = None,
+    ) -> None:
         self._case, self._setup, self._say = case, setup, say
-        self._data = make_data(case, dtype, setup.seed)
-        self._mean, self._var = reference.statistics(self._data)
+        self._group = topic or case.group
+        self._data: dict[str, Data] = {}
+        for variant in variants:
+            same = [d for d in self._data.values() if d.dtype == variant.dtype]
+            self._data[variant.name] = same[0].vary(variant) if same else make_data(case, variant, setup.seed)
+        self._statistics = {name: reference.statistics(data) for name, data in self._data.items()}
+        for name, data in self._data.items():
+            reference.settle(data, *self._statistics[name])
 
     def measure(self, op: Op) -> list[Record]:
-        """Check every peer's result, then time all of them together."""
+        """Check every peer's result in every variant, then time all of them together."""
         contestants = dict(self._checked(op))
-        copies = self._setup.yardstick.contestants(self._data.x)
+        copies = self._setup.yardstick.contestants(next(iter(self._data.values())).x)
         calls: dict[Key, Callable[[], object]] = {key: c.call for key, c in contestants.items()}
-        calls |= {(name, "given"): call for name, call in copies.items()}
+        calls |= {(PLAIN, name, "given"): call for name, call in copies.items()}
         times = timing.measure(calls, self._setup.effort, self._setup.seed)
-        copy = min(t.median for (name, _), t in times.items() if name.startswith(COPY))
-        plus_one = times[PLUS_ONE, "given"].median if PLUS_ONE in copies else None
-        limit = bound(self._case, op, self._data.dtype.itemsize, self._setup.l2_bytes)
-        return [self._record(op, key, times[key], copy, plus_one, limit) for key in contestants]
+        copy = min(times[PLAIN, name, "given"].median for name in copies if name.startswith(COPY))
+        plus_one = times[PLAIN, PLUS_ONE, "given"].median if PLUS_ONE in copies else None
+        return [self._record(op, key, times[key], copy, plus_one) for key in contestants]
 
     def _checked(self, op: Op) -> Iterator[tuple[Key, Contestant]]:
-        want = reference.expected(op, self._data, self._mean, self._var)
-        for peer in self._setup.peers:
-            for output, contestant in self._prepared(peer, op):
-                problem = _judge(contestant, want, self._data)
-                if problem is None:
-                    yield (peer.name, output), contestant
-                else:
-                    self._say(f"{peer.name} left out of {op} on {self._case.name} ({self._data.dtype}): {problem}")
+        for name, data in self._data.items():
+            if not data.variant.suits(self._case, op):
+                continue
+            want = reference.expected(op, data, *self._statistics[name])
+            for peer in self._setup.peers:
+                for output, contestant in self._prepared(peer, op, data):
+                    problem = _judge(contestant, want, data)
+                    if problem is None:
+                        yield (name, peer.name, output), contestant
+                    else:
+                        self._say(f"{self._left_out(peer, op, data)} ({data.dtype}): {problem}")
 
-    def _prepared(self, peer: Peer, op: Op) -> Iterator[tuple[Output, Contestant]]:
+    def _left_out(self, peer: Peer, op: Op, data: Data) -> str:
+        special = "" if data.variant.name == PLAIN else f", {data.variant.name}"
+        return f"{peer.name} left out of {op} on {self._case.name}{special}"
+
+    def _prepared(self, peer: Peer, op: Op, data: Data) -> Iterator[tuple[Output, Contestant]]:
         few = self._setup.fresh_for
         enough = False
         for output in ("fresh",) if op == "moments" else self._setup.outputs:
             if enough and few is not None and peer.name not in few:
                 return
             try:
-                contestant = peer.prepare(op, output, self._data)
+                contestant = peer.prepare(op, output, data)
             except Exception as error:  # a peer's failure is a line in the report, whatever it raises
-                self._say(f"{peer.name} left out of {op} on {self._case.name}: {type(error).__name__}: {error}")
+                self._say(f"{self._left_out(peer, op, data)}: {type(error).__name__}: {error}")
                 continue
             if contestant is not None:
                 enough = True
                 yield output, contestant
 
-    def _record(
-        self, op: Op, key: Key, time: timing.Timing, copy: float, plus_one: float | None, limit: float
-    ) -> Record:
-        case, x = self._case, self._data.x
+    def _record(self, op: Op, key: Key, time: timing.Timing, copy: float, plus_one: float | None) -> Record:
+        name, peer, output = key
+        case, data = self._case, self._data[name]
+        copied = next(iter(self._data.values())).x.nbytes
         inner = case.outer_inner[1]
         return Record(
             case=case.name,
-            group=case.group,
+            group=self._group,
             op=op,
-            dtype=self._data.dtype.name,
-            peer=key[0],
-            output=key[1],
+            dtype=data.dtype.name,
+            peer=peer,
+            output=output,
             shape=case.shape,
-            nbytes=x.nbytes,
+            nbytes=data.x.nbytes,
             layout="last" if inner == 1 else "first",
             inner=inner,
             median=time.median,
@@ -110,7 +138,8 @@ class Bench:
             calls=time.calls,
             copy=copy,
             plus_one=plus_one,
-            bound=limit,
+            bound=bound(case, op, data.variant, self._setup.l2_bytes, copied),
+            variant=name,
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import native
+from variants import PLAIN
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Record:
         Median of NumPy's ``x + 1``, for small arrays.
     bound : float
         The operation's traffic bound in copies.
+    variant : str
+        What is asked of the call beyond the operation.
     """
 
     case: str
@@ -64,6 +67,7 @@ class Record:
     copy: float
     plus_one: float | None
     bound: float
+    variant: str = PLAIN
 
     @property
     def copies(self) -> float:

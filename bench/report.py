@@ -23,7 +23,8 @@ def labels(records: Iterable[Record]) -> list[str]:
     return sorted(found, key=lambda name: not name.startswith(summary.OURS))
 
 
-def _row(cells: Iterable[str]) -> str:
+def row(cells: Iterable[str]) -> str:
+    """Return one line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -38,7 +39,8 @@ def _size(nbytes: int) -> str:
     return f"{nbytes / 1e6:.3g} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.3g} kB"
 
 
-def _time(nanoseconds: float) -> str:
+def time(nanoseconds: float) -> str:
+    """Return a time with its unit."""
     return f"{nanoseconds / 1e6:.3g} ms" if nanoseconds >= 1e6 else f"{nanoseconds / 1e3:.3g} us"
 
 
@@ -52,16 +54,16 @@ def _table(records: Sequence[Record], unit: str) -> list[str]:
     """Return one table: rows are cases, columns peers, cells multiples of the copy or, for small arrays, of 1 us."""
     columns = labels(records)
     extra = ["copy", "bound"] if unit == "copies" else ["copy", "x + 1"]
-    lines = [_row(["case", "x", *extra, *columns]), _row(["---"] + ["---:"] * (len(columns) + 3))]
-    for case, row in _by_case(records).items():
-        first = next(iter(row.values()))
+    lines = [row(["case", "x", *extra, *columns]), row(["---"] + ["---:"] * (len(columns) + 3))]
+    for case, found in _by_case(records).items():
+        first = next(iter(found.values()))
         if unit == "copies":
-            head = [_time(first.copy), f"{first.bound:.2f}"]
-            cells = [f"{row[c].copies:.2f}" if c in row else "" for c in columns]
+            head = [time(first.copy), f"{first.bound:.2f}"]
+            cells = [f"{found[c].copies:.2f}" if c in found else "" for c in columns]
         else:
             head = [f"{first.copy / 1e3:.2f}", f"{(first.plus_one or 0) / 1e3:.2f}"]
-            cells = [f"{row[c].median / 1e3:.2f}" if c in row else "" for c in columns]
-        lines.append(_row([case, _size(first.nbytes), *head, *cells]))
+            cells = [f"{found[c].median / 1e3:.2f}" if c in found else "" for c in columns]
+        lines.append(row([case, _size(first.nbytes), *head, *cells]))
     return lines
 
 
@@ -77,11 +79,21 @@ def _environment(values: dict[str, Any]) -> list[str]:
     ]
 
 
+def head(run: Run) -> list[str]:
+    """Return what a report begins with: where and with what it was measured."""
+    return ["# Benchmark", "", *_environment(run.environment), "", *_noise(run.records)]
+
+
+def foot(run: Run) -> list[str]:
+    """Return what a report ends with: what was left out, and why."""
+    return ["", "## Notes", "", *(f"- {note}" for note in run.notes)] if run.notes else []
+
+
 def markdown(run: Run) -> str:
     """Return the whole report."""
-    lines = ["# Benchmark", "", *_environment(run.environment), "", *_noise(run.records)]
+    lines = head(run)
     for dtype in dict.fromkeys(r.dtype for r in run.records):
-        aims = summary.table(run.records, dtype)
+        aims = summary.table(pick(run.records, dtype=dtype))
         if aims:
             lines += ["", f"## Aims, {dtype}", "", *aims]
         for op in OPS:
@@ -92,6 +104,4 @@ def markdown(run: Run) -> str:
                 lines += ["", f"## {TITLES[op]}, {dtype}, in copies", "", *_table(large, "copies")]
             if small:
                 lines += ["", f"## {TITLES[op]}, {dtype}, small arrays, in microseconds", "", *_table(small, "us")]
-    if run.notes:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in run.notes)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *foot(run)]) + "\n"

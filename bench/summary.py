@@ -54,29 +54,32 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(math.fsum(logs) / len(logs)) if logs else math.nan
 
 
-def _ours(records: Sequence[Record], of: Chooser) -> list[Record]:
+def ours(records: Sequence[Record], of: Chooser) -> list[Record]:
+    """Return the chosen records of fastbn with its output given."""
     return [r for r in pick(records, peer=OURS, output="given") if of(r)]
 
 
 def _copies(records: Sequence[Record], of: Chooser) -> list[float]:
-    return [r.copies for r in _ours(records, of)]
+    return [r.copies for r in ours(records, of)]
 
 
 def _plus_ones(records: Sequence[Record], of: Chooser) -> list[float]:
-    return [r.median / r.plus_one for r in _ours(records, of) if r.plus_one]
+    return [r.median / r.plus_one for r in ours(records, of) if r.plus_one]
 
 
 def _fresh(records: Sequence[Record], of: Chooser) -> list[float]:
     fresh = {r.case: r.median for r in pick(records, peer=OURS, output="fresh")}
-    return [fresh[r.case] / r.median for r in _ours(records, of) if r.case in fresh]
+    return [fresh[r.case] / r.median for r in ours(records, of) if r.case in fresh]
 
 
-def _faster_than(peer: str) -> Measure:
+def faster_than(peer: str) -> Measure:
+    """Return the measure of how many times faster than the peer fastbn is, by the better of the peer's outputs."""
+
     def measure(records: Sequence[Record], of: Chooser) -> list[float]:
         best: dict[str, float] = {}
-        for r in pick(records, peer=peer):
+        for r in filter(of, pick(records, peer=peer)):
             best[r.case] = min(r.median, best.get(r.case, math.inf))
-        return [best[r.case] / r.median for r in _ours(records, of) if r.case in best]
+        return [best[r.case] / r.median for r in ours(records, of) if r.case in best]
 
     return measure
 
@@ -103,7 +106,7 @@ AIMS = (
     Aim(
         "faster than PyTorch, ResNet-50 NCHW",
         lambda r: r.group == "resnet-nchw",
-        _faster_than("PyTorch"),
+        faster_than("PyTorch"),
         (5, 2, 3),
         at_most=False,
         each=False,
@@ -111,7 +114,7 @@ AIMS = (
     Aim(
         "faster than PyTorch, ResNet-50 NHWC",
         lambda r: r.group == "resnet-nhwc",
-        _faster_than("PyTorch"),
+        faster_than("PyTorch"),
         (3, 2, 3),
         at_most=False,
         each=False,
@@ -119,7 +122,7 @@ AIMS = (
     Aim(
         "faster than oneDNN, ResNet-50 NCHW",
         lambda r: r.group == "resnet-nchw",
-        _faster_than("oneDNN"),
+        faster_than("oneDNN"),
         (4, None, 4),
         at_most=False,
         each=False,
@@ -127,17 +130,17 @@ AIMS = (
     Aim(
         "faster than oneDNN, ResNet-50 NHWC",
         lambda r: r.group == "resnet-nhwc",
-        _faster_than("oneDNN"),
+        faster_than("oneDNN"),
         (1.2, None, 1.3),
         at_most=False,
         each=False,
     ),
-    Aim("never slower than oneDNN", lambda r: True, _faster_than("oneDNN"), (1, 1, 1), at_most=False),
+    Aim("never slower than oneDNN", lambda r: True, faster_than("oneDNN"), (1, 1, 1), at_most=False),
     Aim("output fresh against given", lambda r: not r.group.startswith("sweep"), _fresh, (1.05, 1.05, 1.05)),
     Aim(
         "(32, 64) and smaller, faster than PyTorch",
         lambda r: r.group == "small" and r.nbytes <= _TINY,
-        _faster_than("PyTorch"),
+        faster_than("PyTorch"),
         (4, 4, 4),
         at_most=False,
     ),
@@ -163,12 +166,12 @@ def _cell(aim: Aim, values: list[float], wanted: float | None) -> str:
     return f"{text}, aim {wanted:g}: {'met' if met else '**missed**'}"
 
 
-def table(records: Sequence[Record], dtype: str) -> list[str]:
-    """Return the Markdown lines of the table of aims for one dtype; rows without a measurement are dropped."""
+def table(records: Sequence[Record], aims: Iterable[Aim] = AIMS) -> list[str]:
+    """Return the Markdown lines of the table of aims; rows without a measurement are dropped."""
     lines = ["| geometric mean over cases | training | inference | backward |", "|---|---|---|---|"]
-    for aim in AIMS:
+    for aim in aims:
         cells = [
-            _cell(aim, aim.measure(pick(records, dtype=dtype, op=op), aim.of), wanted)
+            _cell(aim, aim.measure(pick(records, op=op), aim.of), wanted)
             for op, wanted in zip(COLUMNS, aim.wanted, strict=True)
         ]
         if set(cells) != {"-"}:

@@ -9,6 +9,7 @@ import pytest
 import reference
 from cases import CASES, OPS, Case, Op, Output
 from data import Data, make_data
+from variants import Variant
 
 pytest.importorskip("pytest_benchmark")
 fastbn_ = pytest.importorskip("peers.fastbn_")
@@ -29,7 +30,7 @@ CHOSEN = [case for case in CASES if case.name in NAMES]
 def data(request: pytest.FixtureRequest) -> Data:
     """Return the inputs of one case, made once for all its operations."""
     case: Case = request.param
-    return make_data(case, "float32")
+    return make_data(case, Variant())
 
 
 @pytest.mark.parametrize("output", ["given", "fresh"])

@@ -11,6 +11,7 @@ import numpy as np
 import native
 from cases import Case, Op
 from data import LINE, Array, aligned_empty
+from variants import Variant
 
 COPY = "copy"
 PLUS_ONE = "x + 1"
@@ -87,20 +88,30 @@ def _check(call: Callable[[], object], source: Array, target: Array) -> None:
         raise native.BuildError("the copy does not copy")
 
 
-def bound(case: Case, op: Op, itemsize: int, l2_bytes: int) -> float:
-    """Return the least time of ``op`` in copies, were nothing but bytes to cost time.
+def traffic(case: Case, op: Op, variant: Variant, l2_bytes: int) -> float:
+    """Return the bytes that ``op`` must move.
 
-    The copy moves 2 units, one read and one written. Moments reads 1, inference moves 2. Training reads x once to
-    reduce it and once more to transform it, and writes y; backward does so with x and dy and writes dx. What the
-    reduction leaves in the level 2 cache need not be read again: of a slab (one channel of x; of x and dy in the
-    backward pass) only the part beyond that cache is. Where channels lie side by side, a slab is a cache line wide.
+    Moments reads x, inference reads x and writes y. Training reads x once to reduce it and once more to transform it,
+    and writes y; backward does so with x and dy and writes dx. What the reduction leaves in the level 2 cache need not
+    be read again: of a slab (one channel of x; of x and dy in the backward pass) only the part beyond that cache is.
+    Where channels lie side by side, a slab is a cache line wide. A mask of elements, a byte each, is read once. A
+    residual is read once in the forward pass; backward, where its sum's sign matters to the ReLU, reads it as it reads
+    x, and writes its gradient.
     """
-    outer, inner = case.outer_inner
-    unit = outer * max(inner * itemsize, min(LINE, inner * case.channels * itemsize))
+    x, y = variant.itemsizes
+    mask = 1 if variant.mask == "element" else 0
+    residual = y if variant.residual else 0
     if op == "moments":
-        return 0.5
+        return case.size * (x + mask)
     if op == "eval":
-        return 1.0
-    arrays = 1 if op == "train" else 2
-    again = max(0.0, 1.0 - l2_bytes / (arrays * unit))
-    return (arrays * (1.0 + again) + 1.0) / 2.0
+        return case.size * (x + residual + y)
+    twice, once, written = (x, residual, y) if op == "train" else (x + y + residual, 0, y + residual)
+    outer, inner = case.outer_inner
+    slab = outer * max(inner * x, min(LINE, inner * case.channels * x)) / x
+    again = max(0.0, 1.0 - l2_bytes / (twice * slab))
+    return case.size * (twice * (1.0 + again) + once + mask + written)
+
+
+def bound(case: Case, op: Op, variant: Variant, l2_bytes: int, copied: int) -> float:
+    """Return the least time of ``op`` in copies of ``copied`` bytes, were nothing but bytes to cost time."""
+    return traffic(case, op, variant, l2_bytes) / (2 * copied)

@@ -24,7 +24,8 @@ class Contestant:
         Does the operation once. It must have finished when it returns.
     arrays : callable
         Takes what ``call`` returned and gives the results as NumPy arrays in the case's own layout, by name: ``y``,
-        ``mean``, ``var`` (biased), ``dx``, ``dweight``, ``dbias``. A peer leaves out what its API does not return.
+        ``mean``, ``var`` (biased), ``dx``, ``dweight``, ``dbias``, ``dresidual``. A peer leaves out what its API does
+        not return.
     """
 
     call: Callable[[], Any]
@@ -53,5 +54,6 @@ class Peer(Protocol):
             Whether the result is written to memory that exists, or the call allocates it. For ``moments``, whose
             results are small, ``fresh`` alone is asked for.
         data : Data
-            The inputs; not to be written to.
+            The inputs; not to be written to. ``data.variant`` says what else is asked for; only the peers that
+            ``run.py`` lists for --breadth ever see one that is not plain.
         """

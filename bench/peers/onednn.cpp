@@ -36,6 +36,7 @@ struct Problem {
     // not.
     std::int32_t block;
     std::int32_t operation;  // 0 training, 1 inference, 2 backward
+    std::int32_t relu;       // whether max(0, .) follows
     float eps;
     std::int32_t threads;
 };
@@ -55,6 +56,11 @@ struct Primitive {
     Arguments arguments;
     memory held, users;  // the result as it is held, and as the caller wants it
     int threads = 1;
+
+    void run() {
+        primitive.execute(stream, arguments);
+        stream.wait();
+    }
 
     memory wrap(const memory::desc& desc, float* data) { return {desc, engine, data}; }
 
@@ -79,6 +85,11 @@ memory::desc describe(const Problem& p, memory::format_tag tag) {
     return {{p.n, p.c, p.h, p.w}, memory::data_type::f32, tag};
 }
 
+normalization_flags flags_of(const Problem& p) {
+    const auto flags = p.relu ? affine | normalization_flags::fuse_norm_relu : affine;
+    return p.operation == 1 ? flags | normalization_flags::use_global_stats : flags;
+}
+
 void make_forward(Primitive& self, const Problem& p, const Arrays& a,
                   const Forward::primitive_desc& pd) {
     const memory::desc channel({p.c}, memory::data_type::f32, memory::format_tag::a);
@@ -88,13 +99,20 @@ void make_forward(Primitive& self, const Problem& p, const Arrays& a,
     self.arguments.insert({DNNL_ARG_SCALE, self.wrap(channel, a.weight)});
     self.arguments.insert({DNNL_ARG_SHIFT, self.wrap(channel, a.bias)});
     self.arguments.insert({DNNL_ARG_DST, self.held});
+    if (pd.workspace_desc().get_size() > 0) {
+        self.arguments.insert({DNNL_ARG_WORKSPACE, memory(pd.workspace_desc(), self.engine)});
+    }
 }
 
 void make_backward(Primitive& self, const Problem& p, const Arrays& a, const memory::desc& users,
                    const memory::desc& held, const Forward::primitive_desc& hint) {
     const memory::desc channel({p.c}, memory::data_type::f32, memory::format_tag::a);
-    const Backward::desc desc(prop_kind::backward, held, held, p.eps, affine);
+    const Backward::desc desc(prop_kind::backward, held, held, p.eps, flags_of(p));
     const Backward::primitive_desc pd(desc, self.engine, hint);
+    if (p.relu) {  // what it let through is in the workspace that a forward pass fills
+        make_forward(self, p, a, hint);
+        self.run();
+    }
     self.primitive = Backward(pd);
     self.arguments.insert({DNNL_ARG_DIFF_DST, self.adopt(users, held, a.dy)});
     self.arguments.insert({DNNL_ARG_MEAN, self.wrap(channel, a.mean)});
@@ -112,8 +130,8 @@ void make(Primitive& self, const Problem& p, const Arrays& a) {
     const auto blocks = p.block == 16 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c;
     const memory::desc held = p.block > 0 ? describe(p, blocks) : users;
     const auto kind = p.operation == 1 ? prop_kind::forward_inference : prop_kind::forward_training;
-    const auto flags = p.operation == 1 ? affine | normalization_flags::use_global_stats : affine;
-    const Forward::primitive_desc forward(Forward::desc(kind, held, p.eps, flags), self.engine);
+    const Forward::desc desc(kind, held, p.eps, flags_of(p));
+    const Forward::primitive_desc forward(desc, self.engine);
 
     self.threads = p.threads;
     self.users = self.wrap(users, a.out);
@@ -148,8 +166,7 @@ int onednn_run(void* primitive) {
     auto& self = *static_cast<Primitive*>(primitive);
     try {
         omp_set_num_threads(self.threads);
-        self.primitive.execute(self.stream, self.arguments);
-        self.stream.wait();
+        self.run();
         return 0;
     } catch (const std::exception& error) {
         last_error = error.what();

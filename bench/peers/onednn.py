@@ -10,7 +10,7 @@ import numpy as np
 
 import native
 from cases import Case, Op, Output
-from data import EPS, Array, Data, aligned_like
+from data import EPS, Array, Data
 from peers.base import Contestant, Peer, UnavailableError
 
 _OPERATIONS: dict[Op, int] = {"train": 0, "eval": 1, "backward": 2}
@@ -19,7 +19,7 @@ _OPERATIONS: dict[Op, int] = {"train": 0, "eval": 1, "backward": 2}
 class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n", "c", "h", "w")),
-        *((name, ctypes.c_int32) for name in ("channels_last", "block", "operation")),
+        *((name, ctypes.c_int32) for name in ("channels_last", "block", "operation", "relu")),
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int32),
     )
@@ -65,14 +65,19 @@ class OneDnn:
         self.version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
     def prepare(self, op: Op, output: Output, data: Data) -> Contestant | None:
-        """See :meth:`peers.base.Peer.prepare`; float32 only, and oneDNN always writes into given memory."""
-        sizes = _sizes(data.case)
+        """See :meth:`peers.base.Peer.prepare`; float32 only, and oneDNN always writes into given memory.
+
+        It can fuse the activation but neither knows a mask nor, on the CPU, a residual.
+        """
+        variant, sizes = data.variant, _sizes(data.case)
         if op == "moments" or output == "fresh" or data.dtype != np.float32 or sizes is None:
+            return None
+        if variant.mask is not None or variant.residual:
             return None
         shape, channels_last = sizes
         if self._block and (channels_last or shape[1] % self._block):
             return None
-        problem = _Problem(*shape, channels_last, self._block, _OPERATIONS[op], EPS, self._threads)
+        problem = _Problem(*shape, channels_last, self._block, _OPERATIONS[op], variant.relu, EPS, self._threads)
         arrays = _bind(op, data)
         pointers = _Arrays(*(arrays[name].ctypes.data if name in arrays else None for name in _ARRAYS))
         handle = self._library.onednn_create(ctypes.byref(problem), ctypes.byref(pointers))
@@ -99,7 +104,7 @@ class OneDnn:
 def _bind(op: Op, data: Data) -> dict[str, Array]:
     """Return the arrays of the operation by oneDNN's names; the contestant keeps them alive."""
     channels = data.case.channels
-    arrays = {"x": data.x, "out": aligned_like(data.x), "weight": data.weight, "bias": data.bias}
+    arrays = {"x": data.x, "out": data.result(), "weight": data.weight, "bias": data.bias}
     if op == "eval":
         arrays |= {"mean": data.running_mean, "var": data.running_var}
     elif op == "train":

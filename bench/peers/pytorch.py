@@ -19,7 +19,11 @@ Tensor = Any
 
 
 class PyTorch:
-    """PyTorch with channels second, as it wants them; NHWC memory is what it calls channels_last."""
+    """PyTorch with channels second, as it wants them; NHWC memory is what it calls channels_last.
+
+    What it has no one function for is done as its users do it: an integer array is converted first, a residual is added
+    and the activation applied to the result in place, and a mask is not to be had.
+    """
 
     name = "PyTorch"
 
@@ -30,33 +34,65 @@ class PyTorch:
 
     def prepare(self, op: Op, output: Output, data: Data) -> Contestant | None:
         """See :meth:`peers.base.Peer.prepare`; the backward pass has no variant that writes into given memory."""
+        if data.variant.mask is not None or (op != "eval" and data.dtype.kind == "u"):
+            return None
         x = _second(data.x, data)
         if op == "moments":
             return _moments(x)
         if op == "backward":
             return _backward(x, data) if output == "fresh" else None
-        affine = torch.from_numpy(data.weight), torch.from_numpy(data.bias)
-        known: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
-        if op == "eval":
-            known = torch.from_numpy(data.running_mean), torch.from_numpy(data.running_var)
-        arguments = (x, *affine, *known, op == "train", 0.1, EPS)
-        call: Callable[[], Any]
-        if output == "fresh":
-            call = partial(torch.native_batch_norm, *arguments)
-        else:
-            saved = torch.empty(data.case.channels if op == "train" else 0, dtype=x.dtype)
-            out = (_second(aligned_like(data.x), data), saved, saved.clone())
-            call = partial(torch.native_batch_norm, *arguments, out=out)
-        return Contestant(call, lambda r: _forward_arrays(op, r, data))
+        return Contestant(_fused(_forward(op, output, x, data), data), lambda r: _forward_arrays(op, r, data))
 
 
 def _second(array: Array, data: Data) -> Tensor:
-    return torch.from_numpy(np.moveaxis(array, data.case.axis, 1))
+    moved = np.moveaxis(array, data.case.axis, 1)
+    if array.dtype.name == "bfloat16":  # a type that PyTorch does not know from NumPy: by its bits
+        return torch.from_numpy(moved.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(moved)
 
 
 def _home(tensor: Tensor, data: Data) -> Array:
-    array: Array = tensor.numpy()
+    bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    array: Array = bits.numpy().view(data.variant.result_dtype)
     return np.moveaxis(array, 1, data.case.axis)
+
+
+def _forward(op: Op, output: Output, x: Tensor, data: Data) -> Callable[[], Any]:
+    affine = torch.from_numpy(data.weight), torch.from_numpy(data.bias)
+    known: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+    if op == "eval":
+        known = torch.from_numpy(data.running_mean), torch.from_numpy(data.running_var)
+    source = _second(aligned_like(data.x, data.weight.dtype), data) if data.dtype.kind == "u" else x
+    call = partial(torch.native_batch_norm, source, *affine, *known, op == "train", 0.1, EPS)
+    if output == "given":
+        saved = torch.empty(data.case.channels if op == "train" else 0, dtype=affine[0].dtype)
+        call = partial(call, out=(_second(data.result(), data), saved, saved.clone()))
+    if source is x:
+        return call
+
+    def converted() -> Any:
+        source.copy_(x)
+        return call()
+
+    return converted
+
+
+def _fused(forward: Callable[[], Any], data: Data) -> Callable[[], Any]:
+    """Return ``forward`` with what follows it in the variant, done in place."""
+    relu = data.variant.relu
+    if not relu and data.residual is None:
+        return forward
+    residual = None if data.residual is None else _second(data.residual, data)
+
+    def call() -> Any:
+        result = forward()
+        if residual is not None:
+            result[0].add_(residual)
+        if relu:
+            result[0].relu_()
+        return result
+
+    return call
 
 
 def _forward_arrays(op: Op, result: Any, data: Data) -> dict[str, Array]:
@@ -76,17 +112,23 @@ def _moments(x: Tensor) -> Contestant:
 
 def _backward(x: Tensor, data: Data) -> Contestant:
     dy, weight = _second(data.dy, data), torch.from_numpy(data.weight)
-    _, mean, invstd = torch.native_batch_norm(x, weight, None, None, None, True, 0.1, EPS)
+    y, mean, invstd = _fused(_forward("train", "fresh", x, data), data)()
     backward = torch.ops.aten.native_batch_norm_backward.default
+    through = torch.ops.aten.threshold_backward.default
     mask = [True, True, True]
 
-    def call() -> Any:
-        return backward(dy, x, weight, None, None, mean, invstd, True, EPS, mask)
+    def plain(dz: Tensor = dy) -> Any:
+        return backward(dz, x, weight, None, None, mean, invstd, True, EPS, mask)
+
+    def behind_relu(y: Tensor = y) -> Any:
+        dz = through(dy, y, 0)
+        return *plain(dz), dz
 
     def arrays(result: Any) -> dict[str, Array]:
-        return {"dx": _home(result[0], data), "dweight": result[1].numpy(), "dbias": result[2].numpy()}
+        found = {"dx": _home(result[0], data), "dweight": result[1].numpy(), "dbias": result[2].numpy()}
+        return found if data.residual is None else found | {"dresidual": _home(result[3], data)}
 
-    return Contestant(call, arrays)
+    return Contestant(behind_relu if data.variant.relu else plain, arrays)
 
 
 def load(threads: int) -> list[Peer]:
