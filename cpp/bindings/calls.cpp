@@ -91,9 +91,10 @@ struct RunningArgs {
     bool skip_nonfinite;
 };
 
-void check_residual(const ArrayArg& residual, const ArrayArg& y) {
+void check_residual(const ArrayArg& residual, const char* whose, const ArrayArg& y) {
     if (!residual || residual.ref.dtype == y.ref.dtype) return;
-    wrong_type("residual", "have y's dtype " + dtype_name(y), dtype_name(residual));
+    wrong_type("residual", std::string("have ") + whose + "'s dtype " + dtype_name(y),
+               dtype_name(residual));
 }
 
 // Trains and returns y. `out` has room for one value per channel each.
@@ -112,7 +113,7 @@ ArrayArg train(const Input& in, const CountingArgs& counting, const FollowingArg
     }
     others.insert(others.end(), {&running.mean, &running.var});
     ArrayArg y = output_argument(out_value, dtype, in.x, sources, others);
-    check_residual(following.residual, y);
+    check_residual(following.residual, "y", y);
     without_gil(in.x.array().nbytes(), [&] {
         fastbn::train(in.x.ref, y.ref, in.features, counting.engine(), following.engine(),
                       parameters.engine(), eps, running.engine(), allow_single, out);
@@ -126,7 +127,7 @@ py::object infer(const Input& in, const ArrayArg& mean, const ArrayArg& var,
     const ArrayArg y =
         output_argument(out_value, dtype, in.x, {&in.x, &following.residual},
                         {&mean, &var, &parameters.weight, &parameters.bias});
-    check_residual(following.residual, y);
+    check_residual(following.residual, "y", y);
     without_gil(in.x.array().nbytes(), [&] {
         fastbn::infer(in.x.ref, y.ref, in.features, following.engine(), mean.ref, var.ref,
                       parameters.engine(), eps, mean.name, var.name);
@@ -258,7 +259,7 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
         out, dy.array().dtype(), in.x, {&dy, &in.x, &following.residual},
         {&parameters.weight, &parameters.bias, &mean, &invstd, &count, &counting.where,
          &counting.weights});
-    check_residual(following.residual, dy);
+    check_residual(following.residual, "dy", dy);
     const bool wants_dz =
         following.residual && following.activation.kind != ActivationKind::none;
     const ArrayArg dz = wants_dz ? output_like("dresidual", in.x, dy) : ArrayArg{};

@@ -178,19 +178,33 @@ private:
         each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
             double* const sums = entries.sum(2, span, tile.entry);
             const GradientShares<C> of_tile = shares_of(tile, scratch);
-            const std::ptrdiff_t columns = plan.layout.channels_first() ? 0 : 1;
             for (std::ptrdiff_t r = 0; r < tile.kernel_rows(); ++r) {
-                for (std::ptrdiff_t i = 0; i < tile.kernel_cols(); ++i) {
-                    sums[i * columns] += share_at(of_tile, r, i);
-                }
+                add_shares(of_tile, r, tile.kernel_cols(), sums);
             }
         });
     }
 
-    static double share_at(const GradientShares<C>& of, std::ptrdiff_t r, std::ptrdiff_t i) {
-        if (of.rows != nullptr) return static_cast<double>(of.rows[r]);
-        if (of.mask.data != nullptr) return of.mask.data[r * of.mask.stride + i] != 0 ? 1.0 : 0.0;
-        return static_cast<double>(of.elements.data[r * of.elements.stride + i]);
+    // Of one row: to a sum for each column, or to the one for all.
+    void add_shares(const GradientShares<C>& from, std::ptrdiff_t r, std::ptrdiff_t n,
+                    double* sums) const noexcept {
+        const bool columns = !plan.layout.channels_first();
+        const auto add = [=](const auto& share) {
+            auto sum = decltype(share(0)){};
+            for (std::ptrdiff_t i = 0; i < n && columns; ++i) sums[i] += share(i);
+            for (std::ptrdiff_t i = 0; i < n && !columns; ++i) sum += share(i);
+            if (!columns) *sums += static_cast<double>(sum);
+        };
+        if (from.rows != nullptr) {
+            const double share = static_cast<double>(from.rows[r]);
+            if (!columns) *sums += share * static_cast<double>(n);
+            for (std::ptrdiff_t i = 0; i < n && columns; ++i) sums[i] += share;
+        } else if (from.mask.data != nullptr) {
+            const std::uint8_t* const at = from.mask.data + r * from.mask.stride;
+            add([=](std::ptrdiff_t i) { return at[i] != 0 ? 1 : 0; });
+        } else {
+            const C* const at = from.elements.data + r * from.elements.stride;
+            add([=](std::ptrdiff_t i) { return static_cast<double>(at[i]); });
+        }
     }
 
     // A channel without any gets no gradient through its statistics.
@@ -235,7 +249,6 @@ void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     check_parameter_shape("mean", normalization.mean, features);
     check_parameter_shape("invstd", normalization.invstd, features);
     if (normalization.count) check_parameter_shape("count", normalization.count, features);
-    if (normalization.through_statistics && !normalization.allow_single) check_trainable(features);
 }
 
 }  // namespace
@@ -245,14 +258,18 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
               const Normalization& normalization, const GradientsOut& out) {
     check(dy, x, features, following, normalization, out);
     Shares shares(counting, x, features);
+    if (normalization.through_statistics && !normalization.allow_single) {
+        check_trainable(features, shares.most_counted());
+    }
     if (features.empty()) {
         std::fill_n(out.dweight, features.channels, 0.0);
         std::fill_n(out.dbias, features.channels, 0.0);
         return;
     }
 
-    Plan plan = plan_of(x, features);
-    if (shares.differ()) shares.arrange(plan.layout);
+    Layout layout = layout_of(x, features);
+    if (shares.differ()) shares.arrange(layout);
+    Plan plan = plan_of(layout, x.dtype);
     const Values weight(normalization.parameters.weight, features, 1.0);
     const Values bias(normalization.parameters.bias, features, 0.0);
     const Values mean(normalization.mean, features, 0.0);

@@ -65,8 +65,8 @@ void check_parameter_shape(const char* name, const ArrayRef& parameter, const Fe
     }
 }
 
-void check_trainable(const Features& features) {
-    if (features.count == 1 && features.channels > 0) {
+void check_trainable(const Features& features, double most_counted) {
+    if (features.count == 1 && features.channels > 0 && most_counted <= 1.0) {
         refuse("x", "hold more than one value per channel in training", "1");
     }
 }

@@ -23,7 +23,8 @@ Features features_of(const ArrayRef& x, const std::vector<std::ptrdiff_t>& axes)
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);
-void check_trainable(const Features& features);
+// most_counted: one value may count as several.
+void check_trainable(const Features& features, double most_counted);
 void check_eps(double eps);
 
 }  // namespace fastbn

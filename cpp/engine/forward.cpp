@@ -146,10 +146,11 @@ void with_pass(const Plan& plan, const ArrayRef& x, const Shares& shares, double
 }
 
 Plan plan_with(const ArrayRef& x, const Features& features, Shares& shares) {
-    if (!shares.differ()) return plan_of(x, features);
-    shares.arrange(layout_of(x, features));
+    Layout layout = layout_of(x, features);
+    if (!shares.differ()) return plan_of(layout, x.dtype);
+    shares.arrange(layout);
     const bool reads_x = x.dtype == DType::float32 || x.dtype == DType::float64;
-    return plan_of(x, features, !reads_x || shares.form() == Shares::Form::by_element);
+    return plan_of(layout, x.dtype, !reads_x || shares.form() == Shares::Form::by_element);
 }
 
 }  // namespace
@@ -184,8 +185,8 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const
     if (following.residual) check_same_shape("residual", following.residual, x);
     check_parameters(parameters, features);
     check_eps(eps);
-    if (!allow_single) check_trainable(features);
     Shares shares(counting, x, features);
+    if (!allow_single) check_trainable(features, shares.most_counted());
     RunningUpdate update(running, features, shares, allow_single);
     if (features.empty()) return fill_undefined(features, out);
 
@@ -231,7 +232,7 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
     check_variance(var_name, variances);
     if (features.empty()) return;
 
-    Plan plan = plan_of(x, features);
+    Plan plan = plan_of(layout_of(x, features), x.dtype);
     const Values weight(parameters.weight, features, 1.0);
     const Values bias(parameters.bias, features, 0.0);
     visit_kernel_types(x.dtype, y.dtype, [&](auto types) {

@@ -225,10 +225,10 @@ TileRange Plan::strip(std::ptrdiff_t index) const {
     return tile;
 }
 
-Plan plan_of(const ArrayRef& x, const Features& features, bool packed_sums) {
+Plan plan_of(const Layout& layout, DType dtype, bool packed_sums) {
     Plan plan;
-    plan.layout = layout_of(x, features);
-    plan.dtype = x.dtype;
+    plan.layout = layout;
+    plan.dtype = dtype;
     if (plan.layout.channels_first()) {
         tile_one_channel(plan);
     } else {

@@ -91,7 +91,7 @@ struct Plan {
 
 // What fixes the bits: tiles, spans, slabs. packed_sums: sums are taken from packed tiles, which had
 // better be small.
-Plan plan_of(const ArrayRef& x, const Features& features, bool packed_sums = false);
+Plan plan_of(const Layout& layout, DType dtype, bool packed_sums = false);
 // What operands have in common.
 struct Access {
     bool all_direct = true;  // none of them needs packing

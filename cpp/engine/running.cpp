@@ -15,20 +15,20 @@ void check_running(const Running& running, const Features& features, const Share
     if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
         refuse("momentum", "be between 0 and 1", to_text(running.momentum));
     }
-    const double count = static_cast<double>(features.count);
-    const bool too_few = count > 0.0 && running.correction >= count && !allow_single;
-    if (!(running.correction >= 0.0) || (too_few && !shares.differ() && shares.weight() == 1.0)) {
-        refuse("correction",
-               "be at least 0 and less than the " + std::to_string(features.count) +
-                   " values per channel",
-               to_text(running.correction));
+    if (!(running.correction >= 0.0)) {
+        refuse("correction", "not be negative", to_text(running.correction));
     }
-    if (shares.most_counted() <= running.correction && count > 0.0 && !allow_single) {
+    const double most = shares.most_counted();
+    if (features.empty() || allow_single || most > running.correction) return;
+    if (shares.differ() || shares.weight() != 1.0) {
         refuse("weights",
                "sum to more than the correction of " + to_text(running.correction) +
                    " where running statistics are given",
-               to_text(shares.most_counted()));
+               to_text(most));
     }
+    refuse("correction",
+           "be less than the " + std::to_string(features.count) + " values per channel",
+           to_text(running.correction));
 }
 
 const Running& checked(const Running& running, const Features& features, const Shares& shares,

@@ -71,7 +71,7 @@ WeightRange range_of(const ArrayRef& weights) {
 Shares::Shares(const Counting& counting, const ArrayRef& x, const Features& features)
     : where_(counting.where),
       weights_(counting.weights),
-      most_counted_(std::numeric_limits<double>::infinity()) {
+      most_counted_(static_cast<double>(features.count)) {
     if (where_) scan_where();
     if (weights_) scan_weights(features, x);
 }
@@ -84,30 +84,33 @@ void Shares::scan_where() {
 }
 
 // Weights that are all the same, but not 0, are none. Others are taken in units of a power of two in
-// which the largest is between 1/2 and 1: sums of them and of their products with squares then stay
-// within float64's range if those of the squares do.
+// which the largest is between 1 and 2: their products with squares then stay within float64's range
+// if the squares do.
 void Shares::scan_weights(const Features& features, const ArrayRef& x) {
     const WeightRange range = range_of(weights_);
     bool vary_in_channels = false;
     double repeats = 1.0;
     for (int i = 0; i < x.ndim; ++i) {
-        if (x.shape[i] == 1 || features.is_feature[i]) {
-            vary_in_channels = vary_in_channels || (x.shape[i] > 1 && weights_.strides[i] != 0);
-        } else if (weights_.strides[i] == 0) {
+        const bool same = weights_.strides[i] == 0 || x.shape[i] == 1;
+        if (features.is_feature[i]) {
+            vary_in_channels = vary_in_channels || !same;
+        } else if (same) {
             repeats *= static_cast<double>(x.shape[i]);
         }
     }
-    if (!vary_in_channels) most_counted_ = range.sum * repeats;
+    const double sum = range.sum * repeats;
+    if (!std::isfinite(sum)) refuse("weights", "have a finite sum", to_text(sum));
+    most_counted_ = vary_in_channels ? std::numeric_limits<double>::infinity() : sum;
     if (range.least == range.most && range.most > 0.0) {
         weight_ = range.most;
         unit_ = weight_;
         weights_.data = nullptr;
     } else if (range.most > 0.0) {
-        unit_ = std::ldexp(1.0, std::ilogb(range.most) + 1);
+        unit_ = std::ldexp(1.0, std::ilogb(range.most));
     }
 }
 
-void Shares::arrange(const Layout& layout) {
+void Shares::arrange(Layout& layout) {
     mask_ = operand_of(where_, layout, DType::boolean);
     values_ = operand_of(weights_, layout, DType::float64);
     const auto each = [&](const auto& holds) {
@@ -117,6 +120,7 @@ void Shares::arrange(const Layout& layout) {
     same_in_channels_ = layout.channels_first()
                             ? each([](const Operand& o) { return is_broadcast(o.channels); })
                             : rows_alike_;
+    if (rows_alike_ && layout.cols % lanes == 0) layout.abreast = 1;
     if (rows_alike_ && layout.abreast == 1) {
         form_ = Form::by_row;
     } else {
@@ -127,10 +131,7 @@ void Shares::arrange(const Layout& layout) {
 // Each of n values `times` times in a row, in place, from the last on.
 template <class T>
 void spread(T* values, std::ptrdiff_t n, std::ptrdiff_t times) {
-    for (std::ptrdiff_t i = n; i-- > 0;) {
-        const T value = values[i];
-        std::fill_n(values + i * times, times, value);
-    }
+    for (std::ptrdiff_t i = n; i-- > 0;) std::fill_n(values + i * times, times, T{values[i]});
 }
 
 template <class T>

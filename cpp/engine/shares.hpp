@@ -21,13 +21,14 @@ public:
     // Whether values differ in how much they count; if not, it is `weight` for all of them.
     bool differ() const { return where_ || weights_; }
     double weight() const { return weight_; }
-    // The sum of all weights of a channel where that is known and the same for all, else infinity.
+    // The most that a channel's values can count, where that is known for all of them, else infinity.
     double most_counted() const { return most_counted_; }
     // What counts `share` in a tile counts share * unit() in the caller's terms.
     double unit() const { return unit_; }
 
-    // The rest is for shares that differ, once x's layout is known.
-    void arrange(const Layout& layout);
+    // The rest is for shares that differ, once x's layout is known: which this may change to have one
+    // share for each of the kernels' rows.
+    void arrange(Layout& layout);
     // How a tile's shares come to the kernels.
     enum class Form {
         by_row,      // one for each row

@@ -12,6 +12,10 @@ namespace {
 
 // The length of a whole block, where a tail has a std::ptrdiff_t: kernels take either as `n`.
 struct Full {};
+template <class N>
+constexpr bool is_full = false;
+template <>
+constexpr bool is_full<Full> = true;
 
 template <class T>
 struct Block {
@@ -187,6 +191,12 @@ inline void each_register(std::ptrdiff_t n, const Body& body) {
         const std::ptrdiff_t in = in_register<double>(n, k);
         if (in > 0) body(k, in);
     }
+}
+
+// Register k of a block, widened.
+inline Vec<double> widened(const Block<double>& b, int k) { return b.part[k]; }
+inline Vec<double> widened(const Block<float>& b, int k) {
+    return Vec<double>::half_of(b.part[k / 2], k % 2 != 0);
 }
 
 // Register k of the block at p, widened.

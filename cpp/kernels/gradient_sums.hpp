@@ -18,15 +18,25 @@ struct GradientBlocks {
     Wide dy;
     Wide dy_xhat;
 
-    template <class D, class X, class N>
-    void add(const D* dy_at, const X* x_at, N n, const Wide& mean, const Wide& invstd) {
+    template <class Y, class X, class N>
+    void add(const Y* dy_at, const X* x_at, N n, const Wide& mean, const Wide& invstd) {
         each_register(n, [&](int k, auto in) {
-            const Vec<double> dy_k = load_register(dy_at, k, in, Wide{});
-            const Vec<double> x_k = load_register(x_at, k, in, mean);
-            const Vec<double> xhat = subtract_by_fma(x_k, mean.part[k]) * invstd.part[k];
-            dy.part[k] = add_evenly(k, dy.part[k], dy_k);
-            dy_xhat.part[k] = dy_xhat.part[k] + dy_k * xhat;
+            add(k, load_register(dy_at, k, in, Wide{}), load_register(x_at, k, in, mean), mean,
+                invstd);
         });
+    }
+    template <class C>
+    void add(const Block<C>& dz, const Block<C>& x, const Wide& mean, const Wide& invstd) {
+        each_register(Full{}, [&](int k, Full) {
+            add(k, widened(dz, k), widened(x, k), mean, invstd);
+        });
+    }
+
+private:
+    void add(int k, Vec<double> dy_k, Vec<double> x_k, const Wide& mean, const Wide& invstd) {
+        const Vec<double> xhat = subtract_by_fma(x_k, mean.part[k]) * invstd.part[k];
+        dy.part[k] = add_evenly(k, dy.part[k], dy_k);
+        dy_xhat.part[k] = dy_xhat.part[k] + dy_k * xhat;
     }
 };
 
@@ -52,15 +62,24 @@ struct GateAt {
           scale(broadcast(*g.z.scale)),
           shift(broadcast(*g.z.shift)) {}
 
+    // Adds a block's dz and dz * xhat.
     template <class X, class N>
-    Block<C> operator()(const Y* dy, const X* x, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        Block<C> z = (load<C>(x, n) * pre - center) * scale + shift;
+    void add(GradientBlocks& blocks, const Y* dy, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i,
+             N n, const Wide& mean, const Wide& invstd) const {
+        const Block<C> x = load<C>(x_at, n);
+        Block<C> z = (x * pre - center) * scale + shift;
         if (gate.residual.data != nullptr) {
             z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
         }
         Block<C> dz = load<C>(dy, n);
         pass_through(gate.activation, z, dz);
-        return dz;
+        if constexpr (is_full<N>) {
+            blocks.add(dz, x, mean, invstd);
+        } else {
+            C part[lanes];
+            store(part, Full{}, dz);
+            blocks.add(part, x_at, n, mean, invstd);
+        }
     }
 };
 
@@ -92,9 +111,7 @@ template <class X, class Y>
         const GateAt<Y> gated(gate);
         each_row_block(
             [&](const Y* dy_at, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-                alignas(64) Computed<Y> dz[lanes];
-                store(dz, Full{}, gated(dy_at, x_at, r, i, n));
-                blocks.add(dz, x_at, n, mean, invstd);
+                gated.add(blocks, dy_at, x_at, r, i, n, mean, invstd);
             });
     }
     *sums.sum_dy += halve(blocks.dy);
@@ -132,9 +149,7 @@ template <class X, class Y>
         } else {
             const GateAt<Y> gated(gate, i, n);
             each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t row) {
-                alignas(64) Computed<Y> dz[lanes];
-                store(dz, Full{}, gated(dy_at, x_at, row, i, n));
-                blocks.add(dz, x_at, n, mean, invstd);
+                gated.add(blocks, dy_at, x_at, row, i, n, mean, invstd);
             });
         }
         store(here.sum_dy, n, blocks.dy);

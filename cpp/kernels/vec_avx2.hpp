@@ -127,6 +127,17 @@ struct Vec<double> {
     static Vec load(const S* p) {
         return {_mm256_cvtps_pd(widen_4(p))};
     }
+    // All bits of a lane set where its byte is not 0, none elsewhere.
+    static Vec mask(const std::uint8_t* p) {
+        const __m256i bytes = _mm256_cvtepu8_epi64(load_32(p));
+        return {_mm256_castsi256_pd(_mm256_cmpgt_epi64(bytes, _mm256_setzero_si256()))};
+    }
+    friend Vec operator&(Vec a, Vec b) { return {_mm256_and_pd(a.v, b.v)}; }
+    // One half of a's values, the lower or the upper.
+    static Vec half_of(Vec<float> a, bool upper) {
+        const __m128 half = upper ? _mm256_extractf128_ps(a.v, 1) : _mm256_castps256_ps128(a.v);
+        return {_mm256_cvtps_pd(half)};
+    }
     void store(double* p) const { _mm256_storeu_pd(p, v); }
     void store(double* p, std::ptrdiff_t n) const { _mm256_maskstore_pd(p, first(n), v); }
     void stream(double* p) const { _mm256_stream_pd(p, v); }

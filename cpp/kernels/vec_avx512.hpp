@@ -122,6 +122,18 @@ struct Vec<double> {
         const __m256 narrow = _mm256_maskz_loadu_ps(first(n), p);
         return {_mm512_mask_cvtps_pd(fill.v, first(n), narrow)};
     }
+    // All bits of a lane set where its byte is not 0, none elsewhere.
+    static Vec mask(const std::uint8_t* p) {
+        const __m512i bytes = _mm512_maskz_cvtepu8_epi64(all_8, load_64(p));
+        return {_mm512_castsi512_pd(_mm512_movm_epi64(_mm512_test_epi64_mask(bytes, bytes)))};
+    }
+    friend Vec operator&(Vec a, Vec b) { return {_mm512_and_pd(a.v, b.v)}; }
+    // One half of a's values, the lower or the upper.
+    static Vec half_of(Vec<float> a, bool upper) {
+        const __m256 half = upper ? _mm512_maskz_extractf32x8_ps(all_8, a.v, 1)
+                                  : _mm512_maskz_extractf32x8_ps(all_8, a.v, 0);
+        return {_mm512_maskz_cvtps_pd(all_8, half)};
+    }
     void store(double* p) const { _mm512_storeu_pd(p, v); }
     void store(double* p, std::ptrdiff_t n) const { _mm512_mask_storeu_pd(p, first(n), v); }
     void stream(double* p) const { _mm512_stream_pd(p, v); }

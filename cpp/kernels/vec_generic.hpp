@@ -7,6 +7,7 @@
 #endif
 
 #include <cstddef>
+#include <cstdint>
 
 #include "half_conversion.hpp"
 
@@ -60,6 +61,23 @@ struct Vec {
     [[gnu::noinline]] static Vec load(const T* p, std::ptrdiff_t n, Vec fill) {
         for (std::ptrdiff_t i = 0; i < n; ++i) fill.v[i] = p[i];
         return fill;
+    }
+    // All bits of a lane set where its byte is not 0, none elsewhere.
+    static Vec mask(const std::uint8_t* p) {
+        Native bytes{};
+        for (std::ptrdiff_t i = 0; i < width; ++i) bytes[i] = p[i];
+        return {reinterpret_cast<Native>(bytes != T(0))};
+    }
+    friend Vec operator&(Vec a, Vec b) {
+        using Bits [[gnu::vector_size(16)]] = std::int64_t;
+        return {reinterpret_cast<Native>(reinterpret_cast<Bits>(a.v) &
+                                         reinterpret_cast<Bits>(b.v))};
+    }
+    // One half of a's values, the lower or the upper.
+    static Vec half_of(Vec<float> a, bool upper) {
+        Vec half;
+        for (std::ptrdiff_t i = 0; i < width; ++i) half.v[i] = a.v[upper ? width + i : i];
+        return half;
     }
     static Vec load(const T* p) {
         Vec a;

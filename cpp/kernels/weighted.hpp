@@ -1,4 +1,4 @@
-// The forward reduction where each value counts with a share between 0 and 1: moments of a tile,
+// The forward reduction where each value counts with a share of its own: moments of a tile,
 // folded into what is known of its channels. Sees tiles and per-channel arrays; knows neither where
 // shares come from nor what they mean.
 //
@@ -31,6 +31,16 @@ struct WeightedSums {
     V count;
 };
 
+// Register k of a mask's bytes, as lanes of all bits or none; none past a tail's end.
+inline Vec<double> load_mask(const std::uint8_t* p, int k, Full) {
+    return Vec<double>::mask(p + k * Wide::width);
+}
+[[gnu::noinline]] Vec<double> load_mask(const std::uint8_t* p, int k, std::ptrdiff_t in) {
+    std::uint8_t whole[Wide::width] = {};
+    for (std::ptrdiff_t i = 0; i < in; ++i) whole[i] = p[k * Wide::width + i];
+    return Vec<double>::mask(whole);
+}
+
 // What each kind of shares has to say: which rows hold nothing, where the largest share is, and how
 // a register of values adds to the sums. A row's share is the same for all its values, and their
 // count known without adding it up.
@@ -54,21 +64,23 @@ struct ByRow {
     template <class X, class N>
     void add(WeightedSums<Wide>& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t, N n,
              const Wide& shift) const {
-        const bool in_full = shares.of[r] == 1.0;
         const Vec<double> share = Vec<double>::broadcast(shares.of[r]);
+        const Vec<double> zero = Vec<double>::broadcast(0.0);
         each_register(n, [&](int k, auto in) {
             const Vec<double> x = load_register(at, k, in, shift);
-            const Vec<double> centred = subtract_by_fma(x, shift.part[k]);
-            const Vec<double> part = in_full ? centred : share * centred;
+            const Vec<double> centred =
+                Vec<double>::unless_positive(share, subtract_by_fma(x, shift.part[k]), zero);
+            const Vec<double> part = share * centred;
             sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
             sums.d2.part[k] = sums.d2.part[k] + part * centred;
         });
     }
 };
 
+// What the policies for elements have in common: no row is skipped, and counts are summed.
 template <class P>
-struct ByElement {
-    static constexpr bool is_mask = sizeof(P) == 1;  // shares of 0 and 1
+struct EachElement {
+    using Share = P;
     ElementShares<P> shares;
 
     static bool skips(std::ptrdiff_t) { return false; }
@@ -76,33 +88,51 @@ struct ByElement {
     static double count(const WeightedSums<Wide>& sums, std::ptrdiff_t) {
         return halve(sums.count);
     }
+};
+
+struct ByMask : EachElement<std::uint8_t> {
+    static constexpr bool first_is_largest = true;
+
     template <class X, class N>
     void add(WeightedSums<Wide>& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t i, N n,
              const Wide& shift) const {
-        const P* const shares_at = shares.of.data + r * shares.of.stride + i;
-        const Vec<double> zero = Vec<double>::broadcast(0.0);
+        const std::uint8_t* const mask_at = shares.of.data + r * shares.of.stride + i;
         const Vec<double> one = Vec<double>::broadcast(1.0);
+        each_register(n, [&](int k, auto in) {
+            const Vec<double> mask = load_mask(mask_at, k, in);
+            const Vec<double> x = load_register(at, k, in, shift);
+            const Vec<double> centred = subtract_by_fma(x, shift.part[k]) & mask;
+            sums.d.part[k] = add_evenly(k, sums.d.part[k], centred);
+            sums.d2.part[k] = sums.d2.part[k] + centred * centred;
+            sums.count.part[k] = add_evenly(k + 1, sums.count.part[k], one & mask);
+        });
+    }
+};
+
+struct ByElement : EachElement<double> {
+    static constexpr bool first_is_largest = false;
+
+    template <class X, class N>
+    void add(WeightedSums<Wide>& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t i, N n,
+             const Wide& shift) const {
+        const double* const shares_at = shares.of.data + r * shares.of.stride + i;
+        const Vec<double> zero = Vec<double>::broadcast(0.0);
         each_register(n, [&](int k, auto in) {
             const Vec<double> share = load_register(shares_at, k, in, Wide{});
             const Vec<double> x = load_register(at, k, in, shift);
-            const Vec<double> centred = Vec<double>::unless_positive(
-                share, subtract_by_fma(x, shift.part[k]), zero);
-            // True may be any byte but 0.
-            const Vec<double> counted =
-                is_mask ? Vec<double>::unless_positive(share, one, zero) : share;
-            const Vec<double> part = is_mask ? centred : share * centred;
+            const Vec<double> centred =
+                Vec<double>::unless_positive(share, subtract_by_fma(x, shift.part[k]), zero);
+            const Vec<double> part = share * centred;
             sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
             sums.d2.part[k] = sums.d2.part[k] + part * centred;
-            sums.count.part[k] = add_evenly(k + 1, sums.count.part[k], counted);
+            sums.count.part[k] = add_evenly(k + 1, sums.count.part[k], share);
         });
     }
 };
 
 inline ByRow policy_of(RowShares shares, std::ptrdiff_t rows) { return {shares, rows}; }
-template <class P>
-inline ByElement<P> policy_of(ElementShares<P> shares, std::ptrdiff_t) {
-    return {shares};
-}
+inline ByMask policy_of(ElementShares<std::uint8_t> shares, std::ptrdiff_t) { return {{shares}}; }
+inline ByElement policy_of(ElementShares<double> shares, std::ptrdiff_t) { return {{shares}}; }
 
 // The value with the largest share in a whole tile; false if there is none.
 template <class X>
@@ -112,17 +142,17 @@ inline bool find_shift(const ByRow& by, Tile<const X> x, std::ptrdiff_t rows, st
     shift = first_value(x.data + by.largest * x.stride);
     return true;
 }
-template <class P, class X>
-inline bool find_shift(const ByElement<P>& by, Tile<const X> x, std::ptrdiff_t rows,
-                       std::ptrdiff_t cols, double& shift) {
-    P largest = 0;
+template <class By, class X>
+inline bool find_shift(const By& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                       double& shift) {
+    typename By::Share largest = 0;
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        const P* const row = by.shares.of.data + r * by.shares.of.stride;
+        const auto* const row = by.shares.of.data + r * by.shares.of.stride;
         for (std::ptrdiff_t i = 0; i < cols; ++i) {
             if (!(row[i] > largest)) continue;
             largest = row[i];
             shift = first_value(x.data + r * x.stride + i);
-            if (by.is_mask) return true;
+            if (By::first_is_largest) return true;
         }
     }
     return largest > 0;
@@ -135,18 +165,17 @@ inline Wide shifts_of(const ByRow& by, Tile<const X> x, std::ptrdiff_t rows, std
     const bool counts = rows > 0 && !by.skips(by.largest);
     return counts ? load<double>(x.data + by.largest * x.stride + i, n) : broadcast(0.0);
 }
-template <class P, class X, class N>
-inline Wide shifts_of(const ByElement<P>& by, Tile<const X> x, std::ptrdiff_t rows,
-                      std::ptrdiff_t i, N n) {
+template <class By, class X, class N>
+inline Wide shifts_of(const By& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t i, N n) {
     Wide shift = broadcast(0.0);
     Wide largest = broadcast(0.0);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        const P* const at = by.shares.of.data + r * by.shares.of.stride + i;
+        const auto* const at = by.shares.of.data + r * by.shares.of.stride + i;
         const Wide share = load<double>(at, n, broadcast(1.0));
         const Wide better = share - largest;
         shift = unless_positive(better, load<double>(x.data + r * x.stride + i, n), shift);
         largest = unless_positive(better, share, largest);
-        if (by.is_mask && all_positive(largest)) break;
+        if (By::first_is_largest && all_positive(largest)) break;
     }
     return shift;
 }
@@ -220,7 +249,7 @@ inline void add_columns(Tile<const X> x, const By& by, std::ptrdiff_t rows, std:
         WeightedSums<Wide> sums = c.sums;
         for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
             ahead.next_block();
-            if (!by.skips(row)) by.add(sums, x.data + row * x.stride + i, row, i, n, c.shift);
+            by.add(sums, x.data + row * x.stride + i, row, i, n, c.shift);
         }
         c.sums = sums;
     });
