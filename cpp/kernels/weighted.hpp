@@ -31,6 +31,16 @@ struct WeightedSums {
     V count;
 };
 
+// Register by register: as a whole g++ 12 copies it by a string instruction, which is slow to start.
+inline void copy(const WeightedSums<Wide>& from, WeightedSums<Wide>& to) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Wide::registers; ++k) {
+        to.d.part[k] = from.d.part[k];
+        to.d2.part[k] = from.d2.part[k];
+        to.count.part[k] = from.count.part[k];
+    }
+}
+
 // Register k of a mask's bytes, as lanes of all bits or none; none past a tail's end.
 inline Vec<double> load_mask(const std::uint8_t* p, int k, Full) {
     return Vec<double>::mask(p + k * Wide::width);
@@ -246,12 +256,13 @@ inline void add_columns(Tile<const X> x, const By& by, std::ptrdiff_t rows, std:
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
     each_row_group(rows, cols, begin, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         WeightedColumns& c = columns[i / lanes];
-        WeightedSums<Wide> sums = c.sums;
+        WeightedSums<Wide> sums;
+        copy(c.sums, sums);
         for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
             ahead.next_block();
             by.add(sums, x.data + row * x.stride + i, row, i, n, c.shift);
         }
-        c.sums = sums;
+        copy(sums, c.sums);
     });
     each_block(0, cols, [&](std::ptrdiff_t i, auto) {
         WeightedSums<Wide>& sums = columns[i / lanes].sums;
