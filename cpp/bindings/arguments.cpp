@@ -54,7 +54,8 @@ DType checked_dtype(const char* name, const py::array& array, Kind kind) {
     if (kind == Kind::numbers) {
         rule = "hold real numbers";
     } else if (kind == Kind::data) {
-        rule = "have dtype float32, float64, float16, bfloat16, uint8, int8, uint16, int16 or int32";
+        rule =
+            "have dtype float32, float64, float16, bfloat16, uint8, int8, uint16, int16 or int32";
     }
     wrong_type(name, kind == Kind::boolean ? "have dtype bool" : rule, name_of(dtype));
 }
@@ -160,7 +161,8 @@ ArrayArg optional_argument(const char* name, const py::object& value, Kind kind)
 ArrayArg broadcast_argument(const char* name, const py::object& value, Kind kind,
                             const ArrayArg& x) {
     if (value.is_none()) return {name, value, {}};
-    ArrayArg given = array_argument(name, kind == Kind::numbers ? as_double(name, value) : value, kind);
+    ArrayArg given =
+        array_argument(name, kind == Kind::numbers ? as_double(name, value) : value, kind);
     const int missing = x.ref.ndim - given.ref.ndim;
     bool fits = missing >= 0;
     std::ptrdiff_t strides[max_dimensions] = {};

@@ -29,9 +29,9 @@ struct ArrayArg {
 
 // Which dtypes an argument may have.
 enum class Kind {
-    data,        // those of `floating`, and integers of up to 32 bits
-    floating,    // float32, float64, float16, bfloat16
-    numbers,     // those of `data`; other integers are converted to float64
+    data,      // those of `floating`, and integers of up to 32 bits
+    floating,  // float32, float64, float16, bfloat16
+    numbers,   // those of `data`; other integers are converted to float64
     boolean,
 };
 

@@ -124,9 +124,8 @@ ArrayArg train(const Input& in, const CountingArgs& counting, const FollowingArg
 py::object infer(const Input& in, const ArrayArg& mean, const ArrayArg& var,
                  const ParameterArgs& parameters, const FollowingArgs& following, double eps,
                  const py::object& dtype, const py::object& out_value) {
-    const ArrayArg y =
-        output_argument(out_value, dtype, in.x, {&in.x, &following.residual},
-                        {&mean, &var, &parameters.weight, &parameters.bias});
+    const ArrayArg y = output_argument(out_value, dtype, in.x, {&in.x, &following.residual},
+                                       {&mean, &var, &parameters.weight, &parameters.bias});
     check_residual(following.residual, "y", y);
     without_gil(in.x.array().nbytes(), [&] {
         fastbn::infer(in.x.ref, y.ref, in.features, following.engine(), mean.ref, var.ref,
@@ -193,10 +192,10 @@ py::object batch_norm(const py::object& x, const py::object& running_mean,
                       const py::object& running_var, const py::object& weight,
                       const py::object& bias, const py::object& training_value,
                       const py::object& momentum, const py::object& eps_value,
-                      const py::object& axis, const py::object& correction,
-                      const py::object& dtype, const py::object& out, const py::object& where,
-                      const py::object& weights, const py::object& residual,
-                      const py::object& activation, const py::object& negative_slope) {
+                      const py::object& axis, const py::object& correction, const py::object& dtype,
+                      const py::object& out, const py::object& where, const py::object& weights,
+                      const py::object& residual, const py::object& activation,
+                      const py::object& negative_slope) {
     const Input in(x, axis);
     const ParameterArgs parameters(weight, bias);
     const CountingArgs counting(where, weights, in.x);
@@ -224,11 +223,11 @@ py::object batch_norm(const py::object& x, const py::object& running_mean,
     return infer(in, mean, var, parameters, following, eps, dtype, out);
 }
 
-py::object normalize(const py::object& x, const py::object& mean_value,
-                     const py::object& var_value, const py::object& weight, const py::object& bias,
-                     const py::object& eps, const py::object& axis, const py::object& dtype,
-                     const py::object& out, const py::object& residual,
-                     const py::object& activation, const py::object& negative_slope) {
+py::object normalize(const py::object& x, const py::object& mean_value, const py::object& var_value,
+                     const py::object& weight, const py::object& bias, const py::object& eps,
+                     const py::object& axis, const py::object& dtype, const py::object& out,
+                     const py::object& residual, const py::object& activation,
+                     const py::object& negative_slope) {
     const Input in(x, axis);
     const ArrayArg mean = array_argument("mean", mean_value);
     const ArrayArg var = array_argument("var", var_value);
@@ -242,9 +241,9 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
                               const py::object& mean_value, const py::object& invstd_value,
                               const py::object& count_value, const py::object& axis,
                               const py::object& training, const py::object& out,
-                              const py::object& where, const py::object& weights, const py::object& residual,
-                              const py::object& activation, const py::object& negative_slope,
-                              const py::object& allow_single) {
+                              const py::object& where, const py::object& weights,
+                              const py::object& residual, const py::object& activation,
+                              const py::object& negative_slope, const py::object& allow_single) {
     const Input in(x, axis);
     const ArrayArg dy = array_argument("dy", dy_value);
     const ParameterArgs parameters(weight, bias);
@@ -255,13 +254,12 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
     const ArrayArg count = count_argument(count_value, counting);
     const bool through_statistics = bool_argument("training", training);
     const bool single = bool_argument("allow_single", allow_single);
-    const ArrayArg dx = output_argument(
-        out, dy.array().dtype(), in.x, {&dy, &in.x, &following.residual},
-        {&parameters.weight, &parameters.bias, &mean, &invstd, &count, &counting.where,
-         &counting.weights});
+    const ArrayArg dx =
+        output_argument(out, dy.array().dtype(), in.x, {&dy, &in.x, &following.residual},
+                        {&parameters.weight, &parameters.bias, &mean, &invstd, &count,
+                         &counting.where, &counting.weights});
     check_residual(following.residual, "dy", dy);
-    const bool wants_dz =
-        following.residual && following.activation.kind != ActivationKind::none;
+    const bool wants_dz = following.residual && following.activation.kind != ActivationKind::none;
     const ArrayArg dz = wants_dz ? output_like("dresidual", in.x, dy) : ArrayArg{};
     py::array_t<double> dweight = statistic_array(in.features);
     py::array_t<double> dbias = statistic_array(in.features);
@@ -269,7 +267,8 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
     without_gil(in.x.array().nbytes(), [&] {
         fastbn::backward(
             dy.ref, in.x.ref, in.features, counting.engine(), following.engine(),
-            {mean.ref, invstd.ref, count.ref, parameters.engine(), through_statistics, single}, gradients);
+            {mean.ref, invstd.ref, count.ref, parameters.engine(), through_statistics, single},
+            gradients);
     });
     if (!following.residual) return py::make_tuple(dx.owner, dweight, dbias);
     return py::make_tuple(dx.owner, dweight, dbias, wants_dz ? dz.owner : dy.owner);

@@ -1,5 +1,5 @@
-// The module's functions on arrays: one for each engine call. Convert, allocate results, release the
-// GIL round the engine, and nothing else. fastbn's Python functions document them.
+// The module's functions on arrays: one for each engine call. Convert, allocate results, release
+// the GIL round the engine, and nothing else. fastbn's Python functions document them.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -34,9 +34,9 @@ py::tuple batch_norm_backward(const py::object& dy, const py::object& x, const p
                               const py::object& invstd, const py::object& count,
                               const py::object& axis, const py::object& training,
                               const py::object& out, const py::object& where,
-                              const py::object& weights,
-                              const py::object& residual, const py::object& activation,
-                              const py::object& negative_slope, const py::object& allow_single);
+                              const py::object& weights, const py::object& residual,
+                              const py::object& activation, const py::object& negative_slope,
+                              const py::object& allow_single);
 
 py::object normalize(const py::object& x, const py::object& mean, const py::object& var,
                      const py::object& weight, const py::object& bias, const py::object& eps,

@@ -45,11 +45,12 @@ PYBIND11_MODULE(_core, module) {
             "correction, skip_nonfinite, allow_single, /)\n--\n\n"),
         bindings::method<bindings::batch_norm_backward>(
             "batch_norm_backward",
-            "batch_norm_backward($module, dy, x, weight, bias, mean, invstd, count, axis, training, "
+            "batch_norm_backward($module, dy, x, weight, bias, mean, invstd, count, axis, "
+            "training, "
             "out, where, weights, residual, activation, negative_slope, allow_single, "
             "/)\n--\n\n"),
-        bindings::method<bindings::moments>(
-            "moments", "moments($module, x, axis, where, weights, /)\n--\n\n"),
+        bindings::method<bindings::moments>("moments",
+                                            "moments($module, x, axis, where, weights, /)\n--\n\n"),
         bindings::method<bindings::normalize>(
             "normalize",
             "normalize($module, x, mean, var, weight, bias, eps, axis, dtype, out, residual, "

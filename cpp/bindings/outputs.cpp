@@ -130,8 +130,8 @@ py::array empty_like(const py::array& like, const py::dtype& dtype) {
     if ((like.flags() & py::array::c_style) != 0) {
         return fresh_array(dtype, like.shape(), static_cast<std::size_t>(like.ndim()));
     }
-    return py::array(py::module_::import("numpy").attr("empty_like")(
-        like, py::arg("dtype") = dtype, py::arg("subok") = false));
+    return py::array(py::module_::import("numpy").attr("empty_like")(like, py::arg("dtype") = dtype,
+                                                                     py::arg("subok") = false));
 }
 
 py::dtype natural_dtype(const ArrayArg& like) {

@@ -1,5 +1,5 @@
-// The backward pass: dbias = sum(dz), dweight = sum(dz * xhat), then dx; dz being what the activation
-// let through of dy.
+// The backward pass: dbias = sum(dz), dweight = sum(dz * xhat), then dx; dz being what the
+// activation let through of dy.
 #include <algorithm>
 #include <cstddef>
 #include <vector>
@@ -284,22 +284,21 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
         using X = typename decltype(types)::Input;
         using Y = typename decltype(types)::Output;
         const GateMemory<Computed<Y>> gate(following.activation, channels, features, plan.layout);
-        BackwardOperation<X, Y> operation{plan,
-                                          {operand_of<Y>(dy, plan.layout),
-                                           operand_of<X>(x, plan.layout),
-                                           operand_of<Y>(following.residual, plan.layout),
-                                           operand_of<Y>(out.dx, plan.layout),
-                                           operand_of<Y>(out.dz, plan.layout)},
-                                          Shares::packed(),
-                                          shares,
-                                          normalization.through_statistics,
-                                          channels,
-                                          entry_mean.data(),
-                                          entry_invstd.data(),
-                                          normalization.count ? counts.data() : nullptr,
-                                          gate.coefficients(),
-                                          out.dweight,
-                                          out.dbias};
+        BackwardOperation<X, Y> operation{
+            plan,
+            {operand_of<Y>(dy, plan.layout), operand_of<X>(x, plan.layout),
+             operand_of<Y>(following.residual, plan.layout), operand_of<Y>(out.dx, plan.layout),
+             operand_of<Y>(out.dz, plan.layout)},
+            Shares::packed(),
+            shares,
+            normalization.through_statistics,
+            channels,
+            entry_mean.data(),
+            entry_invstd.data(),
+            normalization.count ? counts.data() : nullptr,
+            gate.coefficients(),
+            out.dweight,
+            out.dbias};
         Rooms rooms(plan);
         GradientOperands& of = operation.of;
         for (Operand* o : {&of.dy, &of.x, &of.residual, &of.dx, &of.dz}) rooms.add(*o);
@@ -308,9 +307,9 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
         const bool by_row = shares.form() == Shares::Form::by_row;
         const bool whole_rows = !weighted || by_row || shares.is_direct();
         const bool in_runs = !weighted || (by_row && shares.same_in_channels());
-        execute<Computed<Y>>(
-            plan, operation,
-            {{&of.dy, &of.x, &of.residual}, {&of.dx, &of.dz}, whole_rows, in_runs}, rooms);
+        execute<Computed<Y>>(plan, operation,
+                             {{&of.dy, &of.x, &of.residual}, {&of.dx, &of.dz}, whole_rows, in_runs},
+                             rooms);
     });
 }
 

@@ -250,8 +250,8 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
                                            eps};
         Rooms rooms(plan);
         for (Operand* o : {&operation.x, &operation.residual, &operation.y}) rooms.add(*o);
-        execute<Computed<Y>>(plan, operation,
-                             {{&operation.x, &operation.residual}, {&operation.y}}, rooms);
+        execute<Computed<Y>>(plan, operation, {{&operation.x, &operation.residual}, {&operation.y}},
+                             rooms);
     });
 }
 

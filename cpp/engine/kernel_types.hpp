@@ -18,9 +18,7 @@ struct KernelTypes {
 };
 
 // 24 bits do not hold these.
-inline bool needs_double(DType dtype) {
-    return dtype == DType::float64 || dtype == DType::int32;
-}
+inline bool needs_double(DType dtype) { return dtype == DType::float64 || dtype == DType::int32; }
 
 // Calls f with a value of the type that x's moments are taken in.
 template <class F>

@@ -73,7 +73,8 @@ struct Normalization {
     bool allow_single = false;
 };
 
-// Where gradients go; dz, the residual's, may be empty. dweight and dbias hold one value per channel.
+// Where gradients go; dz, the residual's, may be empty. dweight and dbias hold one value per
+// channel.
 struct GradientsOut {
     ArrayRef dx;
     ArrayRef dz;

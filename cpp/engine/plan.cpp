@@ -115,7 +115,8 @@ void cut_strips(Plan& plan, bool all_direct) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
     } else if (!layout.channels_first() && !all_direct) {  // packed tiles are to stay in cache
         const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.abreast);
-        plan.strip_rows = std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.abreast);
+        plan.strip_rows =
+            std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.abreast);
     }
 }
 

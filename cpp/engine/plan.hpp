@@ -89,14 +89,14 @@ struct Plan {
     TileRange strip(std::ptrdiff_t index) const;
 };
 
-// What fixes the bits: tiles, spans, slabs. packed_sums: sums are taken from packed tiles, which had
-// better be small.
+// What fixes the bits: tiles, spans, slabs. packed_sums: sums are taken from packed tiles, which
+// had better be small.
 Plan plan_of(const Layout& layout, DType dtype, bool packed_sums = false);
 // What operands have in common.
 struct Access {
-    bool all_direct = true;  // none of them needs packing
-    bool in_runs = true;     // all have their channels one after the other along a row
-    bool in_place = false;   // a result replaces an argument
+    bool all_direct = true;          // none of them needs packing
+    bool in_runs = true;             // all have their channels one after the other along a row
+    bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value
 };
 // And what does not: threads, fused, in_runs, stream, strips.

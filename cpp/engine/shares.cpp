@@ -83,9 +83,9 @@ void Shares::scan_where() {
     if (all) where_.data = nullptr;
 }
 
-// Weights that are all the same, but not 0, are none. Others are taken in units of a power of two in
-// which the largest is between 1 and 2: their products with squares then stay within float64's range
-// if the squares do.
+// Weights that are all the same, but not 0, are none. Others are taken in units of a power of two
+// in which the largest is between 1 and 2: their products with squares then stay within float64's
+// range if the squares do.
 void Shares::scan_weights(const Features& features, const ArrayRef& x) {
     const WeightRange range = range_of(weights_);
     bool vary_in_channels = false;

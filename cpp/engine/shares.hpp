@@ -21,13 +21,14 @@ public:
     // Whether values differ in how much they count; if not, it is `weight` for all of them.
     bool differ() const { return where_ || weights_; }
     double weight() const { return weight_; }
-    // The most that a channel's values can count, where that is known for all of them, else infinity.
+    // The most that a channel's values can count, where that is known for all of them, else
+    // infinity.
     double most_counted() const { return most_counted_; }
     // What counts `share` in a tile counts share * unit() in the caller's terms.
     double unit() const { return unit_; }
 
-    // The rest is for shares that differ, once x's layout is known: which this may change to have one
-    // share for each of the kernels' rows.
+    // The rest is for shares that differ, once x's layout is known: which this may change to have
+    // one share for each of the kernels' rows.
     void arrange(Layout& layout);
     // How a tile's shares come to the kernels.
     enum class Form {
@@ -67,7 +68,8 @@ private:
     Operand mask_;
     Operand values_;
     Form form_ = Form::by_element;
-    bool rows_alike_ = false;  // one share for each of x's rows, of which the kernels may see several as one
+    bool rows_alike_ =
+        false;  // one share for each of x's rows, of which the kernels may see several as one
     bool same_in_channels_ = false;
 };
 

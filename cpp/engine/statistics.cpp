@@ -45,8 +45,7 @@ void each_value(const char* first, const Dims& values, std::ptrdiff_t count, Vis
 template <class Visit>
 void each_counted(const ArrayRef& x, const Shares& shares, const Layout& layout,
                   std::ptrdiff_t channel, Visit&& visit) {
-    const char* const first =
-        first_element(x, layout) + channel_dims(x, layout).offset(channel);
+    const char* const first = first_element(x, layout) + channel_dims(x, layout).offset(channel);
     const Dims values = reduced_dims(x, layout);
     for (std::ptrdiff_t i = 0; i < layout.count; ++i) {
         const double share = shares.share(layout, channel, i);
@@ -202,9 +201,7 @@ void scan_weighted_channel(const ArrayRef& x, const Shares& shares, const Layout
                            std::ptrdiff_t channel, double eps, const Statistics& out,
                            std::ptrdiff_t c) noexcept {
     Range range;
-    const auto each = [&](const auto& visit) {
-        each_counted(x, shares, layout, channel, visit);
-    };
+    const auto each = [&](const auto& visit) { each_counted(x, shares, layout, channel, visit); };
     each([&](double value, double) { range.add(value); });
     if (write_if_plain(range, eps, out, c)) return;
     const int e = range.exponent();

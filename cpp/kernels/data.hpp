@@ -116,8 +116,8 @@ struct InputGradientOut {
     T* scale;
 };
 
-// How much each value counts in its channel's moments, from 0 to 2; one with a share of 0 is as if it
-// were not there. For a tile: a value for each row, or one for each element.
+// How much each value counts in its channel's moments, from 0 to 2; one with a share of 0 is as if
+// it were not there. For a tile: a value for each row, or one for each element.
 struct RowShares {
     const double* of;
 };

@@ -27,9 +27,8 @@ struct GradientBlocks {
     }
     template <class C>
     void add(const Block<C>& dz, const Block<C>& x, const Wide& mean, const Wide& invstd) {
-        each_register(Full{}, [&](int k, Full) {
-            add(k, widened(dz, k), widened(x, k), mean, invstd);
-        });
+        each_register(Full{},
+                      [&](int k, Full) { add(k, widened(dz, k), widened(x, k), mean, invstd); });
     }
 
 private:
@@ -109,10 +108,8 @@ template <class X, class Y>
         });
     } else {
         const GateAt<Y> gated(gate);
-        each_row_block(
-            [&](const Y* dy_at, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-                gated.add(blocks, dy_at, x_at, r, i, n, mean, invstd);
-            });
+        each_row_block([&](const Y* dy_at, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i,
+                           auto n) { gated.add(blocks, dy_at, x_at, r, i, n, mean, invstd); });
     }
     *sums.sum_dy += halve(blocks.dy);
     *sums.sum_dy_xhat += halve(blocks.dy_xhat);

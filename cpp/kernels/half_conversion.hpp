@@ -24,9 +24,7 @@ static inline float float_of(std::uint32_t bits) {
     return value;
 }
 
-static inline float widen(bfloat16 value) {
-    return float_of(std::uint32_t{value.bits} << 16U);
-}
+static inline float widen(bfloat16 value) { return float_of(std::uint32_t{value.bits} << 16U); }
 
 static inline float widen(float16 value) {
     const std::uint32_t sign = (value.bits & 0x8000U) << 16U;

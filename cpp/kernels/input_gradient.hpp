@@ -21,8 +21,8 @@ struct GradientOptions {
 
     bool is_gated() const { return gate.activation.kind != ActivationKind::none; }
     bool are_needed() const {
-        return is_gated() || shares.frozen || shares.rows != nullptr || shares.mask.data != nullptr ||
-               shares.elements.data != nullptr;
+        return is_gated() || shares.frozen || shares.rows != nullptr ||
+               shares.mask.data != nullptr || shares.elements.data != nullptr;
     }
 
     // From dy to dz, by z without its residual.
@@ -58,8 +58,8 @@ private:
     static void keep(const Block<C>& share, const Block<C>& part, Block<C>& flow) {
 #pragma GCC unroll 8
         for (int k = 0; k < Block<C>::registers; ++k) {
-            flow.part[k] = Vec<C>::unless_positive(share.part[k], part.part[k],
-                                                   Vec<C>::broadcast(C(0)));
+            flow.part[k] =
+                Vec<C>::unless_positive(share.part[k], part.part[k], Vec<C>::broadcast(C(0)));
         }
     }
 };

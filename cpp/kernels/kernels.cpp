@@ -45,12 +45,14 @@ constexpr FoldKernels<C> folds() {
 
 template <class H>
 void widen_all(const H* from, float* to, std::ptrdiff_t count) noexcept {
-    each_block(0, count, [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
+    each_block(0, count,
+               [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
 }
 
 template <class H>
 void narrow_all(const float* from, H* to, std::ptrdiff_t count) noexcept {
-    each_block(0, count, [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
+    each_block(0, count,
+               [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
 }
 
 template <class H>

@@ -1,5 +1,5 @@
-// What a set of kernels consists of: tables of function pointers, one set per instruction set. Every
-// ISA's object includes this file, so nothing in it may generate code.
+// What a set of kernels consists of: tables of function pointers, one set per instruction set.
+// Every ISA's object includes this file, so nothing in it may generate code.
 #pragma once
 
 #include <cstddef>

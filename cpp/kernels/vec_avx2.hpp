@@ -22,9 +22,7 @@ inline __m128i first_of_4(std::ptrdiff_t n) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask_window + 8 - n));
 }
 
-inline __m128i load_128(const void* p) {
-    return _mm_loadu_si128(static_cast<const __m128i*>(p));
-}
+inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
 inline __m128i load_32(const void* p) {
     std::int32_t bits;

@@ -19,9 +19,7 @@ constexpr __mmask8 all_8 = 0xff;
 inline __m256i load_256(const void* p) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(p));
 }
-inline __m128i load_128(const void* p) {
-    return _mm_loadu_si128(static_cast<const __m128i*>(p));
-}
+inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
 
 // Sixteen and eight values from p on, as float.
@@ -111,9 +109,7 @@ struct Vec<double> {
     static Vec load(const double* p, std::ptrdiff_t n, Vec fill) {
         return {_mm512_mask_loadu_pd(fill.v, first(n), p)};
     }
-    static Vec load(const float* p) {
-        return {_mm512_maskz_cvtps_pd(all_8, _mm256_loadu_ps(p))};
-    }
+    static Vec load(const float* p) { return {_mm512_maskz_cvtps_pd(all_8, _mm256_loadu_ps(p))}; }
     template <class S>
     static Vec load(const S* p) {
         return {_mm512_maskz_cvtps_pd(all_8, widen_8(p))};

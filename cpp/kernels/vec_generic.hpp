@@ -70,8 +70,8 @@ struct Vec {
     }
     friend Vec operator&(Vec a, Vec b) {
         using Bits [[gnu::vector_size(16)]] = std::int64_t;
-        return {reinterpret_cast<Native>(reinterpret_cast<Bits>(a.v) &
-                                         reinterpret_cast<Bits>(b.v))};
+        return {
+            reinterpret_cast<Native>(reinterpret_cast<Bits>(a.v) & reinterpret_cast<Bits>(b.v))};
     }
     // One half of a's values, the lower or the upper.
     static Vec half_of(Vec<float> a, bool upper) {

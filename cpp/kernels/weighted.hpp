@@ -5,8 +5,8 @@
 // A chunk is summed about a shift as in chunk_sums.hpp. The shift is the value with the largest
 // share: it is no further from the mean than sqrt(m2 / share), and n shares add up to n of the
 // largest at most, so the bound there holds. Float64 takes a mean first, from differences to that
-// value rather than from exact sums: products with shares are not exact anyhow, and the mean's error
-// is a rounding of the spread. A value without a share leaves no trace, whatever it is.
+// value rather than from exact sums: products with shares are not exact anyhow, and the mean's
+// error is a rounding of the spread. A value without a share leaves no trace, whatever it is.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,8 @@ struct WeightedSums {
     V count;
 };
 
-// Register by register: as a whole g++ 12 copies it by a string instruction, which is slow to start.
+// Register by register: as a whole g++ 12 copies it by a string instruction, which is slow to
+// start.
 inline void copy(const WeightedSums<Wide>& from, WeightedSums<Wide>& to) {
 #pragma GCC unroll 8
     for (int k = 0; k < Wide::registers; ++k) {

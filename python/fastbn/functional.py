@@ -12,9 +12,9 @@ Where values differ in how much they count, with p = weights * where and P = sum
 And where more follows: ``y = activation(weight * xhat + bias + residual)``.
 
 Data are float32, float64, float16, bfloat16 (of ml_dtypes), or integers: uint8, int8, uint16, int16, int32. Results
-have the data's type, and are float32 for integers, unless `dtype` or `out` choose another of the four floating-point types.
-Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in float64 if x is float64
-or int32 or the result is float64, and rounded once, to nearest even.
+have the data's type, and are float32 for integers, unless `dtype` or `out` choose another of the four floating-point
+types. Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in float64 if x is
+float64 or int32 or the result is float64, and rounded once, to nearest even.
 """
 
 from __future__ import annotations
@@ -367,8 +367,8 @@ def moments(
     Returns
     -------
     Moments
-        ``(count, mean, m2)``, with methods ``var(ddof)`` and ``std(ddof)``. With `where` or `weights`, count is an array
-        of P for each channel and m2 is ``sum(p * (x - mean)**2)``.
+        ``(count, mean, m2)``, with methods ``var(ddof)`` and ``std(ddof)``. With `where` or `weights`, count is an
+        array of P for each channel and m2 is ``sum(p * (x - mean)**2)``.
 
     Raises
     ------
