@@ -134,6 +134,18 @@ void spread(T* values, std::ptrdiff_t n, std::ptrdiff_t times) {
     for (std::ptrdiff_t i = n; i-- > 0;) std::fill_n(values + i * times, times, T{values[i]});
 }
 
+// The same of bytes, to `to`, from the first on: short stretches by stores of one length, of which the
+// next one overwrites what is too much. Up to the last that may come near the end of the room.
+void spread_bytes(const std::uint8_t* values, std::ptrdiff_t n, std::ptrdiff_t times,
+                  std::uint8_t* to) {
+    constexpr std::ptrdiff_t stretch = 32;
+    const std::ptrdiff_t by_stretch = times <= stretch ? n - stretch : 0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        std::memset(to + i * times, values[i],
+                    static_cast<std::size_t>(i < by_stretch ? stretch : times));
+    }
+}
+
 template <class T>
 const T* Shares::rows(const TileRange& tile, std::byte* room) const noexcept {
     TileRange first_column = tile;
@@ -144,10 +156,13 @@ const T* Shares::rows(const TileRange& tile, std::byte* room) const noexcept {
 Tile<const std::uint8_t> Shares::mask(const TileRange& tile, std::byte* room) const noexcept {
     if (is_direct()) return direct_tile<const std::uint8_t>(mask_, tile);
     auto* const to = reinterpret_cast<std::uint8_t*>(room);
+    const std::ptrdiff_t n = tile.rows * tile.cols;
     TileRange part = tile;
     if (rows_alike_) part.cols = 1;
-    pack_tile(mask_, part, to);
-    if (rows_alike_) spread(to, tile.rows, tile.cols);
+    // The room is for doubles: at its end there is place for a byte for each row.
+    std::uint8_t* const packed = rows_alike_ ? to + 7 * n : to;
+    pack_tile(mask_, part, packed);
+    if (rows_alike_) spread_bytes(packed, tile.rows, tile.cols, to);
     return {to, tile.kernel_cols()};
 }
 

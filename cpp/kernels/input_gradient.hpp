@@ -25,6 +25,12 @@ struct GradientOptions {
                shares.mask.data != nullptr || shares.elements.data != nullptr;
     }
 
+    bool are_a_gate_alone() const {
+        return is_gated() && gate.residual.data == nullptr && !shares.frozen &&
+               shares.rows == nullptr && shares.mask.data == nullptr &&
+               shares.elements.data == nullptr;
+    }
+
     // From dy to dz, by z without its residual.
     template <class N>
     void pass(Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
@@ -82,6 +88,19 @@ template <class X, class Y>
                 const Block<C> dyi = load<C>(dy.data + r * dy.stride + i, n);
                 return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
             });
+    } else if (g.pre == nullptr && options.are_a_gate_alone()) {
+        const CoefficientArrays<C, 5> arrays{
+            {g.center, g.slope, g.level, g.scale, gate.z.shift}};
+        map(dx, e, arrays,
+            Outlined{
+                [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
+                    next_x.ask(x.data + r * x.stride + i);
+                    next_dy.ask(dy.data + r * dy.stride + i);
+                    const Block<C> centred = load<C>(x.data + r * x.stride + i, n) - c.of[0];
+                    Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
+                    pass_through(gate.activation, centred * c.of[3] + c.of[4], dzi);
+                    return (dzi - (centred * c.of[1] + c.of[2])) * c.of[3];
+                }});
     } else if (g.pre == nullptr) {
         // A channel that is worked on in no unit of its own has the same center and scale here as
         // on the way forward. Without an activation there is no shift, and any array will do.
