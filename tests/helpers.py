@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 import fastbn
@@ -18,13 +19,22 @@ import reference
 Array = np.ndarray[Any, np.dtype[Any]]
 Axis = int | tuple[int, ...]
 FLOATS = (np.float32, np.float64)
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+HALVES = (np.dtype(np.float16), BFLOAT16)
+INTEGERS = tuple(np.dtype(d) for d in (np.uint8, np.int8, np.uint16, np.int16, np.int32))
+TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES, *INTEGERS)
+# Those that float32 holds exactly: their statistics are float32's, to the bit.
+NARROW = (*HALVES, *INTEGERS[:-1])
 
 # The promises. 16 ulp of y: subtract, subtract the mean's rest, scale by a rounded product, shift, each half an ulp and
 # some of them doubled where y is smaller than its terms, with room to spare. The variance's are tighter than what is
 # promised (1e-6 and 1e-11): the error bounds of cpp/kernels/moments.hpp, 1e-9 for float32 and, of at most 512 additions
 # in a row, 6e-14 for float64, doubled for the merging.
 Y_ULPS = 16
-VAR_RTOL = {np.dtype(np.float32): 2e-9, np.dtype(np.float64): 1.2e-13}
+# What float32 holds exactly has float32's bound, int32 float64's.
+VAR_RTOL = dict.fromkeys((np.dtype(np.float32), *NARROW), 2e-9) | dict.fromkeys(
+    (np.dtype(np.float64), np.dtype(np.int32)), 1.2e-13
+)
 # 2e-6 is some thirty roundings of float32; in float64 no figure is promised, and 1e-12 leaves room for a plain sum of
 # 1e5 terms of either sign.
 GRAD_RTOL = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-12}
@@ -44,7 +54,13 @@ def using_isa(name: str) -> Iterator[None]:
 
 
 # Memory layouts: functions from values to a new array that holds them in some memory order. What lies between the
-# elements is NaN, so that reading it shows.
+# elements is NaN (of integers the largest, of masks True), so that reading it shows.
+
+
+def hole(dtype: Any) -> Any:
+    """Return what lies between elements of `dtype`."""
+    kind = np.dtype(dtype).kind
+    return np.iinfo(dtype).max if kind in "iu" else kind == "b" or np.nan
 
 
 def dense(values: Array) -> Array:
@@ -67,7 +83,7 @@ def stepped(*steps: int) -> Callable[[Array], Array]:
 
     def place(values: Array) -> Array:
         shape = [n * abs(s) for n, s in zip(values.shape, steps, strict=True)]
-        view = np.full(shape, np.nan, values.dtype)[tuple(slice(None, None, s) for s in steps)]
+        view = np.full(shape, hole(values.dtype), values.dtype)[tuple(slice(None, None, s) for s in steps)]
         view[...] = values
         return view
 
@@ -78,7 +94,8 @@ def padded(*extra: int) -> Callable[[Array], Array]:
     """A corner of a larger array, `extra` elements larger in each direction."""
 
     def place(values: Array) -> Array:
-        whole = np.full([n + e for n, e in zip(values.shape, extra, strict=True)], np.nan, values.dtype)
+        larger = [n + e for n, e in zip(values.shape, extra, strict=True)]
+        whole = np.full(larger, hole(values.dtype), values.dtype)
         view = whole[tuple(slice(e, None) for e in extra)]
         view[...] = values
         return view
@@ -119,6 +136,15 @@ def readonly(values: Array) -> Array:
     return view
 
 
+def random_values(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, scale: float = 1.0, offset: float = 0.0
+) -> Array:
+    """Return random numbers of any of TYPES: normal ones or, of integers, any at all."""
+    if np.dtype(dtype).kind in "iu":
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    return (offset + scale * rng.standard_normal(shape)).astype(dtype)
+
+
 class Layout(NamedTuple):
     """A shape, its feature axis, and how its memory lies."""
 
@@ -129,7 +155,7 @@ class Layout(NamedTuple):
 
     def fill(self, rng: np.random.Generator, dtype: Any, scale: float = 1.0, offset: float = 0.0) -> Array:
         """Return an array of this layout with random values."""
-        return self.place((offset + scale * rng.standard_normal(self.shape)).astype(dtype))
+        return self.place(random_values(rng, self.shape, dtype, scale, offset))
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -243,7 +269,7 @@ def assert_ulps(actual: Array, expected: Array, other: Any = 0.0, limit: float =
     An error of `slack` does not count.
     """
     assert actual.shape == expected.shape
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    assert (np.isnan(actual) == np.isnan(expected)).all()
     seen = ~np.isnan(expected)
     excused = np.abs(actual.astype(np.longdouble) - expected) <= slack
     error = np.where(seen & ~excused, reference.ulps(actual, expected, other), 0)
@@ -259,7 +285,7 @@ def assert_relative(actual: Any, expected: Any, rtol: float, scale: Any = None, 
     actual = np.asarray(actual)
     expected = np.asarray(expected)
     assert actual.shape == expected.shape
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    assert (np.isnan(actual) == np.isnan(expected)).all()
     size = np.abs(expected if scale is None else np.asarray(scale))
     with np.errstate(invalid="ignore"):
         error = np.where(np.isnan(expected), 0, np.abs(actual.astype(np.longdouble) - expected))
@@ -267,36 +293,129 @@ def assert_relative(actual: Any, expected: Any, rtol: float, scale: Any = None, 
     assert (error <= bound).all(), f"error {error.max()} beyond {rtol} of {size.ravel()[(error - bound).argmax()]}"
 
 
-def affine_size(shape: tuple[int, ...], axis: Axis, weight: Array | None, bias: Array | None) -> Array:
-    """Return |weight| + |bias|: what y is made of, for tests of structure, not to turn on an x near its mean."""
+def y_type(dtype: Any) -> Any:
+    """Return the dtype of y for an x of `dtype`, where none is chosen."""
+    return np.dtype(np.float32 if np.dtype(dtype).kind in "iu" else dtype)
+
+
+def computed_in(*dtypes: Any) -> Any:
+    """Return the type in which x and y of these types are computed."""
+    wide = {np.dtype(np.float64), np.dtype(np.int32)}
+    return np.dtype(np.float64 if wide & {np.dtype(d) for d in dtypes} else np.float32)
+
+
+def affine_size(
+    shape: tuple[int, ...], axis: Axis, weight: Array | None, bias: Array | None, residual: Array | None = None
+) -> Array:
+    """Return what y is made of, |weight| + |bias| + |residual|, so that little turns on an x near its mean."""
     features = reference.feature_shape(shape, axis)
-    size = np.abs(1.0 if weight is None else weight) + np.abs(np.zeros(features) if bias is None else bias)
-    return reference.along(size, shape, axis)
+    parts = (np.ones(features) if weight is None else weight, np.zeros(features) if bias is None else bias)
+    size = sum(np.abs(np.asarray(part).astype(np.float64)) for part in parts)
+    spread = reference.along(size, shape, axis)
+    return spread if residual is None else spread + np.abs(residual.astype(np.float64))
+
+
+def assert_rounded(actual: Array, expected: Array, slack: Any = 0.0) -> None:
+    """Assert that `actual` is some number within `slack` of `expected`, rounded; NaN exactly where expected."""
+    assert actual.shape == expected.shape
+    lowest, highest = (reference.rounded(expected + by, actual.dtype) for by in (-np.asarray(slack), np.asarray(slack)))
+    values = actual.astype(np.longdouble)
+    right = (lowest <= values) & (values <= highest) | (np.isnan(values) & np.isnan(expected))
+    worst = right.argmin()
+    assert right.all(), (
+        f"{int((~right).sum())} of {right.size} wrong, first at {np.unravel_index(worst, right.shape)}: "
+        f"got {actual.ravel()[worst]!r}, expected {expected.ravel()[worst]!r}, which is {lowest.ravel()[worst]!r} "
+        f"to {highest.ravel()[worst]!r}"
+    )
+
+
+def assert_y(y: Array, expected: Array, size: Any, x_dtype: Any) -> None:
+    """Assert the promise of y: so many ulp of the type it is computed in and, where y's is narrower, one rounding."""
+    computed = computed_in(x_dtype, y.dtype)
+    if y.dtype == computed:
+        assert_ulps(y, expected, size)
+        return
+    with np.errstate(all="ignore"):
+        unit = np.spacing(np.maximum(np.abs(expected), size).astype(computed)).astype(np.longdouble)
+    assert_rounded(y, expected, np.where(np.isfinite(unit), Y_ULPS * unit, 0))
 
 
 def assert_statistics(x: Array, mean: Array, var: Array, axis: Axis) -> None:
     """Assert that mean and var are those of x, float64, in the features' shape."""
     found = reference.moments(x, axis)
-    biased = found.m2 / found.count
+    assert_mean_and_var(mean, var, found.mean, found.m2 / found.count, VAR_RTOL[x.dtype])
+
+
+def assert_mean_and_var(mean: Array, var: Array, wanted_mean: Array, wanted_var: Array, rtol: float) -> None:
+    """Assert that mean and var are the oracle's, in float64."""
     assert mean.dtype == var.dtype == np.float64
-    rtol = VAR_RTOL[x.dtype]
     # A mean is off by its own rounding and by the variance's share of the standard deviation.
-    rounding = 4 * np.spacing(float(np.nanmax(np.abs(found.mean), initial=0)))
-    assert_relative(mean, found.mean, rtol, np.sqrt(biased), atol=rounding)
-    assert_relative(var, biased, rtol)
+    rounding = 4 * np.spacing(float(np.nanmax(np.abs(wanted_mean), initial=0)))
+    assert_relative(mean, wanted_mean, rtol, np.sqrt(wanted_var), atol=rounding)
+    assert_relative(var, wanted_var, rtol)
+
+
+def assert_count(count: Any, expected: Any) -> None:
+    """Assert that a count is the number of values or, where these have weights, their sums in float64."""
+    if isinstance(expected, int):
+        assert type(count) is int
+        assert count == expected
+        return
+    assert type(count) is np.ndarray
+    assert count.dtype == np.float64
+    # A sum of positive terms, of which no more than 512 are added in a row, as in the variance.
+    assert_relative(count, expected, VAR_RTOL[count.dtype])
 
 
 def assert_train(
-    x: Array, result: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, axis: Axis = 1
+    x: Array,
+    result: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    axis: Axis = 1,
+    *,
+    dtype: Any = None,
+    p: Array | None = None,
+    residual: Array | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
 ) -> None:
-    """Assert that a TrainResult is what the oracle finds."""
-    expected = reference.train(x, weight, bias, eps, axis)
-    assert result.y.dtype == x.dtype
-    assert type(result.count) is int
-    assert result.count == expected.count
-    assert_statistics(x, result.mean, result.var, axis)
-    assert_relative(result.invstd, expected.invstd, VAR_RTOL[x.dtype])
-    assert_ulps(result.y, expected.y, affine_size(x.shape, axis, weight, bias))
+    """Assert that a TrainResult is what the oracle finds, y of x's type or of the `dtype` chosen."""
+    fused: dict[str, Any] = {"residual": residual, "activation": activation, "slope": slope}
+    expected = reference.train(x, weight, bias, eps, axis, p=p, **fused)
+    y, mean, var, invstd, count = result
+    assert y.dtype == (y_type(x.dtype) if dtype is None else dtype)
+    assert_count(count, expected.count)
+    assert_mean_and_var(mean, var, expected.mean, expected.biased, VAR_RTOL[x.dtype])
+    assert_relative(invstd, expected.invstd, VAR_RTOL[x.dtype])
+    size = affine_size(x.shape, axis, weight, bias, residual) * max(1.0, abs(slope))
+    if VAR_RTOL[x.dtype] <= VAR_RTOL[computed_in(x.dtype, y.dtype)]:
+        assert_y(y, expected.y, size, x.dtype)
+        return
+    # A y of more digits than the statistics have is right for the statistics that were found, their mean rounded.
+    wanted = reference.affine(x, mean, invstd, weight, bias, axis, residual=residual)
+    lost = np.abs((1 if weight is None else weight) * invstd) * np.spacing(np.abs(mean)) * max(1.0, abs(slope))
+    wanted = reference.activated(wanted, activation, slope)
+    assert_ulps(y, wanted, size, slack=reference.along(lost, x.shape, axis))
+
+
+def off_the_kink(
+    dy: Array,
+    x: Array,
+    weight: Any,
+    bias: Any,
+    *,
+    mean: Array,
+    invstd: Array,
+    axis: Axis = 1,
+    residual: Array | None = None,
+) -> Array:
+    """Return `dy`, 0 where rounding may decide on which side of an activation's kink z lies: there either is right."""
+    z = reference.affine(x, mean, invstd, weight, bias, axis, residual=residual)
+    size = affine_size(x.shape, axis, weight, bias, residual)
+    near = np.abs(z) <= Y_ULPS * np.finfo(computed_in(x.dtype, dy.dtype)).eps * size
+    return np.where(near, np.zeros_like(dy), dy)
 
 
 def assert_gradients(
@@ -304,23 +423,51 @@ def assert_gradients(
     dy: Array,
     x: Array,
     weight: Any = None,
+    bias: Any = None,
     *,
     mean: Array,
     invstd: Array,
     axis: Axis = 1,
     training: bool = True,
+    p: Array | None = None,
+    residual: Array | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
 ) -> None:
     """Assert that Gradients are what the oracle finds, relative to the size of the terms they are sums of."""
-    expected = reference.backward(dy, x, weight, mean, invstd, axis, training)
-    rtol = GRAD_RTOL[x.dtype]
-    assert gradients.dx.dtype == x.dtype
+    fused: dict[str, Any] = {"bias": bias, "residual": residual, "activation": activation, "slope": slope}
+    expected = reference.backward(dy, x, weight, mean, invstd, axis, training, p=p, **fused)
+    computed = computed_in(x.dtype, dy.dtype)
+    rtol = GRAD_RTOL[computed]
+    assert gradients.dx.dtype == dy.dtype
     assert gradients.dweight.dtype == gradients.dbias.dtype == np.float64
     # Below the smallest normal number there is no relative precision: one subnormal for dx, one for each term of a sum.
-    tiny = float(np.finfo(x.dtype).smallest_subnormal)
-    assert_relative(gradients.dx, expected.dx, rtol, expected.dx_scale, atol=tiny)
+    tiny = float(np.finfo(computed).smallest_subnormal)
+    if dy.dtype == computed:
+        assert_relative(gradients.dx, expected.dx, rtol, expected.dx_scale, atol=tiny)
+    else:
+        assert_rounded(gradients.dx, expected.dx, rtol * expected.dx_scale + tiny)
     terms = 5e-324 * (x.size // max(1, mean.size)) * (1 + np.abs(np.asarray(invstd, np.longdouble)))
     assert_relative(gradients.dweight, expected.dweight, rtol, expected.dweight_scale, atol=terms)
     assert_relative(gradients.dbias, expected.dbias, rtol, expected.dbias_scale, atol=terms)
+    if residual is not None:
+        # dy itself, or times a slope that is rounded as the product is.
+        scaled = 2 * np.finfo(computed).eps * np.abs(expected.dresidual) if activation == "leaky_relu" else 0.0
+        assert gradients.dresidual.dtype == dy.dtype
+        assert_rounded(gradients.dresidual, expected.dresidual, scaled)
+
+
+def central_differences(loss: Callable[[], float], array: Array, step: float = 1e-4) -> Array:
+    """Return the derivatives of a loss by the elements of `array`, which is changed and changed back."""
+    gradient = np.empty_like(array)
+    for index in np.ndindex(array.shape):
+        kept = array[index]
+        array[index] = kept + step
+        above = loss()
+        array[index] = kept - step
+        gradient[index] = (above - loss()) / (2 * step)
+        array[index] = kept
+    return gradient
 
 
 # Same bits.
@@ -331,29 +478,39 @@ def bits(array: Array) -> bytes:
     return np.where(np.isnan(array), np.asarray(np.nan, array.dtype), array).tobytes()
 
 
-def everything(x: Array, dy: Array, weight: Array | None, bias: Array | None, axis: Axis) -> dict[str, bytes]:
-    """Return the bits of every result that every function gives."""
-    found = fastbn.moments(x, axis=axis)
-    y, mean, var, invstd, _ = fastbn.batch_norm_train(x, weight, bias, axis=axis)
+def everything(
+    x: Array, dy: Array, weight: Array | None, bias: Array | None, axis: Axis, **options: Any
+) -> dict[str, bytes]:
+    """Return the bits of every result that every function gives, each with those of the `options` that it knows."""
+    counting = {name: value for name, value in options.items() if name in ("where", "weights")}
+    fused = {name: value for name, value in options.items() if name in ("residual", "activation", "negative_slope")}
+    chosen = {name: value for name, value in options.items() if name == "dtype"}
+    forward: dict[str, Any] = counting | fused | chosen
+    found = fastbn.moments(x, axis=axis, **counting)
+    y, mean, var, invstd, count = fastbn.batch_norm_train(x, weight, bias, axis=axis, **forward)
     running = np.zeros_like(mean), np.ones_like(var)
-    remembered = fastbn.batch_norm(x, *running, weight, bias, training=True, axis=axis)
+    remembered = fastbn.batch_norm(x, *running, weight, bias, training=True, axis=axis, **forward)
     arrays = {
+        "moments.count": np.asarray(found.count, np.float64),
         "moments.mean": found.mean,
         "moments.m2": found.m2,
         "train.y": y,
         "train.mean": mean,
         "train.var": var,
         "train.invstd": invstd,
+        "train.count": np.asarray(count, np.float64),
         "batch_norm.y": remembered,
         "running_mean": running[0],
         "running_var": running[1],
-        "eval.y": fastbn.batch_norm(x, *running, weight, bias, axis=axis),
-        "normalize.y": fastbn.normalize(x, mean, var, weight, bias, axis=axis),
+        "eval.y": fastbn.batch_norm(x, *running, weight, bias, axis=axis, **forward),
+        "normalize.y": fastbn.normalize(x, mean, var, weight, bias, axis=axis, **fused, **chosen),
     }
-    for training in (True, False):
-        got = fastbn.batch_norm_backward(dy, x, weight, mean=mean, invstd=invstd, axis=axis, training=training)
-        for name, array in zip(("dx", "dweight", "dbias"), got, strict=True):
-            arrays[f"backward(training={training}).{name}"] = array
+    given: dict[str, Any] = {"mean": mean, "invstd": invstd, "axis": axis} | counting | fused
+    for how in ({"training": True}, {"training": False}, *([{"count": count}] if counting else [])):
+        got = fastbn.batch_norm_backward(dy, x, weight, bias, **given, **how)
+        called = f"backward(training={how['training']})" if "training" in how else "backward(count)"
+        for name, array in zip(("dx", "dweight", "dbias", "dresidual"), got, strict=False):
+            arrays[f"{called}.{name}"] = array
     return {name: bits(array) for name, array in arrays.items()}
 
 

@@ -4,6 +4,8 @@ Two of them. The array functions work in any NumPy floating type, long double un
 the data, each value shifted by a double near the mean so that a large mean costs no digits. The ``exact_`` functions
 take one channel and are exact: values become integers over a common power of two, and only the square root and the
 final quotient are rounded, at some 1600 binary places.
+
+What a value counts for is `p`, of x's shape: `weighting` makes it of where= and weights=.
 """
 
 from __future__ import annotations
@@ -22,11 +24,19 @@ Axis = int | Sequence[int]
 PLACES = 1600  # binary places of the exact functions' rounded steps; float64 needs 1074 for its smallest subnormal
 SQRT_BITS = 256
 
+# Of each type of y: bits of the significand, exponent of the smallest subnormal, exponent of what is infinite.
+FORMATS = {
+    "float16": (11, -24, 16),
+    "bfloat16": (8, -133, 128),
+    "float32": (24, -149, 128),
+    "float64": (53, -1074, 1024),
+}
+
 
 class Moments(NamedTuple):
-    """Count, mean and centred sum of squares per feature, and each value less its mean as (count, features)."""
+    """Count (with p: its sum per feature), mean, centred sum of squares, and each value less its mean, in columns."""
 
-    count: int  # type: ignore[assignment]  # tuple.count is a method
+    count: Any
     mean: Array
     m2: Array
     centred: Array
@@ -39,7 +49,7 @@ class Forward(NamedTuple):
     mean: Array
     biased: Array
     invstd: Array
-    count: int  # type: ignore[assignment]  # tuple.count is a method
+    count: Any
 
 
 class Backward(NamedTuple):
@@ -51,6 +61,7 @@ class Backward(NamedTuple):
     dx_scale: Array
     dweight_scale: Array
     dbias_scale: Array
+    dresidual: Array
 
 
 def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -80,6 +91,13 @@ def from_columns(values: Array, shape: Sequence[int], axis: Axis) -> Array:
     return spread
 
 
+def weighting(shape: Sequence[int], where: ArrayLike | None = None, weights: ArrayLike | None = None) -> Array:
+    """Return what each value of an array of `shape` counts for, as long doubles."""
+    counted = np.broadcast_to(np.asarray(True if where is None else where), shape)
+    times = np.broadcast_to(np.asarray(1 if weights is None else weights).astype(np.longdouble), shape)
+    return np.where(counted, times, np.longdouble(0))
+
+
 def _flat(values: ArrayLike | None, features: int, default: float, dtype: Any) -> Array:
     if values is None:
         return np.full(features, default, dtype)
@@ -94,7 +112,9 @@ def invstd_of(biased: Array, eps: float) -> Array:
     return inverse
 
 
-def _moments(values: Array, dtype: Any) -> Moments:
+def _moments(values: Array, dtype: Any, p: Array | None = None) -> Moments:
+    if p is not None:
+        return _weighted_moments(values.astype(dtype), p.astype(dtype))
     count, features = values.shape
     if count == 0:
         return Moments(0, np.full(features, np.nan, dtype), np.zeros(features, dtype), values.astype(dtype))
@@ -117,11 +137,55 @@ def _moments(values: Array, dtype: Any) -> Moments:
         )
 
 
-def moments(x: Array, axis: Axis = 1, dtype: Any = np.longdouble) -> Moments:
-    """Return the two-pass moments of `x`, NaN for a feature that holds a NaN or an infinity."""
-    found = _moments(columns(x, axis), dtype)
+def _shares(p: Array) -> Array:
+    """Return p / sum(p), and 0 where nothing counts."""
+    total = p.sum(0)
+    share: Array = np.where(total > 0, p, 0) / np.where(total > 0, total, 1)
+    return share
+
+
+def _weighted_moments(values: Array, p: Array) -> Moments:
+    """Return moments in which each value counts p times; where nothing counts, the mean is 0 and so is m2."""
+    share, total, counted = _shares(p), p.sum(0), p > 0
+    with np.errstate(all="ignore"):
+
+        def average(terms: Array) -> Array:
+            found: Array = np.where(counted, share * terms, 0).sum(0)
+            return found
+
+        shift = average(values).astype(np.float64).astype(values.dtype)
+        deviation = values - shift
+        rest = average(deviation)
+        centred = deviation - rest
+        m2 = total * (average(centred * centred) - average(centred) ** 2)
+        first = np.take_along_axis(values, counted.argmax(0)[None], 0)[0] if len(values) else np.zeros_like(total)
+        constant = (~counted | (values == first)).all(0)
+        first = np.where(counted.any(0), first, 0)
+        bad = (counted & ~np.isfinite(values)).any(0)
+        nan = np.asarray(np.nan, values.dtype)
+        return Moments(
+            total,
+            np.where(bad, nan, np.where(constant, first, shift + rest)),
+            np.where(bad, nan, np.where(constant, 0, m2)),
+            np.where(bad, nan, np.where(constant, values - first, centred)),
+        )
+
+
+def moments(x: Array, axis: Axis = 1, dtype: Any = np.longdouble, p: Array | None = None) -> Moments:
+    """Return the two-pass moments of `x`, NaN for a feature that counts a NaN or an infinity."""
+    found = _moments(columns(x, axis), dtype, None if p is None else columns(p, axis))
     shape = feature_shape(x.shape, axis)
-    return Moments(found.count, found.mean.reshape(shape), found.m2.reshape(shape), found.centred)
+    count = found.count if p is None else found.count.reshape(shape)
+    return Moments(count, found.mean.reshape(shape), found.m2.reshape(shape), found.centred)
+
+
+def activated(z: Array, activation: str | None, slope: float) -> Array:
+    """Return the activation of z, NaN of NaN."""
+    if activation is None:
+        return z
+    with np.errstate(all="ignore"):
+        low = {"relu": np.zeros_like(z), "leaky_relu": z.dtype.type(slope) * z}[activation]
+    return np.where(z <= 0, low, z)
 
 
 def train(
@@ -131,22 +195,34 @@ def train(
     eps: float = 1e-5,
     axis: Axis = 1,
     dtype: Any = np.longdouble,
+    *,
+    p: Array | None = None,
+    residual: Array | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
 ) -> Forward:
     """Normalize `x` by its own statistics."""
     values = columns(x, axis)
-    found = _moments(values, dtype)
+    found = _moments(values, dtype, None if p is None else columns(p, axis))
     features = values.shape[1]
     with np.errstate(all="ignore"):
-        biased = found.m2 / dtype(found.count) if found.count else np.full_like(found.m2, np.nan)
+        if p is None:
+            biased = found.m2 / dtype(found.count) if found.count else np.full_like(found.m2, np.nan)
+        else:
+            biased = np.where(found.count > 0, found.m2 / found.count, 0)
         invstd = invstd_of(biased, eps)
+        if p is not None:
+            invstd = np.where(found.count > 0, invstd, 0)
         y = _flat(weight, features, 1, dtype) * (found.centred * invstd) + _flat(bias, features, 0, dtype)
+        if residual is not None:
+            y = y + columns(residual, axis).astype(dtype)
     shape = feature_shape(x.shape, axis)
     return Forward(
-        from_columns(y, x.shape, axis),
+        from_columns(activated(y, activation, slope), x.shape, axis),
         found.mean.reshape(shape),
         biased.reshape(shape),
         invstd.reshape(shape),
-        found.count,
+        found.count if p is None else found.count.reshape(shape),
     )
 
 
@@ -159,15 +235,38 @@ def normalize(
     eps: float = 1e-5,
     axis: Axis = 1,
     dtype: Any = np.longdouble,
+    *,
+    residual: Array | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
 ) -> Array:
     """Normalize `x` by statistics that are given."""
+    with np.errstate(all="ignore"):
+        invstd = invstd_of(np.asarray(var).astype(dtype), eps)
+    z = affine(x, mean, invstd, weight, bias, axis, dtype, residual=residual)
+    return activated(z, activation, slope)
+
+
+def affine(
+    x: Array,
+    mean: ArrayLike,
+    invstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    axis: Axis = 1,
+    dtype: Any = np.longdouble,
+    *,
+    residual: Array | None = None,
+) -> Array:
+    """Return weight * (x - mean) * invstd + bias + residual: what an activation is given."""
     values = columns(x, axis).astype(dtype)
     features = values.shape[1]
     with np.errstate(all="ignore"):
-        invstd = invstd_of(_flat(var, features, 1, dtype), eps)
-        xhat = (values - _flat(mean, features, 0, dtype)) * invstd
-        y = _flat(weight, features, 1, dtype) * xhat + _flat(bias, features, 0, dtype)
-    return from_columns(y, x.shape, axis)
+        xhat = (values - _flat(mean, features, 0, dtype)) * _flat(invstd, features, 1, dtype)
+        z = _flat(weight, features, 1, dtype) * xhat + _flat(bias, features, 0, dtype)
+        if residual is not None:
+            z = z + columns(residual, axis).astype(dtype)
+    return from_columns(z, x.shape, axis)
 
 
 def backward(
@@ -179,11 +278,22 @@ def backward(
     axis: Axis = 1,
     training: bool = True,
     dtype: Any = np.longdouble,
+    *,
+    p: Array | None = None,
+    bias: ArrayLike | None = None,
+    residual: Array | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
 ) -> Backward:
     """Return the gradients at the given mean and invstd, through them (`training`) or with them held fixed."""
     values = columns(x, axis).astype(dtype)
-    grad = columns(dy, axis).astype(dtype)
+    dz = dy.astype(dtype)
+    if activation is not None:
+        z = affine(x, mean, invstd, weight, bias, axis, dtype, residual=residual)
+        dz = np.where(z > 0, dz, dtype({"relu": 0, "leaky_relu": slope}[activation]) * dz)
+    grad = columns(dz, axis)
     count, features = values.shape
+    share = np.full_like(values, 1) / max(1, count) if p is None else _shares(columns(p, axis).astype(dtype))
     with np.errstate(all="ignore"):
         inv = _flat(invstd, features, 1, dtype)
         xhat = (values - _flat(mean, features, 0, dtype)) * inv
@@ -192,11 +302,9 @@ def backward(
         scale = _flat(weight, features, 1, dtype) * inv
         terms = [grad]
         if training and count:
-            terms += [-dbias / dtype(count), -xhat * (dweight / dtype(count))]
+            terms += [np.where(share > 0, -share * term, 0) for term in (dbias, xhat * dweight)]
         dx = scale * sum(terms)
-        largest = np.max(
-            [np.abs(term).max(axis=0, initial=0) if term.ndim > 1 else np.abs(term) for term in terms], axis=0
-        )
+        largest = np.max([np.abs(term).max(axis=0, initial=0) for term in terms], axis=0)
         sizes = (np.abs(scale) * largest, np.sqrt(((grad * xhat) ** 2).sum(0)), np.sqrt((grad * grad).sum(0)))
     shape = feature_shape(x.shape, axis)
     spread = from_columns(np.broadcast_to(sizes[0], values.shape), x.shape, axis)
@@ -207,6 +315,7 @@ def backward(
         spread,
         sizes[1].reshape(shape),
         sizes[2].reshape(shape),
+        dz,
     )
 
 
@@ -294,6 +403,17 @@ def longdouble_of(value: Fraction) -> np.longdouble:
     head = float(scaled)
     found: np.longdouble = np.ldexp(np.longdouble(head) + np.longdouble(float(scaled - Fraction(head))), power)
     return found
+
+
+def rounded(values: Array, dtype: Any) -> Array:
+    """Return long doubles rounded to the nearest value of a type of FORMATS: ties to even, infinite beyond the last."""
+    digits, smallest, infinite = FORMATS[np.dtype(dtype).name]
+    finite = np.isfinite(values)
+    known = np.where(finite, values, 0).astype(np.longdouble)
+    unit = np.ldexp(np.longdouble(1), np.maximum(np.frexp(known)[1] - digits, smallest))
+    nearest = np.rint(known / unit) * unit
+    beyond = np.abs(nearest) >= np.ldexp(np.longdouble(1), infinite)
+    return np.where(finite, np.where(beyond, np.copysign(np.longdouble(np.inf), known), nearest), values)
 
 
 def ulps(actual: Array, expected: Array, other: ArrayLike = 0.0) -> Array:

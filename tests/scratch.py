@@ -28,17 +28,17 @@ MEASURE = """
 import sys
 import numpy as np
 import fastbn
-shape, axis, op, threads = eval(sys.argv[1])
+shape, axis, op, threads, options = eval(sys.argv[1])
 fastbn.set_num_threads(threads)
 
-def call(x, dy, out, mean, var):
+def call(x, dy, out, mean, var, **more):
     if op == "train":
-        return fastbn.batch_norm_train(x, axis=axis, out=out)
+        return fastbn.batch_norm_train(x, axis=axis, out=out, **more)
     if op == "eval":
-        return fastbn.normalize(x, mean, var, axis=axis, out=out)
+        return fastbn.normalize(x, mean, var, axis=axis, out=out, **more)
     if op == "backward":
-        return fastbn.batch_norm_backward(dy, x, mean=mean, invstd=var, axis=axis, out=out)
-    return fastbn.moments(x, axis=axis)
+        return fastbn.batch_norm_backward(dy, x, mean=mean, invstd=var, axis=axis, out=out, **more)
+    return fastbn.moments(x, axis=axis, **more)
 
 def resident(field):
     for line in open("/proc/self/status"):
@@ -51,16 +51,24 @@ def arrays(shape):
 
 call(*arrays((4096, 64)))
 given = arrays(shape)
+more = {name: np.ones(size, dtype) for name, (size, dtype) in options.items()}
+call(*(a[:2] if a.ndim == len(shape) else a for a in given), **{name: a[:2] for name, a in more.items()})
 open("/proc/self/clear_refs", "w").write("5")
 before = resident("VmRSS")
-kept = call(*given)
+kept = call(*given, **more)
 print(resident("VmHWM") - before)
 """
 
 
-def kibibytes(shape: tuple[int, ...], axis: int, op: str, threads: int) -> int:
-    """Return the KiB that one call adds to the resident set of a fresh process, statistics it returns included."""
-    command = [sys.executable, "-c", MEASURE, repr((shape, axis, op, threads))]
+Options = dict[str, tuple[tuple[int, ...], str]]
+
+
+def kibibytes(shape: tuple[int, ...], axis: int, op: str, threads: int, options: Options | None = None) -> int:
+    """Return the KiB that one call adds to the resident set of a fresh process, statistics it returns included.
+
+    `options` are more arguments of the call, arrays of ones of the shape and dtype given.
+    """
+    command = [sys.executable, "-c", MEASURE, repr((shape, axis, op, threads, options or {}))]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 import fastbn
 import reference
-from helpers import FLOATS, assert_gradients, parameters
+from helpers import FLOATS, assert_gradients, central_differences, parameters
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -38,18 +37,6 @@ def test_any_mean_and_invstd(rng: np.random.Generator, training: bool) -> None:
     weight = parameters(rng, (4,))[0]
     saved = {"mean": 3 * rng.standard_normal(4), "invstd": rng.uniform(0.1, 3, 4), "training": training}
     assert_gradients(fastbn.batch_norm_backward(dy, x, weight, **saved), dy, x, weight, **saved)
-
-
-def central_differences(loss: Callable[[], float], array: np.ndarray, step: float = 1e-4) -> np.ndarray:
-    gradient = np.empty_like(array)
-    for index in np.ndindex(array.shape):
-        kept = array[index]
-        array[index] = kept + step
-        above = loss()
-        array[index] = kept - step
-        gradient[index] = (above - loss()) / (2 * step)
-        array[index] = kept
-    return gradient
 
 
 @pytest.mark.parametrize("training", [True, False])

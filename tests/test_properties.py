@@ -14,15 +14,22 @@ import fastbn._core
 import reference
 from helpers import (
     FLOATS,
+    HALVES,
+    TYPES,
     affine_size,
     assert_gradients,
     assert_relative,
     assert_statistics,
+    assert_train,
     assert_ulps,
     bits,
     differing,
     everything,
+    hole,
+    off_the_kink,
+    random_values,
     using_isa,
+    y_type,
 )
 
 isas = st.sampled_from(fastbn._core.isas())
@@ -50,7 +57,7 @@ def axes(draw: st.DrawFn, ndim: int) -> int | tuple[int, ...]:
 def placements(draw: st.DrawFn, values: np.ndarray, writable: bool = False) -> np.ndarray:
     """Return `values` in some memory: axes in any order, with steps, padding, an odd offset, or strides of zero.
 
-    Memory between the elements is NaN. Where a stride is zero, the values are those of the first index.
+    Memory between the elements is a `hole`. Where a stride is zero, the values are those of the first index.
     """
     shape = values.shape
     order = draw(st.permutations(range(values.ndim)))
@@ -62,7 +69,7 @@ def placements(draw: st.DrawFn, values: np.ndarray, writable: bool = False) -> n
     taken = [values.shape[a] * abs(s) for a, s in zip(order, steps, strict=True)]
     raw = np.zeros(math.prod(n + padding for n in taken) * values.itemsize + offset, np.uint8)
     whole = raw[offset:].view(values.dtype).reshape([n + padding for n in taken])
-    whole[...] = np.nan
+    whole[...] = hole(values.dtype)
     stepped = whole[(*(slice(0, n) for n in taken), ...)][(*(slice(None, None, s) for s in steps), ...)]
     view = stepped.transpose(np.argsort(order))
     view[...] = values
@@ -256,3 +263,70 @@ def test_arrays_of_nothing(shape: list[int], dtype: Any, isa: str, data: st.Data
     for zero in (found.m2, got.dweight, got.dbias):
         assert not zero.any()
     assert y.shape == got.dx.shape == x.shape
+
+
+@st.composite
+def countings(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return where=, weights=, both or neither, of any shape that broadcasts to `shape`, in some memory."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    found = {}
+    for name in draw(st.sampled_from([(), ("where",), ("weights",), ("where", "weights")])):
+        mask = [n if draw(st.booleans()) else 1 for n in shape]
+        while len(mask) and mask[0] == 1 and draw(st.booleans()):
+            del mask[0]
+        values = rng.random(mask) < draw(st.sampled_from([0.1, 0.6, 1.0]))
+        if name == "weights":
+            kind = draw(st.sampled_from(["f8", "f4", "f2", "i8", "u1"]))
+            size = draw(st.sampled_from([1, 3, 100]))
+            values = (values * size * rng.uniform(0, 2, mask)).astype(kind)
+        found[name] = draw(placements(np.asarray(values)))
+    return found
+
+
+@given(shape=shapes(), x_dtype=st.sampled_from(TYPES), isa=isas, data=st.data())
+def test_everything_at_once(shape: tuple[int, ...], x_dtype: Any, isa: str, data: st.DataObject) -> None:
+    """Training and its gradient with any masks, weights, activation, residual, types and target."""
+    draw = data.draw
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    axis = draw(axes(len(shape)))
+    features = reference.feature_shape(shape, axis)
+    counting = draw(countings(shape))
+    assume(math.prod(shape) > math.prod(features))
+    y_dtype = draw(st.sampled_from([y_type(x_dtype)] * 3 + [np.dtype(d) for d in FLOATS] + [*HALVES]))
+    chosen = {} if y_dtype == y_type(x_dtype) else {"dtype": y_dtype}
+    x = draw(placements(random_values(rng, shape, x_dtype, 2, 1)))
+    residual = draw(placements(rng.standard_normal(shape).astype(y_dtype), writable=True))
+    weight, bias = rng.uniform(0.5, 2, features) * rng.choice([-1.0, 1.0], features), rng.uniform(-2, 2, features)
+    activation = draw(st.sampled_from([None, "relu", "leaky_relu"]))
+    slope = draw(st.sampled_from([0.01, 0.5, -1.0]))
+    if not draw(st.booleans()):
+        residual = None
+    event(f"{', '.join(counting) or 'nothing'}; {activation}; {'no ' if residual is None else ''}residual")
+    fused = {"activation": activation, "residual": None if residual is None else residual.copy()}
+    oracles: dict[str, Any] = fused | {"slope": slope}
+    oracles["p"] = reference.weighting(shape, **counting) if counting else None
+    # An eps of one half, so that y does not turn on a variance of two values that are close to each other.
+    with using_isa(isa):
+        target = draw(st.sampled_from(["fresh", "given", "residual"]))
+        out = residual if target == "residual" else None
+        if target == "given":
+            out = draw(placements(np.zeros(shape, y_dtype), writable=True))
+        result = fastbn.batch_norm_train(
+            x,
+            weight,
+            bias,
+            eps=0.5,
+            axis=axis,
+            **counting,
+            **fused | {"residual": residual},
+            negative_slope=slope,
+            **chosen,
+            out=out,
+        )
+        assert out is None or result.y is out
+        assert_train(x, result, weight, bias, 0.5, axis, dtype=y_dtype, **oracles)
+        saved: dict[str, Any] = {"mean": result.mean, "invstd": result.invstd, "axis": axis}
+        dy = rng.standard_normal(shape).astype(y_dtype)
+        dy = draw(placements(off_the_kink(dy, x, weight, bias, **saved, residual=fused["residual"]), writable=True))
+        got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **counting, **fused, negative_slope=slope)
+        assert_gradients(got, dy, x, weight, bias, **saved, **oracles)
