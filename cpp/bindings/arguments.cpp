@@ -52,7 +52,7 @@ DType checked_dtype(const char* name, const py::array& array, Kind kind) {
     if (known && is_kind(*known, kind)) return *known;
     std::string rule = "have dtype float32, float64, float16 or bfloat16";
     if (kind == Kind::numbers) {
-        rule = "hold real numbers";
+        rule = "have a native dtype of real numbers";
     } else if (kind == Kind::data) {
         rule =
             "have dtype float32, float64, float16, bfloat16, uint8, int8, uint16, int16 or int32";
@@ -182,8 +182,8 @@ ArrayArg broadcast_argument(const char* name, const py::object& value, Kind kind
 
 Activation<double> activation_argument(const py::object& name, const py::object& negative_slope) {
     const double slope = real_argument("negative_slope", negative_slope);
-    if (!std::isfinite(slope)) {
-        wrong_value("negative_slope", "be finite", shown(negative_slope));
+    if (!std::isfinite(static_cast<float>(slope))) {
+        wrong_value("negative_slope", "be finite in float32", shown(negative_slope));
     }
     if (name.is_none()) return {ActivationKind::none, 0.0};
     constexpr const char* rule = "be 'relu', 'leaky_relu' or None";

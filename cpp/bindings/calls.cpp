@@ -1,5 +1,6 @@
 #include "bindings/calls.hpp"
 
+#include <string>
 #include <vector>
 
 #include "bindings/arguments.hpp"
@@ -105,12 +106,14 @@ ArrayArg train(const Input& in, const CountingArgs& counting, const FollowingArg
     const std::vector<const ArrayArg*> sources{&in.x, &following.residual};
     std::vector<const ArrayArg*> others{&counting.where, &counting.weights, &parameters.weight,
                                         &parameters.bias};
-    for (const auto& arguments : {sources, others}) {
+    const auto check = [&](const std::vector<const ArrayArg*>& arguments) {
         for (const ArrayArg* argument : arguments) {
             check_disjoint(running.mean, *argument);
             check_disjoint(running.var, *argument);
         }
-    }
+    };
+    check(sources);
+    check(others);
     others.insert(others.end(), {&running.mean, &running.var});
     ArrayArg y = output_argument(out_value, dtype, in.x, sources, others);
     check_residual(following.residual, "y", y);
@@ -121,11 +124,15 @@ ArrayArg train(const Input& in, const CountingArgs& counting, const FollowingArg
     return y;
 }
 
-py::object infer(const Input& in, const ArrayArg& mean, const ArrayArg& var,
-                 const ParameterArgs& parameters, const FollowingArgs& following, double eps,
-                 const py::object& dtype, const py::object& out_value) {
-    const ArrayArg y = output_argument(out_value, dtype, in.x, {&in.x, &following.residual},
-                                       {&mean, &var, &parameters.weight, &parameters.bias});
+// counting: where= and weights= of a call that may not overwrite them, or null.
+py::object infer(const Input& in, const CountingArgs* counting, const ArrayArg& mean,
+                 const ArrayArg& var, const ParameterArgs& parameters,
+                 const FollowingArgs& following, double eps, const py::object& dtype,
+                 const py::object& out_value) {
+    std::vector<const ArrayArg*> others{&mean, &var, &parameters.weight, &parameters.bias};
+    if (counting != nullptr) others.insert(others.end(), {&counting->where, &counting->weights});
+    const ArrayArg y =
+        output_argument(out_value, dtype, in.x, {&in.x, &following.residual}, others);
     check_residual(following.residual, "y", y);
     without_gil(in.x.array().nbytes(), [&] {
         fastbn::infer(in.x.ref, y.ref, in.features, following.engine(), mean.ref, var.ref,
@@ -141,10 +148,10 @@ py::object count_of(const Input& in, const CountingArgs& counting,
     return py::int_(in.features.count);
 }
 
-// The same as an argument, which matters only where they may differ.
+// The same as an argument, which is looked at only where they may differ.
 ArrayArg count_argument(const py::object& value, const CountingArgs& counting) {
-    if (!counting.given()) return {"count", py::none(), {}};
-    return optional_argument("count", value);
+    if (!counting.given() || value.is_none()) return {"count", py::none(), {}};
+    return array_argument("count", value, Kind::numbers);
 }
 
 }  // namespace
@@ -220,7 +227,7 @@ py::object batch_norm(const py::object& x, const py::object& running_mean,
     fastbn::check_counting(counting.engine(), in.x.ref, in.features);
     const ArrayArg mean = array_argument("running_mean", running_mean);
     const ArrayArg var = array_argument("running_var", running_var);
-    return infer(in, mean, var, parameters, following, eps, dtype, out);
+    return infer(in, &counting, mean, var, parameters, following, eps, dtype, out);
 }
 
 py::object normalize(const py::object& x, const py::object& mean_value, const py::object& var_value,
@@ -233,7 +240,8 @@ py::object normalize(const py::object& x, const py::object& mean_value, const py
     const ArrayArg var = array_argument("var", var_value);
     const ParameterArgs parameters(weight, bias);
     const FollowingArgs following(residual, activation, negative_slope);
-    return infer(in, mean, var, parameters, following, real_argument("eps", eps), dtype, out);
+    return infer(in, nullptr, mean, var, parameters, following, real_argument("eps", eps), dtype,
+                 out);
 }
 
 py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
@@ -259,8 +267,13 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
                         {&parameters.weight, &parameters.bias, &mean, &invstd, &count,
                          &counting.where, &counting.weights});
     check_residual(following.residual, "dy", dy);
-    const bool wants_dz = following.residual && following.activation.kind != ActivationKind::none;
+    const bool gated = following.activation.kind != ActivationKind::none;
+    const bool wants_dz = following.residual && gated;
     const ArrayArg dz = wants_dz ? output_like("dresidual", in.x, dy) : ArrayArg{};
+    // Without an activation dz is dy, of which nothing may be left once dx is there.
+    const bool overwritten = following.residual && !gated && dx.ref.data == dy.ref.data;
+    const py::object dresidual =
+        wants_dz ? dz.owner : (overwritten ? py::object(dy.owner.attr("copy")()) : dy.owner);
     py::array_t<double> dweight = statistic_array(in.features);
     py::array_t<double> dbias = statistic_array(in.features);
     const GradientsOut gradients{dx.ref, dz.ref, dweight.mutable_data(), dbias.mutable_data()};
@@ -271,7 +284,7 @@ py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,
             gradients);
     });
     if (!following.residual) return py::make_tuple(dx.owner, dweight, dbias);
-    return py::make_tuple(dx.owner, dweight, dbias, wants_dz ? dz.owner : dy.owner);
+    return py::make_tuple(dx.owner, dweight, dbias, dresidual);
 }
 
 }  // namespace fastbn::bindings

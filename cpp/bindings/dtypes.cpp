@@ -60,7 +60,8 @@ std::optional<DType> engine_dtype(const py::dtype& dtype) {
 
 std::optional<py::dtype> result_dtype_argument(const py::object& value) {
     if (value.is_none()) return std::nullopt;
-    constexpr const char* rule = "be float32, float64, float16 or bfloat16";
+    constexpr const char* rule =
+        "be float32, float64, float16 or bfloat16 (once ml_dtypes is imported)";
     py::object made;
     try {
         made = py::module_::import("numpy").attr("dtype")(value);

@@ -13,7 +13,7 @@ ArrayArg writable_argument(const char* name, const py::object& value);
 
 // The array a result goes to: `out`, checked, or a fresh one in like's memory order and of type
 // `dtype`, float32 for None where like holds integers. `out` may be exactly one of the arrays in
-// `sources`, and shares no memory with anything else in `others`.
+// `sources`, and shares no memory with any of `others`, nor partly with a source.
 ArrayArg output_argument(const py::object& out, const py::object& dtype, const ArrayArg& like,
                          const std::vector<const ArrayArg*>& sources,
                          const std::vector<const ArrayArg*>& others);

@@ -43,16 +43,17 @@ auto visit_dtype(DType dtype, F&& f) {
             return f(std::int16_t{});
         case DType::int32:
             return f(std::int32_t{});
-        default:
-            return f(double{});
+        case DType::float64:
+            break;
     }
+    return f(double{});
 }
 
 inline std::ptrdiff_t size_of(DType dtype) {
     return visit_dtype(dtype, [](auto zero) { return std::ptrdiff_t{sizeof zero}; });
 }
 
-// Those that the results of an operation may have.
+// Those that the results of an operation may have: the first four.
 inline bool is_float(DType dtype) { return dtype <= DType::bfloat16; }
 
 // The types that kernels read and write.

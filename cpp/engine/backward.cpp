@@ -57,8 +57,8 @@ public:
           scale_(values_.data() + 2 * n_, n_, layout),
           shift_(values_.data() + 3 * n_, n_, layout) {}
 
-    GateCoefficients<C> coefficients() const {
-        return {activation_, {pre_.data(), center_.data(), scale_.data(), shift_.data()}};
+    GateCoefficients<C> coefficients(bool sparse) const {
+        return {activation_, {pre_.data(), center_.data(), scale_.data(), shift_.data()}, sparse};
     }
 
 private:
@@ -269,7 +269,8 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
 
     Layout layout = layout_of(x, features);
     if (shares.differ()) shares.arrange(layout);
-    Plan plan = plan_of(layout, x.dtype);
+    const bool packed = shares.differ() && shares.form() == Shares::Form::by_element;
+    Plan plan = plan_of(layout, x.dtype, packed);
     const Values weight(normalization.parameters.weight, features, 1.0);
     const Values bias(normalization.parameters.bias, features, 0.0);
     const Values mean(normalization.mean, features, 0.0);
@@ -296,7 +297,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
             entry_mean.data(),
             entry_invstd.data(),
             normalization.count ? counts.data() : nullptr,
-            gate.coefficients(),
+            gate.coefficients(shares.differ()),
             out.dweight,
             out.dbias};
         Rooms rooms(plan);

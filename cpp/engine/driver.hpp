@@ -100,11 +100,12 @@ void run_phases(const Plan& plan, const Workspace<C>& workspace, Op& op) {
     if constexpr (Op::transforms) transform_in_order_of_memory(plan, workspace, op);
 }
 
-// All arrays that the transform reads and writes, and rooms for those of all phases that need one.
+// All arrays that the transform reads and writes.
 struct Traffic {
     std::initializer_list<const Operand*> inputs;
     std::initializer_list<const Operand*> outputs;
-    // What else there is to stop tiles from being whole rows, and those of several channels.
+    // False if something beside these arrays keeps tiles from being whole rows, and from having
+    // several channels.
     bool all_direct = true;
     bool in_runs = true;
 };

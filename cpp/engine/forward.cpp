@@ -1,6 +1,7 @@
 // Moments, training and inference: statistics from x or from the caller, then y from x.
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "engine/dispatch.hpp"
 #include "engine/driver.hpp"
@@ -138,8 +139,8 @@ template <class X, class Run>
 void with_pass(const Plan& plan, const ArrayRef& x, const Shares& shares, double eps,
                const StatisticsOut& out, const Run& run) {
     if (shares.differ()) {
-        using Wide = std::conditional_t<std::is_same_v<X, double>, double, float>;
-        run(WeightedPass<Wide>(plan, x, shares, eps, out));
+        using Read = std::conditional_t<std::is_same_v<X, double>, double, float>;
+        run(WeightedPass<Read>(plan, x, shares, eps, out));
     } else {
         run(MomentsPass<X>(plan, x, eps, out));
     }
@@ -149,8 +150,7 @@ Plan plan_with(const ArrayRef& x, const Features& features, Shares& shares) {
     Layout layout = layout_of(x, features);
     if (!shares.differ()) return plan_of(layout, x.dtype);
     shares.arrange(layout);
-    const bool reads_x = x.dtype == DType::float32 || x.dtype == DType::float64;
-    return plan_of(layout, x.dtype, !reads_x || shares.form() == Shares::Form::by_element);
+    return plan_of(layout, x.dtype, shares.form() == Shares::Form::by_element);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // What operations are made of: summing moments or gradients over a span's tiles, and transforming
-// one tile. Each rounds off one kernel with its operands, sums and coefficients.
+// one tile. Each supplies one kernel with its operands, sums and coefficients.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +45,7 @@ void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrd
     });
 }
 
-// The operands of the backward pass. Y: how dy, the residual and dz are stored.
+// The operands of the backward pass.
 struct GradientOperands {
     Operand dy;
     Operand x;
@@ -59,13 +59,15 @@ template <class C>
 struct GateCoefficients {
     Activation<C> activation{ActivationKind::none, C(0)};
     Affine<C> z{};
+    bool sparse = false;  // see Gate
 
     template <class Y>
     Gate<Y> at(std::ptrdiff_t entry, Tile<const Y> residual) const {
-        if (activation.kind == ActivationKind::none) return {activation, {}, residual};
+        if (activation.kind == ActivationKind::none) return {activation, {}, residual, sparse};
         return {activation,
                 {z.pre + entry, z.center + entry, z.scale + entry, z.shift + entry},
-                residual};
+                residual,
+                sparse};
     }
 };
 

@@ -89,9 +89,6 @@ struct Plan {
     TileRange strip(std::ptrdiff_t index) const;
 };
 
-// What fixes the bits: tiles, spans, slabs. packed_sums: sums are taken from packed tiles, which
-// had better be small.
-Plan plan_of(const Layout& layout, DType dtype, bool packed_sums = false);
 // What operands have in common.
 struct Access {
     bool all_direct = true;          // none of them needs packing
@@ -99,7 +96,11 @@ struct Access {
     bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value
 };
-// And what does not: threads, fused, in_runs, stream, strips.
+
+// What fixes the bits: tiles, spans, slabs. packed_sums: sums are taken from packed tiles, which
+// had better be small.
+Plan plan_of(const Layout& layout, DType dtype, bool packed_sums = false);
+// Chooses what does not fix the bits: threads, fused, in_runs, stream, strips.
 // reduces: the operation sums before it transforms.
 void choose_path(Plan& plan, bool reduces, const Access& access);
 

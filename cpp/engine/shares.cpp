@@ -100,7 +100,8 @@ void Shares::scan_weights(const Features& features, const ArrayRef& x) {
     }
     const double sum = range.sum * repeats;
     if (!std::isfinite(sum)) refuse("weights", "have a finite sum", to_text(sum));
-    most_counted_ = vary_in_channels ? std::numeric_limits<double>::infinity() : sum;
+    const double bound = range.most * static_cast<double>(features.count);
+    most_counted_ = vary_in_channels ? bound : sum;
     if (range.least == range.most && range.most > 0.0) {
         weight_ = range.most;
         unit_ = weight_;
@@ -130,14 +131,14 @@ void Shares::arrange(Layout& layout) {
 
 // Each of n values `times` times in a row, in place, from the last on.
 template <class T>
-void spread(T* values, std::ptrdiff_t n, std::ptrdiff_t times) {
+static void spread(T* values, std::ptrdiff_t n, std::ptrdiff_t times) {
     for (std::ptrdiff_t i = n; i-- > 0;) std::fill_n(values + i * times, times, T{values[i]});
 }
 
-// The same of bytes, to `to`, from the first on: short stretches by stores of one length, of which the
-// next one overwrites what is too much. Up to the last that may come near the end of the room.
-void spread_bytes(const std::uint8_t* values, std::ptrdiff_t n, std::ptrdiff_t times,
-                  std::uint8_t* to) {
+// The same of bytes, to `to`, from the first on: short stretches by stores of one length, of which
+// the next one overwrites what is too much. Up to the last that may come near the end of the room.
+static void spread_bytes(const std::uint8_t* values, std::ptrdiff_t n, std::ptrdiff_t times,
+                         std::uint8_t* to) {
     constexpr std::ptrdiff_t stretch = 32;
     const std::ptrdiff_t by_stretch = times <= stretch ? n - stretch : 0;
     for (std::ptrdiff_t i = 0; i < n; ++i) {

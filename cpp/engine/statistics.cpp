@@ -202,18 +202,24 @@ void scan_weighted_channel(const ArrayRef& x, const Shares& shares, const Layout
                            std::ptrdiff_t c) noexcept {
     Range range;
     const auto each = [&](const auto& visit) { each_counted(x, shares, layout, channel, visit); };
-    each([&](double value, double) { range.add(value); });
+    double largest = 0.0;
+    double shift = 0.0;  // the value with the largest share, as in kernels/weighted.hpp
+    each([&](double value, double share) {
+        range.add(value);
+        shift = share > largest ? value : shift;
+        largest = std::max(largest, share);
+    });
     if (write_if_plain(range, eps, out, c)) return;
     const int e = range.exponent();
-    const double low = std::ldexp(range.low, -e);
+    shift = std::ldexp(shift, -e);
     double sum = 0.0;
     double count = 0.0;
     each([&](double value, double share) {
-        sum += share * (std::ldexp(value, -e) - low);
+        sum += share * (std::ldexp(value, -e) - shift);
         count += share;
     });
     double mean_lo;
-    const double mean = two_sum(low, sum / count, mean_lo);
+    const double mean = two_sum(shift, sum / count, mean_lo);
     double m2 = 0.0;
     each([&](double value, double share) {
         const double d = (std::ldexp(value, -e) - mean) - mean_lo;

@@ -8,9 +8,8 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// Leaves of `value`, z itself or a gradient, what an activation of z makes of it. In place and
-// register by register, here as in the other options of the elementwise passes: of a whole block
-// that is one or another g++ 12 makes a copy in memory, by halves, and then waits for it.
+// Applies the activation of z to `value`: z itself, or a gradient. NaN passes. Register by
+// register: of a whole block chosen by a branch g++ 12 makes a copy in memory, and waits for it.
 template <class C>
 inline void pass_through(const Activation<C>& activation, const Block<C>& z, Block<C>& value) {
     const bool leaky = activation.kind == ActivationKind::leaky_relu;

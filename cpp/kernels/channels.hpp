@@ -55,22 +55,23 @@ void invert_std(const double* var, double eps, double* invstd, std::ptrdiff_t n)
     for (std::ptrdiff_t i = 0; i < n; ++i) invstd[i] = inverse_std(var[i], eps);
 }
 
+// The mean and what float64 cannot hold of it.
+struct Mean {
+    double high;
+    double low;
+};
+
 // A channel that has NaN or infinity among its values gets NaN for every statistic.
-inline void finalize_one(MomentsState moments, double count, double eps, Statistics out,
-                         std::ptrdiff_t i) {
+inline void finalize_one(const Partial<double>& p, double count, Mean mean, double eps,
+                         Statistics out, std::ptrdiff_t i) {
     constexpr double none = __builtin_nan("");
-    const Partial<double> p = at(moments, i);
     // Infinity times 0 is NaN. Two comparisons here would leave the loop a branch, and scalar.
     const bool finite = p.m2 * 0.0 + p.sum * 0.0 == 0.0;
     const bool constant = p.m2 == 0.0;
-    double low;
-    const double high = two_sum(p.sum, p.sum_lo, low);
-    double rest;
-    const double mean = quotient(high, low, count, rest);
     const double m2 = finite ? p.m2 + p.m2_lo : none;
     const double var = m2 / count;
-    out.mean[i] = finite ? (constant ? p.ref : mean) : none;
-    out.mean_lo[i] = finite ? (constant ? 0.0 : rest) : none;
+    out.mean[i] = finite ? (constant ? p.ref : mean.high) : none;
+    out.mean_lo[i] = finite ? (constant ? 0.0 : mean.low) : none;
     out.m2[i] = m2;
     out.var[i] = var;
     out.invstd[i] = inverse_std(var, eps);
@@ -79,15 +80,27 @@ inline void finalize_one(MomentsState moments, double count, double eps, Statist
 [[gnu::flatten]] void finalize_moments(MomentsState moments, double count, double eps,
                                        Statistics out, std::ptrdiff_t n) noexcept {
 #pragma omp simd
-    for (std::ptrdiff_t i = 0; i < n; ++i) finalize_one(moments, count, eps, out, i);
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const Partial<double> p = at(moments, i);
+        double low;
+        const double high = two_sum(p.sum, p.sum_lo, low);
+        Mean mean;
+        mean.high = quotient(high, low, count, mean.low);
+        finalize_one(p, count, mean, eps, out, i);
+    }
 }
 
+// Counts are rounded here, and the quotient of a sum and its count with them: the mean comes from
+// the differences to a value near it, where that is a rounding of the spread.
 [[gnu::flatten]] void finalize_weighted(WeightedState state, double eps, Statistics out,
                                         std::ptrdiff_t n) noexcept {
 #pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const Partial<double> p = at(state.moments, i);
         const bool empty = state.count[i] == 0.0;
-        finalize_one(state.moments, empty ? 1.0 : state.count[i], eps, out, i);
+        Mean mean;
+        mean.high = two_sum(p.ref, p.offset, mean.low);
+        finalize_one(p, empty ? 1.0 : state.count[i], mean, eps, out, i);
         out.mean[i] = empty ? 0.0 : out.mean[i];
         out.mean_lo[i] = empty ? 0.0 : out.mean_lo[i];
         out.m2[i] = empty ? 0.0 : out.m2[i];

@@ -133,7 +133,7 @@ struct WeightedState {
     double* count;
 };
 
-// What follows the affine map: y = z where z > 0, otherwise `slope` times z, or 0.
+// What follows the affine map: y = z where z > 0 or NaN, otherwise `slope` times z, or 0.
 enum class ActivationKind { none, relu, leaky_relu };
 template <class C>
 struct Activation {
@@ -148,6 +148,7 @@ struct Gate {
     Activation<Computed<Y>> activation;
     Affine<Computed<Y>> z;
     Tile<const Y> residual;  // no data where there is none
+    bool sparse;             // a dz of 0 adds nothing to the sums, even if x is NaN
 };
 
 // Shares of a tile's values in the statistics that the gradient flows through, in one form, or none

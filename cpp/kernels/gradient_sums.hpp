@@ -18,24 +18,35 @@ struct GradientBlocks {
     Wide dy;
     Wide dy_xhat;
 
-    template <class Y, class X, class N>
+    // sparse: where dz is 0 nothing is added, whatever x is. It may be NaN, in values that do not
+    // count and whose y nobody looks at.
+    template <bool sparse = false, class Y, class X, class N>
     void add(const Y* dy_at, const X* x_at, N n, const Wide& mean, const Wide& invstd) {
         each_register(n, [&](int k, auto in) {
-            add(k, load_register(dy_at, k, in, Wide{}), load_register(x_at, k, in, mean), mean,
-                invstd);
+            add<sparse>(k, load_register(dy_at, k, in, Wide{}), load_register(x_at, k, in, mean),
+                        mean, invstd);
         });
     }
-    template <class C>
+    template <bool sparse, class C>
     void add(const Block<C>& dz, const Block<C>& x, const Wide& mean, const Wide& invstd) {
-        each_register(Full{},
-                      [&](int k, Full) { add(k, widened(dz, k), widened(x, k), mean, invstd); });
+        each_register(Full{}, [&](int k, Full) {
+            add<sparse>(k, widened(dz, k), widened(x, k), mean, invstd);
+        });
     }
 
 private:
+    template <bool sparse>
     void add(int k, Vec<double> dy_k, Vec<double> x_k, const Wide& mean, const Wide& invstd) {
         const Vec<double> xhat = subtract_by_fma(x_k, mean.part[k]) * invstd.part[k];
+        Vec<double> product = dy_k * xhat;
+        if constexpr (sparse) {
+            const Vec<double> zero = Vec<double>::broadcast(0.0);
+            const Vec<double> unless_zero =
+                Vec<double>::unless_positive(zero - dy_k, product, zero);
+            product = Vec<double>::unless_positive(dy_k, product, unless_zero);
+        }
         dy.part[k] = add_evenly(k, dy.part[k], dy_k);
-        dy_xhat.part[k] = dy_xhat.part[k] + dy_k * xhat;
+        dy_xhat.part[k] = dy_xhat.part[k] + product;
     }
 };
 
@@ -73,11 +84,11 @@ struct GateAt {
         Block<C> dz = load<C>(dy, n);
         pass_through(gate.activation, z, dz);
         if constexpr (is_full<N>) {
-            blocks.add(dz, x, mean, invstd);
+            blocks.template add<true>(dz, x, mean, invstd);
         } else {
             C part[lanes];
             store(part, Full{}, dz);
-            blocks.add(part, x_at, n, mean, invstd);
+            blocks.template add<true>(part, x_at, n, mean, invstd);
         }
     }
 };
@@ -102,9 +113,13 @@ template <class X, class Y>
             });
         }
     };
-    if (gate.activation.kind == ActivationKind::none) {
+    if (gate.activation.kind == ActivationKind::none && !gate.sparse) {
         each_row_block([&](const Y* dy_at, const X* x_at, std::ptrdiff_t, std::ptrdiff_t, auto n) {
             blocks.add(dy_at, x_at, n, mean, invstd);
+        });
+    } else if (gate.activation.kind == ActivationKind::none) {
+        each_row_block([&](const Y* dy_at, const X* x_at, std::ptrdiff_t, std::ptrdiff_t, auto n) {
+            blocks.template add<true>(dy_at, x_at, n, mean, invstd);
         });
     } else {
         const GateAt<Y> gated(gate);
@@ -139,9 +154,13 @@ template <class X, class Y>
                 add(dy.data + row * dy.stride + i, x.data + row * x.stride + i, row);
             }
         };
-        if (!is_gated) {
+        if (!is_gated && !gate.sparse) {
             each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t) {
                 blocks.add(dy_at, x_at, n, mean, invstd);
+            });
+        } else if (!is_gated) {
+            each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t) {
+                blocks.template add<true>(dy_at, x_at, n, mean, invstd);
             });
         } else {
             const GateAt<Y> gated(gate, i, n);

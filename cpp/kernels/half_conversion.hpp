@@ -41,10 +41,10 @@ static inline float widen(float16 value) {
     return float_of(sign | ((exponent + 112U) << 23U) | (mantissa << 13U));
 }
 
-// The upper n bits' worth of a mantissa, rounded by what is cut off: `bits` in units of 2^cut.
+// bits / 2^cut, rounded to nearest, ties to even.
 static inline std::uint32_t round_off(std::uint32_t bits, std::uint32_t cut) {
-    const std::uint32_t half = (1U << (cut - 1U)) - 1U;
-    return (bits + half + ((bits >> cut) & 1U)) >> cut;
+    const std::uint32_t below_half = (1U << (cut - 1U)) - 1U;
+    return (bits + below_half + ((bits >> cut) & 1U)) >> cut;
 }
 
 static inline void narrow(float value, bfloat16& to) {

@@ -89,18 +89,16 @@ template <class X, class Y>
                 return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
             });
     } else if (g.pre == nullptr && options.are_a_gate_alone()) {
-        const CoefficientArrays<C, 5> arrays{
-            {g.center, g.slope, g.level, g.scale, gate.z.shift}};
+        const CoefficientArrays<C, 5> arrays{{g.center, g.slope, g.level, g.scale, gate.z.shift}};
         map(dx, e, arrays,
-            Outlined{
-                [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
-                    next_x.ask(x.data + r * x.stride + i);
-                    next_dy.ask(dy.data + r * dy.stride + i);
-                    const Block<C> centred = load<C>(x.data + r * x.stride + i, n) - c.of[0];
-                    Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
-                    pass_through(gate.activation, centred * c.of[3] + c.of[4], dzi);
-                    return (dzi - (centred * c.of[1] + c.of[2])) * c.of[3];
-                }});
+            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
+                next_x.ask(x.data + r * x.stride + i);
+                next_dy.ask(dy.data + r * dy.stride + i);
+                const Block<C> centred = load<C>(x.data + r * x.stride + i, n) - c.of[0];
+                Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
+                pass_through(gate.activation, centred * c.of[3] + c.of[4], dzi);
+                return (dzi - (centred * c.of[1] + c.of[2])) * c.of[3];
+            }});
     } else if (g.pre == nullptr) {
         // A channel that is worked on in no unit of its own has the same center and scale here as
         // on the way forward. Without an activation there is no shift, and any array will do.
@@ -119,16 +117,19 @@ template <class X, class Y>
             }});
     } else {
         const Affine<C>& z = options.is_gated() ? gate.z : Affine<C>{g.pre, g.pre, g.pre, g.pre};
+        enum : int { center, slope, level, scale, pre, dy_pre, z_center, z_scale, z_shift, z_pre };
         const CoefficientArrays<C, 10> arrays{{g.center, g.slope, g.level, g.scale, g.pre, g.dy_pre,
                                                z.center, z.scale, z.shift, z.pre}};
         map(dx, e, arrays,
             Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 10>& c) {
                 const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
                 Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
-                options.pass(dzi, (xi * c.of[9] - c.of[6]) * c.of[7] + c.of[8], r, i, n);
-                Block<C> flow = (xi * c.of[4] - c.of[0]) * c.of[1] + c.of[2];
+                options.pass(dzi,
+                             (xi * c.of[z_pre] - c.of[z_center]) * c.of[z_scale] + c.of[z_shift], r,
+                             i, n);
+                Block<C> flow = (xi * c.of[pre] - c.of[center]) * c.of[slope] + c.of[level];
                 options.keep_share(flow, r, i, n);
-                return (dzi * c.of[5] - flow) * c.of[3];
+                return (dzi * c.of[dy_pre] - flow) * c.of[scale];
             }});
     }
 }

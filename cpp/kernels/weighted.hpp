@@ -191,16 +191,12 @@ inline Wide shifts_of(const By& by, Tile<const X> x, std::ptrdiff_t rows, std::p
     return shift;
 }
 
-// One chunk's moments from its sums; all 0 where nothing counted.
+// One chunk's moments from its sums, without the sum of its values, of which no use is made.
 inline Partial<double> chunk_of(double d, double d2, double count, double shift) {
     const double divisor = count > 0.0 ? count : 1.0;
     const double offset = d / divisor;
     const double m2 = clamp_negative(d2 - d * offset);
-    double error;
-    const double product = two_product(shift, count, error);
-    double rest;
-    const double sum = two_sum(product, d, rest);
-    return {shift, offset, m2, 0.0, sum, rest + error};
+    return {shift, offset, m2, 0.0, 0.0, 0.0};
 }
 
 // Folds a chunk into the state of channel i.

@@ -93,7 +93,8 @@ def batch_norm(
     residual : array_like, optional
         Of x's shape and y's dtype, added before the activation.
     activation : {"relu", "leaky_relu"}, optional
-        What y is of the affine map's result z: z where it is positive; elsewhere 0, or ``negative_slope * z``.
+        What y is of the affine map's result z: z where it is positive; elsewhere 0, or ``negative_slope * z``. NaN
+        stays NaN.
     negative_slope : float, default 0.01
         Of "leaky_relu".
     dtype : dtype, optional
@@ -124,8 +125,9 @@ def batch_norm(
     it becomes NaN as a whole in training; the other channels do not notice.
 
     A channel none of whose values counts has xhat = 0, and leaves its running statistics alone; so does one of which no
-    more than `correction` counts, since it has no unbiased variance. Weights that sum to no more than that in every
-    channel are a ValueError where running statistics are given. All weights equal, or all of `where` True, gives the
+    more than `correction` counts, since it has no unbiased variance. Weights that are the same for all channels and sum
+    to no more than that are a ValueError where running statistics are given. Weights below 1e-30 of the largest may
+    count as nothing. All weights equal, or all of `where` True, gives the
     bits of the call without.
 
     Examples
@@ -199,7 +201,7 @@ def batch_norm_train(
     TrainResult
         ``(y, mean, var, invstd, count)``: y of x's shape and memory order; fresh float64 statistics, of the feature
         shape; the number of values per channel, or with `where` or `weights` an array of P for each. Where P is 0, so
-        are mean, var and invstd.
+        are mean, var and invstd; of an empty batch they are NaN.
 
     Raises
     ------
@@ -282,8 +284,9 @@ def batch_norm_backward(
     mean, invstd : array_like of a floating-point type
         What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
         ``running_mean`` and ``1 / sqrt(running_var + eps)``.
-    count : int or array_like, optional
-        What the forward pass returned with `where` or `weights`; saves counting again.
+    count : array_like of real numbers, optional
+        What the forward pass returned with `where` or `weights`, of the feature shape: saves counting again. Ignored
+        without either.
     axis : int or tuple of ints, default 1
         The feature axis or axes.
     training : bool, default True

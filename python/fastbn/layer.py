@@ -227,7 +227,9 @@ class BatchNorm(LayerModes):
         [0. 0.] [0.] [2.]
         """
         if self._last is None:
-            raise RuntimeError("backward needs a call of the layer on x before it, and x as it was, got none")
+            raise RuntimeError(
+                "backward needs a call of the layer on x before it, which out= has overwritten nothing of, got none"
+            )
         x, dtype, used, where, weights, residual, activation, slope, single, learns = self._last
         grad = converted("dy", dy)
         if grad.dtype != dtype:

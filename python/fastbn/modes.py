@@ -58,7 +58,8 @@ class LayerModes(LayerState):
         Parameters
         ----------
         parameters : bool, default False
-            Whether weight and bias are frozen too: `backward` then leaves ``grad_weight`` and ``grad_bias`` alone.
+            Whether weight and bias are frozen too: ``grad_weight`` and ``grad_bias`` become 0, and `backward` leaves
+            them so.
 
         Returns
         -------
@@ -84,6 +85,10 @@ class LayerModes(LayerState):
             raise ValueError(f"track_running_stats must be True for freeze, got {self.track_running_stats}")
         self.frozen_parameters = checked_flag("parameters", parameters)
         self.frozen = True
+        if self.frozen_parameters:  # an optimizer that goes on stepping is to find nothing
+            for gradient in (self.grad_weight, self.grad_bias):
+                if gradient is not None:
+                    gradient[...] = 0
         return self
 
     def unfreeze(self: Layer) -> Layer:
