@@ -268,9 +268,9 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     }
 
     Layout layout = layout_of(x, features);
-    if (shares.differ()) shares.arrange(layout);
-    const bool packed = shares.differ() && shares.form() == Shares::Form::by_element;
-    Plan plan = plan_of(layout, x.dtype, packed);
+    const bool weighted = normalization.through_statistics && shares.differ();
+    if (weighted) shares.arrange(layout);
+    Plan plan = plan_of(layout, x.dtype, weighted && shares.form() == Shares::Form::by_element);
     const Values weight(normalization.parameters.weight, features, 1.0);
     const Values bias(normalization.parameters.bias, features, 0.0);
     const Values mean(normalization.mean, features, 0.0);
@@ -303,7 +303,6 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
         Rooms rooms(plan);
         GradientOperands& of = operation.of;
         for (Operand* o : {&of.dy, &of.x, &of.residual, &of.dx, &of.dz}) rooms.add(*o);
-        const bool weighted = normalization.through_statistics && shares.differ();
         if (weighted && !shares.is_direct()) rooms.add(operation.packed_shares);
         const bool by_row = shares.form() == Shares::Form::by_row;
         const bool whole_rows = !weighted || by_row || shares.is_direct();
