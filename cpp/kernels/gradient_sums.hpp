@@ -4,6 +4,7 @@
 
 #include "activation.hpp"
 #include "block.hpp"
+#include "block_memory.hpp"
 #include "data.hpp"
 #include "halving.hpp"
 #include "prefetch.hpp"

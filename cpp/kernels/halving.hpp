@@ -2,6 +2,7 @@
 #pragma once
 
 #include "block.hpp"
+#include "block_memory.hpp"
 #include "welford.hpp"
 
 namespace fastbn::FASTBN_ISA {

@@ -4,6 +4,7 @@
 
 #include "activation.hpp"
 #include "block.hpp"
+#include "block_memory.hpp"
 #include "mapping.hpp"
 #include "prefetch.hpp"
 #include "table.hpp"

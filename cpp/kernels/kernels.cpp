@@ -5,6 +5,7 @@
 #include FASTBN_VEC
 
 #include "block.hpp"
+#include "block_memory.hpp"
 #include "channels.hpp"
 #include "gradient_sums.hpp"
 #include "input_gradient.hpp"

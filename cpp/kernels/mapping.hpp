@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "block.hpp"
+#include "block_memory.hpp"
 #include "data.hpp"
 
 namespace fastbn::FASTBN_ISA {

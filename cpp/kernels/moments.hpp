@@ -3,6 +3,7 @@
 #pragma once
 
 #include "block.hpp"
+#include "block_memory.hpp"
 #include "channels.hpp"
 #include "chunk_sums.hpp"
 #include "data.hpp"
@@ -41,13 +42,6 @@ inline void each_tile_register(Tile<const T> x, std::ptrdiff_t rows, std::ptrdif
             each_register(n, [&](int k, auto in) { add(k, load_register(row + i, k, in, fill)); });
         });
     }
-}
-
-template <class T>
-inline double first_value(const T* p) {
-    double values[lanes];
-    store(values, 1, load<double>(p, 1));
-    return values[0];
 }
 
 template <class T>
