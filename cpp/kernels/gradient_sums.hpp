@@ -2,6 +2,8 @@
 // Sees tiles and per-channel arrays; knows neither threads nor what the sums are for.
 #pragma once
 
+#include <cstdint>
+
 #include "activation.hpp"
 #include "block.hpp"
 #include "block_memory.hpp"
@@ -36,15 +38,21 @@ struct GradientBlocks {
     }
 
 private:
+    // All bits but the sign's.
+    static double all_but_sign() {
+        constexpr std::uint64_t bits = 0x7fffffffffffffffU;
+        double value;
+        __builtin_memcpy(&value, &bits, sizeof value);
+        return value;
+    }
+
     template <bool sparse>
     void add(int k, Vec<double> dy_k, Vec<double> x_k, const Wide& mean, const Wide& invstd) {
         const Vec<double> xhat = subtract_by_fma(x_k, mean.part[k]) * invstd.part[k];
         Vec<double> product = dy_k * xhat;
         if constexpr (sparse) {
-            const Vec<double> zero = Vec<double>::broadcast(0.0);
-            const Vec<double> unless_zero =
-                Vec<double>::unless_positive(zero - dy_k, product, zero);
-            product = Vec<double>::unless_positive(dy_k, product, unless_zero);
+            const Vec<double> magnitude = dy_k & Vec<double>::broadcast(all_but_sign());
+            product = Vec<double>::unless_positive(magnitude, product, Vec<double>::broadcast(0.0));
         }
         dy.part[k] = add_evenly(k, dy.part[k], dy_k);
         dy_xhat.part[k] = dy_xhat.part[k] + product;
