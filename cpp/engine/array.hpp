@@ -29,9 +29,9 @@ auto visit_dtype(DType dtype, F&& f) {
         case DType::float32:
             return f(float{});
         case DType::float16:
-            return f(float16{});
+            return f(Float16{});
         case DType::bfloat16:
-            return f(bfloat16{});
+            return f(Bfloat16{});
         case DType::uint8:
         case DType::boolean:
             return f(std::uint8_t{});
@@ -68,11 +68,11 @@ constexpr DType dtype_of<double>() {
     return DType::float64;
 }
 template <>
-constexpr DType dtype_of<float16>() {
+constexpr DType dtype_of<Float16>() {
     return DType::float16;
 }
 template <>
-constexpr DType dtype_of<bfloat16>() {
+constexpr DType dtype_of<Bfloat16>() {
     return DType::bfloat16;
 }
 template <>

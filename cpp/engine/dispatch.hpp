@@ -28,9 +28,9 @@ const MomentsKernels<X>& moments_kernels() {
     const Kernels& kernels = active_kernels();
     if constexpr (std::is_same_v<X, double>) {
         return kernels.moments_f64;
-    } else if constexpr (std::is_same_v<X, float16>) {
+    } else if constexpr (std::is_same_v<X, Float16>) {
         return kernels.moments_f16;
-    } else if constexpr (std::is_same_v<X, bfloat16>) {
+    } else if constexpr (std::is_same_v<X, Bfloat16>) {
         return kernels.moments_bf16;
     } else if constexpr (std::is_same_v<X, std::uint8_t>) {
         return kernels.moments_u8;
@@ -53,9 +53,9 @@ const TransformKernels<X, Y>& transform_kernels() {
     const Kernels& kernels = active_kernels();
     if constexpr (std::is_same_v<X, double>) {
         return kernels.f64;
-    } else if constexpr (std::is_same_v<X, float16>) {
+    } else if constexpr (std::is_same_v<X, Float16>) {
         return kernels.f16;
-    } else if constexpr (std::is_same_v<X, bfloat16>) {
+    } else if constexpr (std::is_same_v<X, Bfloat16>) {
         return kernels.bf16;
     } else if constexpr (std::is_same_v<X, std::uint8_t>) {
         return kernels.u8;

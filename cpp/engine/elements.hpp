@@ -22,7 +22,7 @@ void write_element(char* to, T value) {
 }
 
 template <class T>
-constexpr bool is_half = std::is_same_v<T, float16> || std::is_same_v<T, bfloat16>;
+constexpr bool is_half = std::is_same_v<T, Float16> || std::is_same_v<T, Bfloat16>;
 
 // The float on a number's way to a narrower type: rounded to nearest it could come to lie halfway
 // between two of those, and be rounded once more. Cut off, with a last bit that says so, it cannot

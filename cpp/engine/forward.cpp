@@ -187,7 +187,8 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const
     check_eps(eps);
     Shares shares(counting, x, features);
     if (!allow_single) check_trainable(features, shares.most_counted());
-    RunningUpdate update(running, features, shares, allow_single);
+    if (running.mean) check_running(running, features, shares, allow_single);
+    RunningUpdate update(running, features, allow_single);
     if (features.empty()) return fill_undefined(features, out);
 
     Plan plan = plan_with(x, features, shares);
@@ -197,8 +198,8 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const
         using Types = decltype(types);
         using X = typename Types::Input;
         using Y = typename Types::Output;
-        with_pass<typename Types::Moments>(plan, x, shares, eps, out, [&](auto pass) {
-            TrainingOperation<decltype(pass), X, Y> operation{
+        with_pass<typename Types::Moments>(plan, x, shares, eps, out, [&](const auto& pass) {
+            TrainingOperation<std::decay_t<decltype(pass)>, X, Y> operation{
                 plan,
                 pass,
                 operand_of<X>(x, plan.layout),

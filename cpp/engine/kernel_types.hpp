@@ -26,9 +26,9 @@ void visit_moments_type(DType x, F&& f) {
     if (needs_double(x)) return f(double{});
     switch (x) {
         case DType::float16:
-            return f(float16{});
+            return f(Float16{});
         case DType::bfloat16:
-            return f(bfloat16{});
+            return f(Bfloat16{});
         case DType::uint8:
             return f(std::uint8_t{});
         default:
@@ -42,8 +42,8 @@ template <class F>
 void visit_kernel_types(DType x, DType y, F&& f) {
     if (needs_double(x)) return f(KernelTypes<double, double, double>{});
     if (y == DType::float64) return f(KernelTypes<float, double, double>{});
-    if (x == DType::float16 && y == x) return f(KernelTypes<float16, float16, float16>{});
-    if (x == DType::bfloat16 && y == x) return f(KernelTypes<bfloat16, bfloat16, bfloat16>{});
+    if (x == DType::float16 && y == x) return f(KernelTypes<Float16, Float16, Float16>{});
+    if (x == DType::bfloat16 && y == x) return f(KernelTypes<Bfloat16, Bfloat16, Bfloat16>{});
     if (x == DType::uint8 && y == DType::float32) {
         return f(KernelTypes<std::uint8_t, std::uint8_t, float>{});
     }

@@ -48,7 +48,7 @@ struct Strided {
 
 template <class H>
 const ConvertKernels<H>& convert_kernels() {
-    if constexpr (std::is_same_v<H, float16>) {
+    if constexpr (std::is_same_v<H, Float16>) {
         return active_kernels().convert_f16;
     } else {
         return active_kernels().convert_bf16;
@@ -141,13 +141,13 @@ char* tile_address(const Operand& operand, const TileRange& tile) noexcept {
 
 template void pack_tile(const Operand&, const TileRange&, float*) noexcept;
 template void pack_tile(const Operand&, const TileRange&, double*) noexcept;
-template void pack_tile(const Operand&, const TileRange&, float16*) noexcept;
-template void pack_tile(const Operand&, const TileRange&, bfloat16*) noexcept;
+template void pack_tile(const Operand&, const TileRange&, Float16*) noexcept;
+template void pack_tile(const Operand&, const TileRange&, Bfloat16*) noexcept;
 template void pack_tile(const Operand&, const TileRange&, std::uint8_t*) noexcept;
 template void unpack_tile(const Operand&, const TileRange&, const float*) noexcept;
 template void unpack_tile(const Operand&, const TileRange&, const double*) noexcept;
-template void unpack_tile(const Operand&, const TileRange&, const float16*) noexcept;
-template void unpack_tile(const Operand&, const TileRange&, const bfloat16*) noexcept;
+template void unpack_tile(const Operand&, const TileRange&, const Float16*) noexcept;
+template void unpack_tile(const Operand&, const TileRange&, const Bfloat16*) noexcept;
 template void mask_tile(const Operand&, const TileRange&, float*) noexcept;
 template void mask_tile(const Operand&, const TileRange&, double*) noexcept;
 

@@ -6,7 +6,6 @@
 #include "engine/errors.hpp"
 
 namespace fastbn {
-namespace {
 
 void check_running(const Running& running, const Features& features, const Shares& shares,
                    bool allow_single) {
@@ -30,21 +29,6 @@ void check_running(const Running& running, const Features& features, const Share
            "be less than the " + std::to_string(features.count) + " values per channel",
            to_text(running.correction));
 }
-
-const Running& checked(const Running& running, const Features& features, const Shares& shares,
-                       bool allow_single) {
-    if (running.mean) check_running(running, features, shares, allow_single);
-    return running;
-}
-
-}  // namespace
-
-RunningUpdate::RunningUpdate(const Running& running, const Features& features, const Shares& shares,
-                             bool allow_single)
-    : running_(checked(running, features, shares, allow_single)),
-      allow_single_(allow_single),
-      mean_(running.mean, features, 0.0),
-      var_(running.var, features, 1.0) {}
 
 bool RunningUpdate::is_finite(const StatisticsOut& batch) const {
     bool finite = true;

@@ -8,12 +8,18 @@
 
 namespace fastbn {
 
+// Raises std::invalid_argument for what the caller may have got wrong. allow_single: a channel of
+// which too little counts for an unbiased variance has its biased one remembered.
+void check_running(const Running& running, const Features& features, const Shares& shares,
+                   bool allow_single);
+
 class RunningUpdate {
 public:
-    // Raises std::invalid_argument for what the caller may have got wrong. allow_single: a channel
-    // of which too little counts for an unbiased variance has its biased one remembered.
-    RunningUpdate(const Running& running, const Features& features, const Shares& shares,
-                  bool allow_single);
+    RunningUpdate(const Running& running, const Features& features, bool allow_single)
+        : running_(running),
+          allow_single_(allow_single),
+          mean_(running.mean, features, 0.0),
+          var_(running.var, features, 1.0) {}
 
     // By a batch's statistics, one value per channel.
     void apply(const StatisticsOut& batch) noexcept;

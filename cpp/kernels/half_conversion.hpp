@@ -24,9 +24,9 @@ static inline float float_of(std::uint32_t bits) {
     return value;
 }
 
-static inline float widen(bfloat16 value) { return float_of(std::uint32_t{value.bits} << 16U); }
+static inline float widen(Bfloat16 value) { return float_of(std::uint32_t{value.bits} << 16U); }
 
-static inline float widen(float16 value) {
+static inline float widen(Float16 value) {
     const std::uint32_t sign = (value.bits & 0x8000U) << 16U;
     const std::uint32_t exponent = (value.bits >> 10U) & 0x1fU;
     const std::uint32_t mantissa = value.bits & 0x3ffU;
@@ -47,13 +47,13 @@ static inline std::uint32_t round_off(std::uint32_t bits, std::uint32_t cut) {
     return (bits + below_half + ((bits >> cut) & 1U)) >> cut;
 }
 
-static inline void narrow(float value, bfloat16& to) {
+static inline void narrow(float value, Bfloat16& to) {
     const std::uint32_t bits = bits_of(value);
     const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
     to.bits = static_cast<std::uint16_t>(is_nan ? (bits >> 16U) | 0x40U : round_off(bits, 16));
 }
 
-static inline void narrow(float value, float16& to) {
+static inline void narrow(float value, Float16& to) {
     const std::uint32_t sign = (bits_of(value) >> 16U) & 0x8000U;
     const std::uint32_t bits = bits_of(value) & 0x7fffffffU;
     constexpr std::uint32_t infinity = 0x7f800000U;

@@ -71,67 +71,102 @@ private:
     }
 };
 
+// One tile, by whichever formula its options and its channels' magnitude ask for.
+template <class X, class Y>
+struct GradientPass {
+    using C = Computed<Y>;
+    Tile<const Y> dy;
+    Tile<const X> x;
+    Tile<Y> dx;
+    Elementwise extent;
+    InputGradient<C> g;
+    GradientOptions<Y> options;
+
+    template <class N>
+    Block<C> load_x(std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        AskAhead<X>(extent.ahead).ask(x.data + r * x.stride + i);
+        return load<C>(x.data + r * x.stride + i, n);
+    }
+    template <class N>
+    Block<C> load_dy(std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        AskAhead<Y>(extent.ahead).ask(dy.data + r * dy.stride + i);
+        return load<C>(dy.data + r * dy.stride + i, n);
+    }
+
+    void plain() const {
+        const CoefficientArrays<C, 4> arrays{{g.center, g.slope, g.level, g.scale}};
+        map(dx, extent, arrays,
+            [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 4>& c) {
+                const Block<C> flow = (load_x(r, i, n) - c.of[0]) * c.of[1] + c.of[2];
+                return (load_dy(r, i, n) - flow) * c.of[3];
+            });
+    }
+
+    // A channel that is worked on in no unit of its own has the same center and scale here as on
+    // the way forward.
+    void gated() const {
+        const CoefficientArrays<C, 5> arrays{
+            {g.center, g.slope, g.level, g.scale, options.gate.z.shift}};
+        map(dx, extent, arrays,
+            Outlined{
+                [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
+                    const Block<C> centred = load_x(r, i, n) - c.of[0];
+                    Block<C> dz = load_dy(r, i, n);
+                    pass_through(options.gate.activation, centred * c.of[3] + c.of[4], dz);
+                    return (dz - (centred * c.of[1] + c.of[2])) * c.of[3];
+                }});
+    }
+
+    // Without an activation there is no shift, and any array will do.
+    void with_options() const {
+        const C* const shift = options.is_gated() ? options.gate.z.shift : g.level;
+        const CoefficientArrays<C, 5> arrays{{g.center, g.slope, g.level, g.scale, shift}};
+        map(dx, extent, arrays,
+            Outlined{
+                [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
+                    const Block<C> centred = load_x(r, i, n) - c.of[0];
+                    Block<C> dz = load_dy(r, i, n);
+                    options.pass(dz, centred * c.of[3] + c.of[4], r, i, n);
+                    Block<C> flow = centred * c.of[1] + c.of[2];
+                    options.keep_share(flow, r, i, n);
+                    return (dz - flow) * c.of[3];
+                }});
+    }
+
+    void scaled() const {
+        enum : int { center, slope, level, scale, pre, dy_pre, z_center, z_scale, z_shift, z_pre };
+        const Affine<C> any{g.pre, g.pre, g.pre, g.pre};
+        const Affine<C> z = options.is_gated() ? options.gate.z : any;
+        const CoefficientArrays<C, 10> arrays{{g.center, g.slope, g.level, g.scale, g.pre, g.dy_pre,
+                                               z.center, z.scale, z.shift, z.pre}};
+        map(dx, extent, arrays,
+            Outlined{
+                [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 10>& c) {
+                    const Block<C> xi = load_x(r, i, n);
+                    Block<C> dz = load_dy(r, i, n);
+                    const Block<C> zi = (xi * c.of[z_pre] - c.of[z_center]) * c.of[z_scale];
+                    options.pass(dz, zi + c.of[z_shift], r, i, n);
+                    Block<C> flow = (xi * c.of[pre] - c.of[center]) * c.of[slope] + c.of[level];
+                    options.keep_share(flow, r, i, n);
+                    return (dz * c.of[dy_pre] - flow) * c.of[scale];
+                }});
+    }
+};
+
 template <class X, class Y>
 [[gnu::flatten]] void input_gradient(Tile<const Y> dy, Tile<const X> x, Tile<Y> dx, Elementwise e,
                                      InputGradient<Computed<Y>> g, Gate<Y> gate, Tile<Y> dz,
                                      GradientShares<Computed<Y>> shares) noexcept {
-    using C = Computed<Y>;
-    const AskAhead<X> next_x(e.ahead);
-    const AskAhead<Y> next_dy(e.ahead);
     const GradientOptions<Y> options{gate, dz, shares};
-    if (g.pre == nullptr && !options.are_needed()) {
-        const CoefficientArrays<C, 4> arrays{{g.center, g.slope, g.level, g.scale}};
-        map(dx, e, arrays,
-            [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 4>& c) {
-                next_x.ask(x.data + r * x.stride + i);
-                next_dy.ask(dy.data + r * dy.stride + i);
-                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
-                const Block<C> dyi = load<C>(dy.data + r * dy.stride + i, n);
-                return (dyi - ((xi - c.of[0]) * c.of[1] + c.of[2])) * c.of[3];
-            });
-    } else if (g.pre == nullptr && options.are_a_gate_alone()) {
-        const CoefficientArrays<C, 5> arrays{{g.center, g.slope, g.level, g.scale, gate.z.shift}};
-        map(dx, e, arrays,
-            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
-                next_x.ask(x.data + r * x.stride + i);
-                next_dy.ask(dy.data + r * dy.stride + i);
-                const Block<C> centred = load<C>(x.data + r * x.stride + i, n) - c.of[0];
-                Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
-                pass_through(gate.activation, centred * c.of[3] + c.of[4], dzi);
-                return (dzi - (centred * c.of[1] + c.of[2])) * c.of[3];
-            }});
-    } else if (g.pre == nullptr) {
-        // A channel that is worked on in no unit of its own has the same center and scale here as
-        // on the way forward. Without an activation there is no shift, and any array will do.
-        const C* const shift = options.is_gated() ? gate.z.shift : g.level;
-        const CoefficientArrays<C, 5> arrays{{g.center, g.slope, g.level, g.scale, shift}};
-        map(dx, e, arrays,
-            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
-                next_x.ask(x.data + r * x.stride + i);
-                next_dy.ask(dy.data + r * dy.stride + i);
-                const Block<C> centred = load<C>(x.data + r * x.stride + i, n) - c.of[0];
-                Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
-                options.pass(dzi, centred * c.of[3] + c.of[4], r, i, n);
-                Block<C> flow = centred * c.of[1] + c.of[2];
-                options.keep_share(flow, r, i, n);
-                return (dzi - flow) * c.of[3];
-            }});
+    const GradientPass<X, Y> pass{dy, x, dx, e, g, options};
+    if (g.pre != nullptr) {
+        pass.scaled();
+    } else if (!options.are_needed()) {
+        pass.plain();
+    } else if (options.are_a_gate_alone()) {
+        pass.gated();
     } else {
-        const Affine<C>& z = options.is_gated() ? gate.z : Affine<C>{g.pre, g.pre, g.pre, g.pre};
-        enum : int { center, slope, level, scale, pre, dy_pre, z_center, z_scale, z_shift, z_pre };
-        const CoefficientArrays<C, 10> arrays{{g.center, g.slope, g.level, g.scale, g.pre, g.dy_pre,
-                                               z.center, z.scale, z.shift, z.pre}};
-        map(dx, e, arrays,
-            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 10>& c) {
-                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
-                Block<C> dzi = load<C>(dy.data + r * dy.stride + i, n);
-                options.pass(dzi,
-                             (xi * c.of[z_pre] - c.of[z_center]) * c.of[z_scale] + c.of[z_shift], r,
-                             i, n);
-                Block<C> flow = (xi * c.of[pre] - c.of[center]) * c.of[slope] + c.of[level];
-                options.keep_share(flow, r, i, n);
-                return (dzi * c.of[dy_pre] - flow) * c.of[scale];
-            }});
+        pass.with_options();
     }
 }
 

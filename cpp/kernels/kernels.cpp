@@ -70,21 +70,21 @@ static_assert(sizeof(WeightedColumns) <= column_sums_bytes);
 extern constexpr Kernels kernels = {
     moments<float>(),
     moments<double>(),
-    moments<float16>(),
-    moments<bfloat16>(),
+    moments<Float16>(),
+    moments<Bfloat16>(),
     moments<std::uint8_t>(),
     weighted<float>(),
     weighted<double>(),
     transforms<float, float>(),
     transforms<double, double>(),
-    transforms<float16, float16>(),
-    transforms<bfloat16, bfloat16>(),
+    transforms<Float16, Float16>(),
+    transforms<Bfloat16, Bfloat16>(),
     transforms<std::uint8_t, float>(),
     {merge_moments, merge_weighted, finalize_moments, finalize_weighted, invert_std},
     folds<float>(),
     folds<double>(),
-    conversions<float16>(),
-    conversions<bfloat16>(),
+    conversions<Float16>(),
+    conversions<Bfloat16>(),
 };
 
 }  // namespace fastbn::FASTBN_ISA

@@ -46,10 +46,10 @@ inline Vec<double> load_mask(const std::uint8_t* p, int k, Full) {
 // count known without adding it up.
 struct ByRow {
     RowShares shares;
-    std::ptrdiff_t largest;  // the row with the largest share
-    double sum;
+    std::ptrdiff_t largest = 0;  // the row with the largest share
+    double sum = 0.0;
 
-    ByRow(RowShares of, std::ptrdiff_t rows) : shares(of), largest(0), sum(0.0) {
+    ByRow(RowShares of, std::ptrdiff_t rows) : shares(of) {
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
             largest = shares.of[r] > shares.of[largest] ? r : largest;
             sum += shares.of[r];

@@ -7,11 +7,11 @@
 namespace fastbn {
 
 // IEEE 754 binary16: 5 bits of exponent, 10 of mantissa.
-struct float16 {
+struct Float16 {
     std::uint16_t bits;
 };
 // The upper half of a binary32: 8 bits of exponent, 7 of mantissa.
-struct bfloat16 {
+struct Bfloat16 {
     std::uint16_t bits;
 };
 

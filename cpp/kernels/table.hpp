@@ -91,21 +91,21 @@ struct ConvertKernels {
 struct Kernels {
     MomentsKernels<float> moments_f32;
     MomentsKernels<double> moments_f64;
-    MomentsKernels<float16> moments_f16;
-    MomentsKernels<bfloat16> moments_bf16;
+    MomentsKernels<Float16> moments_f16;
+    MomentsKernels<Bfloat16> moments_bf16;
     MomentsKernels<std::uint8_t> moments_u8;
     WeightedMoments<float> weighted_f32;
     WeightedMoments<double> weighted_f64;
     TransformKernels<float, float> f32;
     TransformKernels<double, double> f64;
-    TransformKernels<float16, float16> f16;
-    TransformKernels<bfloat16, bfloat16> bf16;
+    TransformKernels<Float16, Float16> f16;
+    TransformKernels<Bfloat16, Bfloat16> bf16;
     TransformKernels<std::uint8_t, float> u8;
     ChannelKernels channels;
     FoldKernels<float> fold_f32;
     FoldKernels<double> fold_f64;
-    ConvertKernels<float16> convert_f16;
-    ConvertKernels<bfloat16> convert_bf16;
+    ConvertKernels<Float16> convert_f16;
+    ConvertKernels<Bfloat16> convert_bf16;
 };
 
 namespace generic {

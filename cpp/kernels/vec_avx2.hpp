@@ -31,15 +31,15 @@ inline __m128i load_32(const void* p) {
 }
 
 // Eight and four values from p on, as float.
-inline __m256 widen_8(const float16* p) { return _mm256_cvtph_ps(load_128(p)); }
-inline __m256 widen_8(const bfloat16* p) {
+inline __m256 widen_8(const Float16* p) { return _mm256_cvtph_ps(load_128(p)); }
+inline __m256 widen_8(const Bfloat16* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
 }
 inline __m256 widen_8(const std::uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
 }
-inline __m128 widen_4(const float16* p) { return _mm_cvtph_ps(load_64(p)); }
-inline __m128 widen_4(const bfloat16* p) {
+inline __m128 widen_4(const Float16* p) { return _mm_cvtph_ps(load_64(p)); }
+inline __m128 widen_4(const Bfloat16* p) {
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(load_64(p)), 16));
 }
 inline __m128 widen_4(const std::uint8_t* p) {
@@ -47,10 +47,10 @@ inline __m128 widen_4(const std::uint8_t* p) {
 }
 
 // Rounded to nearest, ties to even; see half_conversion.hpp.
-inline __m128i narrow_8(__m256 a, const float16*) {
+inline __m128i narrow_8(__m256 a, const Float16*) {
     return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
 }
-inline __m128i narrow_8(__m256 a, const bfloat16*) {
+inline __m128i narrow_8(__m256 a, const Bfloat16*) {
     const __m256i bits = _mm256_castps_si256(a);
     const __m256i upper = _mm256_srli_epi32(bits, 16);
     const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));

@@ -23,8 +23,8 @@ inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<cons
 inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
 
 // Sixteen and eight values from p on, as float.
-inline __m512 widen_16(const float16* p) { return _mm512_maskz_cvtph_ps(all_16, load_256(p)); }
-inline __m512 widen_16(const bfloat16* p) {
+inline __m512 widen_16(const Float16* p) { return _mm512_maskz_cvtph_ps(all_16, load_256(p)); }
+inline __m512 widen_16(const Bfloat16* p) {
     const __m512i wide = _mm512_maskz_cvtepu16_epi32(all_16, load_256(p));
     return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_16, wide, 16));
 }
@@ -32,8 +32,8 @@ inline __m512 widen_16(const std::uint8_t* p) {
     const __m512i wide = _mm512_maskz_cvtepu8_epi32(all_16, load_128(p));
     return _mm512_maskz_cvtepi32_ps(all_16, wide);
 }
-inline __m256 widen_8(const float16* p) { return _mm256_cvtph_ps(load_128(p)); }
-inline __m256 widen_8(const bfloat16* p) {
+inline __m256 widen_8(const Float16* p) { return _mm256_cvtph_ps(load_128(p)); }
+inline __m256 widen_8(const Bfloat16* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
 }
 inline __m256 widen_8(const std::uint8_t* p) {
@@ -41,10 +41,10 @@ inline __m256 widen_8(const std::uint8_t* p) {
 }
 
 // Rounded to nearest, ties to even; see half_conversion.hpp.
-inline __m256i narrow_16(__m512 a, const float16*) {
+inline __m256i narrow_16(__m512 a, const Float16*) {
     return _mm512_maskz_cvtps_ph(all_16, a, _MM_FROUND_TO_NEAREST_INT);
 }
-inline __m256i narrow_16(__m512 a, const bfloat16*) {
+inline __m256i narrow_16(__m512 a, const Bfloat16*) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i upper = _mm512_maskz_srli_epi32(all_16, bits, 16);
     const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
