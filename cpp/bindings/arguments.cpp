@@ -103,7 +103,7 @@ std::ptrdiff_t integer(const char* name, const py::handle& value, const char* ru
 // Integers of 64 bits, and unsigned ones of 32, as float64; everything else as it is.
 py::object as_double(const char* name, const py::object& value) {
     refuse_masked(name, value);
-    const py::array array = as_array(name, value);
+    py::array array = as_array(name, value);
     const bool integers = array.dtype().kind() == 'i' || array.dtype().kind() == 'u';
     if (!integers || engine_dtype(array.dtype())) return array;
     return array.attr("astype")("float64");

@@ -96,9 +96,10 @@ struct GradientPass {
     void plain() const {
         const CoefficientArrays<C, 4> arrays{{g.center, g.slope, g.level, g.scale}};
         map(dx, extent, arrays,
-            [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 4>& c) {
-                const Block<C> flow = (load_x(r, i, n) - c.of[0]) * c.of[1] + c.of[2];
-                return (load_dy(r, i, n) - flow) * c.of[3];
+            [self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
+                           const Coefficients<C, 4>& c) {
+                const Block<C> flow = (self.load_x(r, i, n) - c.of[0]) * c.of[1] + c.of[2];
+                return (self.load_dy(r, i, n) - flow) * c.of[3];
             });
     }
 
@@ -108,13 +109,13 @@ struct GradientPass {
         const CoefficientArrays<C, 5> arrays{
             {g.center, g.slope, g.level, g.scale, options.gate.z.shift}};
         map(dx, extent, arrays,
-            Outlined{
-                [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
-                    const Block<C> centred = load_x(r, i, n) - c.of[0];
-                    Block<C> dz = load_dy(r, i, n);
-                    pass_through(options.gate.activation, centred * c.of[3] + c.of[4], dz);
-                    return (dz - (centred * c.of[1] + c.of[2])) * c.of[3];
-                }});
+            Outlined{[self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
+                                    const Coefficients<C, 5>& c) {
+                const Block<C> centred = self.load_x(r, i, n) - c.of[0];
+                Block<C> dz = self.load_dy(r, i, n);
+                pass_through(self.options.gate.activation, centred * c.of[3] + c.of[4], dz);
+                return (dz - (centred * c.of[1] + c.of[2])) * c.of[3];
+            }});
     }
 
     // Without an activation there is no shift, and any array will do.
@@ -122,15 +123,15 @@ struct GradientPass {
         const C* const shift = options.is_gated() ? options.gate.z.shift : g.level;
         const CoefficientArrays<C, 5> arrays{{g.center, g.slope, g.level, g.scale, shift}};
         map(dx, extent, arrays,
-            Outlined{
-                [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 5>& c) {
-                    const Block<C> centred = load_x(r, i, n) - c.of[0];
-                    Block<C> dz = load_dy(r, i, n);
-                    options.pass(dz, centred * c.of[3] + c.of[4], r, i, n);
-                    Block<C> flow = centred * c.of[1] + c.of[2];
-                    options.keep_share(flow, r, i, n);
-                    return (dz - flow) * c.of[3];
-                }});
+            Outlined{[self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
+                                    const Coefficients<C, 5>& c) {
+                const Block<C> centred = self.load_x(r, i, n) - c.of[0];
+                Block<C> dz = self.load_dy(r, i, n);
+                self.options.pass(dz, centred * c.of[3] + c.of[4], r, i, n);
+                Block<C> flow = centred * c.of[1] + c.of[2];
+                self.options.keep_share(flow, r, i, n);
+                return (dz - flow) * c.of[3];
+            }});
     }
 
     void scaled() const {
@@ -140,16 +141,16 @@ struct GradientPass {
         const CoefficientArrays<C, 10> arrays{{g.center, g.slope, g.level, g.scale, g.pre, g.dy_pre,
                                                z.center, z.scale, z.shift, z.pre}};
         map(dx, extent, arrays,
-            Outlined{
-                [*this](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 10>& c) {
-                    const Block<C> xi = load_x(r, i, n);
-                    Block<C> dz = load_dy(r, i, n);
-                    const Block<C> zi = (xi * c.of[z_pre] - c.of[z_center]) * c.of[z_scale];
-                    options.pass(dz, zi + c.of[z_shift], r, i, n);
-                    Block<C> flow = (xi * c.of[pre] - c.of[center]) * c.of[slope] + c.of[level];
-                    options.keep_share(flow, r, i, n);
-                    return (dz * c.of[dy_pre] - flow) * c.of[scale];
-                }});
+            Outlined{[self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
+                                    const Coefficients<C, 10>& c) {
+                const Block<C> xi = self.load_x(r, i, n);
+                Block<C> dz = self.load_dy(r, i, n);
+                const Block<C> zi = (xi * c.of[z_pre] - c.of[z_center]) * c.of[z_scale];
+                self.options.pass(dz, zi + c.of[z_shift], r, i, n);
+                Block<C> flow = (xi * c.of[pre] - c.of[center]) * c.of[slope] + c.of[level];
+                self.options.keep_share(flow, r, i, n);
+                return (dz * c.of[dy_pre] - flow) * c.of[scale];
+            }});
     }
 };
 
