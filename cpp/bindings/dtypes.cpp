@@ -69,7 +69,7 @@ std::optional<py::dtype> result_dtype_argument(const py::object& value) {
         if (!error.matches(PyExc_Exception)) throw;
         wrong_type("dtype", rule, shown(value));
     }
-    const auto dtype = py::reinterpret_borrow<py::dtype>(made);
+    auto dtype = py::reinterpret_borrow<py::dtype>(made);
     const std::optional<DType> known = engine_dtype(dtype);
     if (!known || !is_float(*known)) wrong_type("dtype", rule, shown(value));
     return dtype;

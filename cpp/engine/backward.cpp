@@ -190,6 +190,45 @@ void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     if (normalization.count) check_parameter_shape("count", normalization.count, features);
 }
 
+// The caller's parameters and statistics, out of their arrays.
+struct ChannelValues {
+    Values weight;
+    Values bias;
+    Values mean;
+    Values invstd;
+    Values count;
+    Values zero;
+
+    ChannelValues(const Normalization& of, const Features& features)
+        : weight(of.parameters.weight, features, 1.0),
+          bias(of.parameters.bias, features, 0.0),
+          mean(of.mean, features, 0.0),
+          invstd(of.invstd, features, 1.0),
+          count(of.count, features, 0.0),
+          zero({}, features, 0.0) {}
+
+    AffineSource source() const {
+        return {mean.data(), zero.data(), invstd.data(), weight.data(), bias.data()};
+    }
+};
+
+// With rooms for what must be packed, and shares among what keeps tiles small.
+template <class X, class Y>
+void run(Plan& plan, BackwardOperation<X, Y>& operation) {
+    Rooms rooms(plan);
+    GradientOperands& of = operation.of;
+    for (Operand* o : {&of.dy, &of.x, &of.residual, &of.dx, &of.dz}) rooms.add(*o);
+    const Shares& shares = operation.shares;
+    const bool weighted = operation.through_statistics && shares.differ();
+    if (weighted && !shares.is_direct()) rooms.add(operation.packed_shares);
+    const bool by_row = shares.form() == Shares::Form::by_row;
+    const bool whole_rows = !weighted || by_row || shares.is_direct();
+    const bool in_runs = !weighted || (by_row && shares.same_in_channels());
+    execute<Computed<Y>>(plan, operation,
+                         {{&of.dy, &of.x, &of.residual}, {&of.dx, &of.dz}, whole_rows, in_runs},
+                         rooms);
+}
+
 }  // namespace
 
 void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
@@ -201,8 +240,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
         check_trainable(features, shares.most_counted());
     }
     if (features.empty()) {
-        std::fill_n(out.dweight, features.channels, 0.0);
-        std::fill_n(out.dbias, features.channels, 0.0);
+        for (double* const to : {out.dweight, out.dbias}) std::fill_n(to, features.channels, 0.0);
         return;
     }
 
@@ -210,16 +248,10 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     const bool weighted = normalization.through_statistics && shares.differ();
     if (weighted) shares.arrange(layout);
     Plan plan = plan_of(layout, x.dtype, weighted && shares.form() == Shares::Form::by_element);
-    const Values weight(normalization.parameters.weight, features, 1.0);
-    const Values bias(normalization.parameters.bias, features, 0.0);
-    const Values mean(normalization.mean, features, 0.0);
-    const Values invstd(normalization.invstd, features, 1.0);
-    const Values counts(normalization.count, features, 0.0);
-    const Values zero({}, features, 0.0);
-    const AffineSource channels{mean.data(), zero.data(), invstd.data(), weight.data(),
-                                bias.data()};
-    const PerEntry<double> entry_mean(mean.data(), mean.size(), plan.layout);
-    const PerEntry<double> entry_invstd(invstd.data(), invstd.size(), plan.layout);
+    const ChannelValues values(normalization, features);
+    const AffineSource channels = values.source();
+    const PerEntry<double> entry_mean(channels.mean, features.channels, plan.layout);
+    const PerEntry<double> entry_invstd(channels.invstd, features.channels, plan.layout);
     visit_kernel_types(x.dtype, dy.dtype, [&](auto types) {
         using X = typename decltype(types)::Input;
         using Y = typename decltype(types)::Output;
@@ -235,20 +267,11 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
             channels,
             entry_mean.data(),
             entry_invstd.data(),
-            normalization.count ? counts.data() : nullptr,
+            normalization.count ? values.count.data() : nullptr,
             gate.coefficients(shares.differ()),
             out.dweight,
             out.dbias};
-        Rooms rooms(plan);
-        GradientOperands& of = operation.of;
-        for (Operand* o : {&of.dy, &of.x, &of.residual, &of.dx, &of.dz}) rooms.add(*o);
-        if (weighted && !shares.is_direct()) rooms.add(operation.packed_shares);
-        const bool by_row = shares.form() == Shares::Form::by_row;
-        const bool whole_rows = !weighted || by_row || shares.is_direct();
-        const bool in_runs = !weighted || (by_row && shares.same_in_channels());
-        execute<Computed<Y>>(plan, operation,
-                             {{&of.dy, &of.x, &of.residual}, {&of.dx, &of.dz}, whole_rows, in_runs},
-                             rooms);
+        run(plan, operation);
     });
 }
 
