@@ -141,12 +141,18 @@ py::object infer(const Input& in, const CountingArgs* counting, const ArrayArg& 
     return y.owner;
 }
 
-// A count for all channels, unless they may differ.
-py::object count_of(const Input& in, const CountingArgs& counting,
-                    const py::array_t<double>& counts) {
-    if (counting.given()) return counts;
-    return py::int_(in.features.count);
-}
+// How many values count: one number for all channels, unless they may differ.
+struct Count {
+    Count(const Input& in, const CountingArgs& counting) : result(py::int_(in.features.count)) {
+        if (!counting.given()) return;
+        py::array_t<double> counts = statistic_array(in.features);
+        data = counts.mutable_data();
+        result = counts;
+    }
+
+    py::object result;
+    double* data = nullptr;
+};
 
 // The same as an argument, which is looked at only where they may differ.
 ArrayArg count_argument(const py::object& value, const CountingArgs& counting) {
@@ -162,12 +168,17 @@ py::tuple moments(const py::object& x, const py::object& axis, const py::object&
     const CountingArgs counting(where, weights, in.x);
     py::array_t<double> mean = statistic_array(in.features);
     py::array_t<double> m2 = statistic_array(in.features);
-    py::array_t<double> count = statistic_array(in.features);
-    const StatisticsOut out{mean.mutable_data(), nullptr, nullptr, m2.mutable_data(),
-                            count.mutable_data()};
+    const Count count(in, counting);
+    const StatisticsOut out{mean.mutable_data(), nullptr, nullptr, m2.mutable_data(), count.data};
     without_gil(in.x.array().nbytes(),
                 [&] { fastbn::moments(in.x.ref, in.features, counting.engine(), out); });
-    return py::make_tuple(count_of(in, counting, count), mean, m2);
+    return py::make_tuple(count.result, mean, m2);
+}
+
+void check_counting(const py::object& x, const py::object& axis, const py::object& where,
+                    const py::object& weights) {
+    const Input in(x, axis);
+    fastbn::check_counting(CountingArgs(where, weights, in.x).engine(), in.x.ref, in.features);
 }
 
 py::tuple batch_norm_train(const py::object& x, const py::object& weight, const py::object& bias,
@@ -187,12 +198,12 @@ py::tuple batch_norm_train(const py::object& x, const py::object& weight, const 
     py::array_t<double> mean = statistic_array(in.features);
     py::array_t<double> var = statistic_array(in.features);
     py::array_t<double> invstd = statistic_array(in.features);
-    py::array_t<double> count = statistic_array(in.features);
-    const ArrayArg y = train(in, counting, following, parameters, real_argument("eps", eps),
-                             running, bool_argument("allow_single", allow_single), dtype, out,
-                             {mean.mutable_data(), var.mutable_data(), invstd.mutable_data(),
-                              nullptr, count.mutable_data()});
-    return py::make_tuple(y.owner, mean, var, invstd, count_of(in, counting, count));
+    const Count count(in, counting);
+    const ArrayArg y = train(
+        in, counting, following, parameters, real_argument("eps", eps), running,
+        bool_argument("allow_single", allow_single), dtype, out,
+        {mean.mutable_data(), var.mutable_data(), invstd.mutable_data(), nullptr, count.data});
+    return py::make_tuple(y.owner, mean, var, invstd, count.result);
 }
 
 py::object batch_norm(const py::object& x, const py::object& running_mean,
@@ -215,7 +226,7 @@ py::object batch_norm(const py::object& x, const py::object& running_mean,
         std::vector<double> statistics(3 * n);
         double* const mean = statistics.data();
         return train(in, counting, following, parameters, eps, running, false, dtype, out,
-                     {mean, mean + n, nullptr, nullptr, mean + 2 * n})
+                     {mean, mean + n, nullptr, nullptr, counting.given() ? mean + 2 * n : nullptr})
             .owner;
     }
     real_argument("momentum", momentum);

@@ -11,6 +11,10 @@ namespace py = pybind11;
 py::tuple moments(const py::object& x, const py::object& axis, const py::object& where,
                   const py::object& weights);
 
+// Raises what the others would for these arguments.
+void check_counting(const py::object& x, const py::object& axis, const py::object& where,
+                    const py::object& weights);
+
 py::object batch_norm(const py::object& x, const py::object& running_mean,
                       const py::object& running_var, const py::object& weight,
                       const py::object& bias, const py::object& training,

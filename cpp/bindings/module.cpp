@@ -59,6 +59,8 @@ PYBIND11_MODULE(_core, module) {
     };
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 
+    module.def("check_counting", bindings::check_counting, arg("x"), arg("axis"), arg("where"),
+               arg("weights"), py::pos_only());
     module.def(
         "set_num_threads",
         [](const py::object& n) { fastbn::set_num_threads(bindings::threads_argument(n)); },

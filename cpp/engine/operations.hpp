@@ -37,7 +37,8 @@ struct Running {
     bool skip_nonfinite = false;  // leave them alone if any of the batch's is not finite
 };
 
-// Where statistics go, one value per channel; null where nobody asked.
+// Where statistics go, one value per channel; null where nobody asked. Counts are asked for
+// wherever values may differ in how much they count.
 struct StatisticsOut {
     double* mean = nullptr;
     double* var = nullptr;

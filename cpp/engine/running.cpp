@@ -41,7 +41,7 @@ bool RunningUpdate::is_finite(const StatisticsOut& batch) const {
 void RunningUpdate::apply(const StatisticsOut& batch) noexcept {
     if (!running_.mean || (running_.skip_nonfinite && !is_finite(batch))) return;
     for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
-        const double count = batch.count[i];
+        const double count = batch.count != nullptr ? batch.count[i] : count_;
         const bool has_unbiased = count > running_.correction;
         if (count == 0.0 || !(has_unbiased || allow_single_)) continue;
         const double unbiased = has_unbiased ? count / (count - running_.correction) : 1.0;

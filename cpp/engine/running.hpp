@@ -17,11 +17,12 @@ class RunningUpdate {
 public:
     RunningUpdate(const Running& running, const Features& features, bool allow_single)
         : running_(running),
+          count_(static_cast<double>(features.count)),
           allow_single_(allow_single),
           mean_(running.mean, features, 0.0),
           var_(running.var, features, 1.0) {}
 
-    // By a batch's statistics, one value per channel.
+    // By a batch's statistics, one value per channel; without counts, all values count.
     void apply(const StatisticsOut& batch) noexcept;
 
 private:
@@ -31,6 +32,7 @@ private:
     bool is_finite(const StatisticsOut& batch) const;
 
     const Running& running_;
+    double count_;
     bool allow_single_;
     Values mean_;
     Values var_;

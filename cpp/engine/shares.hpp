@@ -21,8 +21,8 @@ public:
     // Whether values differ in how much they count; if not, it is `weight` for all of them.
     bool differ() const { return where_ || weights_; }
     double weight() const { return weight_; }
-    // The most that a channel's values can count, where that is known for all of them, else
-    // infinity.
+    // What a channel's values count, or no less than that: a mask is left out of account, and of
+    // weights that vary from channel to channel the largest is taken for all.
     double most_counted() const { return most_counted_; }
     // What counts `share` in a tile counts share * unit() in the caller's terms.
     double unit() const { return unit_; }
@@ -68,8 +68,7 @@ private:
     Operand mask_;
     Operand values_;
     Form form_ = Form::by_element;
-    bool rows_alike_ =
-        false;  // one share for each of x's rows, of which the kernels may see several as one
+    bool rows_alike_ = false;  // one share for each row of x; the kernels may see several as one
     bool same_in_channels_ = false;
 };
 

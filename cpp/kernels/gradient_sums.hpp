@@ -93,7 +93,11 @@ struct GateAt {
         Block<C> dz = load<C>(dy, n);
         pass_through(gate.activation, z, dz);
         if constexpr (is_full<N>) {
-            blocks.template add<true>(dz, x, mean, invstd);
+            if (gate.sparse) {
+                blocks.template add<true>(dz, x, mean, invstd);
+            } else {
+                blocks.template add<false>(dz, x, mean, invstd);
+            }
         } else {
             C part[lanes];
             store(part, Full{}, dz);

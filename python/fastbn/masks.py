@@ -1,11 +1,7 @@
-"""Which entries of a batch count, and how much: the layer's where, weights and lengths. Knows no layer.
-
-`fastbn._core` checks what it uses. Here is checked what running statistics make no use of, and what goes into a mask.
-"""
+"""Which entries of a batch count, by lengths: the mask that the layer makes of them. Knows no layer."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -23,20 +19,6 @@ def checked_where(where: Any, shape: Shape) -> Array:
     if array.dtype != np.bool_:
         raise TypeError(f"where must have dtype bool, got {array.dtype}")
     _check_broadcast("where", array, shape)
-    return array
-
-
-def checked_weights(weights: Any, shape: Shape) -> Array:
-    """Return ``weights`` as an array of finite numbers >= 0 that can be broadcast to ``shape``."""
-    array = converted("weights", weights)
-    _refuse_masked("weights", array)
-    dtype = array.dtype
-    if not dtype.isnative or not (dtype.kind in "iu" or dtype in ("f2", "f4", "f8") or dtype.name == "bfloat16"):
-        raise TypeError(f"weights must hold real numbers, got {dtype}")
-    _check_broadcast("weights", array, shape)
-    if array.size and not (array.min() >= 0 and array.max() < math.inf):  # a NaN is the least and the largest
-        bad = array[~((array >= 0) & (array < math.inf))]
-        raise ValueError(f"weights must be finite and not negative, got {bad[0]}")
     return array
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from fastbn import _core
 from fastbn.checks import Shape, checked_choice, checked_flag, checked_real
-from fastbn.masks import checked_weights, checked_where
 from fastbn.state import Array, LayerState
 
 Layer = TypeVar("Layer", bound="LayerModes")
@@ -107,10 +106,8 @@ class LayerModes(LayerState):
         self, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
     ) -> Array:
         mean, var = self._require(self.running_mean), self._require(self.running_var)
-        if where is not None:
-            checked_where(where, x.shape)
-        if weights is not None:
-            checked_weights(weights, x.shape)
+        if where is not None or weights is not None:
+            _core.check_counting(x, self.axis, where, weights)
         activation, slope = self.activation, self.negative_slope
         y = _core.normalize(
             x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope
