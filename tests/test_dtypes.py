@@ -63,7 +63,7 @@ def test_running_statistics_of_either_type(
     found = fastbn.moments(x)
     expected = (
         reference.updated(running_mean, found.mean, 0.1),
-        reference.updated(running_var, found.var(ddof=1), 0.1),
+        reference.updated(running_var, found.var(correction=1), 0.1),
     )
     fastbn.batch_norm(x, running_mean, running_var, training=True)
     assert running_mean.dtype == mean_dtype
@@ -94,6 +94,7 @@ def test_statistics_are_fresh_float64(rng: np.random.Generator) -> None:
         for array in (*result[1:4], *gradients[1:], found.mean, found.m2):
             assert array.dtype == np.float64
             assert array.flags.c_contiguous
+        for array in (*result[1:4], *gradients[1:]):
             assert array.flags.writeable
             assert type(array) is np.ndarray
         assert result.y.dtype == gradients.dx.dtype == dtype

@@ -168,11 +168,16 @@ py::tuple moments(const py::object& x, const py::object& axis, const py::object&
     const CountingArgs counting(where, weights, in.x);
     py::array_t<double> mean = statistic_array(in.features);
     py::array_t<double> m2 = statistic_array(in.features);
+    py::array_t<double> mean_lo = statistic_array(in.features);
     const Count count(in, counting);
-    const StatisticsOut out{mean.mutable_data(), nullptr, nullptr, m2.mutable_data(), count.data};
+    StatisticsOut out;
+    out.mean = mean.mutable_data();
+    out.mean_lo = mean_lo.mutable_data();
+    out.m2 = m2.mutable_data();
+    out.count = count.data;
     without_gil(in.x.array().nbytes(),
                 [&] { fastbn::moments(in.x.ref, in.features, counting.engine(), out); });
-    return py::make_tuple(count.result, mean, m2);
+    return py::make_tuple(count.result, mean, m2, mean_lo);
 }
 
 void check_counting(const py::object& x, const py::object& axis, const py::object& where,

@@ -117,6 +117,7 @@ void fill_undefined(const Features& features, const StatisticsOut& out) {
         if (to != nullptr) std::fill_n(to, features.channels, value);
     };
     fill(out.mean, nan);
+    fill(out.mean_lo, 0.0);
     fill(out.var, nan);
     fill(out.invstd, nan);
     fill(out.m2, 0.0);

@@ -45,6 +45,7 @@ struct StatisticsOut {
     double* invstd = nullptr;
     double* m2 = nullptr;
     double* count = nullptr;
+    double* mean_lo = nullptr;  // what float64 cannot hold of the mean
 };
 
 // Raises std::invalid_argument for weights that are negative or not finite.

@@ -234,6 +234,7 @@ void copy_statistics(const Statistics& statistics, const Slab& slab,
         if (to != nullptr) std::copy_n(values, slab.channels, to + slab.channel);
     };
     copy(statistics.mean, out.mean);
+    copy(statistics.mean_lo, out.mean_lo);
     copy(statistics.var, out.var);
     copy(statistics.invstd, out.invstd);
     copy(statistics.m2, out.m2);

@@ -8,7 +8,8 @@ from fastbn.config import get_num_threads, set_num_threads, show_config
 from fastbn.functional import batch_norm, batch_norm_backward, batch_norm_train, moments, normalize
 from fastbn.layer import BatchNorm
 from fastbn.memory import PoolInfo, clear_pool, pool_info, set_pool_limit
-from fastbn.results import Gradients, Moments, ResidualGradients, TrainResult
+from fastbn.results import Gradients, ResidualGradients, TrainResult
+from fastbn.statistics import Moments
 
 __all__ = [
     "BatchNorm",

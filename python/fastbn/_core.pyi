@@ -74,7 +74,7 @@ def moments(
     where: object,
     weights: object,
     /,
-) -> tuple[int | NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+) -> tuple[int | NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
 def normalize(
     x: object,
     mean: object,

@@ -1,4 +1,4 @@
-"""The layer's options and state dicts, checked before anything is changed. Knows no layer and no file."""
+"""Options and state dicts, checked before anything is changed. Knows no layer and no file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ COUNTER = "num_batches_tracked"
 LARGEST = sys.float_info.max
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "activation": (None, "relu", "leaky_relu"),
+    "nan": ("propagate", "omit"),
     "on_nonfinite": ("propagate", "skip"),
     "on_single": ("error", "biased"),
 }

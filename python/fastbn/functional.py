@@ -24,7 +24,9 @@ from typing import Any, Literal, TypeAlias
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _core
-from fastbn.results import Gradients, Moments, ResidualGradients, TrainResult
+from fastbn.merging import sums_of
+from fastbn.results import Gradients, ResidualGradients, TrainResult
+from fastbn.statistics import Moments
 
 Axis: TypeAlias = int | tuple[int, ...]
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
@@ -370,8 +372,9 @@ def moments(
     Returns
     -------
     Moments
-        ``(count, mean, m2)``, with methods ``var(ddof)`` and ``std(ddof)``. With `where` or `weights`, count is an
-        array of P for each channel and m2 is ``sum(p * (x - mean)**2)``.
+        count, mean and m2, with methods ``var(correction)`` and ``std(correction)``; it can grow and be merged with
+        others. With `where` or `weights`, count is an array of P for each channel and m2 is
+        ``sum(p * (x - mean)**2)``.
 
     Raises
     ------
@@ -388,13 +391,13 @@ def moments(
     >>> fastbn.moments(x, where=[[True], [True], [False]]).mean
     array([ 9999.5, 10001. ])
     """
-    return Moments._make(_core.moments(x, axis, where, weights))
+    return Moments._holding(sums_of(*_core.moments(x, axis, where, weights)))
 
 
 def normalize(
     x: ArrayLike,
-    mean: ArrayLike,
-    var: ArrayLike,
+    mean: ArrayLike | Moments,
+    var: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     *,
@@ -416,7 +419,8 @@ def normalize(
     x : array_like
         Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
     mean, var : array_like of a floating-point type
-        Of the feature shape (see `batch_norm`); `var` must not be negative.
+        Of the feature shape (see `batch_norm`); `var` must not be negative. Instead of both, `Moments`: their mean and
+        biased variance.
     weight, bias : array_like of a floating-point type, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     eps : float, default 1e-5
@@ -442,8 +446,11 @@ def normalize(
 
     >>> import numpy as np, fastbn
     >>> train = np.array([[1.0, 10.0], [3.0, 30.0]])
-    >>> m = fastbn.moments(train)
-    >>> fastbn.normalize(np.array([[2.0, 40.0]]), m.mean, m.var(), eps=0.0)
+    >>> fastbn.normalize(np.array([[2.0, 40.0]]), fastbn.moments(train), eps=0.0)
     array([[0., 2.]])
     """
+    if isinstance(mean, Moments):
+        if var is not None:
+            raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
+        mean, var = mean.mean, mean.var()
     return _core.normalize(x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope)

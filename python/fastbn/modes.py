@@ -9,6 +9,7 @@ import numpy as np
 from fastbn import _core
 from fastbn.checks import Shape, checked_choice, checked_flag, checked_real
 from fastbn.state import Array, LayerState
+from fastbn.statistics import Moments
 
 Layer = TypeVar("Layer", bound="LayerModes")
 
@@ -100,6 +101,54 @@ class LayerModes(LayerState):
         False
         """
         self.frozen = self.frozen_parameters = False
+        return self
+
+    def load_moments(self: Layer, moments: Moments) -> Layer:
+        """Make statistics of a population the running ones, and return the layer.
+
+        The paper takes them over the whole training set once training is done (Ioffe & Szegedy 2015, Algorithm 2, lines
+        9-11), as the average of batches' variances; that leaves out how far the batches' means lie apart. Statistics
+        that merge do not::
+
+            running_mean = mean        running_var = m2 / (N - correction)
+
+        Parameters
+        ----------
+        moments : Moments
+            Of the layer's input, of its feature shape; with more than ``correction`` values in every channel. A layer
+            whose features are undecided takes them from here.
+
+        Returns
+        -------
+        BatchNorm
+            The layer itself; ``num_batches_tracked`` stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If moments are something else, of another shape, or not finite in every channel, or the layer has no running
+            statistics. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm, Moments
+        >>> batches = np.array([[[1.0], [3.0]], [[11.0], [13.0]]])
+        >>> population = Moments()
+        >>> for batch in batches:
+        ...     population = population.update(batch)
+        >>> layer = BatchNorm(1, correction=0).load_moments(population)
+        >>> print(layer.running_mean, layer.running_var)
+        [7.] [26.]
+        """
+        if not isinstance(moments, Moments):
+            raise TypeError(f"moments must be Moments, got {type(moments).__name__}")
+        if not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for load_moments, got {self.track_running_stats}")
+        mean, var = moments.mean, moments.var(self.correction)
+        if moments.shape is None or not (np.isfinite(mean) & np.isfinite(var)).all():
+            raise ValueError(f"moments must have a finite mean and variance in every channel, got {moments!r}")
+        self.load_state_dict({"running_mean": mean, "running_var": var}, strict=False)
         return self
 
     def _by_running_statistics(

@@ -1,4 +1,4 @@
-"""What the functions return: named tuples of arrays, and the statistics that follow from them."""
+"""What the functions return: named tuples of arrays."""
 
 from __future__ import annotations
 
@@ -59,59 +59,3 @@ class ResidualGradients(NamedTuple):
     dweight: NDArray[np.float64]
     dbias: NDArray[np.float64]
     dresidual: NDArray[Any]
-
-
-class Moments(NamedTuple):
-    """Count, mean and centred sum of squares of each channel: the result of `moments`.
-
-    Attributes
-    ----------
-    count : int or ndarray of float64
-        Number of values per channel; where they differ in how much they count, the sum of that for each channel.
-    mean : ndarray of float64
-        Mean of each channel; NaN where ``count`` is 0.
-    m2 : ndarray of float64
-        ``sum((x - mean)**2)`` of each channel, each value as much as it counts.
-
-    Examples
-    --------
-    >>> import numpy as np, fastbn
-    >>> m = fastbn.moments(np.array([[1.0, 5.0], [3.0, 5.0]]))
-    >>> m.var(), m.std(ddof=1)
-    (array([1., 0.]), array([1.41421356, 0.        ]))
-    """
-
-    count: int | NDArray[np.float64]  # type: ignore[assignment]  # shadows tuple.count, as meant
-    mean: NDArray[np.float64]
-    m2: NDArray[np.float64]
-
-    def var(self, ddof: float = 0) -> NDArray[np.float64]:
-        """Return the variance, ``m2 / (count - ddof)``.
-
-        Parameters
-        ----------
-        ddof : float, default 0
-            0 for the biased variance, which normalizes; 1 for the unbiased one.
-
-        Returns
-        -------
-        ndarray of float64
-            One value per channel; NaN where ``count - ddof`` is not positive.
-        """
-        freedom = np.asarray(self.count - ddof, np.float64)
-        return np.asarray(self.m2 / np.where(freedom > 0, freedom, np.nan))
-
-    def std(self, ddof: float = 0) -> NDArray[np.float64]:
-        """Return the standard deviation, the square root of `var`.
-
-        Parameters
-        ----------
-        ddof : float, default 0
-            As for `var`.
-
-        Returns
-        -------
-        ndarray of float64
-            One value per channel; NaN where ``count - ddof`` is not positive.
-        """
-        return np.asarray(np.sqrt(self.var(ddof)))

@@ -24,13 +24,14 @@ from fastbn.checks import (
     checked_real,
     checked_state,
 )
-from fastbn.files import not_a_layer, read_npz, write_npz
+from fastbn.files import not_written, read_npz, write_npz
 
 Array = npt.NDArray[Any]
 Layer = TypeVar("Layer", bound="LayerState")
 
 _PARAMETERS = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var")
+_WRITER = "BatchNorm.save"
 _MODES = ("training", "frozen", "frozen_parameters")
 # Options that came after version 0.1.0. Where they have these values nothing is said of them, in repr and in files, so
 # that files of layers without them are read by 0.1.0 too.
@@ -198,7 +199,9 @@ class LayerState:
             raise ValueError(f"momentum must be a number or None to be saved, got {self.momentum!r}")
         arrays = self.state_dict()
         modes = _MODES if self.frozen else _MODES[:1]
-        write_npz(path, self._options() | {name: getattr(self, name) for name in modes}, arrays)
+        config = self._options() | {name: getattr(self, name) for name in modes}
+        with open(path, "wb") as file:
+            write_npz(file, config, arrays)
 
     @classmethod
     def load(cls: type[Layer], path: str | os.PathLike[str]) -> Layer:
@@ -207,7 +210,9 @@ class LayerState:
         No code in the file is run (nothing is unpickled). ValueError if the file is not a saved layer, OSError if it
         cannot be read.
         """
-        config, arrays = read_npz(path)
+        shown = repr(os.fspath(path))
+        with open(path, "rb") as file:
+            config, arrays = read_npz(file, _WRITER, shown)
         try:
             modes = {
                 name: checked_flag(name, config.pop(name)) for name in _MODES if name in config or name == "training"
@@ -216,7 +221,7 @@ class LayerState:
             layer.load_state_dict(arrays)
             vars(layer).update(modes)
         except (TypeError, ValueError, KeyError, MemoryError) as error:
-            raise not_a_layer(path, error) from error
+            raise not_written(_WRITER, shown, error) from error
         return layer
 
     def __repr__(self) -> str:

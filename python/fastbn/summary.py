@@ -1,0 +1,318 @@
+"""What `Moments` hold: statistics and options, checked, shown, compared, copied and saved. Knows no data."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn.checks import LARGEST, Shape, checked_choice, checked_flag, checked_real, converted
+from fastbn.files import not_written, read_npz, write_npz
+from fastbn.merging import Array, Count, Sums, sums_of
+
+_WRITER = "Moments.save"
+
+Held = TypeVar("Held", bound="Summary")
+
+
+class Summary:
+    """The half of `fastbn.Moments` that does not compute: what it holds, and how that is shown, compared and saved."""
+
+    __hash__ = None  # type: ignore[assignment]  # a value that changes
+
+    _sums: Sums | None
+    _range: tuple[Array, Array] | None  # extremes
+    _nan: Literal["propagate", "omit"]
+    _extremes: bool
+
+    def __init__(
+        self,
+        count: Any = 0,
+        mean: npt.ArrayLike | None = None,
+        m2: npt.ArrayLike | None = None,
+        *,
+        min: npt.ArrayLike | None = None,
+        max: npt.ArrayLike | None = None,
+        nan: Literal["propagate", "omit"] = "propagate",
+        extremes: bool = False,
+    ) -> None:
+        self._nan = checked_choice("nan", nan)
+        self._extremes = checked_flag("extremes", extremes) or min is not None
+        self._sums = _checked_sums(count, mean, m2)
+        self._range = _checked_range(min, max, self.shape)
+
+    @property
+    def count(self) -> Count:
+        """How many values there are of each feature."""
+        return 0 if self._sums is None else self._sums.count
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each feature."""
+        return np.empty(0) if self._sums is None else _shown(self._sums.mean)
+
+    @property
+    def m2(self) -> Array:
+        """Sum of squares about the mean of each feature."""
+        return np.empty(0) if self._sums is None else _shown(self._sums.m2)
+
+    @property
+    def min(self) -> Array | None:
+        """Least value of each feature."""
+        return None if self._range is None else _shown(self._range[0])
+
+    @property
+    def max(self) -> Array | None:
+        """Largest value of each feature."""
+        return None if self._range is None else _shown(self._range[1])
+
+    @property
+    def shape(self) -> Shape | None:
+        """The feature shape, None while nothing was seen."""
+        return None if self._sums is None else self._sums.mean.shape
+
+    @property
+    def nan(self) -> Literal["propagate", "omit"]:
+        """What `update` does with NaN entries."""
+        return self._nan
+
+    @property
+    def extremes(self) -> bool:
+        """Whether `update` looks for the least and the largest value too."""
+        return self._extremes
+
+    def var(self, correction: float = 0) -> Array:
+        """Return the variance, ``m2 / (count - correction)``.
+
+        Parameters
+        ----------
+        correction : float, default 0
+            0 for the biased variance, which normalizes; 1 for the unbiased one.
+
+        Returns
+        -------
+        ndarray of float64
+            One value per feature; NaN where ``count - correction`` is not positive.
+        """
+        correction = checked_real("correction", correction, 0, LARGEST)
+        freedom = np.asarray(self.count - correction, np.float64)
+        return np.asarray(self.m2 / np.where(freedom > 0, freedom, np.nan))
+
+    def std(self, correction: float = 0) -> Array:
+        """Return the standard deviation, the square root of `var`.
+
+        Parameters
+        ----------
+        correction : float, default 0
+            As for `var`.
+
+        Returns
+        -------
+        ndarray of float64
+            One value per feature; NaN where ``count - correction`` is not positive.
+        """
+        return np.asarray(np.sqrt(self.var(correction)))
+
+    def copy(self: Held) -> Held:
+        """Return an independent one of the same statistics and options."""
+        return self._holding(self._sums, self._range, self._nan, self._extremes)  # arrays are never written to
+
+    @classmethod
+    def _holding(
+        cls: type[Held],
+        sums: Sums | None,
+        extent: tuple[Array, Array] | None = None,
+        nan: Literal["propagate", "omit"] = "propagate",
+        extremes: bool = False,
+    ) -> Held:
+        self = cls.__new__(cls)
+        self._sums, self._range, self._nan, self._extremes = sums, extent, nan, extremes
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dict of which `from_dict` makes an equal one: count, options, and arrays of float64.
+
+        ``{key: np.asarray(value).tolist() for key, value in d.items()}`` can be written as JSON, exactly. mean_lo and
+        m2_lo are what the float64 of mean and m2 left over in merging.
+
+        Examples
+        --------
+        >>> from fastbn import Moments
+        >>> Moments(2, [1.0], [2.0]).to_dict()["mean"]
+        array([1.])
+        """
+        arrays: dict[str, Any] = {} if self._sums is None else dict(self._sums._asdict())
+        if self._range is not None:
+            arrays |= {"min": self._range[0], "max": self._range[1]}
+        return arrays | {"nan": self._nan, "extremes": self._extremes}
+
+    @classmethod
+    def from_dict(cls: type[Held], mapping: Mapping[str, Any]) -> Held:
+        """Return what `to_dict` described; keys that are not Moments' are ignored.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the key, where a value is not what it could be.
+        """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"mapping must be a mapping of names to values, got {type(mapping).__name__}")
+        keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
+        result = cls(**{key: mapping[key] for key in keys if key in mapping})
+        if result._sums is not None:
+            rests = {key: _floats(key, mapping[key]) for key in ("mean_lo", "m2_lo") if key in mapping}
+            for key, value in rests.items():
+                _check_shape(key, value, result._sums.mean.shape)
+            result._sums = result._sums._replace(**rests)
+        return result
+
+    def to_bytes(self) -> bytes:
+        """Return what `save` writes to a file."""
+        with io.BytesIO() as file:
+            self._write(file)
+            return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls: type[Held], data: bytes) -> Held:
+        """Return what `to_bytes` described; ValueError if data are anything else.
+
+        Examples
+        --------
+        >>> from fastbn import Moments
+        >>> m = Moments(2, [1.0], [2.0])
+        >>> Moments.from_bytes(m.to_bytes()) == m
+        True
+        """
+        return cls._read(io.BytesIO(data), f"{len(data)} bytes")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to exactly this path, in NumPy's .npz format."""
+        with open(path, "wb") as file:
+            self._write(file)
+
+    @classmethod
+    def load(cls: type[Held], path: str | os.PathLike[str]) -> Held:
+        """Return what `save` wrote; members of the file that are not Moments' are ignored.
+
+        No code in the file is run (nothing is unpickled). ValueError if the file holds no Moments, OSError if it
+        cannot be read.
+        """
+        with open(path, "rb") as file:
+            return cls._read(file, repr(os.fspath(path)))
+
+    def _write(self, file: BinaryIO) -> None:
+        options = {"nan": self._nan, "extremes": self._extremes}
+        write_npz(file, options, {key: value for key, value in self.to_dict().items() if key not in options})
+
+    @classmethod
+    def _read(cls: type[Held], file: BinaryIO, shown: str) -> Held:
+        config, arrays = read_npz(file, _WRITER, shown)
+        try:
+            return cls.from_dict({**arrays, "nan": config["nan"], "extremes": config["extremes"]})
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_written(_WRITER, shown, error) from error
+
+    def __iter__(self) -> Iterator[Any]:
+        """Unpack into count, mean and m2."""
+        return iter((self.count, self.mean, self.m2))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same features and statistics."""
+        if not isinstance(other, Summary):
+            return NotImplemented
+        pairs = zip((*self, self.min, self.max), (*other, other.min, other.max), strict=True)
+        return self.shape == other.shape and all(_same(a, b) for a, b in pairs)
+
+    def __repr__(self) -> str:
+        """Return count, mean and standard deviation, and the extremes, shortened where there are many features."""
+        shown: dict[str, Any] = (
+            {} if self._sums is None else {"count": self.count, "mean": self.mean, "std": self.std()}
+        )
+        if self._range is not None:
+            shown |= {"min": self.min, "max": self.max}
+        return f"Moments({', '.join(f'{name}={_brief(value)}' for name, value in shown.items())})"
+
+    def __copy__(self: Held) -> Held:
+        """Return an independent one."""
+        return self.copy()
+
+    def __deepcopy__(self: Held, memo: dict[int, Any]) -> Held:
+        """Return an independent one."""
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a dict, which later versions can read."""
+        return type(self).from_dict, (self.to_dict(),)
+
+
+def _checked_sums(count: Any, mean: Any, m2: Any) -> Sums | None:
+    if mean is None and m2 is None:
+        if not (isinstance(count, int) and count == 0):
+            raise ValueError(f"count must be 0 without mean and m2, got {count!r}")
+        return None
+    if mean is None or m2 is None:
+        raise ValueError(f"mean and m2 must both be given, got {'m2' if mean is None else 'mean'} alone")
+    mean, m2 = _floats("mean", mean), _floats("m2", m2)
+    _check_shape("m2", m2, mean.shape)
+    if (m2 < 0).any():
+        raise ValueError(f"m2 must be >= 0, got {m2[m2 < 0][0]}")
+    return sums_of(_checked_count(count, mean.shape), mean, m2)
+
+
+def _checked_count(count: Any, shape: Shape) -> Count:
+    array = converted("count", count)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"count must hold real numbers, got {count!r}")
+    if not ((array >= 0) & np.isfinite(array)).all():
+        raise ValueError(f"count must be finite and >= 0, got {count!r}")
+    if array.ndim == 0 and array.dtype.kind in "iu":
+        return int(array)
+    return np.broadcast_to(array.astype(np.float64), shape) if array.ndim == 0 else _of_shape("count", array, shape)
+
+
+def _of_shape(name: str, array: npt.NDArray[Any], shape: Shape) -> Array:
+    _check_shape(name, array, shape)
+    return array.astype(np.float64)
+
+
+def _checked_range(low: Any, high: Any, shape: Shape | None) -> tuple[Array, Array] | None:
+    if low is None and high is None:
+        return None
+    if low is None or high is None or shape is None:
+        raise ValueError("min and max must be given together, and with mean and m2")
+    low, high = _floats("min", low), _floats("max", high)
+    _check_shape("min", low, shape)
+    _check_shape("max", high, shape)
+    return low, high
+
+
+def _floats(name: str, value: Any) -> Array:
+    array = converted(name, value)
+    if array.dtype.kind not in "iuf" and array.size:
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _check_shape(name: str, array: npt.NDArray[Any], shape: Shape) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} must have mean's shape {shape}, got {array.shape}")
+
+
+def _shown(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b if a is None or b is None else bool(np.all((a == b) | ((a != a) & (b != b))))
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return np.array2string(value, precision=3, threshold=8, edgeitems=2, separator=" ").replace("\n", "")
