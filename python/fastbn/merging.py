@@ -38,7 +38,11 @@ def sums_of(count: Count, mean: Array, m2: Array, mean_lo: Array | None = None) 
 def merged(a: Sums, b: Sums) -> Sums:
     """Return the sums of both sets together, the same bits for (a, b) and (b, a)."""
     with np.errstate(all="ignore"):  # NaN and infinity are results as any other
-        return _merged_into(*_larger_first(a, b))
+        a, b = _larger_first(a, b)
+        result = _merged_into(a, b)
+        if not np.isfinite(result.m2).all():
+            result = _mended(result, a, b)
+    return Sums(result.count, *map(np.asarray, result[1:]))  # of a single feature they have become scalars
 
 
 def _larger_first(a: Sums, b: Sums) -> tuple[Sums, Sums]:
@@ -56,24 +60,29 @@ def _merged_into(a: Sums, b: Sums) -> Sums:
     count = a.count + b.count
     share = np.divide(b.count, count)  # at most one half: the step's rounding weighs little
     delta = (b.mean - a.mean) + (b.mean_lo - a.mean_lo)
-    # Means at opposite ends of float64 are further apart than it can say; their shares are not.
-    step = np.where(np.isfinite(delta), delta * share, b.mean * share - a.mean * share)
-    mean, mean_lo = _sum(a.mean, step, a.mean_lo)
-    within, within_lo = _sum(a.m2, b.m2, a.m2_lo + b.m2_lo)
-    m2, m2_lo = _sum(within, delta * (delta * (a.count * share)), within_lo)
-    both = b.count > 0  # else there is nothing to merge, and b's mean is NaN
-    kept = [np.where(both, *pair) for pair in zip((mean, m2, mean_lo, m2_lo), a[1:], strict=True)]
-    return Sums(count, *kept)
+    mean, low = _two_sum(a.mean, delta * share)
+    mean, mean_lo = _two_sum(mean, low + a.mean_lo)
+    within, low_within = _two_sum(a.m2, b.m2)
+    m2, low_between = _two_sum(within, delta * (delta * (a.count * share)))
+    m2, m2_lo = _two_sum(m2, (low_within + low_between) + (a.m2_lo + b.m2_lo))
+    return Sums(count, mean, m2, mean_lo, m2_lo)
 
 
-def _sum(a: Array, b: Array, rest: Array) -> tuple[Array, Array]:
-    """Return a + b + rest as a float64 and what it leaves over."""
-    total, left = _two_sum(a, b)
-    return _two_sum(total, left + rest)
+def _mended(result: Sums, a: Sums, b: Sums) -> Sums:
+    """Put right what is not finite only because b has no values, or because float64 ends on the way."""
+    share = np.divide(b.count, result.count)
+    mean = a.mean * (1 - share) + b.mean * share  # means at opposite ends are further apart than float64 can say
+    between = b.mean - a.mean
+    m2 = a.m2 + b.m2 + between * (between * (a.count * share))
+    plain = np.isfinite(result.m2)
+    whole = (np.where(plain, result.mean, mean), np.where(plain, result.m2, m2))
+    rests = (np.where(plain, low, 0.0) for low in result[3:])
+    nothing = np.asarray(b.count) == 0  # and b's mean is NaN
+    kept = (np.where(nothing, *pair) for pair in zip(a[1:], (*whole, *rests), strict=True))
+    return Sums(result.count, *kept)
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     total = a + b
     part = total - a
-    left = (a - (total - part)) + (b - part)
-    return total, np.where(np.isfinite(total), left, 0.0)
+    return total, (a - (total - part)) + (b - part)
