@@ -10,9 +10,10 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import LARGEST, Shape, checked_choice, checked_flag, checked_real, converted
+from fastbn.checks import LARGEST, Shape, checked_choice, checked_flag, checked_real
 from fastbn.files import not_written, read_npz, write_npz
-from fastbn.merging import Array, Count, Sums, sums_of
+from fastbn.given import check_mean_shape, checked_floats, checked_range, checked_sums
+from fastbn.merging import Array, Count, Sums
 
 _WRITER = "Moments.save"
 
@@ -42,8 +43,8 @@ class Summary:
     ) -> None:
         self._nan = checked_choice("nan", nan)
         self._extremes = checked_flag("extremes", extremes) or min is not None
-        self._sums = _checked_sums(count, mean, m2)
-        self._range = _checked_range(min, max, self.shape)
+        self._sums = checked_sums(count, mean, m2)
+        self._range = checked_range(min, max, self.shape)
 
     @property
     def count(self) -> Count:
@@ -164,9 +165,9 @@ class Summary:
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
         result = cls(**{key: mapping[key] for key in keys if key in mapping})
         if result._sums is not None:
-            rests = {key: _floats(key, mapping[key]) for key in ("mean_lo", "m2_lo") if key in mapping}
+            rests = {key: checked_floats(key, mapping[key]) for key in ("mean_lo", "m2_lo") if key in mapping}
             for key, value in rests.items():
-                _check_shape(key, value, result._sums.mean.shape)
+                check_mean_shape(key, value, result._sums.mean.shape)
             result._sums = result._sums._replace(**rests)
         return result
 
@@ -247,59 +248,6 @@ class Summary:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a dict, which later versions can read."""
         return type(self).from_dict, (self.to_dict(),)
-
-
-def _checked_sums(count: Any, mean: Any, m2: Any) -> Sums | None:
-    if mean is None and m2 is None:
-        if not (isinstance(count, int) and count == 0):
-            raise ValueError(f"count must be 0 without mean and m2, got {count!r}")
-        return None
-    if mean is None or m2 is None:
-        raise ValueError(f"mean and m2 must both be given, got {'m2' if mean is None else 'mean'} alone")
-    mean, m2 = _floats("mean", mean), _floats("m2", m2)
-    _check_shape("m2", m2, mean.shape)
-    if (m2 < 0).any():
-        raise ValueError(f"m2 must be >= 0, got {m2[m2 < 0][0]}")
-    return sums_of(_checked_count(count, mean.shape), mean, m2)
-
-
-def _checked_count(count: Any, shape: Shape) -> Count:
-    array = converted("count", count)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"count must hold real numbers, got {count!r}")
-    if not ((array >= 0) & np.isfinite(array)).all():
-        raise ValueError(f"count must be finite and >= 0, got {count!r}")
-    if array.ndim == 0 and array.dtype.kind in "iu":
-        return int(array)
-    return np.broadcast_to(array.astype(np.float64), shape) if array.ndim == 0 else _of_shape("count", array, shape)
-
-
-def _of_shape(name: str, array: npt.NDArray[Any], shape: Shape) -> Array:
-    _check_shape(name, array, shape)
-    return array.astype(np.float64)
-
-
-def _checked_range(low: Any, high: Any, shape: Shape | None) -> tuple[Array, Array] | None:
-    if low is None and high is None:
-        return None
-    if low is None or high is None or shape is None:
-        raise ValueError("min and max must be given together, and with mean and m2")
-    low, high = _floats("min", low), _floats("max", high)
-    _check_shape("min", low, shape)
-    _check_shape("max", high, shape)
-    return low, high
-
-
-def _floats(name: str, value: Any) -> Array:
-    array = converted(name, value)
-    if array.dtype.kind not in "iuf" and array.size:
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    return array.astype(np.float64)
-
-
-def _check_shape(name: str, array: npt.NDArray[Any], shape: Shape) -> None:
-    if array.shape != shape:
-        raise ValueError(f"{name} must have mean's shape {shape}, got {array.shape}")
 
 
 def _shown(array: Array) -> Array:

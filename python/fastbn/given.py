@@ -1,0 +1,65 @@
+"""Statistics that a caller gives, checked before `Moments` hold them. Knows no data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn.checks import Shape, converted
+from fastbn.merging import Array, Count, Sums, sums_of
+
+
+def checked_sums(count: Any, mean: Any, m2: Any) -> Sums | None:
+    """Return statistics that a caller gives, None where there are none."""
+    if mean is None and m2 is None:
+        if not (isinstance(count, int) and count == 0):
+            raise ValueError(f"count must be 0 without mean and m2, got {count!r}")
+        return None
+    if mean is None or m2 is None:
+        raise ValueError(f"mean and m2 must both be given, got {'m2' if mean is None else 'mean'} alone")
+    mean, m2 = checked_floats("mean", mean), checked_floats("m2", m2)
+    check_mean_shape("m2", m2, mean.shape)
+    if (m2 < 0).any():
+        raise ValueError(f"m2 must be >= 0, got {m2[m2 < 0][0]}")
+    return sums_of(_checked_count(count, mean.shape), mean, m2)
+
+
+def _checked_count(count: Any, shape: Shape) -> Count:
+    array = converted("count", count)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"count must hold real numbers, got {count!r}")
+    if not ((array >= 0) & np.isfinite(array)).all():
+        raise ValueError(f"count must be finite and >= 0, got {count!r}")
+    if array.ndim == 0 and array.dtype.kind in "iu":
+        return int(array)
+    if array.ndim != 0:
+        check_mean_shape("count", array, shape)
+    return np.broadcast_to(array.astype(np.float64), shape)
+
+
+def checked_range(low: Any, high: Any, shape: Shape | None) -> tuple[Array, Array] | None:
+    """Return extremes that a caller gives, None where there are none."""
+    if low is None and high is None:
+        return None
+    if low is None or high is None or shape is None:
+        raise ValueError("min and max must be given together, and with mean and m2")
+    low, high = checked_floats("min", low), checked_floats("max", high)
+    check_mean_shape("min", low, shape)
+    check_mean_shape("max", high, shape)
+    return low, high
+
+
+def checked_floats(name: str, value: Any) -> Array:
+    """Return real numbers as a new array of float64."""
+    array = converted(name, value)
+    if array.dtype.kind not in "iuf" and array.size:
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array.astype(np.float64)
+
+
+def check_mean_shape(name: str, array: npt.NDArray[Any], shape: Shape) -> None:
+    """Refuse what does not go with the means."""
+    if array.shape != shape:
+        raise ValueError(f"{name} must have mean's shape {shape}, got {array.shape}")
