@@ -1,6 +1,7 @@
 #include "bindings/calls.hpp"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/arguments.hpp"
@@ -147,7 +148,7 @@ struct Count {
         if (!counting.given()) return;
         py::array_t<double> counts = statistic_array(in.features);
         data = counts.mutable_data();
-        result = counts;
+        result = std::move(counts);
     }
 
     py::object result;
