@@ -265,6 +265,15 @@ def test_weights_are_frequencies(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(found.min, repeated.min(axis=0))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (5000, 3), (3, 5000), (1366 * 32, 3), (1365 * 33 + 1, 3), (2, 4097)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float16])
+def test_extremes_of_rows_side_by_side(shape: tuple[int, int], dtype: type, rng: np.random.Generator) -> None:
+    x = (rng.standard_normal(shape) * 100).astype(dtype)
+    found = Moments(extremes=True).update(x)
+    np.testing.assert_array_equal(found.min, [column.min() for column in x.T])
+    np.testing.assert_array_equal(found.max, [column.max() for column in x.T])
+
+
 def test_extremes_are_kept_where_both_have_them(rng: np.random.Generator) -> None:
     x = table(rng, 20)
     with_them, without = Moments(extremes=True).update(x), Moments().update(x)
@@ -372,6 +381,13 @@ def test_a_file_with_objects_runs_no_code() -> None:
         np.savez(file, config=np.array('{"format": 1}'), count=np.array([Trap()], object))
         with pytest.raises(ValueError, match=r"written by Moments\.save"):
             Moments.from_bytes(file.getvalue())
+
+
+def test_counts_beyond_int64() -> None:
+    many = Moments(2**62, [1.0], [2.0**62])
+    total = many + many + many.copy().merge(many) + Moments(1, [1.0], [0.0])
+    assert total.count == 2**64 + 1
+    np.testing.assert_array_equal(total.var(), [1.0])
 
 
 def test_equality(rng: np.random.Generator) -> None:

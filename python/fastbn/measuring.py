@@ -1,4 +1,4 @@
-"""Sums and extremes of one array, with or without its NaN entries. Knows no other array and no class."""
+"""Sums of one array, with or without its NaN entries. Knows no other array and no class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn.checks import Shape
-from fastbn.merging import Array, Count, Sums, merged, sums_of
+from fastbn.merging import Sums, merged, sums_of
 
 Axis: TypeAlias = int | tuple[int, ...]
 Data: TypeAlias = npt.NDArray[Any]
@@ -32,38 +32,9 @@ def measured(x: Data, axis: Axis, where: Any, weights: Any, omit_nan: bool) -> S
     return total
 
 
-def extremes(x: Data, axis: Axis, where: Any, weights: Any, omit_nan: bool, count: Count) -> tuple[Array, Array]:
-    """Return the least and the largest of the entries that count, NaN for a feature without any."""
-    if not x.size:
-        shape = tuple(x.shape[a] for a in _kept(axis, x.ndim))
-        return np.full(shape, np.nan), np.full(shape, np.nan)
-    reduced = tuple(a for a in range(x.ndim) if a not in _kept(axis, x.ndim))
-    options: dict[str, Any] = {"axis": reduced}
-    bounds: tuple[Any, Any] = (
-        (np.iinfo(x.dtype).max, np.iinfo(x.dtype).min) if x.dtype.kind in "iu" else (np.inf, -np.inf)
-    )
-    if where is not None or weights is not None:
-        options["where"] = _counts(x.shape, where, weights)
-    least, most = (np.fmin, np.fmax) if omit_nan else (np.minimum, np.maximum)
-    found = least.reduce(x, initial=bounds[0], **options), most.reduce(x, initial=bounds[1], **options)
-    counted = np.asarray(count) > 0
-    low, high = (np.where(counted, np.asarray(value, np.float64), np.nan) for value in found)
-    return low, high
-
-
-def merged_extremes(a: tuple[Array, Array], of_a: Count, b: tuple[Array, Array], of_b: Count) -> tuple[Array, Array]:
-    """Return the extremes of two sets of which so many entries count."""
-    none_in_a, none_in_b = np.asarray(of_a) == 0, np.asarray(of_b) == 0
-    low, high = (
-        np.where(none_in_a, second, np.where(none_in_b, first, outer(first, second)))
-        for outer, first, second in zip((np.minimum, np.maximum), a, b, strict=True)
-    )
-    return low, high
-
-
 def _counted_parts(x: Data, axis: Axis, where: Any, weights: Any) -> Iterator[tuple[Data, Data, Data | None]]:
     """Cut x along its longest reduced axis, into (what counts, the part itself, its weights)."""
-    kept = _kept(axis, x.ndim)
+    kept = kept_axes(axis, x.ndim)
     along = max((a for a in range(x.ndim) if a not in kept), key=lambda a: x.shape[a])
     step = max(1, _PART * x.shape[along] // x.size)
     masks = None if where is None else np.broadcast_to(where, x.shape)
@@ -76,10 +47,6 @@ def _counted_parts(x: Data, axis: Axis, where: Any, weights: Any) -> Iterator[tu
         yield counted, x[at], None if shares is None else shares[at]
 
 
-def _counts(shape: Shape, where: Any, weights: Any) -> Data:
-    counted = True if where is None else np.asarray(where)
-    return np.broadcast_to(counted if weights is None else counted & (np.asarray(weights) > 0), shape)
-
-
-def _kept(axis: Axis, ndim: int) -> Shape:
+def kept_axes(axis: Axis, ndim: int) -> Shape:
+    """Return the feature axes, counted from the first."""
     return tuple(sorted(a % ndim for a in ((axis,) if isinstance(axis, int) else axis)))

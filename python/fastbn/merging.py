@@ -39,6 +39,8 @@ def merged(a: Sums, b: Sums) -> Sums:
     """Return the sums of both sets together, the same bits for (a, b) and (b, a)."""
     with np.errstate(all="ignore"):  # NaN and infinity are results as any other
         a, b = _larger_first(a, b)
+        if isinstance(b.count, int) and b.count == 0:
+            return a
         result = _merged_into(a, b)
         if not np.isfinite(result.m2).all():
             result = _mended(result, a, b)
@@ -58,7 +60,7 @@ def _larger_first(a: Sums, b: Sums) -> tuple[Sums, Sums]:
 
 def _merged_into(a: Sums, b: Sums) -> Sums:
     count = a.count + b.count
-    share = np.divide(b.count, count)  # at most one half: the step's rounding weighs little
+    share = b.count / count  # at most one half: the step's rounding weighs little
     delta = (b.mean - a.mean) + (b.mean_lo - a.mean_lo)
     mean, low = _two_sum(a.mean, delta * share)
     mean, mean_lo = _two_sum(mean, low + a.mean_lo)
@@ -70,7 +72,7 @@ def _merged_into(a: Sums, b: Sums) -> Sums:
 
 def _mended(result: Sums, a: Sums, b: Sums) -> Sums:
     """Put right what is not finite only because b has no values, or because float64 ends on the way."""
-    share = np.divide(b.count, result.count)
+    share = b.count / result.count
     mean = a.mean * (1 - share) + b.mean * share  # means at opposite ends are further apart than float64 can say
     between = b.mean - a.mean
     m2 = a.m2 + b.m2 + between * (between * (a.count * share))

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn.checks import checked_axis, converted
-from fastbn.measuring import Axis, extremes, measured, merged_extremes
+from fastbn.extremes import extremes, merged_extremes
+from fastbn.measuring import Axis, measured
 from fastbn.merging import Sums, merged
 from fastbn.summary import Summary
 
