@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import _fit_context
 from sklearn.preprocessing import StandardScaler as Base
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from fastbn.checks import LARGEST, checked_real
 from fastbn.scaling import Attributes, attributes, moments_behind, same
 from fastbn.statistics import Moments
 from fastbn.tables import axis_of, read, refuse_infinity, remember, weights_of
@@ -21,30 +20,15 @@ from fastbn.tables import axis_of, read, refuse_infinity, remember, weights_of
 Array = npt.NDArray[Any]
 Scaler = TypeVar("Scaler", bound="LearningScaler")
 
+_CONSTRAINTS = Base._parameter_constraints
 _BEYOND = {"axis", "correction"}
 
 
 class LearningScaler(Base):  # type: ignore[misc]  # of no known type
     """scikit-learn's scaler, fitted by fastbn's moments."""
 
-    _parameter_constraints = {  # noqa: RUF012  # as scikit-learn wants it
-        **Base._parameter_constraints,
-        "axis": [Integral, tuple, None],
-        "correction": [Interval(Real, 0, None, closed="left"), None],
-    }
-
-    def __init__(
-        self,
-        *,
-        copy: bool = True,
-        with_mean: bool = True,
-        with_std: bool = True,
-        axis: int | tuple[int, ...] | None = None,
-        correction: float | None = None,
-    ) -> None:
-        super().__init__(copy=copy, with_mean=with_mean, with_std=with_std)
-        self.axis = axis
-        self.correction = correction
+    axis: int | tuple[int, ...] | None
+    correction: float | None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name: scikit-learn's, and beyond them those that were given.
@@ -104,7 +88,8 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         if x is None or (weights is not None and self.axis is None and weights.min() < 0):
             return self._leave_to_base(X, y, sample_weight)
         told = {"estimator": self, "X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
-        context = self._init_callback_context() if hasattr(self, "_init_callback_context") else None
+        called_back = "_skl_callbacks" in self.__dict__ or hasattr(self, "_parent_callback_ctx")
+        context = self._init_callback_context() if called_back else None
         if context is not None:
             context.call_on_fit_task_begin(**told)
         self._take_in(x, weights, first)
@@ -166,6 +151,15 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         if isinstance(moments, Moments) and same(published, shown):
             return moments.copy()
         return moments_behind(shown, (self.n_features_in_,), self.correction or 0)
+
+    def _validate_params(self) -> None:
+        flags = (self.copy, self.with_mean, self.with_std)
+        # Else it would take a third of a small fit to find that bools are bools.
+        if not all(type(flag) is bool for flag in flags) or self._parameter_constraints is not _CONSTRAINTS:
+            super()._validate_params()
+        axis_of(self)
+        if self.correction is not None:
+            checked_real("correction", self.correction, 0, LARGEST)
 
     def _reset(self) -> None:
         super()._reset()

@@ -27,15 +27,22 @@ class Attributes(NamedTuple):
 
 def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: float, counter: Any) -> Attributes:
     """Return fresh arrays that say what Moments hold; counts are of type `counter` where that can hold them."""
-    seen = _seen(moments.count, counter)
+    count, mean, m2 = moments
+    seen = _seen(count, counter)
     if not (with_mean or with_std):
         return Attributes(seen, None, None, None)
-    mean = np.array(moments.mean)
+    mean = mean.copy()
     if not with_std:
         return Attributes(seen, mean, None, None)
-    with np.errstate(all="ignore"):  # of values beyond 1e150, which sqrt and squares take to infinity
-        var = moments.var(correction)
-        scale = np.where(_constant(moments.var(), mean, seen), 1.0, np.sqrt(var))
+    with np.errstate(all="ignore"):  # counts of 0, squares of means beyond 1e150
+        biased = np.asarray(m2 / count)
+        # As in scikit-learn NaN is seen in y, while a deviation of infinity would make it 0.
+        biased[np.isinf(biased)] = np.nan
+        # Constant is what lies below the error bound of a two-pass variance: Chan, Golub & LeVeque 1983, section 3.
+        constant = biased <= seen * _EPS * biased + (seen * mean * _EPS) ** 2
+        var = np.where(np.isnan(biased), biased, moments.var(correction)) if correction else biased
+        scale = np.asarray(np.sqrt(var))
+    scale[constant] = 1.0
     return Attributes(seen, mean, var, scale)
 
 
@@ -65,24 +72,19 @@ def affine(
 ) -> Array:
     """Return ``(x - mean) / scale`` or ``x * scale + mean``, of x's type, and of float64 where x is not floating."""
     dtype = None if out is not None or x.dtype.kind == "f" else np.float64
+    mean, scale = (None if a is None else a.astype(np.float64, copy=False) for a in (mean, scale))
     zeros, ones = np.zeros(shape), np.ones(shape)
-    mean, scale = (None if value is None else np.broadcast_to(value, shape).astype(float) for value in (mean, scale))
     if inverse:
         return normalize(x, zeros, ones, scale, mean, eps=0.0, axis=axis, dtype=dtype, out=out)
     center, factor = zeros if mean is None else mean, None if scale is None else 1 / scale
     return normalize(x, center, ones, factor, eps=0.0, axis=axis, dtype=dtype, out=out)
 
 
-def _constant(var: Array, mean: Array, count: Any) -> Any:
-    # A variance below the error bound of its two-pass computation: Chan, Golub & LeVeque 1983, section 3.
-    return var <= count * _EPS * var + (count * mean * _EPS) ** 2
-
-
 def _seen(count: Any, counter: Any) -> Any:
     """Return one number where all features have seen as many samples."""
-    seen = np.asarray(count, np.float64)
-    if (seen == np.floor(seen)).all():
-        seen = seen.astype(counter)
+    if isinstance(count, int):
+        return np.dtype(counter).type(count)
+    seen = count.astype(counter if (count == np.floor(count)).all() else np.float64)
     return seen.flat[0] if seen.min() == seen.max() else seen
 
 

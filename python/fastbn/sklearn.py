@@ -90,6 +90,19 @@ class StandardScaler(LearningScaler):
     __metadata_request__transform = {"out": UNUSED}  # noqa: RUF012
     __metadata_request__inverse_transform = {"out": UNUSED}  # noqa: RUF012
 
+    def __init__(
+        self,
+        *,
+        copy: bool = True,
+        with_mean: bool = True,
+        with_std: bool = True,
+        axis: int | tuple[int, ...] | None = None,
+        correction: float | None = None,
+    ) -> None:
+        super().__init__(copy=copy, with_mean=with_mean, with_std=with_std)
+        self.axis = axis
+        self.correction = correction
+
     def fit_transform(self, X: Any, y: Any = None, *, out: Array | None = None, **fit_params: Any) -> Any:
         """Return ``fit(X, y, **fit_params).transform(X, out=out)``, without looking for infinity twice."""
         changed = any(getattr(type(self), name) is not getattr(StandardScaler, name) for name in _STEPS)
@@ -137,12 +150,15 @@ class StandardScaler(LearningScaler):
         return tags
 
     def _map(self, X: Any, copy: bool | None, out: Array | None, inverse: bool = False, checked: bool = False) -> Any:
-        check_is_fitted(self)
+        if "n_samples_seen_" not in self.__dict__:
+            check_is_fitted(self)
         copy = self.copy if copy is None else copy
         used = {"mean": self.mean_} if self.with_mean else {}
         used |= {"scale": self.scale_} if self.with_std else {}
         x = read(self, X, inverse=inverse, writable=not copy)
-        if x is None or not all(isinstance(value, np.ndarray) for value in used.values()):
+        axis = axis_of(self)
+        shape = () if x is None else features_of(x, axis)
+        if x is None or not all(isinstance(value, np.ndarray) and value.shape == shape for value in used.values()):
             if out is not None:
                 raise ValueError(f"out must be None where X is left to scikit-learn, got X of type {type(X).__name__}")
             base: Any = super()
@@ -151,5 +167,4 @@ class StandardScaler(LearningScaler):
             refuse_infinity(x, "" if inverse else "X")
         if out is None and x.dtype.kind == "f" and x.flags.writeable and (not copy or (x is not X and is_own(x, X))):
             out = x
-        axis = axis_of(self)
-        return affine(x, axis, features_of(x, axis), inverse=inverse, out=out, **used)
+        return affine(x, axis, shape, inverse=inverse, out=out, **used)

@@ -93,7 +93,11 @@ def weights_of(scaler: Any, x: Array, sample_weight: Any) -> Array | None:
         raise ValueError(f"axis must leave an axis of samples where sample_weight is given, got {scaler.axis!r}")
     # As exact as scikit-learn's, which are of X's type.
     dtype = x.dtype if x.dtype.kind == "f" else np.float64
-    weights = _check_sample_weight(sample_weight, np.moveaxis(x, along, 0), dtype=dtype)
+    try:
+        weights = _check_sample_weight(sample_weight, np.moveaxis(x, along, 0), dtype=dtype)
+    except (TypeError, ValueError):
+        refuse_infinity(x)  # of two errors scikit-learn's first
+        raise
     return np.asarray(weights).reshape([-1 if a == along else 1 for a in range(x.ndim)])
 
 
