@@ -309,9 +309,12 @@ def test_made_by_hand() -> None:
 
 
 def test_parameters_are_checked_alike() -> None:
-    for options in {"copy": 1}, {"with_mean": "yes"}, {"with_std": None}, {"with_std": np.bool_(True)}, {"other": 1}:
+    for options in {"copy": 1}, {"with_mean": "yes"}, {"with_std": None}, {"with_std": np.bool_(True)}:
         assert_same(lambda scaler, options=options: scaler(**options).fit(X).mean_)  # type: ignore[misc]
         assert_same(lambda scaler, options=options: scaler().set_params(**options).fit(X).mean_)  # type: ignore[misc]
+    assert_same(lambda scaler: scaler(other=1))
+    with pytest.raises(ValueError, match="Invalid parameter 'other' for estimator StandardScaler"):
+        StandardScaler().set_params(other=1, correction=1)
     with sklearn.config_context(skip_parameter_validation=True):
         assert_same(lambda scaler: scaler(with_std=1).fit(X).mean_)
 
