@@ -127,6 +127,8 @@ WRONG: dict[str, Maker] = {
     "complex": lambda: X + 1j,
     "dates": lambda: np.zeros((3, 4), "M8[s]"),
     "matrix": lambda: np.asmatrix(X),
+    "names of two types": lambda: pd.DataFrame(table(), columns=["a", "b", "c", 3]),
+    "the same names": lambda: pd.DataFrame(table(), columns=list("aabb")),
     "other library's sparse": lambda: sp.dok_array((3, 0)),
 }
 OPTIONS: list[dict[str, Any]] = [
@@ -334,15 +336,24 @@ def test_infinity_of_no_weight_is_found() -> None:
     assert_same(lambda scaler: scaler().fit(np.where(np.isinf(x), 0, x), sample_weight=weights).var_)
 
 
-@pytest.mark.parametrize("fail", [{"X": np.where(X > 5, np.inf, X)}, {"X": X, "sample_weight": np.ones(3)}], ids=list)
+@pytest.mark.parametrize(
+    "fail",
+    [
+        {"X": np.where(X > 5, np.inf, X)},
+        {"X": X, "sample_weight": np.ones(3)},
+        {"X": pd.DataFrame(table(), columns=["a", "b", "c", 3])},
+    ],
+    ids=["infinity", "weights", "names"],
+)
 def test_a_failed_fit_leaves_no_trace(fail: dict[str, Any]) -> None:
     scaler = StandardScaler()
-    with pytest.raises(ValueError, match=r"Input X|sample_weight"):
+    wrong = pytest.raises((TypeError, ValueError), match=r"Input X|sample_weight|names")
+    with wrong:
         scaler.fit(**fail)
     with pytest.raises(NotFittedError):
         scaler.transform(X)
     before = attributes(scaler.fit(X))
-    with pytest.raises(ValueError, match=r"Input X|sample_weight"):
+    with wrong:
         scaler.partial_fit(**fail)
     assert_alike(attributes(scaler), before)
     np.testing.assert_array_equal(scaler.partial_fit(X).n_samples_seen_, 60)

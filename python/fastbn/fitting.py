@@ -92,9 +92,10 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         context = self._init_callback_context() if called_back else None
         if context is not None:
             context.call_on_fit_task_begin(**told)
-        self._take_in(x, weights, first)
+        part = self._part(x, weights)
         if first:
             remember(self, X, x)
+        self._publish(part if first else self.moments_.merge(part), None if weights is None else np.float64)
         if context is not None:
             context.call_on_fit_task_end(**told, reconstruction_attributes={})
         return self
@@ -165,15 +166,14 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         super()._reset()
         self.__dict__.pop("_kept", None)
 
-    def _take_in(self, x: Array, weights: Array | None, first: bool) -> None:
-        counter = None if weights is None else np.float64
+    def _part(self, x: Array, weights: Array | None) -> Moments:
         if not (self.with_mean or self.with_std):
             weights = None  # as in scikit-learn, which counts samples then
         part = Moments(nan="omit").update(x, axis=axis_of(self), weights=weights)
         # Infinity makes a mean NaN, unless it has so small a weight that nobody looked.
         if np.isnan(part.mean).any() or (weights is not None and weights.min() < 1e-20 * weights.max()):
             refuse_infinity(x)
-        self._publish(part if first else self.moments_.merge(part), counter)
+        return part
 
     def _publish(self, moments: Moments, counter: Any = None) -> None:
         if counter is None:
