@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help
 help: ## show this list
 	@echo 'make <target>:'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: install
 install: $(STAMPS)/package ## build fastbn and install it into .venv
@@ -37,6 +37,10 @@ demo: $(STAMPS)/package $(STAMPS)/extra-demo ## train a network on handwritten d
 .PHONY: test
 test: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-demo $(STAMPS)/extra-wheel ## run every test and doctest, with coverage
 	$(BIN)/python -m pytest --doctest-modules --pyargs fastbn tests/ --cov --cov-report=term-missing:skip-covered
+
+.PHONY: sklearn-tests
+sklearn-tests: $(STAMPS)/package $(STAMPS)/extra-test ## run scikit-learn's own tests with fastbn's StandardScaler in place
+	$(BIN)/python tests/sklearn_suite.py $(if $(ALL),--all)
 
 .PHONY: lint lint-python lint-types lint-format lint-tidy
 lint: lint-python lint-types lint-format lint-tidy ## check style, types and the usual mistakes, in Python and C++
@@ -73,6 +77,10 @@ bench: $(STAMPS)/package $(STAMPS)/extra-bench ## measure speed beside other lib
 .PHONY: breadth
 breadth: $(STAMPS)/package $(STAMPS)/extra-bench ## measure types, masks and fused operations (QUICK=1: fewer cases)
 	$(BIN)/python bench/run.py --breadth $(if $(QUICK),--quick)
+
+.PHONY: scaler
+scaler: $(STAMPS)/package $(STAMPS)/extra-bench ## measure StandardScaler beside scikit-learn's (QUICK=1: fewer rounds)
+	$(BIN)/python bench/scaler.py $(if $(QUICK),--quick)
 
 .PHONY: numerics
 numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of README

@@ -1,0 +1,92 @@
+"""What a scaler computes, by scikit-learn's definitions: attributes from Moments and back, and y. Knows no class."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn.checks import Shape
+from fastbn.functional import Axis, normalize
+from fastbn.statistics import Moments
+
+Array = npt.NDArray[Any]
+
+_EPS = np.finfo(np.float64).eps
+
+
+class Attributes(NamedTuple):
+    """What a fitted scaler shows: arrays of the feature shape, or None where they are not wanted."""
+
+    n_samples_seen_: Any
+    mean_: Array | None
+    var_: Array | None
+    scale_: Array | None
+
+
+def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: float, counter: Any) -> Attributes:
+    """Return fresh arrays that say what Moments hold; counts are of type `counter` where that can hold them."""
+    count, mean, m2 = moments
+    seen = _seen(count, counter)
+    if not (with_mean or with_std):
+        return Attributes(seen, None, None, None)
+    mean = mean.copy()
+    if not with_std:
+        return Attributes(seen, mean, None, None)
+    with np.errstate(all="ignore"):  # counts of 0, squares of means beyond 1e150
+        biased = np.asarray(m2 / count)
+        # As in scikit-learn NaN is seen in y, while a deviation of infinity would make it 0.
+        biased[np.isinf(biased)] = np.nan
+        # Constant is what lies below the error bound of a two-pass variance: Chan, Golub & LeVeque 1983, section 3.
+        constant = biased <= seen * _EPS * biased + (seen * mean * _EPS) ** 2
+        var = np.where(np.isnan(biased), biased, moments.var(correction)) if correction else biased
+        scale = np.asarray(np.sqrt(var))
+    scale[constant] = 1.0
+    return Attributes(seen, mean, var, scale)
+
+
+def moments_behind(shown: Attributes, shape: Shape, correction: float) -> Moments:
+    """Return Moments with which `attributes` would give the same, those that are None being taken for zero."""
+    count = np.asarray(shown.n_samples_seen_)
+    mean = np.zeros(shape) if shown.mean_ is None else shown.mean_
+    m2 = np.zeros(shape) if shown.var_ is None else shown.var_ * np.maximum(count - correction, 0)
+    whole = count.ndim == 0 and count == np.floor(count)
+    return Moments(int(count) if whole else count, mean, m2, nan="omit")
+
+
+def same(one: Attributes, other: Attributes) -> bool:
+    """Whether two say the same of the data; scale_ does not count, which follows from the others."""
+    return all(_equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+
+
+def affine(
+    x: Array,
+    axis: Axis,
+    shape: Shape,
+    *,
+    mean: Array | None = None,
+    scale: Array | None = None,
+    inverse: bool = False,
+    out: Array | None = None,
+) -> Array:
+    """Return ``(x - mean) / scale`` or ``x * scale + mean``, of x's type, and of float64 where x is not floating."""
+    dtype = None if out is not None or x.dtype.kind == "f" else np.float64
+    mean, scale = (None if a is None else a.astype(np.float64, copy=False) for a in (mean, scale))
+    zeros, ones = np.zeros(shape), np.ones(shape)
+    if inverse:
+        return normalize(x, zeros, ones, scale, mean, eps=0.0, axis=axis, dtype=dtype, out=out)
+    center, factor = zeros if mean is None else mean, None if scale is None else 1 / scale
+    return normalize(x, center, ones, factor, eps=0.0, axis=axis, dtype=dtype, out=out)
+
+
+def _seen(count: Any, counter: Any) -> Any:
+    """Return one number where all features have seen as many samples."""
+    if isinstance(count, int):
+        return np.dtype(counter).type(count)
+    seen = count.astype(counter if (count == np.floor(count)).all() else np.float64)
+    return seen.flat[0] if seen.min() == seen.max() else seen
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b, equal_nan=True)
