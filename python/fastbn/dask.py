@@ -14,7 +14,7 @@ that is computed again because its worker died gives again what it gave before.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,14 @@ from fastbn.dask_inputs import (
     is_frame,
     numbers_of,
     of_features,
+    over_blocks,
     wide_axes,
 )
 
-__all__ = ["moments", "standardize"]
+if TYPE_CHECKING:
+    from fastbn.dask_scaler import StandardScaler
+
+__all__ = ["StandardScaler", "moments", "standardize"]
 
 
 def moments(
@@ -211,19 +215,17 @@ def standardize(
     options["dtype"] = result.dtype
     if frame is not None:
         return frame.map_partitions(standardized_part, **values, **options, meta=frame._meta.astype(result.dtype))
-    indices = tuple(range(array.ndim))
-    arguments: list[Any] = [array, indices]
-    for value in values.values():
-        arguments += [value, None if value is None else kept]
-    return da.blockwise(
-        functools.partial(fastbn.normalize, **options),
-        indices,
-        *arguments,
-        align_arrays=False,
-        dtype=result.dtype,
-        meta=result,
-        token="fastbn-standardized",
-    )
+    function = functools.partial(fastbn.normalize, **options)
+    return over_blocks(function, array, kept, values, result, "fastbn-standardized")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the scaler when it is asked for: it needs scikit-learn, which the functions do not."""
+    if name != "StandardScaler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fastbn.dask_scaler import StandardScaler
+
+    return StandardScaler
 
 
 def _statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastbn.checks import Shape
 from fastbn.functional import Axis, normalize
+from fastbn.scaling import affine
 from fastbn.statistics import Moments
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -43,9 +44,7 @@ def settled(block: Array) -> Array:
     The order of summation follows from the layout, and nobody knows which blocks travel. What is in C or in Fortran
     order stays so on every way that dask sends arrays; all else arrives in C order.
     """
-    order: Literal["C", "F"] = "F" if np.isfortran(block) else "C"
-    block = np.require(block, requirements=[order, "A"])
-    return block.reshape(-1, order=order).reshape(block.shape, order=order)  # a view, with that order's own strides
+    return np.require(block, requirements=["F" if np.isfortran(block) else "C", "A"])
 
 
 def unchanged(part: Moments, axis: Shape, keepdims: bool) -> Moments:
@@ -81,4 +80,16 @@ def statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Array
 def standardized_part(part: Any, **options: Any) -> Any:
     """Return a pandas dataframe, of one floating-point type, standardized."""
     y = normalize(part.to_numpy(), **options)
+    return type(part)(y, index=part.index, columns=part.columns, copy=False)
+
+
+def scaled(x: Array, mean: Array | None, scale: Array | None, axis: Axis, inverse: bool) -> Array:
+    """Return a block as a scaler of these attributes gives it."""
+    kept = sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis))
+    return affine(x, axis, tuple(x.shape[a] for a in kept), mean=mean, scale=scale, inverse=inverse)
+
+
+def scaled_part(part: Any, **options: Any) -> Any:
+    """Return a pandas dataframe, of one floating-point type, as a scaler gives it."""
+    y = scaled(part.to_numpy(), **options)
     return type(part)(y, index=part.index, columns=part.columns, copy=False)

@@ -90,6 +90,15 @@ def of_features(name: str, value: Any, shape: Shape, chunks: Any) -> Any:
     return _in_chunks(value, chunks)
 
 
+def over_blocks(function: Any, x: Any, kept: Shape, values: dict[str, Any], result: Array, token: str) -> Any:
+    """Apply a function lazily to each block of x and what belongs to its features, which gives arrays like `result`."""
+    indices = tuple(range(x.ndim))
+    arguments: list[Any] = [x, indices]
+    for value in values.values():
+        arguments += [value, None if value is None else kept]
+    return da.blockwise(function, indices, *arguments, align_arrays=False, dtype=result.dtype, meta=result, token=token)
+
+
 def empty_like(x: Any) -> Array:
     """Return an array of x's type and number of dimensions without a value in it."""
     return np.empty((0,) * x.ndim, x.dtype)
