@@ -1,11 +1,9 @@
 """Statistics and standardization of dask arrays and dataframes, lazily. Knows no scheduler: any will do.
 
-Every block gives `Moments` of its own, and these are merged in a tree whose shape follows from the chunks alone::
+Every block gives `Moments` of its own. Those of blocks that hold the same features are merged in their order, up to
+`split_every` at a time, in a tree whose shape follows from the chunks alone; what is left is put side by side::
 
-    block -> Moments  \
-    block -> Moments  -> merged, in order, up to split_every at a time  \
-    ...                                                                  -> features side by side -> Moments
-    block -> Moments  -> merged                                         /
+    blocks  ->  Moments of each block  ->  ... merged ...  ->  Moments of some features  ->  Moments
 
 So the result has the same bits on every scheduler, for any number of workers and whatever finishes first, and a block
 that is computed again because its worker died gives again what it gave before.
@@ -79,7 +77,7 @@ def moments(
     extremes : bool, default False
         Whether the least and the largest value are looked for too.
     split_every : int, default 8
-        How many statistics are merged at a time, 2 or more.
+        About how many statistics are merged at a time, 2 or more: as in dask's own reductions.
 
     Returns
     -------
@@ -106,31 +104,14 @@ def moments(
         raise ValueError(f"split_every must be an int of 2 or more, got {split_every!r}")
     array = checked_array(x)
     kept = checked_axes(axis, array)
-    given = {"where": aligned("where", where, array), "weights": aligned("weights", weights, array)}
-    shares = {name: share for name, share in given.items() if share is not None}
-    like: dict[str, Any] = {name: empty_like(share) for name, share in shares.items()}
-    fastbn.Moments(nan=nan, extremes=extremes).update(empty_like(array), axis=axis, **like)  # raises what it would
-    indices = tuple(range(array.ndim))
-    arguments: list[Any] = [array, indices]
-    for share in given.values():
-        arguments += [share, None if share is None else indices[array.ndim - share.ndim :]]
-    wide = {name: wide_axes(share) for name, share in shares.items()}
-    parts = da.blockwise(
-        functools.partial(measured_block, wide=wide, axis=axis, nan=nan, extremes=extremes),
-        indices,
-        *arguments,
-        align_arrays=False,
-        adjust_chunks=dict.fromkeys(indices, 1),
-        dtype=object,
-        meta=np.empty((0,) * array.ndim, object),
-        token="fastbn-measured",
-    )
+    shares = {"where": aligned("where", where, array), "weights": aligned("weights", weights, array)}
+    parts = _measured(array, shares, axis=axis, nan=nan, extremes=extremes)
     whole = da.reduction(
         parts,
         chunk=unchanged,
         combine=merged,
         aggregate=merged,
-        axis=tuple(a for a in indices if a not in kept),
+        axis=tuple(a for a in range(array.ndim) if a not in kept),
         concatenate=False,
         split_every=split_every,
         dtype=object,
@@ -189,8 +170,9 @@ def standardize(
 
     Notes
     -----
-    If x and Delayed `moments` of it are computed in one go, x's blocks are computed twice, unless they are many tasks'
-    input: then they wait in memory for the last of the statistics. Compute `moments` first if x is larger than memory.
+    If x and Delayed `moments` of it are computed in one go, each block of x is computed twice, and none is kept for the
+    second time. Only where a block is the input of several tasks (after a rechunk, say) all of them wait in memory for
+    the statistics: compute `moments` first if x does not fit there.
 
     Examples
     --------
@@ -226,6 +208,29 @@ def __getattr__(name: str) -> Any:
     from fastbn.dask_scaler import StandardScaler
 
     return StandardScaler
+
+
+def _measured(array: Any, shares: dict[str, Any], **options: Any) -> Any:
+    """Return the statistics of each block, as a dask array of as many objects."""
+    known = {name: share for name, share in shares.items() if share is not None}
+    like: dict[str, Any] = {name: empty_like(share) for name, share in known.items()}
+    choices = {name: options[name] for name in ("nan", "extremes")}
+    fastbn.Moments(**choices).update(empty_like(array), axis=options["axis"], **like)  # raises what it would
+    indices = tuple(range(array.ndim))
+    arguments: list[Any] = [array, indices]
+    for share in shares.values():
+        arguments += [share, None if share is None else indices[array.ndim - share.ndim :]]
+    wide = {name: wide_axes(share) for name, share in known.items()}
+    return da.blockwise(
+        functools.partial(measured_block, wide=wide, **options),
+        indices,
+        *arguments,
+        align_arrays=False,
+        adjust_chunks=dict.fromkeys(indices, 1),
+        dtype=object,
+        meta=np.empty((0,) * array.ndim, object),
+        token="fastbn-measured",
+    )
 
 
 def _statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Any]:
