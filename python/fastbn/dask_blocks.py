@@ -1,0 +1,95 @@
+"""What is done to one block, or to a few blocks' statistics, on whatever worker. Knows no dask."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn.checks import Shape
+from fastbn.functional import Axis, normalize
+from fastbn.scaling import affine
+from fastbn.statistics import Moments
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def measured_block(
+    x: Array,
+    where: Array | None,
+    weights: Array | None,
+    wide: dict[str, Shape],
+    axis: Axis,
+    nan: Literal["propagate", "omit"],
+    extremes: bool,
+) -> Moments:
+    """Return the statistics of a block; `wide` are the axes along which where and weights are not broadcast."""
+    shares: dict[str, Array] = {}
+    for name, share in (("where", where), ("weights", weights)):
+        if share is None:
+            continue
+        # One row of unknown number would otherwise be broadcast, silently, to a block of many.
+        if any(share.shape[a] != x.shape[a] for a in wide[name]):
+            raise ValueError(f"{name} must have x's chunk sizes, got a block of {share.shape} beside {x.shape}")
+        shares[name] = settled(share)
+    return Moments(nan=nan, extremes=extremes).update(settled(x), axis=axis, **shares)
+
+
+def settled(block: Array) -> Array:
+    """Return a block in the memory layout that it has after a journey between processes.
+
+    The order of summation follows from the layout, and nobody knows which blocks travel. What is in C or in Fortran
+    order stays so on every way that dask sends arrays; all else arrives in C order.
+    """
+    return np.require(block, requirements=["F" if np.isfortran(block) else "C", "A"])
+
+
+def unchanged(part: Moments, axis: Shape, keepdims: bool) -> Moments:
+    """Return the statistics of a block as they are: da.reduction wants a first step."""
+    return part
+
+
+def merged(parts: Any, axis: Shape, keepdims: bool) -> Moments:
+    """Return the statistics of nested lists of them together, merged in their order."""
+    return functools.reduce(operator.add, _flat(parts))
+
+
+def _flat(parts: Any) -> list[Moments]:
+    return [parts] if isinstance(parts, Moments) else [part for some in parts for part in _flat(some)]
+
+
+def joined(parts: Any, level: int = 0) -> Moments:
+    """Return the statistics of nested lists of them side by side, one level of nesting for each feature axis."""
+    if isinstance(parts, Moments):
+        return parts
+    return Moments.concatenate([joined(part, level + 1) for part in parts], level)
+
+
+def statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Array]:
+    """Return mean and variance, if they are of the feature shape."""
+    if not isinstance(moments, Moments):
+        raise TypeError(f"moments must be fastbn.Moments, or Delayed ones, got {type(moments).__name__}")
+    if moments.shape != shape:
+        raise ValueError(f"moments must have x's feature shape {shape}, got {moments.shape}")
+    return {"mean": moments.mean, "var": moments.var(correction)}
+
+
+def standardized_part(part: Any, **options: Any) -> Any:
+    """Return a pandas dataframe, of one floating-point type, standardized."""
+    y = normalize(part.to_numpy(), **options)
+    return type(part)(y, index=part.index, columns=part.columns, copy=False)
+
+
+def scaled(x: Array, mean: Array | None, scale: Array | None, axis: Axis, inverse: bool) -> Array:
+    """Return a block as a scaler of these attributes gives it."""
+    kept = sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis))
+    return affine(x, axis, tuple(x.shape[a] for a in kept), mean=mean, scale=scale, inverse=inverse)
+
+
+def scaled_part(part: Any, **options: Any) -> Any:
+    """Return a pandas dataframe, of one floating-point type, as a scaler gives it."""
+    y = scaled(part.to_numpy(), **options)
+    return type(part)(y, index=part.index, columns=part.columns, copy=False)

@@ -1,0 +1,129 @@
+"""What `fastbn.dask` takes, checked as far as shapes, types and chunks show it. Looks at no value."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask.base import is_dask_collection
+from dask.utils import is_dataframe_like
+
+import fastbn
+from fastbn.checks import Shape, checked_axis, converted
+from fastbn.functional import Axis
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def is_frame(x: Any) -> bool:
+    """Whether x is a dask dataframe."""
+    return bool(is_dask_collection(x) and is_dataframe_like(x))
+
+
+def checked_array(x: Any) -> Any:
+    """Return a dask array of x, which is one or a dataframe."""
+    if is_frame(x):
+        return numbers_of(x).to_dask_array()
+    if not isinstance(x, da.Array):
+        raise TypeError(f"x must be a dask array or dataframe, got {type(x).__name__}")
+    return _of_plain_blocks("x", x)
+
+
+def numbers_of(frame: Any) -> Any:
+    """Return a dataframe with all columns converted to one floating-point type, missing values to NaN.
+
+    That is the type of the columns if they share one, and otherwise one that holds all of them, float64 for integers.
+    """
+    dtypes = list(frame.dtypes)
+    others = [name for name, dtype in zip(frame.columns, dtypes, strict=True) if dtype.kind not in "fiub"]
+    if others or not dtypes:
+        raise TypeError(f"x must have columns, all of real numbers, got {others or 'none'}")
+    floats = [dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else np.dtype(np.float64) for dtype in dtypes]
+    return frame.astype(np.result_type(*floats))
+
+
+def aligned(name: str, value: Any, x: Any) -> Any:
+    """Return an array that broadcasts to x as a dask array, in x's chunks wherever it is not broadcast."""
+    if value is None:
+        return None
+    value = _array(name, value)
+    lazy = isinstance(value, da.Array)
+    beside = x.chunks[x.ndim - value.ndim :]
+    if value.ndim > x.ndim or not all(map(_fits, value.shape, map(sum, beside))):
+        raise ValueError(f"{name} must be broadcastable to x's shape {x.shape}, got {value.shape}")
+    chunks: list[Any] = []
+    for size, own, wanted in zip(value.shape, value.chunks if lazy else value.shape, beside, strict=True):
+        known = not math.isnan(size + sum(wanted))
+        if not known and size != 1 and not (lazy and len(own) == len(wanted)):
+            rule = "be a dask array with x's chunks where their sizes are unknown (see x.compute_chunk_sizes())"
+            raise ValueError(f"{name} must {rule}, got chunks {own} beside {wanted}")
+        chunks.append((1,) if size == 1 else wanted if known else own)
+    return _in_chunks(value, tuple(chunks))
+
+
+def checked_axes(axis: Axis, x: Any) -> Shape:
+    """Return the feature axes in ascending order, if x is such that fastbn takes it with this `axis`."""
+    fastbn.moments(empty_like(x), axis=axis)  # raises what it would
+    axis = checked_axis(axis)
+    return tuple(sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)))
+
+
+def features_of(x: Any, kept: Shape) -> tuple[Shape, tuple[tuple[int, ...], ...]]:
+    """Return the feature shape of x and its chunks."""
+    for axis in kept:
+        if math.isnan(x.shape[axis]):
+            rule = f"have known chunk sizes along feature axis {axis}: call x.compute_chunk_sizes() first"
+            raise ValueError(f"x must {rule}, got {x.chunks[axis]}")
+    return tuple(x.shape[a] for a in kept), tuple(x.chunks[a] for a in kept)
+
+
+def of_features(name: str, value: Any, shape: Shape, chunks: Any) -> Any:
+    """Return something of the feature shape as a dask array in chunks."""
+    if value is None:
+        return None
+    value = _array(name, value)
+    if value.shape != shape:
+        raise ValueError(f"{name} must have the feature shape {shape}, got {value.shape}")
+    return _in_chunks(value, chunks)
+
+
+def over_blocks(function: Any, x: Any, kept: Shape, values: dict[str, Any], result: Array, token: str) -> Any:
+    """Apply a function lazily to each block of x and what belongs to its features, which gives arrays like `result`."""
+    indices = tuple(range(x.ndim))
+    arguments: list[Any] = [x, indices]
+    for value in values.values():
+        arguments += [value, None if value is None else kept]
+    return da.blockwise(function, indices, *arguments, align_arrays=False, dtype=result.dtype, meta=result, token=token)
+
+
+def empty_like(x: Any) -> Array:
+    """Return an array of x's type and number of dimensions without a value in it."""
+    return np.empty((0,) * x.ndim, x.dtype)
+
+
+def wide_axes(share: Any) -> Shape:
+    """Return the axes, counted from the end, along which where or weights are not broadcast."""
+    return tuple(a - share.ndim for a, size in enumerate(share.shape) if size != 1)
+
+
+def _fits(size: float, into: float) -> bool:
+    return size in (1, into) or math.isnan(size) or math.isnan(into)
+
+
+def _array(name: str, value: Any) -> Any:
+    """Return a dask array as it is, and anything else as a NumPy array."""
+    return _of_plain_blocks(name, value) if isinstance(value, da.Array) else converted(name, value)
+
+
+def _in_chunks(value: Any, chunks: Any) -> Any:
+    return value.rechunk(chunks) if isinstance(value, da.Array) else da.from_array(value, chunks)
+
+
+def _of_plain_blocks(name: str, array: Any) -> Any:
+    blocks = array._meta  # what a block is like; dask has no public name for it
+    if not isinstance(blocks, np.ndarray) or isinstance(blocks, np.ma.MaskedArray):
+        raise TypeError(f"{name} must have blocks that are NumPy arrays without masks, got {type(blocks).__name__}")
+    return array

@@ -1,0 +1,219 @@
+"""`StandardScaler` for dask arrays and dataframes: what `fastbn.sklearn`'s is for arrays in memory. Knows no block."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import is_dask_collection
+from dask.utils import is_series_like
+from sklearn import get_config
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fastbn import sklearn
+from fastbn.checks import Shape, checked_axis, converted
+from fastbn.dask import moments
+from fastbn.dask_blocks import scaled, scaled_part
+from fastbn.dask_inputs import (
+    checked_array,
+    checked_axes,
+    empty_like,
+    features_of,
+    is_frame,
+    numbers_of,
+    of_features,
+    over_blocks,
+)
+from fastbn.functional import Axis
+
+__all__ = ["StandardScaler"]
+
+# What is scaled as it is; all else as float64.
+_READ = (np.float32, np.float64, np.float16, np.uint8, np.int8, np.uint16, np.int16, np.int32)
+
+
+class StandardScaler(sklearn.StandardScaler):
+    """`fastbn.sklearn.StandardScaler` that takes dask arrays and dataframes too, and gives them back.
+
+    ``fit`` and ``partial_fit`` compute the statistics, in one pass over X, on the scheduler that is in use;
+    ``transform`` and ``inverse_transform`` are lazy. All else, and everything about arrays in memory, is as in the
+    parent class: parameters, attributes, NaN that is left out, constant features, ``merge``.
+
+    Parameters
+    ----------
+    copy, with_mean, with_std, axis, correction
+        As in `fastbn.sklearn.StandardScaler`; dask arrays are never written over.
+
+    Notes
+    -----
+    Of a dataframe the columns are the features, all of them numbers. They are converted to one type: their own if they
+    share it and it is a floating one, otherwise one that holds all of them, float64 for integers. Integer arrays become
+    float64 as well.
+
+    Only ``fit`` looks for infinity, which is an error. What a column of integers misses (pandas' NA) is NaN.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from fastbn.dask import StandardScaler
+    >>> x = da.arange(6.0, chunks=4).reshape(3, 2)
+    >>> scaler = StandardScaler().fit(x)
+    >>> scaler.mean_
+    array([2., 3.])
+    >>> scaler.transform(x)
+    dask.array<fastbn-scaled, shape=(3, 2), dtype=float64, chunksize=(2, 2), chunktype=numpy.ndarray>
+    """
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> StandardScaler:  # noqa: N803
+        """Take in more samples: ``fit`` begins anew, this goes on.
+
+        Parameters
+        ----------
+        X : dask array or dataframe, or what the parent class takes
+            Of shape (n_samples, n_features), or as `axis` says. Dask arrays may have any chunks; the number of features
+            must be known.
+        y : None
+            Ignored.
+        sample_weight : array_like, dask array or dask series of shape (n_samples,), optional
+            How often each sample counts; not negative. Where X's chunk sizes are unknown, a dask one in X's chunks. Of
+            a dataframe the rows are counted first if the weights are in memory, which takes a pass of its own.
+
+        Returns
+        -------
+        StandardScaler
+            self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is empty, holds infinity or has other features than before. Nothing is taken in then.
+        """
+        if not is_dask_collection(X):
+            super().partial_fit(X, y, sample_weight)
+            return self
+        self._validate_params()
+        first = not hasattr(self, "n_samples_seen_")
+        x = _read(X, exact_sizes=sample_weight is not None and not is_dask_collection(sample_weight))
+        axis = self._feature_axis(x)
+        kept = checked_axes(axis, x)
+        shape, _ = features_of(x, kept)
+        if 0 in x.shape:
+            raise ValueError(f"X must not be empty, got shape {x.shape}")
+        if not first:
+            self._check_features(X, shape)
+        weights = None
+        if sample_weight is not None and (self.with_mean or self.with_std):  # otherwise scikit-learn counts samples
+            weights = _along_samples(sample_weight, x, kept)
+        found = moments(x, axis=axis, weights=weights, nan="omit").compute()
+        if isinstance(found.count, int) and found.count == 0:
+            raise ValueError(f"X must not be empty, got shape {x.shape}")
+        bad = np.isnan(found.mean) & (np.asarray(found.count) > 0)
+        if bad.any() and not get_config()["assume_finite"]:
+            raise ValueError(f"X must not hold infinity, got it in feature {np.argwhere(bad)[0].tolist()}")
+        self.merge(found)
+        if first:
+            self._remember(X, shape)
+        return self
+
+    def transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:  # noqa: N803
+        """Standardize, lazily: ``(X - mean_) / scale_``.
+
+        Parameters
+        ----------
+        X : dask array or dataframe, or what the parent class takes
+            With the features of the fit.
+        copy, out
+            Of the parent class; not for dask.
+
+        Returns
+        -------
+        dask array or dataframe, or what the parent class returns
+            What X is: with its chunks, or with its columns, index and divisions; of X's type if that is a floating one,
+            else of float64.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            As in the parent class, at once; also if ``set_output`` asks for containers that are in memory.
+        """
+        return self._scaled(X, out) if is_dask_collection(X) else super().transform(X, copy, out=out)
+
+    def inverse_transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:  # noqa: N803
+        """Undo `transform`, lazily: ``X * scale_ + mean_``; parameters and result as there."""
+        if not is_dask_collection(X):
+            return super().inverse_transform(X, copy, out=out)
+        return self._scaled(X, out, inverse=True)
+
+    def _scaled(self, X: Any, out: Any, inverse: bool = False) -> Any:  # noqa: N803
+        check_is_fitted(self)
+        if out is not None:
+            raise ValueError(f"out must be None for dask's X, got {type(out).__name__}")
+        container = getattr(self, "_sklearn_output_config", {}).get("transform", get_config()["transform_output"])
+        if container != "default":
+            raise ValueError(f"set_output must be left at 'default' for dask's X, got {container!r}")
+        x = _read(X)
+        axis = self._feature_axis(x)
+        kept = checked_axes(axis, x)
+        shape, chunks = features_of(x, kept)
+        self._check_features(X, shape, named=not inverse)
+        used = {"mean": self.mean_ if self.with_mean else None, "scale": self.scale_ if self.with_std else None}
+        values = {name: of_features(f"{name}_", value, shape, chunks) for name, value in used.items()}
+        options: dict[str, Any] = {"axis": axis, "inverse": inverse}
+        result = scaled(empty_like(x), None, None, **options)
+        if is_frame(X):
+            return numbers_of(X).map_partitions(scaled_part, **values, **options, meta=X._meta.astype(result.dtype))
+        return over_blocks(functools.partial(scaled, **options), x, kept, values, result, "fastbn-scaled")
+
+    def _feature_axis(self, x: Any) -> Axis:
+        if self.axis is None and x.ndim != 2:
+            raise ValueError(f"X must have 2 dimensions where axis is not given, got {x.ndim}")
+        return 1 if self.axis is None else checked_axis(self.axis)
+
+    def _check_features(self, X: Any, shape: Shape, named: bool = True) -> None:  # noqa: N803
+        """Raise if X has not the features of the fit, by scikit-learn's rules for tables."""
+        known = self.moments_.shape
+        if named and len(shape) == 1:
+            validate_data(self, _example(X, shape), reset=False, skip_check_array=True)
+        if shape != known:
+            raise ValueError(f"X must have features of shape {known}, got {shape}")
+
+    def _remember(self, X: Any, shape: Shape) -> None:  # noqa: N803
+        """Set n_features_in_ and feature_names_in_."""
+        validate_data(self, _example(X, (math.prod(shape),)), reset=True, skip_check_array=True)
+
+
+def _example(X: Any, shape: Shape) -> Any:  # noqa: N803
+    """Return something in memory that scikit-learn takes for X when it looks for features and their names."""
+    return X._meta if is_frame(X) else np.empty((0, *shape))
+
+
+def _read(X: Any, exact_sizes: bool = False) -> Any:  # noqa: N803
+    """Return X as a dask array of a type that is scaled as it is."""
+    if is_frame(X):
+        return numbers_of(X).to_dask_array(lengths=exact_sizes or None)
+    x = checked_array(X)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"X must hold real numbers, got dtype {x.dtype}")
+    return x if x.dtype in _READ else x.astype(np.float64)
+
+
+def _along_samples(sample_weight: Any, x: Any, kept: Shape) -> Any:
+    """Return weights of samples such that they can be broadcast to x."""
+    along = next((a for a in range(x.ndim) if a not in kept), None)
+    if along is None:
+        raise ValueError(f"axis must leave an axis of samples where sample_weight is given, got {kept}")
+    if is_series_like(sample_weight) and is_dask_collection(sample_weight):
+        weights = sample_weight.astype(np.float64).to_dask_array()
+    else:
+        weights = sample_weight if isinstance(sample_weight, da.Array) else converted("sample_weight", sample_weight)
+    if weights.ndim == 0:
+        return weights
+    if weights.ndim != 1:
+        raise ValueError(f"sample_weight must have one dimension, got {weights.ndim}")
+    if not math.isnan(weights.shape[0]) and weights.shape[0] != x.shape[along]:
+        sizes = f"{x.shape[along]} (nan is for unknown chunk sizes)"
+        raise ValueError(f"sample_weight must have one entry for each of X's samples, {sizes}, got {weights.shape[0]}")
+    return weights[tuple(slice(None) if a == along else None for a in range(x.ndim))]
