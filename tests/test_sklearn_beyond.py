@@ -52,10 +52,6 @@ def test_float32_far_from_zero_loses_no_digits(rng: np.random.Generator, offset:
     assert y.dtype == np.float32
     # Rounded: the mean's rest, the reciprocal, the product and the sum.
     assert_ulps(y, wanted, other=np.float32(1.0), limit=4)
-    # scikit-learn's subtracts a float32 mean.
-    theirs = Theirs().fit_transform(x)
-    lost = np.abs(np.float32(mean) - mean).max()
-    assert np.abs(theirs - wanted).max() > 0.9 * lost
 
 
 @pytest.mark.parametrize(
@@ -294,6 +290,10 @@ def test_axes_that_do_not_fit(rng: np.random.Generator) -> None:
         for act in scaler.transform, scaler.inverse_transform, scaler.partial_fit:
             with pytest.raises(ValueError, match="X must"):
                 act(wrong)
+    bare = StandardScaler(axis=(1, 2), with_mean=False, with_std=False).fit(x)
+    np.testing.assert_array_equal(bare.transform(x), x)
+    with pytest.raises(ValueError, match="X must have features of shape"):
+        bare.transform(x[:, :4])
     with pytest.raises(ValueError, match="axis must be 1 for X of type csr_array"):
         StandardScaler(axis=0, with_mean=False).fit(sp.csr_array(np.eye(3)))
     assert StandardScaler(axis=1, with_mean=False).fit(sp.csr_array(np.eye(3))).n_features_in_ == 3
