@@ -29,16 +29,15 @@ def has_infinity(x: Array) -> bool:
         return bool(_infinite(x).any())
     # Values that are missing are rarely so few that the first block has none.
     if not np.isnan(next(_blocks(x, _PEEK))).any():
-        closest = min(range(x.ndim), key=lambda axis: abs(x.strides[axis]))
-        if np.isfinite(_core.moments(x, closest, None, None)[1]).all():
+        shortest = x.shape.index(min(x.shape))  # few means, and one that is NaN does not hold up the others
+        if np.isfinite(_core.moments(x, shortest, None, None)[1]).all():
             return False
     return any(_infinite(block).any() for block in _blocks(x, _BLOCK))
 
 
 def _blocks(x: Array, size: int) -> Iterator[Array]:
-    walked = x.transpose(np.argsort([-abs(stride) for stride in x.strides]))  # in the order of memory
-    step = max(1, size * len(walked) // x.size)
-    return (walked[start : start + step] for start in range(0, len(walked), step))
+    """Cut x in the order of memory, whatever its layout, into views where that can be."""
+    return iter(np.nditer(x, ["external_loop", "buffered"], order="K", buffersize=size))
 
 
 def _infinite(x: Array) -> Any:
