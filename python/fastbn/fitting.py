@@ -138,6 +138,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
             if len(shape) != (1 if isinstance(axis, int) else len(axis)):
                 raise ValueError(f"other must have features along axis {axis}, got features of shape {shape}")
             self.n_features_in_ = math.prod(shape)
+            self.__dict__.pop("feature_names_in_", None)
             if names is not None:
                 self.feature_names_in_ = names.copy()
         self._publish(moments)

@@ -132,7 +132,8 @@ def _check_features(scaler: Any, X: Any, x: Array, inverse: bool) -> None:
     if _is_table(scaler, x) and not inverse:
         validate_data(scaler, X, reset=False, skip_check_array=True)
         return
-    known = scaler.moments_.shape
+    shown = scaler.mean_ if scaler.mean_ is not None else scaler.scale_
+    known = scaler.moments_.shape if shown is None else shown.shape
     shape = features_of(x, axis_of(scaler))
     if shape != known:
         raise ValueError(f"X must have features of shape {known} along axis {scaler.axis!r}, got {shape}")
