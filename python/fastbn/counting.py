@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -93,7 +93,10 @@ class Counting:
         try:
             with naming(place.name):
                 source = opened(place, reading if known is None else reading._replace(columns=tuple(known)))
-                _check_agreement(source, self.state.total.shape, self.state.names, known)
+                with ExitStack() as stack:
+                    stack.callback(source.close)
+                    _check_agreement(source, self.state.total.shape, self.state.names, known)
+                    stack.pop_all()
                 return source
         except (OSError, UnreadableError) as error:
             raise FailedError(error) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,7 +97,10 @@ class Rewriting:
         try:
             with naming(place.name):
                 source = opened(place, reading)
-                self._statistics(source)
+                with ExitStack() as stack:
+                    stack.callback(source.close)
+                    self._statistics(source)
+                    stack.pop_all()
                 return source
         except (OSError, UnreadableError) as error:
             raise FailedError(error) from error

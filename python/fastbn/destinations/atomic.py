@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# No glob of data files matches a name that begins with a dot.
-_NAME = ".{name}.{process}.part"
+_SUFFIX = ".part"
 
 
 @contextmanager
@@ -21,7 +20,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     folder, name = os.path.split(os.path.abspath(target))
     if not os.path.isdir(folder):
         raise FileNotFoundError(2, os.strerror(2), folder)
-    temporary = os.path.join(folder, _NAME.format(name=name, process=os.getpid()))
+    # No glob of data files matches a name that begins with a dot.
+    prefix = os.path.join(folder, f".{name}.{_host()}-")
+    _remove_stale(prefix)
+    temporary = f"{prefix}{os.getpid()}{_SUFFIX}"
     try:
         yield temporary
         _synchronize_all(temporary)
@@ -29,8 +31,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         _synchronize(folder)
     except OSError as error:
         removed(temporary)
-        if error.filename is None or error.filename == temporary:
-            error.filename = target
+        if error.errno is not None:
+            error.filename = str(error.filename or target).replace(temporary, target)
         raise
     except BaseException:
         removed(temporary)
@@ -45,6 +47,32 @@ def removed(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
         os.unlink(path)
+
+
+def _remove_stale(prefix: str) -> None:
+    """Remove what runs on this machine left behind that were killed."""
+    import glob
+
+    for path in glob.glob(f"{glob.escape(prefix)}*{_SUFFIX}*"):
+        process = path[len(prefix) :].partition(".")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            removed(path)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _host() -> str:
+    import socket
+
+    return "".join(c if c.isalnum() else "_" for c in socket.gethostname())
 
 
 def _put(temporary: str, target: str) -> None:

@@ -51,7 +51,9 @@ class _Table:
         self._names = names if header else [str(i) for i in range(len(names))]
         sample = next(_lines(name, file, self._begin, size), (b"", 0))[0]
         self._types: dict[str, Any] = {str(i): kind for i, kind in enumerate(self._parsed(sample).schema.types)}
-        self.fields: list[Field] = [field_of(n, self._types[str(i)]) for i, n in enumerate(self._names)]
+        found = [field_of(name, self._types[str(i)]) for i, name in enumerate(self._names)]
+        # What is empty so far may have numbers later, and is not left out silently.
+        self.fields: list[Field] = [field._replace(numeric=field.numeric or field.empty) for field in found]
 
     def batches(self, start: int, chosen: Sequence[int], everything: bool) -> Iterator[Batch]:
         """Yield the rows that begin at a place in the file or behind it."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,15 @@ class Picture(NamedTuple):
     following: int
 
 
+class _Waiting(NamedTuple):
+    """An image that is being decoded, of so many bytes at most."""
+
+    number: int
+    nbytes: int
+    image: Any
+    values: Future[Array]
+
+
 class ImageSource:
     """Images of one mode: that of the first, grey or RGB, if none is asked for; alpha then does not count."""
 
@@ -48,11 +58,11 @@ class ImageSource:
         self.names: tuple[str, ...] | None = tuple(bands[i] for i in self.chosen)
         self.features: Shape = (len(self.chosen),)
         self.dtype = reading.dtype or np.dtype(_DEEP.get(self.mode, np.uint8))
-        self._ring = Ring(reading)
+        self._ring, self._most = Ring(reading), reading.block_bytes
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """Yield the pixels of as many images as fit into a block."""
-        most = max(1, self._reading.block_bytes // (self.dtype.itemsize * len(self.chosen)))
+        most = max(1, self._most // (self.dtype.itemsize * len(self.chosen)))
         block, filled, following = self._ring.take((most, len(self.chosen)), self.dtype), 0, start
         for picture in self.pictures(start):
             pixels = picture.values.reshape(-1, len(self.chosen))
@@ -69,47 +79,51 @@ class ImageSource:
 
     def pictures(self, start: int = 0) -> Iterator[Picture]:
         """Yield the images in order, the next ones being decoded meanwhile."""
-        waiting: deque[tuple[int, int, Future[Array]]] = deque()
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            try:
+        waiting: deque[_Waiting] = deque()
+        try:
+            with ThreadPoolExecutor(_WORKERS) as pool:
                 for index in range(start, len(self._files)):
-                    image, nbytes = self._header(index)
+                    image = self._header(index)
                     if image is None:
                         continue
-                    while waiting and (
-                        len(waiting) >= 2 * _WORKERS or sum(w[1] for w in waiting) + nbytes > self._reading.block_bytes
-                    ):
+                    nbytes = image.width * image.height * 4
+                    while len(waiting) >= 2 * _WORKERS or (waiting and self._held(waiting) + nbytes > self._most):
                         yield from self._finished(waiting.popleft())
-                    waiting.append((index, nbytes, pool.submit(self._decoded, image)))
+                    waiting.append(_Waiting(index, nbytes, image, pool.submit(self._decoded, image)))
                 while waiting:
                     yield from self._finished(waiting.popleft())
-            finally:
-                for _, _, future in waiting:
-                    future.cancel()
+        finally:
+            for left in waiting:
+                left.image.close()
 
     def close(self) -> None:
         """Do nothing: a file is open while it is decoded."""
 
-    def _header(self, index: int) -> tuple[Any, int]:
+    def _held(self, waiting: Iterable[_Waiting]) -> int:
+        return sum(each.nbytes for each in waiting)
+
+    def _header(self, index: int) -> Any:
+        """Open an image, of which that reads the header alone; None if it cannot be read."""
         path = self._files[index]
         try:
-            with naming(path):
-                image = self._image.open(path)
+            with naming(path), ExitStack() as stack:
+                image = stack.enter_context(self._image.open(path))
                 self._check_mode(path, image)
-                return image, image.width * image.height * 4
+                stack.pop_all()
+                return image
         except (OSError, UnreadableError) as error:
             self._unreadable(path, error)
-            return None, 0
+            return None
 
-    def _finished(self, waiting: tuple[int, int, Future[Array]]) -> Iterator[Picture]:
-        index, _, future = waiting
+    def _finished(self, waiting: _Waiting) -> Iterator[Picture]:
+        path = self._files[waiting.number]
         try:
-            with naming(self._files[index]):
-                values = future.result()
+            with naming(path):
+                values = waiting.values.result()
         except (OSError, UnreadableError) as error:
-            self._unreadable(self._files[index], error)
+            self._unreadable(path, error)
             return
-        yield Picture(self._files[index], values, index + 1)
+        yield Picture(path, values, waiting.number + 1)
 
     def _decoded(self, image: Any) -> Array:
         with image:

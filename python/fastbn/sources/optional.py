@@ -11,4 +11,5 @@ def needed(package: str, what: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f'{what} need {package.partition(".")[0]}: pip install "fastbn[files]"') from error
+        name = package.partition(".")[0].replace("PIL", "pillow")
+        raise ImportError(f'{what} need {name}: pip install "fastbn[files]"') from error

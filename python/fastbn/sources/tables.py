@@ -59,7 +59,7 @@ class TableSource:
         names = tuple(field.name if named else str(i) for i, field in zip(self.chosen, taken, strict=True))
         self.names: tuple[str, ...] | None = names
         self.features: Shape = (len(taken),)
-        self.more = sorted({field.name for field in fields if field.numeric} - set(names))
+        self.more = sorted({field.name for field in fields if field.numeric and not field.empty} - set(names))
         single = reading.dtype is None and all(field.type in ("float", "halffloat") for field in taken)
         self.dtype = np.dtype(np.float32) if single else reading.dtype or np.dtype(np.float64)
         self._ring = Ring(reading)
