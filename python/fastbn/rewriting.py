@@ -149,7 +149,9 @@ class Rewriting:
             for batch in batches:
                 rows = batch.rows if isinstance(batch.rows, pa.Table) else pa.Table.from_batches([batch.rows])
                 values = self._normalized(source.matrix(rows.select(source.chosen)), mean, var, (1,))
-                rows = rows.rename_columns([field.name for field in source.fields])
+                names = [field.name for field in source.fields]
+                # Renaming forgets what a file says of itself, pandas' index for instance.
+                rows = rows if rows.column_names == names else rows.rename_columns(names)
                 for number, column in zip(source.chosen, values.T, strict=True):
                     rows = rows.set_column(number, source.fields[number].name, pa.array(column, from_pandas=True))
                 yield Piece(rows, (), source.name, batch.done)

@@ -68,6 +68,7 @@ class FileSink:
 
     def end(self) -> None:
         """End a source that is complete."""
+        self._begin = self._rows
 
     def undo(self) -> bool:
         """Whether a source that failed has left nothing behind."""
@@ -145,11 +146,13 @@ class FolderSink:
         if self._file is not None:
             self._file.finish()
         self.close()
+        self._made = ""
 
     def undo(self) -> bool:
         """Remove what a source that failed has left behind, of which images leave nothing."""
         self.close()
-        removed(self._made)
+        if self._made:
+            removed(self._made)
         return True
 
     def finish(self) -> None:

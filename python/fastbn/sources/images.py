@@ -80,6 +80,7 @@ class ImageSource:
     def pictures(self, start: int = 0) -> Iterator[Picture]:
         """Yield the images in order, the next ones being decoded meanwhile."""
         waiting: deque[_Waiting] = deque()
+        image: Any = None
         try:
             with ThreadPoolExecutor(_WORKERS) as pool:
                 for index in range(start, len(self._files)):
@@ -93,8 +94,9 @@ class ImageSource:
                 while waiting:
                     yield from self._finished(waiting.popleft())
         finally:
-            for left in waiting:
-                left.image.close()
+            for left in (image, *(each.image for each in waiting)):
+                if left is not None:
+                    left.close()
 
     def close(self) -> None:
         """Do nothing: a file is open while it is decoded."""

@@ -44,4 +44,5 @@ def _batches(file: Any, start: int, names: Sequence[str], size: int) -> Iterator
         for rows in file.iter_batches(size, row_groups=[group], columns=list(names), use_threads=False):
             row += rows.num_rows
             if row > start:
-                yield Batch(rows.select(list(names)), row, row / total)
+                described = rows.replace_schema_metadata(file.schema_arrow.metadata)
+                yield Batch(described.select(list(names)), row, row / total)
