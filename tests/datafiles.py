@@ -22,7 +22,7 @@ from helpers import VAR_RTOL, assert_mean_and_var
 Array = npt.NDArray[Any]
 Save = Callable[[Path, Array], str]
 
-LEAST = 1 << 20  # the smallest memory: blocks of 256 KiB
+LEAST = 1 << 18  # the smallest memory: blocks of 64 KiB
 
 
 def save_npy(folder: Path, x: Array) -> str:
@@ -54,8 +54,8 @@ def save_hdf5(folder: Path, x: Array) -> str:
 def chunked(x: Array) -> tuple[int, ...]:
     """Return the shape of chunks that divide no axis evenly, and are small beside a block."""
     sizes = [max(1, (size + 2) // 3) for size in x.shape]
-    most = 4000 // max(1, int(np.prod(sizes[1:])))
-    return (max(1, min(sizes[0], most)), *(min(size, 4000) for size in sizes[1:]))
+    most = 1500 // max(1, int(np.prod(sizes[1:])))
+    return (max(1, min(sizes[0], most)), *(min(size, 1500) for size in sizes[1:]))
 
 
 def save_chunked(folder: Path, x: Array) -> str:
@@ -87,6 +87,8 @@ def save_csv(folder: Path, x: Array) -> str:
     return str(folder / "x.csv")
 
 
+# Each way of finding a part of an array in a file.
+LAYOUTS = [save_npy, save_fortran, save_compressed, save_zarr]
 ARRAYS = [save_npy, save_fortran, save_npz, save_compressed, save_hdf5, save_chunked, save_zarr]
 TABLES = [save_parquet, save_csv]
 

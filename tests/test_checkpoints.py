@@ -40,7 +40,7 @@ def killed(sources: Any, limit: int, **options: Any) -> None:
 @pytest.fixture
 def files(tmp_path: Path, rng: np.random.Generator) -> list[str]:
     """Return files of every kind in which a place is kept differently, of several blocks each."""
-    x = rng.normal([1e6, 0.0, -3.0], [1.0, 1e-3, 5.0], (60_000, 3))
+    x = rng.normal([1e6, 0.0, -3.0], [1.0, 1e-3, 5.0], (15_000, 3))
     x[::7, 1] = np.nan
     saves = (datafiles.save_npy, datafiles.save_compressed, datafiles.save_csv, datafiles.save_parquet)
     return [save(tmp_path, x * (i + 1)) for i, save in enumerate((*saves, datafiles.save_zarr))]
@@ -77,19 +77,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, files: list[str])
 
 
 def test_a_killed_run_over_images(tmp_path: Path, rng: np.random.Generator) -> None:
-    folder = str(save_images(tmp_path / "images", random_images(rng, 800)))
-    Path(folder, "0400.png").write_text("not an image")
+    folder = str(save_images(tmp_path / "images", random_images(rng, 200)))
+    Path(folder, "0100.png").write_text("not an image")
     whole = fastbn.stream(folder, memory=LEAST, on_error=lambda name, error: None)
     options: dict[str, Any] = {"memory": LEAST, "checkpoint": str(tmp_path / "c"), "every": 0.0}
     killed(folder, 3, on_error="skip", **options)
-    assert 0 < json.loads((tmp_path / "c").read_text())["position"] < 800
+    assert 0 < json.loads((tmp_path / "c").read_text())["position"] < 200
     found = fastbn.stream(folder, on_error=lambda name, error: None, resume=True, **options)
     assert same_bits(found, whole)
 
 
 def test_a_row_that_spans_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
     """Parts of the features are counted beside each other then, and all are in the checkpoint."""
-    source = datafiles.save_npy(tmp_path, rng.normal(size=(4, 100_000)))
+    source = datafiles.save_npy(tmp_path, rng.normal(size=(4, 25_000)))
     last, _ = killed_and_resumed(source, [6], tmp_path / "checkpoint", memory=LEAST)
     assert last > 1
 
@@ -115,7 +115,7 @@ def stopped(source: Any, checkpoint: Path, calls: int = 3, **options: Any) -> No
 
 @pytest.fixture
 def source(tmp_path: Path, rng: np.random.Generator) -> str:
-    return datafiles.save_npy(tmp_path, rng.normal(size=(200_000, 2)))
+    return datafiles.save_npy(tmp_path, rng.normal(size=(50_000, 2)))
 
 
 def resumed(source: Any, checkpoint: Path, **options: Any) -> fastbn.Moments:
@@ -144,18 +144,18 @@ def test_extremes_and_options_are_kept(tmp_path: Path, source: str) -> None:
 
 def test_files_left_out_stay_left_out(tmp_path: Path, source: str) -> None:
     (tmp_path / "bad.csv").write_text("a\nx\n")
-    sources = [str(tmp_path / "bad.csv"), source]
+    sources = [str(tmp_path / "bad.csv"), str(tmp_path / "nosuch.npy"), source]
     told: list[str] = []
-    stopped(sources, tmp_path / "checkpoint", calls=4, on_error=lambda name, error: told.append(name))
+    stopped(sources, tmp_path / "checkpoint", calls=5, on_error=lambda name, error: told.append(name))
     found = resumed(sources, tmp_path / "checkpoint", on_error=lambda name, error: told.append(name))
     assert found == fastbn.stream(source, memory=LEAST)
-    assert told == sources[:1]
+    assert told == sources[:2]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"memory": 2 * LEAST}, "memory was 1048576 and is 2097152"),
+        ({"memory": 2 * LEAST}, "memory was 262144 and is 524288"),
         ({"axis": 0}, "axis was 1 and is 0"),
         ({"columns": ["1"]}, r"columns was None and is \['1'\]"),
         ({"where_finite": True}, "where_finite was False and is True"),
@@ -178,7 +178,7 @@ def test_other_files_are_another_run(tmp_path: Path, source: str, rng: np.random
     checkpoint = tmp_path / "checkpoint"
     stopped(source, checkpoint)
     other = str(tmp_path / "other.npy")
-    np.save(other, np.zeros((200_000, 2)))
+    np.save(other, np.zeros((50_000, 2)))
     with pytest.raises(ValueError, match=r"name of source '.*other.npy' was '.*x.npy' and is '.*other.npy'"):
         resumed(other, checkpoint)
     with pytest.raises(ValueError, match="it had 1 sources and has 2"):
@@ -191,12 +191,12 @@ def test_other_files_are_another_run(tmp_path: Path, source: str, rng: np.random
     resumed(source, checkpoint)
     stopped(source, checkpoint)
     np.save(source, np.zeros((3, 2)))
-    with pytest.raises(ValueError, match=r"bytes of source '.*x.npy' was 3200128 and is 176"):
+    with pytest.raises(ValueError, match=r"bytes of source '.*x.npy' was 800128 and is 176"):
         resumed(source, checkpoint)
 
 
 def test_a_store_that_was_changed(tmp_path: Path, rng: np.random.Generator) -> None:
-    source = datafiles.save_zarr(tmp_path, rng.normal(size=(60_000, 2)))
+    source = datafiles.save_zarr(tmp_path, rng.normal(size=(15_000, 2)))
     stopped(source, tmp_path / "checkpoint", calls=1)
     os.utime(next(path for path in Path(source).rglob("*") if path.is_file()), ns=(0, 0))
     with pytest.raises(ValueError, match=r"source '.*x.zarr' was changed"):
@@ -247,7 +247,7 @@ def test_errors_speak_of_the_name_that_was_asked_for(tmp_path: Path) -> None:
         Path("/dev/full").write_text("x")
 
 
-def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
+def test_what_killed_runs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(f"""
 import os
 from fastbn.destinations.atomic import replacing
@@ -258,6 +258,15 @@ with replacing({str(tmp_path / "x")!r}) as temporary:
     assert done.returncode == -9
     left = os.listdir(tmp_path)
     assert len(left) == 1
+
+    def kill(process: int, number: int) -> None:
+        raise PermissionError(1, os.strerror(1))
+
+    with monkeypatch.context() as context:  # a process of another user
+        context.setattr(os, "kill", kill)
+        with replacing(tmp_path / "x") as temporary:
+            Path(temporary).write_text("whole")
+    assert left[0] in os.listdir(tmp_path)
     mine, others = tmp_path / left[0].replace("-", "-1."), tmp_path / ".y.part"
     for path in (mine, others):  # of a process that runs, and of none
         path.write_text("half")

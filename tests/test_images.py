@@ -16,7 +16,7 @@ from datafiles import LEAST, Array, assert_streamed, pixels, random_images, same
 @pytest.fixture
 def images(rng: np.random.Generator) -> list[Array]:
     """Return images of several blocks' worth, one of which is larger than a block."""
-    return [*random_images(rng, 200), rng.integers(0, 256, (300, 400, 3), np.uint8), *random_images(rng, 9)]
+    return [*random_images(rng, 100), rng.integers(0, 256, (150, 200, 3), np.uint8), *random_images(rng, 9)]
 
 
 def test_channels_are_features(tmp_path: Path, images: list[Array]) -> None:

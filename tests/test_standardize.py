@@ -18,7 +18,7 @@ import zarr
 
 import datafiles
 import fastbn
-from datafiles import ARRAYS, LEAST, TABLES, Array, random_images, save_images
+from datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, random_images, save_images
 from fastbn.destinations.arrays import _chunks
 from fastbn.statsfiles import Stats, save_stats
 from helpers import run
@@ -29,7 +29,7 @@ CLOSE = {"rtol": 0.0, "atol": 16 * 2.0**-52 * 1e4}
 
 @pytest.fixture
 def x(rng: np.random.Generator) -> Array:
-    return rng.normal([3.0, -1e4, 0.0, 5.0], [1.0, 2.0, 1e3, 1e-2], (30_011, 4))
+    return rng.normal([3.0, -1e4, 0.0, 5.0], [1.0, 2.0, 1e3, 1e-2], (8_011, 4))
 
 
 def standard(x: Array, axis: Any = 1) -> Array:
@@ -74,37 +74,37 @@ def test_arrays_to_arrays(tmp_path: Path, x: Array, save: datafiles.Save) -> Non
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("axis", [0, 1, 3, (0, 2), (1, 3), ()], ids=str)
-@pytest.mark.parametrize("save", ARRAYS, ids=lambda save: save.__name__)
+@pytest.mark.parametrize("axis", [0, 1, 3, (0, 2), ()], ids=str)
+@pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: save.__name__)
 def test_feature_axes(tmp_path: Path, rng: np.random.Generator, save: datafiles.Save, axis: Any) -> None:
-    y = rng.normal(5.0, 2.0, (17, 31, 21, 7))
+    y = rng.normal(5.0, 2.0, (17, 23, 21, 7))
     source = save(tmp_path, y)
     fastbn.standardize(source, fastbn.stream(source, axis=axis), tmp_path / "y.npy", axis=axis, memory=LEAST)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(y, axis).astype(float), **CLOSE)
 
 
-@pytest.mark.parametrize("save", ARRAYS, ids=lambda save: save.__name__)
+@pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: save.__name__)
 def test_columns_of_arrays(tmp_path: Path, x: Array, save: datafiles.Save) -> None:
     source, columns = save(tmp_path, x), [3, 0, 1]
     moments = fastbn.stream(source, columns=columns)
-    fastbn.standardize(source, moments, tmp_path / "y.npy", columns=columns, memory=LEAST)
+    fastbn.standardize(source, moments, tmp_path / "y.npy", columns=columns, memory=2 * LEAST)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(x)[:, columns].astype(float), **CLOSE)
 
 
-@pytest.mark.parametrize("save", ARRAYS, ids=lambda save: save.__name__)
+@pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: save.__name__)
 def test_rows_longer_than_a_block(tmp_path: Path, rng: np.random.Generator, save: datafiles.Save) -> None:
-    y = rng.normal(5.0, 2.0, (5, 50_000))
+    y = rng.normal(5.0, 2.0, (5, 12_000))
     source = save(tmp_path, y)
     moments = fastbn.stream(source)
     for out in ("y.npy", "y.h5"):
         fastbn.standardize(source, moments, tmp_path / out, memory=LEAST)
         np.testing.assert_allclose(load(tmp_path / out), standard(y).astype(float), **CLOSE)
-    chosen = fastbn.stream(source, columns=[49_999, 2])
+    chosen = fastbn.stream(source, columns=[11_999, 2])
     with pytest.raises(ValueError, match=r"memory must hold a row of .* to choose columns"):
-        fastbn.standardize(source, chosen, tmp_path / "z.npy", columns=[49_999, 2], memory=LEAST)
+        fastbn.standardize(source, chosen, tmp_path / "z.npy", columns=[11_999, 2], memory=LEAST)
     assert not (tmp_path / "z.npy").exists()
-    fastbn.standardize(source, chosen, tmp_path / "z.npy", columns=[49_999, 2])
-    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), standard(y)[:, [49_999, 2]].astype(float), **CLOSE)
+    fastbn.standardize(source, chosen, tmp_path / "z.npy", columns=[11_999, 2])
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), standard(y)[:, [11_999, 2]].astype(float), **CLOSE)
 
 
 def test_an_array_of_one_dimension(tmp_path: Path, x: Array) -> None:
@@ -131,7 +131,7 @@ def test_an_array_of_one_dimension(tmp_path: Path, x: Array) -> None:
     ],
 )
 def test_types(tmp_path: Path, rng: np.random.Generator, stored: str, asked: str | None, written: str) -> None:
-    y = rng.integers(0, 2 if stored == "?" else 100, (5_000, 3)).astype(stored)
+    y = rng.integers(0, 2 if stored == "?" else 100, (2_000, 3)).astype(stored)
     np.save(tmp_path / "x.npy", y)
     fastbn.standardize(tmp_path / "x.npy", fastbn.stream(tmp_path / "x.npy"), tmp_path / "y.npy", dtype=asked)
     found = np.load(tmp_path / "y.npy")
@@ -344,7 +344,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path, x: Array, rng: np.random.Ge
 
 
 def test_a_source_that_breaks_off(tmp_path: Path, x: Array) -> None:
-    (tmp_path / "bad.csv").write_text("a,b\n" + "1,2\n" * 60_000 + "1,oops\n")
+    (tmp_path / "bad.csv").write_text("a,b\n" + "1,2\n" * 15_000 + "1,oops\n")
     (tmp_path / "good.csv").write_text("a,b\n1,2\n")
     sources, moments = [tmp_path / "bad.csv", tmp_path / "good.csv"], fastbn.stream(x[:, :2])
     with pytest.raises(ValueError, match="oops"):  # a part of it is in the file
@@ -442,7 +442,7 @@ def test_a_full_disk(tmp_path: Path, x: Array, monkeypatch: pytest.MonkeyPatch) 
             "y.npy",
             {"axis": 0},
             ValueError,
-            r"features of source, of shape \(30011,\), got \(4,\)",
+            r"features of source, of shape \(8011,\), got \(4,\)",
         ),
     ],
 )
@@ -519,8 +519,8 @@ print(before, after, peak())
 
 
 def test_memory_stays_under_the_bound(tmp_path: Path, rng: np.random.Generator) -> None:
-    memory = 16 << 20
-    np.save(tmp_path / "x.npy", rng.standard_normal((500_000, 64), np.float32))  # eight times the bound
+    memory = 8 << 20
+    np.save(tmp_path / "x.npy", rng.standard_normal((300_000, 64), np.float32))  # nine times the bound
     done = run(PEAK.format(arguments=(str(tmp_path), memory)))
     assert done.returncode == 0, done.stderr
     before, counted, written = map(int, done.stdout.split())

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 import datafiles
 import fastbn
-from datafiles import ARRAYS, LEAST, TABLES, Array, Save, assert_streamed, same_bits
+from datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, Save, assert_streamed, same_bits
 from fastbn.sources.arrays import Grid, extent, runs
 
 
 @pytest.fixture
 def x(rng: np.random.Generator) -> Array:
     """Return values of six blocks or more, no two features alike."""
-    return rng.normal([3.0, -1e4, 0.0, 1e-3, 7.0], [1.0, 2.0, 1e3, 1e-5, 1e2], (40_009, 5))
+    return rng.normal([3.0, -1e4, 0.0, 1e-3, 7.0], [1.0, 2.0, 1e3, 1e-5, 1e2], (10_009, 5))
 
 
 @pytest.mark.parametrize("save", ARRAYS + TABLES, ids=lambda save: save.__name__)
@@ -47,13 +47,13 @@ def test_columns_by_name(tmp_path: Path, x: Array, save: Save) -> None:
     assert_streamed(fastbn.stream(save(tmp_path, x), columns=["3"], memory=LEAST), x[:, [3]])
 
 
-AXES: list[Any] = [0, 1, 2, -1, (0, 1), (1, 3), (0, 2), (0, 1, 2, 3), ()]
+AXES: list[Any] = [0, 1, -1, (1, 3), (0, 2), (0, 1, 2, 3), ()]
 
 
 @pytest.mark.parametrize("axis", AXES, ids=str)
-@pytest.mark.parametrize("save", ARRAYS, ids=lambda save: save.__name__)
+@pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: save.__name__)
 def test_feature_axes(tmp_path: Path, rng: np.random.Generator, save: Save, axis: Any) -> None:
-    y = rng.normal(5.0, 2.0, (19, 31, 21, 7))
+    y = rng.normal(5.0, 2.0, (19, 23, 21, 7))
     source = save(tmp_path, y)
     assert_streamed(fastbn.stream(source, axis=axis, memory=LEAST), y, axis)
     if isinstance(axis, int):
@@ -62,10 +62,10 @@ def test_feature_axes(tmp_path: Path, rng: np.random.Generator, save: Save, axis
         assert_streamed(fastbn.stream(source, axis=axis, columns=chosen, memory=LEAST), wanted, axis)
 
 
-@pytest.mark.parametrize("columns", [None, [40_000, 3, 39_999, 70_000]], ids=str)
+@pytest.mark.parametrize("columns", [None, [10_000, 3, 9_999, 17_000]], ids=str)
 @pytest.mark.parametrize("save", [datafiles.save_npy, datafiles.save_fortran, datafiles.save_zarr], ids=str)
 def test_rows_longer_than_a_block(tmp_path: Path, rng: np.random.Generator, save: Save, columns: Any) -> None:
-    y = rng.normal(size=(5, 80_000))
+    y = rng.normal(size=(5, 20_000))
     found = fastbn.stream(save(tmp_path, y), columns=columns, memory=LEAST)
     assert_streamed(found, y if columns is None else y[:, columns])
 
@@ -80,7 +80,7 @@ def test_an_array_of_one_dimension_in_a_file_is_a_column(tmp_path: Path, x: Arra
 )
 def test_types(tmp_path: Path, rng: np.random.Generator, dtype: str) -> None:
     kind = np.dtype(dtype)
-    y = rng.integers(0, 2 if dtype == "?" else 100, (9_000, 3)).astype(kind)
+    y = rng.integers(0, 2 if dtype == "?" else 100, (3_000, 3)).astype(kind)
     exact = y.astype(np.float64)  # small numbers are themselves in every type
     assert_streamed(fastbn.stream(datafiles.save_npy(tmp_path, y), memory=LEAST), exact)
     if dtype not in ("g", "?"):
@@ -174,12 +174,12 @@ def spoiled(x: Array) -> Array:
     y = x.copy()
     y[5, 0] = y[-1, 0] = np.nan
     y[7, 1], y[9, 1] = np.inf, -np.inf
-    y[11, 3], y[30_000, 3] = np.nan, np.inf
+    y[11, 3], y[8_000, 3] = np.nan, np.inf
     y[:, 4] = np.nan
     return y
 
 
-@pytest.mark.parametrize("save", ARRAYS + TABLES, ids=lambda save: save.__name__)
+@pytest.mark.parametrize("save", LAYOUTS + TABLES, ids=lambda save: save.__name__)
 def test_what_is_not_finite(tmp_path: Path, x: Array, save: Save) -> None:
     y = spoiled(x)
     source = save(tmp_path, y)

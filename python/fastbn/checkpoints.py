@@ -110,11 +110,6 @@ def identity(places: Iterable[Place], options: dict[str, Any]) -> dict[str, Any]
     return {"options": options, "sources": [_fingerprint(place) for place in places]}
 
 
-def nbytes_of(place: Place) -> int:
-    """Return the size of a place's files, 0 of those that are missing."""
-    return int(_fingerprint(place)["bytes"])
-
-
 def _fingerprint(place: Place) -> dict[str, Any]:
     import hashlib
 

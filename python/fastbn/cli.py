@@ -104,7 +104,7 @@ def _command(command: F) -> F:
         try:
             command(*arguments, **options)
             sys.stdout.flush()
-        except BrokenPipeError:
+        except BrokenPipeError:  # pragma: no cover (of a process of its own: this one's output is not to be lost)
             # Whoever read the result wants no more of it; nor may Python try to write the rest as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None

@@ -87,7 +87,7 @@ def from_json(text: str, shown: str) -> Stats:
         held = json.loads(text)
         if held["kind"] != KIND or held["format"] != _FORMAT:
             raise ValueError("its format is not known to this version")
-        count = {"count": held["count"]}
+        count = {"count": held["count"]} if "count" in held else {}
         arrays = {key: _numbers(held[key]) for key in _ARRAYS if key in held} | count
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"path must name a file written by {_WRITER}, got {shown}: {error}") from error

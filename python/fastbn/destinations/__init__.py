@@ -22,11 +22,6 @@ class Target(NamedTuple):
     path: str
     member: str = "data"
 
-    @property
-    def tabular(self) -> bool:
-        """Whether it takes tables with all their columns."""
-        return self.kind in TABLES.values()
-
 
 class ArrayWriter(Protocol):
     """Takes an array region by region; how many rows there are shows at the end."""

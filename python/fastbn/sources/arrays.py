@@ -15,6 +15,9 @@ from fastbn.sources.base import Array, Block, Reading, Ring, UnreadableError, ch
 Region: TypeAlias = tuple[slice, ...]
 
 
+_PIECE = 512
+
+
 class Grid:
     """An array cut into equal tiles, numbered in the order in which they lie in memory.
 
@@ -101,8 +104,8 @@ class ArraySource:
         self._sorted = np.array(sorted(self.chosen or ()), np.intp)
         self.order = None if self.chosen is None else tuple(np.searchsorted(self._sorted, self.chosen).tolist())
         self.names = None if self.chosen is None else tuple(map(str, self.chosen))
-        axes = range(len(shape)) if order is None or reading.rowwise else order
-        self._grid = self._cut((*axes, 1) if self.flat else tuple(axes), chunks, reading)
+        axes = tuple(range(len(shape)) if order is None else order)
+        self._grid = self._cut((*axes, 1) if self.flat else axes, chunks, reading)
 
     def room(self, region: Region) -> Array:
         """Return memory for a tile as it is stored."""
@@ -127,7 +130,11 @@ class ArraySource:
             yield Block(values, corner, number + 1, (number + 1) / len(self._grid))
 
     def _cut(self, order: Shape, chunks: Shape | None, reading: Reading) -> Grid:
+        natural = tuple(range(len(self.shape)))
         whole = (1,) * len(self.shape) if chunks is None else (*chunks, 1) if self.flat else tuple(chunks)
+        if reading.rowwise and order != natural:
+            # What is read in one order and written in another has pieces of some length in both.
+            whole, order = tuple(_PIECE if axis == order[-1] else 1 for axis in natural), natural
         # Chunks are decoded into memory of their own before they are put together.
         per_value = self.stored.itemsize * (1 if chunks is None else 2) + reading.beside
         if self.chosen is not None or self.stored != self.dtype:

@@ -16,7 +16,7 @@ Column: TypeAlias = int | str
 
 # Blocks larger than this gain nothing; more memory then means more of them under way.
 _LARGEST_BLOCK = 32 << 20
-LEAST_MEMORY = 1 << 20
+LEAST_MEMORY = 1 << 18
 IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")  # that can be asked for
 
 
