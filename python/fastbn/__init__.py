@@ -9,7 +9,9 @@ from fastbn.functional import batch_norm, batch_norm_backward, batch_norm_train,
 from fastbn.layer import BatchNorm
 from fastbn.memory import PoolInfo, clear_pool, pool_info, set_pool_limit
 from fastbn.results import Gradients, ResidualGradients, TrainResult
+from fastbn.standardizing import standardize
 from fastbn.statistics import Moments
+from fastbn.streaming import stream
 
 __all__ = [
     "BatchNorm",
@@ -30,4 +32,6 @@ __all__ = [
     "set_num_threads",
     "set_pool_limit",
     "show_config",
+    "standardize",
+    "stream",
 ]

@@ -1,0 +1,151 @@
+"""What a run has counted so far, in a file from which it can go on. Knows sources by name, size and time alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastbn.checks import Shape
+from fastbn.destinations.atomic import replacing
+from fastbn.sources.base import Place
+from fastbn.statistics import Moments
+
+_FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a run is: places done, the place in the next one, and what was counted.
+
+    ``total`` has the places that are done; ``parts`` has, by their corners, the features of the one under way.
+    ``skipped`` has the files that could not be read, with the reasons.
+    """
+
+    place: int = 0
+    position: int = 0
+    total: Moments = field(default_factory=Moments)
+    parts: dict[Shape, Moments] = field(default_factory=dict)
+    names: list[str] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """The file of one run. ``identity`` says what it is a run of: nothing else may go on from it."""
+
+    def __init__(self, path: str, identity: dict[str, Any], every: float) -> None:
+        self._path, self._identity, self._every = path, identity, every
+        self._last: float | None = None
+
+    def load(self) -> Progress | None:
+        """Return how far the run came; None if there is no file, ValueError if it is of another run."""
+        import base64
+        import json
+
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                held = json.load(file)
+            if held["format"] != _FORMAT:
+                raise ValueError("its format is not known to this version")
+            if held["identity"] != self._identity:
+                raise _Differs(f"{self._path!r} is of another run: {_difference(held['identity'], self._identity)}")
+            total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
+            corners = [tuple(corner) for corner in held["corners"]]
+            counted = dict(zip(corners, parts, strict=True))
+            return Progress(held["place"], held["position"], total, counted, held["names"], dict(held["skipped"]))
+        except FileNotFoundError:
+            return None
+        except _Differs as error:
+            raise ValueError(f"checkpoint must be of this run, but {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"checkpoint must name a file that a run left, got {self._path!r}: {error}") from error
+
+    def save(self, progress: Progress) -> None:
+        """Write how far the run is, unless that was done a short while ago."""
+        import time
+
+        now = time.monotonic()
+        if self._last is not None and now - self._last < self._every:
+            return
+        self._write(progress)
+        self._last = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to count the time to the first checkpoint."""
+        import time
+
+        self._last = time.monotonic() if self._every else None
+
+    def remove(self) -> None:
+        """Remove the file: the run is complete."""
+        if os.path.exists(self._path):
+            os.unlink(self._path)
+
+    def _write(self, progress: Progress) -> None:
+        import base64
+        import json
+
+        moments = [progress.total, *progress.parts.values()]
+        held = {
+            "format": _FORMAT,
+            "identity": self._identity,
+            "place": progress.place,
+            "position": progress.position,
+            "names": progress.names,
+            "skipped": progress.skipped,
+            "corners": [list(corner) for corner in progress.parts],
+            "moments": [base64.b64encode(part.to_bytes()).decode("ascii") for part in moments],
+        }
+        with replacing(self._path) as path, open(path, "w", encoding="utf-8") as file:
+            json.dump(held, file)
+
+
+class _Differs(Exception):  # noqa: N818 (never leaves this file)
+    pass
+
+
+def identity(places: Iterable[Place], options: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a run the same run: files with their sizes and times of change, and options."""
+    return {"options": options, "sources": [_fingerprint(place) for place in places]}
+
+
+def _fingerprint(place: Place) -> dict[str, Any]:
+    import hashlib
+
+    digest, total, newest, count = hashlib.sha256(), 0, 0, 0
+    for path in _paths(place):
+        try:
+            found = os.stat(path)
+        except OSError:  # whoever opens it will say so
+            continue
+        total, newest, count = total + found.st_size, max(newest, found.st_mtime_ns), count + 1
+        digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode("utf-8", "surrogateescape"))
+    return {"name": place.name, "files": count, "bytes": total, "changed": newest, "digest": digest.hexdigest()}
+
+
+def _paths(place: Place) -> Iterable[str]:
+    for path in place.files:
+        if os.path.isdir(path):
+            for root, folders, names in os.walk(path):
+                folders.sort()
+                yield from (os.path.join(root, name) for name in sorted(names))
+        else:
+            yield path
+
+
+def _difference(held: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the first thing in which two runs differ."""
+    for name, value in now["options"].items():
+        if held["options"].get(name) != value:
+            return f"{name} was {held['options'].get(name)!r} and is {value!r}"
+    before, after = held["sources"], now["sources"]
+    if len(before) != len(after):
+        return f"it had {len(before)} sources and has {len(after)}"
+    for one, other in zip(before, after, strict=True):
+        for name in ("name", "files", "bytes"):
+            if one[name] != other[name]:
+                return f"{name} of source {other['name']!r} was {one[name]!r} and is {other[name]!r}"
+        if one != other:
+            return f"source {other['name']!r} was changed"
+    return "it was left by another version"

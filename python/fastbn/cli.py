@@ -1,0 +1,284 @@
+"""The `fastbn` command: its arguments, and what it says when something is wrong. Computes nothing."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from fastbn import config, display
+from fastbn.counting import scaled
+from fastbn.sources import left_out
+from fastbn.standardizing import standardize as write_standardized
+from fastbn.statsfiles import Stats, checked_suffix, merged_stats, save_stats, to_json
+from fastbn.streaming import MEMORY, checked_scale, reading_of, streamed
+
+F = TypeVar("F", bound=Callable[..., None])
+
+app = typer.Typer(
+    name="fastbn",
+    help="Statistics and standardization of data larger than memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class OnError(str, Enum):
+    """What happens with a file that cannot be read."""
+
+    stop = "raise"
+    skip = "skip"
+
+
+class Computed(str, Enum):
+    """What values are converted to before they count."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class Written(str, Enum):
+    """Type of a result."""
+
+    float16 = "float16"
+    float32 = "float32"
+    float64 = "float64"
+
+
+def _nbytes(text: str) -> int:
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    unit = {"K": 10, "M": 20, "G": 30}.get(digits[-1:], 0)
+    try:
+        return int(float(digits[:-1] if unit else digits) * 2**unit)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"must be a number of bytes such as 64M or 1G, got {text!r}") from None
+
+
+def _axes(text: str) -> int | tuple[int, ...]:
+    try:
+        axes = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(f"must be numbers with commas between, got {text!r}") from None
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _columns(texts: list[str]) -> list[str] | None:
+    return [column for text in texts for column in next(csv.reader([text]), [])] or None
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Files (.npy, .npz, .csv, .parquet, .h5, .zarr, images) or folders; FILE:NAME for one array of several.",
+    ),
+]
+Axis = Annotated[str, typer.Option(help="Feature axis or axes of arrays, which keep statistics of their own.")]
+Columns = Annotated[list[str], typer.Option(help="Names or numbers of the features, with commas between.")]
+Scale = Annotated[float | None, typer.Option(help="Divide values by this: 255 for images in units of 0 to 1.")]
+Mode = Annotated[str | None, typer.Option(help="Convert images to this mode: L, RGB, RGBA, ...")]
+NoHeader = Annotated[bool, typer.Option("--no-header", help="The first line of .csv files holds values, not names.")]
+Memory = Annotated[str, typer.Option(help="Most memory for data, as 64M or 1G.")]
+OnErrors = Annotated[OnError, typer.Option(help="What to do about a file that cannot be read.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _command(command: F) -> F:
+    """Make a function a command that ends with one line and code 1 where data are wrong, and cleans up if stopped."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        before = signal.signal(signal.SIGTERM, _stop)
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:  # pragma: no cover (of a process of its own: this one's output is not to be lost)
+            # Whoever read the result wants no more of it; nor may Python try to write the rest as it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (OSError, ValueError, TypeError, ImportError) as error:
+            print(f"fastbn: error: {_one_line(error)}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    app.command()(run)
+    return command
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fspath(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+@_command
+def stats(
+    sources: Sources,
+    out: Annotated[list[str], typer.Option("--out", "-o", help="Write the statistics to .npz or .json.")] = [],  # noqa: B006
+    axis: Axis = "1",
+    columns: Columns = [],  # noqa: B006
+    dtype: Annotated[Computed | None, typer.Option(help="Convert values to this before they count.")] = None,
+    where_finite: Annotated[bool, typer.Option("--where-finite", help="Leave out NaN and infinite values.")] = False,
+    scale: Scale = None,
+    mode: Mode = None,
+    no_header: NoHeader = False,
+    memory: Memory = f"{MEMORY >> 20}M",
+    on_error: OnErrors = OnError.stop,
+    checkpoint: Annotated[str | None, typer.Option(help="Where to keep how far the run is: OUT.checkpoint.")] = None,
+    every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 5.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Print count, mean, std, min and max of each feature."""
+    _check_outputs(out, force)
+    kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
+    if resume and kept is None:
+        raise typer.BadParameter("--resume needs --out or --checkpoint, which say where the checkpoint is")
+    _note_checkpoint(kept, resume)
+    divisor = 1.0 if scale is None else checked_scale(scale)
+    chosen = None if dtype is None else dtype.value
+    reading = reading_of(_axes(axis), _columns(columns), chosen, mode, not no_header, _nbytes(memory))
+    with display.progress("counting") as report:
+        found = streamed(
+            _one_or_several(sources),
+            reading,
+            where_finite=where_finite,
+            on_error=_noted if on_error is OnError.skip else "raise",
+            checkpoint=kept,
+            every=every,
+            resume=resume,
+            progress=report,
+        )
+    _note_left_out(sources)
+    names = None if found.names is None else tuple(found.names)
+    result = Stats(scaled(found.total, divisor), names, divisor, reading.axis, mode)
+    for path in out:
+        save_stats(result, path)
+    _show(result, as_json, skipped=found.skipped)
+
+
+@_command
+def standardize(
+    sources: Sources,
+    statistics: Annotated[str, typer.Option("--stats", help="Statistics, as `fastbn stats --out` writes them.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="A file, or a folder of one file for each source or image.")],
+    axis: Annotated[
+        str | None, typer.Option(help="Feature axis or axes of arrays. By default as in the statistics.")
+    ] = None,
+    columns: Columns = [],  # noqa: B006
+    dtype: Annotated[Written | None, typer.Option(help="Type of what is written.")] = None,
+    eps: Annotated[float, typer.Option(help="Added to the variance.")] = 0.0,
+    scale: Scale = None,
+    mode: Mode = None,
+    no_header: NoHeader = False,
+    memory: Memory = f"{MEMORY >> 20}M",
+    on_error: OnErrors = OnError.stop,
+    force: Force = False,
+) -> None:
+    """Write (x - mean) / std of all values."""
+    axes = None if axis is None else _axes(axis)
+    with display.progress("writing") as report:
+        write_standardized(
+            _one_or_several(sources),
+            statistics,
+            out,
+            axis=axes,
+            columns=_columns(columns),
+            dtype=None if dtype is None else dtype.value,
+            eps=eps,
+            scale=scale,
+            mode=mode,
+            header=not no_header,
+            memory=_nbytes(memory),
+            on_error=_noted if on_error is OnError.skip else "raise",
+            overwrite=force,
+            progress=report,
+        )
+    _note_left_out(sources)
+
+
+@_command
+def merge(
+    files: Annotated[list[str], typer.Argument(metavar="STATS", help="Statistics, .npz or .json.")],
+    out: Annotated[list[str], typer.Option("--out", "-o", help="Write the result to .npz or .json.")],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Merge statistics of parts into those of the whole."""
+    _check_outputs(out, force)
+    result = merged_stats(files)
+    for path in out:
+        save_stats(result, path)
+    _show(result, as_json)
+
+
+@_command
+def info(as_json: Json = False) -> None:
+    """Print what fastbn runs on: instruction set, threads, versions."""
+    found = {**config.show_config("dicts"), **display.versions()}
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in found.items()]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name.ljust(width)}  {'not installed' if value == 'None' else value}" for name, value in rows))
+
+
+def _one_or_several(sources: list[str]) -> Any:
+    return sources[0] if len(sources) == 1 else sources
+
+
+def _check_outputs(paths: list[str], force: bool) -> None:
+    for path in paths:
+        try:
+            checked_suffix(path)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        if os.path.lexists(path) and not force:
+            raise FileExistsError(17, os.strerror(17), path)
+
+
+def _note_checkpoint(path: str | None, resume: bool) -> None:
+    there = path is not None and os.path.exists(path)
+    if there and not resume:
+        display.note(f"{path} is of a run that was interrupted; --resume would have gone on from it")
+    if resume and not there:
+        display.note(f"{path} is not there, so this begins at the beginning")
+
+
+def _note_left_out(sources: list[str]) -> None:
+    for source in sources:
+        others = left_out(source) if os.path.isdir(source) else []
+        if others:
+            display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {others[0]}, ...")
+
+
+def _noted(name: str, error: Exception) -> None:
+    display.note(f"left out: {_one_line(error)}")
+
+
+def _show(result: Stats, as_json: bool, **more: Any) -> None:
+    if as_json:
+        print(to_json(result, **more))
+    else:
+        display.show_stats(result)

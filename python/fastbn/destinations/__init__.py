@@ -1,0 +1,89 @@
+"""Where standardized data go: what a user names becomes a target, and a target a writer. Knows no source."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastbn.checks import Shape
+from fastbn.sources.base import Array
+
+ARRAYS = {".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".he5": "hdf5", ".zarr": "zarr"}
+TABLES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+_MEMBERS = ("npz", "hdf5", "zarr")
+
+
+class Target(NamedTuple):
+    """A file, or a folder (``kind`` "folder") of one file for each that is read; ``member`` names the array in it."""
+
+    kind: str
+    path: str
+    member: str = "data"
+
+
+class ArrayWriter(Protocol):
+    """Takes an array region by region; how many rows there are shows at the end."""
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Write values to where they begin in the whole array."""
+        ...
+
+    def finish(self, rows: int) -> None:
+        """Complete the file, of so many rows."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file, complete or not."""
+        ...
+
+
+class TableWriter(Protocol):
+    """Takes a table some rows at a time."""
+
+    def write(self, rows: Any) -> None:
+        """Append rows, a table of pyarrow's with the columns of the first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+def target_of(out: str | os.PathLike[str]) -> Target:
+    """Return what a path names; ValueError if its name says nothing that is known."""
+    path = os.fspath(out)
+    bare, colon, member = path.rpartition(":")
+    if colon and ARRAYS.get(_suffix(bare)) in _MEMBERS and member.strip("/"):
+        return Target(ARRAYS[_suffix(bare)], bare, member.strip("/"))
+    suffix = _suffix(path.rstrip(os.sep))
+    if suffix in ARRAYS or suffix in TABLES:
+        return Target((ARRAYS | TABLES)[suffix], path.rstrip(os.sep))
+    if suffix and not path.endswith(os.sep):
+        known = ", ".join([*ARRAYS, *TABLES])
+        raise ValueError(f"out must be a folder or a file of a known kind ({known}), got {path!r}")
+    return Target("folder", path.rstrip(os.sep) or os.sep)
+
+
+def array_writer(target: Target, path: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> ArrayWriter:
+    """Return a writer of an array of that trailing shape, and of about so many rows, to a path of no such name."""
+    from fastbn.destinations import arrays
+
+    return arrays.WRITERS[target.kind](path, target.member, trailing, dtype, rows)
+
+
+def table_writer(target: Target, path: str, schema: Any) -> TableWriter:
+    """Return a writer of a table with these columns."""
+    from fastbn.sources.optional import needed
+
+    writer: TableWriter
+    if target.kind == "csv":
+        writer = needed("pyarrow.csv", "Tables").CSVWriter(path, schema)
+    else:
+        writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
+    return writer
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()

@@ -1,0 +1,132 @@
+"""Arrays written region by region, to .npy, .npz, HDF5 and Zarr. Knows neither what they hold nor the final name."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastbn.checks import Shape
+from fastbn.destinations import ArrayWriter
+from fastbn.sources.arrays import runs
+from fastbn.sources.base import Array
+from fastbn.sources.optional import needed
+
+# Large enough to be read at the speed of the disk, small enough to be read for a few rows.
+_CHUNK_BYTES = 1 << 20
+
+
+class NpyWriter:
+    """An .npy file in C order. Its header has the number of rows, and room to write it once more at the end."""
+
+    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> None:
+        self._trailing, self._dtype = trailing, dtype
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by `close`)
+        self._header(rows)
+        self._begin = self._file.tell()
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Write each piece of the region that is contiguous in the file."""
+        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
+        data, position = np.ascontiguousarray(values).reshape(-1), 0
+        for first, count in runs((region[0].stop, *self._trailing), region):
+            self._file.seek(self._begin + first * self._dtype.itemsize)
+            self._file.write(data[position : position + count].data)
+            position += count
+
+    def finish(self, rows: int) -> None:
+        """Write the header as it is to be."""
+        self._file.seek(0)
+        self._header(rows)
+        self._file.truncate(self._begin + rows * math.prod(self._trailing) * self._dtype.itemsize)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _header(self, rows: int) -> None:
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (rows, *self._trailing)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+class NpzWriter(NpyWriter):
+    """An .npz file of one array, which is written beside it first: its size must be known before the rest."""
+
+    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> None:
+        self._path, self._member, self._beside = path, member, f"{path}.npy"
+        super().__init__(self._beside, member, trailing, dtype, rows)
+
+    def finish(self, rows: int) -> None:
+        """Put the array into the archive."""
+        import zipfile
+
+        super().finish(rows)
+        super().close()
+        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            archive.write(self._beside, f"{self._member}.npy")
+
+    def close(self) -> None:
+        """Remove what was written beside the archive."""
+        super().close()
+        if os.path.exists(self._beside):
+            os.unlink(self._beside)
+
+
+class ChunkedWriter:
+    """An array that is stored in chunks and can grow: ``resize`` and slicing is all it needs to know."""
+
+    def __init__(self, array: Any, close: Callable[[], object]) -> None:
+        self._array, self._close = array, close
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Let the array grow if it must, and write the region."""
+        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
+        if region[0].stop > self._array.shape[0]:
+            self._array.resize((region[0].stop, *self._array.shape[1:]))
+        self._array[region] = values
+
+    def finish(self, rows: int) -> None:
+        """Give the array its size."""
+        self._array.resize((rows, *self._array.shape[1:]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._close()
+
+
+def _hdf5(path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> ArrayWriter:
+    file = needed("h5py", "HDF5 files").File(path, "w")
+    shape, limit = (rows, *trailing), (None, *trailing)
+    array = file.create_dataset(member, shape, dtype, maxshape=limit, chunks=_chunks(trailing, dtype))
+    return ChunkedWriter(array, file.close)
+
+
+def _zarr(path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> ArrayWriter:
+    zarr = needed("zarr", "Zarr stores")
+    chunks = _chunks(trailing, dtype)
+    name = None if member == "data" else member
+    array = zarr.create_array(path, name=name, shape=(rows, *trailing), chunks=chunks, dtype=dtype)
+    return ChunkedWriter(array, lambda: None)
+
+
+def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
+    """Return chunks of whole rows, or of pieces of one."""
+    chunk = [1, *(max(1, size) for size in trailing)]
+    for axis in range(1, len(chunk)):
+        over = math.prod(chunk) * dtype.itemsize / _CHUNK_BYTES
+        if over > 1:
+            chunk[axis] = max(1, int(chunk[axis] / over))
+    chunk[0] = max(1, _CHUNK_BYTES // (math.prod(chunk) * dtype.itemsize))
+    return tuple(chunk)
+
+
+WRITERS: dict[str, Callable[[str, str, Shape, np.dtype[Any], int], ArrayWriter]] = {
+    "npy": NpyWriter,
+    "npz": NpzWriter,
+    "hdf5": _hdf5,
+    "zarr": _zarr,
+}

@@ -1,0 +1,102 @@
+"""Files and folders that appear whole or not at all: written beside their place and put there when complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SUFFIX = ".part"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a temporary name beside ``path``, and rename what was written there if nothing was raised.
+
+    The data are on the disk before the name is. Whatever is raised, the temporary file or folder is removed, and
+    OSError speaks of ``path``.
+    """
+    target = os.fspath(path)
+    folder, name = os.path.split(os.path.abspath(target))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(2, os.strerror(2), folder)
+    # No glob of data files matches a name that begins with a dot.
+    prefix = os.path.join(folder, f".{name}.{_host()}-")
+    _remove_stale(prefix)
+    temporary = f"{prefix}{os.getpid()}{_SUFFIX}"
+    try:
+        yield temporary
+        _synchronize_all(temporary)
+        _put(temporary, target)
+        _synchronize(folder)
+    except OSError as error:
+        removed(temporary)
+        if error.errno is not None:
+            error.filename = str(error.filename or target).replace(temporary, target)
+        raise
+    except BaseException:
+        removed(temporary)
+        raise
+
+
+def removed(path: str) -> None:
+    """Remove a file or a folder, if it is there."""
+    import shutil
+
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def _remove_stale(prefix: str) -> None:
+    """Remove what runs on this machine left behind that were killed."""
+    import glob
+
+    for path in glob.glob(f"{glob.escape(prefix)}*{_SUFFIX}*"):
+        process = path[len(prefix) :].partition(".")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            removed(path)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _host() -> str:
+    import socket
+
+    return "".join(c if c.isalnum() else "_" for c in socket.gethostname())
+
+
+def _put(temporary: str, target: str) -> None:
+    """Rename. A folder replaces no folder that holds something, so that one goes aside first."""
+    if not os.path.isdir(target):
+        os.replace(temporary, target)
+        return
+    aside = f"{temporary}.old"
+    os.rename(target, aside)
+    os.rename(temporary, target)
+    removed(aside)
+
+
+def _synchronize_all(path: str) -> None:
+    """Have the system write out a file, or a folder and everything in it."""
+    _synchronize(path)
+    for root, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            _synchronize(os.path.join(root, name))
+
+
+def _synchronize(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,111 @@
+"""What the `fastbn` command shows: tables, progress, notes. Knows neither files nor arguments."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fastbn.counting import Report
+from fastbn.statsfiles import Stats
+
+_COLUMNS = ("feature", "count", "mean", "std", "min", "max")
+_MOST = 50  # rows on a terminal
+_PACKAGES = ("numpy", "pyarrow", "h5py", "zarr", "pillow", "typer", "rich")
+
+
+def show_stats(stats: Stats) -> None:
+    """Print a table: drawn on a terminal, and there of so many features alone; else plain and complete."""
+    rows = list(_rows(stats))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        for name in _COLUMNS:
+            table.add_column(name, justify="left" if name == "feature" else "right", overflow="fold")
+        for row in rows[:_MOST]:
+            table.add_row(*row)
+        Console().print(table)
+        if len(rows) > _MOST:
+            print(f"... and {len(rows) - _MOST} features more (--out, --json or a pipe have all)")
+    else:
+        print(plain_table([_COLUMNS, *rows]))
+    spoiled = _spoiled(stats)
+    if spoiled:
+        shown = ", ".join(spoiled[:_MOST]) + (", ..." if len(spoiled) > _MOST else "")
+        print(f"NaN or infinite values in: {shown} (--where-finite leaves them out)")
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of texts in columns, all but the first aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def note(text: str) -> None:
+    """Say something beside the result."""
+    print(f"fastbn: {text}", file=sys.stderr)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """Give a function to report to: what is done, rate and time left, on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(binary_units=True),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def versions() -> dict[str, Any]:
+    """Return what the command runs on beside fastbn itself; None for a package that is not installed."""
+    found: dict[str, Any] = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _rows(stats: Stats) -> Iterator[tuple[str, ...]]:
+    moments = stats.moments
+    if moments.shape is None:
+        return
+    absent = np.full(moments.shape, np.nan)
+    columns: list[Any] = [np.broadcast_to(moments.count, moments.shape), moments.mean, moments.std()]
+    columns += [absent if extent is None else extent for extent in (moments.min, moments.max)]
+    for label, count, *values in zip(stats.labels(), *(column.ravel().tolist() for column in columns), strict=True):
+        yield (label or "all", f"{count:.15g}", *(f"{value:.6g}" for value in values))
+
+
+def _spoiled(stats: Stats) -> list[str]:
+    """Return the features whose statistics are not finite though they have values."""
+    moments = stats.moments
+    if moments.shape is None:
+        return []
+    wrong = ~np.isfinite(moments.mean) | ~np.isfinite(moments.m2)
+    for extent in (moments.min, moments.max):
+        wrong |= False if extent is None else ~np.isfinite(extent)
+    wrong &= np.asarray(moments.count) > 0
+    return [label or "all" for label, is_wrong in zip(stats.labels(), wrong.ravel().tolist(), strict=True) if is_wrong]

@@ -1,0 +1,157 @@
+"""Where data come from: what a user names becomes places, and a place an opened source. Knows no format.
+
+Each kind of file has a room of its own here, imported when one is opened: its ``opened`` makes a source of a place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fastbn.sources.base import Place, Reading, Source, UnreadableError
+
+KINDS = {
+    ".npy": "npy",
+    ".npz": "npy",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".he5": "hdf5",
+    ".zarr": "zarr",
+}
+# What Pillow reads and data sets are made of; its own list takes a third of a second to make.
+IMAGES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("png", "jpg", "jpeg", "jpe", "jfif", "jp2", "webp", "avif", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "pcx", "tga", "ico"),
+    )
+)
+_MEMBERS = (".npz", ".h5", ".hdf5", ".he5", ".zarr")
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+def opened(place: Place, reading: Reading) -> Source:
+    """Open a place."""
+    source: Source = importlib.import_module(f"fastbn.sources.{place.kind}").opened(place, reading)
+    return source
+
+
+def places(source: Any) -> Iterable[Place]:
+    """Return the places of a path, an array, or a collection of these; of a generator one by one."""
+    if _is_path(source):
+        return _of_path(os.fspath(source))
+    if _is_array(source):
+        return [_of_array(source, "source")]
+    if isinstance(source, (list, tuple)):
+        return _joined(place for index, item in enumerate(source) for place in _of_item(item, index))
+    if isinstance(source, Iterable) and not isinstance(source, (dict, bytes, bytearray)):
+        return (place for index, item in enumerate(source) for place in _of_item(item, index))
+    raise TypeError(f"source must be a path, an array, or an iterable of these, got {type(source).__name__}")
+
+
+def kind_of(path: str) -> str | None:
+    """Return the kind of a file by its name, None if it is of none."""
+    suffix = os.path.splitext(path)[1].lower()
+    return "images" if suffix in IMAGES else KINDS.get(suffix)
+
+
+def is_zarr(path: str) -> bool:
+    """Whether a folder is a Zarr store."""
+    return any(os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES)
+
+
+def left_out(folder: str) -> list[str]:
+    """Return the files of a folder that are not read, for they are of no kind that is known, or not images."""
+    files = list(_files(folder))
+    images = any(kind_of(file) == "images" for file in files)
+    return [file for file in files if kind_of(file) is None or (images and kind_of(file) != "images")]
+
+
+def _of_item(item: Any, index: int) -> list[Place]:
+    if _is_path(item):
+        return _of_path(os.fspath(item))
+    if _is_array(item):
+        return [_of_array(item, f"source[{index}]")]
+    raise TypeError(f"source must hold paths or arrays, got {type(item).__name__} at {index}")
+
+
+def _of_array(array: Any, name: str) -> Place:
+    return Place("memory", name, array=array)
+
+
+def _of_path(path: str) -> list[Place]:
+    bare, member = _split(path)
+    if os.path.isdir(bare):
+        if is_zarr(bare) or bare.rstrip(os.sep).lower().endswith(".zarr"):
+            return [Place("zarr", path, (bare,), member)]
+        return _of_folder(bare)
+    kind = kind_of(bare)
+    if kind is None:
+        if not os.path.exists(bare):
+            raise FileNotFoundError(2, os.strerror(2), bare)
+        known = ", ".join([*KINDS, "images"])
+        raise ValueError(f"source must be a folder or a file of a known kind ({known}), got {path!r}")
+    return [Place(kind, path, (bare,), member)]
+
+
+def _of_folder(folder: str) -> list[Place]:
+    files = list(_files(folder))
+    images = tuple(file for file in files if kind_of(file) == "images")
+    if images:
+        return [Place("images", folder, images)]
+    others = [Place(str(kind_of(file)), file, (file,)) for file in files if kind_of(file) is not None]
+    if not others:
+        raise ValueError(f"source must hold images or other files of a known kind, got the folder {folder!r}")
+    return others
+
+
+def _files(folder: str) -> Iterator[str]:
+    """Yield the files (and Zarr stores) of a folder and of those in it, by name, hidden ones left out."""
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        stores = [name for name in folders if kind_of(name) == "zarr"]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in stores)
+        for name in sorted(names + stores):
+            if not name.startswith("."):
+                yield os.path.join(root, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Split FILE:NAME, where FILE is of a kind that holds several arrays."""
+    bare, colon, member = path.rpartition(":")
+    if colon and not os.path.exists(path) and os.path.splitext(bare)[1].lower() in _MEMBERS:
+        return bare, member.strip("/")
+    return path, ""
+
+
+def _joined(places: Iterable[Place]) -> list[Place]:
+    """Make one place of images that follow each other."""
+    result: list[Place] = []
+    for place in places:
+        if place.kind == "images" and result and result[-1].kind == "images":
+            before = result.pop()
+            name = before.name if before.name.endswith(", ...") else f"{before.name}, ..."
+            place = Place("images", name, before.files + place.files)
+        result.append(place)
+    return result
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__") or hasattr(value, "dtype")
+
+
+__all__ = ["Place", "Reading", "Source", "UnreadableError", "is_zarr", "kind_of", "left_out", "opened", "places"]

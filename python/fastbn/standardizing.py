@@ -1,0 +1,131 @@
+"""Standardized copies of data larger than memory: `standardize`, its options checked. The work is in `rewriting`.
+
+Nothing here is needed by who does not call it, so what it takes is imported when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn.checks import LARGEST, checked_flag, checked_real
+from fastbn.statistics import Moments
+from fastbn.streaming import MEMORY, Columns, OnError, Path, Report, checked_on_error, checked_scale, reading_of
+
+
+def standardize(
+    source: Path | npt.ArrayLike | Iterable[Path | npt.ArrayLike],
+    moments: Moments | Path,
+    out: Path,
+    *,
+    axis: int | tuple[int, ...] | None = None,
+    columns: Columns = None,
+    dtype: npt.DTypeLike | None = None,
+    eps: float = 0.0,
+    scale: float | None = None,
+    mode: str | None = None,
+    header: bool = True,
+    memory: int = MEMORY,
+    on_error: OnError = "raise",
+    overwrite: bool = False,
+    progress: Report | None = None,
+) -> None:
+    """Write data that need not fit memory with mean 0 and standard deviation 1: ``(x - mean) / sqrt(var + eps)``.
+
+    One block is read, another computed with and a third written at the same time. `out` is written under another name
+    and renamed when it is complete, so whatever happens there is either all of it or nothing.
+
+    Parameters
+    ----------
+    source : path, array, or iterable of these
+        As for `stream`.
+    moments : Moments or path
+        Statistics of the same features; or a file of them with the features' names, as ``fastbn stats`` writes it.
+    out : path
+        By its suffix: .npy, .npz, .h5 or .zarr for arrays, of which ``"file.h5:name"`` names one; .csv or .parquet for
+        tables; several sources follow each other along axis 0. Anything else is a folder of one file per source, or of
+        one .npy file per image.
+    axis, mode, scale : optional
+        As for `stream`. By default what the file of `moments` says, or else 1, None and 1.
+    columns, header, memory
+        As for `stream`. An array is written with the chosen features alone. A table keeps its other columns as they
+        are; as an array it has the chosen ones alone. Images become (N, channels, height, width), for which they must
+        be of one size, or in a folder (channels, height, width).
+    dtype : {float16, float32, float64}, optional
+        Of what is written. By default float32 for whole numbers of up to 32 bits, float64 for tables that are not all
+        float32, and else the type of the data, or float64 where `stream` computes in that.
+    eps : float, default 0.0
+        Added to the variance. Where both are 0, 0 is written.
+    on_error : {"raise", "skip"} or callable, default "raise"
+        As for `stream`. What breaks off when a part of it is written already is raised all the same.
+    overwrite : bool, default False
+        Whether `out` may replace a file or a Zarr store; a source never.
+    progress : callable, optional
+        As for `stream`.
+
+    Raises
+    ------
+    TypeError, ValueError, OSError, ImportError
+        As for `stream`; FileExistsError where `out` exists and may not be replaced.
+
+    Notes
+    -----
+    An interrupted run begins anew: unlike that of `stream`, its work is as large as the data.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np, fastbn
+    >>> x = np.random.default_rng(0).normal(5.0, 2.0, size=(1000, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source, out = pathlib.Path(folder, "x.npy"), pathlib.Path(folder, "y.npy")
+    ...     np.save(source, x)
+    ...     fastbn.standardize(source, fastbn.stream(source), out)
+    ...     y = np.load(out)
+    >>> y.shape, bool(np.allclose(y.std(axis=0), 1))
+    ((1000, 3), True)
+    """
+    from fastbn.destinations import target_of
+    from fastbn.rewriting import Rewriting
+    from fastbn.sources import places
+    from fastbn.statsfiles import Stats, load_stats
+
+    stats = Stats(moments) if isinstance(moments, Moments) else load_stats(moments)
+    if stats.moments.shape is None:
+        raise ValueError("moments must have seen something, got empty ones")
+    wanted = None if dtype is None else _checked_dtype(dtype)
+    beside = 8 if wanted is None else wanted.itemsize
+    Rewriting(
+        places(source),
+        stats,
+        target_of(out),
+        reading_of(
+            stats.axis if axis is None else axis,
+            columns,
+            None,
+            stats.mode if mode is None else mode,
+            header,
+            memory,
+            beside,
+        )._replace(rowwise=True),
+        dtype=wanted,
+        eps=float(checked_real("eps", eps, 0, LARGEST)),
+        scale=stats.scale if scale is None else checked_scale(scale),
+        on_error=checked_on_error(on_error),
+        overwrite=checked_flag("overwrite", overwrite),
+        report=progress or (lambda done, total: None),
+    ).run()
+
+
+def _checked_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        wanted: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        wanted = np.dtype(object)
+    for kind in (np.float16, np.float32, np.float64):
+        if wanted == kind:
+            return np.dtype(kind)
+    raise TypeError(f"dtype must be float16, float32 or float64, got {dtype!r}")
