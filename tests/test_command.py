@@ -20,8 +20,8 @@ import datafiles
 import fastbn
 from datafiles import LEAST, Array, random_images, same_bits, save_images
 from fastbn.__main__ import main
-from fastbn.display import plain_table
-from fastbn.statsfiles import Stats, from_json, load_stats, merged_stats, save_stats, to_json
+from fastbn.command.display import plain_table
+from fastbn.io.statsfiles import Stats, from_json, load_stats, merged_stats, save_stats, to_json
 from helpers import run
 
 Run = Callable[..., tuple[int, str, str]]
@@ -228,7 +228,7 @@ def test_a_stopped_command_leaves_no_half_file(
         seen.append(len(list(tmp_path.glob(".y.csv*"))))
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("fastbn.rewriting.Rewriting._tell", stopping)
+    monkeypatch.setattr("fastbn.io.rewriting.Rewriting._tell", stopping)
     before = signal.getsignal(signal.SIGTERM)
     assert command("standardize", source, "--stats", stats, "--out", tmp_path / "y.csv")[0] == code
     assert seen == [1]
@@ -392,7 +392,7 @@ def test_info(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (code, err, held["version"], held["numpy"]) == (0, "", fastbn.__version__, np.__version__)
     assert held["isa"] in held["isas"]
     assert held["num_threads"] == fastbn.get_num_threads()
-    monkeypatch.setattr("fastbn.display._PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("fastbn.command.display._PACKAGES", ("numpy", "no-such-package"))
     lines = dict(line.split(maxsplit=1) for line in command("info")[1].splitlines())
     assert (lines["no-such-package"], lines["isa"]) == ("not installed", held["isa"])
     assert lines["isas"] == ", ".join(held["isas"])
@@ -437,14 +437,14 @@ def test_a_module_that_is_run(tmp_path: Path, source: str) -> None:
 
 def test_without_typer(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.delitem(sys.modules, "fastbn.cli", raising=False)
+    monkeypatch.delitem(sys.modules, "fastbn.command.cli", raising=False)
     code, out, err = command("info")
     assert (code, out) == (1, "")
     assert err == 'fastbn: error: the command needs typer and rich: pip install "fastbn[cli]"\n'
 
 
 def test_a_module_of_our_own_that_is_missing_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fastbn.cli", None)
+    monkeypatch.setitem(sys.modules, "fastbn.command.cli", None)
     with pytest.raises(ModuleNotFoundError):
         main(["info"])
 
@@ -455,7 +455,7 @@ def test_errors_of_the_system_name_the_file(
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("fastbn.destinations.atomic._synchronize", full)
+    monkeypatch.setattr("fastbn.io.destinations.atomic._synchronize", full)
     out = tmp_path / "s.npz"
     code, _, err = command("stats", source, "--out", out)
     assert (code, err) == (1, f"fastbn: error: {out}: No space left on device\n")
@@ -470,6 +470,6 @@ import fastbn
 new = {name.partition(".")[0] for name in set(sys.modules) - before} - {"fastbn"}
 print(sorted(new & {"json", "zipfile", "threading", "queue", "concurrent", "csv", "socket", "glob", "typer", "rich",
     "pyarrow", "h5py", "zarr", "PIL", "hashlib", "base64", "tempfile", "shutil"}))
-print(sorted(name for name in sys.modules if name.startswith("fastbn.sources")))
+print(sorted(name for name in sys.modules if name.startswith("fastbn.io.sources")))
 """)
     assert done.stdout.splitlines() == ["[]", "[]"]

@@ -27,7 +27,7 @@ import fastbn.dask
 import helpers
 import reference
 from fastbn import Moments
-from fastbn.dask_blocks import measured_block, settled
+from fastbn.dask.blocks import measured_block, settled
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

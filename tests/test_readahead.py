@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastbn.readahead import ahead
+from fastbn.io.readahead import ahead
 
 
 def counting(seen: list[int], limit: int = 10**9, error: Exception | None = None) -> Iterator[int]:

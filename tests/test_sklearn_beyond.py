@@ -19,10 +19,10 @@ from sklearn import preprocessing
 from sklearn.exceptions import NotFittedError
 
 import fastbn
-import fastbn.finite
+import fastbn.sklearn.finite
 import reference
-from fastbn.finite import has_infinity
 from fastbn.sklearn import StandardScaler
+from fastbn.sklearn.finite import has_infinity
 from helpers import LAYOUTS, VAR_RTOL, Array, Layout, assert_relative, assert_ulps, layout_id
 
 Theirs = preprocessing.StandardScaler
@@ -415,7 +415,7 @@ def test_infinity_is_found(x: Array, random: Any) -> None:
     view = x.transpose(axes)[tuple(slice(None, None, random.choice([1, -1, 2])) for _ in axes)]
     wanted = any(math.isinf(value) for value in view.ravel().tolist())
     assert has_infinity(view) == wanted
-    with mock.patch.multiple(fastbn.finite, _BLOCK=16, _PEEK=3):  # as if it were large
+    with mock.patch.multiple(fastbn.sklearn.finite, _BLOCK=16, _PEEK=3):  # as if it were large
         assert has_infinity(view) == wanted
 
 

@@ -19,8 +19,8 @@ import zarr
 import datafiles
 import fastbn
 from datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, random_images, save_images
-from fastbn.destinations.arrays import _chunks
-from fastbn.statsfiles import Stats, save_stats
+from fastbn.io.destinations.arrays import _chunks
+from fastbn.io.statsfiles import Stats, save_stats
 from helpers import run
 
 # 16 ulp of float64, of values that are up to 1e4 deviations from zero before the mean is taken off.

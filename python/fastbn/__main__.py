@@ -9,7 +9,7 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; SystemExit with 0, 1 for what is wrong with data, 2 for what is wrong with the arguments."""
     try:
-        from fastbn.cli import app
+        from fastbn.command.cli import app
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("fastbn"):
             raise

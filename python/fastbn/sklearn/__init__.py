@@ -17,9 +17,9 @@ try:
 except ImportError as error:
     raise ImportError('fastbn.sklearn needs scikit-learn: pip install "fastbn[sklearn]"') from error
 
-from fastbn.fitting import LearningScaler
 from fastbn.scaling import affine
-from fastbn.tables import axis_of, features_of, is_own, read, refuse_infinity, takes_sparse
+from fastbn.sklearn.fitting import LearningScaler
+from fastbn.sklearn.tables import axis_of, features_of, is_own, read, refuse_infinity, takes_sparse
 
 __all__ = ["StandardScaler"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.counting import Report
-from fastbn.statsfiles import Stats
+from fastbn.io.counting import Report
+from fastbn.io.statsfiles import Stats
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal

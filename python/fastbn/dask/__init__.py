@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 import fastbn
 from fastbn.checks import Shape
-from fastbn.dask_blocks import joined, measured_block, merged, standardized_part, statistics, unchanged
+from fastbn.dask.blocks import joined, measured_block, merged, standardized_part, statistics, unchanged
 from fastbn.functional import Axis
 
 try:
@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     raise ImportError('fastbn.dask needs dask: pip install "fastbn[dask]"') from error
 
-from fastbn.dask_inputs import (
+from fastbn.dask.inputs import (
     aligned,
     checked_array,
     checked_axes,
@@ -42,7 +42,7 @@ from fastbn.dask_inputs import (
 )
 
 if TYPE_CHECKING:
-    from fastbn.dask_scaler import StandardScaler
+    from fastbn.dask.scaler import StandardScaler
 
 __all__ = ["StandardScaler", "moments", "standardize"]
 
@@ -205,7 +205,7 @@ def __getattr__(name: str) -> Any:
     """Import the scaler when it is asked for: it needs scikit-learn, which the functions do not."""
     if name != "StandardScaler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastbn.dask_scaler import StandardScaler
+    from fastbn.dask.scaler import StandardScaler
 
     return StandardScaler
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn.checks import Shape
-from fastbn.destinations import ARRAYS, TABLES, ArrayWriter, TableWriter, Target, array_writer, table_writer
-from fastbn.destinations.atomic import removed
-from fastbn.sources.base import Place, Source
-from fastbn.sources.images import ImageSource
+from fastbn.io.destinations import ARRAYS, TABLES, ArrayWriter, TableWriter, Target, array_writer, table_writer
+from fastbn.io.destinations.atomic import removed
+from fastbn.io.sources.base import Place, Source
+from fastbn.io.sources.images import ImageSource
 
 
 class Piece(NamedTuple):

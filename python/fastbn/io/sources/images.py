@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn.checks import Shape
-from fastbn.sources.base import Array, Block, Place, Reading, Ring, UnreadableError, chosen_columns, naming
-from fastbn.sources.optional import needed
+from fastbn.io.sources.base import Array, Block, Place, Reading, Ring, UnreadableError, chosen_columns, naming
+from fastbn.io.sources.optional import needed
 
 _WORKERS = min(8, os.cpu_count() or 1)
 # What is more than 8 bits deep has no counterpart among the modes that can be asked for.

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastbn.checks import Shape
-from fastbn.destinations import ArrayWriter
-from fastbn.sources.arrays import runs
-from fastbn.sources.base import Array
-from fastbn.sources.optional import needed
+from fastbn.io.destinations import ArrayWriter
+from fastbn.io.sources.arrays import runs
+from fastbn.io.sources.base import Array
+from fastbn.io.sources.optional import needed
 
 # Large enough to be read at the speed of the disk, small enough to be read for a few rows.
 _CHUNK_BYTES = 1 << 20

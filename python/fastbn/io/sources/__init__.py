@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.sources.base import Place, Reading, Source, UnreadableError
+from fastbn.io.sources.base import Place, Reading, Source, UnreadableError
 
 KINDS = {
     ".npy": "npy",
@@ -39,7 +39,7 @@ _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 def opened(place: Place, reading: Reading) -> Source:
     """Open a place."""
-    source: Source = importlib.import_module(f"fastbn.sources.{place.kind}").opened(place, reading)
+    source: Source = importlib.import_module(f"fastbn.io.sources.{place.kind}").opened(place, reading)
     return source
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from fastbn.sources.base import Place, Reading
-from fastbn.sources.optional import needed
-from fastbn.sources.tables import Batch, TableSource, field_of
+from fastbn.io.sources.base import Place, Reading
+from fastbn.io.sources.optional import needed
+from fastbn.io.sources.tables import Batch, TableSource, field_of
 
 # Of the block's bytes: decoded columns, their matrix, and pages that are being decoded.
 _COPIES = 3

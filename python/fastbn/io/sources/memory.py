@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastbn.checks import converted
-from fastbn.sources.arrays import ArraySource, Region, sliced
-from fastbn.sources.base import Array, Place, Reading, UnreadableError
+from fastbn.io.sources.arrays import ArraySource, Region, sliced
+from fastbn.io.sources.base import Array, Place, Reading, UnreadableError
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:

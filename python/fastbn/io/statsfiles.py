@@ -39,8 +39,8 @@ class Stats(NamedTuple):
 
 def save_stats(stats: Stats, path: str | os.PathLike[str]) -> None:
     """Write a file by its suffix, .npz or .json, whole or not at all."""
-    from fastbn.destinations.atomic import replacing
     from fastbn.files import write_npz
+    from fastbn.io.destinations.atomic import replacing
 
     checked_suffix(path)
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -96,7 +96,7 @@ def from_json(text: str, shown: str) -> Stats:
 
 def merged_stats(paths: Sequence[str | os.PathLike[str]]) -> Stats:
     """Return what several files hold together; ValueError names the first that does not fit those before it."""
-    from fastbn.counting import taken
+    from fastbn.io.counting import taken
 
     total: Stats | None = None
     for path in paths:

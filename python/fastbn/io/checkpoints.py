@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastbn.checks import Shape
-from fastbn.destinations.atomic import replacing
-from fastbn.sources.base import Place
+from fastbn.io.destinations.atomic import replacing
+from fastbn.io.sources.base import Place
 from fastbn.statistics import Moments
 
 _FORMAT = 1

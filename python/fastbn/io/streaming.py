@@ -16,8 +16,8 @@ from fastbn.checks import LARGEST, checked_axis, checked_choice, checked_dtype, 
 from fastbn.statistics import Moments
 
 if TYPE_CHECKING:
-    from fastbn.checkpoints import Checkpoint, Progress
-    from fastbn.sources import Place, Reading
+    from fastbn.io.checkpoints import Checkpoint, Progress
+    from fastbn.io.sources import Place, Reading
 
 Path: TypeAlias = str | os.PathLike[str]
 Columns: TypeAlias = Sequence[int | str] | None
@@ -122,10 +122,11 @@ def stream(
     ...     m = fastbn.stream(path)
     >>> m.count, bool(np.allclose(m.mean, x.mean(axis=0), rtol=1e-14))
     (1000, True)
-    >>> fastbn.stream((batch for batch in np.split(x, 10)), columns=[2]) == fastbn.stream(x[:, 2:])
+    >>> parts = fastbn.stream((batch for batch in np.split(x, 10)), columns=[2])
+    >>> bool(np.allclose(parts.mean, m.mean[2:], rtol=1e-14))
     True
     """
-    from fastbn.counting import scaled
+    from fastbn.io.counting import scaled
 
     divisor = checked_scale(scale)
     found = streamed(
@@ -157,8 +158,8 @@ def streamed(
     progress: Report | None = None,
 ) -> Progress:
     """Return what `stream` counts, with the names of the features and the files left out."""
-    from fastbn.counting import Counting
-    from fastbn.sources import places
+    from fastbn.io.counting import Counting
+    from fastbn.io.sources import places
 
     options = {
         "nan": checked_choice("nan", nan),
@@ -187,7 +188,7 @@ def streamed(
 
 def reading_of(axis: Any, columns: Any, dtype: Any, mode: Any, header: Any, memory: Any, beside: int = 0) -> Reading:
     """Return the options that concern sources, checked."""
-    from fastbn.sources.base import IMAGE_MODES, LEAST_MEMORY, Reading
+    from fastbn.io.sources.base import IMAGE_MODES, LEAST_MEMORY, Reading
 
     if columns is not None:
         valid = isinstance(columns, Sequence) and not isinstance(columns, (str, bytes))
@@ -226,7 +227,7 @@ def _checkpoint(
     path: Path, found: Iterable[Place], reading: Reading, options: dict[str, Any], on_error: OnError, every: float
 ) -> Checkpoint:
     from fastbn import _core
-    from fastbn.checkpoints import Checkpoint, identity
+    from fastbn.io.checkpoints import Checkpoint, identity
 
     if not isinstance(found, list) or any(place.array is not None for place in found):
         raise ValueError("checkpoint must come with files, which can be read again, got arrays")

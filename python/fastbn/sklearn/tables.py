@@ -17,7 +17,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastbn.checks import Shape, checked_axis
-from fastbn.finite import has_infinity
+from fastbn.sklearn.finite import has_infinity
 
 Array = npt.NDArray[Any]
 

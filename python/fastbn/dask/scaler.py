@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from fastbn import sklearn
 from fastbn.checks import Shape, checked_axis, converted
 from fastbn.dask import moments
-from fastbn.dask_blocks import scaled, scaled_part
-from fastbn.dask_inputs import (
+from fastbn.dask.blocks import scaled, scaled_part
+from fastbn.dask.inputs import (
     checked_array,
     checked_axes,
     empty_like,
@@ -67,7 +67,7 @@ class StandardScaler(sklearn.StandardScaler):
     dask.array<fastbn-scaled, shape=(3, 2), dtype=float64, chunksize=(2, 2), chunktype=numpy.ndarray>
     """
 
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> StandardScaler:  # noqa: N803
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> StandardScaler:
         """Take in more samples: ``fit`` begins anew, this goes on.
 
         Parameters
@@ -118,7 +118,7 @@ class StandardScaler(sklearn.StandardScaler):
             self._remember(X, shape)
         return self
 
-    def transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:  # noqa: N803
+    def transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:
         """Standardize, lazily: ``(X - mean_) / scale_``.
 
         Parameters
@@ -141,13 +141,13 @@ class StandardScaler(sklearn.StandardScaler):
         """
         return self._scaled(X, out) if is_dask_collection(X) else super().transform(X, copy, out=out)
 
-    def inverse_transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:  # noqa: N803
+    def inverse_transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:
         """Undo `transform`, lazily: ``X * scale_ + mean_``; parameters and result as there."""
         if not is_dask_collection(X):
             return super().inverse_transform(X, copy, out=out)
         return self._scaled(X, out, inverse=True)
 
-    def _scaled(self, X: Any, out: Any, inverse: bool = False) -> Any:  # noqa: N803
+    def _scaled(self, X: Any, out: Any, inverse: bool = False) -> Any:
         check_is_fitted(self)
         if out is not None:
             raise ValueError(f"out must be None for dask's X, got {type(out).__name__}")
@@ -172,7 +172,7 @@ class StandardScaler(sklearn.StandardScaler):
             raise ValueError(f"X must have 2 dimensions where axis is not given, got {x.ndim}")
         return 1 if self.axis is None else checked_axis(self.axis)
 
-    def _check_features(self, X: Any, shape: Shape, named: bool = True) -> None:  # noqa: N803
+    def _check_features(self, X: Any, shape: Shape, named: bool = True) -> None:
         """Raise if X has not the features of the fit, by scikit-learn's rules for tables."""
         known = self.moments_.shape
         if named and len(shape) == 1:
@@ -180,17 +180,17 @@ class StandardScaler(sklearn.StandardScaler):
         if shape != known:
             raise ValueError(f"X must have features of shape {known}, got {shape}")
 
-    def _remember(self, X: Any, shape: Shape) -> None:  # noqa: N803
+    def _remember(self, X: Any, shape: Shape) -> None:
         """Set n_features_in_ and feature_names_in_."""
         validate_data(self, _example(X, (math.prod(shape),)), reset=True, skip_check_array=True)
 
 
-def _example(X: Any, shape: Shape) -> Any:  # noqa: N803
+def _example(X: Any, shape: Shape) -> Any:
     """Return something in memory that scikit-learn takes for X when it looks for features and their names."""
     return X._meta if is_frame(X) else np.empty((0, *shape))
 
 
-def _read(X: Any, exact_sizes: bool = False) -> Any:  # noqa: N803
+def _read(X: Any, exact_sizes: bool = False) -> Any:
     """Return X as a dask array of a type that is scaled as it is."""
     if is_frame(X):
         return numbers_of(X).to_dask_array(lengths=exact_sizes or None)

@@ -14,12 +14,13 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from fastbn import config, display
-from fastbn.counting import scaled
-from fastbn.sources import left_out
-from fastbn.standardizing import standardize as write_standardized
-from fastbn.statsfiles import Stats, checked_suffix, merged_stats, save_stats, to_json
-from fastbn.streaming import MEMORY, checked_scale, reading_of, streamed
+from fastbn import config
+from fastbn.command import display
+from fastbn.io.counting import scaled
+from fastbn.io.sources import left_out
+from fastbn.io.standardizing import standardize as write_standardized
+from fastbn.io.statsfiles import Stats, checked_suffix, merged_stats, save_stats, to_json
+from fastbn.io.streaming import MEMORY, checked_scale, reading_of, streamed
 
 F = TypeVar("F", bound=Callable[..., None])
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastbn.sources.arrays import ArraySource, sliced
-from fastbn.sources.base import Place, Reading, only_member
-from fastbn.sources.optional import needed
+from fastbn.io.sources.arrays import ArraySource, sliced
+from fastbn.io.sources.base import Place, Reading, only_member
+from fastbn.io.sources.optional import needed
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:

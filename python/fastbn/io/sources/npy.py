@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastbn.checks import Shape
-from fastbn.sources.arrays import ArraySource, Region, extent, runs
-from fastbn.sources.base import Array, Place, Reading, UnreadableError, computed_as, only_member
+from fastbn.io.sources.arrays import ArraySource, Region, extent, runs
+from fastbn.io.sources.base import Array, Place, Reading, UnreadableError, computed_as, only_member
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:

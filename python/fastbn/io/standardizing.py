@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn.checks import LARGEST, checked_flag, checked_real
+from fastbn.io.streaming import MEMORY, Columns, OnError, Path, Report, checked_on_error, checked_scale, reading_of
 from fastbn.statistics import Moments
-from fastbn.streaming import MEMORY, Columns, OnError, Path, Report, checked_on_error, checked_scale, reading_of
 
 
 def standardize(
@@ -88,10 +88,10 @@ def standardize(
     >>> y.shape, bool(np.allclose(y.std(axis=0), 1))
     ((1000, 3), True)
     """
-    from fastbn.destinations import target_of
-    from fastbn.rewriting import Rewriting
-    from fastbn.sources import places
-    from fastbn.statsfiles import Stats, load_stats
+    from fastbn.io.destinations import target_of
+    from fastbn.io.rewriting import Rewriting
+    from fastbn.io.sources import places
+    from fastbn.io.statsfiles import Stats, load_stats
 
     stats = Stats(moments) if isinstance(moments, Moments) else load_stats(moments)
     if stats.moments.shape is None:

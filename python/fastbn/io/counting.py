@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from fastbn.checkpoints import Checkpoint, Progress
 from fastbn.checks import Shape
-from fastbn.readahead import ahead
-from fastbn.sources import opened
-from fastbn.sources.base import Array, Block, Place, Reading, Source, UnreadableError, naming
+from fastbn.io.checkpoints import Checkpoint, Progress
+from fastbn.io.readahead import ahead
+from fastbn.io.sources import opened
+from fastbn.io.sources.base import Array, Block, Place, Reading, Source, UnreadableError, naming
 from fastbn.statistics import Moments
 
 T = TypeVar("T")

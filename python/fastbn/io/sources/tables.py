@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastbn.checks import Shape
-from fastbn.sources.base import Array, Block, Reading, Ring, UnreadableError, chosen_columns
-from fastbn.sources.optional import needed
+from fastbn.io.sources.base import Array, Block, Reading, Ring, UnreadableError, chosen_columns
+from fastbn.io.sources.optional import needed
 
 
 class Field(NamedTuple):

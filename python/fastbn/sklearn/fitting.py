@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastbn.checks import LARGEST, checked_real
 from fastbn.scaling import Attributes, attributes, moments_behind, same
+from fastbn.sklearn.tables import axis_of, read, refuse_infinity, remember, weights_of
 from fastbn.statistics import Moments
-from fastbn.tables import axis_of, read, refuse_infinity, remember, weights_of
 
 Array = npt.NDArray[Any]
 Scaler = TypeVar("Scaler", bound="LearningScaler")

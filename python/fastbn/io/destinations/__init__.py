@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastbn.checks import Shape
-from fastbn.sources.base import Array
+from fastbn.io.sources.base import Array
 
 ARRAYS = {".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".he5": "hdf5", ".zarr": "zarr"}
 TABLES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
@@ -68,14 +68,14 @@ def target_of(out: str | os.PathLike[str]) -> Target:
 
 def array_writer(target: Target, path: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> ArrayWriter:
     """Return a writer of an array of that trailing shape, and of about so many rows, to a path of no such name."""
-    from fastbn.destinations import arrays
+    from fastbn.io.destinations import arrays
 
     return arrays.WRITERS[target.kind](path, target.member, trailing, dtype, rows)
 
 
 def table_writer(target: Target, path: str, schema: Any) -> TableWriter:
     """Return a writer of a table with these columns."""
-    from fastbn.sources.optional import needed
+    from fastbn.io.sources.optional import needed
 
     writer: TableWriter
     if target.kind == "csv":

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastbn.counting import FailedError, OnError, Report, checked, nbytes_of
-from fastbn.destinations import Target
-from fastbn.destinations.atomic import replacing
-from fastbn.destinations.sinks import FileSink, FolderSink, Piece
 from fastbn.functional import normalize
-from fastbn.readahead import ahead
-from fastbn.sources import is_zarr, opened
-from fastbn.sources.base import Array, Place, Reading, Source, UnreadableError, naming
-from fastbn.sources.images import ImageSource
-from fastbn.sources.optional import needed
-from fastbn.sources.tables import TableSource
-from fastbn.statsfiles import Stats
+from fastbn.io.counting import FailedError, OnError, Report, checked, nbytes_of
+from fastbn.io.destinations import Target
+from fastbn.io.destinations.atomic import replacing
+from fastbn.io.destinations.sinks import FileSink, FolderSink, Piece
+from fastbn.io.readahead import ahead
+from fastbn.io.sources import is_zarr, opened
+from fastbn.io.sources.base import Array, Place, Reading, Source, UnreadableError, naming
+from fastbn.io.sources.images import ImageSource
+from fastbn.io.sources.optional import needed
+from fastbn.io.sources.tables import TableSource
+from fastbn.io.statsfiles import Stats
 
 T = TypeVar("T")
 

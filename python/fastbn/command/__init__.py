@@ -1,0 +1,1 @@
+"""The `fastbn` command: what only it needs, typer and rich."""
