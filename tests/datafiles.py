@@ -68,7 +68,7 @@ def save_chunked(folder: Path, x: Array) -> str:
 
 def save_zarr(folder: Path, x: Array) -> str:
     chunks = chunked(x)
-    array = zarr.create_array(folder / "x.zarr", shape=x.shape, chunks=chunks, dtype=x.dtype)
+    array = zarr.open_array(str(folder / "x.zarr"), mode="w", shape=x.shape, chunks=chunks, dtype=x.dtype)
     array[...] = x
     return str(folder / "x.zarr")
 

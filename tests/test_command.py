@@ -151,7 +151,6 @@ def test_other_files_in_a_folder_of_images(command: Run, tmp_path: Path, rng: np
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Usage: fastbn"),
         (["nonsense"], "No such command 'nonsense'"),
         (["stats"], "Missing argument 'SOURCE"),
         (["stats", "x.npy", "--memory", "lots"], "must be a number of bytes such as 64M or 1G, got 'lots'"),
@@ -169,6 +168,12 @@ def test_wrong_arguments(command: Run, arguments: list[str], said: str) -> None:
     code, out, err = command(*arguments)
     assert code == 2
     assert said in " ".join((out + err).split())
+
+
+def test_without_arguments_it_says_what_there_is(command: Run) -> None:
+    _, out, err = command()
+    assert "Usage: fastbn" in out + err
+    assert all(name in out + err for name in ("stats", "standardize", "merge", "info"))
 
 
 def test_sizes_of_memory(command: Run, source: str) -> None:
@@ -426,7 +431,7 @@ def test_columns_are_aligned() -> None:
 def test_a_module_that_is_run(tmp_path: Path, source: str) -> None:
     path = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "fastbn", "stats", source, "--json"],
+        [sys.executable, "-m", "fastbn", "stats", source, "--json"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -94,9 +94,8 @@ def hdf5(make: Callable[[h5py.File], object], member: str = "") -> Callable[[Pat
 
 
 def zarr_group(folder: Path) -> str:
-    group = zarr.open_group(folder / "bad.zarr", mode="w")
-    group.create_array("a", shape=(2, 2), dtype="f8")
-    group.create_array("b", shape=(2, 2), dtype="f8")
+    for name in ("a", "b"):
+        zarr.open_array(str(folder / "bad.zarr"), path=name, mode="w", shape=(2, 2), dtype="f8")
     return "bad.zarr"
 
 
@@ -395,8 +394,11 @@ def test_parquet_of_all_types(tmp_path: Path) -> None:
 
 
 def test_a_zarr_group_of_one_array(tmp_path: Path, x: Array) -> None:
-    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
-    group.create_array("deep/er", shape=x.shape, dtype="f4", chunks=(50, 2), shards=(100, 4))[...] = x
+    store, options = str(tmp_path / "g.zarr"), {"shape": x.shape, "dtype": "f4", "chunks": (50, 2)}
+    if zarr.__version__ < "3":
+        zarr.open_array(store, path="deep/er", mode="w", **options)[...] = x
+    else:
+        zarr.create_array(store, name="deep/er", shards=(100, 4), **options)[...] = x
     for name in ("", ":deep/er", ":/deep/er"):
         assert_streamed(fastbn.stream(f"{tmp_path}/g.zarr{name}"), x.astype(np.float32))
 

@@ -109,7 +109,7 @@ def _zarr(path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: i
     zarr = needed("zarr", "Zarr stores")
     chunks = _chunks(trailing, dtype)
     name = None if member == "data" else member
-    array = zarr.create_array(path, name=name, shape=(rows, *trailing), chunks=chunks, dtype=dtype)
+    array = zarr.open_array(path, path=name, mode="w", shape=(rows, *trailing), chunks=chunks, dtype=dtype)
     return ChunkedWriter(array, lambda: None)
 
 

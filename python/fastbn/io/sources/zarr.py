@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from fastbn.io.sources.arrays import ArraySource, sliced
 from fastbn.io.sources.base import Place, Reading, only_member
 from fastbn.io.sources.optional import needed
@@ -12,6 +15,16 @@ def opened(place: Place, reading: Reading) -> ArraySource:
     zarr = needed("zarr", "Zarr stores")
     found = zarr.open(place.files[0], mode="r")
     if not isinstance(found, zarr.Array):
-        arrays = {name: item for name, item in found.members(max_depth=None) if isinstance(item, zarr.Array)}
-        found = arrays[only_member(place, list(arrays), place.member if place.member in arrays else None)]
+        names = list(_names(found, zarr))
+        found = found[only_member(place, names, place.member if place.member in names else None)]
     return sliced(place.name, found, reading)
+
+
+def _names(group: Any, zarr: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the names of all arrays in a group, by what version 2 of zarr has too."""
+    for name in sorted(group):
+        item = group[name]
+        if isinstance(item, zarr.Array):
+            yield prefix + name
+        else:
+            yield from _names(item, zarr, f"{prefix}{name}/")
