@@ -186,7 +186,7 @@ def test_sizes_of_memory(command: Run, source: str) -> None:
 
 
 def test_a_killed_command_is_resumed(command: Run, tmp_path: Path, rng: np.random.Generator) -> None:
-    np.save(tmp_path / "x.npy", rng.normal(5.0, 2.0, (2_000_000, 4)))
+    np.save(tmp_path / "x.npy", rng.normal(5.0, 2.0, (800_000, 4)))
     whole, out = tmp_path / "whole.npz", tmp_path / "s.npz"
     arguments = ["stats", str(tmp_path / "x.npy"), "--memory", "256K"]
     assert command(*arguments, "--out", whole)[0] == 0
