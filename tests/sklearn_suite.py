@@ -68,18 +68,9 @@ def main() -> int:
     options = [option for option in sys.argv[1:] if option != "--all"]
     swap()
     # Neither this project's configuration nor its folders: a process that a test starts must find what this one found.
-    alone = [
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(FOLDER),
-        "--import-mode=append",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore",
-    ]
-    return int(pytest.main([*alone, "-q", *options, *files("--all" in sys.argv)], plugins=[Chosen()]))
+    alone = ["-q", "--import-mode=append", "--disable-warnings", "-p", "no:cacheprovider"]
+    where = ["-c", os.devnull, "--rootdir", str(FOLDER)]
+    return int(pytest.main([*alone, *where, *options, *files("--all" in sys.argv)], plugins=[Chosen()]))
 
 
 if __name__ == "__main__":

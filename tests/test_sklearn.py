@@ -226,6 +226,7 @@ def both(*choices: dict[str, Maker]) -> list[Any]:
 
 
 each_option = pytest.mark.parametrize("options", OPTIONS, ids=str)
+each_option_of_fit = pytest.mark.parametrize("options", OPTIONS[:-1], ids=str)
 
 
 @each_option
@@ -237,14 +238,14 @@ def test_results_and_errors_are_the_same(make: Maker, options: dict[str, Any]) -
     assert_same(lambda scaler: fitted(scaler, make(), options).inverse_transform(make()))
 
 
-@each_option
+@each_option_of_fit
 @pytest.mark.parametrize("make", both({k: v for k, v in INPUTS.items() if k != "all NaN"}, WRONG))
 def test_partial_fits_are_the_same(make: Maker, options: dict[str, Any]) -> None:
     assert_same(lambda scaler: attributes(fitted(scaler, make(), options).partial_fit(make())))
     assert_same(lambda scaler: attributes(scaler(**options).partial_fit(make()).partial_fit(make())))
 
 
-@each_option
+@each_option_of_fit
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("kind", ["float64", "NaN", "NaN float32", "float16", "uint8", "DataFrame", "CSR", "infinity"])
 def test_weights_do_the_same(kind: str, name: str, options: dict[str, Any]) -> None:
