@@ -82,6 +82,10 @@ breadth: $(STAMPS)/package $(STAMPS)/extra-bench ## measure types, masks and fus
 scaler: $(STAMPS)/package $(STAMPS)/extra-bench ## measure StandardScaler beside scikit-learn's (QUICK=1: fewer rounds)
 	$(BIN)/python bench/scaler.py $(if $(QUICK),--quick)
 
+.PHONY: files
+files: $(STAMPS)/package $(STAMPS)/extra-cli $(STAMPS)/extra-files ## measure the command on 4 GB and 2000 images, killed and resumed (QUICK=1: less)
+	$(BIN)/python bench/files.py $(if $(QUICK),--quick)
+
 .PHONY: numerics
 numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of README
 	$(BIN)/python bench/numerics.py

@@ -498,7 +498,6 @@ def test_chunks_of_large_rows(trailing: tuple[int, ...]) -> None:
 
 
 PEAK = """
-import resource, sys
 import numpy as np
 import fastbn
 folder, memory = {arguments}
@@ -506,27 +505,28 @@ small = np.ones((100, 64), np.float32)
 np.save(folder + "/small.npy", small)
 fastbn.standardize(folder + "/small.npy", fastbn.stream(folder + "/small.npy"), folder + "/s.npy", overwrite=True)
 fastbn.moments(np.ones((20000, 64), np.float32))
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # of this process alone: getrusage would count the one that started it
+    return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) * 1024
 before = peak()
 moments = fastbn.stream(folder + "/x.npy", memory=memory)
 after = peak()
 fastbn.standardize(folder + "/x.npy", moments, folder + "/y.npy", memory=memory)
 mapped = fastbn.stream(np.load(folder + "/x.npy", mmap_mode="r"), memory=memory)
-assert mapped == moments
+assert np.allclose(mapped.mean, moments.mean, rtol=0, atol=1e-12)
 print(before, after, peak())
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell peaks")
 def test_memory_stays_under_the_bound(tmp_path: Path, rng: np.random.Generator) -> None:
     memory = 8 << 20
     np.save(tmp_path / "x.npy", rng.standard_normal((300_000, 64), np.float32))  # nine times the bound
     done = run(PEAK.format(arguments=(str(tmp_path), memory)))
     assert done.returncode == 0, done.stderr
     before, counted, written = map(int, done.stdout.split())
-    # The kernels' scratch is 1 MiB a thread, and the allocator keeps a few pieces.
-    assert counted - before < memory + (4 << 20)
-    assert written - before < memory + (4 << 20)
+    # Three blocks of four are under way; the kernels' own scratch is below 1 MiB.
+    assert counted - before < memory + (1 << 20)
+    assert written - before < memory + (1 << 20)
     assert (tmp_path / "y.npy").stat().st_size == (tmp_path / "x.npy").stat().st_size
     for path in tmp_path.iterdir():
         path.unlink()

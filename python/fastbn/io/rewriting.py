@@ -16,7 +16,7 @@ from fastbn.io.destinations.atomic import replacing
 from fastbn.io.destinations.sinks import FileSink, FolderSink, Piece
 from fastbn.io.readahead import ahead
 from fastbn.io.sources import is_zarr, opened
-from fastbn.io.sources.base import Array, Place, Reading, Source, UnreadableError, naming
+from fastbn.io.sources.base import Array, Place, Reading, Ring, Source, UnreadableError, naming
 from fastbn.io.sources.images import ImageSource
 from fastbn.io.sources.optional import needed
 from fastbn.io.sources.tables import TableSource
@@ -50,6 +50,7 @@ class Rewriting:
         self._reading = reading._replace(unreadable=tell)
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
         self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
+        self._results = Ring(reading)
 
     def run(self) -> None:
         """Write everything, or nothing."""
@@ -165,9 +166,12 @@ class Rewriting:
                 yield Piece(np.ascontiguousarray(values)[np.newaxis], (number, 0, 0, 0), picture.path, done)
 
     def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...]) -> Array:
-        # NumPy writes no bfloat16 that it could read.
-        dtype = np.dtype(np.float32) if self._dtype is None and values.dtype.name == "bfloat16" else self._dtype
-        return normalize(values, mean, var, eps=self._eps, axis=axis, dtype=dtype)
+        dtype = self._dtype
+        if dtype is None:  # as `normalize` has it, but for bfloat16, which NumPy cannot read again
+            dtype = values.dtype if values.dtype.name in ("float16", "float64") else np.dtype(np.float32)
+        columns = values.ndim == 2 and values.flags.f_contiguous
+        out = self._results.take(values.shape[::-1], dtype).T if columns else self._results.take(values.shape, dtype)
+        return normalize(values, mean, var, eps=self._eps, axis=axis, out=out)
 
     def _coming(self, items: Iterator[T], place: Place, source: Source) -> closing[Any]:
         found = checked(items, place)

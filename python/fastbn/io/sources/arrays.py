@@ -97,7 +97,7 @@ class ArraySource:
         self.shape: Shape = (*shape, 1) if self.flat else tuple(shape)
         self.stored, self.dtype = dtype, computed_as(name, dtype, reading.dtype)
         self.axis = _axes(name, reading.axis, len(self.shape))
-        self._ring, self._copies = Ring(reading), Ring(reading)
+        self._copies = Ring(reading)
         self.chosen = self._chosen(reading)
         sizes = {} if self.chosen is None else {self.axis[0]: len(self.chosen)}
         self.features: Shape = tuple(sizes.get(a, self.shape[a]) for a in self.axis)
@@ -106,10 +106,6 @@ class ArraySource:
         self.names = None if self.chosen is None else tuple(map(str, self.chosen))
         axes = tuple(range(len(shape)) if order is None else order)
         self._grid = self._cut((*axes, 1) if self.flat else axes, chunks, reading)
-
-    def room(self, region: Region) -> Array:
-        """Return memory for a tile as it is stored."""
-        return self._ring.take(extent(region), self.stored)
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """Yield the tiles in order, as blocks of the chosen features in a type that can be computed with."""
@@ -135,8 +131,8 @@ class ArraySource:
         if reading.rowwise and order != natural:
             # What is read in one order and written in another has pieces of some length in both.
             whole, order = tuple(_PIECE if axis == order[-1] else 1 for axis in natural), natural
-        # Chunks are decoded into memory of their own before they are put together.
-        per_value = self.stored.itemsize * (1 if chunks is None else 2) + reading.beside
+        # Chunks are decoded into memory of their own before they are put together, from what is stored of them.
+        per_value = self.stored.itemsize * (1 if chunks is None else 3) + reading.beside
         if self.chosen is not None or self.stored != self.dtype:
             per_value += self.dtype.itemsize
         most = reading.block_bytes // per_value
@@ -183,7 +179,7 @@ def sliced(name: str, array: Any, reading: Reading) -> ArraySource:
     def read(region: Region) -> Array:
         if direct is None or 0 in extent(region):
             return np.asarray(array[region])
-        values = source.room(region)
+        values = ring.take(extent(region), dtype)
         direct(values, region)
         return values
 
@@ -191,5 +187,5 @@ def sliced(name: str, array: Any, reading: Reading) -> ArraySource:
         raise UnreadableError(f"{name} must hold an array, got one without a shape")
     direct = getattr(array, "read_direct", None)
     chunks = getattr(array, "shards", None) or array.chunks
-    source = ArraySource(name, tuple(array.shape), np.dtype(array.dtype), read, reading, chunks=chunks)
-    return source
+    ring, dtype = Ring(reading), np.dtype(array.dtype)
+    return ArraySource(name, tuple(array.shape), dtype, read, reading, chunks=chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -101,7 +102,10 @@ class UnreadableError(ValueError):
 
 
 class Ring:
-    """Memory for blocks, taken in turn: fresh memory for each costs more than filling it."""
+    """Memory for blocks, taken in turn: fresh memory for each costs more than filling it.
+
+    It is mapped, not allocated, so that it goes back to the system when it is no longer needed.
+    """
 
     def __init__(self, reading: Reading) -> None:
         self._slots: list[Array] = [np.empty(0, np.uint8)] * (reading.depth + 2)
@@ -113,7 +117,7 @@ class Ring:
         self._turn = (self._turn + 1) % len(self._slots)
         if self._slots[self._turn].size < nbytes:
             self._slots[self._turn] = np.empty(0, np.uint8)  # the old one goes before the new one comes
-            self._slots[self._turn] = np.empty(nbytes, np.uint8)
+            self._slots[self._turn] = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
         return self._slots[self._turn][:nbytes].view(dtype).reshape(shape)
 
 

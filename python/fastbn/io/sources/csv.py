@@ -16,8 +16,9 @@ from fastbn.io.sources.base import Place, Reading, UnreadableError
 from fastbn.io.sources.optional import needed
 from fastbn.io.sources.tables import Batch, Field, TableSource, field_of
 
-# An entry of two characters, its comma included, becomes 8 bytes in pyarrow's column and 8 in ours.
-_GROWTH = 8
+# An entry of two characters, its comma included, becomes 8 bytes in pyarrow's column and 8 in ours, twice while it is
+# converted.
+_GROWTH = 12
 _BOM = b"\xef\xbb\xbf"
 
 

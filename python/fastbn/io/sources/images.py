@@ -87,7 +87,7 @@ class ImageSource:
                     image = self._header(index)
                     if image is None:
                         continue
-                    nbytes = image.width * image.height * 4
+                    nbytes = image.width * image.height * 4 * (1 + self._reading.beside)
                     while len(waiting) >= 2 * _WORKERS or (waiting and self._held(waiting) + nbytes > self._most):
                         yield from self._finished(waiting.popleft())
                     waiting.append(_Waiting(index, nbytes, image, pool.submit(self._decoded, image)))

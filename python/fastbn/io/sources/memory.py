@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastbn.checks import converted
 from fastbn.io.sources.arrays import ArraySource, Region, sliced
-from fastbn.io.sources.base import Array, Place, Reading, UnreadableError
+from fastbn.io.sources.base import Array, Place, Reading, Ring, UnreadableError
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:
@@ -20,38 +21,28 @@ def opened(place: Place, reading: Reading) -> ArraySource:
     if not isinstance(array, np.ndarray) and all(hasattr(array, name) for name in ("shape", "dtype", "chunks")):
         return sliced(place.name, array, reading)
     values = converted("source", array)
+    order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
     if isinstance(values, np.memmap) and values.mode != "c":  # pages of "c" may hold what the file does not
-        return _Mapped(place.name, values, reading)
-    return _Whole(place.name, values, reading)
+        # Pages of the map count as memory of the process, so they are let go once they are copied.
+        counted = reading._replace(beside=reading.beside + values.itemsize)
+        return ArraySource(place.name, values.shape, values.dtype, _copier(values, reading), counted, order=order)
+    source = ArraySource(place.name, values.shape, values.dtype, lambda region: values[region], reading, order=order)
+    source.overlaps = False  # whoever yields arrays may fill them anew for the next
+    return source
 
 
-class _Whole(ArraySource):
-    """An array in memory. Whoever yields arrays may refill them for the next, so nothing is read ahead."""
+def _copier(array: Array, reading: Reading) -> Callable[[Region], Array]:
+    ring, pages = Ring(reading), _map_of(array)
 
-    overlaps = False
-
-    def __init__(self, name: str, array: Array, reading: Reading) -> None:
-        order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-        super().__init__(name, array.shape, array.dtype, lambda region: array[region], reading, order=order)
-
-
-class _Mapped(_Whole):
-    """A mapped file: its pages count as memory of the process, so they are let go once they are copied."""
-
-    overlaps = True
-
-    def __init__(self, name: str, array: Array, reading: Reading) -> None:
-        super().__init__(name, array, reading)
-        self._array, self._map = array, _map_of(array)
-        self._read = self._copied
-
-    def _copied(self, region: Region) -> Array:
-        values = self._array[region]
-        copy = self._ring.take(values.shape, values.dtype)
+    def read(region: Region) -> Array:
+        values = array[region]
+        copy = ring.take(values.shape, values.dtype)
         np.copyto(copy, values)
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if pages is not None:
+            pages.madvise(mmap.MADV_DONTNEED)
         return copy
+
+    return read
 
 
 def _map_of(array: Array) -> mmap.mmap | None:

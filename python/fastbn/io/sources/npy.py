@@ -15,7 +15,10 @@ import numpy as np
 
 from fastbn.checks import Shape
 from fastbn.io.sources.arrays import ArraySource, Region, extent, runs
-from fastbn.io.sources.base import Array, Place, Reading, UnreadableError, computed_as, only_member
+from fastbn.io.sources.base import Array, Place, Reading, Ring, UnreadableError, computed_as, only_member
+
+# What an archive decompresses at a time, in memory of its own.
+_PIECE = 1 << 20
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:
@@ -50,18 +53,17 @@ def _source(name: str, file: Any, size: int, reading: Reading) -> ArraySource:
         raise UnreadableError(
             f"{name} must hold {math.prod(shape) * dtype.itemsize} bytes of values, got {size - begin}: it is cut short"
         )
-    turn = slice(None, None, -1 if fortran else 1)
+    ring, turn = Ring(reading), slice(None, None, -1 if fortran else 1)
 
     def read(region: Region) -> Array:
-        values, position = source.room(region).reshape(-1), 0
+        values, position = ring.take(extent(region), dtype).reshape(-1), 0
         for first, count in runs(shape[turn], region[turn]):
             part = values[position : position + count].view(np.uint8)
             _fill(name, file, begin + first * dtype.itemsize, part)
             position += count
         return values.reshape(extent(region), order="F" if fortran else "C")
 
-    source = ArraySource(name, shape, dtype, read, reading, order=range(len(shape))[turn])
-    return source
+    return ArraySource(name, shape, dtype, read, reading, order=range(len(shape))[turn])
 
 
 def _header(name: str, file: Any) -> tuple[Shape, bool, np.dtype[Any]]:
@@ -77,7 +79,7 @@ def _fill(name: str, file: Any, at: int, values: Array) -> None:
         file.seek(at)
     rest: memoryview[int] = memoryview(values)  # type: ignore[arg-type]  # an array is a buffer
     while rest:
-        got = file.readinto(rest)
+        got = file.readinto(rest[:_PIECE])
         if not got:
             raise UnreadableError(
                 f"{name} must not change while it is read, got {len(rest)} bytes less than there were"

@@ -1,4 +1,8 @@
-"""Tables in Parquet files, by pyarrow, in record batches. A place in the file is a number of rows."""
+"""Tables in Parquet files, by pyarrow, in record batches.
+
+A reader keeps a page and a dictionary of each column in memory, so of wide tables a few columns are read at a time:
+they lie apart in the file, and nothing is read twice. A place in the file is a number of rows of such slabs.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +14,53 @@ from fastbn.io.sources.base import Place, Reading
 from fastbn.io.sources.optional import needed
 from fastbn.io.sources.tables import Batch, TableSource, field_of
 
-# Of the block's bytes: decoded columns, their matrix, and pages that are being decoded.
-_COPIES = 3
+# Of a value: as decoded, in the matrix, and while it is decoded; in a result and while that is encoded.
+_COPIES, _REWRITTEN = 3, 6
+# Of one column, by default of those who write: 1 MiB each of data, as stored and decoded, and of dictionary.
+_PAGES = 3 << 20
+_LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
 
 
 def opened(place: Place, reading: Reading) -> TableSource:
     """Open a Parquet file."""
     parquet = needed("pyarrow.parquet", "Tables")
     with ExitStack() as stack:
-        file = stack.enter_context(parquet.ParquetFile(place.files[0], buffer_size=1 << 20, pre_buffer=False))
+        file = stack.enter_context(parquet.ParquetFile(place.files[0], buffer_size=1 << 18, pre_buffer=False))
         schema = file.schema_arrow
 
         def batches(start: int, chosen: Sequence[int], everything: bool) -> Iterator[Batch]:
             names = schema.names if everything else [schema.names[i] for i in chosen]
-            rows = max(1, reading.block_bytes // ((_COPIES * 8 + reading.beside) * max(1, len(names))))
-            return _batches(file, start, names, rows)
+            width = len(names) if everything or reading.rowwise else max(1, reading.block_bytes // _PAGES)
+            slabs = {first: names[first : first + width] for first in range(0, len(names), max(1, width))}
+            rows = _rows(reading, max(1, min(width, len(names))), _REWRITTEN if everything else _COPIES)
+            return _batches(file, start, slabs or {0: []}, rows, needed("pyarrow", "Tables").default_memory_pool())
 
         source = TableSource(place.name, [field_of(field.name, field.type) for field in schema], batches, reading)
         source.close = stack.pop_all().close
         return source
 
 
-def _batches(file: Any, start: int, names: Sequence[str], size: int) -> Iterator[Batch]:
-    """Yield the rows behind the first ``start``, group by group, so that batches are the same wherever one starts."""
-    total, row = file.metadata.num_rows, 0
+def _rows(reading: Reading, columns: int, copies: int) -> int:
+    """Return how many rows of so many columns are read at a time; where their pages fill the memory, not many."""
+    left = min(reading.block_bytes, max(reading.memory - columns * _PAGES, reading.memory // 8) // 3)
+    return max(_LEAST_ROWS, left // ((copies * 8 + reading.beside) * columns))
+
+
+def _batches(file: Any, start: int, slabs: dict[int, list[str]], size: int, pool: Any) -> Iterator[Batch]:
+    """Yield what comes behind a place, row group by row group, so that batches are the same wherever one starts."""
+    at, total = 0, file.metadata.num_rows * len(slabs)
     if start >= total:
-        yield Batch(file.schema_arrow.empty_table().select(list(names)), start, 1.0)
+        for first, names in slabs.items():
+            yield Batch(file.schema_arrow.empty_table().select(names), start, 1.0, first)
     for group in range(file.metadata.num_row_groups):
-        after = row + file.metadata.row_group(group).num_rows
-        if after <= start:
-            row = after
-            continue
-        for rows in file.iter_batches(size, row_groups=[group], columns=list(names), use_threads=False):
-            row += rows.num_rows
-            if row > start:
-                described = rows.replace_schema_metadata(file.schema_arrow.metadata)
-                yield Batch(described.select(list(names)), row, row / total)
+        count = file.metadata.row_group(group).num_rows
+        for first, names in slabs.items():
+            if at + count <= start:
+                at += count
+                continue
+            for rows in file.iter_batches(size, row_groups=[group], columns=names, use_threads=False):
+                at += rows.num_rows
+                if at > start:
+                    described = rows.replace_schema_metadata(file.schema_arrow.metadata)
+                    yield Batch(described.select(names), at, at / total, first)
+                pool.release_unused()

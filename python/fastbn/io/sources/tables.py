@@ -22,11 +22,15 @@ class Field(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of a table as pyarrow has them; as in `Block`, what follows and how much is done."""
+    """Rows of a table as pyarrow has them; as in `Block`, what follows and how much is done.
+
+    ``first`` is the number, among the chosen, of its first column.
+    """
 
     rows: Any
     following: int
     done: float
+    first: int = 0
 
 
 # Yields batches from a place on, with the columns of these numbers in that order; or, if the flag is set, with all
@@ -68,7 +72,7 @@ class TableSource:
         """Yield the chosen columns of each batch as a matrix of one row per row."""
         row = 0
         for batch in self._batches(start, self.chosen, False):
-            yield Block(self.matrix(batch.rows), (row, 0), batch.following, batch.done)
+            yield Block(self.matrix(batch.rows), (row, batch.first), batch.following, batch.done)
             row += batch.rows.num_rows
 
     def batches(self) -> Iterator[Batch]:
