@@ -122,7 +122,7 @@ def test_a_dataframe_of_several_types() -> None:
     assert_fitted(scaler, wanted)
     assert_scaled(scaler.transform(lazy), wanted.transform(x))
     mixed = lazy.assign(d="text")
-    with pytest.raises(TypeError, match=r"x must have columns, all of real numbers, got \['d'\]"):
+    with pytest.raises(TypeError, match=r"X must have columns, all of real numbers, got \['d'\]"):
         StandardScaler().fit(mixed)
 
 
@@ -239,7 +239,7 @@ def test_a_refused_part_leaves_the_scaler_alone() -> None:
         (da.from_array(x, 9)[da.zeros(40, dtype=bool, chunks=9)], r"X must not be empty, got shape \(nan, 3\)"),
         (
             da.from_array(x, 9)[:, da.ones(3, dtype=bool, chunks=9)],
-            "x must have known chunk sizes along feature axis 1",
+            "X must have known chunk sizes along feature axis 1",
         ),
         (da.ones((4, 3, 2)), "X must have 2 dimensions where axis is not given, got 3"),
     ):
@@ -249,7 +249,7 @@ def test_a_refused_part_leaves_the_scaler_alone() -> None:
     for bad in da.from_array(x.astype(object), 9), da.from_array(x.astype(complex), 9):
         with pytest.raises(TypeError, match="X must hold real numbers, got dtype"):
             scaler.partial_fit(bad)
-    with pytest.raises(TypeError, match="x must be a dask array or dataframe, got Series"):
+    with pytest.raises(TypeError, match="X must be a dask array or dataframe, got Series"):
         scaler.partial_fit(dd.from_pandas(frame(), npartitions=2)["a"])
     with sklearn.config_context(assume_finite=True):
         assert np.isnan(scaler.partial_fit(da.from_array(infinite, 9)).mean_[1])

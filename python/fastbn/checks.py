@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 
 Shape = tuple[int, ...]
+Axis: TypeAlias = int | Shape
 Momentum: TypeAlias = float | Callable[[int], float] | None
 
 
@@ -94,6 +95,11 @@ def checked_axis(axis: Any) -> int | Shape:
             raise ValueError(f"axis must not name an axis twice, got {axis!r}")
         return axes
     return _checked_int("axis", axis, axis, "an int or a tuple of ints")
+
+
+def kept_axes(axis: Axis, ndim: int) -> Shape:
+    """Return the feature axes of an array that has them, counted from the first."""
+    return tuple(sorted(a % ndim for a in ((axis,) if isinstance(axis, int) else axis)))
 
 
 def checked_features(num_features: Any, axis: int | Shape) -> Shape | None:

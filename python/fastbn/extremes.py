@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.checks import Shape
-from fastbn.measuring import Axis, Data, kept_axes
+from fastbn.checks import Axis, Shape, kept_axes
+from fastbn.measuring import Data
 from fastbn.merging import Array, Count
 
 # A reduction over rows takes NumPy a loop for each of them, so short ones are looked at side by side: as many as make

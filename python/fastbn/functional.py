@@ -24,11 +24,11 @@ from typing import Any, Literal, TypeAlias
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _core
+from fastbn.checks import Axis
 from fastbn.merging import sums_of
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 from fastbn.statistics import Moments
 
-Axis: TypeAlias = int | tuple[int, ...]
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
 
 # running_mean, running_var, momentum, correction, skip_nonfinite, allow_single

@@ -14,7 +14,7 @@ from fastbn.merging import Array, Count, Sums, sums_of
 def checked_sums(count: Any, mean: Any, m2: Any) -> Sums | None:
     """Return statistics that a caller gives, None where there are none."""
     if mean is None and m2 is None:
-        if not (isinstance(count, int) and count == 0):
+        if isinstance(count, (bool, np.bool_)) or not (np.ndim(count) == 0 and count == 0):
             raise ValueError(f"count must be 0 without mean and m2, got {count!r}")
         return None
     if mean is None or m2 is None:

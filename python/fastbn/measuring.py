@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn.checks import Shape
+from fastbn.checks import Axis, kept_axes
 from fastbn.merging import Sums, merged, sums_of
 
-Axis: TypeAlias = int | tuple[int, ...]
 Data: TypeAlias = npt.NDArray[Any]
 
 # Parts whose masks are made one at a time: large enough to keep all threads busy, small beside any x that is worth it.
@@ -45,8 +44,3 @@ def _counted_parts(x: Data, axis: Axis, where: Any, weights: Any) -> Iterator[tu
         if masks is not None:
             counted &= masks[at]
         yield counted, x[at], None if shares is None else shares[at]
-
-
-def kept_axes(axis: Axis, ndim: int) -> Shape:
-    """Return the feature axes, counted from the first."""
-    return tuple(sorted(a % ndim for a in ((axis,) if isinstance(axis, int) else axis)))

@@ -48,14 +48,17 @@ def merged(a: Sums, b: Sums) -> Sums:
 
 
 def _larger_first(a: Sums, b: Sums) -> tuple[Sums, Sums]:
-    smaller = a.count < b.count
-    if isinstance(smaller, (bool, np.bool_)):
-        return (b, a) if smaller else (a, b)
-    first, second = [], []
-    for of_a, of_b in zip(a, b, strict=True):
-        first.append(np.where(smaller, of_b, of_a))
-        second.append(np.where(smaller, of_a, of_b))
-    return Sums._make(first), Sums._make(second)
+    lower = (a.mean < b.mean) | ((a.mean == b.mean) & (a.mean_lo < b.mean_lo))
+    if isinstance(a.count, int) and isinstance(b.count, int):
+        if a.count != b.count:
+            return (a, b) if a.count > b.count else (b, a)
+        counts: tuple[Count, Count] = a.count, b.count
+    else:
+        lower = np.less(a.count, b.count) | (np.equal(a.count, b.count) & lower)
+        counts = np.maximum(a.count, b.count), np.minimum(a.count, b.count)
+    pairs = list(zip(a[1:], b[1:], strict=True))
+    larger = Sums(counts[0], *(np.where(lower, of_b, of_a) for of_a, of_b in pairs))
+    return larger, Sums(counts[1], *(np.where(lower, of_a, of_b) for of_a, of_b in pairs))
 
 
 def _merged_into(a: Sums, b: Sums) -> Sums:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from fastbn import _core
-from fastbn.checks import Shape, checked_choice, checked_flag, checked_real
+from fastbn.checks import Shape, checked_choice, checked_flag, checked_real, kept_axes
 from fastbn.state import Array, LayerState
 from fastbn.statistics import Moments
 
@@ -228,7 +228,7 @@ class LayerModes(LayerState):
         axes = (self.axis,) if isinstance(self.axis, int) else self.axis
         if not all(-x.ndim <= axis < x.ndim for axis in axes):
             return None
-        return tuple(x.shape[axis] for axis in sorted(axis % x.ndim for axis in axes))
+        return tuple(x.shape[axis] for axis in kept_axes(axes, x.ndim))
 
 
 def _all_finite(*arrays: Array) -> bool:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import Shape
-from fastbn.functional import Axis, normalize
+from fastbn.checks import Axis, Shape
+from fastbn.functional import normalize
 from fastbn.statistics import Moments
 
 Array = npt.NDArray[Any]

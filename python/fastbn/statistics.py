@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import checked_axis, converted
+from fastbn.checks import Axis, checked_axis, converted
 from fastbn.extremes import extremes, merged_extremes
-from fastbn.measuring import Axis, measured
+from fastbn.measuring import measured
 from fastbn.merging import Sums, merged
 from fastbn.summary import Summary
 
@@ -168,7 +168,8 @@ class Moments(Summary):
         """
         sums = [part._sums for part in parts if isinstance(part, Moments) and part._sums is not None]
         if not sums or len(sums) < len(parts):
-            raise ValueError(f"parts must be Moments that have seen something, at least one, got {parts!r}")
+            error = ValueError if all(isinstance(part, Moments) for part in parts) else TypeError
+            raise error(f"parts must be Moments that have seen something, at least one, got {parts!r}")
         counts = [part.count for part in parts]
         if not all(isinstance(count, int) and count == counts[0] for count in counts):
             counts[0] = np.concatenate([np.broadcast_to(part.count, part.mean.shape) for part in parts], axis) * 1.0

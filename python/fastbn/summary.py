@@ -237,14 +237,6 @@ class Summary:
             shown |= {"min": self.min, "max": self.max}
         return f"Moments({', '.join(f'{name}={_brief(value)}' for name, value in shown.items())})"
 
-    def __copy__(self: Held) -> Held:
-        """Return an independent one."""
-        return self.copy()
-
-    def __deepcopy__(self: Held, memo: dict[int, Any]) -> Held:
-        """Return an independent one."""
-        return self.copy()
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a dict, which later versions can read."""
         return type(self).from_dict, (self.to_dict(),)

@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 import fastbn
-from fastbn.checks import Shape
+from fastbn.checks import Axis, Shape
 from fastbn.dask.blocks import joined, measured_block, merged, standardized_part, statistics, unchanged
-from fastbn.functional import Axis
 
 try:
     import dask.array as da

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import Shape
-from fastbn.functional import Axis, normalize
+from fastbn.checks import Axis, Shape, kept_axes
+from fastbn.functional import normalize
 from fastbn.scaling import affine
 from fastbn.statistics import Moments
 
@@ -85,8 +85,7 @@ def standardized_part(part: Any, **options: Any) -> Any:
 
 def scaled(x: Array, mean: Array | None, scale: Array | None, axis: Axis, inverse: bool) -> Array:
     """Return a block as a scaler of these attributes gives it."""
-    kept = sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis))
-    return affine(x, axis, tuple(x.shape[a] for a in kept), mean=mean, scale=scale, inverse=inverse)
+    return affine(x, axis, tuple(x.shape[a] for a in kept_axes(axis, x.ndim)), mean=mean, scale=scale, inverse=inverse)
 
 
 def scaled_part(part: Any, **options: Any) -> Any:

@@ -12,8 +12,7 @@ from dask.base import is_dask_collection
 from dask.utils import is_dataframe_like
 
 import fastbn
-from fastbn.checks import Shape, checked_axis, converted
-from fastbn.functional import Axis
+from fastbn.checks import Axis, Shape, checked_axis, converted, kept_axes
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -23,24 +22,24 @@ def is_frame(x: Any) -> bool:
     return bool(is_dask_collection(x) and is_dataframe_like(x))
 
 
-def checked_array(x: Any) -> Any:
+def checked_array(x: Any, name: str = "x") -> Any:
     """Return a dask array of x, which is one or a dataframe."""
     if is_frame(x):
-        return numbers_of(x).to_dask_array()
+        return numbers_of(x, name).to_dask_array()
     if not isinstance(x, da.Array):
-        raise TypeError(f"x must be a dask array or dataframe, got {type(x).__name__}")
-    return _of_plain_blocks("x", x)
+        raise TypeError(f"{name} must be a dask array or dataframe, got {type(x).__name__}")
+    return _of_plain_blocks(name, x)
 
 
-def numbers_of(frame: Any) -> Any:
+def numbers_of(frame: Any, name: str = "x") -> Any:
     """Return a dataframe with all columns converted to one floating-point type, missing values to NaN.
 
     That is the type of the columns if they share one, and otherwise one that holds all of them, float64 for integers.
     """
     dtypes = list(frame.dtypes)
-    others = [name for name, dtype in zip(frame.columns, dtypes, strict=True) if dtype.kind not in "fiub"]
+    others = [column for column, dtype in zip(frame.columns, dtypes, strict=True) if dtype.kind not in "fiub"]
     if others or not dtypes:
-        raise TypeError(f"x must have columns, all of real numbers, got {others or 'none'}")
+        raise TypeError(f"{name} must have columns, all of real numbers, got {others or 'none'}")
     floats = [dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else np.dtype(np.float64) for dtype in dtypes]
     return frame.astype(np.result_type(*floats))
 
@@ -67,16 +66,15 @@ def aligned(name: str, value: Any, x: Any) -> Any:
 def checked_axes(axis: Axis, x: Any) -> Shape:
     """Return the feature axes in ascending order, if x is such that fastbn takes it with this `axis`."""
     fastbn.moments(empty_like(x), axis=axis)  # raises what it would
-    axis = checked_axis(axis)
-    return tuple(sorted(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)))
+    return kept_axes(checked_axis(axis), x.ndim)
 
 
-def features_of(x: Any, kept: Shape) -> tuple[Shape, tuple[tuple[int, ...], ...]]:
+def features_of(x: Any, kept: Shape, name: str = "x") -> tuple[Shape, tuple[tuple[int, ...], ...]]:
     """Return the feature shape of x and its chunks."""
     for axis in kept:
         if math.isnan(x.shape[axis]):
-            rule = f"have known chunk sizes along feature axis {axis}: call x.compute_chunk_sizes() first"
-            raise ValueError(f"x must {rule}, got {x.chunks[axis]}")
+            rule = f"have known chunk sizes along feature axis {axis}: call {name}.compute_chunk_sizes() first"
+            raise ValueError(f"{name} must {rule}, got {x.chunks[axis]}")
     return tuple(x.shape[a] for a in kept), tuple(x.chunks[a] for a in kept)
 
 

@@ -13,8 +13,7 @@ from dask.utils import is_series_like
 from sklearn import get_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastbn import sklearn
-from fastbn.checks import Shape, checked_axis, converted
+from fastbn.checks import Axis, Shape, checked_axis, converted
 from fastbn.dask import moments
 from fastbn.dask.blocks import scaled, scaled_part
 from fastbn.dask.inputs import (
@@ -27,15 +26,13 @@ from fastbn.dask.inputs import (
     of_features,
     over_blocks,
 )
-from fastbn.functional import Axis
+from fastbn.sklearn import StandardScaler as ScalerInMemory
+from fastbn.sklearn.tables import READ
 
 __all__ = ["StandardScaler"]
 
-# What is scaled as it is; all else as float64.
-_READ = (np.float32, np.float64, np.float16, np.uint8, np.int8, np.uint16, np.int16, np.int32)
 
-
-class StandardScaler(sklearn.StandardScaler):
+class StandardScaler(ScalerInMemory):
     """`fastbn.sklearn.StandardScaler` that takes dask arrays and dataframes too, and gives them back.
 
     ``fit`` and ``partial_fit`` compute the statistics, in one pass over X, on the scheduler that is in use;
@@ -99,7 +96,7 @@ class StandardScaler(sklearn.StandardScaler):
         x = _read(X, exact_sizes=sample_weight is not None and not is_dask_collection(sample_weight))
         axis = self._feature_axis(x)
         kept = checked_axes(axis, x)
-        shape, _ = features_of(x, kept)
+        shape, _ = features_of(x, kept, "X")
         if 0 in x.shape:
             raise ValueError(f"X must not be empty, got shape {x.shape}")
         if not first:
@@ -157,14 +154,16 @@ class StandardScaler(sklearn.StandardScaler):
         x = _read(X)
         axis = self._feature_axis(x)
         kept = checked_axes(axis, x)
-        shape, chunks = features_of(x, kept)
+        shape, chunks = features_of(x, kept, "X")
         self._check_features(X, shape, named=not inverse)
         used = {"mean": self.mean_ if self.with_mean else None, "scale": self.scale_ if self.with_std else None}
         values = {name: of_features(f"{name}_", value, shape, chunks) for name, value in used.items()}
         options: dict[str, Any] = {"axis": axis, "inverse": inverse}
         result = scaled(empty_like(x), None, None, **options)
         if is_frame(X):
-            return numbers_of(X).map_partitions(scaled_part, **values, **options, meta=X._meta.astype(result.dtype))
+            return numbers_of(X, "X").map_partitions(
+                scaled_part, **values, **options, meta=X._meta.astype(result.dtype)
+            )
         return over_blocks(functools.partial(scaled, **options), x, kept, values, result, "fastbn-scaled")
 
     def _feature_axis(self, x: Any) -> Axis:
@@ -193,11 +192,11 @@ def _example(X: Any, shape: Shape) -> Any:
 def _read(X: Any, exact_sizes: bool = False) -> Any:
     """Return X as a dask array of a type that is scaled as it is."""
     if is_frame(X):
-        return numbers_of(X).to_dask_array(lengths=exact_sizes or None)
-    x = checked_array(X)
+        return numbers_of(X, "X").to_dask_array(lengths=exact_sizes or None)
+    x = checked_array(X, "X")
     if x.dtype.kind not in "fiub":
         raise TypeError(f"X must hold real numbers, got dtype {x.dtype}")
-    return x if x.dtype in _READ else x.astype(np.float64)
+    return x if x.dtype in READ else x.astype(np.float64)
 
 
 def _along_samples(sample_weight: Any, x: Any, kept: Shape) -> Any:

@@ -16,14 +16,14 @@ from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from fastbn.checks import Shape, checked_axis
+from fastbn.checks import Shape, checked_axis, kept_axes
 from fastbn.sklearn.finite import has_infinity
 
 Array = npt.NDArray[Any]
 
 # What the kernels read as it is. Of everything else scikit-learn makes the first.
-_READ = (np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16, np.int32)
-_NATIVE = frozenset(map(np.dtype, _READ))
+READ = (np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16, np.int32)
+_NATIVE = frozenset(map(np.dtype, READ))
 _OF_COLUMNS = (None, 1, -1, (1,), (-1,))
 
 
@@ -56,7 +56,7 @@ def read(scaler: Any, X: Any, *, first: bool = False, inverse: bool = False, wri
     if issparse(X) or (get_config()["array_api_dispatch"] and not isinstance(X, np.ndarray)):
         _refuse_axis(scaler, X)
         return None
-    wanted = {"accept_sparse": ("csr", "csc"), "dtype": _READ, "ensure_all_finite": False}
+    wanted = {"accept_sparse": ("csr", "csc"), "dtype": READ, "ensure_all_finite": False}
     wanted |= {"force_writeable": writable, "allow_nd": scaler.axis is not None}
     if inverse:
         x = check_array(X, **wanted)
@@ -120,7 +120,7 @@ def _kept(x: Array, axis: int | Shape) -> Shape:
     axes = (axis,) if isinstance(axis, int) else axis
     if not all(-x.ndim <= a < x.ndim for a in axes):
         raise ValueError(f"axis must name axes of X, which has {x.ndim} dimensions, got {axis!r}")
-    return tuple(sorted(a % x.ndim for a in axes))
+    return kept_axes(axes, x.ndim)
 
 
 def _refuse_axis(scaler: Any, X: Any) -> None:
