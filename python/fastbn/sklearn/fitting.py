@@ -88,6 +88,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         if x is None or (weights is not None and self.axis is None and weights.min() < 0):
             return self._leave_to_base(X, y, sample_weight)
         told = {"estimator": self, "X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
+        # Callbacks came with scikit-learn 1.9, and want to be told by the estimators themselves.
         called_back = "_skl_callbacks" in self.__dict__ or hasattr(self, "_parent_callback_ctx")
         context = self._init_callback_context() if called_back else None
         if context is not None:
