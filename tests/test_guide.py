@@ -73,7 +73,7 @@ def test_the_examples_run(
     head: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "__main__"}
     shown = 0
     for kind, block in BLOCK.findall(head) + BLOCK.findall(section):
         if kind == "console":

@@ -368,7 +368,12 @@ def test_save_and_load(tmp_path: pathlib.Path, rng: np.random.Generator) -> None
         Moments.load(path)
     with pytest.raises(FileNotFoundError):
         Moments.load(tmp_path / "none")
-    with pytest.raises(ValueError, match="got 3 bytes"):
+    path.write_text('{"count": 0}')
+    with pytest.raises(ValueError, match=r"got '.*statistics': it is no \.npz file"):
+        Moments.load(path)
+    with pytest.raises(
+        ValueError, match=r"data must be a file's content written by Moments\.save, got 3 bytes: it is no"
+    ):
         Moments.from_bytes(b"abc")
 
 
@@ -435,6 +440,8 @@ def test_statistics_are_checked() -> None:
             Moments(*arguments, **options)
     with pytest.raises(TypeError, match="mapping must be a mapping of names to values, got int"):
         Moments.from_dict(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"mapping must have a count, got the keys \['mean'\]"):
+        Moments.from_dict({"mean": ones})
     with pytest.raises(ValueError, match="mean_lo must have mean's shape"):
         Moments.from_dict({"count": 3, "mean": ones, "m2": ones, "mean_lo": [0.0]})
     for correction in (-1, np.inf):

@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 
 _CONFIG = "config"
 _FORMAT = 1
+_RULE = "path must name a file"
+_ZIP = b"PK\x03\x04"
 
 
 def write_npz(file: BinaryIO, config: dict[str, Any], arrays: dict[str, Array]) -> None:
@@ -26,21 +28,25 @@ def write_npz(file: BinaryIO, config: dict[str, Any], arrays: dict[str, Array]) 
     np.savez(file, **members)
 
 
-def read_npz(file: BinaryIO, writer: str, shown: str) -> tuple[dict[str, Any], dict[str, Array]]:
+def read_npz(file: BinaryIO, writer: str, shown: str, rule: str = _RULE) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return configuration and arrays of what `write_npz` wrote for ``writer``; nothing in the file is executed."""
     import json
 
     try:
+        if file.read(len(_ZIP)) != _ZIP:  # what NumPy would say of other files is advice to unpickle them
+            raise ValueError("it is no .npz file")
+        file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         config: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
         if config.pop("format") != _FORMAT:
             raise ValueError("its format is not known to this version")
     except Exception as error:  # what a damaged archive raises has no end: zipfile, zlib, tokenize, recursion, memory
-        raise not_written(writer, shown, error) from error
+        raise not_written(writer, shown, error, rule) from error
     return config, arrays
 
 
-def not_written(writer: str, shown: str, reason: Exception) -> ValueError:
+def not_written(writer: str, shown: str, reason: Exception, rule: str = _RULE) -> ValueError:
     """Return the error for a file that holds something else."""
-    return ValueError(f"path must name a file written by {writer}, got {shown}: {reason}")
+    missing = f"without {reason}" if isinstance(reason, KeyError) else reason
+    return ValueError(f"{rule} written by {writer}, got {shown}: {missing}")

@@ -137,7 +137,8 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Return a dict of which `from_dict` makes an equal one: count, options, and arrays of float64.
 
-        ``{key: np.asarray(value).tolist() for key, value in d.items()}`` can be written as JSON, exactly. mean_lo and
+        ``{key: np.asarray(value).tolist() for key, value in d.items()}`` can be written as JSON, exactly; and the files
+        .json of the `fastbn` command are such dicts. mean_lo and
         m2_lo are what the float64 of mean and m2 left over in merging.
 
         Examples
@@ -146,7 +147,7 @@ class Summary:
         >>> Moments(2, [1.0], [2.0]).to_dict()["mean"]
         array([1.])
         """
-        arrays: dict[str, Any] = {} if self._sums is None else dict(self._sums._asdict())
+        arrays: dict[str, Any] = {"count": 0} if self._sums is None else dict(self._sums._asdict())
         if self._range is not None:
             arrays |= {"min": self._range[0], "max": self._range[1]}
         return arrays | {"nan": self._nan, "extremes": self._extremes}
@@ -162,6 +163,8 @@ class Summary:
         """
         if not isinstance(mapping, Mapping):
             raise TypeError(f"mapping must be a mapping of names to values, got {type(mapping).__name__}")
+        if "count" not in mapping:
+            raise ValueError(f"mapping must have a count, got the keys {list(mapping)}")
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
         result = cls(**{key: mapping[key] for key in keys if key in mapping})
         if result._sums is not None:
@@ -188,7 +191,7 @@ class Summary:
         >>> Moments.from_bytes(m.to_bytes()) == m
         True
         """
-        return cls._read(io.BytesIO(data), f"{len(data)} bytes")
+        return cls._read(io.BytesIO(data), f"{len(data)} bytes", "data must be a file's content")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to exactly this path, in NumPy's .npz format."""
@@ -203,19 +206,19 @@ class Summary:
         cannot be read.
         """
         with open(path, "rb") as file:
-            return cls._read(file, repr(os.fspath(path)))
+            return cls._read(file, repr(os.fspath(path)), "path must name a file")
 
     def _write(self, file: BinaryIO) -> None:
         options = {"nan": self._nan, "extremes": self._extremes}
         write_npz(file, options, {key: value for key, value in self.to_dict().items() if key not in options})
 
     @classmethod
-    def _read(cls: type[Held], file: BinaryIO, shown: str) -> Held:
-        config, arrays = read_npz(file, _WRITER, shown)
+    def _read(cls: type[Held], file: BinaryIO, shown: str, rule: str) -> Held:
+        config, arrays = read_npz(file, _WRITER, shown, rule)
         try:
             return cls.from_dict({**arrays, "nan": config["nan"], "extremes": config["extremes"]})
         except (KeyError, TypeError, ValueError) as error:
-            raise not_written(_WRITER, shown, error) from error
+            raise not_written(_WRITER, shown, error, rule) from error
 
     def __iter__(self) -> Iterator[Any]:
         """Unpack into count, mean and m2."""
