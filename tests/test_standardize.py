@@ -20,6 +20,7 @@ import datafiles
 import fastbn
 from datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, random_images, save_images
 from fastbn.io.destinations.arrays import _chunks
+from fastbn.io.destinations.atomic import _host
 from fastbn.io.statsfiles import Stats, save_stats
 from helpers import run
 
@@ -407,13 +408,8 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, x: Array, out: str, e
     assert os.listdir(tmp_path) == [Path(source).name]
 
 
-def test_a_full_disk(tmp_path: Path, x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: real)
-    import socket
-
-    host = "".join(c if c.isalnum() else "_" for c in socket.gethostname())
-    (tmp_path / f".y.npy.{host}-{real}.part").symlink_to("/dev/full")
+def test_a_full_disk(tmp_path: Path, x: Array) -> None:
+    (tmp_path / f".y.npy.{_host()}-{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device: '.*y.npy'"):
         fastbn.standardize(x, fastbn.stream(x), tmp_path / "y.npy")
     assert os.listdir(tmp_path) == []

@@ -10,14 +10,16 @@ import signal
 import sys
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 
 from fastbn import config
 from fastbn.command import display
+from fastbn.io.checkpoints import Progress
 from fastbn.io.counting import scaled
 from fastbn.io.sources import left_out
+from fastbn.io.sources.base import Reading
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, merged_stats, save_stats, to_json
 from fastbn.io.streaming import MEMORY, checked_scale, reading_of, streamed
@@ -159,18 +161,8 @@ def stats(
     divisor = 1.0 if scale is None else checked_scale(scale)
     chosen = None if dtype is None else dtype.value
     reading = reading_of(_axes(axis), _columns(columns), chosen, mode, not no_header, _nbytes(memory))
-    with display.progress("counting") as report:
-        found = streamed(
-            _one_or_several(sources),
-            reading,
-            where_finite=where_finite,
-            on_error=_noted if on_error is OnError.skip else "raise",
-            checkpoint=kept,
-            every=every,
-            resume=resume,
-            progress=report,
-        )
-    _note_left_out(sources)
+    keeping = {"checkpoint": kept, "every": every, "resume": resume}
+    found = _counted(sources, reading, on_error, where_finite=where_finite, **keeping)
     names = None if found.names is None else tuple(found.names)
     result = Stats(scaled(found.total, divisor), names, divisor, reading.axis, mode)
     for path in out:
@@ -243,6 +235,14 @@ def info(as_json: Json = False) -> None:
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in found.items()]
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name.ljust(width)}  {'not installed' if value == 'None' else value}" for name, value in rows))
+
+
+def _counted(sources: list[str], reading: Reading, on_error: OnError, **options: Any) -> Progress:
+    told: Callable[[str, Exception], object] | Literal["raise"] = _noted if on_error is OnError.skip else "raise"
+    with display.progress("counting") as report:
+        found = streamed(_one_or_several(sources), reading, on_error=told, progress=report, **options)
+    _note_left_out(sources)
+    return found
 
 
 def _one_or_several(sources: list[str]) -> Any:

@@ -51,6 +51,7 @@ class Counting:
         self._options: dict[str, Any] = {"nan": "omit" if where_finite else nan, "extremes": extremes}
         self._where_finite = where_finite
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
+        self._total = None if self._sizes is None else sum(self._sizes)
         self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
         self.state = Progress(total=Moments(**self._options))
 
@@ -136,7 +137,7 @@ class Counting:
                 self._on_error(name, error)
 
     def _tell(self, done: int) -> None:
-        self._report(self._read + done, None if self._sizes is None else sum(self._sizes))
+        self._report(self._read + done, self._total)
 
 
 def checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:

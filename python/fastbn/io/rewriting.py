@@ -49,6 +49,7 @@ class Rewriting:
         tell = None if on_error is None else lambda path, error: self._unreadable.append((path, error))
         self._reading = reading._replace(unreadable=tell)
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
+        self._total = None if self._sizes is None else sum(self._sizes)
         self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
         self._results = Ring(reading)
 
@@ -184,4 +185,4 @@ class Rewriting:
                 self._on_error(name, error)
 
     def _tell(self, done: float) -> None:
-        self._report(self._read + int(done * self._size), None if self._sizes is None else sum(self._sizes))
+        self._report(self._read + int(done * self._size), self._total)

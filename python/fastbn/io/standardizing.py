@@ -97,20 +97,14 @@ def standardize(
     if stats.moments.shape is None:
         raise ValueError("moments must have seen something, got empty ones")
     wanted = None if dtype is None else _checked_dtype(dtype)
+    axis, mode = stats.axis if axis is None else axis, stats.mode if mode is None else mode
     beside = 8 if wanted is None else wanted.itemsize
+    reading = reading_of(axis, columns, None, mode, header, memory, beside)
     Rewriting(
         places(source),
         stats,
         target_of(out),
-        reading_of(
-            stats.axis if axis is None else axis,
-            columns,
-            None,
-            stats.mode if mode is None else mode,
-            header,
-            memory,
-            beside,
-        )._replace(rowwise=True),
+        reading._replace(rowwise=True),
         dtype=wanted,
         eps=float(checked_real("eps", eps, 0, LARGEST)),
         scale=stats.scale if scale is None else checked_scale(scale),
