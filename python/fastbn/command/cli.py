@@ -16,7 +16,7 @@ import typer
 
 from fastbn import config
 from fastbn.command import display
-from fastbn.io.counting import scaled
+from fastbn.io.combining import scaled
 from fastbn.io.sources import left_out
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, merged_stats, save_stats, to_json

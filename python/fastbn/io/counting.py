@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 
 from fastbn.checks import Shape
+from fastbn.io.combining import joined, taken
 from fastbn.io.checkpoints import Checkpoint, Progress
 from fastbn.io.readahead import ahead
 from fastbn.io.sources import opened
@@ -51,6 +52,7 @@ class Counting:
         self._options: dict[str, Any] = {"nan": "omit" if where_finite else nan, "extremes": extremes}
         self._where_finite = where_finite
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
+        self._total = None if self._sizes is None else sum(self._sizes)
         self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
         self.state = Progress(total=Moments(**self._options))
 
@@ -136,7 +138,7 @@ class Counting:
                 self._on_error(name, error)
 
     def _tell(self, done: int) -> None:
-        self._report(self._read + done, None if self._sizes is None else sum(self._sizes))
+        self._report(self._read + done, self._total)
 
 
 def checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:
@@ -149,32 +151,6 @@ def checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:
                 raise UnreadableError(f"{place.name} must not change while it is read, but it did")
     except (OSError, UnreadableError) as error:
         raise FailedError(error) from error
-
-
-def joined(parts: dict[Shape, Moments], axis: int = 0) -> Moments:
-    """Return the statistics of all features, from those of blocks of features by their corners."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    groups: dict[int, dict[Shape, Moments]] = {}
-    for corner in sorted(parts):
-        groups.setdefault(corner[axis], {})[corner] = parts[corner]
-    rows = [joined(group, axis + 1) for group in groups.values()]
-    return Moments.concatenate(rows, axis) if len(rows) > 1 else rows[0]
-
-
-def taken(moments: Moments, order: Sequence[int]) -> Moments:
-    """Return the statistics of some features, in the order given."""
-    held = moments.to_dict()
-    return Moments.from_dict({k: v[list(order)] if np.ndim(v) else v for k, v in held.items()})
-
-
-def scaled(moments: Moments, scale: float) -> Moments:
-    """Return the statistics of the values divided by a positive number."""
-    if scale == 1:
-        return moments
-    powers = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
-    held = moments.to_dict()
-    return Moments.from_dict({k: v / scale ** powers[k] if k in powers else v for k, v in held.items()})
 
 
 def nbytes_of(place: Place) -> int:

@@ -49,6 +49,7 @@ class Rewriting:
         tell = None if on_error is None else lambda path, error: self._unreadable.append((path, error))
         self._reading = reading._replace(unreadable=tell)
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
+        self._total = None if self._sizes is None else sum(self._sizes)
         self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
         self._results = Ring(reading)
 
@@ -108,7 +109,8 @@ class Rewriting:
 
     def _statistics(self, source: Source) -> tuple[Array, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
-        mean, var = self._stats.moments.mean * self._scale, self._stats.moments.var() * self._scale**2
+        with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
+            mean, var = self._stats.moments.mean * self._scale, self._stats.moments.var() * self._scale * self._scale
         names = self._stats.names
         if names is not None and source.names is not None:
             missing = [name for name in source.names if name not in names]
@@ -184,4 +186,4 @@ class Rewriting:
                 self._on_error(name, error)
 
     def _tell(self, done: float) -> None:
-        self._report(self._read + int(done * self._size), None if self._sizes is None else sum(self._sizes))
+        self._report(self._read + int(done * self._size), self._total)

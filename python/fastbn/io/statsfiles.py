@@ -96,7 +96,7 @@ def from_json(text: str, shown: str) -> Stats:
 
 def merged_stats(paths: Sequence[str | os.PathLike[str]]) -> Stats:
     """Return what several files hold together; ValueError names the first that does not fit those before it."""
-    from fastbn.io.counting import taken
+    from fastbn.io.combining import taken
 
     total: Stats | None = None
     for path in paths:

@@ -6,6 +6,9 @@ Nothing here is needed by who does not call it, so what it takes is imported whe
 from __future__ import annotations
 
 import os
+import sys
+import types
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -25,6 +28,7 @@ OnError: TypeAlias = Literal["raise", "skip"] | Callable[[str, Exception], objec
 Report: TypeAlias = Callable[[int, int | None], object]
 
 MEMORY = 64 << 20
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 def stream(
@@ -126,7 +130,7 @@ def stream(
     >>> bool(np.allclose(parts.mean, m.mean[2:], rtol=1e-14))
     True
     """
-    from fastbn.io.counting import scaled
+    from fastbn.io.combining import scaled
 
     divisor = checked_scale(scale)
     found = streamed(
@@ -245,6 +249,9 @@ def _checkpoint(
 
 
 def _warn(name: str, error: Exception) -> None:
-    import warnings
-
-    warnings.warn(f"left out: {error}", RuntimeWarning, stacklevel=7)
+    """Warn at the line that called into the package, from however deep inside."""
+    frame: types.FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"left out: {error}", RuntimeWarning, stacklevel=level)

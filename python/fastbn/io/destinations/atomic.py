@@ -76,14 +76,21 @@ def _host() -> str:
 
 
 def _put(temporary: str, target: str) -> None:
-    """Rename. A folder replaces no folder that holds something, so that one goes aside first."""
+    """Rename. A folder replaces no folder that holds something, so that one goes aside first, and back if it must.
+
+    Between the two renames the aside may be the only copy there is, so its name is none of those that are removed.
+    """
     if not os.path.isdir(target):
         os.replace(temporary, target)
         return
-    aside = f"{temporary}.old"
-    os.rename(target, aside)
-    os.rename(temporary, target)
-    removed(aside)
+    aside = f"{temporary.removesuffix(_SUFFIX)}.old"
+    try:
+        os.rename(target, aside)
+        os.rename(temporary, target)
+    finally:
+        if os.path.lexists(aside):
+            os.rename(aside, temporary if os.path.lexists(target) else target)
+    removed(temporary)
 
 
 def _synchronize_all(path: str) -> None:
