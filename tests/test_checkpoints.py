@@ -15,7 +15,7 @@ import pytest
 import datafiles
 import fastbn
 from datafiles import LEAST, random_images, same_bits, save_images
-from fastbn.io.destinations.atomic import replacing
+from fastbn.io.atomic import replacing
 from helpers import run
 
 # Kills itself, as kill -9 does, once it has reported so often.
@@ -264,7 +264,7 @@ def test_what_went_aside_is_not_removed(tmp_path: Path) -> None:
     """A run that is killed between two renames leaves the only copy there is under another name."""
     done = run(f"""
 import os
-from fastbn.io.destinations.atomic import replacing
+from fastbn.io.atomic import replacing
 real = os.rename
 def rename(source, target):
     real(source, target)
@@ -295,7 +295,7 @@ def test_errors_speak_of_the_name_that_was_asked_for(tmp_path: Path) -> None:
 def test_what_killed_runs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(f"""
 import os
-from fastbn.io.destinations.atomic import replacing
+from fastbn.io.atomic import replacing
 with replacing({str(tmp_path / "x")!r}) as temporary:
     open(temporary, "w").write("half")
     os.kill(os.getpid(), 9)

@@ -467,7 +467,7 @@ def test_errors_of_the_system_name_the_file(
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("fastbn.io.destinations.atomic._synchronize", full)
+    monkeypatch.setattr("fastbn.io.atomic._synchronize", full)
     out = tmp_path / "s.npz"
     code, _, err = command("stats", source, "--out", out)
     assert (code, err) == (1, f"fastbn: error: {out}: No space left on device\n")

@@ -1,4 +1,4 @@
-"""Statistics made of others: features joined, chosen, in another unit. Knows neither files nor how they were counted."""
+"""Statistics made of others: features joined, chosen, in another unit. Knows no file."""
 
 from __future__ import annotations
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     target = os.fspath(path)
     folder, name = os.path.split(os.path.abspath(target))
     if not os.path.isdir(folder):
-        raise FileNotFoundError(2, os.strerror(2), folder)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     # No glob of data files matches a name that begins with a dot.
     prefix = os.path.join(folder, f".{name}.{_host()}-")
     _remove_stale(prefix)
@@ -41,8 +45,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
 
 def removed(path: str) -> None:
     """Remove a file or a folder, if it is there."""
-    import shutil
-
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
@@ -51,8 +53,6 @@ def removed(path: str) -> None:
 
 def _remove_stale(prefix: str) -> None:
     """Remove what runs on this machine left behind that were killed."""
-    import glob
-
     for path in glob.glob(f"{glob.escape(prefix)}*{_SUFFIX}*"):
         process = path[len(prefix) :].partition(".")[0]
         if process.isdecimal() and not _runs(int(process)):
@@ -70,7 +70,6 @@ def _runs(process: int) -> bool:
 
 
 def _host() -> str:
-    import socket
 
     return "".join(c if c.isalnum() else "_" for c in socket.gethostname())
 
