@@ -1,1 +1,1 @@
-"""Data that lie in files: statistics over them, standardized copies, statistics files. Imports none of them."""
+"""Data that lie in files: statistics over them, standardized copies, statistics files."""

@@ -1,4 +1,4 @@
-"""Statistics over many blocks of many sources: counts what comes, keeps checkpoints. Opens and reads nothing."""
+"""Statistics over many blocks of many sources: counts what comes, keeps checkpoints. Leaves reading to `passing`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,10 @@ class Counting(Passing):
             raise ValueError(f"source must hold something that can be read, got {found}")
         return self.state
 
+    def _attempt(self, place: Place) -> None:
+        super()._attempt(place)
+        self.state.place, self.state.position, self.state.parts = self.state.place + 1, 0, {}
+
     def _reading_of(self, place: Place) -> Reading:
         known = self._known(place)
         return self._reading if known is None else self._reading._replace(columns=tuple(known))
@@ -64,10 +68,7 @@ class Counting(Passing):
         with self._coming(checked(source.blocks(self.state.position), place), source) as blocks:
             for block in blocks:
                 self._count(source, block)
-        found = joined(self.state.parts)
-        self.state.total.merge(found if source.order is None else taken(found, source.order))
-        if self.state.names is None and source.names is not None:
-            self.state.names = list(source.names)
+        self._merge(source)
 
     def _count(self, source: Source, block: Block) -> None:
         corner = tuple(block.corner[axis] for axis in source.axis)
@@ -94,9 +95,6 @@ class Counting(Passing):
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:
             self.state.names = list(source.names)
-
-    def _end(self, index: int) -> None:
-        self.state.place, self.state.position, self.state.parts = index + 1, 0, {}
 
     def _leave_out(self, name: str, error: Exception, listener: Listener) -> None:
         if name not in self.state.skipped:

@@ -6,6 +6,7 @@ Knows neither what is done with a source nor, but for their names, kinds of file
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import TypeAlias, TypeVar
@@ -27,7 +28,7 @@ class FailedError(Exception):
         self.error = error
 
 
-class Passing:
+class Passing(ABC):
     """What runs over places have in common; what they do with a source is in ``_take_in``.
 
     ``listener`` is told of files that cannot be read; None: they end the run.
@@ -48,15 +49,14 @@ class Passing:
             self._size = 0 if self._sizes is None else self._sizes[index]
             if index >= first:
                 self._attempt(place)
-                self._end(index)
             self._read += self._size
             self._tell(0.0)
 
     def _attempt(self, place: Place) -> None:
+        """Take in a place, or say that it cannot be read."""
         try:
             with closing(self._opened(place)) as source:
                 self._take_in(source, place)
-            self._complete()
         except FailedError as failed:
             if self._listener is None or not self._undo():
                 raise failed.error from failed.error.__cause__
@@ -74,28 +74,25 @@ class Passing:
         except (OSError, UnreadableError) as error:
             raise FailedError(error) from error
 
-    # What a kind of run may say for itself.
+    # What a kind of run says for itself.
 
+    @abstractmethod
     def _reading_of(self, place: Place) -> Reading:
         """Return how to read a place."""
-        return self._reading
 
+    @abstractmethod
     def _check(self, source: Source, place: Place) -> None:
         """Raise UnreadableError where a source does not fit the others, or what it is read for."""
 
+    @abstractmethod
     def _take_in(self, source: Source, place: Place) -> None:
         """Do with a source what the run is for."""
-        raise NotImplementedError
 
-    def _complete(self) -> None:
-        """End a source of which nothing failed."""
+    # What it may say.
 
     def _undo(self) -> bool:
         """Whether a source that failed leaves nothing behind."""
         return True
-
-    def _end(self, index: int) -> None:
-        """End a place, whether it failed or not."""
 
     def _leave_out(self, name: str, error: Exception, listener: Listener) -> None:
         """Say that a file could not be read."""

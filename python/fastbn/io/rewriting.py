@@ -1,4 +1,4 @@
-"""Standardized copies of many sources: computes with what comes, and hands on to a sink. Opens and reads nothing."""
+"""Standardized copies of many sources: computes with what comes. Leaves reading to `passing`, writing to a sink."""
 
 from __future__ import annotations
 
@@ -83,8 +83,6 @@ class Rewriting(Passing):
                 self._sink.write(piece)
                 self._settle()
                 self._tell(piece.done)
-
-    def _complete(self) -> None:
         self._sink.end()
 
     def _undo(self) -> bool:
