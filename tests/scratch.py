@@ -24,7 +24,22 @@ SHAPES = (
 )
 OPS = ("train", "eval", "backward", "moments")
 
-MEASURE = """
+# What a process asks the system about itself, in KiB: goes before what it runs. The peak that getrusage tells will
+# not do, for a process begins with that of the one that started it.
+RESIDENT = """
+def resident(field):
+    for line in open("/proc/self/status"):
+        if line.startswith(field):
+            return int(line.split()[1])
+
+def resident_from_now():  # what is resident now; VmHWM is the peak from here on
+    open("/proc/self/clear_refs", "w").write("5")
+    return resident("VmRSS")
+"""
+
+MEASURE = (
+    RESIDENT
+    + """
 import sys
 import numpy as np
 import fastbn
@@ -40,11 +55,6 @@ def call(x, dy, out, mean, var, **more):
         return fastbn.batch_norm_backward(dy, x, mean=mean, invstd=var, axis=axis, out=out, **more)
     return fastbn.moments(x, axis=axis, **more)
 
-def resident(field):
-    for line in open("/proc/self/status"):
-        if line.startswith(field):
-            return int(line.split()[1])
-
 def arrays(shape):
     channels = shape[axis]
     return [np.ones(shape, np.float32) for _ in range(3)] + [np.ones(channels), np.ones(channels)]
@@ -53,11 +63,11 @@ call(*arrays((4096, 64)))
 given = arrays(shape)
 more = {name: np.ones(size, dtype) for name, (size, dtype) in options.items()}
 call(*(a[:2] if a.ndim == len(shape) else a for a in given), **{name: a[:2] for name, a in more.items()})
-open("/proc/self/clear_refs", "w").write("5")
-before = resident("VmRSS")
+before = resident_from_now()
 kept = call(*given, **more)
 print(resident("VmHWM") - before)
 """
+)
 
 
 Options = dict[str, tuple[tuple[int, ...], str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 import datafiles
 import fastbn
 from datafiles import LEAST, random_images, same_bits, save_images
-from fastbn.io.destinations.atomic import replacing
+from fastbn.io.atomic import replacing
 from helpers import run
 
 # Kills itself, as kill -9 does, once it has reported so often.
@@ -238,6 +239,50 @@ def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").touch()
+    real, names = os.rename, iter(["aside", "in place"])
+
+    def failing(source: str, target: str) -> None:
+        if next(names, None) == "in place":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), source)
+        real(source, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "rename", failing)
+        with pytest.raises(OSError, match=r"'.*/x'"), replacing(tmp_path / "x") as temporary:
+            Path(temporary).mkdir()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["x", "x/old"]
+    with replacing(tmp_path / "x") as temporary:
+        Path(temporary).mkdir()
+        Path(temporary, "new").touch()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["x", "x/new"]
+
+
+def test_what_went_aside_is_not_removed(tmp_path: Path) -> None:
+    """A run that is killed between two renames leaves the only copy there is under another name."""
+    done = run(f"""
+import os
+from fastbn.io.atomic import replacing
+real = os.rename
+def rename(source, target):
+    real(source, target)
+    os.kill(os.getpid(), 9)
+os.mkdir({str(tmp_path / "x")!r})
+os.mkdir({str(tmp_path / "x" / "old")!r})
+os.rename = rename
+with replacing({str(tmp_path / "x")!r}) as temporary:
+    os.mkdir(temporary)
+""")
+    assert done.returncode == -9
+    with replacing(tmp_path / "x") as temporary:
+        Path(temporary).mkdir()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert (left[0].startswith(".x."), left[1:]) == (True, ["x"])
+    assert os.listdir(tmp_path / left[0]) == ["old"]
+
+
 def test_errors_speak_of_the_name_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nosuch'"), replacing(tmp_path / "nosuch" / "x"):
         pass
@@ -250,7 +295,7 @@ def test_errors_speak_of_the_name_that_was_asked_for(tmp_path: Path) -> None:
 def test_what_killed_runs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(f"""
 import os
-from fastbn.io.destinations.atomic import replacing
+from fastbn.io.atomic import replacing
 with replacing({str(tmp_path / "x")!r}) as temporary:
     open(temporary, "w").write("half")
     os.kill(os.getpid(), 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,6 @@ def test_an_error_of_the_one_who_is_told_ends_the_run(tmp_path: Path, images: li
 
 def test_pillow_that_is_missing(tmp_path: Path, images: list[Array], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_images(tmp_path / "images", images[:1])
-    monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r'Images need pillow: pip install "fastbn\[files\]"'):
         fastbn.stream(folder)

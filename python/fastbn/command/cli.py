@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import json
 import os
@@ -10,19 +11,16 @@ import signal
 import sys
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from fastbn import config
 from fastbn.command import display
-from fastbn.io.checkpoints import Progress
-from fastbn.io.counting import scaled
 from fastbn.io.sources import left_out
-from fastbn.io.sources.base import Reading
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, merged_stats, save_stats, to_json
-from fastbn.io.streaming import MEMORY, checked_scale, reading_of, streamed
+from fastbn.io.streaming import MEMORY, reading_of, streamed
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -37,7 +35,7 @@ app = typer.Typer(
 )
 
 
-class OnError(str, Enum):
+class WhenUnreadable(str, Enum):
     """What happens with a file that cannot be read."""
 
     stop = "raise"
@@ -93,7 +91,7 @@ Scale = Annotated[float | None, typer.Option(help="Divide values by this: 255 fo
 Mode = Annotated[str | None, typer.Option(help="Convert images to this mode: L, RGB, RGBA, ...")]
 NoHeader = Annotated[bool, typer.Option("--no-header", help="The first line of .csv files holds values, not names.")]
 Memory = Annotated[str, typer.Option(help="Most memory for data, as 64M or 1G.")]
-OnErrors = Annotated[OnError, typer.Option(help="What to do about a file that cannot be read.")]
+OnErrors = Annotated[WhenUnreadable, typer.Option(help="What to do about a file that cannot be read.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -145,7 +143,7 @@ def stats(
     mode: Mode = None,
     no_header: NoHeader = False,
     memory: Memory = f"{MEMORY >> 20}M",
-    on_error: OnErrors = OnError.stop,
+    on_error: OnErrors = WhenUnreadable.stop,
     checkpoint: Annotated[str | None, typer.Option(help="Where to keep how far the run is: OUT.checkpoint.")] = None,
     every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 5.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
@@ -158,16 +156,24 @@ def stats(
     if resume and kept is None:
         raise typer.BadParameter("--resume needs --out or --checkpoint, which say where the checkpoint is")
     _note_checkpoint(kept, resume)
-    divisor = 1.0 if scale is None else checked_scale(scale)
     chosen = None if dtype is None else dtype.value
     reading = reading_of(_axes(axis), _columns(columns), chosen, mode, not no_header, _nbytes(memory))
-    keeping = {"checkpoint": kept, "every": every, "resume": resume}
-    found = _counted(sources, reading, on_error, where_finite=where_finite, **keeping)
-    names = None if found.names is None else tuple(found.names)
-    result = Stats(scaled(found.total, divisor), names, divisor, reading.axis, mode)
+    with display.progress("counting") as report:
+        found = streamed(
+            _one_or_several(sources),
+            reading,
+            where_finite=where_finite,
+            scale=1.0 if scale is None else scale,
+            on_error=_noted if on_error is WhenUnreadable.skip else "raise",
+            checkpoint=kept,
+            every=every,
+            resume=resume,
+            progress=report,
+        )
+    _note_left_out(sources)
     for path in out:
-        save_stats(result, path)
-    _show(result, as_json, skipped=found.skipped)
+        save_stats(found.stats, path)
+    _show(found.stats, as_json, skipped=found.skipped)
 
 
 @_command
@@ -185,7 +191,7 @@ def standardize(
     mode: Mode = None,
     no_header: NoHeader = False,
     memory: Memory = f"{MEMORY >> 20}M",
-    on_error: OnErrors = OnError.stop,
+    on_error: OnErrors = WhenUnreadable.stop,
     force: Force = False,
 ) -> None:
     """Write (x - mean) / std of all values."""
@@ -203,7 +209,7 @@ def standardize(
             mode=mode,
             header=not no_header,
             memory=_nbytes(memory),
-            on_error=_noted if on_error is OnError.skip else "raise",
+            on_error=_noted if on_error is WhenUnreadable.skip else "raise",
             overwrite=force,
             progress=report,
         )
@@ -237,14 +243,6 @@ def info(as_json: Json = False) -> None:
     print("\n".join(f"{name.ljust(width)}  {'not installed' if value == 'None' else value}" for name, value in rows))
 
 
-def _counted(sources: list[str], reading: Reading, on_error: OnError, **options: Any) -> Progress:
-    told: Callable[[str, Exception], object] | Literal["raise"] = _noted if on_error is OnError.skip else "raise"
-    with display.progress("counting") as report:
-        found = streamed(_one_or_several(sources), reading, on_error=told, progress=report, **options)
-    _note_left_out(sources)
-    return found
-
-
 def _one_or_several(sources: list[str]) -> Any:
     return sources[0] if len(sources) == 1 else sources
 
@@ -256,7 +254,7 @@ def _check_outputs(paths: list[str], force: bool) -> None:
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         if os.path.lexists(path) and not force:
-            raise FileExistsError(17, os.strerror(17), path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
 
 def _note_checkpoint(path: str | None, resume: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the `fastbn` command shows: tables, progress, notes. Knows neither files nor arguments."""
+"""What the `fastbn` command shows: tables, progress, notes. Reads no file and no argument."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.io.counting import Report
 from fastbn.io.statsfiles import Stats
+from fastbn.io.streaming import Report
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal

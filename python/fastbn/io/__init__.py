@@ -1,1 +1,1 @@
-"""Data that lie in files: statistics over them, standardized copies, statistics files. Imported when called."""
+"""Data that lie in files: statistics over them, standardized copies, statistics files."""

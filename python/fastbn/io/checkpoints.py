@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastbn.checks import Shape
-from fastbn.io.destinations.atomic import replacing
-from fastbn.io.sources.base import Place
+from fastbn.io.atomic import replacing
+from fastbn.io.sources.base import Place, files_of
 from fastbn.statistics import Moments
 
 _FORMAT = 1
@@ -40,9 +44,6 @@ class Checkpoint:
 
     def load(self) -> Progress | None:
         """Return how far the run came; None if there is no file, ValueError if it is of another run."""
-        import base64
-        import json
-
         try:
             with open(self._path, encoding="utf-8") as file:
                 held = json.load(file)
@@ -63,8 +64,6 @@ class Checkpoint:
 
     def save(self, progress: Progress) -> None:
         """Write how far the run is, unless that was done a short while ago."""
-        import time
-
         now = time.monotonic()
         if self._last is not None and now - self._last < self._every:
             return
@@ -73,8 +72,6 @@ class Checkpoint:
 
     def start(self) -> None:
         """Begin to count the time to the first checkpoint."""
-        import time
-
         self._last = time.monotonic() if self._every else None
 
     def remove(self) -> None:
@@ -83,8 +80,6 @@ class Checkpoint:
             os.unlink(self._path)
 
     def _write(self, progress: Progress) -> None:
-        import base64
-        import json
 
         moments = [progress.total, *progress.parts.values()]
         held = {
@@ -111,27 +106,11 @@ def identity(places: Iterable[Place], options: dict[str, Any]) -> dict[str, Any]
 
 
 def _fingerprint(place: Place) -> dict[str, Any]:
-    import hashlib
-
     digest, total, newest, count = hashlib.sha256(), 0, 0, 0
-    for path in _paths(place):
-        try:
-            found = os.stat(path)
-        except OSError:  # whoever opens it will say so
-            continue
+    for path, found in files_of(place):
         total, newest, count = total + found.st_size, max(newest, found.st_mtime_ns), count + 1
         digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode("utf-8", "surrogateescape"))
     return {"name": place.name, "files": count, "bytes": total, "changed": newest, "digest": digest.hexdigest()}
-
-
-def _paths(place: Place) -> Iterable[str]:
-    for path in place.files:
-        if os.path.isdir(path):
-            for root, folders, names in os.walk(path):
-                folders.sort()
-                yield from (os.path.join(root, name) for name in sorted(names))
-        else:
-            yield path
 
 
 def _difference(held: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,36 +1,24 @@
-"""Statistics over many blocks of many sources: opens them in turn, counts, keeps checkpoints. Knows no format."""
+"""Statistics over many blocks of many sources: counts what comes, keeps checkpoints. Leaves reading to `passing`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import numpy as np
 
 from fastbn.checks import Shape
 from fastbn.io.checkpoints import Checkpoint, Progress
-from fastbn.io.readahead import ahead
-from fastbn.io.sources import opened
-from fastbn.io.sources.base import Array, Block, Place, Reading, Source, UnreadableError, naming
+from fastbn.io.combining import joined, taken
+from fastbn.io.names import TABLES
+from fastbn.io.passing import Listener, Passing, checked
+from fastbn.io.sources.base import Array, Block, Place, Reading, Source, UnreadableError
+from fastbn.io.streaming import Report
 from fastbn.statistics import Moments
 
-T = TypeVar("T")
-Report: TypeAlias = Callable[[int, int | None], object]
-OnError: TypeAlias = Callable[[str, Exception], object]
 
-
-class FailedError(Exception):
-    """What went wrong with a file, as opposed to with what is done with it."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-class Counting:
-    """One run over places. ``on_error`` is told of files that cannot be read; None: they end the run."""
+class Counting(Passing):
+    """One run over places, which counts them together."""
 
     def __init__(
         self,
@@ -40,19 +28,13 @@ class Counting:
         nan: Literal["propagate", "omit"] = "propagate",
         where_finite: bool = False,
         extremes: bool = True,
-        on_error: OnError | None = None,
-        checkpoint: Checkpoint | None = None,
-        report: Report = lambda done, total: None,
+        listener: Listener | None,
+        checkpoint: Checkpoint | None,
+        report: Report,
     ) -> None:
-        self._places, self._on_error, self._checkpoint, self._report = places, on_error, checkpoint, report
-        self._unreadable: list[tuple[str, Exception]] = []
-        tell = None if on_error is None else lambda path, error: self._unreadable.append((path, error))
-        self._reading = reading._replace(unreadable=tell)
+        super().__init__(places, reading, listener, report)
+        self._checkpoint, self._where_finite = checkpoint, where_finite
         self._options: dict[str, Any] = {"nan": "omit" if where_finite else nan, "extremes": extremes}
-        self._where_finite = where_finite
-        self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
-        self._total = None if self._sizes is None else sum(self._sizes)
-        self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
         self.state = Progress(total=Moments(**self._options))
 
     def run(self, resume: bool = False) -> Progress:
@@ -60,47 +42,33 @@ class Counting:
         if self._checkpoint is not None:
             self.state = (self._checkpoint.load() if resume else None) or self.state
             self._checkpoint.start()
-        for index, place in enumerate(self._places):
-            self._size = 0 if self._sizes is None else self._sizes[index]
-            if index >= self.state.place:
-                self._take_in(place)
-                self.state.place, self.state.position, self.state.parts = index + 1, 0, {}
-            self._read += self._size
-            self._tell(0)
+        self._pass(self.state.place)
         if self.state.total.shape is None:
             skipped = list(self.state.skipped.values())
             found = f"{len(skipped)} that cannot; {skipped[0]}" if skipped else "nothing"
             raise ValueError(f"source must hold something that can be read, got {found}")
         return self.state
 
-    def _take_in(self, place: Place) -> None:
-        try:
-            with closing(self._opened(place)) as source:
-                blocks = checked(source.blocks(self.state.position), place)
-                with closing(ahead(blocks, self._reading.depth) if source.overlaps else blocks) as coming:
-                    for block in coming:
-                        self._count(source, block)
-                self._settle()
-                self._merge(source)
-        except FailedError as failed:
-            if self._on_error is None:
-                raise failed.error from failed.error.__cause__
-            self._unreadable.append((place.name, failed.error))
-            self._settle()
+    def _attempt(self, place: Place) -> None:
+        super()._attempt(place)
+        self.state.place, self.state.position, self.state.parts = self.state.place + 1, 0, {}
 
-    def _opened(self, place: Place) -> Source:
-        reading = self._reading
-        known = self.state.names if place.kind in ("csv", "parquet") and reading.columns is None else None
-        try:
-            with naming(place.name):
-                source = opened(place, reading if known is None else reading._replace(columns=tuple(known)))
-                with ExitStack() as stack:
-                    stack.callback(source.close)
-                    _check_agreement(source, self.state.total.shape, self.state.names, known)
-                    stack.pop_all()
-                return source
-        except (OSError, UnreadableError) as error:
-            raise FailedError(error) from error
+    def _reading_of(self, place: Place) -> Reading:
+        known = self._known(place)
+        return self._reading if known is None else self._reading._replace(columns=tuple(known))
+
+    def _known(self, place: Place) -> list[str] | None:
+        """Return the columns of the tables before this one, of which it must have all and no more."""
+        return self.state.names if place.kind in TABLES.values() and self._reading.columns is None else None
+
+    def _check(self, source: Source, place: Place) -> None:
+        _check_agreement(source, self.state.total.shape, self.state.names, self._known(place))
+
+    def _take_in(self, source: Source, place: Place) -> None:
+        with self._coming(checked(source.blocks(self.state.position), place), source) as blocks:
+            for block in blocks:
+                self._count(source, block)
+        self._merge(source)
 
     def _count(self, source: Source, block: Block) -> None:
         corner = tuple(block.corner[axis] for axis in source.axis)
@@ -112,7 +80,7 @@ class Counting:
             self._checkpoint.save(self.state)
         if self._sizes is None:
             self._read += block.values.nbytes
-        self._tell(int(block.done * self._size))
+        self._tell(block.done)
 
     def _measured(self, values: Array, axis: Shape) -> Moments:
         """Return a block's statistics; infinite values that are to be left out become NaN, in a copy."""
@@ -128,84 +96,17 @@ class Counting:
         if self.state.names is None and source.names is not None:
             self.state.names = list(source.names)
 
-    def _settle(self) -> None:
-        """Say which files could not be read. Here, for the thread that reads is not the caller's."""
-        while self._unreadable:
-            name, error = self._unreadable.pop(0)
-            if self._on_error is not None and name not in self.state.skipped:
-                self.state.skipped[name] = str(error)
-                self._on_error(name, error)
-
-    def _tell(self, done: int) -> None:
-        self._report(self._read + done, self._total)
-
-
-def checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:
-    """Yield what a source yields; FailedError where it cannot be read, or was changed meanwhile."""
-    try:
-        with naming(place.name):
-            before = _stamp(place)
-            yield from items
-            if _stamp(place) != before:
-                raise UnreadableError(f"{place.name} must not change while it is read, but it did")
-    except (OSError, UnreadableError) as error:
-        raise FailedError(error) from error
-
-
-def joined(parts: dict[Shape, Moments], axis: int = 0) -> Moments:
-    """Return the statistics of all features, from those of blocks of features by their corners."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    groups: dict[int, dict[Shape, Moments]] = {}
-    for corner in sorted(parts):
-        groups.setdefault(corner[axis], {})[corner] = parts[corner]
-    rows = [joined(group, axis + 1) for group in groups.values()]
-    return Moments.concatenate(rows, axis) if len(rows) > 1 else rows[0]
-
-
-def taken(moments: Moments, order: Sequence[int]) -> Moments:
-    """Return the statistics of some features, in the order given."""
-    held = moments.to_dict()
-    return Moments.from_dict({k: v[list(order)] if np.ndim(v) else v for k, v in held.items()})
-
-
-def scaled(moments: Moments, scale: float) -> Moments:
-    """Return the statistics of the values divided by a positive number."""
-    if scale == 1:
-        return moments
-    powers = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
-    held = moments.to_dict()
-    return Moments.from_dict({k: v / scale ** powers[k] if k in powers else v for k, v in held.items()})
-
-
-def nbytes_of(place: Place) -> int:
-    """Return the size of a place's files, or of its array; 0 of what is missing."""
-    if place.array is not None:
-        return int(getattr(place.array, "nbytes", 0))
-    return sum(_size(path) for path in place.files)
-
-
-def _size(path: str) -> int:
-    if os.path.isdir(path):
-        return sum(_size(os.path.join(root, name)) for root, _, names in os.walk(path) for name in names)
-    try:
-        return os.stat(path).st_size
-    except OSError:  # whoever opens it will say so
-        return 0
-
-
-def _stamp(place: Place) -> tuple[int, int] | None:
-    if len(place.files) != 1 or not os.path.isfile(place.files[0]):
-        return None
-    found = os.stat(place.files[0])
-    return found.st_size, found.st_mtime_ns
+    def _leave_out(self, name: str, error: Exception, listener: Listener) -> None:
+        if name not in self.state.skipped:
+            self.state.skipped[name] = str(error)
+            listener(name, error)
 
 
 def _check_agreement(source: Source, shape: Shape | None, names: list[str] | None, known: list[str] | None) -> None:
-    more = getattr(source, "more", None)
-    if known is not None and more:
+    if known is not None and source.more:
         raise UnreadableError(
-            f"{source.name} must have the columns of those before it ({', '.join(known)}), got {', '.join(more)} too"
+            f"{source.name} must have the columns of those before it ({', '.join(known)}), "
+            f"got {', '.join(source.more)} too"
         )
     if names is not None and source.names is not None and list(source.names) != names:
         raise UnreadableError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
@@ -14,9 +16,6 @@ def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     What the thread raises is raised here, after the items before it. Once this iterator is closed the thread ends with
     the item that it is at.
     """
-    import queue
-    import threading
-
     waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
     end = object()
     left = threading.Event()

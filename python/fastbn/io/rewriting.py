@@ -1,32 +1,34 @@
-"""Standardized copies of many sources: opens them in turn, computes, hands on to a sink. Knows no format."""
+"""Standardized copies of many sources: computes with what comes. Leaves reading to `passing`, writing to a sink."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from typing import Any, TypeVar
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 
 from fastbn.functional import normalize
-from fastbn.io.counting import FailedError, OnError, Report, checked, nbytes_of
+from fastbn.io.atomic import replacing
 from fastbn.io.destinations import Target
-from fastbn.io.destinations.atomic import replacing
 from fastbn.io.destinations.sinks import FileSink, FolderSink, Piece
-from fastbn.io.readahead import ahead
-from fastbn.io.sources import is_zarr, opened
-from fastbn.io.sources.base import Array, Place, Reading, Ring, Source, UnreadableError, naming
+from fastbn.io.names import TABLES
+from fastbn.io.optional import needed
+from fastbn.io.passing import FailedError, Listener, Passing, checked
+from fastbn.io.sources import is_zarr
+from fastbn.io.sources.base import Array, Place, Reading, Ring, Source, UnreadableError
 from fastbn.io.sources.images import ImageSource
-from fastbn.io.sources.optional import needed
 from fastbn.io.sources.tables import TableSource
 from fastbn.io.statsfiles import Stats
+from fastbn.io.streaming import Report
 
-T = TypeVar("T")
 
-
-class Rewriting:
+class Rewriting(Passing):
     """One run over places, into one target."""
+
+    _sink: FileSink | FolderSink
 
     def __init__(
         self,
@@ -38,33 +40,23 @@ class Rewriting:
         dtype: np.dtype[Any] | None,
         eps: float,
         scale: float,
-        on_error: OnError | None,
+        listener: Listener | None,
         overwrite: bool,
         report: Report,
     ) -> None:
-        self._places, self._stats, self._target = places, stats, target
+        super().__init__(places, reading, listener, report)
+        self._stats, self._target, self._overwrite = stats, target, overwrite
         self._dtype, self._eps, self._scale = dtype, eps, scale
-        self._overwrite, self._report, self._on_error = overwrite, report, on_error
-        self._unreadable: list[tuple[str, Exception]] = []
-        tell = None if on_error is None else lambda path, error: self._unreadable.append((path, error))
-        self._reading = reading._replace(unreadable=tell)
-        self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
-        self._total = None if self._sizes is None else sum(self._sizes)
-        self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
         self._results = Ring(reading)
 
     def run(self) -> None:
         """Write everything, or nothing."""
         self._check_target()
         with replacing(self._target.path) as path:
-            folder = self._target.kind == "folder"
-            with closing(FolderSink(path) if folder else FileSink(self._target, path)) as sink:
-                for index, place in enumerate(self._places):
-                    self._size = 0 if self._sizes is None else self._sizes[index]
-                    self._rewrite(place, sink)
-                    self._read += self._size
-                    self._tell(0.0)
-                sink.finish()
+            self._sink = FolderSink(path) if self._target.kind == "folder" else FileSink(self._target, path)
+            with closing(self._sink):
+                self._pass()
+                self._sink.finish()
 
     def _check_target(self) -> None:
         path = self._target.path
@@ -72,44 +64,34 @@ class Rewriting:
         if any(os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file) for file in sources):
             raise ValueError(f"out must not be one of the sources, got {path!r}")
         if os.path.lexists(path) and not (self._overwrite and (not os.path.isdir(path) or is_zarr(path))):
-            raise FileExistsError(17, os.strerror(17), path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
-    def _rewrite(self, place: Place, sink: FileSink | FolderSink) -> None:
-        try:
-            with closing(self._opened(place)) as source:
-                sink.begin(place, source)
-                pieces = self._pieces(source, place, sink.tabular)
-                with closing(ahead(pieces, self._reading.depth) if source.overlaps else pieces) as coming:
-                    for piece in coming:
-                        sink.write(piece)
-                        self._settle()
-                        self._tell(piece.done)
-            sink.end()
-        except FailedError as failed:
-            if self._on_error is None or not sink.undo():
-                raise failed.error from failed.error.__cause__
-            self._unreadable.append((place.name, failed.error))
-        self._settle()
+    def _reading_of(self, place: Place) -> Reading:
+        names = self._stats.names
+        if self._reading.columns is not None or names is None:
+            return self._reading
+        named = place.kind in (*TABLES.values(), "images") or all(name.isdecimal() for name in names)
+        return self._reading._replace(columns=names) if named else self._reading
 
-    def _opened(self, place: Place) -> Source:
-        reading, names = self._reading, self._stats.names
-        numbered = names is not None and all(name.isdecimal() for name in names)
-        if reading.columns is None and names is not None and (numbered or place.kind in ("csv", "parquet", "images")):
-            reading = reading._replace(columns=names)
-        try:
-            with naming(place.name):
-                source = opened(place, reading)
-                with ExitStack() as stack:
-                    stack.callback(source.close)
-                    self._statistics(source)
-                    stack.pop_all()
-                return source
-        except (OSError, UnreadableError) as error:
-            raise FailedError(error) from error
+    def _check(self, source: Source, place: Place) -> None:
+        self._statistics(source)
+
+    def _take_in(self, source: Source, place: Place) -> None:
+        self._sink.begin(place, source)
+        with self._coming(self._pieces(source, place, self._sink.tabular), source) as pieces:
+            for piece in pieces:
+                self._sink.write(piece)
+                self._settle()
+                self._tell(piece.done)
+        self._sink.end()
+
+    def _undo(self) -> bool:
+        return self._sink.undo()
 
     def _statistics(self, source: Source) -> tuple[Array, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
-        mean, var = self._stats.moments.mean * self._scale, self._stats.moments.var() * self._scale**2
+        with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
+            mean, var = self._stats.moments.mean * self._scale, self._stats.moments.var() * self._scale * self._scale
         names = self._stats.names
         if names is not None and source.names is not None:
             missing = [name for name in source.names if name not in names]
@@ -134,7 +116,7 @@ class Rewriting:
 
     def _regions(self, source: Source, place: Place) -> Generator[Piece, None, None]:
         mean, var = self._statistics(source)
-        with self._coming(source.blocks(), place, source) as blocks:
+        with self._coming(checked(source.blocks(), place), source) as blocks:
             for block in blocks:
                 at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
                 values = self._normalized(block.values, mean[at], var[at], source.axis)
@@ -147,7 +129,7 @@ class Rewriting:
     def _tables(self, source: TableSource, place: Place) -> Generator[Piece, None, None]:
         pa = needed("pyarrow", "Tables")
         mean, var = self._statistics(source)
-        with self._coming(source.batches(), place, source) as batches:
+        with self._coming(checked(source.batches(), place), source) as batches:
             for batch in batches:
                 rows = batch.rows if isinstance(batch.rows, pa.Table) else pa.Table.from_batches([batch.rows])
                 values = self._normalized(source.matrix(rows.select(source.chosen)), mean, var, (1,))
@@ -160,7 +142,7 @@ class Rewriting:
 
     def _pictures(self, source: ImageSource, place: Place) -> Generator[Piece, None, None]:
         mean, var = self._statistics(source)
-        with self._coming(source.pictures(), place, source) as pictures:
+        with self._coming(checked(source.pictures(), place), source) as pictures:
             for number, picture in enumerate(pictures):
                 values = self._normalized(picture.values, mean, var, (2,)).transpose(2, 0, 1)
                 done = picture.following / len(place.files)
@@ -173,16 +155,3 @@ class Rewriting:
         columns = values.ndim == 2 and values.flags.f_contiguous
         out = self._results.take(values.shape[::-1], dtype).T if columns else self._results.take(values.shape, dtype)
         return normalize(values, mean, var, eps=self._eps, axis=axis, out=out)
-
-    def _coming(self, items: Iterator[T], place: Place, source: Source) -> closing[Any]:
-        found = checked(items, place)
-        return closing(ahead(found, self._reading.depth) if source.overlaps else found)
-
-    def _settle(self) -> None:
-        while self._unreadable:
-            name, error = self._unreadable.pop(0)
-            if self._on_error is not None:
-                self._on_error(name, error)
-
-    def _tell(self, done: float) -> None:
-        self._report(self._read + int(done * self._size), self._total)

@@ -1,6 +1,6 @@
 """Standardized copies of data larger than memory: `standardize`, its options checked. The work is in `rewriting`.
 
-Nothing here is needed by who does not call it, so what it takes is imported when it is called.
+`import fastbn` imports this, so what only a call needs is imported by the call.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def standardize(
         dtype=wanted,
         eps=float(checked_real("eps", eps, 0, LARGEST)),
         scale=stats.scale if scale is None else checked_scale(scale),
-        on_error=checked_on_error(on_error),
+        listener=checked_on_error(on_error),
         overwrite=checked_flag("overwrite", overwrite),
         report=progress or (lambda done, total: None),
     ).run()

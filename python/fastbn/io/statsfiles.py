@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn.checks import LARGEST, checked_axis, checked_real
+from fastbn.files import not_written, read_npz, write_npz
+from fastbn.io.atomic import replacing
+from fastbn.io.combining import taken
 from fastbn.statistics import Moments
 
 KIND = "fastbn statistics"
@@ -39,9 +43,6 @@ class Stats(NamedTuple):
 
 def save_stats(stats: Stats, path: str | os.PathLike[str]) -> None:
     """Write a file by its suffix, .npz or .json, whole or not at all."""
-    from fastbn.files import write_npz
-    from fastbn.io.destinations.atomic import replacing
-
     checked_suffix(path)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         if os.fspath(path).lower().endswith(".json"):
@@ -55,8 +56,6 @@ def save_stats(stats: Stats, path: str | os.PathLike[str]) -> None:
 
 def load_stats(path: str | os.PathLike[str]) -> Stats:
     """Read a file of `save_stats` or of `Moments.save`; ValueError if it is neither, OSError if it cannot be read."""
-    from fastbn.files import read_npz
-
     name = os.fspath(path)
     checked_suffix(name)
     with open(name, "rb") as file:
@@ -69,8 +68,6 @@ def load_stats(path: str | os.PathLike[str]) -> Stats:
 
 def to_json(stats: Stats, **more: Any) -> str:
     """Return statistics as JSON from which `from_json` makes the same, to the bit; NaN is null."""
-    import json
-
     held = stats.moments.to_dict()
     arrays = {key: _plain(held[key]) for key in _ARRAYS if key in held}
     options = {"format": _FORMAT, "nan": held["nan"], "extremes": held["extremes"]}
@@ -81,8 +78,6 @@ def to_json(stats: Stats, **more: Any) -> str:
 
 def from_json(text: str, shown: str) -> Stats:
     """Return the statistics that a text describes; ``shown`` is what an error calls it."""
-    import json
-
     try:
         held = json.loads(text)
         if held["kind"] != KIND or held["format"] != _FORMAT:
@@ -90,14 +85,12 @@ def from_json(text: str, shown: str) -> Stats:
         count = {"count": held["count"]} if "count" in held else {}
         arrays = {key: _numbers(held[key]) for key in _ARRAYS if key in held} | count
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"path must name a file written by {_WRITER}, got {shown}: {error}") from error
+        raise not_written(_WRITER, shown, error) from error
     return _stats(held | arrays, held.get("names"), shown)
 
 
 def merged_stats(paths: Sequence[str | os.PathLike[str]]) -> Stats:
     """Return what several files hold together; ValueError names the first that does not fit those before it."""
-    from fastbn.io.counting import taken
-
     total: Stats | None = None
     for path in paths:
         stats = load_stats(path)
@@ -146,7 +139,7 @@ def _stats(held: dict[str, Any], names: Any, shown: str) -> Stats:
             held.get("mode"),
         )
     except (TypeError, ValueError) as error:
-        raise ValueError(f"path must name a file written by {_WRITER}, got {shown}: {error}") from error
+        raise not_written(_WRITER, shown, error) from error
 
 
 def _head(stats: Stats) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Statistics of data larger than memory: `stream`, its options checked. What is done with them is in `counting`.
 
-Nothing here is needed by who does not call it, so what it takes is imported when it is called.
+`import fastbn` imports this, so what only a call needs is imported by the call.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import types
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,9 @@ from fastbn.checks import LARGEST, checked_axis, checked_choice, checked_dtype, 
 from fastbn.statistics import Moments
 
 if TYPE_CHECKING:
-    from fastbn.io.checkpoints import Checkpoint, Progress
+    from fastbn.io.checkpoints import Checkpoint
     from fastbn.io.sources import Place, Reading
+    from fastbn.io.statsfiles import Stats
 
 Path: TypeAlias = str | os.PathLike[str]
 Columns: TypeAlias = Sequence[int | str] | None
@@ -25,6 +29,7 @@ OnError: TypeAlias = Literal["raise", "skip"] | Callable[[str, Exception], objec
 Report: TypeAlias = Callable[[int, int | None], object]
 
 MEMORY = 64 << 20
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 def stream(
@@ -126,22 +131,26 @@ def stream(
     >>> bool(np.allclose(parts.mean, m.mean[2:], rtol=1e-14))
     True
     """
-    from fastbn.io.counting import scaled
-
-    divisor = checked_scale(scale)
-    found = streamed(
+    return streamed(
         source,
         reading_of(axis, columns, dtype, mode, header, memory),
         nan=nan,
         where_finite=where_finite,
         extremes=extremes,
+        scale=scale,
         on_error=on_error,
         checkpoint=checkpoint,
         every=every,
         resume=resume,
         progress=progress,
-    )
-    return scaled(found.total, divisor)
+    ).stats.moments
+
+
+class Streamed(NamedTuple):
+    """What was counted, and the files left out with the reasons."""
+
+    stats: Stats
+    skipped: dict[str, str]
 
 
 def streamed(
@@ -151,16 +160,20 @@ def streamed(
     nan: Literal["propagate", "omit"] = "propagate",
     where_finite: bool = False,
     extremes: bool = True,
+    scale: float = 1.0,
     on_error: OnError = "raise",
     checkpoint: Path | None = None,
     every: float = 5.0,
     resume: bool = False,
     progress: Report | None = None,
-) -> Progress:
+) -> Streamed:
     """Return what `stream` counts, with the names of the features and the files left out."""
+    from fastbn.io.combining import scaled
     from fastbn.io.counting import Counting
     from fastbn.io.sources import places
+    from fastbn.io.statsfiles import Stats
 
+    divisor = checked_scale(scale)
     options = {
         "nan": checked_choice("nan", nan),
         "where_finite": checked_flag("where_finite", where_finite),
@@ -176,14 +189,15 @@ def streamed(
         found,
         reading,
         **options,
-        on_error=checked_on_error(on_error),
+        listener=checked_on_error(on_error),
         checkpoint=kept,
         report=progress or (lambda done, total: None),
     )
     state = counting.run(resume)
     if kept is not None:
         kept.remove()
-    return state
+    names = None if state.names is None else tuple(state.names)
+    return Streamed(Stats(scaled(state.total, divisor), names, divisor, reading.axis, reading.mode), state.skipped)
 
 
 def reading_of(axis: Any, columns: Any, dtype: Any, mode: Any, header: Any, memory: Any, beside: int = 0) -> Reading:
@@ -245,6 +259,9 @@ def _checkpoint(
 
 
 def _warn(name: str, error: Exception) -> None:
-    import warnings
-
-    warnings.warn(f"left out: {error}", RuntimeWarning, stacklevel=7)
+    """Warn at the line that called into the package, from however deep inside."""
+    frame: types.FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"left out: {error}", RuntimeWarning, stacklevel=level)

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastbn.checks import Shape
+from fastbn.io.names import KINDS, split, suffix_of
+from fastbn.io.optional import needed
 from fastbn.io.sources.base import Array
-
-ARRAYS = {".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".he5": "hdf5", ".zarr": "zarr"}
-TABLES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-_MEMBERS = ("npz", "hdf5", "zarr")
 
 
 class Target(NamedTuple):
@@ -54,36 +52,29 @@ class TableWriter(Protocol):
 def target_of(out: str | os.PathLike[str]) -> Target:
     """Return what a path names; ValueError if its name says nothing that is known."""
     path = os.fspath(out)
-    bare, colon, member = path.rpartition(":")
-    if colon and ARRAYS.get(_suffix(bare)) in _MEMBERS and member.strip("/"):
-        return Target(ARRAYS[_suffix(bare)], bare, member.strip("/"))
-    suffix = _suffix(path.rstrip(os.sep))
-    if suffix in ARRAYS or suffix in TABLES:
-        return Target((ARRAYS | TABLES)[suffix], path.rstrip(os.sep))
+    bare, member = split(path)
+    if member:
+        return Target(KINDS[suffix_of(bare)], bare, member)
+    suffix = suffix_of(path)
+    if suffix in KINDS:
+        return Target(KINDS[suffix], path.rstrip(os.sep))
     if suffix and not path.endswith(os.sep):
-        known = ", ".join([*ARRAYS, *TABLES])
-        raise ValueError(f"out must be a folder or a file of a known kind ({known}), got {path!r}")
+        raise ValueError(f"out must be a folder or a file of a known kind ({', '.join(KINDS)}), got {path!r}")
     return Target("folder", path.rstrip(os.sep) or os.sep)
 
 
-def array_writer(target: Target, path: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> ArrayWriter:
-    """Return a writer of an array of that trailing shape, and of about so many rows, to a path of no such name."""
-    from fastbn.io.destinations import arrays
+def array_writer(target: Target, path: str, trailing: Shape, dtype: np.dtype[Any]) -> ArrayWriter:
+    """Return a writer of an array of that trailing shape, to a path that need not say of which kind it is."""
+    from fastbn.io.destinations import arrays  # which takes `ArrayWriter` from here
 
-    return arrays.WRITERS[target.kind](path, target.member, trailing, dtype, rows)
+    return arrays.WRITERS[target.kind](path, target.member, trailing, dtype)
 
 
 def table_writer(target: Target, path: str, schema: Any) -> TableWriter:
     """Return a writer of a table with these columns."""
-    from fastbn.io.sources.optional import needed
-
     writer: TableWriter
     if target.kind == "csv":
         writer = needed("pyarrow.csv", "Tables").CSVWriter(path, schema)
     else:
         writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
     return writer
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 
 from fastbn.checks import Shape
 from fastbn.io.destinations import ArrayWriter
+from fastbn.io.optional import needed
 from fastbn.io.sources.arrays import runs
 from fastbn.io.sources.base import Array
-from fastbn.io.sources.optional import needed
 
 # Large enough to be read at the speed of the disk, small enough to be read for a few rows.
 _CHUNK_BYTES = 1 << 20
@@ -22,10 +23,10 @@ _CHUNK_BYTES = 1 << 20
 class NpyWriter:
     """An .npy file in C order. Its header has the number of rows, and room to write it once more at the end."""
 
-    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> None:
+    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> None:
         self._trailing, self._dtype = trailing, dtype
         self._file = open(path, "wb")  # noqa: SIM115 (closed by `close`)
-        self._header(rows)
+        self._header(0)
         self._begin = self._file.tell()
 
     def write(self, corner: Shape, values: Array) -> None:
@@ -56,14 +57,12 @@ class NpyWriter:
 class NpzWriter(NpyWriter):
     """An .npz file of one array, which is written beside it first: its size must be known before the rest."""
 
-    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> None:
+    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> None:
         self._path, self._member, self._beside = path, member, f"{path}.npy"
-        super().__init__(self._beside, member, trailing, dtype, rows)
+        super().__init__(self._beside, member, trailing, dtype)
 
     def finish(self, rows: int) -> None:
         """Put the array into the archive."""
-        import zipfile
-
         super().finish(rows)
         super().close()
         with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -98,18 +97,18 @@ class ChunkedWriter:
         self._close()
 
 
-def _hdf5(path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> ArrayWriter:
+def _hdf5(path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> ArrayWriter:
     file = needed("h5py", "HDF5 files").File(path, "w")
-    shape, limit = (rows, *trailing), (None, *trailing)
+    shape, limit = (0, *trailing), (None, *trailing)
     array = file.create_dataset(member, shape, dtype, maxshape=limit, chunks=_chunks(trailing, dtype))
     return ChunkedWriter(array, file.close)
 
 
-def _zarr(path: str, member: str, trailing: Shape, dtype: np.dtype[Any], rows: int) -> ArrayWriter:
+def _zarr(path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> ArrayWriter:
     zarr = needed("zarr", "Zarr stores")
     chunks = _chunks(trailing, dtype)
     name = None if member == "data" else member
-    array = zarr.open_array(path, path=name, mode="w", shape=(rows, *trailing), chunks=chunks, dtype=dtype)
+    array = zarr.open_array(path, path=name, mode="w", shape=(0, *trailing), chunks=chunks, dtype=dtype)
     return ChunkedWriter(array, lambda: None)
 
 
@@ -124,7 +123,7 @@ def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
     return tuple(chunk)
 
 
-WRITERS: dict[str, Callable[[str, str, Shape, np.dtype[Any], int], ArrayWriter]] = {
+WRITERS: dict[str, Callable[[str, str, Shape, np.dtype[Any]], ArrayWriter]] = {
     "npy": NpyWriter,
     "npz": NpzWriter,
     "hdf5": _hdf5,

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn.checks import Shape
-from fastbn.io.destinations import ARRAYS, TABLES, ArrayWriter, TableWriter, Target, array_writer, table_writer
-from fastbn.io.destinations.atomic import removed
+from fastbn.io.atomic import removed
+from fastbn.io.destinations import ArrayWriter, TableWriter, Target, array_writer, table_writer
+from fastbn.io.names import KINDS, TABLES, suffix_of
 from fastbn.io.sources.base import Place, Source
 from fastbn.io.sources.images import ImageSource
 
@@ -52,12 +53,12 @@ class FileSink:
             self._write_rows(piece)
             return
         values, corner = piece.values, piece.corner
-        if getattr(self._source, "flat", False):
+        if self._source is not None and self._source.flat:
             values, corner = values[:, 0], corner[:1]
         trailing = self._trailing_of(values.shape)
         if self._array is None:
             self._trailing, self._dtype = trailing, values.dtype
-            self._array = array_writer(self._target, self._path, trailing, values.dtype, 0)
+            self._array = array_writer(self._target, self._path, trailing, values.dtype)
         if trailing != self._trailing or values.dtype != self._dtype:
             raise ValueError(
                 f"out must be a folder where shapes or types differ: one file holds {self._trailing} of {self._dtype}, "
@@ -89,9 +90,9 @@ class FileSink:
 
     def _trailing_of(self, shape: Shape) -> Shape:
         """Return the shape of a row of the result: a piece may be narrower than its source."""
-        if self._source is None or isinstance(self._source, ImageSource) or len(shape) < 2:
+        if self._source is None or self._source.shape is None or len(shape) < 2:
             return shape[1:]
-        whole = list(getattr(self._source, "shape", shape))
+        whole = list(self._source.shape)
         for axis, size in zip(self._source.axis, self._source.features, strict=True):
             whole[axis] = size
         return tuple(whole[1:])
@@ -125,9 +126,8 @@ class FolderSink:
             self._root = place.name if os.path.isdir(place.name) else None
             return
         name = os.path.basename(place.files[0].rstrip(os.sep)) if place.files else f"{place.name}.npy"
-        suffix = os.path.splitext(name)[1].lower()
         self._made = self._free(name, place.name)
-        self._file = FileSink(Target((ARRAYS | TABLES)[suffix], name, place.member or "data"), self._made)
+        self._file = FileSink(Target(KINDS[suffix_of(name)], name, place.member or "data"), self._made)
         self._file.begin(place, source)
         self.tabular = self._file.tabular
 

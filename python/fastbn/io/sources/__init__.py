@@ -1,10 +1,11 @@
-"""Where data come from: what a user names becomes places, and a place an opened source. Knows no format.
+"""Where data come from: what a user names becomes places, and a place an opened source. Knows kinds of files by name.
 
-Each kind of file has a room of its own here, imported when one is opened: its ``opened`` makes a source of a place.
+What is in a file only its room knows, imported when one is opened: its ``opened`` makes a source of a place.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 from collections.abc import Iterable, Iterator
@@ -12,34 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from fastbn.io.names import KINDS, kind_of, split
 from fastbn.io.sources.base import Place, Reading, Source, UnreadableError
 
-KINDS = {
-    ".npy": "npy",
-    ".npz": "npy",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".he5": "hdf5",
-    ".zarr": "zarr",
-}
-# What Pillow reads and data sets are made of; its own list takes a third of a second to make.
-IMAGES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("png", "jpg", "jpeg", "jpe", "jfif", "jp2", "webp", "avif", "bmp", "dib", "gif", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm", "pcx", "tga", "ico"),
-    )
-)
-_MEMBERS = (".npz", ".h5", ".hdf5", ".he5", ".zarr")
+_ROOMS = {"npz": "npy"}  # of kinds that have none of their own name
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 def opened(place: Place, reading: Reading) -> Source:
     """Open a place."""
-    source: Source = importlib.import_module(f"fastbn.io.sources.{place.kind}").opened(place, reading)
+    room = importlib.import_module(f"fastbn.io.sources.{_ROOMS.get(place.kind, place.kind)}")
+    source: Source = room.opened(place, reading)
     return source
 
 
@@ -54,12 +38,6 @@ def places(source: Any) -> Iterable[Place]:
     if isinstance(source, Iterable) and not isinstance(source, (dict, bytes, bytearray)):
         return (place for index, item in enumerate(source) for place in _of_item(item, index))
     raise TypeError(f"source must be a path, an array, or an iterable of these, got {type(source).__name__}")
-
-
-def kind_of(path: str) -> str | None:
-    """Return the kind of a file by its name, None if it is of none."""
-    suffix = os.path.splitext(path)[1].lower()
-    return "images" if suffix in IMAGES else KINDS.get(suffix)
 
 
 def is_zarr(path: str) -> bool:
@@ -87,15 +65,15 @@ def _of_array(array: Any, name: str) -> Place:
 
 
 def _of_path(path: str) -> list[Place]:
-    bare, member = _split(path)
+    bare, member = (path, "") if os.path.exists(path) else split(path)
     if os.path.isdir(bare):
-        if is_zarr(bare) or bare.rstrip(os.sep).lower().endswith(".zarr"):
+        if is_zarr(bare) or kind_of(bare) == "zarr":
             return [Place("zarr", path, (bare,), member)]
         return _of_folder(bare)
     kind = kind_of(bare)
     if kind is None:
         if not os.path.exists(bare):
-            raise FileNotFoundError(2, os.strerror(2), bare)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), bare)
         known = ", ".join([*KINDS, "images"])
         raise ValueError(f"source must be a folder or a file of a known kind ({known}), got {path!r}")
     return [Place(kind, path, (bare,), member)]
@@ -124,14 +102,6 @@ def _files(folder: str) -> Iterator[str]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _split(path: str) -> tuple[str, str]:
-    """Split FILE:NAME, where FILE is of a kind that holds several arrays."""
-    bare, colon, member = path.rpartition(":")
-    if colon and not os.path.exists(path) and os.path.splitext(bare)[1].lower() in _MEMBERS:
-        return bare, member.strip("/")
-    return path, ""
 
 
 def _joined(places: Iterable[Place]) -> list[Place]:

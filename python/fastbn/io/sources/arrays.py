@@ -77,6 +77,7 @@ class ArraySource:
     """
 
     overlaps = True
+    more: Sequence[str] = ()
     close: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -38,15 +39,20 @@ class Block(NamedTuple):
 class Source(Protocol):
     """One opened file, folder or array; ``features`` is the shape of its statistics, along ``axis`` of its blocks.
 
-    ``names`` are those of the chosen features in the order asked for, None where they are just numbered. Where blocks
-    have the features in another order, ``order`` says where each of those asked for is.
+    ``names`` are those of the chosen features in the order asked for, None where they are just numbered, and ``more``
+    those of features that were not asked for and could have been. Where blocks have the features in another order,
+    ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
+    there is none; ``flat`` says that it has one dimension in truth, and one column here.
     """
 
     name: str
     axis: Shape
     features: Shape
     names: tuple[str, ...] | None
+    more: Sequence[str]
     order: tuple[int, ...] | None
+    shape: Shape | None
+    flat: bool
     overlaps: bool  # whether a thread may read ahead
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
@@ -66,6 +72,26 @@ class Place(NamedTuple):
     files: tuple[str, ...] = ()
     member: str = ""
     array: Any = None
+
+
+def files_of(place: Place) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield each file of a place, those in its folders too, and what the system says of it; not those that are missing.
+
+    Whoever opens what is missing will say so.
+    """
+    for path in _paths(place):
+        with suppress(OSError):
+            yield path, os.stat(path)
+
+
+def _paths(place: Place) -> Iterator[str]:
+    for path in place.files:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        for root, folders, names in os.walk(path):
+            folders.sort()
+            yield from (os.path.join(root, name) for name in sorted(names))
 
 
 class Reading(NamedTuple):
@@ -180,12 +206,12 @@ def _named(name: str, column: str, names: Sequence[str] | None, count: int) -> i
     raise UnreadableError(f"columns must be among those of {name} ({known}), got {column!r}")
 
 
-def only_member(place: Place, names: Sequence[str], named: str | None) -> str:
+def only_member(place: Place, names: Sequence[str]) -> str:
     """Return which array of a file is meant: the one that its place names, or else the only one."""
-    if named is None and not place.member and len(names) == 1:
+    if place.member in names:
+        return place.member
+    if not place.member and len(names) == 1:
         return names[0]
-    if named is None:
-        known = ", ".join(sorted(names)) or "none"
-        rule = "name one of its arrays" if place.member else "hold one array, or name one as in FILE:NAME"
-        raise UnreadableError(f"{place.name} must {rule}, got {known}")
-    return named
+    known = ", ".join(sorted(names)) or "none"
+    rule = "name one of its arrays" if place.member else "hold one array, or name one as in FILE:NAME"
+    raise UnreadableError(f"{place.name} must {rule}, got {known}")

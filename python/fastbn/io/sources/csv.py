@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, BinaryIO
 
+from fastbn.io.optional import needed
 from fastbn.io.sources.base import Place, Reading, UnreadableError
-from fastbn.io.sources.optional import needed
 from fastbn.io.sources.tables import Batch, Field, TableSource, field_of
 
 # An entry of two characters, its comma included, becomes 8 bytes in pyarrow's column and 8 in ours, twice while it is

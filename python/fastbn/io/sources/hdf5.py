@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+from fastbn.io.optional import needed
 from fastbn.io.sources.arrays import ArraySource, sliced
 from fastbn.io.sources.base import Place, Reading, only_member
-from fastbn.io.sources.optional import needed
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:
@@ -25,4 +25,4 @@ def _dataset(place: Place, file: Any, h5py: Any) -> Any:
         return file[place.member]
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return file[only_member(place, names, None)]
+    return file[only_member(place, names)]

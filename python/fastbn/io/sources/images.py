@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn.checks import Shape
+from fastbn.io.optional import needed
 from fastbn.io.sources.base import Array, Block, Place, Reading, Ring, UnreadableError, chosen_columns, naming
-from fastbn.io.sources.optional import needed
 
 _WORKERS = min(8, os.cpu_count() or 1)
 # What is more than 8 bits deep has no counterpart among the modes that can be asked for.
@@ -43,6 +43,9 @@ class ImageSource:
 
     overlaps = True
     axis: Shape = (1,)
+    shape: Shape | None = None
+    flat = False
+    more: Sequence[str] = ()
     order: tuple[int, ...] | None = None
 
     def __init__(self, place: Place, reading: Reading) -> None:

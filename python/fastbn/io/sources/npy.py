@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,8 +24,6 @@ _PIECE = 1 << 20
 
 def opened(place: Place, reading: Reading) -> ArraySource:
     """Open an .npy file, or a member of an .npz file."""
-    import zipfile
-
     path = place.files[0]
     with ExitStack() as stack:
         if path.lower().endswith(".npz"):
@@ -42,7 +41,7 @@ def opened(place: Place, reading: Reading) -> ArraySource:
 
 def _member(place: Place, files: list[str]) -> str:
     names = [file.removesuffix(".npy") for file in files if file.endswith(".npy")]
-    return only_member(place, names, place.member if place.member in names else None) + ".npy"
+    return only_member(place, names) + ".npy"
 
 
 def _source(name: str, file: Any, size: int, reading: Reading) -> ArraySource:

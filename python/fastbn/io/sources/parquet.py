@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from fastbn.io.optional import needed
 from fastbn.io.sources.base import Place, Reading
-from fastbn.io.sources.optional import needed
 from fastbn.io.sources.tables import Batch, TableSource, field_of
 
 # Of a value: as decoded, in the matrix, and while it is decoded; in a result and while that is encoded.

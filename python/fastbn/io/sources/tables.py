@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastbn.checks import Shape
+from fastbn.io.optional import needed
 from fastbn.io.sources.base import Array, Block, Reading, Ring, UnreadableError, chosen_columns
-from fastbn.io.sources.optional import needed
 
 
 class Field(NamedTuple):
@@ -44,6 +44,8 @@ class TableSource:
     overlaps = True
     close: Callable[[], None] = staticmethod(lambda: None)
     axis: Shape = (1,)
+    shape: Shape | None = None
+    flat = False
     order: tuple[int, ...] | None = None
 
     def __init__(
@@ -63,7 +65,9 @@ class TableSource:
         names = tuple(field.name if named else str(i) for i, field in zip(self.chosen, taken, strict=True))
         self.names: tuple[str, ...] | None = names
         self.features: Shape = (len(taken),)
-        self.more = sorted({field.name for field in fields if field.numeric and not field.empty} - set(names))
+        self.more: Sequence[str] = sorted(
+            {field.name for field in fields if field.numeric and not field.empty} - set(names)
+        )
         single = reading.dtype is None and all(field.type in ("float", "halffloat") for field in taken)
         self.dtype = np.dtype(np.float32) if single else reading.dtype or np.dtype(np.float64)
         self._ring = Ring(reading)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from fastbn.io.optional import needed
 from fastbn.io.sources.arrays import ArraySource, sliced
 from fastbn.io.sources.base import Place, Reading, only_member
-from fastbn.io.sources.optional import needed
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:
@@ -16,7 +16,7 @@ def opened(place: Place, reading: Reading) -> ArraySource:
     found = zarr.open(place.files[0], mode="r")
     if not isinstance(found, zarr.Array):
         names = list(_names(found, zarr))
-        found = found[only_member(place, names, place.member if place.member in names else None)]
+        found = found[only_member(place, names)]
     return sliced(place.name, found, reading)
 
 

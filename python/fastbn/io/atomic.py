@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     target = os.fspath(path)
     folder, name = os.path.split(os.path.abspath(target))
     if not os.path.isdir(folder):
-        raise FileNotFoundError(2, os.strerror(2), folder)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     # No glob of data files matches a name that begins with a dot.
     prefix = os.path.join(folder, f".{name}.{_host()}-")
     _remove_stale(prefix)
@@ -41,8 +45,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
 
 def removed(path: str) -> None:
     """Remove a file or a folder, if it is there."""
-    import shutil
-
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
@@ -51,8 +53,6 @@ def removed(path: str) -> None:
 
 def _remove_stale(prefix: str) -> None:
     """Remove what runs on this machine left behind that were killed."""
-    import glob
-
     for path in glob.glob(f"{glob.escape(prefix)}*{_SUFFIX}*"):
         process = path[len(prefix) :].partition(".")[0]
         if process.isdecimal() and not _runs(int(process)):
@@ -70,20 +70,26 @@ def _runs(process: int) -> bool:
 
 
 def _host() -> str:
-    import socket
 
     return "".join(c if c.isalnum() else "_" for c in socket.gethostname())
 
 
 def _put(temporary: str, target: str) -> None:
-    """Rename. A folder replaces no folder that holds something, so that one goes aside first."""
+    """Rename. A folder replaces no folder that holds something, so that one goes aside first, and back if it must.
+
+    Between the two renames the aside may be the only copy there is, so its name is none of those that are removed.
+    """
     if not os.path.isdir(target):
         os.replace(temporary, target)
         return
-    aside = f"{temporary}.old"
-    os.rename(target, aside)
-    os.rename(temporary, target)
-    removed(aside)
+    aside = f"{temporary.removesuffix(_SUFFIX)}.old"
+    try:
+        os.rename(target, aside)
+        os.rename(temporary, target)
+    finally:
+        if os.path.lexists(aside):
+            os.rename(aside, temporary if os.path.lexists(target) else target)
+    removed(temporary)
 
 
 def _synchronize_all(path: str) -> None:
