@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 import datafiles
 import fastbn
@@ -83,7 +84,7 @@ def test_files_of_statistics(command: Run, tmp_path: Path, source: str, suffix: 
             np.testing.assert_array_equal(file["std"], found.std())
             assert file["names"].tolist() == ["c0", "c1", "c2"]
     code, _, err = command("stats", source, "--out", out)
-    assert (code, err) == (1, f"fastbn: error: {out}: File exists\n")
+    assert (code, err) == (1, f"fastbn: error: {out}: File exists (--force replaces it)\n")
     assert command("stats", source, "--out", out, "--force", "--columns", "c0")[0] == 0
     assert load_stats(out).names == ("c0",)
 
@@ -242,10 +243,50 @@ def test_a_stopped_command_leaves_no_half_file(
 
     monkeypatch.setattr("fastbn.io.rewriting.Rewriting._tell", stopping)
     before = signal.getsignal(signal.SIGTERM)
-    assert command("standardize", source, "--stats", stats, "--out", tmp_path / "y.csv")[0] == code
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        assert command("standardize", source, "--stats", stats, "--out", tmp_path / "y.csv")[0] == code
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
     assert seen == [1]
     assert sorted(os.listdir(tmp_path)) == ["s.npz", "x.csv"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_columns_that_are_not_numbers_are_named(command: Run, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("name,height,town\nAnn,171,Rome\nBob,180,Oslo\n")
+    code, out, err = command("stats", table)
+    assert (code, out.splitlines()[-1], err) == (0, "not numbers, and not read: name, town", "")
+    assert "not read" not in command("stats", table, "--columns", "height")[1]
+    assert command("stats", table, tmp_path / "gone.csv", "--on-error", "skip")[0] == 0
+
+
+def test_spaces_between_columns(command: Run, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("a,b c,d\n1,2,3\n4,5,6\n")
+    assert [line.split()[0] for line in command("stats", table, "--columns", "d, b c")[1].splitlines()[1:]] == [
+        "d",
+        "b",
+    ]
+
+
+def test_a_store_has_no_files_of_other_kinds(command: Run, tmp_path: Path) -> None:
+    zarr.save_array(str(tmp_path / "s.zarr"), np.ones((4, 2)))
+    assert command("stats", tmp_path / "s.zarr")[::2] == (0, "")
+
+
+def test_a_folder_for_the_result_must_be_there(command: Run, tmp_path: Path, source: str) -> None:
+    code, out, err = command("stats", source, "--out", tmp_path / "none" / "s.npz")
+    assert (code, out, err) == (1, "", f"fastbn: error: {tmp_path}/none: No such file or directory\n")
+
+
+def test_statistics_that_are_not_finite_are_named(command: Run, tmp_path: Path) -> None:
+    table, stats = tmp_path / "t.csv", tmp_path / "s.json"
+    table.write_text("a,b\n1,2\n4,\n")
+    assert command("stats", table, "--out", stats)[0] == 0
+    code, out, err = command("standardize", table, "--stats", stats, "--out", tmp_path / "y.csv")
+    assert (code, out, err) == (0, "", "fastbn: no finite statistics, so only NaN is written: b\n")
 
 
 def test_whoever_reads_may_have_enough(tmp_path: Path, source: str) -> None:

@@ -17,9 +17,9 @@ import typer
 
 from fastbn import config
 from fastbn.command import display
-from fastbn.io.sources import left_out
+from fastbn.io.sources import is_zarr, left_out, other_columns
 from fastbn.io.standardizing import standardize as write_standardized
-from fastbn.io.statsfiles import Stats, checked_suffix, merged_stats, save_stats, to_json
+from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
 from fastbn.io.streaming import MEMORY, reading_of, streamed
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -75,7 +75,7 @@ def _axes(text: str) -> int | tuple[int, ...]:
 
 
 def _columns(texts: list[str]) -> list[str] | None:
-    return [column for text in texts for column in next(csv.reader([text]), [])] or None
+    return [column for text in texts for column in next(csv.reader([text], skipinitialspace=True), [])] or None
 
 
 Sources = Annotated[
@@ -92,7 +92,7 @@ Mode = Annotated[str | None, typer.Option(help="Convert images to this mode: L, 
 NoHeader = Annotated[bool, typer.Option("--no-header", help="The first line of .csv files holds values, not names.")]
 Memory = Annotated[str, typer.Option(help="Most memory for data, as 64M or 1G.")]
 OnErrors = Annotated[WhenUnreadable, typer.Option(help="What to do about a file that cannot be read.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file (or Zarr store) that is there already.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -173,7 +173,8 @@ def stats(
     _note_left_out(sources)
     for path in out:
         save_stats(found.stats, path)
-    _show(found.stats, as_json, skipped=found.skipped)
+    others = [] if columns else other_columns(_one_or_several(sources), reading)
+    _show(found.stats, as_json, others, skipped=found.skipped)
 
 
 @_command
@@ -214,6 +215,9 @@ def standardize(
             progress=report,
         )
     _note_left_out(sources)
+    spoiled = display.spoiled(load_stats(statistics))
+    if spoiled:
+        display.note(f"no finite statistics, so only NaN is written: {', '.join(spoiled)}")
 
 
 @_command
@@ -254,7 +258,9 @@ def _check_outputs(paths: list[str], force: bool) -> None:
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         if os.path.lexists(path) and not force:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} (--force replaces it)", path)
+        if not os.path.isdir(os.path.dirname(path) or "."):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.dirname(path))
 
 
 def _note_checkpoint(path: str | None, resume: bool) -> None:
@@ -267,17 +273,18 @@ def _note_checkpoint(path: str | None, resume: bool) -> None:
 
 def _note_left_out(sources: list[str]) -> None:
     for source in sources:
-        others = left_out(source) if os.path.isdir(source) else []
+        others = left_out(source) if os.path.isdir(source) and not is_zarr(source) else []
         if others:
-            display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {others[0]}, ...")
+            shown = f"{others[0]}, ..." if len(others) > 1 else others[0]
+            display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {shown}")
 
 
 def _noted(name: str, error: Exception) -> None:
     display.note(f"left out: {_one_line(error)}")
 
 
-def _show(result: Stats, as_json: bool, **more: Any) -> None:
+def _show(result: Stats, as_json: bool, others: list[str] | None = None, **more: Any) -> None:
     if as_json:
         print(to_json(result, **more))
     else:
-        display.show_stats(result)
+        display.show_stats(result, others or [])

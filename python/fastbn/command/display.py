@@ -18,8 +18,11 @@ _MOST = 50  # rows on a terminal
 _PACKAGES = ("numpy", "pyarrow", "h5py", "zarr", "pillow", "typer", "rich")
 
 
-def show_stats(stats: Stats) -> None:
-    """Print a table: drawn on a terminal, and there of so many features alone; else plain and complete."""
+def show_stats(stats: Stats, others: Sequence[str] = ()) -> None:
+    """Print a table: drawn on a terminal, and there of so many features alone; else plain and complete.
+
+    ``others`` are columns that were not read.
+    """
     rows = list(_rows(stats))
     if sys.stdout.isatty():
         from rich.console import Console
@@ -35,10 +38,12 @@ def show_stats(stats: Stats) -> None:
             print(f"... and {len(rows) - _MOST} features more (--out, --json or a pipe have all)")
     else:
         print(plain_table([_COLUMNS, *rows]))
-    spoiled = _spoiled(stats)
-    if spoiled:
-        shown = ", ".join(spoiled[:_MOST]) + (", ..." if len(spoiled) > _MOST else "")
+    wrong = spoiled(stats)
+    if wrong:
+        shown = ", ".join(wrong[:_MOST]) + (", ..." if len(wrong) > _MOST else "")
         print(f"NaN or infinite values in: {shown} (--where-finite leaves them out)")
+    if others:
+        print(f"not numbers, and not read: {', '.join(others[:_MOST])}{', ...' if len(others) > _MOST else ''}")
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
@@ -99,7 +104,7 @@ def _rows(stats: Stats) -> Iterator[tuple[str, ...]]:
         yield (label or "all", f"{count:.15g}", *(f"{value:.6g}" for value in values))
 
 
-def _spoiled(stats: Stats) -> list[str]:
+def spoiled(stats: Stats) -> list[str]:
     """Return the features whose statistics are not finite though they have values."""
     moments = stats.moments
     if moments.shape is None:

@@ -9,6 +9,7 @@ import errno
 import importlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,19 @@ def left_out(folder: str) -> list[str]:
     files = list(_files(folder))
     images = any(kind_of(file) == "images" for file in files)
     return [file for file in files if kind_of(file) is None or (images and kind_of(file) != "images")]
+
+
+def other_columns(source: Any, reading: Reading) -> list[str]:
+    """Return the columns of the first table of a source that are not numbers, and so not read."""
+    for place in places(source):
+        if place.kind not in ("csv", "parquet"):
+            continue
+        try:
+            with closing(opened(place, reading)) as table:
+                return [field.name for field in getattr(table, "fields", ()) if not field.numeric]
+        except (OSError, UnreadableError):  # left out itself
+            continue
+    return []
 
 
 def _of_item(item: Any, index: int) -> list[Place]:
