@@ -224,6 +224,8 @@ def resumed(path: Path, folder: Path, options: argparse.Namespace) -> str:
         place = json.loads(checkpoint.read_text())["position"] if checkpoint.exists() else 0
     process.kill()
     code = process.wait()
+    if code == 0:
+        return "Not killed: the run was complete before, on so little data."
     place = json.loads(checkpoint.read_text())["position"] if checkpoint.exists() else 0
     again = ran(*command, str(out), "--resume")
     same = "the same" if out.read_bytes() == whole.read_bytes() else "**other**"

@@ -305,7 +305,7 @@ with replacing({str(tmp_path / "x")!r}) as temporary:
     assert len(left) == 1
 
     def kill(process: int, number: int) -> None:
-        raise PermissionError(1, os.strerror(1))
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     with monkeypatch.context() as context:  # a process of another user
         context.setattr(os, "kill", kill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -428,7 +429,7 @@ def test_a_zarr_group_of_one_array(tmp_path: Path, x: Array) -> None:
 
 def test_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(path: str) -> None:
-        raise PermissionError(13, os.strerror(13), path)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(PermissionError, match=tmp_path.name):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -121,12 +122,12 @@ def _raise(error: OSError) -> None:
 def _joined(places: Iterable[Place]) -> list[Place]:
     """Make one place of images that follow each other."""
     result: list[Place] = []
-    for place in places:
-        if place.kind == "images" and result and result[-1].kind == "images":
-            before = result.pop()
-            name = before.name if before.name.endswith(", ...") else f"{before.name}, ..."
-            place = Place("images", name, before.files + place.files)
-        result.append(place)
+    for images, group in itertools.groupby(places, lambda place: place.kind == "images"):
+        alike = list(group)
+        if images and len(alike) > 1:
+            files = itertools.chain.from_iterable(place.files for place in alike)
+            alike = [Place("images", f"{alike[0].name}, ...", tuple(files))]
+        result += alike
     return result
 
 
