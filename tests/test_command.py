@@ -85,6 +85,8 @@ def test_files_of_statistics(command: Run, tmp_path: Path, source: str, suffix: 
             assert file["names"].tolist() == ["c0", "c1", "c2"]
     code, _, err = command("stats", source, "--out", out)
     assert (code, err) == (1, f"fastbn: error: {out}: File exists\n")
+    code, _, err = command("stats", "nosuch.npy", "--out", tmp_path / "no" / "s.npz")
+    assert (code, err) == (1, f"fastbn: error: {tmp_path}/no: No such file or directory\n")
     assert command("stats", source, "--out", out, "--force", "--columns", "c0")[0] == 0
     assert load_stats(out).names == ("c0",)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import json
 import os
@@ -257,6 +258,10 @@ def _check_outputs(paths: list[str], force: bool) -> None:
             raise typer.BadParameter(str(error)) from None
         if os.path.lexists(path) and not force:
             raise FileExistsError(17, os.strerror(17), path)
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.access(folder, os.W_OK):  # said now, not when everything is counted
+            code = errno.EACCES if os.path.isdir(folder) else errno.ENOENT
+            raise OSError(code, os.strerror(code), folder)
 
 
 def _note_checkpoint(path: str | None, resume: bool) -> None:
