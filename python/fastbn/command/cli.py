@@ -259,8 +259,10 @@ def _check_outputs(paths: list[str], force: bool) -> None:
             raise typer.BadParameter(str(error)) from None
         if os.path.lexists(path) and not force:
             raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} (--force replaces it)", path)
-        if not os.path.isdir(os.path.dirname(path) or "."):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.dirname(path))
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.access(folder, os.W_OK):  # said now, not when everything is counted
+            code = errno.EACCES if os.path.isdir(folder) else errno.ENOENT
+            raise OSError(code, os.strerror(code), folder)
 
 
 def _note_checkpoint(path: str | None, resume: bool) -> None:
