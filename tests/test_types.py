@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -635,6 +636,18 @@ def test_out_of_another_type_in_the_same_memory(size: int) -> None:
 
 
 REFUSED = [bool, np.int64, np.uint32, np.uint64, np.complex64, ml_dtypes.float8_e5m2, ml_dtypes.int4]
+
+
+def test_a_byte_order_that_is_spelled_out(rng: np.random.Generator) -> None:
+    for dtype in (np.float32, np.float64, np.float16, np.int16):
+        x = (100 * rng.standard_normal((6, 3))).astype(dtype)
+        spelled = x.view(np.dtype(dtype).newbyteorder("<" if sys.byteorder == "little" else ">"))
+        assert spelled.dtype.byteorder in "<>"
+        np.testing.assert_array_equal(fastbn.moments(spelled).m2, fastbn.moments(x).m2)
+        out = np.empty(x.shape, np.dtype("f4").newbyteorder("<" if sys.byteorder == "little" else ">"))
+        assert fastbn.normalize(x, np.zeros(3), np.ones(3), out=out) is out
+
+
 SWAPPED = [np.dtype(d).newbyteorder("S") for d in (np.float16, np.float32, np.int16, np.uint16, np.int32)]
 
 

@@ -17,6 +17,8 @@ constexpr int numpy_float64 = 12;
 constexpr int numpy_float16 = 23;
 constexpr int first_user_type = 256;
 
+constexpr char native_order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
+
 bool is_bfloat16(const py::dtype& dtype) {
     static int known = -1;  // guarded by the interpreter's lock
     if (dtype.num() == known) return true;
@@ -31,8 +33,8 @@ bool is_bfloat16(const py::dtype& dtype) {
 std::string name_of(const py::dtype& dtype) { return py::cast<std::string>(py::str(dtype)); }
 
 std::optional<DType> engine_dtype(const py::dtype& dtype) {
-    const char order = dtype.byteorder();
-    if (order != '=' && order != '|') return std::nullopt;
+    const char order = dtype.byteorder();  // the machine's own may be spelled out
+    if (order != '=' && order != '|' && order != native_order) return std::nullopt;
     switch (dtype.num()) {
         case numpy_bool:
             return DType::boolean;
