@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -72,3 +74,18 @@ def test_closing_waits_for_the_item_under_way() -> None:
     started.wait()
     items.close()
     assert not threads()
+
+
+def test_an_interruption_inside_the_queue_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    get, calls = queue.Queue._get, itertools.count()
+
+    def interrupted(self: queue.Queue[object]) -> object:
+        item = get(self)
+        if next(calls) == 3:
+            raise KeyboardInterrupt  # the item is out, and the thread that waits for its place not yet told
+        return item
+
+    monkeypatch.setattr(queue.Queue, "_get", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(ahead(iter(range(100))))
+    assert threads() == []

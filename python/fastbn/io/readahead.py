@@ -48,7 +48,7 @@ def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     finally:
         left.set()
         while thread.is_alive():
-            try:
-                waiting.get(timeout=0.01)
-            except queue.Empty:
-                thread.join(0.01)
+            with waiting.mutex:  # not by get(): an interruption in there may have kept it from waking the thread
+                waiting.queue.clear()
+                waiting.not_full.notify_all()
+            thread.join(0.01)
