@@ -223,7 +223,7 @@ def test_a_killed_command_is_resumed(command: Run, tmp_path: Path, rng: np.rando
 
 
 def test_a_checkpoint_that_is_there_is_said(command: Run, tmp_path: Path, source: str) -> None:
-    (tmp_path / "c").write_text("{}")
+    (tmp_path / "c").write_text('{"format": 1, "identity": {}}')
     code, _, err = command("stats", source, "--checkpoint", tmp_path / "c")
     assert (code, err) == (
         0,
@@ -285,6 +285,25 @@ def test_statistics_that_are_not_finite_are_named(command: Run, tmp_path: Path) 
     assert command("stats", table, "--out", stats)[0] == 0
     code, out, err = command("standardize", table, "--stats", stats, "--out", tmp_path / "y.csv")
     assert (code, out, err) == (0, "", "fastbn: no finite statistics, so only NaN is written: b\n")
+
+
+def test_nothing_but_a_checkpoint_is_written_over(command: Run, tmp_path: Path, source: str) -> None:
+    precious, folder = tmp_path / "notes.txt", tmp_path / "models"
+    precious.write_text("{")
+    (folder / "deep").mkdir(parents=True)
+    held = Path(source).read_bytes()
+    for path in (precious, folder, source):
+        code, out, err = command("stats", source, "--every", "0", "--checkpoint", path)
+        assert (code, out) == (1, "")
+        assert err.endswith(f"fastbn: error: checkpoint must name a file that a run left, or none, got {str(path)!r}\n")
+    stats = tmp_path / "s.npz"
+    stats.mkdir()
+    assert command("stats", source, "--out", stats, "--force")[2] == f"fastbn: error: {stats}: Is a directory\n"
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 2)))
+    code, _, err = command("stats", tmp_path / "x.npz", "--out", tmp_path / "x.npz", "--force")
+    assert (code, err) == (1, f"fastbn: error: --out must not be a source, got '{tmp_path}/x.npz'\n")
+    assert (precious.read_text(), Path(source).read_bytes()) == ("{", held)
+    assert (folder / "deep").is_dir()
 
 
 def test_whoever_reads_may_have_enough(tmp_path: Path, source: str) -> None:

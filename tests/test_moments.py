@@ -295,6 +295,18 @@ def test_merge_and_update_return_self_and_plus_a_new_one(rng: np.random.Generato
         m.mean[0] = 1.0
 
 
+def test_what_is_handed_out_reaches_nothing(rng: np.random.Generator) -> None:
+    m = Moments(extremes=True).update(table(rng, 20), weights=np.arange(20.0)[:, np.newaxis])
+    before = m.to_bytes()
+    for value in m.to_dict().values():
+        if isinstance(value, np.ndarray):
+            value[...] = 99.0
+    for view in (m.count, m.mean, m.min):
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1.0
+    assert m.to_bytes() == before
+
+
 def test_options_are_the_left_ones() -> None:
     a, b = Moments(nan="omit"), Moments(1, [0.0], [0.0])
     assert ((a + b).nan, (b + a).nan, (b + a).extremes) == ("omit", "propagate", False)

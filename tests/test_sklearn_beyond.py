@@ -430,3 +430,13 @@ def test_what_is_not_infinite(value: float) -> None:
     x[-1, -1] = np.inf
     assert has_infinity(x)
     assert has_infinity(x.T[::-1])
+
+
+def test_merging_moments_takes_a_copy(rng: np.random.Generator) -> None:
+    x, y, z = (rng.standard_normal((n, 2)) + n for n in (50, 30, 20))
+    moments = fastbn.moments(x)
+    scaler = StandardScaler().merge(moments)
+    moments.update(y)
+    scaler.partial_fit(z)
+    assert scaler.n_samples_seen_ == 70
+    np.testing.assert_allclose(scaler.mean_, np.concatenate([x, z]).mean(axis=0), rtol=1e-14)

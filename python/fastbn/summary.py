@@ -49,7 +49,8 @@ class Summary:
     @property
     def count(self) -> Count:
         """How many values there are of each feature."""
-        return 0 if self._sums is None else self._sums.count
+        count = 0 if self._sums is None else self._sums.count
+        return count if isinstance(count, int) else _shown(count)
 
     @property
     def mean(self) -> Array:
@@ -150,7 +151,8 @@ class Summary:
         arrays: dict[str, Any] = {"count": 0} if self._sums is None else dict(self._sums._asdict())
         if self._range is not None:
             arrays |= {"min": self._range[0], "max": self._range[1]}
-        return arrays | {"nan": self._nan, "extremes": self._extremes}
+        own = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in arrays.items()}
+        return own | {"nan": self._nan, "extremes": self._extremes}
 
     @classmethod
     def from_dict(cls: type[Held], mapping: Mapping[str, Any]) -> Held:

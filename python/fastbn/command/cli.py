@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -151,7 +151,7 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Print count, mean, std, min and max of each feature."""
-    _check_outputs(out, force)
+    _check_outputs(out, force, sources)
     kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
     if resume and kept is None:
         raise typer.BadParameter("--resume needs --out or --checkpoint, which say where the checkpoint is")
@@ -251,8 +251,12 @@ def _one_or_several(sources: list[str]) -> Any:
     return sources[0] if len(sources) == 1 else sources
 
 
-def _check_outputs(paths: list[str], force: bool) -> None:
+def _check_outputs(paths: list[str], force: bool, sources: Iterable[str] = ()) -> None:
     for path in paths:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if any(os.path.exists(path) and os.path.exists(s) and os.path.samefile(path, s) for s in sources):
+            raise ValueError(f"--out must not be a source, got {path!r}")
         try:
             checked_suffix(path)
         except ValueError as error:

@@ -26,13 +26,14 @@ def show_stats(stats: Stats, others: Sequence[str] = ()) -> None:
     rows = list(_rows(stats))
     if sys.stdout.isatty():
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table()
         for name in _COLUMNS:
             table.add_column(name, justify="left" if name == "feature" else "right", overflow="fold")
         for row in rows[:_MOST]:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # names are no markup
         Console().print(table)
         if len(rows) > _MOST:
             print(f"... and {len(rows) - _MOST} features more (--out, --json or a pipe have all)")

@@ -71,8 +71,18 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def start(self) -> None:
-        """Begin to count the time to the first checkpoint."""
+        """Begin to count the time to the first checkpoint; ValueError if that would go over anything else."""
+        if os.path.lexists(self._path) and not self._is_checkpoint():
+            raise ValueError(f"checkpoint must name a file that a run left, or none, got {self._path!r}")
         self._last = time.monotonic() if self._every else None
+
+    def _is_checkpoint(self) -> bool:
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                held = json.loads(file.read()) if file.read(1) == "{" and not file.seek(0) else None
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(held, dict) and {"format", "identity"} <= held.keys()
 
     def remove(self) -> None:
         """Remove the file: the run is complete."""

@@ -187,7 +187,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
 
     def _seen_by(self, other: Any) -> Moments:
         if isinstance(other, Moments):
-            return other
+            return other.copy()
         if not isinstance(other, Base):
             raise TypeError(f"other must be a StandardScaler or Moments, got {type(other).__name__}")
         check_is_fitted(other)
