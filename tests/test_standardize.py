@@ -530,3 +530,27 @@ def test_memory_stays_under_the_bound(tmp_path: Path, rng: np.random.Generator) 
     assert (tmp_path / "y.npy").stat().st_size == (tmp_path / "x.npy").stat().st_size
     for path in tmp_path.iterdir():
         path.unlink()
+
+
+def test_a_source_of_any_kind_is_never_replaced(tmp_path: Path) -> None:
+    x = np.arange(12.0).reshape(6, 2)
+    plain, deep, store = tmp_path / "x.npy", tmp_path / "d.h5", tmp_path / "s.zarr"
+    np.save(plain, x)
+    zarr.save_group(str(store), a=x, b=x)
+    with h5py.File(deep, "w") as file:
+        file["a"], file["b"] = x, x
+    m = fastbn.moments(x)
+    with h5py.File(deep, "r") as file:
+        for source, out in [
+            ((str(plain) for _ in range(1)), plain),
+            (np.load(plain, mmap_mode="r"), plain),
+            (file["a"], deep),
+            (f"{store}:a", store),
+            (zarr.open(str(store), mode="r")["a"], store),
+        ]:
+            with pytest.raises(ValueError, match="out must not be one of the sources"):
+                fastbn.standardize(source, m, out, overwrite=True)
+    np.testing.assert_array_equal(np.load(plain), x)
+    assert sorted(zarr.open(str(store), mode="r").array_keys()) == ["a", "b"]
+    with h5py.File(deep) as file:
+        assert sorted(file) == ["a", "b"]

@@ -60,11 +60,21 @@ class Rewriting(Passing):
 
     def _check_target(self) -> None:
         path = self._target.path
-        sources = [file for place in self._places for file in place.files] if self._sizes is not None else []
-        if any(os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file) for file in sources):
-            raise ValueError(f"out must not be one of the sources, got {path!r}")
+        for place in self._places if self._sizes is not None else ():
+            self._check_apart(place)
         if os.path.lexists(path) and not (self._overwrite and (not os.path.isdir(path) or is_zarr(path))):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+    def _check_apart(self, place: Place) -> None:
+        """Refuse a target that a place is read from, or a Zarr store that it lies in."""
+        path = self._target.path
+        if not os.path.exists(path):
+            return
+        inside = os.path.join(os.path.realpath(path), "")
+        for file in (*place.files, *_behind(place.array)):
+            same = os.path.exists(file) and os.path.samefile(path, file)
+            if same or (is_zarr(path) and os.path.realpath(file).startswith(inside)):
+                raise ValueError(f"out must not be one of the sources, got {path!r}")
 
     def _reading_of(self, place: Place) -> Reading:
         names = self._stats.names
@@ -74,6 +84,7 @@ class Rewriting(Passing):
         return self._reading._replace(columns=names) if named else self._reading
 
     def _check(self, source: Source, place: Place) -> None:
+        self._check_apart(place)  # of those that come one by one
         self._statistics(source)
 
     def _take_in(self, source: Source, place: Place) -> None:
@@ -155,3 +166,10 @@ class Rewriting(Passing):
         columns = values.ndim == 2 and values.flags.f_contiguous
         out = self._results.take(values.shape[::-1], dtype).T if columns else self._results.take(values.shape, dtype)
         return normalize(values, mean, var, eps=self._eps, axis=axis, out=out)
+
+
+def _behind(array: Any) -> list[str]:
+    """Return the file of a mapped array, of a data set of h5py or of an array of zarr."""
+    file, store = getattr(array, "file", None), getattr(array, "store", None)
+    found = (getattr(array, "filename", None), getattr(file, "filename", None), getattr(store, "root", None))
+    return [os.fspath(path) for path in found if isinstance(path, (str, os.PathLike))]
