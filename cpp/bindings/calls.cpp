@@ -129,16 +129,22 @@ ArrayArg train(const Input& in, const CountingArgs& counting, const FollowingArg
 py::object infer(const Input& in, const CountingArgs* counting, const ArrayArg& mean,
                  const ArrayArg& var, const ParameterArgs& parameters,
                  const FollowingArgs& following, double eps, const py::object& dtype,
-                 const py::object& out_value) {
+                 const py::object& out_value, bool refuse_infinity) {
+    if (refuse_infinity && !out_value.is_none()) {
+        throw py::value_error("out must be None where refuse_infinity is True");
+    }
     std::vector<const ArrayArg*> others{&mean, &var, &parameters.weight, &parameters.bias};
     if (counting != nullptr) others.insert(others.end(), {&counting->where, &counting->weights});
     const ArrayArg y =
         output_argument(out_value, dtype, in.x, {&in.x, &following.residual}, others);
     check_residual(following.residual, "y", y);
+    bool infinite = false;
     without_gil(in.x.array().nbytes(), [&] {
-        fastbn::infer(in.x.ref, y.ref, in.features, following.engine(), mean.ref, var.ref,
-                      parameters.engine(), eps, mean.name, var.name);
+        infinite =
+            fastbn::infer(in.x.ref, y.ref, in.features, following.engine(), mean.ref, var.ref,
+                          parameters.engine(), eps, refuse_infinity, mean.name, var.name);
     });
+    if (infinite) throw py::value_error("x must not hold infinity");
     return y.owner;
 }
 
@@ -244,21 +250,21 @@ py::object batch_norm(const py::object& x, const py::object& running_mean,
     fastbn::check_counting(counting.engine(), in.x.ref, in.features);
     const ArrayArg mean = array_argument("running_mean", running_mean);
     const ArrayArg var = array_argument("running_var", running_var);
-    return infer(in, &counting, mean, var, parameters, following, eps, dtype, out);
+    return infer(in, &counting, mean, var, parameters, following, eps, dtype, out, false);
 }
 
 py::object normalize(const py::object& x, const py::object& mean_value, const py::object& var_value,
                      const py::object& weight, const py::object& bias, const py::object& eps,
                      const py::object& axis, const py::object& dtype, const py::object& out,
                      const py::object& residual, const py::object& activation,
-                     const py::object& negative_slope) {
+                     const py::object& negative_slope, const py::object& refuse_infinity) {
     const Input in(x, axis);
     const ArrayArg mean = array_argument("mean", mean_value);
     const ArrayArg var = array_argument("var", var_value);
     const ParameterArgs parameters(weight, bias);
     const FollowingArgs following(residual, activation, negative_slope);
     return infer(in, nullptr, mean, var, parameters, following, real_argument("eps", eps), dtype,
-                 out);
+                 out, bool_argument("refuse_infinity", refuse_infinity));
 }
 
 py::tuple batch_norm_backward(const py::object& dy_value, const py::object& x,

@@ -54,7 +54,7 @@ PYBIND11_MODULE(_core, module) {
         bindings::method<bindings::normalize>(
             "normalize",
             "normalize($module, x, mean, var, weight, bias, eps, axis, dtype, out, residual, "
-            "activation, negative_slope, /)\n--\n\n"),
+            "activation, negative_slope, refuse_infinity, /)\n--\n\n"),
         {nullptr, nullptr, 0, nullptr},
     };
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();

@@ -1,5 +1,6 @@
 // Moments, training and inference: statistics from x or from the caller, then y from x.
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <type_traits>
 
@@ -85,6 +86,7 @@ struct InferenceOperation {
     const Values& weight;
     const Values& bias;
     double eps;
+    std::atomic<bool>* infinite;  // set if x holds infinity; null where nobody asks
 
     void finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
         double* const mean_lo = entries.sum(0, 0, slab.entry);
@@ -97,7 +99,10 @@ struct InferenceOperation {
     }
     void transform(const TileRange& tile, const Entries<C>& entries,
                    const Scratch& scratch) const noexcept {
-        apply_affine<X, Y>(plan, x, residual, y, activation, tile, entries, scratch);
+        bool here = false;
+        apply_affine<X, Y>(plan, x, residual, y, activation, tile, entries, scratch,
+                           infinite == nullptr ? nullptr : &here);
+        if (here) infinite->store(true, std::memory_order_relaxed);
     }
 };
 
@@ -220,9 +225,10 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const
     update.apply(out);
 }
 
-void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
+bool infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
            const Following& following, const ArrayRef& mean, const ArrayRef& var,
-           const Parameters& parameters, double eps, const char* mean_name, const char* var_name) {
+           const Parameters& parameters, double eps, bool look_for_infinity, const char* mean_name,
+           const char* var_name) {
     check_same_shape("out", y, x);
     if (following.residual) check_same_shape("residual", following.residual, x);
     check_parameter_shape(mean_name, mean, features);
@@ -232,8 +238,9 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
     const Values means(mean, features, 0.0);
     const Values variances(var, features, 1.0);
     check_variance(var_name, variances);
-    if (features.empty()) return;
+    if (features.empty()) return false;
 
+    std::atomic<bool> infinite{false};
     Plan plan = plan_of(layout_of(x, features), x.dtype);
     const Values weight(parameters.weight, features, 1.0);
     const Values bias(parameters.bias, features, 0.0);
@@ -249,12 +256,14 @@ void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
                                            variances,
                                            weight,
                                            bias,
-                                           eps};
+                                           eps,
+                                           look_for_infinity ? &infinite : nullptr};
         Rooms rooms(plan);
         for (Operand* o : {&operation.x, &operation.residual, &operation.y}) rooms.add(*o);
         execute<Computed<Y>>(plan, operation, {{&operation.x, &operation.residual}, {&operation.y}},
                              rooms);
     });
+    return infinite.load(std::memory_order_relaxed);
 }
 
 }  // namespace fastbn

@@ -54,7 +54,10 @@ public:
           shift_(values_.data() + 3 * n_, n_, layout) {}
 
     GateCoefficients<C> coefficients(bool sparse) const {
-        return {activation_, {pre_.data(), center_.data(), scale_.data(), shift_.data()}, sparse};
+        return {activation_,
+                {pre_.data(), center_.data(), scale_.data(), shift_.data()},
+                any_scaled(values_.data(), n_),
+                sparse};
     }
 
 private:

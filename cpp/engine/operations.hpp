@@ -59,10 +59,12 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const
            const Following& following, const Parameters& parameters, double eps,
            const Running& running, bool allow_single, const StatisticsOut& out);
 
-// mean_name and var_name: what the caller calls them, for errors.
-void infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
+// Returns whether x holds infinity, if that is to be looked for. mean_name and var_name: what the
+// caller calls them, for errors.
+bool infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
            const Following& following, const ArrayRef& mean, const ArrayRef& var,
-           const Parameters& parameters, double eps, const char* mean_name, const char* var_name);
+           const Parameters& parameters, double eps, bool look_for_infinity, const char* mean_name,
+           const char* var_name);
 
 // What the forward pass normalized by and, for the activation, with; whether the gradient flows
 // through mean and variance (training) or they are constants (frozen).

@@ -59,14 +59,18 @@ template <class C>
 struct GateCoefficients {
     Activation<C> activation{ActivationKind::none, C(0)};
     Affine<C> z{};
-    bool sparse = false;  // see Gate
+    bool scaled = false;  // see Gate, here and below
+    bool sparse = false;
 
     template <class Y>
     Gate<Y> at(std::ptrdiff_t entry, Tile<const Y> residual) const {
-        if (activation.kind == ActivationKind::none) return {activation, {}, residual, sparse};
+        if (activation.kind == ActivationKind::none) {
+            return {activation, {}, residual, scaled, sparse};
+        }
         return {activation,
                 {z.pre + entry, z.center + entry, z.scale + entry, z.shift + entry},
                 residual,
+                scaled,
                 sparse};
     }
 };
@@ -111,17 +115,19 @@ inline Elementwise extent_of(const Plan& plan, const Operand& x, const Operand& 
             plan.stream && y.direct};
 }
 
-// A tile of y from x, by the coefficients pre, center, scale, shift; and what follows.
+// A tile of y from x, by the coefficients pre, center, scale, shift; and what follows. `infinite`:
+// see TransformKernels.
 template <class X, class Y>
 void apply_affine(const Plan& plan, const Operand& x, const Operand& residual, const Operand& y,
                   Activation<Computed<Y>> activation, const TileRange& tile,
-                  const Entries<Computed<Y>>& entries, const Scratch& scratch) noexcept {
+                  const Entries<Computed<Y>>& entries, const Scratch& scratch,
+                  bool* infinite = nullptr) noexcept {
     const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
     const Computed<Y>* pre = any_scaled(field(0), plan.entries_of(tile)) ? field(0) : nullptr;
     transform_kernels<X, Y>().transform(
         input_tile<X>(x, tile, scratch), input_tile<Y>(residual, tile, scratch),
         output_tile<Y>(y, tile, scratch), extent_of(plan, x, y, tile),
-        {pre, field(1), field(2), field(3)}, activation);
+        {pre, field(1), field(2), field(3)}, activation, infinite);
     finish_output<Y>(y, tile, scratch);
 }
 
@@ -135,9 +141,8 @@ void apply_input_gradient(const Plan& plan, const GradientOperands& of,
     using C = Computed<Y>;
     const auto field = [&](int i) { return entries.coefficient(i, tile.entry); };
     const std::ptrdiff_t n = plan.entries_of(tile);
-    const bool is_gated = gate.activation.kind != ActivationKind::none;
     const bool scaled = any_scaled(field(0), n) || any_scaled(field(1), n) ||
-                        (is_gated && any_scaled(gate.z.pre + tile.entry, n));
+                        (gate.scaled && any_scaled(gate.z.pre + tile.entry, n));
     const InputGradient<C> coefficients{scaled ? field(0) : nullptr,
                                         scaled ? field(1) : nullptr,
                                         field(2),

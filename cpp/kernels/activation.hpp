@@ -16,9 +16,18 @@ inline void pass_through(const Activation<C>& activation, const Block<C>& z, Blo
     const Vec<C> slope = Vec<C>::broadcast(activation.slope);
 #pragma GCC unroll 8
     for (int k = 0; k < Block<C>::registers; ++k) {
-        Vec<C> otherwise = Vec<C>::broadcast(C(0));
-        if (leaky) otherwise = value.part[k] * slope;
-        value.part[k] = Vec<C>::unless_positive(z.part[k], value.part[k], otherwise);
+        const Vec<C> a = value.part[k];
+        value.part[k] = leaky ? Vec<C>::unless_positive(z.part[k], a, a * slope)
+                              : Vec<C>::zero_unless_positive(z.part[k], a);
+    }
+}
+
+// The same with the activation that asks for nothing but a sign.
+template <class C>
+inline void pass_relu(const Block<C>& z, Block<C>& value) {
+#pragma GCC unroll 8
+    for (int k = 0; k < Block<C>::registers; ++k) {
+        value.part[k] = Vec<C>::zero_unless_positive(z.part[k], value.part[k]);
     }
 }
 

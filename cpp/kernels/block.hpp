@@ -102,6 +102,14 @@ inline bool all_positive(const Block<double>& block) {
     return all;
 }
 
+template <class T>
+inline bool any_infinite(const Block<T>& block) {
+    bool any = false;
+#pragma GCC unroll 8
+    for (const Vec<T>& part : block.part) any = any | Vec<T>::any_infinite(part);
+    return any;
+}
+
 inline double clamp_negative(double a) { return a < 0.0 ? 0.0 : a; }
 
 // body(k, n) for every register k that holds some of n elements of a block: all of them, or `in`.

@@ -62,10 +62,21 @@ inline Block<T> load(const S* p, N n) {
     return load<T>(p, n, broadcast(T(0)));
 }
 
+// A block's registers, one by one where the instruction set has no better way for a type.
+template <class T, class Y, int n>
+inline void store_registers(Y* p, const Vec<T> (&a)[n]) {
+#pragma GCC unroll 8
+    for (int k = 0; k < n; ++k) a[k].store(p + k * Vec<T>::width);
+}
+template <class T, class Y, int n>
+inline void stream_registers(Y* p, const Vec<T> (&a)[n]) {
+#pragma GCC unroll 8
+    for (int k = 0; k < n; ++k) a[k].stream(p + k * Vec<T>::width);
+}
+
 template <class T, class Y>
 inline void store(Y* p, Full, const Block<T>& b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) b.part[k].store(p + k * Vec<T>::width);
+    store_registers(p, b.part);
 }
 
 template <class T, class Y>
@@ -79,8 +90,7 @@ inline void store(Y* p, std::ptrdiff_t n, const Block<T>& b) {
 
 template <class T, class Y>
 inline void store_streaming(Y* p, const Block<T>& b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) b.part[k].stream(p + k * Vec<T>::width);
+    stream_registers(p, b.part);
 }
 
 // Register k of a block, widened.

@@ -148,6 +148,7 @@ struct Gate {
     Activation<Computed<Y>> activation;
     Affine<Computed<Y>> z;
     Tile<const Y> residual;  // no data where there is none
+    bool scaled;             // some channel's pre is not 1
     bool sparse;             // a dz of 0 adds nothing to the sums, even if x is NaN
 };
 

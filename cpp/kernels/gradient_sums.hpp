@@ -2,8 +2,6 @@
 // Sees tiles and per-channel arrays; knows neither threads nor what the sums are for.
 #pragma once
 
-#include <cstdint>
-
 #include "activation.hpp"
 #include "block.hpp"
 #include "block_memory.hpp"
@@ -30,37 +28,37 @@ struct GradientBlocks {
                         mean, invstd);
         });
     }
-    template <bool sparse, class C>
-    void add(const Block<C>& dz, const Block<C>& x, const Wide& mean, const Wide& invstd) {
-        each_register(Full{}, [&](int k, Full) {
-            add<sparse>(k, widened(dz, k), widened(x, k), mean, invstd);
+    template <bool sparse, class C, class X>
+    void add(const Block<C>& dz, const X* x_at, const Block<C>& x, const Wide& mean,
+             const Wide& invstd) {
+        each_register(Full{}, [&](int k, Full n) {
+            // To widen what memory holds is cheaper than to take a register apart.
+            const Vec<double> x_k =
+                sizeof(X) < sizeof(C) ? widened(x, k) : load_register(x_at, k, n, Wide{});
+            add<sparse>(k, widened(dz, k), x_k, mean, invstd);
         });
     }
 
 private:
-    // All bits but the sign's.
-    static double all_but_sign() {
-        constexpr std::uint64_t bits = 0x7fffffffffffffffU;
-        double value;
-        __builtin_memcpy(&value, &bits, sizeof value);
-        return value;
-    }
-
     template <bool sparse>
     void add(int k, Vec<double> dy_k, Vec<double> x_k, const Wide& mean, const Wide& invstd) {
         const Vec<double> xhat = subtract_by_fma(x_k, mean.part[k]) * invstd.part[k];
         Vec<double> product = dy_k * xhat;
-        if constexpr (sparse) {
-            const Vec<double> magnitude = dy_k & Vec<double>::broadcast(all_but_sign());
-            product = Vec<double>::unless_positive(magnitude, product, Vec<double>::broadcast(0.0));
-        }
+        if constexpr (sparse) product = Vec<double>::zero_where_zero(dy_k, product);
         dy.part[k] = add_evenly(k, dy.part[k], dy_k);
         dy_xhat.part[k] = dy_xhat.part[k] + product;
     }
 };
 
-// dz for a block: dy, and what of it the activation let through.
+// Whether a gate is what most are, for which there is a loop of its own.
 template <class Y>
+inline bool is_plain(const Gate<Y>& gate) {
+    return gate.activation.kind == ActivationKind::relu && gate.residual.data == nullptr &&
+           !gate.scaled && !gate.sparse;
+}
+
+// dz for a block: dy, and what of it the activation let through.
+template <class Y, bool plain>
 struct GateAt {
     using C = Computed<Y>;
     const Gate<Y>& gate;
@@ -86,17 +84,21 @@ struct GateAt {
     void add(GradientBlocks& blocks, const Y* dy, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i,
              N n, const Wide& mean, const Wide& invstd) const {
         const Block<C> x = load<C>(x_at, n);
-        Block<C> z = (x * pre - center) * scale + shift;
-        if (gate.residual.data != nullptr) {
-            z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
-        }
         Block<C> dz = load<C>(dy, n);
-        pass_through(gate.activation, z, dz);
+        if constexpr (plain) {
+            pass_relu((x - center) * scale + shift, dz);
+        } else {
+            Block<C> z = (x * pre - center) * scale + shift;
+            if (gate.residual.data != nullptr) {
+                z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
+            }
+            pass_through(gate.activation, z, dz);
+        }
         if constexpr (is_full<N>) {
-            if (gate.sparse) {
-                blocks.template add<true>(dz, x, mean, invstd);
+            if (!plain && gate.sparse) {
+                blocks.template add<true>(dz, x_at, x, mean, invstd);
             } else {
-                blocks.template add<false>(dz, x, mean, invstd);
+                blocks.template add<false>(dz, x_at, x, mean, invstd);
             }
         } else {
             C part[lanes];
@@ -134,8 +136,12 @@ template <class X, class Y>
         each_row_block([&](const Y* dy_at, const X* x_at, std::ptrdiff_t, std::ptrdiff_t, auto n) {
             blocks.template add<true>(dy_at, x_at, n, mean, invstd);
         });
+    } else if (is_plain(gate)) {
+        const GateAt<Y, true> gated(gate);
+        each_row_block([&](const Y* dy_at, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i,
+                           auto n) { gated.add(blocks, dy_at, x_at, r, i, n, mean, invstd); });
     } else {
-        const GateAt<Y> gated(gate);
+        const GateAt<Y, false> gated(gate);
         each_row_block([&](const Y* dy_at, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i,
                            auto n) { gated.add(blocks, dy_at, x_at, r, i, n, mean, invstd); });
     }
@@ -175,8 +181,13 @@ template <class X, class Y>
             each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t) {
                 blocks.template add<true>(dy_at, x_at, n, mean, invstd);
             });
+        } else if (is_plain(gate)) {
+            const GateAt<Y, true> gated(gate, i, n);
+            each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t row) {
+                gated.add(blocks, dy_at, x_at, row, i, n, mean, invstd);
+            });
         } else {
-            const GateAt<Y> gated(gate, i, n);
+            const GateAt<Y, false> gated(gate, i, n);
             each_row([&](const Y* dy_at, const X* x_at, std::ptrdiff_t row) {
                 gated.add(blocks, dy_at, x_at, row, i, n, mean, invstd);
             });

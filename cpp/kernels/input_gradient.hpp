@@ -65,8 +65,7 @@ private:
     static void keep(const Block<C>& share, const Block<C>& part, Block<C>& flow) {
 #pragma GCC unroll 8
         for (int k = 0; k < Block<C>::registers; ++k) {
-            flow.part[k] =
-                Vec<C>::unless_positive(share.part[k], part.part[k], Vec<C>::broadcast(C(0)));
+            flow.part[k] = Vec<C>::zero_unless_positive(share.part[k], part.part[k]);
         }
     }
 };

@@ -65,11 +65,10 @@ struct ByRow {
     void add(WeightedSums& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t, N n,
              const Wide& shift) const {
         const Vec<double> share = Vec<double>::broadcast(shares.of[r]);
-        const Vec<double> zero = Vec<double>::broadcast(0.0);
         each_register(n, [&](int k, auto in) {
             const Vec<double> x = load_register(at, k, in, shift);
             const Vec<double> centred =
-                Vec<double>::unless_positive(share, subtract_by_fma(x, shift.part[k]), zero);
+                Vec<double>::zero_unless_positive(share, subtract_by_fma(x, shift.part[k]));
             const Vec<double> part = share * centred;
             sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
             sums.d2.part[k] = sums.d2.part[k] + part * centred;
@@ -114,12 +113,11 @@ struct ByElement : EachElement<double> {
     void add(WeightedSums& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t i, N n,
              const Wide& shift) const {
         const double* const shares_at = shares.of.data + r * shares.of.stride + i;
-        const Vec<double> zero = Vec<double>::broadcast(0.0);
         each_register(n, [&](int k, auto in) {
             const Vec<double> share = load_register(shares_at, k, in, Wide{});
             const Vec<double> x = load_register(at, k, in, shift);
             const Vec<double> centred =
-                Vec<double>::unless_positive(share, subtract_by_fma(x, shift.part[k]), zero);
+                Vec<double>::zero_unless_positive(share, subtract_by_fma(x, shift.part[k]));
             const Vec<double> part = share * centred;
             sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
             sums.d2.part[k] = sums.d2.part[k] + part * centred;

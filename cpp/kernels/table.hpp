@@ -50,9 +50,10 @@ struct TransformKernels {
     void (*gradient_sums_columns)(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows,
                                   std::ptrdiff_t cols, GradientSums sums, Gate<Y> gate) noexcept;
 
-    // Elementwise. See Elementwise for what they have in common.
+    // Elementwise. See Elementwise for what they have in common. `infinite`: set if x holds
+    // infinity, and null where nobody asks.
     void (*transform)(Tile<const X> x, Tile<const Y> residual, Tile<Y> y, Elementwise extent,
-                      Affine<C> affine, Activation<C> activation) noexcept;
+                      Affine<C> affine, Activation<C> activation, bool* infinite) noexcept;
     // `dz`: where that goes, or no data.
     void (*input_gradient)(Tile<const Y> dy, Tile<const X> x, Tile<Y> dx, Elementwise extent,
                            InputGradient<C> coefficients, Gate<Y> gate, Tile<Y> dz,

@@ -32,14 +32,30 @@ struct Finish {
     }
 };
 
+// x, and whether it holds infinity.
+template <class X, class C>
+struct Inspected {
+    Tile<const X> x;
+    bool* infinite;
+
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
+        if (infinite != nullptr && any_infinite(xi)) *infinite = true;
+        return xi;
+    }
+};
+
 template <class X, class Y>
 [[gnu::flatten]] void transform(Tile<const X> x, Tile<const Y> residual, Tile<Y> y, Elementwise e,
-                                Affine<Computed<Y>> a, Activation<Computed<Y>> act) noexcept {
+                                Affine<Computed<Y>> a, Activation<Computed<Y>> act,
+                                bool* infinite) noexcept {
     using C = Computed<Y>;
     const AskAhead<X> next(e.ahead);
     const Finish<Y> finish{residual, act};
+    const Inspected<X, C> inspected{x, infinite};
     const CoefficientArrays<C, 3> arrays{{a.center, a.scale, a.shift}};
-    if (a.pre == nullptr && !finish.is_needed()) {
+    if (a.pre == nullptr && !finish.is_needed() && infinite == nullptr) {
         map(y, e, arrays,
             [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
                 next.ask(x.data + r * x.stride + i);
@@ -50,14 +66,14 @@ template <class X, class Y>
         map(y, e, arrays,
             Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
                 next.ask(x.data + r * x.stride + i);
-                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
+                const Block<C> xi = inspected(r, i, n);
                 return finish((xi - c.of[0]) * c.of[1] + c.of[2], r, i, n);
             }});
     } else {
         const CoefficientArrays<C, 4> scaled{{a.center, a.scale, a.shift, a.pre}};
         map(y, e, scaled,
             Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 4>& c) {
-                const Block<C> xi = load<C>(x.data + r * x.stride + i, n) * c.of[3];
+                const Block<C> xi = inspected(r, i, n) * c.of[3];
                 return finish((xi - c.of[0]) * c.of[1] + c.of[2], r, i, n);
             }});
     }

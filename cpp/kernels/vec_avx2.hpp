@@ -50,16 +50,27 @@ inline __m128 widen_4(const std::uint8_t* p) {
 inline __m128i narrow_8(__m256 a, const Float16*) {
     return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
 }
-inline __m128i narrow_8(__m256 a, const Bfloat16*) {
+inline __m256i rounded_bfloat16(__m256 a) {  // not for NaN
     const __m256i bits = _mm256_castps_si256(a);
-    const __m256i upper = _mm256_srli_epi32(bits, 16);
-    const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
-    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    return _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+}
+inline __m128i narrow_8(__m256 a, const Bfloat16*) {
+    const __m256i upper = _mm256_srli_epi32(_mm256_castps_si256(a), 16);
     const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-    const __m256i all = _mm256_blendv_epi8(rounded, quiet, nan);
+    const __m256i all = _mm256_blendv_epi8(rounded_bfloat16(a), quiet, nan);
     return _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+
+// Sixteen values at once, which share a look for NaN: without it half as many instructions do.
+inline __m256i narrow_16(__m256 a, __m256 b, const Bfloat16* type) {
+    if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0) {
+        return _mm256_setr_m128i(narrow_8(a, type), narrow_8(b, type));
+    }
+    const __m256i pairs = _mm256_packus_epi32(rounded_bfloat16(a), rounded_bfloat16(b));
+    return _mm256_permute4x64_epi64(pairs, 0xd8);  // packing goes half by half
 }
 
 template <class T>
@@ -97,6 +108,18 @@ struct Vec<float> {
     // b where p <= 0, a elsewhere: where p is NaN too.
     static Vec unless_positive(Vec p, Vec a, Vec b) {
         return {_mm256_blendv_ps(a.v, b.v, _mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_LE_OQ))};
+    }
+    // The same with 0 for b, and 0 where p is 0.
+    static Vec zero_unless_positive(Vec p, Vec a) {
+        return {_mm256_andnot_ps(_mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_LE_OQ), a.v)};
+    }
+    static Vec zero_where_zero(Vec p, Vec a) {
+        return {_mm256_andnot_ps(_mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_EQ_OQ), a.v)};
+    }
+    static bool any_infinite(Vec a) {
+        const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.v);
+        const __m256 infinity = _mm256_set1_ps(__builtin_inff());
+        return _mm256_movemask_ps(_mm256_cmp_ps(size, infinity, _CMP_EQ_OQ)) != 0;
     }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -145,8 +168,19 @@ struct Vec<double> {
     static Vec unless_positive(Vec p, Vec a, Vec b) {
         return {_mm256_blendv_pd(a.v, b.v, _mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_LE_OQ))};
     }
+    static Vec zero_unless_positive(Vec p, Vec a) {
+        return {_mm256_andnot_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_LE_OQ), a.v)};
+    }
+    static Vec zero_where_zero(Vec p, Vec a) {
+        return {_mm256_andnot_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_EQ_OQ), a.v)};
+    }
     static bool all_positive(Vec p) {
         return _mm256_movemask_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_GT_OQ)) == 0xf;
+    }
+    static bool any_infinite(Vec a) {
+        const __m256d size = _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v);
+        const __m256d infinity = _mm256_set1_pd(__builtin_inf());
+        return _mm256_movemask_pd(_mm256_cmp_pd(size, infinity, _CMP_EQ_OQ)) != 0;
     }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
@@ -167,6 +201,14 @@ inline Vec<double> subtract_by_fma(Vec<double> a, Vec<double> b) {
 inline Vec<double> clamp_negative(Vec<double> a) {
     const __m256d negative = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_LT_OQ);
     return {_mm256_andnot_pd(negative, a.v)};
+}
+
+// Both registers of a block of sixteen.
+inline void store_registers(Bfloat16* p, const Vec<float> (&a)[2]) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_16(a[0].v, a[1].v, p));
+}
+inline void stream_registers(Bfloat16* p, const Vec<float> (&a)[2]) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_16(a[0].v, a[1].v, p));
 }
 
 inline void stream_fence() { _mm_sfence(); }

@@ -15,6 +15,7 @@ namespace {
 // and warns.
 constexpr __mmask16 all_16 = 0xffff;
 constexpr __mmask8 all_8 = 0xff;
+constexpr int infinities = 0x18;  // of either sign, to the instruction that classifies
 
 inline __m256i load_256(const void* p) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(p));
@@ -92,6 +93,16 @@ struct Vec<float> {
         const __mmask16 low = _mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_LE_OQ);
         return {_mm512_mask_mov_ps(a.v, low, b.v)};
     }
+    // The same with 0 for b, and 0 where p is 0.
+    static Vec zero_unless_positive(Vec p, Vec a) {
+        return {
+            _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_NLE_UQ), a.v)};
+    }
+    static Vec zero_where_zero(Vec p, Vec a) {
+        return {
+            _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_NEQ_UQ), a.v)};
+    }
+    static bool any_infinite(Vec a) { return _mm512_fpclass_ps_mask(a.v, infinities) != 0; }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -140,9 +151,18 @@ struct Vec<double> {
         const __mmask8 low = _mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_LE_OQ);
         return {_mm512_mask_mov_pd(a.v, low, b.v)};
     }
+    static Vec zero_unless_positive(Vec p, Vec a) {
+        return {
+            _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_NLE_UQ), a.v)};
+    }
+    static Vec zero_where_zero(Vec p, Vec a) {
+        return {
+            _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_NEQ_UQ), a.v)};
+    }
     static bool all_positive(Vec p) {
         return _mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_GT_OQ) == all_8;
     }
+    static bool any_infinite(Vec a) { return _mm512_fpclass_pd_mask(a.v, infinities) != 0; }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_pd(a.v, b.v)}; }

@@ -118,10 +118,18 @@ struct Vec {
 
     // b where p <= 0, a elsewhere: where p is NaN too.
     static Vec unless_positive(Vec p, Vec a, Vec b) { return {p.v <= T(0) ? b.v : a.v}; }
+    // The same with 0 for b, and 0 where p is 0.
+    static Vec zero_unless_positive(Vec p, Vec a) { return {p.v <= T(0) ? Native{} : a.v}; }
+    static Vec zero_where_zero(Vec p, Vec a) { return {p.v == T(0) ? Native{} : a.v}; }
     static bool all_positive(Vec p) {
         bool all = true;
         for (std::ptrdiff_t i = 0; i < width; ++i) all = all && p.v[i] > T(0);
         return all;
+    }
+    static bool any_infinite(Vec a) {
+        bool any = false;
+        for (std::ptrdiff_t i = 0; i < width; ++i) any = any || __builtin_isinf(a.v[i]);
+        return any;
     }
 
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }

@@ -88,6 +88,7 @@ def normalize(
     residual: object,
     activation: object,
     negative_slope: object,
+    refuse_infinity: object,
     /,
 ) -> NDArray[Any]: ...
 def check_counting(x: object, axis: object, where: object, weights: object, /) -> None: ...

@@ -453,4 +453,6 @@ def normalize(
         if var is not None:
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
         mean, var = mean.mean, mean.var()
-    return _core.normalize(x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope)
+    return _core.normalize(
+        x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope, False
+    )

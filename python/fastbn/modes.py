@@ -159,7 +159,7 @@ class LayerModes(LayerState):
             _core.check_counting(x, self.axis, where, weights)
         activation, slope = self.activation, self.negative_slope
         y = _core.normalize(
-            x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope
+            x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope, False
         )
         learns = not self.frozen_parameters
         self._last = (x, y.dtype, None, None, None, residual, activation, slope, False, learns)

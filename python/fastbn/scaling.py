@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastbn import _core
 from fastbn.checks import Axis, Shape
-from fastbn.functional import normalize
 from fastbn.statistics import Moments
 
 Array = npt.NDArray[Any]
@@ -69,15 +69,20 @@ def affine(
     scale: Array | None = None,
     inverse: bool = False,
     out: Array | None = None,
+    refuse_infinity: bool = False,
 ) -> Array:
-    """Return ``(x - mean) / scale`` or ``x * scale + mean``, of x's type, and of float64 where x is not floating."""
+    """Return ``(x - mean) / scale`` or ``x * scale + mean``, of x's type, and of float64 where x is not floating.
+
+    Infinity is looked for while x is read: it must not be refused where `out` is given, which would be written by then.
+    """
     dtype = None if out is not None or x.dtype.kind == "f" else np.float64
     mean, scale = (None if a is None else a.astype(np.float64, copy=False) for a in (mean, scale))
     zeros, ones = np.zeros(shape), np.ones(shape)
     if inverse:
-        return normalize(x, zeros, ones, scale, mean, eps=0.0, axis=axis, dtype=dtype, out=out)
-    center, factor = zeros if mean is None else mean, None if scale is None else 1 / scale
-    return normalize(x, center, ones, factor, eps=0.0, axis=axis, dtype=dtype, out=out)
+        center, factor, shift = zeros, scale, mean
+    else:
+        center, factor, shift = zeros if mean is None else mean, None if scale is None else 1 / scale, None
+    return _core.normalize(x, center, ones, factor, shift, 0.0, axis, dtype, out, None, None, 0.0, refuse_infinity)
 
 
 def _seen(count: Any, counter: Any) -> Any:

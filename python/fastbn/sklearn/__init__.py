@@ -163,8 +163,16 @@ class StandardScaler(LearningScaler):
                 raise ValueError(f"out must be None where X is left to scikit-learn, got X of type {type(X).__name__}")
             base: Any = super()
             return base.inverse_transform(X, copy) if inverse else base.transform(X, copy)
-        if not checked:
-            refuse_infinity(x, "" if inverse else "X")
         if out is None and x.dtype.kind == "f" and x.flags.writeable and (not copy or (x is not X and is_own(x, X))):
             out = x
-        return affine(x, axis, shape, inverse=inverse, out=out, **used)
+        name = "" if inverse else "X"
+        # Into memory of its own y can be written while x is looked through; other memory must stay as it is.
+        looked = checked or get_config()["assume_finite"]
+        if not looked and out is not None:
+            refuse_infinity(x, name)
+            looked = True
+        try:
+            return affine(x, axis, shape, inverse=inverse, out=out, refuse_infinity=not looked, **used)
+        except ValueError:
+            refuse_infinity(x, name)  # in scikit-learn's words
+            raise
