@@ -140,6 +140,8 @@ def record(folder: Path) -> str:
 BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
     ("missing", lambda folder: "nosuch.npy", {}, "No such file or directory: '.*nosuch.npy'"),
     ("missing-kind", lambda folder: "nosuch", {}, "No such file or directory: '.*nosuch'"),
+    ("missing-hdf5", lambda folder: "nosuch.h5", {}, r"\[Errno 2\] .*: '.*nosuch.h5'"),
+    ("missing-parquet", lambda folder: "nosuch.parquet", {}, r"\[Errno 2\] .*: '.*nosuch.parquet'"),
     ("unknown-kind", written("x.foo", "1"), {}, r"source must be .* known kind \(.npy, .*, got '.*x.foo'"),
     ("no-npy", written("x.npy", "hello, world"), {}, "x.npy cannot be read: the magic string is not correct"),
     (

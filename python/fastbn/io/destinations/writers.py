@@ -138,17 +138,18 @@ class _Lenient(io.FileIO):
         """Write all, or keep the error."""
         rest = memoryview(data).cast("B")
         size = len(rest)
-        try:
-            while rest and self._error is None:
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self._error = error
+        while written := self._tried(super().write, rest):
+            rest = rest[written:]
         return size
 
     def truncate(self, size: int | None = None) -> int:
         """Change the size, or keep the error."""
+        return self._tried(super().truncate, size)
+
+    def _tried(self, call: Callable[[Any], int], value: Any) -> int:
+        """Return what a call does, or 0 where it fails, or one did before."""
         try:
-            return super().truncate(size) if self._error is None else 0
+            return call(value) if self._error is None else 0
         except OSError as error:
             self._error = error
             return 0
