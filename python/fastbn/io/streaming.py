@@ -60,9 +60,9 @@ def stream(
     ----------
     source : path, array, or iterable of these
         Files: .npy, .npz, .csv, .parquet, .h5, images; folders of images or of other such files, which are read in
-        the order of their names, hidden ones left out; Zarr stores. ``"file.npz:name"``, ``"file.h5:path/to/data"``
-        and ``"store.zarr:name"`` name one array among several. Arrays of two dimensions or more, data sets of h5py
-        and arrays of zarr. Several are counted together, and must have the same features.
+        the order of their names, links followed, hidden ones left out; Zarr stores. ``"file.npz:name"``,
+        ``"file.h5:path/to/data"`` and ``"store.zarr:name"`` name one array among several. Arrays of two dimensions or
+        more, data sets of h5py and arrays of zarr. Several are counted together, and must have the same features.
     axis : int or tuple of ints, default 1
         The feature axis or axes of arrays. An array of one dimension in a file is one column.
     columns : sequence of int or str, optional
