@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -204,21 +205,50 @@ def test_a_store_that_was_changed(tmp_path: Path, rng: np.random.Generator) -> N
         resumed(source, tmp_path / "checkpoint")
 
 
-@pytest.mark.parametrize("text", ["", "hello", "[]", "{}", '{"format": 2}', '{"format": 1}', "cut"])
+@pytest.mark.parametrize(
+    "text", ["", "hello", "[]", "{}", '{"format": 2}', '{"format": 1}', "[" * 100_000], ids=lambda text: text[:20]
+)
 def test_files_that_are_no_checkpoints(tmp_path: Path, source: str, text: str) -> None:
     checkpoint = tmp_path / "checkpoint"
-    stopped(source, checkpoint)
-    held = json.loads(checkpoint.read_text())
-    if text == "cut":
-        held["moments"][0] = held["moments"][0][:40]
-        text = json.dumps(held)
     checkpoint.write_text(text)
     with pytest.raises(ValueError, match=r"checkpoint must name a file that a run left, got '.*checkpoint': "):
         resumed(source, checkpoint)
+    assert checkpoint.read_text() == text
+
+
+def changed(held: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return checkpoints that are others by one thing, of which most would do if nobody looked."""
+    identity = held["identity"]
+    return [
+        *({**held, "place": place} for place in (-1, 1, "a", 10**30, None)),
+        *({**held, "position": position} for position in (-1, 5, 1.0, "a", 10**30, None)),
+        *({**held, "corners": corners} for corners in ([], [[]], [[5]], [["a"]])),
+        {**held, "moments": [held["moments"][0][:40], *held["moments"][1:]]},
+        {**held, "moments": held["moments"][:1] * 2},
+        {**held, "names": ["a"]},
+        {**held, "identity": {**identity, "options": []}},
+        {**held, "identity": {**identity, "sources": [5]}},
+    ]
+
+
+def test_checkpoints_that_were_changed(tmp_path: Path, source: str) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    stopped(source, checkpoint)
+    for held in changed(json.loads(checkpoint.read_text())):
+        checkpoint.write_text(json.dumps(held))
+        with pytest.raises(ValueError, match=r"that a run left, got '.*checkpoint': it was changed or damaged"):
+            resumed(source, checkpoint)
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path, source: str) -> None:
+    stopped(source, tmp_path / "checkpoint")
+    held = json.loads((tmp_path / "checkpoint").read_text())
+    del held["digest"]
     held["identity"]["options"]["more"] = 1
-    checkpoint.write_text(json.dumps({**held, "moments": [], "corners": []}))
+    digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "checkpoint").write_text(json.dumps({**held, "digest": digest}))
     with pytest.raises(ValueError, match="it was left by another version"):
-        resumed(source, checkpoint)
+        resumed(source, tmp_path / "checkpoint")
 
 
 # Files that appear whole or not at all.
@@ -281,6 +311,19 @@ with replacing({str(tmp_path / "x")!r}) as temporary:
     left = sorted(path.name for path in tmp_path.iterdir())
     assert (left[0].startswith(".x."), left[1:]) == (True, ["x"])
     assert os.listdir(tmp_path / left[0]) == ["old"]
+
+
+def test_what_a_killed_run_of_the_same_number_left_is_removed(tmp_path: Path) -> None:
+    """In a container the numbers of processes begin anew."""
+    with replacing(tmp_path / "x") as temporary:
+        os.mkdir(temporary)
+    os.rename(tmp_path / "x", temporary)
+    Path(temporary, "half").touch()
+    with replacing(tmp_path / "x") as again:
+        assert again == temporary
+        assert os.listdir(tmp_path) == []
+        os.mkdir(again)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["x"]
 
 
 def test_errors_speak_of_the_name_that_was_asked_for(tmp_path: Path) -> None:

@@ -37,6 +37,17 @@ def raw_npy(path: Path) -> str:
     return path.name
 
 
+def header(shape: str) -> Callable[[Path], str]:
+    """Return a file that says of which shape it is, and holds ten values."""
+
+    def make(folder: Path) -> str:
+        text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+        (folder / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(80))
+        return "x.npy"
+
+    return make
+
+
 def npy(**entries: Any) -> Callable[[Path], str]:
     def make(folder: Path) -> str:
         np.save(folder / "bad.npy", **entries)
@@ -110,6 +121,17 @@ def parquet(columns: dict[str, Any]) -> Callable[[Path], str]:
     return make
 
 
+def alike(folder: Path, *names: str) -> str:
+    arrays = [pa.array([1.0, 3.0], pa.float64())] * len(names)
+    pq.write_table(pa.Table.from_arrays(arrays, names=names), folder / "bad.parquet")
+    return "bad.parquet"
+
+
+def broken_link(folder: Path) -> str:
+    (folder / "x.png").symlink_to("nosuch.png")
+    return "x.png"
+
+
 def record(folder: Path) -> str:
     np.save(folder / "bad.npy", np.zeros(3, [("a", "f4"), ("b", "f4")]))
     return "bad.npy"
@@ -118,6 +140,8 @@ def record(folder: Path) -> str:
 BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
     ("missing", lambda folder: "nosuch.npy", {}, "No such file or directory: '.*nosuch.npy'"),
     ("missing-kind", lambda folder: "nosuch", {}, "No such file or directory: '.*nosuch'"),
+    ("missing-hdf5", lambda folder: "nosuch.h5", {}, r"\[Errno 2\] .*: '.*nosuch.h5'"),
+    ("missing-parquet", lambda folder: "nosuch.parquet", {}, r"\[Errno 2\] .*: '.*nosuch.parquet'"),
     ("unknown-kind", written("x.foo", "1"), {}, r"source must be .* known kind \(.npy, .*, got '.*x.foo'"),
     ("no-npy", written("x.npy", "hello, world"), {}, "x.npy cannot be read: the magic string is not correct"),
     (
@@ -133,6 +157,11 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
         {},
         r"x.npy must hold 21600 bytes of values, got \d+: it is cut short",
     ),
+    ("npy-negative", header("(-5, 3)"), {}, r"x.npy must hold an array, got one of shape \(-5, 3\)"),
+    ("npy-rows", header(f"({2**40}, 0)"), {}, rf"x.npy must hold an array, got one of shape \({2**40}, 0\)"),
+    ("npy-columns", header(f"(0, {2**40})"), {}, rf"x.npy must hold an array, got one of shape \(0, {2**40}\)"),
+    ("npy-large", header(f"({2**70}, 1)"), {}, rf"x.npy must hold {2**73} bytes of values, got 80: it is cut short"),
+    ("npy-shape", header("('a', 3)"), {}, "x.npy cannot be read: shape is not valid"),
     ("cut-header", damaged(datafiles.save_npy, 0.003), {}, "x.npy cannot be read: EOF"),
     ("cut-npz", damaged(datafiles.save_npz, 0.9), {}, "x.npz cannot be read: File is not a zip file"),
     ("flipped-npz", flipped, {}, "x.npz cannot be read: Bad CRC-32"),
@@ -199,6 +228,16 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
         {"columns": ["name"]},
         "got 'name' of .*, which holds string",
     ),
+    (
+        "parquet-alike",
+        lambda folder: alike(folder, "a", "b", "a"),
+        {},
+        "bad.parquet must have columns of different names, got 'a' more than once",
+    ),
+    ("csv-quote", written("x.csv", 'a,b\n1,2\n3,"4\n5,6\n'), {}, "x.csv must close the quotes it opens"),
+    ("csv-first-quote", written("x.csv", '"a,b\n1,2\n'), {}, "x.csv must begin with a whole row of entries"),
+    ("csv-first-line", written("x.csv", "a" * 10_000), {}, "x.csv must have lines of at most 5461 bytes"),
+    ("csv-far-quote", written("x.csv", 'a,b\n1,"2\n' + "3,4\n" * 9_000), {}, "x.csv .* and close the quotes it opens"),
     ("csv-empty", written("x.csv", ""), {}, "x.csv must begin with a line of names, got nothing"),
     ("csv-ragged", written("x.csv", "a,b\n1,2\n3\n"), {}, "x.csv cannot be read: .*Expected 2 columns, got 1: 3"),
     ("csv-text", written("x.csv", "a\nx\n"), {}, r"x.csv must have a column of numbers, got a \(string\)"),
@@ -210,6 +249,7 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
     ("csv-late", written("x.csv", "a,b,c\n" + "1,2,3\n" * 8_000 + "1,oops,3\n"), {}, "x.csv .*column 'b'.*'oops'"),
     ("csv-line", written("x.csv", "a\n" + "1" * 10_000 + "\n"), {}, "x.csv must have lines of at most 5461 bytes"),
     ("no-image", written("x.png", "hello"), {}, "x.png cannot be read: cannot identify image file"),
+    ("image-link", broken_link, {}, "No such file or directory: '.*x.png'"),
     ("image-axis", written("x.png", "hello"), {"axis": 0}, "axis must be 1 for images, got 0 for .*x.png"),
 ]
 
@@ -347,6 +387,41 @@ def test_a_file_that_goes_away_meanwhile(tmp_path: Path, rng: np.random.Generato
         fastbn.stream(source, memory=LEAST, progress=lambda done, total: Path(source).unlink(missing_ok=True))
 
 
+def test_a_store_that_changes_meanwhile(tmp_path: Path, rng: np.random.Generator) -> None:
+    source = datafiles.save_zarr(tmp_path, rng.normal(size=(15_000, 2)))
+    chunk = max((path for path in Path(source).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    with pytest.raises(ValueError, match=r"x.zarr must not change while it is read, but it did"):
+        fastbn.stream(source, memory=LEAST, progress=lambda done, total: os.utime(chunk, ns=(0, 0)))
+
+
+# Links.
+
+
+def test_links_to_folders_are_followed(tmp_path: Path, x: Array) -> None:
+    for name in ("data", "far/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    datafiles.save_npy(tmp_path / "data", x[:200])
+    datafiles.save_npy(tmp_path / "far" / "deep", x[200:])
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "far")
+    (tmp_path / "data" / "self").symlink_to(tmp_path / "data")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "data")  # from `data` to `far` and back, without end
+    assert_streamed(fastbn.stream(tmp_path / "data"), x)
+
+
+def test_a_broken_link_in_a_folder_is_named(tmp_path: Path, x: Array, rng: np.random.Generator) -> None:
+    images = datafiles.save_images(tmp_path / "images", datafiles.random_images(rng, 3))
+    (images / "0001b.png").symlink_to("nosuch.png")
+    datafiles.save_npy(tmp_path, x)
+    (tmp_path / "y.npy").symlink_to("nosuch.npy")
+    with pytest.raises(FileNotFoundError, match=r"images/0001b.png'"):
+        fastbn.stream(images)
+    with pytest.raises(FileNotFoundError, match=r"y.npy'"):
+        fastbn.stream([tmp_path / "x.npy", tmp_path / "y.npy"])
+    (images / "0001b.png").rename(images / "-.png")  # the first, which says of which mode they are
+    with pytest.raises(FileNotFoundError, match=r"images/-.png'"):
+        fastbn.stream(images)
+
+
 # Files that are unusual, and right.
 
 
@@ -387,6 +462,18 @@ def test_csv_in_all_its_forms(tmp_path: Path) -> None:
     assert_streamed(fastbn.stream(path), np.array([[1.0], [2.0], [3.5]]))
 
 
+def test_quotes_that_are_part_of_an_entry(tmp_path: Path) -> None:
+    """A quote opens nothing unless an entry begins with it: here it is inches."""
+    path = tmp_path / "x.csv"
+    path.write_text('a,12" disc,note\n1,2,5" disc\n3,4,\n')
+    assert_streamed(fastbn.stream(path), np.array([[1.0, 2.0], [3.0, 4.0]]))
+
+
+def test_columns_of_one_name_that_are_not_asked_for(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1.0, 3.0], ["a", "b"], ["c", "d"]], names=["x", "n", "n"]), tmp_path / "x.parquet")
+    assert_streamed(fastbn.stream(tmp_path / "x.parquet"), np.array([[1.0], [3.0]]))
+
+
 def test_numbers_that_begin_late_in_a_csv_file(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("a,b\n" + "1,\n" * 10_000 + "1,2.5\n" * 3)
@@ -411,7 +498,7 @@ def test_parquet_of_all_types(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     found = fastbn.stream(tmp_path / "x.parquet", nan="omit")
     assert found.count.tolist() == [2, 3, 2, 3, 2, 3]
-    np.testing.assert_allclose(found.mean, [2, 2, 1, 2, 0.5, 2], rtol=1e-15)
+    assert found.mean.tolist() == [2.0, 2.0, 1.0, 2.0, 0.5, 2.0]
     assert np.isnan(fastbn.stream(tmp_path / "x.parquet", columns=["n"]).mean)
     single = fastbn.stream(tmp_path / "x.parquet", columns=["h", "f"], nan="omit")
     assert single.mean.tolist() == [2.0, 1.0]

@@ -140,6 +140,7 @@ def test_mapped_files(tmp_path: Path, x: Array, mode: Any) -> None:
         mapped[:, 1] = wanted[:, 1] = 5.0
     assert_streamed(fastbn.stream(mapped, memory=LEAST), wanted)
     assert_streamed(fastbn.stream(mapped[1::2, ::-1], memory=LEAST), wanted[1::2, ::-1])
+    assert_streamed(fastbn.stream(np.asarray(mapped).view(np.memmap), memory=LEAST), wanted)  # knows no mode
     np.testing.assert_array_equal(mapped, wanted)
 
 
@@ -193,7 +194,8 @@ def test_what_is_not_finite(tmp_path: Path, x: Array, save: Save) -> None:
     for i in range(4):
         column = y[np.isfinite(y[:, i]), i, np.newaxis]
         assert_streamed(fastbn.stream(source, columns=[i], memory=LEAST, where_finite=True), column)
-        np.testing.assert_allclose(finite.mean[i], column.mean(), rtol=1e-12)
+        # Both sum 1e4 values, which may cancel to a hundredth of what they are; NumPy in pairs, 20 roundings deep.
+        np.testing.assert_allclose(finite.mean[i], column.mean(), rtol=20 * 100 * 2.0**-53)
     assert np.isnan([finite.mean[4], finite.min[4], finite.max[4]]).all()
 
     numbers = fastbn.stream(source, memory=LEAST, nan="omit")
@@ -206,7 +208,8 @@ def test_scale_changes_the_unit(tmp_path: Path, x: Array) -> None:
     source = datafiles.save_npy(tmp_path, x)
     whole, scaled = fastbn.stream(source), fastbn.stream(source, scale=255)
     for name, power in (("mean", 1), ("m2", 2), ("min", 1), ("max", 1)):
-        np.testing.assert_allclose(getattr(scaled, name), getattr(whole, name) / 255.0**power, rtol=1e-15)
+        # Two divisions, of what was rounded once, against one.
+        np.testing.assert_allclose(getattr(scaled, name), getattr(whole, name) / 255.0**power, rtol=4 * 2.0**-53)
     assert scaled.count == whole.count
 
 
@@ -234,6 +237,7 @@ def test_tiles_cover_an_array_once_and_in_order(data: st.DataObject, shape: list
     order = data.draw(st.permutations(range(len(shape))))
     chunks = tuple(data.draw(st.integers(1, 3)) for _ in shape)
     grid = Grid(tuple(shape), order, chunks, data.draw(st.integers(1, 40)))
+    assert len(grid) == 1 or 0 not in shape
     seen = np.zeros(shape, int)
     numbers = np.arange(seen.size).reshape([shape[a] for a in order]).transpose(np.argsort(order))
     last = -1

@@ -9,7 +9,7 @@ from fastbn.functional import batch_norm, batch_norm_backward, batch_norm_train,
 from fastbn.io.standardizing import standardize
 from fastbn.io.streaming import stream
 from fastbn.layer import BatchNorm
-from fastbn.memory import PoolInfo, clear_pool, pool_info, set_pool_limit
+from fastbn.pool import PoolInfo, clear_pool, pool_info, set_pool_limit
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 from fastbn.statistics import Moments
 

@@ -24,7 +24,7 @@ from fastbn.checks import (
     checked_real,
     checked_state,
 )
-from fastbn.files import not_written, read_npz, write_npz
+from fastbn.npz import not_written, read_npz, write_npz
 
 Array = npt.NDArray[Any]
 Layer = TypeVar("Layer", bound="LayerState")

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn.checks import LARGEST, Shape, checked_choice, checked_flag, checked_real
-from fastbn.files import not_written, read_npz, write_npz
 from fastbn.given import check_mean_shape, checked_floats, checked_range, checked_sums
 from fastbn.merging import Array, Count, Sums
+from fastbn.npz import not_written, read_npz, write_npz
 
 _WRITER = "Moments.save"
 

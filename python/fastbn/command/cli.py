@@ -1,32 +1,47 @@
-"""The `fastbn` command: its arguments, and what it says when something is wrong. Computes nothing."""
+"""The `fastbn` command: what its parts do, and say when something is wrong. Computes nothing."""
 
 from __future__ import annotations
 
-import csv
 import errno
-import functools
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from fastbn import config
 from fastbn.command import display
+from fastbn.command.arguments import (
+    Axis,
+    Columns,
+    Computed,
+    Force,
+    Json,
+    Memory,
+    Mode,
+    NoHeader,
+    OnErrors,
+    Scale,
+    Sources,
+    WhenUnreadable,
+    Written,
+    axes_of,
+    columns_of,
+    nbytes_of,
+)
 from fastbn.io.sources import is_zarr, left_out, other_columns
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
 from fastbn.io.streaming import MEMORY, reading_of, streamed
 
-F = TypeVar("F", bound=Callable[..., None])
-
 app = typer.Typer(
     name="fastbn",
     help="Statistics and standardization of data larger than memory.",
+    epilog="The exit code is 0; 1 if something is wrong with the data or the result cannot be written; 2 if the "
+    "arguments make no sense; 130 after Ctrl-C and 143 after SIGTERM, which leave no half-written file.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,90 +50,33 @@ app = typer.Typer(
 )
 
 
-class WhenUnreadable(str, Enum):
-    """What happens with a file that cannot be read."""
-
-    stop = "raise"
-    skip = "skip"
-
-
-class Computed(str, Enum):
-    """What values are converted to before they count."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-class Written(str, Enum):
-    """Type of a result."""
-
-    float16 = "float16"
-    float32 = "float32"
-    float64 = "float64"
-
-
-def _nbytes(text: str) -> int:
-    digits = text.upper().removesuffix("B").removesuffix("I")
-    unit = {"K": 10, "M": 20, "G": 30}.get(digits[-1:], 0)
-    try:
-        return int(float(digits[:-1] if unit else digits) * 2**unit)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"must be a number of bytes such as 64M or 1G, got {text!r}") from None
-
-
-def _axes(text: str) -> int | tuple[int, ...]:
-    try:
-        axes = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise typer.BadParameter(f"must be numbers with commas between, got {text!r}") from None
-    return axes[0] if len(axes) == 1 else axes
-
-
-def _columns(texts: list[str]) -> list[str] | None:
-    return [column for text in texts for column in next(csv.reader([text], skipinitialspace=True), [])] or None
-
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE",
-        help="Files (.npy, .npz, .csv, .parquet, .h5, .zarr, images) or folders; FILE:NAME for one array of several.",
-    ),
-]
-Axis = Annotated[str, typer.Option(help="Feature axis or axes of arrays, which keep statistics of their own.")]
-Columns = Annotated[list[str], typer.Option(help="Names or numbers of the features, with commas between.")]
-Scale = Annotated[float | None, typer.Option(help="Divide values by this: 255 for images in units of 0 to 1.")]
-Mode = Annotated[str | None, typer.Option(help="Convert images to this mode: L, RGB, RGBA, ...")]
-NoHeader = Annotated[bool, typer.Option("--no-header", help="The first line of .csv files holds values, not names.")]
-Memory = Annotated[str, typer.Option(help="Most memory for data, as 64M or 1G.")]
-OnErrors = Annotated[WhenUnreadable, typer.Option(help="What to do about a file that cannot be read.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file (or Zarr store) that is there already.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+F = TypeVar("F", bound=Callable[..., None])
 
 
 def _command(command: F) -> F:
-    """Make a function a command that ends with one line and code 1 where data are wrong, and cleans up if stopped."""
-
-    @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        before = signal.signal(signal.SIGTERM, _stop)
-        try:
-            command(*arguments, **options)
-            sys.stdout.flush()
-        except BrokenPipeError:  # pragma: no cover (of a process of its own: this one's output is not to be lost)
-            # Whoever read the result wants no more of it; nor may Python try to write the rest as it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            print(f"fastbn: error: {_one_line(error)}", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    app.command()(run)
+    app.command()(command)
     return command
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; SystemExit when it ends, with one line and code 1 where data are wrong, or when it is stopped."""
+    stops = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in stops}
+    try:
+        try:
+            app(arguments, prog_name="fastbn")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # pragma: no cover (of a process of its own: this one's output is not to be lost)
+        # Whoever read the result wants no more of it; nor may Python try to write the rest as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+        print(f"fastbn: error: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: object) -> NoReturn:
@@ -126,15 +84,18 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fspath(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        # Whatever is read or written has a name, but for what is printed.
+        return f"{'standard output' if error.filename is None else os.fspath(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @_command
 def stats(
     sources: Sources,
-    out: Annotated[list[str], typer.Option("--out", "-o", help="Write the statistics to .npz or .json.")] = [],  # noqa: B006
+    out: Annotated[
+        list[str], typer.Option("--out", "-o", help="Write the statistics to .npz or .json; may be repeated.")
+    ] = [],  # noqa: B006
     axis: Axis = "1",
     columns: Columns = [],  # noqa: B006
     dtype: Annotated[Computed | None, typer.Option(help="Convert values to this before they count.")] = None,
@@ -144,7 +105,9 @@ def stats(
     no_header: NoHeader = False,
     memory: Memory = f"{MEMORY >> 20}M",
     on_error: OnErrors = WhenUnreadable.stop,
-    checkpoint: Annotated[str | None, typer.Option(help="Where to keep how far the run is: OUT.checkpoint.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Where to keep how far the run is.  [default: OUT.checkpoint]")
+    ] = None,
     every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 5.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
     force: Force = False,
@@ -157,7 +120,7 @@ def stats(
         raise typer.BadParameter("--resume needs --out or --checkpoint, which say where the checkpoint is")
     _note_checkpoint(kept, resume)
     chosen = None if dtype is None else dtype.value
-    reading = reading_of(_axes(axis), _columns(columns), chosen, mode, not no_header, _nbytes(memory))
+    reading = reading_of(axes_of(axis), columns_of(columns), chosen, mode, not no_header, nbytes_of(memory))
     with display.progress("counting") as report:
         found = streamed(
             _one_or_several(sources),
@@ -173,8 +136,12 @@ def stats(
     _note_left_out(sources)
     for path in out:
         save_stats(found.stats, path)
+    if out:
+        found.settle()
     others = [] if columns else other_columns(_one_or_several(sources), reading)
     _show(found.stats, as_json, others, skipped=found.skipped)
+    sys.stdout.flush()
+    found.settle()
 
 
 @_command
@@ -196,20 +163,20 @@ def standardize(
     force: Force = False,
 ) -> None:
     """Write (x - mean) / std of all values."""
-    axes = None if axis is None else _axes(axis)
+    axes = None if axis is None else axes_of(axis)
     with display.progress("writing") as report:
         write_standardized(
             _one_or_several(sources),
             statistics,
             out,
             axis=axes,
-            columns=_columns(columns),
+            columns=columns_of(columns),
             dtype=None if dtype is None else dtype.value,
             eps=eps,
             scale=scale,
             mode=mode,
             header=not no_header,
-            memory=_nbytes(memory),
+            memory=nbytes_of(memory),
             on_error=_noted if on_error is WhenUnreadable.skip else "raise",
             overwrite=force,
             progress=report,
@@ -223,7 +190,7 @@ def standardize(
 @_command
 def merge(
     files: Annotated[list[str], typer.Argument(metavar="STATS", help="Statistics, .npz or .json.")],
-    out: Annotated[list[str], typer.Option("--out", "-o", help="Write the result to .npz or .json.")],
+    out: Annotated[list[str], typer.Option("--out", "-o", help="Write the result to .npz or .json; may be repeated.")],
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -237,7 +204,7 @@ def merge(
 
 @_command
 def info(as_json: Json = False) -> None:
-    """Print what fastbn runs on: instruction set, threads, versions."""
+    """Print instruction set, threads and versions."""
     found = {**config.show_config("dicts"), **display.versions()}
     if as_json:
         print(json.dumps(found))

@@ -52,10 +52,10 @@ def removed(path: str) -> None:
 
 
 def _remove_stale(prefix: str) -> None:
-    """Remove what runs on this machine left behind that were killed."""
+    """Remove what runs on this machine left behind that were killed; one of them may have had this one's number."""
     for path in glob.glob(f"{glob.escape(prefix)}*{_SUFFIX}*"):
         process = path[len(prefix) :].partition(".")[0]
-        if process.isdecimal() and not _runs(int(process)):
+        if process.isdecimal() and (int(process) == os.getpid() or not _runs(int(process))):
             removed(path)
 
 
@@ -70,7 +70,6 @@ def _runs(process: int) -> bool:
 
 
 def _host() -> str:
-
     return "".join(c if c.isalnum() else "_" for c in socket.gethostname())
 
 

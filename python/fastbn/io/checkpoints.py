@@ -13,7 +13,7 @@ from typing import Any
 
 from fastbn.checks import Shape
 from fastbn.io.atomic import replacing
-from fastbn.io.sources.base import Place, files_of
+from fastbn.io.sources.base import Place, fingerprint
 from fastbn.statistics import Moments
 
 _FORMAT = 1
@@ -45,21 +45,25 @@ class Checkpoint:
     def load(self) -> Progress | None:
         """Return how far the run came; None if there is no file, ValueError if it is of another run."""
         try:
-            with open(self._path, encoding="utf-8") as file:
-                held = json.load(file)
+            with open(self._path, "rb") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        try:
+            held = json.loads(text)
             if held["format"] != _FORMAT:
                 raise ValueError("its format is not known to this version")
+            if held.pop("digest") != _digest(held):
+                raise ValueError("it was changed or damaged after that")
             if held["identity"] != self._identity:
                 raise _Differs(f"{self._path!r} is of another run: {_difference(held['identity'], self._identity)}")
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
             corners = [tuple(corner) for corner in held["corners"]]
             counted = dict(zip(corners, parts, strict=True))
             return Progress(held["place"], held["position"], total, counted, held["names"], dict(held["skipped"]))
-        except FileNotFoundError:
-            return None
         except _Differs as error:
             raise ValueError(f"checkpoint must be of this run, but {error}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere
             raise ValueError(f"checkpoint must name a file that a run left, got {self._path!r}: {error}") from error
 
     def save(self, progress: Progress) -> None:
@@ -90,9 +94,8 @@ class Checkpoint:
             os.unlink(self._path)
 
     def _write(self, progress: Progress) -> None:
-
         moments = [progress.total, *progress.parts.values()]
-        held = {
+        held: dict[str, Any] = {
             "format": _FORMAT,
             "identity": self._identity,
             "place": progress.place,
@@ -103,7 +106,12 @@ class Checkpoint:
             "moments": [base64.b64encode(part.to_bytes()).decode("ascii") for part in moments],
         }
         with replacing(self._path) as path, open(path, "w", encoding="utf-8") as file:
-            json.dump(held, file)
+            json.dump(held | {"digest": _digest(held)}, file)
+
+
+def _digest(held: dict[str, Any]) -> str:
+    """Return what a checkpoint's content comes to, so that nothing goes on from a place that no run was at."""
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 class _Differs(Exception):  # noqa: N818 (never leaves this file)
@@ -112,15 +120,7 @@ class _Differs(Exception):  # noqa: N818 (never leaves this file)
 
 def identity(places: Iterable[Place], options: dict[str, Any]) -> dict[str, Any]:
     """Return what makes a run the same run: files with their sizes and times of change, and options."""
-    return {"options": options, "sources": [_fingerprint(place) for place in places]}
-
-
-def _fingerprint(place: Place) -> dict[str, Any]:
-    digest, total, newest, count = hashlib.sha256(), 0, 0, 0
-    for path, found in files_of(place):
-        total, newest, count = total + found.st_size, max(newest, found.st_mtime_ns), count + 1
-        digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode("utf-8", "surrogateescape"))
-    return {"name": place.name, "files": count, "bytes": total, "changed": newest, "digest": digest.hexdigest()}
+    return {"options": options, "sources": [fingerprint(place) for place in places]}
 
 
 def _difference(held: dict[str, Any], now: dict[str, Any]) -> str:

@@ -5,15 +5,14 @@ Knows neither what is done with a source nor, but for their names, kinds of file
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from fastbn.io.readahead import ahead
 from fastbn.io.sources import opened
-from fastbn.io.sources.base import Place, Reading, Source, UnreadableError, files_of, naming
+from fastbn.io.sources.base import Place, Reading, Source, UnreadableError, files_of, fingerprint, naming
 from fastbn.io.streaming import Report
 
 T = TypeVar("T")
@@ -135,8 +134,6 @@ def _nbytes(place: Place) -> int:
     return sum(found.st_size for _, found in files_of(place))
 
 
-def _stamp(place: Place) -> tuple[int, int] | None:
-    if len(place.files) != 1 or not os.path.isfile(place.files[0]):
-        return None
-    found = os.stat(place.files[0])
-    return found.st_size, found.st_mtime_ns
+def _stamp(place: Place) -> dict[str, Any] | None:
+    """Return what shows a change of a file or store; images, many files that are read one by one, are not watched."""
+    return fingerprint(place) if len(place.files) == 1 else None

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn.checks import LARGEST, checked_axis, checked_real
-from fastbn.files import not_written, read_npz, write_npz
+from fastbn.checks import checked_axis
 from fastbn.io.atomic import replacing
 from fastbn.io.combining import taken
+from fastbn.io.streaming import checked_mode, checked_scale
+from fastbn.npz import not_written, read_npz, write_npz
 from fastbn.statistics import Moments
 
 KIND = "fastbn statistics"
@@ -84,7 +85,7 @@ def from_json(text: str, shown: str) -> Stats:
             raise ValueError("its format is not known to this version")
         count = {"count": held["count"]} if "count" in held else {}
         arrays = {key: _numbers(held[key]) for key in _ARRAYS if key in held} | count
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # it may be nested too deep, or hold numbers beyond all bounds
         raise not_written(_WRITER, shown, error) from error
     return _stats(held | arrays, held.get("names"), shown)
 
@@ -127,16 +128,16 @@ def checked_suffix(path: str | os.PathLike[str]) -> None:
 def _stats(held: dict[str, Any], names: Any, shown: str) -> Stats:
     try:
         moments = Moments.from_dict(held)
-        kept = None if names is None else tuple(map(str, names))
-        if kept is not None and (moments.shape is None or len(kept) != math.prod(moments.shape)):
-            raise ValueError(f"it has {len(kept)} names for features of shape {moments.shape}")
-        axis = held.get("axis", 1)
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise TypeError(f"names must be a list of texts, got {names!r}")
+        if names is not None and (moments.shape is None or len(names) != math.prod(moments.shape)):
+            raise ValueError(f"it has {len(names)} names for features of shape {moments.shape}")
         return Stats(
             moments,
-            kept,
-            checked_real("scale", held.get("scale", 1.0), 0, LARGEST),
-            checked_axis(tuple(axis) if isinstance(axis, list) else axis),
-            held.get("mode"),
+            None if names is None else tuple(names),
+            checked_scale(held.get("scale", 1.0)),
+            checked_axis(held.get("axis", 1)),
+            checked_mode(held.get("mode")),
         )
     except (TypeError, ValueError) as error:
         raise not_written(_WRITER, shown, error) from error

@@ -60,9 +60,9 @@ def stream(
     ----------
     source : path, array, or iterable of these
         Files: .npy, .npz, .csv, .parquet, .h5, images; folders of images or of other such files, which are read in
-        the order of their names, hidden ones left out; Zarr stores. ``"file.npz:name"``, ``"file.h5:path/to/data"``
-        and ``"store.zarr:name"`` name one array among several. Arrays of two dimensions or more, data sets of h5py
-        and arrays of zarr. Several are counted together, and must have the same features.
+        the order of their names, links followed, hidden ones left out; Zarr stores. ``"file.npz:name"``,
+        ``"file.h5:path/to/data"`` and ``"store.zarr:name"`` name one array among several. Arrays of two dimensions or
+        more, data sets of h5py and arrays of zarr. Several are counted together, and must have the same features.
     axis : int or tuple of ints, default 1
         The feature axis or axes of arrays. An array of one dimension in a file is one column.
     columns : sequence of int or str, optional
@@ -131,7 +131,7 @@ def stream(
     >>> bool(np.allclose(parts.mean, m.mean[2:], rtol=1e-14))
     True
     """
-    return streamed(
+    found = streamed(
         source,
         reading_of(axis, columns, dtype, mode, header, memory),
         nan=nan,
@@ -143,14 +143,22 @@ def stream(
         every=every,
         resume=resume,
         progress=progress,
-    ).stats.moments
+    )
+    found.settle()
+    return found.stats.moments
 
 
 class Streamed(NamedTuple):
-    """What was counted, and the files left out with the reasons."""
+    """What was counted, and the files left out with the reasons; its checkpoint stays until it is settled."""
 
     stats: Stats
     skipped: dict[str, str]
+    checkpoint: Checkpoint | None
+
+    def settle(self) -> None:
+        """Remove the checkpoint: the result is where it is to be."""
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
 
 
 def streamed(
@@ -194,29 +202,27 @@ def streamed(
         report=progress or (lambda done, total: None),
     )
     state = counting.run(resume)
-    if kept is not None:
-        kept.remove()
     names = None if state.names is None else tuple(state.names)
-    return Streamed(Stats(scaled(state.total, divisor), names, divisor, reading.axis, reading.mode), state.skipped)
+    stats = Stats(scaled(state.total, divisor), names, divisor, reading.axis, reading.mode)
+    return Streamed(stats, state.skipped, kept)
 
 
 def reading_of(axis: Any, columns: Any, dtype: Any, mode: Any, header: Any, memory: Any, beside: int = 0) -> Reading:
     """Return the options that concern sources, checked."""
-    from fastbn.io.sources.base import IMAGE_MODES, LEAST_MEMORY, Reading
+    from fastbn.io.sources.base import LEAST_MEMORY, Reading
 
     if columns is not None:
         valid = isinstance(columns, Sequence) and not isinstance(columns, (str, bytes))
         if not valid or any(isinstance(c, bool) or not isinstance(c, (int, str, np.integer)) for c in columns):
             raise TypeError(f"columns must be a list of names and numbers, got {columns!r}")
         columns = tuple(c if isinstance(c, str) else int(c) for c in columns)
-    if mode is not None and mode not in IMAGE_MODES:
-        raise ValueError(f"mode must be one of {', '.join(IMAGE_MODES)}, got {mode!r}")
     if isinstance(memory, bool) or not isinstance(memory, (int, np.integer)):
         raise TypeError(f"memory must be a number of bytes, got {memory!r}")
     if memory < LEAST_MEMORY:
         raise ValueError(f"memory must be {LEAST_MEMORY} bytes or more, got {memory}")
     wanted = None if dtype is None else checked_dtype(dtype)
-    return Reading(checked_axis(axis), columns, wanted, mode, checked_flag("header", header), int(memory), beside)
+    flag = checked_flag("header", header)
+    return Reading(checked_axis(axis), columns, wanted, checked_mode(mode), flag, int(memory), beside)
 
 
 def checked_on_error(on_error: Any) -> Callable[[str, Exception], object] | None:
@@ -227,6 +233,15 @@ def checked_on_error(on_error: Any) -> Callable[[str, Exception], object] | None
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
     return None if on_error == "raise" else _warn
+
+
+def checked_mode(mode: Any) -> str | None:
+    """Return a mode that images can be converted to, or None."""
+    from fastbn.io.sources.base import IMAGE_MODES
+
+    if mode is None or (isinstance(mode, str) and mode in IMAGE_MODES):
+        return mode
+    raise ValueError(f"mode must be one of {', '.join(IMAGE_MODES)}, got {mode!r}")
 
 
 def checked_scale(scale: Any) -> float:

@@ -65,9 +65,9 @@ def target_of(out: str | os.PathLike[str]) -> Target:
 
 def array_writer(target: Target, path: str, trailing: Shape, dtype: np.dtype[Any]) -> ArrayWriter:
     """Return a writer of an array of that trailing shape, to a path that need not say of which kind it is."""
-    from fastbn.io.destinations import arrays  # which takes `ArrayWriter` from here
+    from fastbn.io.destinations import writers  # which takes `ArrayWriter` from here
 
-    return arrays.WRITERS[target.kind](path, target.member, trailing, dtype)
+    return writers.WRITERS[target.kind](path, target.member, trailing, dtype)
 
 
 def table_writer(target: Target, path: str, schema: Any) -> TableWriter:

@@ -106,17 +106,21 @@ def _of_folder(folder: str) -> list[Place]:
 
 
 def _files(folder: str) -> Iterator[str]:
-    """Yield the files (and Zarr stores) of a folder and of those in it, by name, hidden ones left out."""
-    for root, folders, names in os.walk(folder, onerror=_raise):
-        stores = [name for name in folders if kind_of(name) == "zarr"]
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in stores)
-        for name in sorted(names + stores):
-            if not name.startswith("."):
-                yield os.path.join(root, name)
+    """Yield the files (and Zarr stores) of a folder and of those in it, by name, hidden ones left out.
 
-
-def _raise(error: OSError) -> None:
-    raise error
+    Links are followed, but not back to a folder that they are in.
+    """
+    waiting: list[tuple[str, tuple[str, ...]]] = [(folder, ())]
+    while waiting:
+        path, above = waiting.pop()
+        real = os.path.realpath(path)
+        if real in above:
+            continue
+        with os.scandir(path) as entries:
+            seen = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        inner = [entry.path for entry in seen if entry.is_dir() and kind_of(entry.name) != "zarr"]
+        yield from (entry.path for entry in seen if not entry.is_dir() or kind_of(entry.name) == "zarr")
+        waiting += [(each, (*above, real)) for each in reversed(inner)]
 
 
 def _joined(places: Iterable[Place]) -> list[Place]:

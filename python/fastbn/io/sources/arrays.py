@@ -27,6 +27,7 @@ class Grid:
 
     def __init__(self, shape: Shape, order: Sequence[int], chunks: Shape, most: int) -> None:
         tile = [min(chunk, max(1, size)) for chunk, size in zip(chunks, shape, strict=True)]
+        most = most if 0 not in shape else math.prod(tile) * math.prod(filter(None, shape))
         for axis in reversed(order):
             tile[axis] = min(max(1, shape[axis]), tile[axis] * max(1, most // math.prod(tile)))
             if tile[axis] < shape[axis]:

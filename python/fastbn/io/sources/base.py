@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,15 @@ def files_of(place: Place) -> Iterator[tuple[str, os.stat_result]]:
             yield path, os.stat(path)
 
 
+def fingerprint(place: Place) -> dict[str, Any]:
+    """Return what changes when a place's files do: names, sizes and times of change."""
+    digest, total, newest, count = hashlib.sha256(), 0, 0, 0
+    for path, found in files_of(place):
+        total, newest, count = total + found.st_size, max(newest, found.st_mtime_ns), count + 1
+        digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode("utf-8", "surrogateescape"))
+    return {"name": place.name, "files": count, "bytes": total, "changed": newest, "digest": digest.hexdigest()}
+
+
 def _paths(place: Place) -> Iterator[str]:
     for path in place.files:
         if not os.path.isdir(path):
@@ -151,13 +161,15 @@ class Ring:
 def naming(name: str) -> Iterator[None]:
     """Make every error say which file it is about: OSError with its file name, all else UnreadableError.
 
-    What readers of files raise over damaged ones has no end; what is not about the file passes.
+    What readers of files raise over damaged ones has no end; what is not about the file, or names one, passes.
     """
     try:
         yield
     except (UnreadableError, ImportError, MemoryError):
         raise
     except OSError as error:
+        if error.filename is not None:
+            raise
         if error.errno is None:
             raise UnreadableError(f"{name} cannot be read: {_first_line(error)}") from error
         raise type(error)(error.errno, error.strerror, name) from error

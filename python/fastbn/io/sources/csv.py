@@ -6,6 +6,7 @@ Each block is parsed by pyarrow. The first one says which columns hold numbers.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -42,8 +43,7 @@ class _Table:
         self._name, self._file, self._size = name, file, size
         self._bytes = os.fstat(file.fileno()).st_size
         begin = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-        first, after = next(_lines(name, file, begin, size, first_only=True), (b"", begin))
-        names = next(csv.reader([first.decode(errors="replace")]), [])
+        names, after = _first_row(name, file, begin, size)
         if not names:
             raise UnreadableError(f"{name} must begin with a line of {'names' if header else 'values'}, got nothing")
         if header and all(map(_is_fraction, names)):
@@ -75,6 +75,8 @@ class _Table:
     def _parsed(self, lines: bytes, types: dict[str, Any] | None = None, columns: list[str] | None = None) -> Any:
         pa, csv_of = needed("pyarrow", "Tables"), needed("pyarrow.csv", "Tables")
         numbers = [str(i) for i in range(len(self._names))]
+        if lines.count(b'"') % 2:
+            _check_quotes(self._name, lines)
         if not lines.strip():
             return pa.schema([(n, types[n] if types else pa.null()) for n in columns or numbers]).empty_table()
         try:
@@ -98,7 +100,40 @@ def _is_fraction(text: str) -> bool:
     return not text.strip().isdecimal()
 
 
-def _lines(name: str, file: BinaryIO, start: int, size: int, first_only: bool = False) -> Iterator[tuple[bytes, int]]:
+def _first_row(name: str, file: BinaryIO, begin: int, size: int) -> tuple[list[str], int]:
+    """Return the entries of the first row, and where the next one begins."""
+    file.seek(begin)
+    data = file.read(size)
+    lines = io.BytesIO(data)
+    try:
+        row = next(csv.reader((line.decode(errors="replace") for line in lines), strict=True), [])
+    except csv.Error as error:
+        raise UnreadableError(f"{name} must begin with a whole row of entries, got {error}") from None
+    if lines.tell() == size and not data.endswith(b"\n"):
+        raise _too_long(name, size)
+    return row, begin + lines.tell()
+
+
+def _check_quotes(name: str, lines: bytes) -> None:
+    """Refuse the end of a file in quotes, all of which pyarrow takes for one entry; one within an entry is just that.
+
+    Blocks of lines before the last one have an even number of quotes.
+    """
+    texts = io.StringIO(lines.decode(errors="replace"), newline="")
+    try:
+        for _ in csv.reader(texts, strict=True):
+            pass
+    except csv.Error as error:
+        raise UnreadableError(f"{name} must close the quotes it opens, got {error}") from None
+
+
+def _too_long(name: str, size: int) -> UnreadableError:
+    return UnreadableError(
+        f"{name} must have lines of at most {size} bytes (memory / {4 * _GROWTH}), and close the quotes it opens"
+    )
+
+
+def _lines(name: str, file: BinaryIO, start: int, size: int) -> Iterator[tuple[bytes, int]]:
     """Yield (whole lines, where the next begin) in blocks of at most ``size`` bytes; a quoted line end ends no line."""
     file.seek(start)
     rest = b""
@@ -106,23 +141,12 @@ def _lines(name: str, file: BinaryIO, start: int, size: int, first_only: bool = 
         data = rest + file.read(size - len(rest))
         if not data:
             return
-        end = _first_end(data) if first_only else _last_end(data)
+        end = len(data) if len(data) < size else _last_end(data)
         if not end:
-            if len(data) == size:
-                raise UnreadableError(f"{name} must have lines of at most {size} bytes (memory / {4 * _GROWTH})")
-            end = len(data)
-        elif len(data) < size and not first_only:
-            end = len(data)
+            raise _too_long(name, size)
         start += end
         yield data[:end], start
         rest = data[end:]
-
-
-def _first_end(data: bytes) -> int:
-    end = data.find(b"\n") + 1
-    while end and data.count(b'"', 0, end) % 2:
-        end = data.find(b"\n", end) + 1
-    return end
 
 
 def _last_end(data: bytes) -> int:

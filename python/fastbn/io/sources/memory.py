@@ -12,6 +12,9 @@ from fastbn.checks import converted
 from fastbn.io.sources.arrays import ArraySource, Region, sliced
 from fastbn.io.sources.base import Array, Place, Reading, Ring, UnreadableError
 
+# Modes of maps whose pages hold what the file does. Those of "c" may not, and a view may not know what it is of.
+_OF_THE_FILE = ("r", "r+", "w+")
+
 
 def opened(place: Place, reading: Reading) -> ArraySource:
     """Return the array of a place as a source; one in memory is neither copied nor read ahead."""
@@ -22,7 +25,7 @@ def opened(place: Place, reading: Reading) -> ArraySource:
         return sliced(place.name, array, reading)
     values = converted("source", array)
     order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
-    if isinstance(values, np.memmap) and values.mode != "c":  # pages of "c" may hold what the file does not
+    if isinstance(values, np.memmap) and values.mode in _OF_THE_FILE:
         # Pages of the map count as memory of the process, so they are let go once they are copied.
         counted = reading._replace(beside=reading.beside + values.itemsize)
         return ArraySource(place.name, values.shape, values.dtype, _copier(values, reading), counted, order=order)

@@ -20,6 +20,8 @@ from fastbn.io.sources.base import Array, Place, Reading, Ring, UnreadableError,
 
 # What an archive decompresses at a time, in memory of its own.
 _PIECE = 1 << 20
+# Of an array without values nothing but its header says how large it is, and each of its features takes memory.
+_LARGEST_EMPTY = 1 << 24
 
 
 def opened(place: Place, reading: Reading) -> ArraySource:
@@ -48,10 +50,7 @@ def _source(name: str, file: Any, size: int, reading: Reading) -> ArraySource:
     shape, fortran, dtype = _header(name, file)
     computed_as(name, dtype, None)
     begin = file.tell()
-    if size - begin < math.prod(shape) * dtype.itemsize:
-        raise UnreadableError(
-            f"{name} must hold {math.prod(shape) * dtype.itemsize} bytes of values, got {size - begin}: it is cut short"
-        )
+    _check_shape(name, shape, dtype.itemsize, size - begin)
     ring, turn = Ring(reading), slice(None, None, -1 if fortran else 1)
 
     def read(region: Region) -> Array:
@@ -71,6 +70,15 @@ def _header(name: str, file: Any) -> tuple[Shape, bool, np.dtype[Any]]:
         raise UnreadableError(f"{name} must hold real numbers, got a header of version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)
+
+
+def _check_shape(name: str, shape: Shape, itemsize: int, there: int) -> None:
+    """Refuse a shape for which there are not the values; where it needs none, one that no array is likely to have."""
+    if min(shape, default=0) < 0 or (0 in shape and math.prod(filter(None, shape)) > _LARGEST_EMPTY):
+        raise UnreadableError(f"{name} must hold an array, got one of shape {shape}")
+    needed = math.prod(shape) * itemsize
+    if there < needed:
+        raise UnreadableError(f"{name} must hold {needed} bytes of values, got {there}: it is cut short")
 
 
 def _fill(name: str, file: Any, at: int, values: Array) -> None:

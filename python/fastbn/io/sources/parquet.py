@@ -6,12 +6,13 @@ they lie apart in the file, and nothing is read twice. A place in the file is a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from fastbn.io.optional import needed
-from fastbn.io.sources.base import Place, Reading
+from fastbn.io.sources.base import Place, Reading, UnreadableError
 from fastbn.io.sources.tables import Batch, TableSource, field_of
 
 # Of a value: as decoded, in the matrix, and while it is decoded; in a result and while that is encoded.
@@ -30,6 +31,7 @@ def opened(place: Place, reading: Reading) -> TableSource:
 
         def batches(start: int, chosen: Sequence[int], everything: bool) -> Iterator[Batch]:
             names = schema.names if everything else [schema.names[i] for i in chosen]
+            _check_names(place.name, schema.names, names)
             width = len(names) if everything or reading.rowwise else max(1, reading.block_bytes // _PAGES)
             slabs = {first: names[first : first + width] for first in range(0, len(names), max(1, width))}
             rows = _rows(reading, max(1, min(width, len(names))), _REWRITTEN if everything else _COPIES)
@@ -38,6 +40,13 @@ def opened(place: Place, reading: Reading) -> TableSource:
         source = TableSource(place.name, [field_of(field.name, field.type) for field in schema], batches, reading)
         source.close = stack.pop_all().close
         return source
+
+
+def _check_names(name: str, there: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse columns that cannot be told apart: they are read by their names."""
+    alike = {column for column, count in Counter(there).items() if count > 1}.intersection(wanted)
+    if alike:
+        raise UnreadableError(f"{name} must have columns of different names, got {min(alike)!r} more than once")
 
 
 def _rows(reading: Reading, columns: int, copies: int) -> int:

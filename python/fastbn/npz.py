@@ -1,6 +1,4 @@
-"""How layers and statistics lie in a file: arrays as members of an .npz archive, options as JSON in one more.
-
-Knows neither.
+"""How layers and statistics lie in an .npz file: arrays as its members, options as JSON in one more. Knows neither.
 
 What only files need is imported where they are read and written: it takes three times as long as the rest of fastbn.
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastbn.checks import Shape
+from fastbn.io.atomic import removed
 from fastbn.io.destinations import ArrayWriter
 from fastbn.io.optional import needed
 from fastbn.io.sources.arrays import runs
@@ -70,16 +71,17 @@ class NpzWriter(NpyWriter):
 
     def close(self) -> None:
         """Remove what was written beside the archive."""
-        super().close()
-        if os.path.exists(self._beside):
-            os.unlink(self._beside)
+        try:
+            super().close()
+        finally:  # a full disk says so once more, of what was still to be written
+            removed(self._beside)
 
 
 class ChunkedWriter:
     """An array that is stored in chunks and can grow: ``resize`` and slicing is all it needs to know."""
 
-    def __init__(self, array: Any, close: Callable[[], object]) -> None:
-        self._array, self._close = array, close
+    def __init__(self, array: Any) -> None:
+        self._array = array
 
     def write(self, corner: Shape, values: Array) -> None:
         """Let the array grow if it must, and write the region."""
@@ -93,15 +95,69 @@ class ChunkedWriter:
         self._array.resize((rows, *self._array.shape[1:]))
 
     def close(self) -> None:
+        """Do nothing: a store is open while a piece is written."""
+
+
+class Hdf5Writer(ChunkedWriter):
+    """An HDF5 file of one array."""
+
+    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> None:
+        self._raw = _Lenient(path, "w+")
+        self._file = needed("h5py", "HDF5 files").File(self._raw, "w")
+        shape, limit = (0, *trailing), (None, *trailing)
+        super().__init__(
+            self._file.create_dataset(member, shape, dtype, maxshape=limit, chunks=_chunks(trailing, dtype))
+        )
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Write the region, and see whether that and what was held back before went well."""
+        super().write(corner, values)
+        self._raw.check()
+
+    def finish(self, rows: int) -> None:
+        """Complete the file, which writes what HDF5 has held back."""
+        super().finish(rows)
+        self._file.close()
+        self._raw.check()
+
+    def close(self) -> None:
         """Close the file."""
-        self._close()
+        self._file.close()
+        self._raw.close()
 
 
-def _hdf5(path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> ArrayWriter:
-    file = needed("h5py", "HDF5 files").File(path, "w")
-    shape, limit = (0, *trailing), (None, *trailing)
-    array = file.create_dataset(member, shape, dtype, maxshape=limit, chunks=_chunks(trailing, dtype))
-    return ChunkedWriter(array, file.close)
+class _Lenient(io.FileIO):
+    """A file that keeps its first error to be asked for, and is not written to any more.
+
+    HDF5 ends the process with SIGSEGV if it cannot write, as it closes a file, what it has held back.
+    """
+
+    _error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all, or keep the error."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while written := self._tried(super().write, rest):
+            rest = rest[written:]
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the size, or keep the error."""
+        return self._tried(super().truncate, size)
+
+    def _tried(self, call: Callable[[Any], int], value: Any) -> int:
+        """Return what a call does, or 0 where it fails, or one did before."""
+        try:
+            return call(value) if self._error is None else 0
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._error is not None:
+            raise self._error
 
 
 def _zarr(path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> ArrayWriter:
@@ -109,7 +165,7 @@ def _zarr(path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> Arra
     chunks = _chunks(trailing, dtype)
     name = None if member == "data" else member
     array = zarr.open_array(path, path=name, mode="w", shape=(0, *trailing), chunks=chunks, dtype=dtype)
-    return ChunkedWriter(array, lambda: None)
+    return ChunkedWriter(array)
 
 
 def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
@@ -126,6 +182,6 @@ def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
 WRITERS: dict[str, Callable[[str, str, Shape, np.dtype[Any]], ArrayWriter]] = {
     "npy": NpyWriter,
     "npz": NpzWriter,
-    "hdf5": _hdf5,
+    "hdf5": Hdf5Writer,
     "zarr": _zarr,
 }
