@@ -79,10 +79,12 @@ class _Table:
             _check_quotes(self._name, lines)
         if not lines.strip():
             return pa.schema([(n, types[n] if types else pa.null()) for n in columns or numbers]).empty_table()
+        # With threads of its own pyarrow aborts now and then as the interpreter ends: its issue 34314.
+        read = csv_of.ReadOptions(column_names=numbers, block_size=max(1, len(lines)), use_threads=False)
         try:
             return csv_of.read_csv(
                 pa.BufferReader(lines),
-                read_options=csv_of.ReadOptions(column_names=numbers, block_size=max(1, len(lines))),
+                read_options=read,
                 parse_options=csv_of.ParseOptions(newlines_in_values=b'"' in lines),
                 convert_options=csv_of.ConvertOptions(column_types=types, include_columns=columns),
             )
