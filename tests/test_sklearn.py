@@ -491,12 +491,19 @@ CHECKED = [
 ]
 
 
+# scikit-learn 1.6 asks this of every estimator, and of its own scaler, by a table that subclasses are not in, only where
+# that takes sparse matrices. Later releases go by the tags.
+OF_SPARSE = "check_sample_weight_equivalence_on_sparse_data"
+
+
 def checks() -> list[Any]:
     """Return all that check_estimator would do with each scaler, as a list that says what fails."""
     found = []
     for scaler in CHECKED:
         beyond = scaler.get_params().keys() - Theirs().get_params().keys()
         failing = {"check_set_params": "a parameter that is set to None is not listed any more"} if beyond else {}
+        if not scaler.__sklearn_tags__().input_tags.sparse:
+            failing[OF_SPARSE] = "scikit-learn 1.6 asks it also where the tags say that no sparse matrix is taken"
         found += estimator_checks_generator(scaler, expected_failed_checks=failing, mark="xfail")
     return found
 
