@@ -10,6 +10,7 @@ import math
 import operator
 import pathlib
 import pickle
+import types
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -197,8 +198,12 @@ def test_any_axis_and_type(shape: tuple[int, ...], axis: Any, cut: int, dtype: t
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("masked", ["", "where", "weights", "both"])
-def test_nan_is_omitted(dtype: type, masked: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large", [0, 1 << 18], ids=["peeked at", "small"])
+def test_nan_is_omitted(
+    dtype: type, masked: str, large: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fastbn.measuring, "_PART", 100)  # several parts
+    monkeypatch.setattr(fastbn.measuring, "_LARGE", large)
     x = (rng.standard_normal((80, 4)) + np.array([0, 10, 100, 0])).astype(dtype)
     x[rng.random(x.shape) < 0.2] = np.nan
     x[:, 3] = np.nan
@@ -223,6 +228,60 @@ def test_nan_is_omitted(dtype: type, masked: str, rng: np.random.Generator, monk
         assert (found.min[c], found.max[c]) == (values.min(), values.max())
     assert found.count[3] == 0
     assert np.isnan([found.mean[3], found.std()[3], found.min[3], found.max[3]]).all()
+
+
+def test_a_pass_that_nan_would_spoil_is_spared(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def moments(x: Array, *others: Any) -> Any:
+        shapes.append(x.shape)
+        return fastbn._core.moments(x, *others)
+
+    core = types.SimpleNamespace(moments=moments, check_counting=fastbn._core.check_counting)
+    monkeypatch.setattr(fastbn.measuring, "_core", core)
+    for name, size in (("_PART", 100), ("_LARGE", 150), ("_PEEK", 10)):
+        monkeypatch.setattr(fastbn.measuring, name, size)
+    x = table(rng, 40)
+    x[1, 2] = np.nan
+    plain = np.ones((40, 1), bool)
+    plain[1] = False
+    in_parts, whole = [(20, 5), (20, 5)], [(40, 5)]
+    late = np.roll(x, 10, axis=0)
+    omitting = Moments(nan="omit")
+    for values, options, wanted in [
+        (x, {}, in_parts),
+        (x.T, {"axis": 0}, [(5, 20), (5, 20)]),
+        (x, {"where": ~plain}, in_parts),
+        (x, {"weights": np.ones((40, 1))}, in_parts),
+        (x, {"where": plain}, whole),  # what is not a number does not count
+        (x, {"weights": 1.0 * plain}, whole),
+        (late, {}, whole + in_parts),
+        (x[:29], {}, [(29, 5), (20, 5), (9, 5)]),  # small
+        (x[2:], {}, [(38, 5)]),
+    ]:
+        shapes.clear()
+        omitting.copy().update(values, **options)
+        assert shapes == wanted, options
+    for options, error, message in [
+        ({"axis": 2}, ValueError, "axis must be between"),
+        ({"where": 1.0 * plain}, TypeError, "where must have dtype bool"),
+        ({"where": plain[:3]}, ValueError, "where must be broadcastable"),
+        ({"weights": -1.0 * ~plain}, ValueError, "weights must be finite and not negative"),
+    ]:
+        shapes.clear()
+        with pytest.raises(error, match=message):
+            omitting.update(x, **options)
+        assert not shapes, message
+    assert omitting == Moments()
+
+
+@pytest.mark.parametrize("large", [0, 1 << 18])
+def test_features_of_one_value_may_be_missing(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastbn.measuring, "_LARGE", large)
+    found = Moments(nan="omit").update([[np.nan, 3.0]], axis=(0, 1))
+    np.testing.assert_array_equal(found.count, [[0, 1]])
+    np.testing.assert_array_equal(found.mean, [[np.nan, 3.0]])
+    np.testing.assert_array_equal(found.m2, [[0, 0]])
 
 
 def test_omitting_costs_nothing_where_there_is_no_nan(rng: np.random.Generator) -> None:
