@@ -462,8 +462,26 @@ def test_a_file_with_objects_runs_no_code() -> None:
 def test_counts_beyond_int64() -> None:
     many = Moments(2**62, [1.0], [2.0**62])
     total = many + many + many.copy().merge(many) + Moments(1, [1.0], [0.0])
-    assert total.count == 2**64 + 1
+    assert total.count == [2.0**64]  # float64's nearest
     np.testing.assert_array_equal(total.var(), [1.0])
+    for way in ROUND_TRIPS.values():
+        for one in (total, Moments(2**63 - 1, [1.0], [2.0]), Moments(np.uint64(2**63), [1.0], [2.0])):
+            assert way(one) == one
+    assert type((many + Moments(2**62 - 1, [1.0], [0.0])).count) is int
+    for huge in (2**63, 2**64 + 1, 10**300):
+        np.testing.assert_array_equal(Moments(huge, [1.0], [2.0]).count, [float(huge)])
+    for wrong in (-(2**64), 10**400):
+        with pytest.raises(ValueError, match="count must be finite and >= 0, got"):
+            Moments(wrong, [1.0], [2.0])
+    most = Moments(1e308, [1.0], [2.0], min=[0.0], max=[2.0])
+    before = most.to_bytes()
+    with pytest.raises(ValueError, match=r"count must be finite and >= 0, got \[inf\]"):
+        most.merge(most)
+    assert most.to_bytes() == before
+
+
+def test_a_variance_beyond_float64_is_infinity() -> None:
+    assert Moments([1e-300], [0.0], [1e10]).var() == [np.inf]
 
 
 def test_equality(rng: np.random.Generator) -> None:
@@ -515,6 +533,15 @@ def test_statistics_are_checked() -> None:
         Moments.from_dict({"mean": ones})
     with pytest.raises(ValueError, match="mean_lo must have mean's shape"):
         Moments.from_dict({"count": 3, "mean": ones, "m2": ones, "mean_lo": [0.0]})
+    for key, rest, shown in [
+        ("mean_lo", [0.0, 1e-3], "mean_lo must be what float64 rounds off mean, 1.0, got 0.001"),
+        ("m2_lo", [-1.0, 0.0], "m2_lo must be what float64 rounds off m2, 1.0, got -1.0"),
+        ("m2_lo", [0.0, np.nan], "m2_lo must be what float64 rounds off m2, 1.0, got nan"),
+        ("mean_lo", [np.inf, 0.0], "mean_lo must be what float64 rounds off mean, 1.0, got inf"),
+        ("mean_lo", ["a", "b"], "mean_lo must hold real numbers, got dtype <U1"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=shown):
+            Moments.from_dict({"count": 3, "mean": ones, "m2": ones, key: rest})
     for correction in (-1, np.inf):
         with pytest.raises(ValueError, match="correction must be finite and >= 0"):
             Moments(3, ones, ones).var(correction)
