@@ -262,6 +262,18 @@ def test_weights_do_the_same(kind: str, name: str, options: dict[str, Any]) -> N
         )
 
 
+@pytest.mark.parametrize("weights", [np.linspace(-3, 1, 30), np.where(np.arange(30) == 3, 40.0, -1.0)])
+def test_what_negative_weights_left_behind_goes_on_alike(weights: Array) -> None:
+    def act(scaler: Any, *later: Any) -> Any:
+        scaler = scaler().fit(X, sample_weight=weights)
+        assert min(scaler.n_samples_seen_, scaler.var_.min()) < 0
+        return attributes(scaler.partial_fit(X[:7], None, *later))
+
+    assert_same(act)
+    assert_same(lambda scaler: act(scaler, np.arange(7.0)))
+    assert_same(lambda scaler: act(scaler, -np.arange(7.0)))
+
+
 @pytest.mark.parametrize("how", ["pandas", "polars", "default"])
 @pytest.mark.parametrize("make", both(INPUTS))
 def test_containers_are_the_same(make: Maker, how: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import tracemalloc
 from typing import Any
 from unittest import mock
@@ -150,6 +151,16 @@ def test_one_sample_has_no_unbiased_variance() -> None:
     np.testing.assert_array_equal(scaler.var_, [2.0, 8.0])
 
 
+def test_correction_wants_weights_that_are_not_negative(rng: np.random.Generator) -> None:
+    x, weights = rng.random((30, 4)), np.linspace(-1, 3, 30)
+    for data in x, sp.csr_array(x):
+        scaler = StandardScaler(with_mean=False, correction=1).fit(data)
+        before = pickle.dumps(scaler)
+        with pytest.raises(ValueError, match="sample_weight must not be negative where correction is given"):
+            scaler.partial_fit(data, sample_weight=weights)
+        assert pickle.dumps(scaler) == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -201,6 +212,27 @@ def test_scikit_learns_scalers_and_moments_merge_too(rng: np.random.Generator) -
     assert_relative(scaler.mean_, mean, 4 * ULP)
     assert_relative(scaler.scale_, std, 1e-14)
     assert_relative(scaler.partial_fit(frame).var_, exact(np.concatenate([x, x[:30]]))[1] ** 2, 1e-13)
+
+
+def test_a_constant_features_variance_is_not_negative() -> None:
+    x = np.full((20, 2), 0.6)
+    dense, sparse = Theirs().fit(x), Theirs(with_mean=False).fit(sp.csr_array(x))
+    for other in dense, sparse:
+        other.var_ = np.array([-1e-33, -0.0])  # as weights may leave it, by rounding
+        scaler = StandardScaler(with_mean=other.with_mean).merge(other)
+        np.testing.assert_array_equal([scaler.var_, scaler.scale_], [[0, 0], [1, 1]])
+    dense.var_ = np.array([-1e-20, 0.0])
+    with pytest.raises(ValueError, match=r"n_samples_seen_ and var_ must not be negative .* got 20.* and \[-1\.e-20"):
+        StandardScaler().merge(dense)
+    dense.n_samples_seen_ = -1
+    with pytest.raises(ValueError, match=r"n_samples_seen_ and var_ must not be negative .* got -1 and"):
+        StandardScaler().merge(dense)
+
+
+def test_more_samples_than_int64_counts() -> None:
+    for count in 2**64, [2.0**64, 1.0]:
+        scaler = StandardScaler().merge(fastbn.Moments(count, [1.0, 2.0], [2.0, 3.0]))
+        np.testing.assert_array_equal(scaler.n_samples_seen_, count)
 
 
 def test_what_does_not_merge(rng: np.random.Generator) -> None:

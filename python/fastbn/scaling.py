@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fastbn.checks import Axis, Shape
 from fastbn.functional import normalize
+from fastbn.merging import INT_END
 from fastbn.statistics import Moments
 
 Array = npt.NDArray[Any]
@@ -49,10 +50,22 @@ def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: fl
 def moments_behind(shown: Attributes, shape: Shape, correction: float) -> Moments:
     """Return Moments with which `attributes` would give the same, those that are None being taken for zero."""
     count = np.asarray(shown.n_samples_seen_)
-    mean = np.zeros(shape) if shown.mean_ is None else shown.mean_
-    m2 = np.zeros(shape) if shown.var_ is None else shown.var_ * np.maximum(count - correction, 0)
+    mean, var = (np.zeros(shape) if value is None else value for value in (shown.mean_, shown.var_))
+    if negative(shown):
+        # A constant feature's weighted variance may be, in scikit-learn, by less than this; of sparse data no mean is kept.
+        rounding = np.inf if shown.mean_ is None else (count * mean * _EPS) ** 2
+        if (count < 0).any() or (var < -rounding).any():
+            got = f"{shown.n_samples_seen_} and {shown.var_}"
+            raise ValueError(f"n_samples_seen_ and var_ must not be negative where they are to be merged, got {got}")
+        var = np.maximum(var, 0)
+    m2 = var * np.maximum(count - correction, 0)
     whole = count.ndim == 0 and count == np.floor(count)
     return Moments(int(count) if whole else count, mean, m2, nan="omit")
+
+
+def negative(shown: Attributes) -> bool:
+    """Whether they are what no data have: scikit-learn's of negative weights, or of a constant feature by rounding."""
+    return any(value is not None and bool(np.less(value, 0).any()) for value in (shown.n_samples_seen_, shown.var_))
 
 
 def same(one: Attributes, other: Attributes) -> bool:
@@ -84,7 +97,8 @@ def _seen(count: Any, counter: Any) -> Any:
     """Return one number where all features have seen as many samples."""
     if isinstance(count, int):
         return np.dtype(counter).type(count)
-    seen = count.astype(counter if (count == np.floor(count)).all() else np.float64)
+    whole = (count == np.floor(count)) & (count < INT_END)
+    seen = count.astype(counter if whole.all() else np.float64)
     return seen.flat[0] if seen.min() == seen.max() else seen
 
 
