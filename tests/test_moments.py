@@ -258,6 +258,7 @@ def test_a_pass_that_nan_would_spoil_is_spared(rng: np.random.Generator, monkeyp
         (late, {}, whole + in_parts),
         (x[:29], {}, [(29, 5), (20, 5), (9, 5)]),  # small
         (x[2:], {}, [(38, 5)]),
+        (np.ones((40, 5), np.int8), {"where": np.zeros((40, 1), bool)}, whole),  # whose mean is NaN, but of nothing
     ]:
         shapes.clear()
         omitting.copy().update(values, **options)

@@ -18,11 +18,12 @@ Data: TypeAlias = npt.NDArray[Any]
 _PART = 1 << 20
 # Arrays of which a few values are looked at first: those whose pass takes a hundred times as long as the look.
 _LARGE = 1 << 18
-_PEEK = 1 << 13
+_PEEK = 1 << 12
 
 
 def measured(x: Data, axis: Axis, where: Any, weights: Any, omit_nan: bool) -> Sums:
     """Return the sums of x; a mask of NaN entries is made only where there is one."""
+    omit_nan = omit_nan and x.dtype.kind not in "iu"
     if not (omit_nan and x.size >= _LARGE and _shows_nan(x, axis, where, weights)):
         sums = sums_of(*_core.moments(x, axis, where, weights))
         if not (omit_nan and x.size and np.isnan(sums.mean).any()):
