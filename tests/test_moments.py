@@ -15,6 +15,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -332,6 +333,19 @@ def test_extremes_of_rows_side_by_side(shape: tuple[int, int], dtype: type, rng:
     found = Moments(extremes=True).update(x)
     np.testing.assert_array_equal(found.min, [column.min() for column in x.T])
     np.testing.assert_array_equal(found.max, [column.max() for column in x.T])
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("nan", ["omit", "propagate"])
+@pytest.mark.parametrize("options", [{}, {"axis": 0}, {"where": np.ones(3, bool)}], ids=str)
+def test_extremes_beside_nan(options: dict[str, Any], nan: Any, dtype: type, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((200, 3)).astype(dtype)
+    x[0, 0] = np.nan
+    found = Moments(nan=nan, extremes=True).update(x.T if "axis" in options else x, **options)
+    wide = x.astype(np.float64)
+    least, largest = (np.fmin, np.fmax) if nan == "omit" else (np.minimum, np.maximum)
+    np.testing.assert_array_equal(found.min, least.reduce(wide, axis=0))
+    np.testing.assert_array_equal(found.max, largest.reduce(wide, axis=0))
 
 
 def test_extremes_are_kept_where_both_have_them(rng: np.random.Generator) -> None:
