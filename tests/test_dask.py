@@ -132,6 +132,13 @@ def test_a_constant_feature_becomes_zero() -> None:
     np.testing.assert_allclose(y[:, 0].std(), 1.0, rtol=1e-15)
 
 
+def test_a_variance_beyond_float64_is_seen() -> None:
+    x = da.from_array(np.array([[1e200, 1.0], [-1e200, 2.0], [3e200, 6.0]]), (2, 1))
+    for moments in (lazy := fastbn.dask.moments(x)), lazy.compute(scheduler="synchronous"):
+        y = fastbn.dask.standardize(x, moments).compute(scheduler="synchronous")
+        np.testing.assert_array_equal(np.isnan(y), [[True, False]] * 3)
+
+
 # What counts.
 
 

@@ -11,6 +11,7 @@ from fastbn.checks import Axis, Shape
 from fastbn.functional import normalize
 from fastbn.merging import INT_END
 from fastbn.statistics import Moments
+from fastbn.summary import dividing
 
 Array = npt.NDArray[Any]
 
@@ -28,20 +29,17 @@ class Attributes(NamedTuple):
 
 def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: float, counter: Any) -> Attributes:
     """Return fresh arrays that say what Moments hold; counts are of type `counter` where that can hold them."""
-    count, mean, m2 = moments
-    seen = _seen(count, counter)
+    seen, mean = _seen(moments.count, counter), moments.mean
     if not (with_mean or with_std):
         return Attributes(seen, None, None, None)
     mean = mean.copy()
     if not with_std:
         return Attributes(seen, mean, None, None)
     with np.errstate(all="ignore"):  # counts of 0, squares of means beyond 1e150
-        biased = np.asarray(m2 / count)
-        # As in scikit-learn NaN is seen in y, while a deviation of infinity would make it 0.
-        biased[np.isinf(biased)] = np.nan
+        biased = dividing(moments.var())
         # Constant is what lies below the error bound of a two-pass variance: Chan, Golub & LeVeque 1983, section 3.
         constant = biased <= seen * _EPS * biased + (seen * mean * _EPS) ** 2
-        var = np.where(np.isnan(biased), biased, moments.var(correction)) if correction else biased
+        var = dividing(moments.var(correction)) if correction else biased
         scale = np.asarray(np.sqrt(var))
     scale[constant] = 1.0
     return Attributes(seen, mean, var, scale)

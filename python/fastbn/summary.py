@@ -247,6 +247,11 @@ class Summary:
         return type(self).from_dict, (self.to_dict(),)
 
 
+def dividing(var: Array) -> Array:
+    """Return variances that data are to be divided by: one that float64 does not hold is NaN, and so is y then, not 0."""
+    return np.where(np.isinf(var), np.nan, var)
+
+
 def _shown(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
