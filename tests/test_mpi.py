@@ -223,7 +223,7 @@ def test_the_first_refusal_is_the_one_that_counts() -> None:
         fastbn.mpi.allreduce(three, Ranks(four, three, four))
     with pytest.raises(TypeError, match=r"moments must be fastbn\.Moments, got float on rank 0"):
         fastbn.mpi.allreduce(1.5, Ranks(three, four))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"must be whole fastbn\.Moments, got Moments on rank 0, which raises Attribute"):
+    with pytest.raises(TypeError, match=r"whole fastbn\.Moments, got Moments on rank 0, which raises Attribute"):
         fastbn.mpi.allreduce(Moments.__new__(Moments), Ranks(three))
     many = Moments(1e308, [1.0], [2.0])
     with pytest.raises(ValueError, match=r"moments must merge: count must be finite and >= 0, got \[inf\]"):

@@ -503,8 +503,8 @@ CHECKED = [
 ]
 
 
-# scikit-learn 1.6 asks this of every estimator, and of its own scaler, by a table that subclasses are not in, only where
-# that takes sparse matrices. Later releases go by the tags.
+# scikit-learn 1.6 asks this of every estimator, and of its own scaler, by a table that subclasses are not in, only
+# where that takes sparse matrices. Later releases go by the tags.
 OF_SPARSE = "check_sample_weight_equivalence_on_sparse_data"
 
 

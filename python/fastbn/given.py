@@ -29,15 +29,15 @@ def checked_sums(count: Any, mean: Any, m2: Any) -> Sums | None:
 
 
 def checked_rest(name: str, rest: Any, whole: Array) -> Array:
-    """Return what a mean or m2 has beyond its float64, if it is as small as that; of NaN and infinity all is nothing."""
-    rest = checked_floats(name, rest)
-    check_mean_shape(name, rest, whole.shape)
+    """Return what a mean or m2 has beyond its float64, if it is as small as that; beside NaN and infinity all is."""
+    array = checked_floats(name, rest)
+    check_mean_shape(name, array, whole.shape)
     with np.errstate(invalid="ignore"):
-        wrong = np.isfinite(whole) & ~(np.abs(rest) <= _ULPS * np.spacing(np.abs(whole)))
+        wrong = np.isfinite(whole) & ~(np.abs(array) <= _ULPS * np.spacing(np.abs(whole)))
     if wrong.any():
         rule = f"what float64 rounds off {name.removesuffix('_lo')}, {whole[wrong][0]}"
-        raise ValueError(f"{name} must be {rule}, got {rest[wrong][0]}")
-    return rest
+        raise ValueError(f"{name} must be {rule}, got {array[wrong][0]}")
+    return array
 
 
 def _checked_count(count: Any, shape: Shape) -> Count:

@@ -77,7 +77,8 @@ def _offered(moments: Any, rank: int) -> Moments | _Refusal:
     try:
         return Moments(nan=moments.nan, extremes=moments.extremes).merge(moments)
     except Exception as error:  # of a subclass, which may raise what it likes
-        return _Refusal(TypeError, f"moments must be whole fastbn.Moments, got {got}, which raises {type(error).__name__}")
+        said = f"{got}, which raises {type(error).__name__}"
+        return _Refusal(TypeError, f"moments must be whole fastbn.Moments, got {said}")
 
 
 def _merged(a: Moments | _Refusal, b: Moments | _Refusal) -> Moments | _Refusal:

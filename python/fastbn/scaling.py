@@ -50,7 +50,7 @@ def moments_behind(shown: Attributes, shape: Shape, correction: float) -> Moment
     count = np.asarray(shown.n_samples_seen_)
     mean, var = (np.zeros(shape) if value is None else value for value in (shown.mean_, shown.var_))
     if negative(shown):
-        # A constant feature's weighted variance may be, in scikit-learn, by less than this; of sparse data no mean is kept.
+        # scikit-learn's weighted variance of a constant may be, by less than this; of sparse data it keeps no mean.
         rounding = np.inf if shown.mean_ is None else (count * mean * _EPS) ** 2
         if (count < 0).any() or (var < -rounding).any():
             got = f"{shown.n_samples_seen_} and {shown.var_}"

@@ -248,7 +248,7 @@ class Summary:
 
 
 def dividing(var: Array) -> Array:
-    """Return variances that data are to be divided by: one that float64 does not hold is NaN, and so is y then, not 0."""
+    """Return variances that data are to be divided by: one that float64 does not hold is NaN, as y is then, not 0."""
     return np.where(np.isinf(var), np.nan, var)
 
 

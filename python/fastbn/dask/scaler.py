@@ -66,23 +66,17 @@ class StandardScaler(ScalerInMemory):
     """
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> StandardScaler:
-        """Take in more samples: ``fit`` begins anew, this goes on.
+        """Take in more samples, as in `fastbn.sklearn.StandardScaler`; X and the weights may be dask's too.
 
         Parameters
         ----------
         X : dask array or dataframe, or what the parent class takes
-            Of shape (n_samples, n_features), or as `axis` says. Dask arrays may have any chunks; the number of features
-            must be known.
+            Dask arrays may have any chunks; the number of features must be known.
         y : None
             Ignored.
         sample_weight : array_like, dask array or dask series of shape (n_samples,), optional
-            How often each sample counts; not negative, and not all 0. Where X's chunk sizes are unknown, a dask one in X's chunks. Of
-            a dataframe the rows are counted first if the weights are in memory, which takes a pass of its own.
-
-        Returns
-        -------
-        StandardScaler
-            self
+            Not negative, and not all 0. Where X's chunk sizes are unknown, a dask one in X's chunks. Of a dataframe the
+            rows are counted first if the weights are in memory, which takes a pass of its own.
 
         Raises
         ------
