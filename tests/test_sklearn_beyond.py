@@ -244,8 +244,10 @@ def test_a_constant_features_variance_is_not_negative() -> None:
 
 def test_more_samples_than_int64_counts() -> None:
     for count in 2**64, [2.0**64, 1.0]:
-        scaler = StandardScaler().merge(fastbn.Moments(count, [1.0, 2.0], [2.0, 3.0]))
-        np.testing.assert_array_equal(scaler.n_samples_seen_, count)
+        for flag in True, False:
+            scaler = StandardScaler(with_mean=flag, with_std=flag)
+            scaler.merge(fastbn.Moments(count, [1.0, 2.0], [2.0, 3.0]))
+            np.testing.assert_array_equal(scaler.n_samples_seen_, count)
 
 
 def test_what_does_not_merge(rng: np.random.Generator) -> None:
