@@ -186,6 +186,17 @@ def test_wrong_sample_weights(weights: Any, message: str) -> None:
         scaler.transform(data(90, 3))
 
 
+@pytest.mark.parametrize("weights", [np.zeros(90), da.zeros(90, chunks=7), 0])
+@pytest.mark.parametrize("options", [{}, {"with_mean": False, "with_std": False}])
+def test_some_sample_must_have_a_weight(weights: Any, options: dict[str, bool]) -> None:
+    x = da.from_array(data(90, 3), (20, 2))
+    scaler = StandardScaler(**options).fit(x)
+    before = pickle.dumps(scaler)
+    with pytest.raises(ValueError, match="sample_weight must hold a number that is not 0, got none"):
+        scaler.partial_fit(x, sample_weight=weights)
+    assert pickle.dumps(scaler) == before
+
+
 @pytest.mark.parametrize("axis", [-1, 0, (1, 2), (0, 1, 2)])
 def test_axes_of_arrays(axis: Any) -> None:
     x = data(6, 5, 4)

@@ -10,10 +10,12 @@ import math
 import operator
 import pathlib
 import pickle
+import types
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -197,8 +199,12 @@ def test_any_axis_and_type(shape: tuple[int, ...], axis: Any, cut: int, dtype: t
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("masked", ["", "where", "weights", "both"])
-def test_nan_is_omitted(dtype: type, masked: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large", [0, 1 << 18], ids=["peeked at", "small"])
+def test_nan_is_omitted(
+    dtype: type, masked: str, large: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fastbn.measuring, "_PART", 100)  # several parts
+    monkeypatch.setattr(fastbn.measuring, "_LARGE", large)
     x = (rng.standard_normal((80, 4)) + np.array([0, 10, 100, 0])).astype(dtype)
     x[rng.random(x.shape) < 0.2] = np.nan
     x[:, 3] = np.nan
@@ -223,6 +229,61 @@ def test_nan_is_omitted(dtype: type, masked: str, rng: np.random.Generator, monk
         assert (found.min[c], found.max[c]) == (values.min(), values.max())
     assert found.count[3] == 0
     assert np.isnan([found.mean[3], found.std()[3], found.min[3], found.max[3]]).all()
+
+
+def test_a_pass_that_nan_would_spoil_is_spared(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def moments(x: Array, *others: Any) -> Any:
+        shapes.append(x.shape)
+        return fastbn._core.moments(x, *others)
+
+    core = types.SimpleNamespace(moments=moments, check_counting=fastbn._core.check_counting)
+    monkeypatch.setattr(fastbn.measuring, "_core", core)
+    for name, size in (("_PART", 100), ("_LARGE", 150), ("_PEEK", 10)):
+        monkeypatch.setattr(fastbn.measuring, name, size)
+    x = table(rng, 40)
+    x[1, 2] = np.nan
+    plain = np.ones((40, 1), bool)
+    plain[1] = False
+    in_parts, whole = [(20, 5), (20, 5)], [(40, 5)]
+    late = np.roll(x, 10, axis=0)
+    omitting = Moments(nan="omit")
+    for values, options, wanted in [
+        (x, {}, in_parts),
+        (x.T, {"axis": 0}, [(5, 20), (5, 20)]),
+        (x, {"where": ~plain}, in_parts),
+        (x, {"weights": np.ones((40, 1))}, in_parts),
+        (x, {"where": plain}, whole),  # what is not a number does not count
+        (x, {"weights": 1.0 * plain}, whole),
+        (late, {}, whole + in_parts),
+        (x[:29], {}, [(29, 5), (20, 5), (9, 5)]),  # small
+        (x[2:], {}, [(38, 5)]),
+        (np.ones((40, 5), np.int8), {"where": np.zeros((40, 1), bool)}, whole),  # whose mean is NaN, but of nothing
+    ]:
+        shapes.clear()
+        omitting.copy().update(values, **options)
+        assert shapes == wanted, options
+    for options, error, message in [
+        ({"axis": 2}, ValueError, "axis must be between"),
+        ({"where": 1.0 * plain}, TypeError, "where must have dtype bool"),
+        ({"where": plain[:3]}, ValueError, "where must be broadcastable"),
+        ({"weights": -1.0 * ~plain}, ValueError, "weights must be finite and not negative"),
+    ]:
+        shapes.clear()
+        with pytest.raises(error, match=message):
+            omitting.update(x, **options)
+        assert not shapes, message
+    assert omitting == Moments()
+
+
+@pytest.mark.parametrize("large", [0, 1 << 18])
+def test_features_of_one_value_may_be_missing(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastbn.measuring, "_LARGE", large)
+    found = Moments(nan="omit").update([[np.nan, 3.0]], axis=(0, 1))
+    np.testing.assert_array_equal(found.count, [[0, 1]])
+    np.testing.assert_array_equal(found.mean, [[np.nan, 3.0]])
+    np.testing.assert_array_equal(found.m2, [[0, 0]])
 
 
 def test_omitting_costs_nothing_where_there_is_no_nan(rng: np.random.Generator) -> None:
@@ -272,6 +333,19 @@ def test_extremes_of_rows_side_by_side(shape: tuple[int, int], dtype: type, rng:
     found = Moments(extremes=True).update(x)
     np.testing.assert_array_equal(found.min, [column.min() for column in x.T])
     np.testing.assert_array_equal(found.max, [column.max() for column in x.T])
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("nan", ["omit", "propagate"])
+@pytest.mark.parametrize("options", [{}, {"axis": 0}, {"where": np.ones(3, bool)}], ids=str)
+def test_extremes_beside_nan(options: dict[str, Any], nan: Any, dtype: type, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((200, 3)).astype(dtype)
+    x[0, 0] = np.nan
+    found = Moments(nan=nan, extremes=True).update(x.T if "axis" in options else x, **options)
+    wide = x.astype(np.float64)
+    least, largest = (np.fmin, np.fmax) if nan == "omit" else (np.minimum, np.maximum)
+    np.testing.assert_array_equal(found.min, least.reduce(wide, axis=0))
+    np.testing.assert_array_equal(found.max, largest.reduce(wide, axis=0))
 
 
 def test_extremes_are_kept_where_both_have_them(rng: np.random.Generator) -> None:
@@ -403,8 +477,26 @@ def test_a_file_with_objects_runs_no_code() -> None:
 def test_counts_beyond_int64() -> None:
     many = Moments(2**62, [1.0], [2.0**62])
     total = many + many + many.copy().merge(many) + Moments(1, [1.0], [0.0])
-    assert total.count == 2**64 + 1
+    assert total.count == [2.0**64]  # float64's nearest
     np.testing.assert_array_equal(total.var(), [1.0])
+    for way in ROUND_TRIPS.values():
+        for one in (total, Moments(2**63 - 1, [1.0], [2.0]), Moments(np.uint64(2**63), [1.0], [2.0])):
+            assert way(one) == one
+    assert type((many + Moments(2**62 - 1, [1.0], [0.0])).count) is int
+    for huge in (2**63, 2**64 + 1, 10**300):
+        np.testing.assert_array_equal(Moments(huge, [1.0], [2.0]).count, [float(huge)])
+    for wrong in (-(2**64), 10**400):
+        with pytest.raises(ValueError, match="count must be finite and >= 0, got"):
+            Moments(wrong, [1.0], [2.0])
+    most = Moments(1e308, [1.0], [2.0], min=[0.0], max=[2.0])
+    before = most.to_bytes()
+    with pytest.raises(ValueError, match=r"count must be finite and >= 0, got \[inf\]"):
+        most.merge(most)
+    assert most.to_bytes() == before
+
+
+def test_a_variance_beyond_float64_is_infinity() -> None:
+    assert Moments([1e-300], [0.0], [1e10]).var() == [np.inf]
 
 
 def test_equality(rng: np.random.Generator) -> None:
@@ -456,6 +548,15 @@ def test_statistics_are_checked() -> None:
         Moments.from_dict({"mean": ones})
     with pytest.raises(ValueError, match="mean_lo must have mean's shape"):
         Moments.from_dict({"count": 3, "mean": ones, "m2": ones, "mean_lo": [0.0]})
+    for key, rest, shown in [
+        ("mean_lo", [0.0, 1e-3], "mean_lo must be what float64 rounds off mean, 1.0, got 0.001"),
+        ("m2_lo", [-1.0, 0.0], "m2_lo must be what float64 rounds off m2, 1.0, got -1.0"),
+        ("m2_lo", [0.0, np.nan], "m2_lo must be what float64 rounds off m2, 1.0, got nan"),
+        ("mean_lo", [np.inf, 0.0], "mean_lo must be what float64 rounds off mean, 1.0, got inf"),
+        ("mean_lo", ["a", "b"], "mean_lo must hold real numbers, got dtype <U1"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=shown):
+            Moments.from_dict({"count": 3, "mean": ones, "m2": ones, key: rest})
     for correction in (-1, np.inf):
         with pytest.raises(ValueError, match="correction must be finite and >= 0"):
             Moments(3, ones, ones).var(correction)
@@ -496,6 +597,12 @@ def test_normalize_by_moments(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(fastbn.normalize(x, m, None, np.full(5, 2.0), eps=0.0), 2 * y)
     with pytest.raises(TypeError, match="var must not be given where mean is Moments"):
         fastbn.normalize(x, m, m.var())
+
+
+def test_a_variance_beyond_float64_gives_no_zeros() -> None:
+    x = np.array([[1e200, 1.0], [-1e200, 3.0]])
+    y = fastbn.normalize(x, fastbn.moments(x), eps=0.0)
+    np.testing.assert_array_equal(y, [[np.nan, -1.0], [np.nan, 1.0]])
 
 
 @pytest.mark.parametrize("correction", [0, 1])

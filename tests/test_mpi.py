@@ -20,6 +20,7 @@ import pytest
 
 import fastbn.mpi
 import helpers
+import reference
 from fastbn import Moments
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,13 +49,21 @@ world = MPI.COMM_WORLD
 rank, found = world.rank, {}
 
 def attempt(case, moments, comm=None):
-    before = moments.to_bytes() if isinstance(moments, Moments) else None
+    before = moments.to_bytes() if type(moments) is Moments else None
     try:
         result = shown(fastbn.mpi.allreduce(moments, comm))
     except Exception as error:
         result = [type(error).__name__, str(error)]
     assert before is None or moments.to_bytes() == before
     found[case] = world.gather(result)
+
+class Unsent(Moments):
+    def __reduce__(self):
+        raise RuntimeError("of which nothing can be sent")
+
+class Broken(Moments):
+    def __init__(self):
+        pass
 
 x, options = data()
 for case, bounds in SHARES.items():
@@ -68,6 +77,9 @@ attempt("nothing at all", Moments())
 attempt("other features", Moments().update(features(rank + 3)))
 attempt("two of three", Moments().update(features(3 + rank // 2)) if rank else Moments())
 attempt("no moments", [None, Moments(), 1.5][rank])
+attempt("a subclass", (Unsent if rank == 1 else Moments)(nan="omit").update(x[rows]))
+attempt("a broken subclass", Broken() if rank == 2 else Moments().update(x[rows]))
+attempt("too many", Moments(1e308, [1.0], [2.0]))
 attempt("a part of the ranks", Moments().update(x[rows]), world.Split(rank == 1))
 attempt("unequal, again", Moments().update(x[rows]))
 if rank == 0:
@@ -138,26 +150,18 @@ def test_all_ranks_see_the_same_bits(found: dict[str, list[Any]]) -> None:
 @pytest.mark.parametrize("nothing", ["", ", nothing seen"], ids=["zero rows", "nothing seen"])
 @pytest.mark.parametrize("case", SHARES)
 def test_the_whole_is_what_the_ranks_have_seen(found: dict[str, list[Any]], case: str, nothing: str) -> None:
-    got, x = found[case + nothing][0], data()[0].astype(np.float64)
+    got, x = found[case + nothing][0], data()[0]
     assert got["count"] == len(x)
-    helpers.assert_mean_and_var(
-        numbers(got["mean"]),
-        numbers(got["m2"]) / len(x),
-        x.mean(axis=0),
-        ((x - x.mean(axis=0)) ** 2).mean(axis=0),
-        helpers.VAR_RTOL[np.dtype(np.float32)],
-    )
+    helpers.assert_statistics(x, numbers(got["mean"]), numbers(got["m2"]) / len(x), 1)
 
 
 def test_counts_that_differ_and_extremes(found: dict[str, list[Any]]) -> None:
     got, (x, options) = found["weighted"][0], data()
-    share = options["where"] * options["weights"]
-    mean = np.average(x.astype(np.float64), axis=0, weights=share)
-    m2 = np.sum(share * (x - mean) ** 2, axis=0)
-    # Sums of 200 positive terms: float64's own rounding, a hundred times over.
-    np.testing.assert_allclose(got["count"], share.sum(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(numbers(got["mean"]), mean, rtol=1e-15)
-    np.testing.assert_allclose(numbers(got["m2"]), m2, rtol=helpers.VAR_RTOL[x.dtype])
+    expected = reference.moments(x, p=options["where"] * options["weights"])
+    mean, m2, count = numbers(got["mean"]), numbers(got["m2"]), np.array(got["count"])
+    helpers.assert_count(count, expected.count)
+    of_x = expected.m2 / expected.count
+    helpers.assert_mean_and_var(mean, m2 / count, expected.mean, of_x, helpers.VAR_RTOL[x.dtype])
     counted = np.where(options["where"], x.astype(np.float64), np.nan)
     np.testing.assert_array_equal(numbers(got["min"]), np.nanmin(counted, axis=0))
     np.testing.assert_array_equal(numbers(got["max"]), np.nanmax(counted, axis=0))
@@ -173,7 +177,15 @@ def test_what_one_rank_gets_wrong_all_ranks_hear_of(found: dict[str, list[Any]])
     assert found["other features"] == [["ValueError", f"{rule} (3,) and (4,)"]] * 3
     assert found["two of three"] == [["ValueError", f"{rule} (3,) and (4,)"]] * 3
     assert found["no moments"] == [["TypeError", "moments must be fastbn.Moments, got NoneType on rank 0"]] * 3
+    broken = "moments must be whole fastbn.Moments, got Broken on rank 2, which raises AttributeError"
+    assert found["a broken subclass"] == [["TypeError", broken]] * 3
+    assert found["too many"] == [["ValueError", "moments must merge: count must be finite and >= 0, got [inf]"]] * 3
     assert found["unequal, again"] == found["unequal"]  # nothing of it is left in the way
+
+
+def test_what_a_subclass_holds_does_not_travel(found: dict[str, list[Any]]) -> None:
+    wanted = found["unequal"][0] | {"options": ["omit", False]}
+    assert found["a subclass"] == [wanted] * 3
 
 
 def test_a_communicator_of_some_ranks(found: dict[str, list[Any]]) -> None:
@@ -211,6 +223,11 @@ def test_the_first_refusal_is_the_one_that_counts() -> None:
         fastbn.mpi.allreduce(three, Ranks(four, three, four))
     with pytest.raises(TypeError, match=r"moments must be fastbn\.Moments, got float on rank 0"):
         fastbn.mpi.allreduce(1.5, Ranks(three, four))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"whole fastbn\.Moments, got Moments on rank 0, which raises Attribute"):
+        fastbn.mpi.allreduce(Moments.__new__(Moments), Ranks(three))
+    many = Moments(1e308, [1.0], [2.0])
+    with pytest.raises(ValueError, match=r"moments must merge: count must be finite and >= 0, got \[inf\]"):
+        fastbn.mpi.allreduce(many, Ranks(many, three))
 
 
 def test_all_ranks_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

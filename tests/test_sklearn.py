@@ -262,6 +262,18 @@ def test_weights_do_the_same(kind: str, name: str, options: dict[str, Any]) -> N
         )
 
 
+@pytest.mark.parametrize("weights", [np.linspace(-3, 1, 30), np.where(np.arange(30) == 3, 40.0, -1.0)])
+def test_what_negative_weights_left_behind_goes_on_alike(weights: Array) -> None:
+    def act(scaler: Any, *later: Any) -> Any:
+        scaler = scaler().fit(X, sample_weight=weights)
+        assert min(scaler.n_samples_seen_, scaler.var_.min()) < 0
+        return attributes(scaler.partial_fit(X[:7], None, *later))
+
+    assert_same(act)
+    assert_same(lambda scaler: act(scaler, np.arange(7.0)))
+    assert_same(lambda scaler: act(scaler, -np.arange(7.0)))
+
+
 @pytest.mark.parametrize("how", ["pandas", "polars", "default"])
 @pytest.mark.parametrize("make", both(INPUTS))
 def test_containers_are_the_same(make: Maker, how: str) -> None:
@@ -491,12 +503,19 @@ CHECKED = [
 ]
 
 
+# scikit-learn 1.6 asks this of every estimator, and of its own scaler, by a table that subclasses are not in, only
+# where that takes sparse matrices. Later releases go by the tags.
+OF_SPARSE = "check_sample_weight_equivalence_on_sparse_data"
+
+
 def checks() -> list[Any]:
     """Return all that check_estimator would do with each scaler, as a list that says what fails."""
     found = []
     for scaler in CHECKED:
         beyond = scaler.get_params().keys() - Theirs().get_params().keys()
         failing = {"check_set_params": "a parameter that is set to None is not listed any more"} if beyond else {}
+        if not scaler.__sklearn_tags__().input_tags.sparse:
+            failing[OF_SPARSE] = "scikit-learn 1.6 asks it also where the tags say that no sparse matrix is taken"
         found += estimator_checks_generator(scaler, expected_failed_checks=failing, mark="xfail")
     return found
 

@@ -91,6 +91,12 @@ def test_feature_axes(tmp_path: Path, rng: np.random.Generator, save: datafiles.
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(y, axis).astype(float), **CLOSE)
 
 
+def test_a_variance_beyond_float64_gives_no_zeros(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[1e200, 1.0], [-1e200, 3.0]]))
+    fastbn.standardize(tmp_path / "x.npy", fastbn.stream(tmp_path / "x.npy"), tmp_path / "y.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[np.nan, -1.0], [np.nan, 1.0]])
+
+
 @pytest.mark.parametrize("save", LAYOUTS, ids=lambda save: save.__name__)
 def test_columns_of_arrays(tmp_path: Path, x: Array, save: datafiles.Save) -> None:
     source, columns = save(tmp_path, x), [3, 0, 1]

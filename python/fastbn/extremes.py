@@ -21,15 +21,16 @@ def extremes(x: Data, axis: Axis, where: Any, weights: Any, omit_nan: bool, coun
     kept = kept_axes(axis, x.ndim)
     picks = (np.fmin, np.fmax) if omit_nan and x.dtype.kind not in "iu" else (np.minimum, np.maximum)
     everything = where is None and weights is None
-    if everything and x.size and kept == (x.ndim - 1,) and x.flags.c_contiguous:
-        found = _of_rows(x.reshape(-1, x.shape[-1]), picks)
-    else:
-        counting = True if everything else _counts(x.shape, where, weights)
-        reduced = tuple(a for a in range(x.ndim) if a not in kept)
-        found = [
-            pick.reduce(x, axis=reduced, where=counting, initial=bound)
-            for pick, bound in zip(picks, _bounds(x.dtype), strict=True)
-        ]
+    with np.errstate(invalid="ignore"):  # raised by NaN in bfloat16, whose comparisons are ml_dtypes' own
+        if everything and x.size and kept == (x.ndim - 1,) and x.flags.c_contiguous:
+            found = _of_rows(x.reshape(-1, x.shape[-1]), picks)
+        else:
+            counting = True if everything else _counts(x.shape, where, weights)
+            reduced = tuple(a for a in range(x.ndim) if a not in kept)
+            found = [
+                pick.reduce(x, axis=reduced, where=counting, initial=bound)
+                for pick, bound in zip(picks, _bounds(x.dtype), strict=True)
+            ]
     counted = np.asarray(count) > 0
     low, high = (np.where(counted, np.asarray(value, np.float64), np.nan) for value in found)
     return low, high

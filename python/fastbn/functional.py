@@ -28,6 +28,7 @@ from fastbn.checks import Axis
 from fastbn.merging import sums_of
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 from fastbn.statistics import Moments
+from fastbn.summary import dividing
 
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
 
@@ -420,7 +421,7 @@ def normalize(
         Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
     mean, var : array_like of a floating-point type
         Of the feature shape (see `batch_norm`); `var` must not be negative. Instead of both, `Moments`: their mean and
-        biased variance.
+        biased variance; y is NaN where that is beyond float64.
     weight, bias : array_like of a floating-point type, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     eps : float, default 1e-5
@@ -452,7 +453,7 @@ def normalize(
     if isinstance(mean, Moments):
         if var is not None:
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
-        mean, var = mean.mean, mean.var()
+        mean, var = mean.mean, dividing(mean.var())
     return _core.normalize(
         x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope, False
     )

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import Shape, converted
-from fastbn.merging import Array, Count, Sums, sums_of
+from fastbn.checks import LARGEST, Shape, checked_real, converted
+from fastbn.merging import INT_END, Array, Count, Sums, sums_of
+
+_ULPS = 4  # half a one as merging leaves it, and the unit may change where both are multiplied by a number
 
 
 def checked_sums(count: Any, mean: Any, m2: Any) -> Sums | None:
@@ -26,13 +28,27 @@ def checked_sums(count: Any, mean: Any, m2: Any) -> Sums | None:
     return sums_of(_checked_count(count, mean.shape), mean, m2)
 
 
+def checked_rest(name: str, rest: Any, whole: Array) -> Array:
+    """Return what a mean or m2 has beyond its float64, if it is as small as that; beside NaN and infinity all is."""
+    array = checked_floats(name, rest)
+    check_mean_shape(name, array, whole.shape)
+    with np.errstate(invalid="ignore"):
+        wrong = np.isfinite(whole) & ~(np.abs(array) <= _ULPS * np.spacing(np.abs(whole)))
+    if wrong.any():
+        rule = f"what float64 rounds off {name.removesuffix('_lo')}, {whole[wrong][0]}"
+        raise ValueError(f"{name} must be {rule}, got {array[wrong][0]}")
+    return array
+
+
 def _checked_count(count: Any, shape: Shape) -> Count:
+    if isinstance(count, int) and abs(count) >= INT_END:  # of which NumPy would make objects
+        count = float(checked_real("count", count, 0, LARGEST))
     array = converted("count", count)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"count must hold real numbers, got {count!r}")
     if not ((array >= 0) & np.isfinite(array)).all():
         raise ValueError(f"count must be finite and >= 0, got {count!r}")
-    if array.ndim == 0 and array.dtype.kind in "iu":
+    if array.ndim == 0 and array.dtype.kind in "iu" and array < INT_END:
         return int(array)
     if array.ndim != 0:
         check_mean_shape("count", array, shape)

@@ -19,6 +19,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Count = int | Array
 
+INT_END = 2**63  # files and other libraries hold no larger integer, so that a count from here on is an array as well
+
 
 class Sums(NamedTuple):
     """Count, mean and m2 of each feature, mean and m2 each with the rest that its float64 does not hold."""
@@ -44,7 +46,11 @@ def merged(a: Sums, b: Sums) -> Sums:
         result = _merged_into(a, b)
         if not np.isfinite(result.m2).all():
             result = _mended(result, a, b)
-    return Sums(result.count, *map(np.asarray, result[1:]))  # of a single feature they have become scalars
+    # Of a single feature they have become scalars.
+    count, *arrays = result
+    if isinstance(count, int) and count >= INT_END:
+        count = np.full(a.mean.shape, float(count))
+    return Sums(count, *map(np.asarray, arrays))
 
 
 def _larger_first(a: Sums, b: Sums) -> tuple[Sums, Sums]:

@@ -30,8 +30,8 @@ def allreduce(moments: Moments, comm: Any = None) -> Moments:
     Returns
     -------
     Moments
-        What all ranks have seen, with the bits and the options (those of rank 0) the same on every rank. Extremes are
-        kept if every rank with data has them.
+        What all ranks have seen, with the bits and the options (those of rank 0) the same on every rank; plain
+        Moments, also of a subclass's. Extremes are kept if every rank with data has them.
 
     Raises
     ------
@@ -56,11 +56,7 @@ def allreduce(moments: Moments, comm: Any = None) -> Moments:
         from mpi4py import MPI
 
         comm = MPI.COMM_WORLD
-    offered: Moments | _Refusal = moments
-    if not isinstance(moments, Moments):
-        got = f"{type(moments).__name__} on rank {comm.Get_rank()}"
-        offered = _Refusal(TypeError, f"moments must be fastbn.Moments, got {got}")
-    found: Moments | _Refusal = comm.allreduce(offered, op=_merged)
+    found: Moments | _Refusal = comm.allreduce(_offered(moments, comm.Get_rank()), op=_merged)
     if isinstance(found, _Refusal):
         raise found.error(found.message)
     return found
@@ -73,6 +69,18 @@ class _Refusal(NamedTuple):
     message: str
 
 
+def _offered(moments: Any, rank: int) -> Moments | _Refusal:
+    """Return what can be sent for sure: plain Moments, since those of a subclass may hold what cannot."""
+    got = f"{type(moments).__name__} on rank {rank}"
+    if not isinstance(moments, Moments):
+        return _Refusal(TypeError, f"moments must be fastbn.Moments, got {got}")
+    try:
+        return Moments(nan=moments.nan, extremes=moments.extremes).merge(moments)
+    except Exception as error:  # of a subclass, which may raise what it likes
+        said = f"{got}, which raises {type(error).__name__}"
+        return _Refusal(TypeError, f"moments must be whole fastbn.Moments, got {said}")
+
+
 def _merged(a: Moments | _Refusal, b: Moments | _Refusal) -> Moments | _Refusal:
     """Merge what two groups of ranks have seen, the lower ranks first."""
     if isinstance(a, _Refusal) or isinstance(b, _Refusal):
@@ -80,4 +88,7 @@ def _merged(a: Moments | _Refusal, b: Moments | _Refusal) -> Moments | _Refusal:
     if None not in (a.shape, b.shape) and a.shape != b.shape:
         rule = f"have the same features on every rank, got shapes {a.shape} and {b.shape}"
         return _Refusal(ValueError, f"moments must {rule}")
-    return a + b
+    try:
+        return a + b
+    except ValueError as error:  # more than float64 can count
+        return _Refusal(ValueError, f"moments must merge: {error}")

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn.checks import Axis, Shape
+from fastbn.merging import INT_END
 from fastbn.statistics import Moments
+from fastbn.summary import dividing
 
 Array = npt.NDArray[Any]
 
@@ -27,20 +29,17 @@ class Attributes(NamedTuple):
 
 def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: float, counter: Any) -> Attributes:
     """Return fresh arrays that say what Moments hold; counts are of type `counter` where that can hold them."""
-    count, mean, m2 = moments
-    seen = _seen(count, counter)
+    seen, mean = _seen(moments.count, counter), moments.mean
     if not (with_mean or with_std):
         return Attributes(seen, None, None, None)
     mean = mean.copy()
     if not with_std:
         return Attributes(seen, mean, None, None)
     with np.errstate(all="ignore"):  # counts of 0, squares of means beyond 1e150
-        biased = np.asarray(m2 / count)
-        # As in scikit-learn NaN is seen in y, while a deviation of infinity would make it 0.
-        biased[np.isinf(biased)] = np.nan
+        biased = dividing(moments.var())
         # Constant is what lies below the error bound of a two-pass variance: Chan, Golub & LeVeque 1983, section 3.
         constant = biased <= seen * _EPS * biased + (seen * mean * _EPS) ** 2
-        var = np.where(np.isnan(biased), biased, moments.var(correction)) if correction else biased
+        var = dividing(moments.var(correction)) if correction else biased
         scale = np.asarray(np.sqrt(var))
     scale[constant] = 1.0
     return Attributes(seen, mean, var, scale)
@@ -49,10 +48,22 @@ def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: fl
 def moments_behind(shown: Attributes, shape: Shape, correction: float) -> Moments:
     """Return Moments with which `attributes` would give the same, those that are None being taken for zero."""
     count = np.asarray(shown.n_samples_seen_)
-    mean = np.zeros(shape) if shown.mean_ is None else shown.mean_
-    m2 = np.zeros(shape) if shown.var_ is None else shown.var_ * np.maximum(count - correction, 0)
+    mean, var = (np.zeros(shape) if value is None else value for value in (shown.mean_, shown.var_))
+    if negative(shown):
+        # scikit-learn's weighted variance of a constant may be, by less than this; of sparse data it keeps no mean.
+        rounding = np.inf if shown.mean_ is None else (count * mean * _EPS) ** 2
+        if (count < 0).any() or (var < -rounding).any():
+            got = f"{shown.n_samples_seen_} and {shown.var_}"
+            raise ValueError(f"n_samples_seen_ and var_ must not be negative where they are to be merged, got {got}")
+        var = np.maximum(var, 0)
+    m2 = var * np.maximum(count - correction, 0)
     whole = count.ndim == 0 and count == np.floor(count)
     return Moments(int(count) if whole else count, mean, m2, nan="omit")
+
+
+def negative(shown: Attributes) -> bool:
+    """Whether they are what no data have: scikit-learn's of negative weights, or of a constant feature by rounding."""
+    return any(value is not None and bool(np.less(value, 0).any()) for value in (shown.n_samples_seen_, shown.var_))
 
 
 def same(one: Attributes, other: Attributes) -> bool:
@@ -89,7 +100,8 @@ def _seen(count: Any, counter: Any) -> Any:
     """Return one number where all features have seen as many samples."""
     if isinstance(count, int):
         return np.dtype(counter).type(count)
-    seen = count.astype(counter if (count == np.floor(count)).all() else np.float64)
+    whole = (count == np.floor(count)) & (count < INT_END)
+    seen = count.astype(counter if whole.all() else np.float64)
     return seen.flat[0] if seen.min() == seen.max() else seen
 
 

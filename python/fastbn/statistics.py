@@ -37,7 +37,7 @@ class Moments(Summary):
     Attributes
     ----------
     count : int or ndarray of float64
-        Number of values per feature; where features differ, or values were weighted, an array.
+        Number of values per feature; where features differ, values were weighted, or int64 would end, an array.
     mean, m2 : ndarray of float64
         Of the feature shape, read-only; a mean is NaN where ``count`` is 0. Of shape (0,) while nothing was seen.
     min, max : ndarray of float64 or None
@@ -121,7 +121,8 @@ class Moments(Summary):
     def merge(self, other: Moments) -> Moments:
         """Take in what another has seen, and return self.
 
-        Extremes are kept where both have them. ValueError if the two have not the same features.
+        Extremes are kept where both have them. ValueError if the two have not the same features, or more values than
+        float64 can count; nothing is taken in then.
 
         Examples
         --------
@@ -138,11 +139,12 @@ class Moments(Summary):
             return self
         if self.shape != other.shape:
             raise ValueError(f"other must have features of shape {self.shape}, got {other.shape}")
+        sums, extent = merged(self._sums, other._sums), None
+        if np.isinf(sums.count).any():
+            raise ValueError(f"count must be finite and >= 0, got {sums.count}")
         if self._range is not None and other._range is not None:
-            self._range = merged_extremes(self._range, self.count, other._range, other.count)
-        else:
-            self._range = None
-        self._sums = merged(self._sums, other._sums)
+            extent = merged_extremes(self._range, self.count, other._range, other.count)
+        self._sums, self._range = sums, extent
         return self
 
     def __add__(self, other: Moments) -> Moments:

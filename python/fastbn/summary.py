@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn.checks import LARGEST, Shape, checked_choice, checked_flag, checked_real
-from fastbn.given import check_mean_shape, checked_floats, checked_range, checked_sums
+from fastbn.given import checked_range, checked_rest, checked_sums
 from fastbn.merging import Array, Count, Sums
 from fastbn.npz import not_written, read_npz, write_npz
 
@@ -102,7 +102,8 @@ class Summary:
         """
         correction = checked_real("correction", correction, 0, LARGEST)
         freedom = np.asarray(self.count - correction, np.float64)
-        return np.asarray(self.m2 / np.where(freedom > 0, freedom, np.nan))
+        with np.errstate(over="ignore"):  # of weights whose sum is tiny
+            return np.asarray(self.m2 / np.where(freedom > 0, freedom, np.nan))
 
     def std(self, correction: float = 0) -> Array:
         """Return the standard deviation, the square root of `var`.
@@ -170,9 +171,8 @@ class Summary:
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
         result = cls(**{key: mapping[key] for key in keys if key in mapping})
         if result._sums is not None:
-            rests = {key: checked_floats(key, mapping[key]) for key in ("mean_lo", "m2_lo") if key in mapping}
-            for key, value in rests.items():
-                check_mean_shape(key, value, result._sums.mean.shape)
+            wholes = {"mean_lo": result._sums.mean, "m2_lo": result._sums.m2}
+            rests = {key: checked_rest(key, mapping[key], whole) for key, whole in wholes.items() if key in mapping}
             result._sums = result._sums._replace(**rests)
         return result
 
@@ -245,6 +245,11 @@ class Summary:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a dict, which later versions can read."""
         return type(self).from_dict, (self.to_dict(),)
+
+
+def dividing(var: Array) -> Array:
+    """Return variances that data are to be divided by: one that float64 does not hold is NaN, as y is then, not 0."""
+    return np.where(np.isinf(var), np.nan, var)
 
 
 def _shown(array: Array) -> Array:

@@ -13,6 +13,7 @@ from fastbn.checks import Axis, Shape, kept_axes
 from fastbn.functional import normalize
 from fastbn.scaling import affine
 from fastbn.statistics import Moments
+from fastbn.summary import dividing
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -74,7 +75,7 @@ def statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Array
         raise TypeError(f"moments must be fastbn.Moments, or Delayed ones, got {type(moments).__name__}")
     if moments.shape != shape:
         raise ValueError(f"moments must have x's feature shape {shape}, got {moments.shape}")
-    return {"mean": moments.mean, "var": moments.var(correction)}
+    return {"mean": moments.mean, "var": dividing(moments.var(correction))}
 
 
 def standardized_part(part: Any, **options: Any) -> Any:

@@ -6,6 +6,7 @@ import functools
 import math
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask.base import is_dask_collection
@@ -65,23 +66,17 @@ class StandardScaler(ScalerInMemory):
     """
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> StandardScaler:
-        """Take in more samples: ``fit`` begins anew, this goes on.
+        """Take in more samples, as in `fastbn.sklearn.StandardScaler`; X and the weights may be dask's too.
 
         Parameters
         ----------
         X : dask array or dataframe, or what the parent class takes
-            Of shape (n_samples, n_features), or as `axis` says. Dask arrays may have any chunks; the number of features
-            must be known.
+            Dask arrays may have any chunks; the number of features must be known.
         y : None
             Ignored.
         sample_weight : array_like, dask array or dask series of shape (n_samples,), optional
-            How often each sample counts; not negative. Where X's chunk sizes are unknown, a dask one in X's chunks. Of
-            a dataframe the rows are counted first if the weights are in memory, which takes a pass of its own.
-
-        Returns
-        -------
-        StandardScaler
-            self
+            Not negative, and not all 0. Where X's chunk sizes are unknown, a dask one in X's chunks. Of a dataframe the
+            rows are counted first if the weights are in memory, which takes a pass of its own.
 
         Raises
         ------
@@ -101,10 +96,12 @@ class StandardScaler(ScalerInMemory):
             raise ValueError(f"X must not be empty, got shape {x.shape}")
         if not first:
             self._check_features(X, shape)
-        weights = None
-        if sample_weight is not None and (self.with_mean or self.with_std):  # otherwise scikit-learn counts samples
-            weights = _along_samples(sample_weight, x, kept)
-        found = moments(x, axis=axis, weights=weights, nan="omit").compute()
+        weights = None if sample_weight is None else _along_samples(sample_weight, x, kept)
+        used = weights if self.with_mean or self.with_std else None  # otherwise scikit-learn counts samples
+        lazy = moments(x, axis=axis, weights=used, nan="omit")
+        found, counted = dask.compute(lazy, weights is None or (weights != 0).any())
+        if not counted:
+            raise ValueError("sample_weight must hold a number that is not 0, got none")
         if isinstance(found.count, int) and found.count == 0:
             raise ValueError(f"X must not be empty, got shape {x.shape}")
         bad = np.isnan(found.mean) & (np.asarray(found.count) > 0)

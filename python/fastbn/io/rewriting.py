@@ -23,6 +23,7 @@ from fastbn.io.sources.images import ImageSource
 from fastbn.io.sources.tables import TableSource
 from fastbn.io.statsfiles import Stats
 from fastbn.io.streaming import Report
+from fastbn.summary import dividing
 
 
 class Rewriting(Passing):
@@ -102,7 +103,8 @@ class Rewriting(Passing):
     def _statistics(self, source: Source) -> tuple[Array, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
-            mean, var = self._stats.moments.mean * self._scale, self._stats.moments.var() * self._scale * self._scale
+            mean = self._stats.moments.mean * self._scale
+            var = dividing(self._stats.moments.var() * self._scale * self._scale)
         names = self._stats.names
         if names is not None and source.names is not None:
             missing = [name for name in source.names if name not in names]

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler as Base
 from sklearn.utils.validation import check_is_fitted
 
 from fastbn.checks import LARGEST, checked_real
-from fastbn.scaling import Attributes, attributes, moments_behind, same
+from fastbn.scaling import Attributes, attributes, moments_behind, negative, same
 from fastbn.sklearn.tables import axis_of, read, refuse_infinity, remember, weights_of
 from fastbn.statistics import Moments
 
@@ -85,7 +85,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         first = not hasattr(self, "n_samples_seen_")
         x = read(self, X, first=first)
         weights = None if x is None else weights_of(self, x, sample_weight)
-        if x is None or (weights is not None and self.axis is None and weights.min() < 0):
+        if x is None or (self.axis is None and self._knows_negative(weights, first)):
             return self._leave_to_base(X, y, sample_weight)
         told = {"estimator": self, "X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
         # Callbacks came with scikit-learn 1.9, and want to be told by the estimators themselves.
@@ -177,6 +177,10 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
             refuse_infinity(x)
         return part
 
+    def _knows_negative(self, weights: Array | None, first: bool) -> bool:
+        """Whether the weights or the statistics so far are negative, which is for scikit-learn's code alone."""
+        return (weights is not None and bool(weights.min() < 0)) or (not first and negative(_attributes_of(self)))
+
     def _publish(self, moments: Moments, counter: Any = None) -> None:
         if counter is None:
             counter = _counter() if self.with_mean or self.with_std else np.int64
@@ -200,6 +204,8 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
 
     def _leave_to_base(self: Scaler, X: Any, y: Any, sample_weight: Any) -> Scaler:
         """Fit by scikit-learn's own code: sparse matrices, arrays of other libraries, negative weights."""
+        if self.correction and sample_weight is not None and np.less(sample_weight, 0).any():
+            raise ValueError("sample_weight must not be negative where correction is given")
         if self.correction and getattr(self, "var_", None) is not None:
             self.var_ = self.moments_.var()
         super().partial_fit(X, y, sample_weight)
