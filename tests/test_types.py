@@ -22,8 +22,8 @@ from helpers import (
     LAYOUTS,
     TYPES,
     Layout,
-    affine_size,
     assert_gradients,
+    assert_normalized,
     assert_rounded,
     assert_train,
     assert_y,
@@ -87,8 +87,7 @@ def test_inference(layout: Layout, dtype: Any, rng: np.random.Generator) -> None
     mean, var = 3 + rng.standard_normal(layout.features), rng.uniform(0.5, 2, layout.features)
     y = fastbn.normalize(x, mean, var, weight, bias, axis=layout.axis)
     assert y.dtype == y_type(dtype)
-    expected = reference.normalize(x, mean, var, weight, bias, axis=layout.axis)
-    assert_y(y, expected, affine_size(x.shape, layout.axis, weight, bias), x.dtype)
+    assert_normalized(x, y, mean, var, weight, bias, axis=layout.axis)
     np.testing.assert_array_equal(fastbn.batch_norm(x, mean, var, weight, bias, axis=layout.axis), y)
 
 
@@ -115,8 +114,6 @@ def test_any_type_of_y(rng: np.random.Generator, x_dtype: Any, y_dtype: Any, sha
     result = fastbn.batch_norm_train(x, weight, bias, axis=axis, dtype=y_dtype)
     assert_train(x, result, weight, bias, axis=axis, dtype=y_dtype)
     mean, var = 3 + rng.standard_normal(5), rng.uniform(0.5, 2, 5)
-    expected = reference.normalize(x, mean, var, weight, bias, axis=axis)
-    size = affine_size(shape, axis, weight, bias)
     out = np.empty(shape, y_dtype)
     for y in (
         fastbn.normalize(x, mean, var, weight, bias, axis=axis, dtype=y_dtype),
@@ -125,7 +122,7 @@ def test_any_type_of_y(rng: np.random.Generator, x_dtype: Any, y_dtype: Any, sha
         fastbn.batch_norm(x, mean, var, weight, bias, axis=axis, dtype=y_dtype, out=out),
     ):
         assert y.dtype == y_dtype
-        assert_y(y, expected, size, x_dtype)
+        assert_normalized(x, y, mean, var, weight, bias, axis=axis)
     assert fastbn.batch_norm_train(x, weight, bias, axis=axis, out=out).y is out
     assert bits(out) == bits(result.y)
     y = fastbn.batch_norm(x, None, None, weight, bias, training=True, axis=axis, dtype=y_dtype)
@@ -406,8 +403,7 @@ def test_nan_and_infinity_stay_in_their_channel(dtype: Any, rng: np.random.Gener
         assert np.isnan(result.var).tolist() == [True, False] * 2 + [True]
         # In inference they are elements like any others.
         y = fastbn.normalize(x, np.ones(5), np.full(5, 4.0), eps=0, axis=axis)
-        expected = reference.normalize(x, np.ones(5), np.full(5, 4.0), eps=0, axis=axis)
-        assert_y(y, expected, 1, dtype)
+        assert_normalized(x, y, np.ones(5), np.full(5, 4.0), eps=0, axis=axis)
 
 
 # Parameters and running statistics.
@@ -429,8 +425,7 @@ def test_parameters_of_half_precision(rng: np.random.Generator, x_dtype: Any, ki
         assert bits(got) == bits(want)
         grad = fastbn.batch_norm_backward(dy, x, weight, mean=mean, invstd=var, training=training)
         assert_gradients(grad, dy, x, weight, mean=mean, invstd=var, training=training)
-    expected = reference.normalize(x, mean, var, weight, bias)
-    assert_y(fastbn.normalize(x, mean, var, weight, bias), expected, affine_size(x.shape, 1, weight, bias), x_dtype)
+    assert_normalized(x, fastbn.normalize(x, mean, var, weight, bias), mean, var, weight, bias)
     result = fastbn.batch_norm_train(x, weight, bias)
     assert_train(x, result, weight, bias)
 
