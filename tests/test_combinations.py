@@ -40,6 +40,8 @@ from helpers import (
     y_type,
 )
 
+pytestmark = pytest.mark.untraced
+
 Array = np.ndarray
 SetThreads = Callable[[int | None], None]
 ISAS = fastbn._core.isas()

@@ -13,6 +13,8 @@ import pytest
 import fastbn
 from helpers import run
 
+pytestmark = pytest.mark.untraced
+
 SHAPE = (4, 3, 5)
 Arguments = dict[str, Any]
 

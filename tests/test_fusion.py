@@ -46,6 +46,8 @@ from helpers import (
     y_type,
 )
 
+pytestmark = pytest.mark.untraced
+
 Array = np.ndarray
 FLOAT_TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES)
 ISAS = fastbn._core.isas()

@@ -27,7 +27,7 @@ from helpers import (
     stepped,
 )
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
 
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
 READONLY = re.compile("readonly|repeated")

@@ -36,7 +36,7 @@ from helpers import (
     using_isa,
 )
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
 
 every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 

@@ -43,6 +43,8 @@ from helpers import (
     y_type,
 )
 
+pytestmark = pytest.mark.untraced
+
 SetThreads = Callable[[int | None], None]
 FLOAT_TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES)
 NEW = (*HALVES, *INTEGERS)

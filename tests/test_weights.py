@@ -1,5 +1,7 @@
 """Promise: where= and weights= say what counts in the statistics: a weight of 3 is a value seen three times.
 
+pytestmark = pytest.mark.untraced
+
 p = weights * where, P = sum(p), mean = sum(p x) / P, var = sum(p (x - mean)**2) / P; what does not count has no
 influence whatever, and yet a y.
 """
