@@ -102,7 +102,8 @@ def test_beta_takes_its_place(rng: np.random.Generator) -> None:
     for _ in range(100):
         step.beta -= 0.5 * step.gradients(training=True)[2].dbias
     assert step.loss(step.b) < before - 0.1
-    np.testing.assert_allclose(step.beta, step.target.mean(0), rtol=1e-9)
+    # Each step takes half of what is missing: after a hundred nothing is, but for the rounding of the last ones.
+    np.testing.assert_allclose(step.beta, step.target.mean(0), rtol=0, atol=1e-14)
 
 
 def test_a_bias_grows_for_ever_where_the_gradient_ignores_the_mean(rng: np.random.Generator) -> None:

@@ -11,6 +11,7 @@ import pytest
 import fastbn
 import reference
 from helpers import (
+    FLOAT64_RTOL,
     FLOATS,
     LAYOUTS,
     Layout,
@@ -51,7 +52,7 @@ def test_training(layout: Layout, dtype: Any, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(x, before)
     found = fastbn.moments(x, axis=layout.axis)
     np.testing.assert_array_equal(found.mean, result.mean)
-    np.testing.assert_allclose(found.var(), result.var, rtol=4e-16)
+    np.testing.assert_allclose(found.var(), result.var, rtol=FLOAT64_RTOL)
 
 
 @every_layout

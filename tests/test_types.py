@@ -12,6 +12,7 @@ import fastbn
 import fastbn._core
 import reference
 from helpers import (
+    FLOAT64_RTOL,
     FLOATS,
     HALVES,
     INTEGERS,
@@ -69,7 +70,7 @@ def test_training(layout: Layout, dtype: Any, rng: np.random.Generator) -> None:
     assert x.tobytes() == before
     found = fastbn.moments(x, axis=layout.axis)
     np.testing.assert_array_equal(found.mean, result.mean)
-    np.testing.assert_allclose(found.var(), result.var, rtol=4e-16)
+    np.testing.assert_allclose(found.var(), result.var, rtol=FLOAT64_RTOL)
 
 
 @every_layout_and_type

@@ -12,6 +12,7 @@ import fastbn._core
 import reference
 from counting import bits_of_training, some_counting, some_weights, subsets, weighting
 from helpers import (
+    FLOAT64_RTOL,
     FLOATS,
     LAYOUTS,
     VAR_RTOL,
@@ -69,7 +70,7 @@ def test_equal_weights_change_no_bit(layout: Layout, dtype: Any, isa: str, rng: 
         counting = {name: np.full(shape, value) for name, value in alike.items()}
         result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **counting)
         value = np.longdouble(alike.get("weights", 1))
-        assert_relative(result.count, np.full(layout.features, count * value), 1.2e-13)
+        assert_relative(result.count, np.full(layout.features, count * value), VAR_RTOL[np.dtype(np.float64)])
         if set(alike) == {"where"}:
             assert (result.count == count).all()
         # A running variance remembers what its correction makes of the sum of the weights, m2 that sum's share.
@@ -141,7 +142,8 @@ def test_one_weight_outweighs_all(dtype: Any, rng: np.random.Generator) -> None:
         weights[4] = 1e300
         result = fastbn.batch_norm_train(x, weights=weights)
         heavy = reference.moments(x[4:5])
-        assert_relative(result.mean, heavy.mean, VAR_RTOL[x.dtype], np.sqrt(heavy.m2), atol=1e-15)
+        # A handful of roundings of a mean of order one.
+        assert_relative(result.mean, heavy.mean, VAR_RTOL[x.dtype], np.sqrt(heavy.m2), atol=FLOAT64_RTOL)
         # Of one value the variance is 0, to the square of what the mean is rounded by.
         assert_relative(result.var, heavy.m2 / heavy.count, VAR_RTOL[x.dtype], atol=1e-31)
         size = 1 / np.sqrt(1e-5) if len(shape) == 2 else 1  # that of 1 / sqrt(var + eps)

@@ -16,6 +16,7 @@ import fastbn._core
 import reference
 from counting import a_mask, some_counting, subsets, weighting
 from helpers import (
+    FLOAT64_RTOL,
     FLOATS,
     LAYOUTS,
     VAR_RTOL,
@@ -67,7 +68,7 @@ def test_statistics_and_y(layout: Layout, dtype: Any, rng: np.random.Generator) 
         np.testing.assert_array_equal(np.isnan(found.mean), none)
         np.testing.assert_array_equal(found.m2[none], 0)
         np.testing.assert_array_equal(found.mean[~none], result.mean[~none])
-        np.testing.assert_allclose(found.var()[~none], result.var[~none], rtol=4e-16)
+        np.testing.assert_allclose(found.var()[~none], result.var[~none], rtol=FLOAT64_RTOL)
         y = fastbn.batch_norm(x, None, None, weight, bias, training=True, axis=layout.axis, **counting)
         np.testing.assert_array_equal(y, result.y)
 
@@ -125,8 +126,8 @@ def test_worked_example(dtype: type) -> None:
     assert count.tolist() == [3, 3]
     assert mean.tolist() == [3, 5]
     # (4 + 0 + 4) / 3 and (4 + 4 + 16) / 3.
-    np.testing.assert_allclose(var, [8 / 3, 8], rtol=4e-16)
-    np.testing.assert_allclose(invstd, [(3 / 8) ** 0.5, 8**-0.5], rtol=4e-16)
+    np.testing.assert_allclose(var, [8 / 3, 8], rtol=FLOAT64_RTOL)
+    np.testing.assert_allclose(invstd, [(3 / 8) ** 0.5, 8**-0.5], rtol=FLOAT64_RTOL)
     np.testing.assert_allclose(y[2], [97 * (3 / 8) ** 0.5, -13 / 8**0.5], rtol=4 * np.finfo(dtype).eps)
     # 1, 3, 3, 3 and 7, 7, 7, 7.
     weights = np.array([[1], [3], [0], [0]])
@@ -149,7 +150,7 @@ def test_a_mask_of_each_channels_own() -> None:
     y, mean, var, invstd, count = fastbn.batch_norm_train(x, [1.0, 1.0, 1.0], [0.0, 0.0, 7.0], where=where, eps=0)
     assert count.tolist() == [2, 2, 0]
     assert (mean.tolist(), var.tolist(), invstd.tolist()) == ([2, 5, 0], [1, 9, 0], [1, 1 / 3, 0])
-    np.testing.assert_allclose(y, [[-1, -1, 7], [1, -1 / 3, 7], [3, 1, 7]], rtol=1e-15)
+    np.testing.assert_allclose(y, [[-1, -1, 7], [1, -1 / 3, 7], [3, 1, 7]], rtol=FLOAT64_RTOL)
     found = fastbn.moments(x, where=where)
     np.testing.assert_array_equal(found.mean, [2, 5, np.nan])
     assert (found.m2.tolist(), found.count.tolist()) == ([2, 18, 0], [2, 2, 0])
@@ -163,6 +164,7 @@ def test_the_oracle_agrees_with_repetition(rng: np.random.Generator) -> None:
     for c in range(3):
         mean, m2 = reference.exact_moments(np.repeat(x[:, c], seen))
         assert found.count[c] == seen.sum()
+        # Long double has 64 bits: a few dozen roundings of what is left of 1e6, and one of the mean.
         assert_relative(found.mean[c], reference.longdouble_of(mean), 1e-18)
         assert_relative(found.m2[c], reference.longdouble_of(m2), 1e-17)
 
@@ -189,9 +191,10 @@ def test_integer_weights_repeat_samples(dtype: Any, shape: tuple[int, ...], rng:
             running = np.zeros(shape[1]), np.ones(shape[1])
             fastbn.batch_norm(x, *running, training=True, weights=weights, correction=correction)
             found = reference.moments(longer)
-            assert_relative(running[0], found.mean / 10, VAR_RTOL[x.dtype], atol=1e-15)
+            # The statistics' error, and the handful of roundings with which they are remembered.
+            assert_relative(running[0], found.mean / 10, VAR_RTOL[x.dtype], atol=FLOAT64_RTOL)
             wanted = 0.9 + found.m2 / (found.count - np.longdouble(correction)) / 10
-            assert_relative(running[1], wanted, VAR_RTOL[x.dtype], atol=1e-15)
+            assert_relative(running[1], wanted, VAR_RTOL[x.dtype], atol=FLOAT64_RTOL)
     # A copy's share of its sample's gradient; dx is what the copies get together.
     dy = rng.standard_normal(shape).astype(dtype)
     dy[seen == 0] = 0
