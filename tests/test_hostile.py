@@ -11,9 +11,6 @@ import fastbn
 from helpers import run
 from spoiling import CALLS, Arguments, first, refuses, spoiled
 
-pytestmark = pytest.mark.untraced
-
-
 # What is unusual but not wrong.
 
 
