@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -257,6 +260,24 @@ LARGE = [
 # Checks against the oracle.
 
 
+def once(check: Callable[..., None]) -> Callable[..., None]:
+    """Let a check pass that has passed before with the same arguments, to the bit.
+
+    It would pass again. Every instruction set and number of threads is to give the same results, which the oracle need
+    not be asked about each time; results that differ in a bit are checked afresh.
+    """
+    passed: set[bytes] = set()
+
+    @functools.wraps(check)
+    def checked(*args: Any, **kwargs: Any) -> None:
+        asked = hashlib.blake2b(pickle.dumps((args, kwargs)), digest_size=16).digest()
+        if asked not in passed:
+            check(*args, **kwargs)
+            passed.add(asked)
+
+    return checked
+
+
 def parameters(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float64) -> tuple[Array, Array]:
     """Return a weight and a bias, neither near zero nor all of one sign."""
     weight = rng.uniform(0.5, 2, shape) * rng.choice([-1.0, 1.0], shape)
@@ -269,14 +290,19 @@ def assert_ulps(actual: Array, expected: Array, other: Any = 0.0, limit: float =
     An error of `slack` does not count.
     """
     assert actual.shape == expected.shape
-    assert (np.isnan(actual) == np.isnan(expected)).all()
-    seen = ~np.isnan(expected)
-    excused = np.abs(actual.astype(np.longdouble) - expected) <= slack
-    error = np.where(seen & ~excused, reference.ulps(actual, expected, other), 0)
-    assert (error <= limit).all(), (
-        f"{error.max()} ulp at {np.unravel_index(error.argmax(), error.shape)}, "
-        f"{int((error > limit).sum())} of {error.size} beyond {limit}: "
-        f"got {actual.ravel()[error.argmax()]!r}, expected {expected.ravel()[error.argmax()]!r}"
+    absent = np.isnan(expected)
+    assert (np.isnan(actual) == absent).all()
+    unit = reference.unit(actual.dtype, expected, other)
+    with np.errstate(all="ignore"):
+        error = np.abs(actual.astype(unit.dtype) - expected)
+        right = absent | (error <= limit * unit) | (error <= slack)
+        if right.all():
+            return
+        ulps = np.where(right, 0, error / unit)
+    raise AssertionError(
+        f"{ulps.max()} ulp at {np.unravel_index(ulps.argmax(), ulps.shape)}, "
+        f"{int((~right).sum())} of {right.size} beyond {limit}: "
+        f"got {actual.ravel()[ulps.argmax()]!r}, expected {expected.ravel()[ulps.argmax()]!r}"
     )
 
 
@@ -288,7 +314,7 @@ def assert_relative(actual: Any, expected: Any, rtol: float, scale: Any = None, 
     assert (np.isnan(actual) == np.isnan(expected)).all()
     size = np.abs(expected if scale is None else np.asarray(scale))
     with np.errstate(invalid="ignore"):
-        error = np.where(np.isnan(expected), 0, np.abs(actual.astype(np.longdouble) - expected))
+        error = np.where(np.isnan(expected), 0, np.abs(actual.astype(reference.wide(actual, expected)) - expected))
         bound = np.where(np.isnan(size), 0, rtol * size + atol)
     assert (error <= bound).all(), f"error {error.max()} beyond {rtol} of {size.ravel()[(error - bound).argmax()]}"
 
@@ -302,6 +328,15 @@ def computed_in(*dtypes: Any) -> Any:
     """Return the type in which x and y of these types are computed."""
     wide = {np.dtype(np.float64), np.dtype(np.int32)}
     return np.dtype(np.float64 if wide & {np.dtype(d) for d in dtypes} else np.float32)
+
+
+def oracles_type(*dtypes: Any, p: Array | None = None) -> Any:
+    """Return the type the oracle computes in: float64 has 29 bits more than float32, and is many times faster.
+
+    But products of unusual weights and squares are no numbers of float64 at all.
+    """
+    usual = p is None or ((p == 0) | ((p > 1e-100) & (p < 1e100))).all()
+    return np.float64 if usual and computed_in(*dtypes) == np.float32 else np.longdouble
 
 
 def affine_size(
@@ -319,7 +354,7 @@ def assert_rounded(actual: Array, expected: Array, slack: Any = 0.0) -> None:
     """Assert that `actual` is some number within `slack` of `expected`, rounded; NaN exactly where expected."""
     assert actual.shape == expected.shape
     lowest, highest = (reference.rounded(expected + by, actual.dtype) for by in (-np.asarray(slack), np.asarray(slack)))
-    values = actual.astype(np.longdouble)
+    values = actual.astype(lowest.dtype)
     right = (lowest <= values) & (values <= highest) | (np.isnan(values) & np.isnan(expected))
     worst = right.argmin()
     assert right.all(), (
@@ -335,14 +370,36 @@ def assert_y(y: Array, expected: Array, size: Any, x_dtype: Any) -> None:
     if y.dtype == computed:
         assert_ulps(y, expected, size)
         return
-    with np.errstate(all="ignore"):
-        unit = np.spacing(np.maximum(np.abs(expected), size).astype(computed)).astype(np.longdouble)
+    unit = reference.unit(computed, expected, size)
     assert_rounded(y, expected, np.where(np.isfinite(unit), Y_ULPS * unit, 0))
 
 
+@once
+def assert_normalized(
+    x: Array,
+    y: Array,
+    mean: Any,
+    var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    axis: Axis = 1,
+    *,
+    residual: Array | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
+) -> None:
+    """Assert that y is x normalized by the statistics given."""
+    fused: dict[str, Any] = {"residual": residual, "activation": activation, "slope": slope}
+    dtype = oracles_type(x.dtype, y.dtype)
+    expected = reference.normalize(x, mean, var, weight, bias, eps, axis, dtype, **fused)
+    assert_y(y, expected, affine_size(x.shape, axis, weight, bias, residual), x.dtype)
+
+
+@once
 def assert_statistics(x: Array, mean: Array, var: Array, axis: Axis) -> None:
     """Assert that mean and var are those of x, float64, in the features' shape."""
-    found = reference.moments(x, axis)
+    found = reference.moments(x, axis, oracles_type(x.dtype))
     assert_mean_and_var(mean, var, found.mean, found.m2 / found.count, VAR_RTOL[x.dtype])
 
 
@@ -367,6 +424,7 @@ def assert_count(count: Any, expected: Any) -> None:
     assert_relative(count, expected, VAR_RTOL[count.dtype])
 
 
+@once
 def assert_train(
     x: Array,
     result: Any,
@@ -383,8 +441,9 @@ def assert_train(
 ) -> None:
     """Assert that a TrainResult is what the oracle finds, y of x's type or of the `dtype` chosen."""
     fused: dict[str, Any] = {"residual": residual, "activation": activation, "slope": slope}
-    expected = reference.train(x, weight, bias, eps, axis, p=p, **fused)
     y, mean, var, invstd, count = result
+    exact = oracles_type(x.dtype, y.dtype, p=p)
+    expected = reference.train(x, weight, bias, eps, axis, exact, p=p, **fused)
     assert y.dtype == (y_type(x.dtype) if dtype is None else dtype)
     assert_count(count, expected.count)
     assert_mean_and_var(mean, var, expected.mean, expected.biased, VAR_RTOL[x.dtype])
@@ -412,12 +471,14 @@ def off_the_kink(
     residual: Array | None = None,
 ) -> Array:
     """Return `dy`, 0 where rounding may decide on which side of an activation's kink z lies: there either is right."""
-    z = reference.affine(x, mean, invstd, weight, bias, axis, residual=residual)
+    exact = oracles_type(x.dtype, dy.dtype)
+    z = reference.affine(x, mean, invstd, weight, bias, axis, exact, residual=residual)
     size = affine_size(x.shape, axis, weight, bias, residual)
     near = np.abs(z) <= Y_ULPS * np.finfo(computed_in(x.dtype, dy.dtype)).eps * size
     return np.where(near, np.zeros_like(dy), dy)
 
 
+@once
 def assert_gradients(
     gradients: Any,
     dy: Array,
@@ -436,8 +497,9 @@ def assert_gradients(
 ) -> None:
     """Assert that Gradients are what the oracle finds, relative to the size of the terms they are sums of."""
     fused: dict[str, Any] = {"bias": bias, "residual": residual, "activation": activation, "slope": slope}
-    expected = reference.backward(dy, x, weight, mean, invstd, axis, training, p=p, **fused)
     computed = computed_in(x.dtype, dy.dtype)
+    exact = oracles_type(x.dtype, dy.dtype, p=p)
+    expected = reference.backward(dy, x, weight, mean, invstd, axis, training, exact, p=p, **fused)
     rtol = GRAD_RTOL[computed]
     assert gradients.dx.dtype == dy.dtype
     assert gradients.dweight.dtype == gradients.dbias.dtype == np.float64
@@ -475,7 +537,8 @@ def central_differences(loss: Callable[[], float], array: Array, step: float = 1
 
 def bits(array: Array) -> bytes:
     """Return an array's bytes in C order, every NaN written as the same one."""
-    return np.where(np.isnan(array), np.asarray(np.nan, array.dtype), array).tobytes()
+    absent = np.isnan(array)
+    return (np.where(absent, np.asarray(np.nan, array.dtype), array) if absent.any() else array).tobytes()
 
 
 def everything(

@@ -293,7 +293,7 @@ def backward(
         dz = np.where(z > 0, dz, dtype({"relu": 0, "leaky_relu": slope}[activation]) * dz)
     grad = columns(dz, axis)
     count, features = values.shape
-    share = np.full_like(values, 1) / max(1, count) if p is None else _shares(columns(p, axis).astype(dtype))
+    share = dtype(1) / max(1, count) if p is None else _shares(columns(p, axis).astype(dtype))
     with np.errstate(all="ignore"):
         inv = _flat(invstd, features, 1, dtype)
         xhat = (values - _flat(mean, features, 0, dtype)) * inv
@@ -302,7 +302,7 @@ def backward(
         scale = _flat(weight, features, 1, dtype) * inv
         terms = [grad]
         if training and count:
-            terms += [np.where(share > 0, -share * term, 0) for term in (dbias, xhat * dweight)]
+            terms += [np.where(share > 0, -share * term, 0) for term in (np.atleast_2d(dbias), xhat * dweight)]
         dx = scale * sum(terms)
         largest = np.max([np.abs(term).max(axis=0, initial=0) for term in terms], axis=0)
         sizes = (np.abs(scale) * largest, np.sqrt(((grad * xhat) ** 2).sum(0)), np.sqrt((grad * grad).sum(0)))
@@ -372,15 +372,16 @@ def exact_affine(values: Array, mean: Fraction, factor: Fraction, bias: float = 
     slope = factor * _power(exponent) / centre.denominator
     step = (slope.numerator << PLACES) // slope.denominator
     shift = (Fraction(bias).numerator << PLACES) // Fraction(bias).denominator
-    return np.array([_quotient((centre.denominator * v - centre.numerator) * step + shift) for v in integers])
+    return _quotients([(centre.denominator * v - centre.numerator) * step + shift for v in integers])
 
 
-def _quotient(numerator: int) -> np.longdouble:
-    """Return numerator / 2**PLACES as a long double: its nearest double plus the rest."""
-    head = numerator / (1 << PLACES)
-    taken = Fraction(head)
-    rest = numerator - taken.numerator * ((1 << PLACES) // taken.denominator)
-    return np.longdouble(head) + np.longdouble(rest / (1 << PLACES))
+def _quotients(numerators: list[int]) -> Array:
+    """Return numerators / 2**PLACES as long doubles: the nearest double of each plus the rest."""
+    one = 1 << PLACES
+    heads = [n / one for n in numerators]
+    taken = [top * (one // bottom) for top, bottom in map(float.as_integer_ratio, heads)]
+    rests = [(n - t) / one for n, t in zip(numerators, taken, strict=True)]
+    return np.array(heads, np.longdouble) + np.array(rests, np.longdouble)
 
 
 def exact_train(values: Array, weight: float = 1.0, bias: float = 0.0, eps: float = 1e-5) -> Array:
@@ -405,21 +406,25 @@ def longdouble_of(value: Fraction) -> np.longdouble:
     return found
 
 
+def wide(*arrays: Array) -> Any:
+    """Return the type in which differences of `arrays` are taken: float64, or long double where one is that."""
+    return np.result_type(np.float64, *(array.dtype for array in arrays))
+
+
 def rounded(values: Array, dtype: Any) -> Array:
-    """Return long doubles rounded to the nearest value of a type of FORMATS: ties to even, infinite beyond the last."""
+    """Return values rounded to the nearest one of a type of FORMATS: ties to even, infinite beyond the last."""
     digits, smallest, infinite = FORMATS[np.dtype(dtype).name]
     finite = np.isfinite(values)
-    known = np.where(finite, values, 0).astype(np.longdouble)
-    unit = np.ldexp(np.longdouble(1), np.maximum(np.frexp(known)[1] - digits, smallest))
+    known = np.where(finite, values, 0).astype(wide(values))
+    unit = np.ldexp(known.dtype.type(1), np.maximum(np.frexp(known)[1] - digits, smallest))
     nearest = np.rint(known / unit) * unit
     beyond = np.abs(nearest) >= np.ldexp(np.longdouble(1), infinite)
-    return np.where(finite, np.where(beyond, np.copysign(np.longdouble(np.inf), known), nearest), values)
+    return np.where(finite, np.where(beyond, np.copysign(known.dtype.type(np.inf), known), nearest), values)
 
 
-def ulps(actual: Array, expected: Array, other: ArrayLike = 0.0) -> Array:
-    """Return the error of `actual` in its own units in the last place of the larger of |expected| and |other|."""
-    size = np.maximum(np.abs(expected), np.abs(np.asarray(other, np.longdouble)))
+def unit(dtype: Any, expected: Array, other: ArrayLike = 0.0) -> Array:
+    """Return the unit in the last place that `dtype` has at the larger of |expected| and |other|."""
+    size = np.maximum(np.abs(expected), np.abs(np.asarray(other)))
     with np.errstate(all="ignore"):
-        unit = np.spacing(size.astype(actual.dtype)).astype(np.longdouble)
-        error: Array = np.abs(actual.astype(np.longdouble) - expected) / unit
-    return error
+        found: Array = np.spacing(size.astype(dtype)).astype(wide(size))
+    return found

@@ -19,9 +19,12 @@ from helpers import (
     HALVES,
     LARGE,
     TYPES,
+    VAR_RTOL,
     Layout,
     affine_size,
     assert_gradients,
+    assert_mean_and_var,
+    assert_normalized,
     assert_train,
     assert_y,
     bits,
@@ -38,6 +41,8 @@ from helpers import (
     using_isa,
     y_type,
 )
+
+pytestmark = pytest.mark.untraced
 
 Array = np.ndarray
 SetThreads = Callable[[int | None], None]
@@ -112,6 +117,15 @@ every_layout = pytest.mark.parametrize("layout", SMALL, ids=layout_id)
 every_type = pytest.mark.parametrize("dtype", TYPES, ids=str)
 
 
+def third(layout: Layout, dtype: Any) -> list[Any]:
+    """Return (turn, combination) of a third of the combinations.
+
+    So that each meets every layout, and every type; test_properties.py draws from all of them with all.
+    """
+    start = SMALL.index(layout) + TYPES.index(np.dtype(dtype))
+    return list(enumerate(COMBINATIONS))[start % 3 :: 3]
+
+
 def problem(layout: Layout, dtype: Any, turn: int) -> tuple[Array, Array, Array, Array, Any, dict[str, Any]]:
     """Return x, dy, weight, bias and residual, and the type of y that this turn has: most often x's own."""
     rng = np.random.default_rng([turn, TYPES.index(np.dtype(dtype))])
@@ -131,7 +145,7 @@ def fused(activation: str | None, residual: Array | None) -> tuple[dict[str, Any
 @every_type
 def test_training(layout: Layout, dtype: Any) -> None:
     axis = layout.axis
-    for turn, (mask, activation, with_residual) in enumerate(COMBINATIONS):
+    for turn, (mask, activation, with_residual) in third(layout, dtype):
         x, dy, weight, bias, residual, chosen = problem(layout, dtype, turn)
         mine, oracles = fused(activation, residual if with_residual else None)
         counting = mask(np.random.default_rng(turn), x.shape)
@@ -149,7 +163,7 @@ def test_training(layout: Layout, dtype: Any) -> None:
 @every_type
 def test_inference(layout: Layout, dtype: Any) -> None:
     axis = layout.axis
-    for turn, (mask, activation, with_residual) in enumerate(COMBINATIONS):
+    for turn, (mask, activation, with_residual) in third(layout, dtype):
         if mask is not MASKS[turn % len(MASKS)] and mask is not nothing_said:
             continue  # in inference they only must not matter
         x, dy, weight, bias, residual, chosen = problem(layout, dtype, turn)
@@ -158,8 +172,7 @@ def test_inference(layout: Layout, dtype: Any) -> None:
         rng = np.random.default_rng(turn)
         mean, var = 3 + rng.standard_normal(layout.features), rng.uniform(0.5, 2, layout.features)
         y = fastbn.normalize(x, mean, var, weight, bias, axis=axis, **mine, **chosen)
-        expected = reference.normalize(x, mean, var, weight, bias, axis=axis, **oracles)
-        assert_y(y, expected, affine_size(x.shape, axis, weight, bias, oracles["residual"]), x.dtype)
+        assert_normalized(x, y, mean, var, weight, bias, axis=axis, **oracles)
         again = fastbn.batch_norm(x, mean, var, weight, bias, axis=axis, **counting, **mine, **chosen)
         assert bits(again) == bits(y)
         saved = {"mean": mean, "invstd": 1 / np.sqrt(var + 1e-5), "axis": axis}
@@ -190,7 +203,7 @@ def a_step(
 @every_layout
 @every_type
 def test_same_bits_on_every_isa(layout: Layout, dtype: Any) -> None:
-    for turn, (mask, activation, with_residual) in enumerate(COMBINATIONS):
+    for turn, (mask, activation, with_residual) in third(layout, dtype):
         x, dy, weight, bias, residual, chosen = problem(layout, dtype, turn)
         mine, _ = fused(activation, residual if with_residual else None)
         counting = mask(np.random.default_rng(turn), x.shape)
@@ -242,9 +255,9 @@ def test_large_arrays(layout: Layout) -> None:
     result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **counting, **mine)
     p = reference.weighting(x.shape, **counting)
     expected = reference.train(x, weight, bias, axis=layout.axis, dtype=np.float64, p=p, **oracles)
-    np.testing.assert_allclose(result.mean, expected.mean, rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(result.var, expected.biased, rtol=1e-8)
-    np.testing.assert_allclose(result.count, expected.count.astype(float), rtol=1e-12)
+    # Types that float32 holds, and a plain sum of at most 3e5 terms in the oracle: 3e-11, far below what is promised.
+    assert_mean_and_var(result.mean, result.var, expected.mean, expected.biased, VAR_RTOL[x.dtype])
+    np.testing.assert_allclose(result.count, expected.count, rtol=3e5 * 2.0**-53)
     size = affine_size(x.shape, layout.axis, weight, bias, residual)
     assert_y(result.y, expected.y, size, dtype)
 

@@ -70,6 +70,7 @@ def test_gradient_of_the_cross_entropy_is_that_of_finite_differences():
     loss, gradient = cross_entropy(logits, labels)
     assert loss == pytest.approx(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(7), labels]))
     expected = finite_difference(lambda: cross_entropy(logits, labels)[0], logits)
+    # truncation and rounding as above, of a softmax, whose derivatives are all below 1
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -185,7 +186,7 @@ def test_the_neglectful_bias_grows_for_ever_and_the_loss_stays():
     classifier = facts.BiasedClassifier(*small_batch(), classes=3)
     right = classifier.walk(50, through_statistics=True)
     wrong = classifier.walk(50, through_statistics=False)
-    assert right.bias.max() < 1e-12
+    assert right.bias.max() < 1e-12  # 50 steps, each of a sum over the batch that is 0 but for some 1e-16
     assert wrong.bias[0] == 0.0
     # every step adds the same, but for the rounding of u + b, which b's growth to about 10 makes about 1e-15
     np.testing.assert_allclose(wrong.bias[1:], wrong.bias[1] * np.arange(1, 51), rtol=1e-12)

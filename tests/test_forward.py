@@ -10,7 +10,7 @@ import pytest
 
 import fastbn
 import reference
-from helpers import FLOATS, Y_ULPS, affine_size, assert_train, assert_ulps, parameters
+from helpers import FLOAT64_RTOL, FLOATS, VAR_RTOL, Y_ULPS, assert_normalized, assert_train, assert_ulps, parameters
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -25,7 +25,7 @@ def test_worked_example(dtype: type) -> None:
     assert count == 4
     assert mean.tolist() == [4.0, 4.0]
     assert var.tolist() == [5.0, 4.0]
-    np.testing.assert_allclose(invstd, [1 / math.sqrt(5), 0.5], rtol=4e-16)
+    np.testing.assert_allclose(invstd, [1 / math.sqrt(5), 0.5], rtol=FLOAT64_RTOL)
     root = math.sqrt(5)
     expected = [[-3 / root, -5.0], [-1 / root, -5.0], [1 / root, 15.0], [3 / root, 15.0]]
     np.testing.assert_allclose(y, expected, rtol=4 * np.finfo(dtype).eps)
@@ -36,9 +36,9 @@ def test_worked_example_of_running_statistics(dtype: type) -> None:
     x = np.array(X, dtype)
     running_mean, running_var = np.zeros(2), np.ones(2)
     fastbn.batch_norm(x, running_mean, running_var, training=True, momentum=0.25)
-    np.testing.assert_allclose(running_mean, [1.0, 1.0], rtol=1e-15)
+    np.testing.assert_allclose(running_mean, [1.0, 1.0], rtol=FLOAT64_RTOL)
     # Remembered variance: 20 / 3 and 16 / 3.
-    np.testing.assert_allclose(running_var, [0.75 + 0.25 * 20 / 3, 0.75 + 0.25 * 16 / 3], rtol=1e-15)
+    np.testing.assert_allclose(running_var, [0.75 + 0.25 * 20 / 3, 0.75 + 0.25 * 16 / 3], rtol=FLOAT64_RTOL)
 
 
 def test_order_of_arguments_is_that_of_torch() -> None:
@@ -93,7 +93,7 @@ def test_inference(rng: np.random.Generator, dtype: type, with_weight: bool, wit
     mean, var = rng.standard_normal(7), rng.uniform(0.1, 3, 7)
     before = mean.copy(), var.copy()
     y = fastbn.batch_norm(x, mean, var, weight, bias, eps=1e-3)
-    assert_ulps(y, reference.normalize(x, mean, var, weight, bias, 1e-3), affine_size(x.shape, 1, weight, bias))
+    assert_normalized(x, y, mean, var, weight, bias, 1e-3)
     np.testing.assert_array_equal(y, fastbn.normalize(x, mean, var, weight, bias, eps=1e-3))
     np.testing.assert_array_equal((mean, var), before)
 
@@ -131,7 +131,7 @@ def test_momentum_zero_and_one_are_exact(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal((running_mean, running_var), before)
     fastbn.batch_norm(x, running_mean, running_var, training=True, momentum=1.0)
     np.testing.assert_array_equal(running_mean, found.mean)
-    np.testing.assert_allclose(running_var, found.var(1), rtol=4e-16)
+    np.testing.assert_allclose(running_var, found.var(1), rtol=FLOAT64_RTOL)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -142,8 +142,8 @@ def test_moments(rng: np.random.Generator, dtype: type) -> None:
     assert type(found.count) is int
     for ddof in (0, 1, 0.5, 29):
         var = expected.m2 / np.longdouble(30 - ddof)
-        np.testing.assert_allclose(found.var(ddof), var.astype(np.float64), rtol=1e-6 if dtype == np.float32 else 1e-13)
-        np.testing.assert_allclose(found.std(ddof), np.sqrt(found.var(ddof)), rtol=4e-16)
+        np.testing.assert_allclose(found.var(ddof), var.astype(np.float64), rtol=VAR_RTOL[x.dtype])
+        np.testing.assert_allclose(found.std(ddof), np.sqrt(found.var(ddof)), rtol=FLOAT64_RTOL)
     np.testing.assert_array_equal(found.var(), found.var(correction=0))
     np.testing.assert_array_equal(found.std(), found.std(correction=0))
     for ddof in (30, 31):
@@ -151,7 +151,7 @@ def test_moments(rng: np.random.Generator, dtype: type) -> None:
         assert np.isnan(found.std(ddof)).all()
     train = fastbn.batch_norm_train(x)
     np.testing.assert_array_equal(found.mean, train.mean)
-    np.testing.assert_allclose(found.var(), train.var, rtol=4e-16)
+    np.testing.assert_allclose(found.var(), train.var, rtol=FLOAT64_RTOL)
 
 
 def test_moments_of_one_value() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import fastbn
 import reference
-from helpers import FLOATS, LAYOUTS, Layout, layout_id
+from helpers import FLOATS, LAYOUTS, Layout, assert_ulps, layout_id
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -26,9 +26,9 @@ def test_identity_is_representable(
     y = fastbn.batch_norm(x, None, None, np.sqrt(found.var() + 1e-5), found.mean, training=True, axis=layout.axis)
     # 16 ulp of the larger of |x| and |beta|, as for any y; and in inference.
     size = reference.along(np.abs(found.mean), x.shape, layout.axis)
-    assert (reference.ulps(y, x.astype(np.longdouble), size) <= 16).all()
+    assert_ulps(y, x, size)
     y = fastbn.normalize(x, found.mean, found.var(), np.sqrt(found.var() + 1e-5), found.mean, axis=layout.axis)
-    assert (reference.ulps(y, x.astype(np.longdouble), size) <= 16).all()
+    assert_ulps(y, x, size)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -102,7 +102,8 @@ def test_beta_takes_its_place(rng: np.random.Generator) -> None:
     for _ in range(100):
         step.beta -= 0.5 * step.gradients(training=True)[2].dbias
     assert step.loss(step.b) < before - 0.1
-    np.testing.assert_allclose(step.beta, step.target.mean(0), rtol=1e-9)
+    # Each step takes half of what is missing: after a hundred nothing is, but for the rounding of the last ones.
+    np.testing.assert_allclose(step.beta, step.target.mean(0), rtol=0, atol=1e-14)
 
 
 def test_a_bias_grows_for_ever_where_the_gradient_ignores_the_mean(rng: np.random.Generator) -> None:

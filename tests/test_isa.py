@@ -26,6 +26,8 @@ from helpers import (
     using_isa,
 )
 
+pytestmark = pytest.mark.untraced
+
 KNOWN = ("generic", "avx2", "avx512")
 ISAS = fastbn._core.isas()
 

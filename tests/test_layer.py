@@ -14,6 +14,7 @@ import pytest
 import fastbn
 import reference
 from fastbn import BatchNorm
+from helpers import FLOAT64_RTOL, Y_ULPS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -511,15 +512,15 @@ def test_identity(axis: int | tuple[int, ...], features: Any, dtype: type) -> No
     np.testing.assert_allclose(layer.weight, np.sqrt(want.biased + layer.eps), **CLOSE)
     np.testing.assert_allclose(layer.bias, want.mean, **CLOSE)
     assert layer.num_batches_tracked == 0
-    np.testing.assert_allclose(layer(x), x, rtol=0, atol=16 * np.finfo(dtype).eps * np.abs(x).max())
+    np.testing.assert_allclose(layer(x), x, rtol=0, atol=Y_ULPS * np.finfo(dtype).eps * np.abs(x).max())
 
 
 def test_identity_of_constant_and_of_huge_channels() -> None:
     x = np.array([[5.0, 1e200], [5.0, -3e200]])
     layer = BatchNorm(eps=0.0).init_identity(x)
     assert layer.weight[0] == 0.0
-    np.testing.assert_allclose(layer.weight[1], 2e200, rtol=1e-15)
-    np.testing.assert_allclose(layer(x), x, rtol=1e-14)
+    np.testing.assert_allclose(layer.weight[1], 2e200, rtol=FLOAT64_RTOL)
+    np.testing.assert_allclose(layer(x), x, rtol=Y_ULPS * np.finfo(float).eps)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
@@ -31,6 +32,8 @@ from helpers import (
     using_isa,
     y_type,
 )
+
+pytestmark = pytest.mark.untraced
 
 isas = st.sampled_from(fastbn._core.isas())
 

@@ -19,6 +19,8 @@ import pytest
 import fastbn
 from helpers import FLOATS, LARGE, LAYOUTS, Layout, differing, everything, layout_id, parameters, run
 
+pytestmark = pytest.mark.untraced
+
 SetThreads = Callable[[int | None], None]
 
 

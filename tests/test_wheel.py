@@ -1,4 +1,4 @@
-"""The wheel: built from the sdist, repaired, and used where numpy is all there is beside it."""
+"""The wheel: repaired, and used where numpy is all there is beside it; the sdist, which holds what it is made of."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -47,25 +48,31 @@ print(json.dumps({
 """
 
 
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str | Path) -> None:
+    """Run a tool of this environment, and assert that it succeeds."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the sdist, the wheel from it, and repair that."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build sdist and wheel, each from the checkout: what was compiled to install it is not compiled again."""
     for tool in ("build", "auditwheel", "scikit_build_core", "pybind11"):
         pytest.importorskip(tool)
-    built, repaired = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("repaired")
-    root = Path(__file__).parents[1]
-    scripts = Path(sys.executable).parent
-    for command in (
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", built, root],
-        ["auditwheel", "repair", "--wheel-dir", repaired],
-    ):
-        result = subprocess.run(
-            [*command, *built.glob("*.whl")],
-            env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
+    folder = tmp_path_factory.mktemp("built")
+    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel", "--outdir", folder, ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Repair the wheel."""
+    repaired = tmp_path_factory.mktemp("repaired")
+    run("auditwheel", "repair", "--wheel-dir", repaired, *built.glob("*.whl"))
     (path,) = repaired.glob("*.whl")
     return path
 
@@ -80,6 +87,21 @@ def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def used(bare_python: Path) -> dict:
     """Use fastbn in that environment and give what was seen there."""
     return json.loads(footprint.run(bare_python, USE))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says which files there are")
+def test_sdist_holds_every_file(built: Path) -> None:
+    """To the byte, so that what is built from it is what is built here."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    wanted = [name for name in listed.split("\0") if name and not name.startswith((".ci/", ".github/"))]
+    (path,) = built.glob("*.tar.gz")
+    top = path.name.removesuffix(".tar.gz")
+    with tarfile.open(path) as sdist:
+        held = {member.name: member for member in sdist.getmembers()}
+        for name in wanted:
+            assert f"{top}/{name}" in held
+            assert sdist.extractfile(held[f"{top}/{name}"]).read() == (ROOT / name).read_bytes(), name
+    assert "CMakeLists.txt" in wanted
 
 
 def test_wheel_is_repaired_for_other_distributions(wheel: Path) -> None:
