@@ -9,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 
 import reference
-from helpers import dense, fortran, parameters, permuted, stepped
+from helpers import parameters
+from layouts import dense, fortran, permuted, stepped
 
 # A set of problems, each solved once by the oracle and asked of every instruction set.
 

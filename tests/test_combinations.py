@@ -17,10 +17,8 @@ from helpers import (
     BFLOAT16,
     FLOATS,
     HALVES,
-    LARGE,
     TYPES,
     VAR_RTOL,
-    Layout,
     affine_size,
     assert_gradients,
     assert_mean_and_var,
@@ -29,18 +27,13 @@ from helpers import (
     assert_y,
     bits,
     central_differences,
-    dense,
     differing,
-    layout_id,
-    misaligned,
     off_the_kink,
     parameters,
-    permuted,
-    random_values,
-    stepped,
     using_isa,
     y_type,
 )
+from layouts import LARGE, Layout, dense, layout_id, misaligned, permuted, random_values, stepped
 
 pytestmark = pytest.mark.untraced
 

@@ -11,22 +11,8 @@ import pytest
 import fastbn
 import fastbn._core
 import reference
-from helpers import (
-    FLOATS,
-    HALVES,
-    INTEGERS,
-    assert_normalized,
-    assert_rounded,
-    assert_train,
-    assert_y,
-    dense,
-    fortran,
-    misaligned,
-    parameters,
-    permuted,
-    random_values,
-    stepped,
-)
+from helpers import FLOATS, HALVES, INTEGERS, assert_normalized, assert_rounded, assert_train, assert_y, parameters
+from layouts import dense, fortran, misaligned, permuted, random_values, stepped
 
 pytestmark = pytest.mark.untraced
 NEW = (*HALVES, *INTEGERS)

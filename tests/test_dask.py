@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 import fastbn.dask
 import helpers
+import layouts
 import reference
 from fastbn import Moments
 from fastbn.dask.blocks import measured_block, settled
@@ -53,7 +54,7 @@ def bits(moments: Moments) -> dict[str, Any]:
 
 
 def data(*shape: int, dtype: Any = np.float32) -> Array:
-    return helpers.random_values(np.random.default_rng(0), shape, dtype, offset=1e4)
+    return layouts.random_values(np.random.default_rng(0), shape, dtype, offset=1e4)
 
 
 def assert_moments(found: Moments, x: Array, axis: Any = 1, p: Array | None = None) -> None:
@@ -307,14 +308,14 @@ def test_the_same_call_has_the_same_key() -> None:
 
 
 VIEWS: list[Callable[[Array], Array]] = [
-    helpers.dense,
-    helpers.fortran,
-    helpers.permuted(1, 0, 2),
-    helpers.permuted(0, 2, 1),
-    helpers.stepped(2, -1, 1),
-    helpers.padded(0, 1, 2),
-    helpers.repeated(0, 2),
-    helpers.misaligned,
+    layouts.dense,
+    layouts.fortran,
+    layouts.permuted(1, 0, 2),
+    layouts.permuted(0, 2, 1),
+    layouts.stepped(2, -1, 1),
+    layouts.padded(0, 1, 2),
+    layouts.repeated(0, 2),
+    layouts.misaligned,
     lambda values: values[:, :1],
     lambda values: values[:1, ::2, 3:4],
 ]
@@ -325,7 +326,7 @@ VIEWS: list[Callable[[Array], Array]] = [
 def test_a_block_that_has_travelled_gives_the_same_bits(view: Callable[[Array], Array], axis: Any) -> None:
     x = view(data(40, 7, 30))
     np.testing.assert_array_equal(settled(x), x)
-    shares = helpers.repeated(1, 2)(np.random.default_rng(5).random(x.shape))
+    shares = layouts.repeated(1, 2)(np.random.default_rng(5).random(x.shape))
     for weights, wide in (None, {}), (shares, {"weights": (-3, -2, -1)}):
         arguments: list[Any] = [None, weights, wide, axis, "propagate", False]
         found = measured_block(x, *arguments)

@@ -10,18 +10,8 @@ import pytest
 
 import fastbn
 import reference
-from helpers import (
-    FLOATS,
-    VAR_RTOL,
-    assert_gradients,
-    assert_relative,
-    assert_ulps,
-    dense,
-    fortran,
-    parameters,
-    stepped,
-    using_isa,
-)
+from helpers import FLOATS, VAR_RTOL, assert_gradients, assert_relative, assert_ulps, parameters, using_isa
+from layouts import dense, fortran, stepped
 from problems import COUNT, Problem, placed, unplaced
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]

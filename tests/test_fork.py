@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import fastbn
-from helpers import LARGE, differing, everything, parameters
+from helpers import differing, everything, parameters
+from layouts import LARGE
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),

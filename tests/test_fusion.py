@@ -21,27 +21,19 @@ from helpers import (
     FLOAT64_RTOL,
     FLOATS,
     HALVES,
-    LAYOUTS,
     TYPES,
-    Layout,
     assert_gradients,
     assert_normalized,
     assert_rounded,
     assert_train,
     bits,
-    dense,
     differing,
     everything,
-    fortran,
-    layout_id,
-    misaligned,
     off_the_kink,
     parameters,
-    permuted,
-    random_values,
-    stepped,
     using_isa,
 )
+from layouts import LAYOUTS, Layout, dense, fortran, layout_id, misaligned, permuted, random_values, stepped
 
 pytestmark = pytest.mark.untraced
 

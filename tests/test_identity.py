@@ -9,7 +9,8 @@ import pytest
 
 import fastbn
 import reference
-from helpers import FLOATS, LAYOUTS, Layout, assert_ulps, layout_id
+from helpers import FLOATS, assert_ulps
+from layouts import LAYOUTS, Layout, layout_id
 
 pytestmark = pytest.mark.usefixtures("isa")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fastbn import _core
-from helpers import FLOATS, HALVES, Array, dense, fortran, padded, permuted, stepped
+from helpers import FLOATS, HALVES, Array
+from layouts import dense, fortran, padded, permuted, stepped
 
 FORMS = {
     "table": ((40, 17), 1, dense),

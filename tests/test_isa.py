@@ -12,19 +12,8 @@ import pytest
 
 import fastbn
 import fastbn._core
-from helpers import (
-    FLOATS,
-    LARGE,
-    LAYOUTS,
-    Layout,
-    bits,
-    differing,
-    everything,
-    layout_id,
-    parameters,
-    run,
-    using_isa,
-)
+from helpers import FLOATS, bits, differing, everything, parameters, run, using_isa
+from layouts import LARGE, LAYOUTS, Layout, layout_id
 
 pytestmark = pytest.mark.untraced
 

@@ -14,18 +14,16 @@ from fusing import options
 from helpers import (
     FLOATS,
     HALVES,
-    LAYOUTS,
     Y_ULPS,
-    Layout,
     affine_size,
     assert_gradients,
     assert_train,
     computed_in,
-    layout_id,
     off_the_kink,
     parameters,
     y_type,
 )
+from layouts import LAYOUTS, Layout, layout_id
 
 pytestmark = pytest.mark.untraced
 

@@ -10,23 +10,8 @@ import pytest
 
 import fastbn
 import reference
-from helpers import (
-    FLOAT64_RTOL,
-    FLOATS,
-    LAYOUTS,
-    Layout,
-    assert_gradients,
-    assert_normalized,
-    assert_train,
-    dense,
-    fortran,
-    layout_id,
-    misaligned,
-    padded,
-    parameters,
-    permuted,
-    stepped,
-)
+from helpers import FLOAT64_RTOL, FLOATS, assert_gradients, assert_normalized, assert_train, parameters
+from layouts import LAYOUTS, Layout, dense, fortran, layout_id, misaligned, padded, permuted, stepped
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
 

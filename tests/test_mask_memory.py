@@ -14,20 +14,8 @@ import fastbn
 import fastbn._core
 import scratch
 from counting import a_mask, bits_of_training, some_counting, some_weights, subsets, times, weighting
-from helpers import (
-    BFLOAT16,
-    FLOATS,
-    assert_gradients,
-    assert_train,
-    dense,
-    everything,
-    fortran,
-    misaligned,
-    packed_record,
-    padded,
-    readonly,
-    stepped,
-)
+from helpers import BFLOAT16, FLOATS, assert_gradients, assert_train, everything
+from layouts import dense, fortran, misaligned, packed_record, padded, readonly, stepped
 
 pytestmark = pytest.mark.untraced
 

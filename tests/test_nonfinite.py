@@ -9,7 +9,8 @@ import pytest
 
 import fastbn
 import reference
-from helpers import FLOATS, bits, dense, differing, parameters, stepped
+from helpers import FLOATS, bits, differing, parameters
+from layouts import dense, stepped
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
 

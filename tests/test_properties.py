@@ -26,12 +26,11 @@ from helpers import (
     bits,
     differing,
     everything,
-    hole,
     off_the_kink,
-    random_values,
     using_isa,
     y_type,
 )
+from layouts import hole, random_values
 
 pytestmark = pytest.mark.untraced
 

@@ -11,7 +11,8 @@ import pytest
 
 import fastbn
 import fastbn._core
-from helpers import BFLOAT16, HALVES, INTEGERS, TYPES, bits, parameters, random_values, run, y_type
+from helpers import BFLOAT16, HALVES, INTEGERS, TYPES, bits, parameters, run, y_type
+from layouts import random_values
 
 pytestmark = pytest.mark.untraced
 

@@ -24,17 +24,8 @@ import fastbn.sklearn.finite
 import reference
 from fastbn.sklearn import StandardScaler
 from fastbn.sklearn.finite import has_infinity
-from helpers import (
-    LAYOUTS,
-    VAR_RTOL,
-    Y_ULPS,
-    Array,
-    Layout,
-    assert_mean_and_var,
-    assert_relative,
-    assert_ulps,
-    layout_id,
-)
+from helpers import VAR_RTOL, Y_ULPS, Array, assert_mean_and_var, assert_relative, assert_ulps
+from layouts import LAYOUTS, Layout, layout_id
 
 Theirs = preprocessing.StandardScaler
 # What scikit-learn and NumPy sum of thirty terms of one sign: dozens of roundings at most, and as many again.

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import fastbn
-from helpers import FLOATS, LARGE, LAYOUTS, Layout, differing, everything, layout_id, parameters, run
+from helpers import FLOATS, differing, everything, parameters, run
+from layouts import LARGE, LAYOUTS, Layout, layout_id
 
 pytestmark = pytest.mark.untraced
 

@@ -16,10 +16,7 @@ from helpers import (
     FLOATS,
     HALVES,
     INTEGERS,
-    LARGE,
-    LAYOUTS,
     TYPES,
-    Layout,
     assert_gradients,
     assert_normalized,
     assert_rounded,
@@ -27,12 +24,11 @@ from helpers import (
     bits,
     differing,
     everything,
-    layout_id,
     parameters,
-    random_values,
     using_isa,
     y_type,
 )
+from layouts import LARGE, LAYOUTS, Layout, layout_id, random_values
 
 pytestmark = pytest.mark.untraced
 

@@ -14,17 +14,15 @@ from counting import bits_of_training, some_counting, some_weights, subsets, wei
 from helpers import (
     FLOAT64_RTOL,
     FLOATS,
-    LAYOUTS,
     VAR_RTOL,
-    Layout,
     assert_gradients,
     assert_relative,
     assert_train,
     assert_ulps,
     everything,
-    layout_id,
     parameters,
 )
+from layouts import LAYOUTS, Layout, layout_id
 
 pytestmark = pytest.mark.untraced
 

@@ -18,9 +18,7 @@ from counting import a_mask, some_counting, subsets, weighting
 from helpers import (
     FLOAT64_RTOL,
     FLOATS,
-    LAYOUTS,
     VAR_RTOL,
-    Layout,
     assert_count,
     assert_gradients,
     assert_normalized,
@@ -30,10 +28,10 @@ from helpers import (
     bits,
     differing,
     everything,
-    layout_id,
     parameters,
     using_isa,
 )
+from layouts import LAYOUTS, Layout, layout_id
 
 pytestmark = pytest.mark.untraced
 
