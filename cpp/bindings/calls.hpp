@@ -42,7 +42,7 @@ py::tuple batch_norm_backward(const py::object& dy, const py::object& x, const p
                               const py::object& activation, const py::object& negative_slope,
                               const py::object& allow_single);
 
-// refuse_infinity: ValueError where x holds it, found while y is written, so that `out` must be None.
+// refuse_infinity: ValueError where x holds it, found while y is written: `out` must be None.
 py::object normalize(const py::object& x, const py::object& mean, const py::object& var,
                      const py::object& weight, const py::object& bias, const py::object& eps,
                      const py::object& axis, const py::object& dtype, const py::object& out,
