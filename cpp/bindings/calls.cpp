@@ -131,7 +131,7 @@ py::object infer(const Input& in, const CountingArgs* counting, const ArrayArg& 
                  const FollowingArgs& following, double eps, const py::object& dtype,
                  const py::object& out_value, bool refuse_infinity) {
     if (refuse_infinity && !out_value.is_none()) {
-        throw py::value_error("out must be None where refuse_infinity is True");
+        throw py::value_error("out must be None where refuse_infinity is True, got an array");
     }
     std::vector<const ArrayArg*> others{&mean, &var, &parameters.weight, &parameters.bias};
     if (counting != nullptr) others.insert(others.end(), {&counting->where, &counting->weights});
@@ -144,7 +144,7 @@ py::object infer(const Input& in, const CountingArgs* counting, const ArrayArg& 
             fastbn::infer(in.x.ref, y.ref, in.features, following.engine(), mean.ref, var.ref,
                           parameters.engine(), eps, refuse_infinity, mean.name, var.name);
     });
-    if (infinite) throw py::value_error("x must not hold infinity");
+    if (infinite) throw py::value_error("x must not hold infinity, got at least one");
     return y.owner;
 }
 

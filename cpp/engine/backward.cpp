@@ -5,11 +5,13 @@
 
 #include "engine/driver.hpp"
 #include "engine/gate.hpp"
+#include "engine/gradient_pass.hpp"
 #include "engine/kernel_types.hpp"
 #include "engine/merging.hpp"
 #include "engine/operations.hpp"
 #include "engine/parameters.hpp"
 #include "engine/passes.hpp"
+#include "engine/per_entry.hpp"
 #include "engine/shares.hpp"
 #include "engine/slab_coefficients.hpp"
 
@@ -76,9 +78,9 @@ struct BackwardOperation {
         apply_input_gradient<X, Y>(plan, of, gate, of_tile, tile, entries, scratch);
     }
 
-private:
     bool weighted() const { return through_statistics && shares.differ(); }
 
+private:
     GradientShares<C> shares_of(const TileRange& tile, const Scratch& scratch) const noexcept {
         auto* const room = scratch.room<std::byte>(packed_shares);
         GradientShares<C> result{};
@@ -182,9 +184,7 @@ void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     check_same_shape("dy", dy, x);
     check_same_shape("out", out.dx, x);
     if (following.residual) check_same_shape("residual", following.residual, x);
-    const Parameters& parameters = normalization.parameters;
-    if (parameters.weight) check_parameter_shape("weight", parameters.weight, features);
-    if (parameters.bias) check_parameter_shape("bias", parameters.bias, features);
+    check_parameters(normalization.parameters, features);
     check_parameter_shape("mean", normalization.mean, features);
     check_parameter_shape("invstd", normalization.invstd, features);
     if (normalization.count) check_parameter_shape("count", normalization.count, features);
@@ -219,7 +219,7 @@ void run(Plan& plan, BackwardOperation<X, Y>& operation) {
     GradientOperands& of = operation.of;
     for (Operand* o : {&of.dy, &of.x, &of.residual, &of.dx, &of.dz}) rooms.add(*o);
     const Shares& shares = operation.shares;
-    const bool weighted = operation.through_statistics && shares.differ();
+    const bool weighted = operation.weighted();
     if (weighted && !shares.is_direct()) rooms.add(operation.packed_shares);
     const bool by_row = shares.form() == Shares::Form::by_row;
     const bool whole_rows = !weighted || by_row || shares.is_direct();

@@ -17,4 +17,12 @@ template <class T>
 void fold_input_gradient(const InputGradientSource& from, const InputGradientOut<T>& to,
                          std::ptrdiff_t n) noexcept;
 
+// Whether any of n coefficients is not 1.
+template <class C>
+bool any_scaled(const C* coefficients, std::ptrdiff_t n) noexcept {
+    bool scaled = false;
+    for (std::ptrdiff_t i = 0; i < n; ++i) scaled |= coefficients[i] != C(1);
+    return scaled;
+}
+
 }  // namespace fastbn

@@ -111,11 +111,6 @@ Activation<C> activation_in(const Following& following) {
     return {following.activation.kind, static_cast<C>(following.activation.slope)};
 }
 
-void check_parameters(const Parameters& parameters, const Features& features) {
-    if (parameters.weight) check_parameter_shape("weight", parameters.weight, features);
-    if (parameters.bias) check_parameter_shape("bias", parameters.bias, features);
-}
-
 void fill_undefined(const Features& features, const StatisticsOut& out) {
     constexpr double nan = std::numeric_limits<double>::quiet_NaN();
     const auto fill = [&](double* to, double value) {
@@ -129,8 +124,8 @@ void fill_undefined(const Features& features, const StatisticsOut& out) {
     fill(out.count, 0.0);
 }
 
-// Counts where values do not differ in how much they count.
-void fill_counts(const Features& features, const Shares& shares, const StatisticsOut& out) {
+// Counts, and their weight in m2, where values do not differ in how much they count.
+void apply_common_weight(const Features& features, const Shares& shares, const StatisticsOut& out) {
     const double weight = shares.weight();
     if (out.count != nullptr) {
         std::fill_n(out.count, features.channels, static_cast<double>(features.count) * weight);
@@ -178,7 +173,7 @@ void moments(const ArrayRef& x, const Features& features, const Counting& counti
             execute<float>(plan, operation, {{}, {}}, rooms);
         });
     });
-    if (!shares.differ()) return fill_counts(features, shares, out);
+    if (!shares.differ()) return apply_common_weight(features, shares, out);
     for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
         if (out.count[c] == 0.0) out.mean[c] = std::numeric_limits<double>::quiet_NaN();
     }
@@ -221,7 +216,7 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const
                                  {{&operation.x, &operation.residual}, {&operation.y}}, rooms);
         });
     });
-    if (!shares.differ()) fill_counts(features, shares, out);
+    if (!shares.differ()) apply_common_weight(features, shares, out);
     update.apply(out);
 }
 

@@ -7,36 +7,30 @@
 
 #include "engine/coefficients.hpp"
 #include "engine/features.hpp"
-#include "engine/layout.hpp"
-#include "engine/passes.hpp"
+#include "engine/per_entry.hpp"
 
 namespace fastbn {
 
-// Channels' values per entry: each as often as the channel has columns, and all as often as rows
-// are abreast.
+// By which coefficients z, and with it what the activation let through, is found again: those of a
+// whole call's entries.
 template <class C>
-class PerEntry {
-public:
-    PerEntry(const C* values, std::ptrdiff_t channels, const Layout& layout) : data_(values) {
-        const std::ptrdiff_t copies = layout.repeat * layout.abreast;
-        if (copies == 1) return;
-        repeated_.reserve(static_cast<std::size_t>(channels * copies));
-        for (std::ptrdiff_t i = 0; i < layout.abreast; ++i) {
-            for (std::ptrdiff_t c = 0; c < channels; ++c) {
-                repeated_.insert(repeated_.end(), static_cast<std::size_t>(layout.repeat),
-                                 values[c]);
-            }
+struct GateCoefficients {
+    Activation<C> activation{ActivationKind::none, C(0)};
+    Affine<C> z{};
+    bool scaled = false;  // see Gate, here and below
+    bool sparse = false;
+
+    template <class Y>
+    Gate<Y> at(std::ptrdiff_t entry, Tile<const Y> residual) const {
+        if (activation.kind == ActivationKind::none) {
+            return {activation, {}, residual, scaled, sparse};
         }
-        data_ = repeated_.data();
+        return {activation,
+                {z.pre + entry, z.center + entry, z.scale + entry, z.shift + entry},
+                residual,
+                scaled,
+                sparse};
     }
-    PerEntry(const PerEntry&) = delete;
-    PerEntry& operator=(const PerEntry&) = delete;
-
-    const C* data() const { return data_; }
-
-private:
-    std::vector<C> repeated_;
-    const C* data_;
 };
 
 // The forward pass's own coefficients, from which the sign of z follows as it did there.

@@ -12,6 +12,25 @@
 
 namespace fastbn {
 
+// Moments of x, in six sums per entry.
+template <class X, class C>
+void sum_moments(const Plan& plan, const Operand& x, const Slab& slab, std::ptrdiff_t span,
+                 const Entries<C>& entries, const Scratch& scratch) noexcept {
+    const MomentsKernels<X>& kernels = moments_kernels<X>();
+    const std::ptrdiff_t begin = plan.count_before(plan.first_position(span));
+    each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
+        const Tile<const X> in = input_tile<X>(x, tile, scratch);
+        const MomentsState state = moments_at(entries, span, tile.entry);
+        const double count = static_cast<double>(plan.count_before(position) - begin);
+        if (plan.layout.channels_first()) {
+            kernels.rows(in, tile.rows, tile.cols, count, state);
+        } else {
+            kernels.columns(in, tile.kernel_rows(), tile.kernel_cols(), count, state,
+                            scratch.column_sums);
+        }
+    });
+}
+
 // X: what x's values are read as, its own type or one that they are converted to.
 template <class X>
 class MomentsPass {

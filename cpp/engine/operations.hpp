@@ -1,19 +1,14 @@
-// What the engine does: the operations of batch normalization on arrays already made sure of. All
-// checks of values and shapes happen here, before anything is written; after them only memory can
-// run out, and that too before anything is written.
+// What the engine does: the operations of batch normalization on arrays whose types and memory the
+// bindings have checked. All checks of values and shapes happen here, before anything is written;
+// after them only memory can run out, and that too before anything is written.
 #pragma once
 
 #include "engine/array.hpp"
 #include "engine/features.hpp"
+#include "engine/parameters.hpp"
 #include "kernels/data.hpp"
 
 namespace fastbn {
-
-// Either may be empty: weight 1, bias 0.
-struct Parameters {
-    ArrayRef weight;
-    ArrayRef bias;
-};
 
 // Which values count in the statistics, and how much: arrays of x's shape, broadcast by strides of
 // 0. Either may be empty.

@@ -35,6 +35,11 @@ void each_element(const ArrayRef& array, std::ptrdiff_t count, Visit&& visit) {
 
 }  // namespace
 
+void check_parameters(const Parameters& parameters, const Features& features) {
+    if (parameters.weight) check_parameter_shape("weight", parameters.weight, features);
+    if (parameters.bias) check_parameter_shape("bias", parameters.bias, features);
+}
+
 Values::Values(const ArrayRef& parameter, const Features& features, double otherwise)
     : size_(features.channels),
       memory_(features.channels * static_cast<std::ptrdiff_t>(sizeof(double))) {

@@ -9,6 +9,15 @@
 
 namespace fastbn {
 
+// Either may be empty: weight 1, bias 0.
+struct Parameters {
+    ArrayRef weight;
+    ArrayRef bias;
+};
+
+// Raises std::invalid_argument if one is there and has not the features' shape.
+void check_parameters(const Parameters& parameters, const Features& features);
+
 // A parameter's values in order, as float64; `otherwise` for all of them where there is none.
 class Values {
 public:

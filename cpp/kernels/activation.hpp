@@ -8,7 +8,8 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// Applies the activation of z to `value`: z itself, or a gradient. NaN passes. Register by
+// Applies the activation of z, which must be one, to `value`: z itself, or a gradient. NaN passes.
+// Register by
 // register: of a whole block chosen by a branch g++ 12 makes a copy in memory, and waits for it.
 template <class C>
 inline void pass_through(const Activation<C>& activation, const Block<C>& z, Block<C>& value) {
@@ -22,7 +23,7 @@ inline void pass_through(const Activation<C>& activation, const Block<C>& z, Blo
     }
 }
 
-// The same with the activation that asks for nothing but a sign.
+// The same for relu, which needs no slope.
 template <class C>
 inline void pass_relu(const Block<C>& z, Block<C>& value) {
 #pragma GCC unroll 8

@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "table.hpp"
+#include "data.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {

@@ -37,7 +37,6 @@ template <class T, class Y>
     for (std::ptrdiff_t i = 0; i < n; ++i) p[i] = whole[i];
 }
 
-// Lanes past the tail's end are fill's.
 template <class T, class S>
 inline Block<T> load(const S* p, Full, const Block<T>&) {
     Block<T> b;
@@ -46,6 +45,7 @@ inline Block<T> load(const S* p, Full, const Block<T>&) {
     return b;
 }
 
+// Lanes past the tail's end are fill's.
 template <class T, class S>
 inline Block<T> load(const S* p, std::ptrdiff_t n, const Block<T>& fill) {
     Block<T> b = fill;

@@ -49,13 +49,13 @@ private:
 
 // Whether a gate is what most are, for which there is a loop of its own.
 template <class Y>
-inline bool is_plain(const Gate<Y>& gate) {
+inline bool is_relu_alone(const Gate<Y>& gate) {
     return gate.activation.kind == ActivationKind::relu && gate.residual.data == nullptr &&
            !gate.scaled && !gate.sparse;
 }
 
 // dz for a block: dy, and what of it the activation let through.
-template <class Y, bool plain>
+template <class Y, bool relu_alone>
 struct GateAt {
     using C = Computed<Y>;
     const Gate<Y>& gate;
@@ -82,7 +82,7 @@ struct GateAt {
              N n, const Wide& mean, const Wide& invstd) const {
         const Block<C> x = load<C>(x_at, n);
         Block<C> dz = load<C>(dy, n);
-        if constexpr (plain) {
+        if constexpr (relu_alone) {
             pass_relu((x - center) * scale + shift, dz);
         } else {
             Block<C> z = (x * pre - center) * scale + shift;
@@ -91,16 +91,23 @@ struct GateAt {
             }
             pass_through(gate.activation, z, dz);
         }
+        if (!relu_alone && gate.sparse) {
+            add_to<true>(blocks, dz, x_at, x, n, mean, invstd);
+        } else {
+            add_to<false>(blocks, dz, x_at, x, n, mean, invstd);
+        }
+    }
+
+private:
+    template <bool sparse, class X, class N>
+    static void add_to(GradientBlocks& blocks, const Block<C>& dz, const X* x_at, const Block<C>& x,
+                       N n, const Wide& mean, const Wide& invstd) {
         if constexpr (is_full<N>) {
-            if (!plain && gate.sparse) {
-                blocks.template add<true>(dz, x_at, x, mean, invstd);
-            } else {
-                blocks.template add<false>(dz, x_at, x, mean, invstd);
-            }
+            blocks.template add<sparse>(dz, x_at, x, mean, invstd);
         } else {
             C part[lanes];
             store(part, Full{}, dz);
-            blocks.template add<true>(part, x_at, n, mean, invstd);
+            blocks.template add<sparse>(part, x_at, n, mean, invstd);
         }
     }
 };
@@ -124,7 +131,7 @@ inline void with_gate(const Gate<Y>& gate, const Run& run, Entry... entry) {
         run(NoGate<false>{});
     } else if (!is_gated) {
         run(NoGate<true>{});
-    } else if (is_plain(gate)) {
+    } else if (is_relu_alone(gate)) {
         run(GateAt<Y, true>(gate, entry...));
     } else {
         run(GateAt<Y, false>(gate, entry...));

@@ -5,9 +5,9 @@
 #include "activation.hpp"
 #include "block.hpp"
 #include "block_memory.hpp"
+#include "data.hpp"
 #include "mapping.hpp"
 #include "prefetch.hpp"
-#include "table.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
@@ -21,15 +21,13 @@ struct GradientOptions {
     GradientShares<C> shares;
 
     bool is_gated() const { return gate.activation.kind != ActivationKind::none; }
-    bool are_needed() const {
-        return is_gated() || shares.frozen || shares.rows != nullptr ||
-               shares.mask.data != nullptr || shares.elements.data != nullptr;
+    bool have_shares() const {
+        return shares.frozen || shares.rows != nullptr || shares.mask.data != nullptr ||
+               shares.elements.data != nullptr;
     }
-
+    bool are_needed() const { return is_gated() || have_shares(); }
     bool are_a_gate_alone() const {
-        return is_gated() && gate.residual.data == nullptr && !shares.frozen &&
-               shares.rows == nullptr && shares.mask.data == nullptr &&
-               shares.elements.data == nullptr;
+        return is_gated() && gate.residual.data == nullptr && !have_shares();
     }
 
     // From dy to dz, by z without its residual.
@@ -92,7 +90,7 @@ struct GradientPass {
         return load<C>(dy.data + r * dy.stride + i, n);
     }
 
-    void plain() const {
+    void without_options() const {
         const CoefficientArrays<C, 4> arrays{{g.center, g.slope, g.level, g.scale}};
         map(dx, extent, arrays,
             [self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
@@ -162,7 +160,7 @@ template <class X, class Y>
     if (g.pre != nullptr) {
         pass.scaled();
     } else if (!options.are_needed()) {
-        pass.plain();
+        pass.without_options();
     } else if (options.are_a_gate_alone()) {
         pass.gated();
     } else {

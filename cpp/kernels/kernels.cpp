@@ -44,21 +44,15 @@ constexpr FoldKernels<C> folds() {
     return {try_fold_affine<C>, try_fold_input_gradient<C>};
 }
 
-template <class H>
-void widen_all(const H* from, float* to, std::ptrdiff_t count) noexcept {
-    each_block(0, count,
-               [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
-}
-
-template <class H>
-void narrow_all(const float* from, H* to, std::ptrdiff_t count) noexcept {
+template <class From, class To>
+void convert_all(const From* from, To* to, std::ptrdiff_t count) noexcept {
     each_block(0, count,
                [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
 }
 
 template <class H>
 constexpr ConvertKernels<H> conversions() {
-    return {widen_all<H>, narrow_all<H>};
+    return {convert_all<H, float>, convert_all<float, H>};
 }
 
 static_assert(sizeof(ColumnSums<float>) == column_sums_bytes);

@@ -47,7 +47,7 @@ inline Coefficients<T, n> blend(std::ptrdiff_t lead, Coefficients<T, n> a,
 }
 
 // Where results go: through the caches,
-struct Plain {
+struct Cached {
     template <class Y>
     static std::ptrdiff_t head(const Y*, std::ptrdiff_t) {
         return 0;
@@ -125,11 +125,11 @@ inline void map(Tile<Y> out, const Elementwise& e, const CoefficientArrays<C, k>
     if (e.run == 1 && e.stream) {
         map_columns<Streamed>(out, e, arrays, value);
     } else if (e.run == 1) {
-        map_columns<Plain>(out, e, arrays, value);
+        map_columns<Cached>(out, e, arrays, value);
     } else if (e.stream) {
         map_runs<Streamed>(out, e, arrays, value);
     } else {
-        map_runs<Plain>(out, e, arrays, value);
+        map_runs<Cached>(out, e, arrays, value);
     }
 }
 

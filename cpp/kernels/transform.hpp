@@ -5,9 +5,9 @@
 #include "activation.hpp"
 #include "block.hpp"
 #include "block_memory.hpp"
+#include "data.hpp"
 #include "mapping.hpp"
 #include "prefetch.hpp"
-#include "table.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {

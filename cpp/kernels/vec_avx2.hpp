@@ -109,12 +109,9 @@ struct Vec<float> {
     static Vec unless_positive(Vec p, Vec a, Vec b) {
         return {_mm256_blendv_ps(a.v, b.v, _mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_LE_OQ))};
     }
-    // The same with 0 for b, and 0 where p is 0.
+    // 0 where p <= 0, a elsewhere.
     static Vec zero_unless_positive(Vec p, Vec a) {
         return {_mm256_andnot_ps(_mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_LE_OQ), a.v)};
-    }
-    static Vec zero_where_zero(Vec p, Vec a) {
-        return {_mm256_andnot_ps(_mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_EQ_OQ), a.v)};
     }
     static bool any_infinite(Vec a) {
         const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.v);
@@ -171,6 +168,7 @@ struct Vec<double> {
     static Vec zero_unless_positive(Vec p, Vec a) {
         return {_mm256_andnot_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_LE_OQ), a.v)};
     }
+    // 0 where p is 0, a elsewhere.
     static Vec zero_where_zero(Vec p, Vec a) {
         return {_mm256_andnot_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_EQ_OQ), a.v)};
     }

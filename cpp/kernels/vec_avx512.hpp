@@ -93,14 +93,10 @@ struct Vec<float> {
         const __mmask16 low = _mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_LE_OQ);
         return {_mm512_mask_mov_ps(a.v, low, b.v)};
     }
-    // The same with 0 for b, and 0 where p is 0.
+    // 0 where p <= 0, a elsewhere.
     static Vec zero_unless_positive(Vec p, Vec a) {
         return {
             _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_NLE_UQ), a.v)};
-    }
-    static Vec zero_where_zero(Vec p, Vec a) {
-        return {
-            _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_NEQ_UQ), a.v)};
     }
     static bool any_infinite(Vec a) { return _mm512_fpclass_ps_mask(a.v, infinities) != 0; }
 
@@ -155,6 +151,7 @@ struct Vec<double> {
         return {
             _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_NLE_UQ), a.v)};
     }
+    // 0 where p is 0, a elsewhere.
     static Vec zero_where_zero(Vec p, Vec a) {
         return {
             _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_NEQ_UQ), a.v)};

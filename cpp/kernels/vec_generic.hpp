@@ -118,8 +118,9 @@ struct Vec {
 
     // b where p <= 0, a elsewhere: where p is NaN too.
     static Vec unless_positive(Vec p, Vec a, Vec b) { return {p.v <= T(0) ? b.v : a.v}; }
-    // The same with 0 for b, and 0 where p is 0.
+    // 0 where p <= 0, a elsewhere.
     static Vec zero_unless_positive(Vec p, Vec a) { return {p.v <= T(0) ? Native{} : a.v}; }
+    // 0 where p is 0, a elsewhere.
     static Vec zero_where_zero(Vec p, Vec a) { return {p.v == T(0) ? Native{} : a.v}; }
     static bool all_positive(Vec p) {
         bool all = true;
