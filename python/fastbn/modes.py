@@ -1,4 +1,4 @@
-"""The modes of a layer: by which statistics a call normalizes, what it remembers, and what it may take over. Knows no gradient."""
+"""The modes of a layer: which statistics normalize, what is remembered, what may be taken over. Knows no gradient."""
 
 from __future__ import annotations
 
