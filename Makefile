@@ -105,8 +105,8 @@ ctest: $(DEBUG)/compile_commands.json ## build with assertions and check the obj
 
 # Python itself is not instrumented, so the run-time library must be loaded before it; libstdc++ beside it, or the
 # interceptor of __cxa_throw finds nothing to call. Left out: tests marked `wheel`, whose environment is built afresh
-# without this library, and `timing`, since instrumented code has no speed worth a check. Leaks are not looked for: the
-# interpreter never frees all it holds. pytest must leave stderr alone, where a report goes just before the process ends.
+# without this library. Leaks are not looked for: the interpreter never frees all it holds. pytest must leave stderr alone,
+# where a report goes just before the process ends.
 SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
     PYTHONPATH=$(CURDIR)/$(SANITIZE)/site $(BIN)/python
@@ -114,7 +114,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 .PHONY: sanitize
 sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the tests with address and undefined-behaviour checks
 	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
-	$(SANITIZED) -m pytest --capture=sys -m 'not wheel and not timing' tests/
+	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' tests/
 
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too

@@ -1,4 +1,4 @@
-"""Fixtures every test file may ask for: an instruction set, a number of threads, random numbers."""
+"""Fixtures every test file may ask for (instruction set, threads, random numbers); how coverage and hypothesis run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What counts, for tests of masks and weights: of many shapes and sizes; it knows no oracle but the reference."""
+"""What counts, for tests of masks and weights: of many shapes and sizes, and the bits of a step with it.
+
+Knows no oracle but the reference, and asserts nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any
 import numpy as np
 
 import fastbn
-import fastbn._core
 import reference
 from helpers import bits
 

@@ -31,8 +31,8 @@ NARROW = (*HALVES, *INTEGERS[:-1])
 
 # The promises. 16 ulp of y: subtract, subtract the mean's rest, scale by a rounded product, shift, each half an ulp and
 # some of them doubled where y is smaller than its terms, with room to spare. The variance's are tighter than what is
-# promised (1e-6 and 1e-11): the error bounds of cpp/kernels/moments.hpp, 1e-9 for float32 and, of at most 512 additions
-# in a row, 6e-14 for float64, doubled for the merging.
+# promised (1e-6 and 1e-11): the error bounds of cpp/kernels/chunk_sums.hpp, 1e-9 for float32 and, of at most 512
+# additions in a row, 6e-14 for float64, doubled for the merging.
 Y_ULPS = 16
 # What float32 holds exactly has float32's bound, int32 float64's.
 VAR_RTOL = dict.fromkeys((np.dtype(np.float32), *NARROW), 2e-9) | dict.fromkeys(

@@ -169,9 +169,7 @@ def test_files_left_out_stay_left_out(tmp_path: Path, source: str) -> None:
 def test_other_options_are_another_run(tmp_path: Path, source: str, change: dict[str, Any], message: str) -> None:
     stopped(source, tmp_path / "checkpoint")
     kept = (tmp_path / "checkpoint").read_bytes()
-    with pytest.raises(
-        ValueError, match=f"checkpoint must be of this run, but .*checkpoint' is of another run: {message}"
-    ):
+    with pytest.raises(ValueError, match=f"checkpoint must be of this run, got .*checkpoint', of another: {message}"):
         resumed(source, tmp_path / "checkpoint", **change)
     assert (tmp_path / "checkpoint").read_bytes() == kept
 

@@ -352,7 +352,7 @@ def test_nothing_but_a_checkpoint_is_written_over(command: Run, tmp_path: Path, 
     for path in (precious, folder, source):
         code, out, err = command("stats", source, "--every", "0", "--checkpoint", path)
         assert (code, out) == (1, "")
-        assert err.endswith(f"fastbn: error: checkpoint must name a file that a run left, or none, got {str(path)!r}\n")
+        assert err == f"fastbn: error: checkpoint must name a file that a run left, or none, got {str(path)!r}\n"
     stats = tmp_path / "s.npz"
     stats.mkdir()
     assert command("stats", source, "--out", stats, "--force")[2] == f"fastbn: error: {stats}: Is a directory\n"

@@ -15,15 +15,7 @@ import fastbn
 import reference
 from fastbn import BatchNorm
 from helpers import FLOAT64_RTOL, Y_ULPS
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# The oracle works in long double; float64 sums over at most 500 values of size 1 to 10 lose some hundred ulp at worst.
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def batch(*shape: int, seed: int = 0, dtype: type = np.float64) -> Array:
-    return np.random.default_rng(seed).normal(3.0, 2.0, shape).astype(dtype)
+from layering import CLOSE, Array, batch
 
 
 def with_parameters(layer: BatchNorm) -> BatchNorm:

@@ -14,15 +14,7 @@ import pytest
 
 import reference
 from fastbn import BatchNorm
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# The oracle works in long double; float64 sums over at most 100 values of size 1 to 10 lose some hundred ulp at worst.
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def batch(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).normal(3.0, 2.0, shape)
+from layering import CLOSE, Array, batch
 
 
 def used(**options: Any) -> BatchNorm:

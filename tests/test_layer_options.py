@@ -10,17 +10,10 @@ import pytest
 import reference
 from fastbn import BatchNorm
 from fastbn.masks import where_within
+from layering import CLOSE, Array, batch
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# The oracle works in long double; float64 sums over at most 500 values of size 1 to 10 lose some hundred ulp at worst.
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 SHAPES = [((9, 4), 1), ((6, 4, 5), 1), ((6, 5, 4), -1), ((4, 3, 5, 2), (1, 3))]
 KINDS = [(None, 0.01), ("relu", 0.01), ("leaky_relu", 0.01), ("leaky_relu", -0.5), ("leaky_relu", 0)]
-
-
-def batch(*shape: int, seed: int = 0, dtype: Any = np.float64) -> Array:
-    return np.random.default_rng(seed).normal(3.0, 2.0, shape).astype(dtype)
 
 
 def with_parameters(layer: BatchNorm) -> BatchNorm:

@@ -418,6 +418,7 @@ def test_nothing_is_copied(rng: np.random.Generator, order: str, dtype: Any) -> 
     x = (rng.random((60_000, 40)) * 100).astype(dtype, order="F" if order == "F" else "C")
     x = x[:, ::2] if order == "stepped" else x
     scaler, out = StandardScaler(), np.empty_like(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64)
+    # A few numbers for each feature, and Python's own objects; a byte for each value would be an eighth of x at least.
     assert allocated(lambda: scaler.fit(x)) < 0.01 * x.nbytes
     assert allocated(lambda: scaler.transform(x, out=out)) < 0.01 * x.nbytes
     assert allocated(lambda: scaler.fit_transform(x, out=out)) < 0.01 * x.nbytes
@@ -428,7 +429,8 @@ def test_nothing_is_copied(rng: np.random.Generator, order: str, dtype: Any) -> 
 def test_missing_values_are_looked_for_in_parts(rng: np.random.Generator) -> None:
     x = missing(rng.standard_normal((400_000, 20)))
     scaler, out = StandardScaler(), np.empty_like(x)
-    # A mask is made for one part after the other, and one of the answers to "is it infinite?".
+    # A mask is made for one part after the other, and one of the answers to "is it infinite?"; one for all of x would
+    # be an eighth of it.
     assert allocated(lambda: scaler.fit(x)) < 0.1 * x.nbytes
     assert allocated(lambda: scaler.transform(x, out=out)) < 0.1 * x.nbytes
 
@@ -436,6 +438,7 @@ def test_missing_values_are_looked_for_in_parts(rng: np.random.Generator) -> Non
 def test_what_has_to_be_converted_is_the_result(rng: np.random.Generator) -> None:
     x = rng.integers(0, 100, (100_000, 10))
     scaler = StandardScaler().fit(x)
+    # The result is as large as x; the rest as in `test_nothing_is_copied`.
     assert allocated(lambda: scaler.transform(x)) < 1.01 * x.nbytes
 
 

@@ -237,7 +237,12 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
     ("csv-quote", written("x.csv", 'a,b\n1,2\n3,"4\n5,6\n'), {}, "x.csv must close the quotes it opens"),
     ("csv-first-quote", written("x.csv", '"a,b\n1,2\n'), {}, "x.csv must begin with a whole row of entries"),
     ("csv-first-line", written("x.csv", "a" * 10_000), {}, "x.csv must have lines of at most 5461 bytes"),
-    ("csv-far-quote", written("x.csv", 'a,b\n1,"2\n' + "3,4\n" * 9_000), {}, "x.csv .* and close the quotes it opens"),
+    (
+        "csv-far-quote",
+        written("x.csv", 'a,b\n1,"2\n' + "3,4\n" * 9_000),
+        {},
+        "x.csv .* and close the quotes it opens, got",
+    ),
     ("csv-empty", written("x.csv", ""), {}, "x.csv must begin with a line of names, got nothing"),
     ("csv-ragged", written("x.csv", "a,b\n1,2\n3\n"), {}, "x.csv cannot be read: .*Expected 2 columns, got 1: 3"),
     ("csv-text", written("x.csv", "a\nx\n"), {}, r"x.csv must have a column of numbers, got a \(string\)"),

@@ -14,8 +14,8 @@ import pytest
 
 import fastbn
 from fastbn import BatchNorm
+from layering import Array, batch
 
-Array = np.ndarray[Any, np.dtype[Any]]
 KEYS = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 
 VARIANTS = [
@@ -27,10 +27,6 @@ VARIANTS = [
     {"axis": (2, 1), "momentum": 1, "correction": 0.5},
     {"axis": ()},
 ]
-
-
-def batch(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).normal(3.0, 2.0, shape)
 
 
 def used(**options: Any) -> BatchNorm:

@@ -1,4 +1,4 @@
-"""Promise: running statistics, ddof= and count= go by the sum of what counts, and too small a sum is not remembered."""
+"""Promise: running statistics, correction= and count= go by the sum of what counts; a small one is not remembered."""
 
 from __future__ import annotations
 
@@ -113,20 +113,20 @@ def test_one_value_per_channel_may_weigh_as_much_as_several(rng: np.random.Gener
 
 
 @every_isa
-@pytest.mark.parametrize("ddof", [0, 1, 0.5, 3.25])
-def test_variance_of_moments(ddof: float, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("correction", [0, 1, 0.5, 3.25])
+def test_variance_of_moments(correction: float, rng: np.random.Generator) -> None:
     x = 3 + 2 * rng.standard_normal((6, 4, 5))
     weights = rng.uniform(0, 1, (6, 4, 5))
-    weights[:, 1] *= ddof / 50  # too little by far
+    weights[:, 1] *= correction / 50  # too little by far
     found = fastbn.moments(x, weights=weights)
     expected = reference.moments(x, p=weighting(x, {"weights": weights}))
     with np.errstate(all="ignore"):
-        enough = expected.count > ddof
-        wanted = np.where(enough, expected.m2 / (expected.count - np.longdouble(ddof)), np.nan)
-    # The sum of the weights less ddof is at worst a tenth of that sum.
-    assert_relative(found.var(ddof), wanted, 10 * VAR_RTOL[np.dtype(np.float64)])
-    assert np.isnan(found.var(ddof)).tolist() == [False, True, False, False]
-    np.testing.assert_allclose(found.std(ddof), np.sqrt(found.var(ddof)), rtol=FLOAT64_RTOL)
+        enough = expected.count > correction
+        wanted = np.where(enough, expected.m2 / (expected.count - np.longdouble(correction)), np.nan)
+    # The sum of the weights less correction is at worst a tenth of that sum.
+    assert_relative(found.var(correction), wanted, 10 * VAR_RTOL[np.dtype(np.float64)])
+    assert np.isnan(found.var(correction)).tolist() == [False, True, False, False]
+    np.testing.assert_allclose(found.std(correction), np.sqrt(found.var(correction)), rtol=FLOAT64_RTOL)
 
 
 # The count that backward may be given.

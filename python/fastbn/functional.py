@@ -130,8 +130,7 @@ def batch_norm(
     A channel none of whose values counts has xhat = 0, and leaves its running statistics alone; so does one of which no
     more than `correction` counts, since it has no unbiased variance. Weights that are the same for all channels and sum
     to no more than that are a ValueError where running statistics are given. Weights below 1e-30 of the largest may
-    count as nothing. All weights equal, or all of `where` True, gives the
-    bits of the call without.
+    count as nothing. All weights equal, or all of `where` True, gives the bits of the call without.
 
     Examples
     --------

@@ -60,7 +60,8 @@ def checked_range(low: Any, high: Any, shape: Shape | None) -> tuple[Array, Arra
     if low is None and high is None:
         return None
     if low is None or high is None or shape is None:
-        raise ValueError("min and max must be given together, and with mean and m2")
+        given = [name for name, value in (("min", low), ("max", high)) if value is not None]
+        raise ValueError(f"min and max must be given together, and with mean and m2, got {' and '.join(given)} alone")
     low, high = checked_floats("min", low), checked_floats("max", high)
     check_mean_shape("min", low, shape)
     check_mean_shape("max", high, shape)

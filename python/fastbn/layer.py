@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn.checks import converted
-from fastbn.functional import batch_norm_train
 from fastbn.masks import where_within
 from fastbn.modes import LayerModes
 from fastbn.state import Array
@@ -258,43 +257,3 @@ class BatchNorm(LayerModes):
                 self._require(self.grad_weight)[...] = dweight
                 self._require(self.grad_bias)[...] = dbias
         return (dx, *dresidual) if dresidual else dx
-
-    def init_identity(self, x: npt.ArrayLike) -> BatchNorm:
-        """Set weight to sqrt(var + eps) and bias to the mean of x, and return the layer.
-
-        In training mode the layer then gives back this x (before the activation), to the rounding of ``dtype`` and of
-        x. The running statistics stay as they are. ValueError without affine, or where a channel's mean or deviation is
-        not finite in ``dtype``.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from fastbn import BatchNorm
-        >>> x = np.array([[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]])
-        >>> bool(np.allclose(BatchNorm().init_identity(x)(x), x, rtol=1e-14))
-        True
-        """
-        if not self.affine:
-            raise ValueError(f"affine must be True for init_identity, got {self.affine}")
-        batch = converted("x", x)
-        self._check_features(batch)
-        result = batch_norm_train(batch, eps=self.eps, axis=self.axis)
-        with np.errstate(all="ignore"):
-            # 1 / invstd and not sqrt(var + eps): finite also where the square in var is not (float64 at 1e200)
-            weight = np.where(result.invstd == 0, 0.0, 1.0 / result.invstd).astype(self.dtype)
-            bias = result.mean.astype(self.dtype)
-        bad = ~(np.isfinite(weight) & np.isfinite(bias))
-        if bad.any():
-            got = f"{bias[bad][0]} and {weight[bad][0]} from {result.count} value(s)"
-            raise ValueError(f"x must have a finite mean and deviation in {self.dtype} in every channel, got {got}")
-        self.load_state_dict({"weight": weight, "bias": bias}, strict=False)
-        return self
-
-    def _check_features(self, x: Array) -> None:
-        axis = self.axis
-        if isinstance(axis, int) and -x.ndim <= axis < x.ndim and x.shape[axis] == self.num_features:
-            return  # as nearly always, and quickly seen
-        got = self._features_of(x)
-        if self.num_features is not None and got is not None and got != self._shape():
-            rule = f"{self.num_features} channels along axis {self.axis}"
-            raise ValueError(f"x must have {rule}, got {got[0] if len(got) == 1 else got} (shape {x.shape})")

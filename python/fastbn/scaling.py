@@ -27,9 +27,9 @@ class Attributes(NamedTuple):
     scale_: Array | None
 
 
-def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: float, counter: Any) -> Attributes:
-    """Return fresh arrays that say what Moments hold; counts are of type `counter` where that can hold them."""
-    seen, mean = _seen(moments.count, counter), moments.mean
+def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: float, count_dtype: Any) -> Attributes:
+    """Return fresh arrays that say what Moments hold; counts are of type `count_dtype` where that can hold them."""
+    seen, mean = _seen(moments.count, count_dtype), moments.mean
     if not (with_mean or with_std):
         return Attributes(seen, None, None, None)
     mean = mean.copy()
@@ -62,7 +62,7 @@ def moments_behind(shown: Attributes, shape: Shape, correction: float) -> Moment
 
 
 def negative(shown: Attributes) -> bool:
-    """Whether they are what no data have: scikit-learn's of negative weights, or of a constant feature by rounding."""
+    """Whether a count or a variance is negative, as scikit-learn's negative weights or rounding leave it."""
     return any(value is not None and bool(np.less(value, 0).any()) for value in (shown.n_samples_seen_, shown.var_))
 
 
@@ -84,7 +84,8 @@ def affine(
 ) -> Array:
     """Return ``(x - mean) / scale`` or ``x * scale + mean``, of x's type, and of float64 where x is not floating.
 
-    Infinity is looked for while x is read: it must not be refused where `out` is given, which would be written by then.
+    With `refuse_infinity`, ValueError if x holds infinity. It is found while the result is written, so `out` must be
+    None.
     """
     dtype = None if out is not None or x.dtype.kind == "f" else np.float64
     mean, scale = (None if a is None else a.astype(np.float64, copy=False) for a in (mean, scale))
@@ -96,12 +97,12 @@ def affine(
     return _core.normalize(x, center, ones, factor, shift, 0.0, axis, dtype, out, None, None, 0.0, refuse_infinity)
 
 
-def _seen(count: Any, counter: Any) -> Any:
+def _seen(count: Any, count_dtype: Any) -> Any:
     """Return one number where all features have seen as many samples."""
     if isinstance(count, int):
-        return np.dtype(counter).type(count)
+        return np.dtype(count_dtype).type(count)
     whole = (count == np.floor(count)) & (count < INT_END)
-    seen = count.astype(counter if whole.all() else np.float64)
+    seen = count.astype(count_dtype if whole.all() else np.float64)
     return seen.flat[0] if seen.min() == seen.max() else seen
 
 

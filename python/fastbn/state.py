@@ -120,8 +120,17 @@ class LayerState:
         """Return copies of parameters and running statistics under PyTorch's keys.
 
         ``{key: torch.from_numpy(value) for key, value in state.items()}`` is what ``torch.nn.BatchNorm2d`` loads.
-        Unlike PyTorch's, the arrays do not follow the layer: a kept state is a snapshot. RuntimeError while the
-        features are undecided.
+        Unlike PyTorch's, the arrays do not follow the layer: a kept state is a snapshot.
+
+        Returns
+        -------
+        dict of str to ndarray
+            In the layer's dtype; ``num_batches_tracked`` is an int64.
+
+        Raises
+        ------
+        RuntimeError
+            While the features are undecided.
 
         Examples
         --------
@@ -182,7 +191,16 @@ class LayerState:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole layer, options and mode included, to exactly this path, in NumPy's .npz format.
 
-        RuntimeError while the features are undecided; ValueError, if momentum is a function, which no file can hold.
+        Parameters
+        ----------
+        path : path
+            Of any suffix; a file that is there is replaced.
+
+        Raises
+        ------
+        RuntimeError, ValueError, OSError
+            While the features are undecided; if momentum is a function, which no file can hold; if the file cannot be
+            written.
 
         Examples
         --------
@@ -207,8 +225,22 @@ class LayerState:
     def load(cls: type[Layer], path: str | os.PathLike[str]) -> Layer:
         """Return the layer written by `save`; see there for an example.
 
-        No code in the file is run (nothing is unpickled). ValueError if the file is not a saved layer, OSError if it
-        cannot be read.
+        No code in the file is run (nothing is unpickled).
+
+        Parameters
+        ----------
+        path : path
+            Of a file that `save` wrote.
+
+        Returns
+        -------
+        BatchNorm
+            In the mode in which it was saved.
+
+        Raises
+        ------
+        ValueError, OSError
+            If the file is not a saved layer, or cannot be read.
         """
         shown = repr(os.fspath(path))
         with open(path, "rb") as file:

@@ -11,10 +11,10 @@ from fastbn.checks import Axis, checked_axis, converted
 from fastbn.extremes import extremes, merged_extremes
 from fastbn.measuring import measured
 from fastbn.merging import Sums, merged
-from fastbn.summary import Summary
+from fastbn.saving import SavedSummary
 
 
-class Moments(Summary):
+class Moments(SavedSummary):
     """Count, mean and centred sum of squares of each feature, over all the data seen so far.
 
     A value that grows with `update`, merges with others, and does not remember how it came about: parts that are
@@ -121,8 +121,23 @@ class Moments(Summary):
     def merge(self, other: Moments) -> Moments:
         """Take in what another has seen, and return self.
 
-        Extremes are kept where both have them. ValueError if the two have not the same features, or more values than
-        float64 can count; nothing is taken in then.
+        Extremes are kept where both have them.
+
+        Parameters
+        ----------
+        other : Moments
+            Of the same features, or of nothing. It stays as it is.
+
+        Returns
+        -------
+        Moments
+            self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `other` is something else, has other features, or the two more values than float64 can count. Nothing is
+            taken in then.
 
         Examples
         --------
@@ -161,6 +176,16 @@ class Moments(Summary):
             At least one; of feature shapes that differ along `axis` alone.
         axis : int, default 0
             Of the feature shape.
+
+        Returns
+        -------
+        Moments
+            New ones, with the first part's options. Extremes are kept where all parts have them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are no parts, one is not Moments or has seen nothing, or their shapes do not fit along `axis`.
 
         Examples
         --------

@@ -1,27 +1,22 @@
-"""What `Moments` hold: statistics and options, checked, shown, compared, copied and saved. Knows no data."""
+"""What `Moments` hold: statistics and options, checked, shown, compared and copied. Knows neither data nor files."""
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbn.checks import LARGEST, Shape, checked_choice, checked_flag, checked_real
-from fastbn.given import checked_range, checked_rest, checked_sums
+from fastbn.given import checked_range, checked_sums
 from fastbn.merging import Array, Count, Sums
-from fastbn.npz import not_written, read_npz, write_npz
-
-_WRITER = "Moments.save"
 
 Held = TypeVar("Held", bound="Summary")
 
 
 class Summary:
-    """The half of `fastbn.Moments` that does not compute: what it holds, and how that is shown, compared and saved."""
+    """The half of `fastbn.Moments` that does not compute: what it holds, and how that is shown and compared."""
 
     __hash__ = None  # type: ignore[assignment]  # a value that changes
 
@@ -136,92 +131,6 @@ class Summary:
         self._sums, self._range, self._nan, self._extremes = sums, extent, nan, extremes
         return self
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a dict of which `from_dict` makes an equal one: count, options, and arrays of float64.
-
-        ``{key: np.asarray(value).tolist() for key, value in d.items()}`` can be written as JSON, exactly; and the files
-        .json of the `fastbn` command are such dicts. mean_lo and
-        m2_lo are what the float64 of mean and m2 left over in merging.
-
-        Examples
-        --------
-        >>> from fastbn import Moments
-        >>> Moments(2, [1.0], [2.0]).to_dict()["mean"]
-        array([1.])
-        """
-        arrays: dict[str, Any] = {"count": 0} if self._sums is None else dict(self._sums._asdict())
-        if self._range is not None:
-            arrays |= {"min": self._range[0], "max": self._range[1]}
-        own = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in arrays.items()}
-        return own | {"nan": self._nan, "extremes": self._extremes}
-
-    @classmethod
-    def from_dict(cls: type[Held], mapping: Mapping[str, Any]) -> Held:
-        """Return what `to_dict` described; keys that are not Moments' are ignored.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Naming the key, where a value is not what it could be.
-        """
-        if not isinstance(mapping, Mapping):
-            raise TypeError(f"mapping must be a mapping of names to values, got {type(mapping).__name__}")
-        if "count" not in mapping:
-            raise ValueError(f"mapping must have a count, got the keys {list(mapping)}")
-        keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
-        result = cls(**{key: mapping[key] for key in keys if key in mapping})
-        if result._sums is not None:
-            wholes = {"mean_lo": result._sums.mean, "m2_lo": result._sums.m2}
-            rests = {key: checked_rest(key, mapping[key], whole) for key, whole in wholes.items() if key in mapping}
-            result._sums = result._sums._replace(**rests)
-        return result
-
-    def to_bytes(self) -> bytes:
-        """Return what `save` writes to a file."""
-        with io.BytesIO() as file:
-            self._write(file)
-            return file.getvalue()
-
-    @classmethod
-    def from_bytes(cls: type[Held], data: bytes) -> Held:
-        """Return what `to_bytes` described; ValueError if data are anything else.
-
-        Examples
-        --------
-        >>> from fastbn import Moments
-        >>> m = Moments(2, [1.0], [2.0])
-        >>> Moments.from_bytes(m.to_bytes()) == m
-        True
-        """
-        return cls._read(io.BytesIO(data), f"{len(data)} bytes", "data must be a file's content")
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to exactly this path, in NumPy's .npz format."""
-        with open(path, "wb") as file:
-            self._write(file)
-
-    @classmethod
-    def load(cls: type[Held], path: str | os.PathLike[str]) -> Held:
-        """Return what `save` wrote; members of the file that are not Moments' are ignored.
-
-        No code in the file is run (nothing is unpickled). ValueError if the file holds no Moments, OSError if it
-        cannot be read.
-        """
-        with open(path, "rb") as file:
-            return cls._read(file, repr(os.fspath(path)), "path must name a file")
-
-    def _write(self, file: BinaryIO) -> None:
-        options = {"nan": self._nan, "extremes": self._extremes}
-        write_npz(file, options, {key: value for key, value in self.to_dict().items() if key not in options})
-
-    @classmethod
-    def _read(cls: type[Held], file: BinaryIO, shown: str, rule: str) -> Held:
-        config, arrays = read_npz(file, _WRITER, shown, rule)
-        try:
-            return cls.from_dict({**arrays, "nan": config["nan"], "extremes": config["extremes"]})
-        except (KeyError, TypeError, ValueError) as error:
-            raise not_written(_WRITER, shown, error, rule) from error
-
     def __iter__(self) -> Iterator[Any]:
         """Unpack into count, mean and m2."""
         return iter((self.count, self.mean, self.m2))
@@ -241,10 +150,6 @@ class Summary:
         if self._range is not None:
             shown |= {"min": self.min, "max": self.max}
         return f"Moments({', '.join(f'{name}={_brief(value)}' for name, value in shown.items())})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a dict, which later versions can read."""
-        return type(self).from_dict, (self.to_dict(),)
 
 
 def dividing(var: Array) -> Array:

@@ -32,6 +32,7 @@ from fastbn.command.arguments import (
     columns_of,
     nbytes_of,
 )
+from fastbn.io.checkpoints import is_checkpoint
 from fastbn.io.sources import is_zarr, left_out, other_columns
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
@@ -237,10 +238,9 @@ def _check_outputs(paths: list[str], force: bool, sources: Iterable[str] = ()) -
 
 
 def _note_checkpoint(path: str | None, resume: bool) -> None:
-    there = path is not None and os.path.exists(path)
-    if there and not resume:
+    if path is not None and not resume and is_checkpoint(path):
         display.note(f"{path} is of a run that was interrupted; --resume would have gone on from it")
-    if resume and not there:
+    if path is not None and resume and not os.path.exists(path):
         display.note(f"{path} is not there, so this begins at the beginning")
 
 

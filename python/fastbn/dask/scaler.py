@@ -78,6 +78,11 @@ class StandardScaler(ScalerInMemory):
             Not negative, and not all 0. Where X's chunk sizes are unknown, a dask one in X's chunks. Of a dataframe the
             rows are counted first if the weights are in memory, which takes a pass of its own.
 
+        Returns
+        -------
+        StandardScaler
+            self
+
         Raises
         ------
         TypeError, ValueError

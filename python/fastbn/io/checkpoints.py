@@ -56,13 +56,13 @@ class Checkpoint:
             if held.pop("digest") != _digest(held):
                 raise ValueError("it was changed or damaged after that")
             if held["identity"] != self._identity:
-                raise _Differs(f"{self._path!r} is of another run: {_difference(held['identity'], self._identity)}")
+                raise _Differs(_difference(held["identity"], self._identity))
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
             corners = [tuple(corner) for corner in held["corners"]]
             counted = dict(zip(corners, parts, strict=True))
             return Progress(held["place"], held["position"], total, counted, held["names"], dict(held["skipped"]))
         except _Differs as error:
-            raise ValueError(f"checkpoint must be of this run, but {error}") from None
+            raise ValueError(f"checkpoint must be of this run, got {self._path!r}, of another: {error}") from None
         except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere
             raise ValueError(f"checkpoint must name a file that a run left, got {self._path!r}: {error}") from error
 
@@ -76,17 +76,9 @@ class Checkpoint:
 
     def start(self) -> None:
         """Begin to count the time to the first checkpoint; ValueError if that would go over anything else."""
-        if os.path.lexists(self._path) and not self._is_checkpoint():
+        if os.path.lexists(self._path) and not is_checkpoint(self._path):
             raise ValueError(f"checkpoint must name a file that a run left, or none, got {self._path!r}")
         self._last = time.monotonic() if self._every else None
-
-    def _is_checkpoint(self) -> bool:
-        try:
-            with open(self._path, encoding="utf-8") as file:
-                held = json.loads(file.read()) if file.read(1) == "{" and not file.seek(0) else None
-        except (OSError, ValueError, RecursionError):
-            return False
-        return isinstance(held, dict) and {"format", "identity"} <= held.keys()
 
     def remove(self) -> None:
         """Remove the file: the run is complete."""
@@ -107,6 +99,16 @@ class Checkpoint:
         }
         with replacing(self._path) as path, open(path, "w", encoding="utf-8") as file:
             json.dump(held | {"digest": _digest(held)}, file)
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a file is what a run left, of whatever run."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            held = json.loads(file.read()) if file.read(1) == "{" and not file.seek(0) else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and {"format", "identity"} <= held.keys()
 
 
 def _digest(held: dict[str, Any]) -> str:

@@ -67,8 +67,8 @@ class StandardScaler(LearningScaler):
     -----
     The mean is subtracted exactly before anything is rounded, also from float32 at mean 1e5, where scikit-learn rounds
     the mean first. NaN is left out of the statistics and stays NaN; infinity is an error, unless
-    ``sklearn.set_config(assume_finite=True)`` promises that there is none. Values of the variance are exact enough
-    that no feature is constant by mistake; what counts as constant is scikit-learn's rule.
+    ``sklearn.set_config(assume_finite=True)`` promises that there is none. What counts as
+    constant is scikit-learn's rule, which grows with the number of samples and the mean.
 
     Examples
     --------
@@ -104,7 +104,25 @@ class StandardScaler(LearningScaler):
         self.correction = correction
 
     def fit_transform(self, X: Any, y: Any = None, *, out: Array | None = None, **fit_params: Any) -> Any:
-        """Return ``fit(X, y, **fit_params).transform(X, out=out)``, without looking for infinity twice."""
+        """Return ``fit(X, y, **fit_params).transform(X, out=out)``, without looking for infinity twice.
+
+        Parameters
+        ----------
+        X, y, **fit_params
+            As for ``fit``.
+        out : ndarray, optional
+            As for `transform`.
+
+        Returns
+        -------
+        ndarray, sparse matrix or DataFrame
+            As of `transform`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            What scikit-learn's own raises.
+        """
         changed = any(getattr(type(self), name) is not getattr(StandardScaler, name) for name in _STEPS)
         if changed or get_config()["enable_metadata_routing"]:  # of what is not routed the base class warns
             if out is None:

@@ -27,7 +27,7 @@ def has_infinity(x: Array) -> bool:
         return False
     if x.size <= _BLOCK:  # and no thread is worth waking
         return bool(_infinite(x).any())
-    # Values that are missing are rarely so few that the first block has none.
+    # Where values are missing, the first block nearly always shows one.
     if not np.isnan(next(_blocks(x, _PEEK))).any():
         shortest = x.shape.index(min(x.shape))  # few means, and one that is NaN does not hold up the others
         if np.isfinite(_core.moments(x, shortest, None, None)[1]).all():

@@ -110,6 +110,11 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
             A fitted scaler, this class's or scikit-learn's, or statistics that were measured in another way. It stays
             as it is.
 
+        Returns
+        -------
+        StandardScaler
+            self
+
         Raises
         ------
         TypeError, ValueError

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.io.names import KINDS, kind_of, split
+from fastbn.io.names import KINDS, TABLES, kind_of, split
 from fastbn.io.sources.base import Place, Reading, Source, UnreadableError
 
 _ROOMS = {"npz": "npy"}  # of kinds that have none of their own name
@@ -57,7 +57,7 @@ def left_out(folder: str) -> list[str]:
 def other_columns(source: Any, reading: Reading) -> list[str]:
     """Return the columns of the first table of a source that are not numbers, and so not read."""
     for place in places(source):
-        if place.kind not in ("csv", "parquet"):
+        if place.kind not in TABLES.values():
             continue
         try:
             with closing(opened(place, reading)) as table:
@@ -143,4 +143,4 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__") or hasattr(value, "dtype")
 
 
-__all__ = ["Place", "Reading", "Source", "UnreadableError", "is_zarr", "kind_of", "left_out", "opened", "places"]
+__all__ = ["Place", "Reading", "Source", "UnreadableError", "is_zarr", "left_out", "opened", "other_columns", "places"]

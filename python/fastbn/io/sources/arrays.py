@@ -14,7 +14,7 @@ from fastbn.io.sources.base import Array, Block, Reading, Ring, UnreadableError,
 
 Region: TypeAlias = tuple[slice, ...]
 
-
+# Values that a piece has at least in either order, where an array is read in one and written in another.
 _PIECE = 512
 
 

@@ -108,8 +108,8 @@ class Reading(NamedTuple):
     """How to read: the options of `fastbn.stream` that concern sources.
 
     ``beside`` is the number of bytes per value that are needed further on; ``rowwise`` asks for C order whatever the
-    order in the file. ``unreadable`` is told of a file that cannot be read, and raises unless the others are to be read
-    all the same.
+    order in the file. ``unreadable`` is told of a file that cannot be read, and the others are read all the same;
+    None: its error ends the run.
     """
 
     axis: int | Shape = 1

@@ -79,7 +79,8 @@ class _Table:
             _check_quotes(self._name, lines)
         if not lines.strip():
             return pa.schema([(n, types[n] if types else pa.null()) for n in columns or numbers]).empty_table()
-        # With threads of its own pyarrow aborts now and then as the interpreter ends: its issue 34314.
+        # With threads of its own pyarrow aborts now and then as the interpreter ends:
+        # https://github.com/apache/arrow/issues/34314.
         read = csv_of.ReadOptions(column_names=numbers, block_size=max(1, len(lines)), use_threads=False)
         try:
             return csv_of.read_csv(
@@ -131,7 +132,8 @@ def _check_quotes(name: str, lines: bytes) -> None:
 
 def _too_long(name: str, size: int) -> UnreadableError:
     return UnreadableError(
-        f"{name} must have lines of at most {size} bytes (memory / {4 * _GROWTH}), and close the quotes it opens"
+        f"{name} must have lines of at most {size} bytes (memory / {4 * _GROWTH}), and close the quotes it opens, "
+        "got a longer one"
     )
 
 
