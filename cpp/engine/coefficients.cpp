@@ -37,7 +37,7 @@ T shift_in(T shift, double bias) {
 // weight * invstd, by halves: a factor may leave float64's range where the product does not.
 struct Scale {
     Scale(double weight, double invstd) : value(weight * invstd) {
-        if (value != 0.0 && std::isfinite(value)) {
+        if (std::isnormal(value)) {
             mantissa = std::frexp(value, &exponent);
         } else {
             int weight_exponent = 0;
@@ -67,14 +67,15 @@ int unit_exponent(double mean, int wanted) {
     return std::min(clamp_exponent<T>(wanted), largest);
 }
 
-// The unit 2^-j of dy: as near to 1 as leaves room for what is subtracted from dy, of the order of
-// 2^term, and then for scale / 2^j, scale being of the order of 2^scale.
+// The unit 2^-j of dy: as near to 1 as leaves room for scale / 2^j, scale being of the order of
+// 2^scale, and first of all for what is subtracted from dy, of the order of 2^term. Differences of
+// such numbers are 0 or so large that dx is infinite by any scale near T's largest.
 template <class T>
 int dy_unit_exponent(int scale, int term, bool large_dy) {
     constexpr int largest = std::numeric_limits<T>::max_exponent - 8;
     constexpr int room = -4;  // for differences, where dy itself is near the largest numbers
-    int j = std::min(large_dy ? room : 0, largest - term);
-    j = std::max(j, scale - largest);
+    const int wanted = std::max(0, scale - largest);
+    const int j = std::min(large_dy ? room : wanted, largest - term);
     return clamp_exponent<T>(std::min(j, std::max(scale + largest, -largest)));
 }
 
@@ -88,7 +89,8 @@ void fold_affine_of(std::ptrdiff_t i, const AffineSource& from, const AffineOut<
     T pre = 1;
     if (!is_plain_affine<T>(mean, invstd, weight)) {
         const Scale whole(weight, invstd);
-        const int k = unit_exponent<T>(mean, whole.exponent);
+        // So that no difference overflows unless y does, and none at all where the scale is 0.
+        const int k = unit_exponent<T>(mean, whole.mantissa == 0.0 ? -2 : whole.exponent - 1);
         pre = static_cast<T>(std::ldexp(1.0, k));
         mean = std::ldexp(mean, k);
         mean_lo = std::ldexp(mean_lo, k);
@@ -115,7 +117,7 @@ void fold_input_gradient_of(std::ptrdiff_t i, const InputGradientSource& from,
     double scale = weight * invstd;
     T pre = 1;
     T dy_pre = 1;
-    if (!is_plain_input_gradient<T>(mean, invstd, weight, slope, level)) {
+    if (!is_plain_input_gradient<T>(mean, invstd, weight, mean_dy_xhat, level)) {
         const Scale whole(weight, invstd);
         const int k = unit_exponent<T>(mean, exponent_of(invstd));
         const int slope_exponent = exponent_of(std::ldexp(invstd, -k)) + exponent_of(mean_dy_xhat);
@@ -129,7 +131,7 @@ void fold_input_gradient_of(std::ptrdiff_t i, const InputGradientSource& from,
         level = std::ldexp(level, j);
         scale = whole.divided_by_power(j);
     }
-    const InputGradientTerms<T> terms = input_gradient_terms<T>(mean, slope, level);
+    const InputGradientTerms<T> terms = input_gradient_terms<T>(mean, slope, level, scale);
     to.pre[i] = pre;
     to.dy_pre[i] = dy_pre;
     to.center[i] = terms.center;

@@ -135,12 +135,14 @@ template <class T>
 #pragma omp simd reduction(| : odd)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const double level = from.sum_dy[i] / from.count;
-        const double slope = from.invstd[i] * (from.sum_dy_xhat[i] / from.count);
+        const double mean_dy_xhat = from.sum_dy_xhat[i] / from.count;
+        const double slope = from.invstd[i] * mean_dy_xhat;
         const double scale = from.weight[i] * from.invstd[i];
-        const bool plain =
-            is_plain_input_gradient<T>(from.mean[i], from.invstd[i], from.weight[i], slope, level);
+        const bool plain = is_plain_input_gradient<T>(from.mean[i], from.invstd[i], from.weight[i],
+                                                      mean_dy_xhat, level);
         odd |= plain ? 0 : 1;
-        const InputGradientTerms<T> terms = input_gradient_terms<T>(from.mean[i], slope, level);
+        const InputGradientTerms<T> terms =
+            input_gradient_terms<T>(from.mean[i], slope, level, scale);
         to.pre[i] = T(1);
         to.dy_pre[i] = T(1);
         to.center[i] = terms.center;

@@ -22,7 +22,7 @@ static inline bool is_large(double value) {
     return __builtin_fabs(value) > most<T>();
 }
 
-// Zero and NaN need no other unit either.
+// Zero and NaN are too.
 template <class T>
 static inline bool is_moderate(double value) {
     const double magnitude = __builtin_fabs(value);
@@ -38,13 +38,16 @@ static inline bool is_lost(double product, double a, double b) {
 template <class T>
 static inline bool is_plain_affine(double mean, double invstd, double weight) {
     const double scale = weight * invstd;
-    return !is_lost(scale, weight, invstd) && !is_large<T>(mean) && is_moderate<T>(scale);
+    return !is_lost(scale, weight, invstd) && !is_large<T>(mean) && is_moderate<T>(scale) &&
+           !is_large<T>(mean * scale);
 }
 
 template <class T>
-static inline bool is_plain_input_gradient(double mean, double invstd, double weight, double slope,
-                                           double level) {
-    return is_plain_affine<T>(mean, invstd, weight) && !is_large<T>(level) && is_moderate<T>(slope);
+static inline bool is_plain_input_gradient(double mean, double invstd, double weight,
+                                           double mean_dy_xhat, double level) {
+    const double slope = invstd * mean_dy_xhat;
+    return is_plain_affine<T>(mean, invstd, weight) && !is_large<T>(level) &&
+           !is_lost(slope, invstd, mean_dy_xhat) && is_moderate<T>(slope);
 }
 
 // y = (x - center) * scale + shift
@@ -86,10 +89,15 @@ struct InputGradientTerms {
 // which is the form above with slope = invstd * sum(dy * xhat) / N, level = sum(dy) / N and
 // scale = weight * invstd.
 template <class T>
-static inline InputGradientTerms<T> input_gradient_terms(double mean, double slope, double level) {
+static inline InputGradientTerms<T> input_gradient_terms(double mean, double slope, double level,
+                                                         double scale) {
     const T center = static_cast<T>(mean);
     const double rest = mean - static_cast<double>(center);
-    return {center, static_cast<T>(slope), static_cast<T>(level - rest * slope)};
+    // Where dx is 0 nothing is subtracted from dy: the difference might overflow, and infinity
+    // times 0 is NaN. (Differences of a number and itself: whether it is finite, without a branch.)
+    const bool none = (scale == 0.0) & (slope - slope == 0.0) & (level - level == 0.0);
+    return {center, static_cast<T>(none ? 0.0 : slope),
+            static_cast<T>(none ? 0.0 : level - rest * slope)};
 }
 
 }  // namespace fastbn
