@@ -134,8 +134,8 @@ def miscounted(which: int) -> Callable[[Path], str]:
         path = folder / "bad.parquet"
         pq.write_table(pa.table({name: np.zeros(100) for name in "abc"}), path)
         data = bytearray(path.read_bytes())
-        places = [found.start() for found in re.finditer(rb"\x16\xc8\x01", data)]  # Thrift's i64 100: file, columns, group
-        assert len(places) == 5
+        places = [found.start() for found in re.finditer(rb"\x16\xc8\x01", data)]  # 100 as an i64 of Thrift's
+        assert len(places) == 5  # of the file, the columns and the row group
         data[places[which] + 1] ^= 1
         path.write_bytes(data)
         return path.name
