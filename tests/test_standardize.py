@@ -412,6 +412,17 @@ def test_a_source_is_never_replaced(tmp_path: Path, x: Array) -> None:
     np.testing.assert_array_equal(np.load(source), x)
 
 
+def test_statistics_are_never_replaced(tmp_path: Path, x: Array) -> None:
+    source, statistics = datafiles.save_npy(tmp_path, x), tmp_path / "s.npz"
+    save_stats(Stats(fastbn.stream(x)), statistics)
+    (tmp_path / "same.npz").symlink_to(statistics)
+    before = statistics.read_bytes()
+    for out in (statistics, tmp_path / "same.npz", os.path.relpath(statistics), f"{statistics}:y"):
+        with pytest.raises(ValueError, match=r"out must not be the file of moments, got '.*npz'"):
+            fastbn.standardize(source, statistics, out, overwrite=True)
+    assert statistics.read_bytes() == before
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
 @pytest.mark.parametrize("out", ["y.npy", "y.npz", "y.h5", "y.zarr", "y", "y.csv"])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, x: Array, out: str, error: type[BaseException]) -> None:
