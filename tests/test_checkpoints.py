@@ -137,6 +137,13 @@ def test_it_is_written_now_and_then_and_removed_at_the_end(tmp_path: Path, sourc
     assert not list(tmp_path.glob(".*"))
 
 
+def test_nothing_else_is_removed_at_the_end(tmp_path: Path, source: str) -> None:
+    """Whatever came to have the name meanwhile."""
+    path = tmp_path / "s.json"
+    fastbn.stream(source, checkpoint=path, every=1e9, progress=lambda done, total: path.write_text("{}"))
+    assert path.read_text() == "{}"
+
+
 def test_extremes_and_options_are_kept(tmp_path: Path, source: str) -> None:
     for options in ({"extremes": False}, {"where_finite": True}, {"columns": [1]}, {"axis": (0, 1)}, {"dtype": "f4"}):
         whole = fastbn.stream(source, memory=LEAST, **options)  # type: ignore[arg-type]

@@ -349,7 +349,7 @@ def test_nothing_but_a_checkpoint_is_written_over(command: Run, tmp_path: Path, 
     precious.write_text("{")
     (folder / "deep").mkdir(parents=True)
     held = Path(source).read_bytes()
-    for path in (precious, folder, source):
+    for path in (precious, folder):
         code, out, err = command("stats", source, "--every", "0", "--checkpoint", path)
         assert (code, out) == (1, "")
         assert err == f"fastbn: error: checkpoint must name a file that a run left, or none, got {str(path)!r}\n"
@@ -361,6 +361,39 @@ def test_nothing_but_a_checkpoint_is_written_over(command: Run, tmp_path: Path, 
     assert (code, err) == (1, f"fastbn: error: --out must not be a source, got '{tmp_path}/x.npz'\n")
     assert (precious.read_text(), Path(source).read_bytes()) == ("{", held)
     assert (folder / "deep").is_dir()
+
+
+def test_a_checkpoint_is_no_result(command: Run, tmp_path: Path, source: str) -> None:
+    """It is removed at the end, when the result is there."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    first, second = str(tmp_path / "a.npz"), str(tmp_path / "b.json")
+    for path in (second, f"{tmp_path}/./b.json", f"{tmp_path}/link/b.json", os.path.relpath(second)):
+        code, out, err = command("stats", source, "--out", first, "--out", second, "--checkpoint", path)
+        assert (code, out, err) == (1, "", f"fastbn: error: --checkpoint must not be --out, got {path!r}\n")
+    Path(f"{first}.checkpoint").symlink_to(second)
+    assert command("stats", source, "-o", first, "-o", second)[2].endswith(f"got '{first}.checkpoint'\n")
+    assert not Path(first).exists()
+    assert not Path(second).exists()
+
+
+def test_a_checkpoint_and_a_result_are_no_sources(command: Run, tmp_path: Path, x: Array) -> None:
+    folder, several, kept = tmp_path / "x", tmp_path / "x" / "x.npz", tmp_path / "kept.csv"
+    folder.mkdir()
+    np.savez(several, a=x, b=x)
+    stopped(datafiles.save_npy(tmp_path, np.ones((50_000, 2))), kept)
+    before = several.read_bytes(), kept.read_bytes()
+    for read in (f"{several}:a", folder):
+        assert command("stats", read, "--out", several, "--force") == (
+            (1, "", f"fastbn: error: --out must not be a source, got {str(several)!r}\n")
+        )
+    for read, path in ((folder, several), (f"{several}:a", several), (kept, kept)):
+        for more in ([], ["--resume"]):
+            assert command("stats", read, "--checkpoint", path, *more) == (
+                (1, "", f"fastbn: error: --checkpoint must not be a source, got {str(path)!r}\n")
+            )
+        with pytest.raises(ValueError, match=f"checkpoint must not be one of the sources, got {str(path)!r}"):
+            fastbn.stream(read, checkpoint=path)
+    assert (several.read_bytes(), kept.read_bytes()) == before
 
 
 def test_whoever_reads_may_have_enough(tmp_path: Path, source: str) -> None:

@@ -520,6 +520,10 @@ def test_repr() -> None:
     assert repr(many) == "Moments(count=[ 0.  1. ... 98. 99.], mean=[0. 0. ... 0. 0.], std=[nan  0. ...  0.  0.])"
 
 
+# Finite where the type is wider than float64, and infinite in it; elsewhere infinite at once.
+BEYOND = np.longdouble(2) ** 2000 if np.finfo(np.longdouble).max > np.finfo(np.float64).max else np.longdouble(np.inf)
+
+
 def test_statistics_are_checked() -> None:
     ones = np.ones(2)
     for arguments, options, error, message in [
@@ -531,6 +535,8 @@ def test_statistics_are_checked() -> None:
         ((3, ones, [1.0, -2.0]), {}, ValueError, r"m2 must be >= 0, got -2.0"),
         ((-1, ones, ones), {}, ValueError, "count must be finite and >= 0, got -1"),
         (([1, np.inf], ones, ones), {}, ValueError, "count must be finite and >= 0"),
+        ((BEYOND, ones, ones), {}, ValueError, "count must be finite and >= 0, got"),
+        (([1, BEYOND], ones, ones), {}, ValueError, "count must be finite and >= 0, got"),
         (([1], ones, ones), {}, ValueError, r"count must have mean's shape \(2,\), got \(1,\)"),
         (("3", ones, ones), {}, TypeError, "count must hold real numbers, got '3'"),
         ((3, ["a", "b"], ones), {}, TypeError, "mean must hold real numbers, got dtype <U1"),

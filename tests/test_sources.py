@@ -127,6 +127,22 @@ def alike(folder: Path, *names: str) -> str:
     return "bad.parquet"
 
 
+def miscounted(which: int) -> Callable[[Path], str]:
+    """Return a table of 100 rows whose footer has -101 for one of its counts."""
+
+    def make(folder: Path) -> str:
+        path = folder / "bad.parquet"
+        pq.write_table(pa.table({name: np.zeros(100) for name in "abc"}), path)
+        data = bytearray(path.read_bytes())
+        places = [found.start() for found in re.finditer(rb"\x16\xc8\x01", data)]  # 100 as an i64 of Thrift's
+        assert len(places) == 5  # of the file, the columns and the row group
+        data[places[which] + 1] ^= 1
+        path.write_bytes(data)
+        return path.name
+
+    return make
+
+
 def broken_link(folder: Path) -> str:
     (folder / "x.png").symlink_to("nosuch.png")
     return "x.png"
@@ -234,6 +250,9 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
         {},
         "bad.parquet must have columns of different names, got 'a' more than once",
     ),
+    ("parquet-rows", miscounted(0), {}, "bad.parquet cannot be read: its row groups must have its -101 rows, got 100"),
+    ("parquet-values", miscounted(1), {}, "bad.parquet cannot be read: row group 0 must have 100 rows, got 0"),
+    ("parquet-group", miscounted(4), {}, "bad.parquet cannot be read: its row groups must have its 100 rows, got -101"),
     ("csv-quote", written("x.csv", 'a,b\n1,2\n3,"4\n5,6\n'), {}, "x.csv must close the quotes it opens"),
     ("csv-first-quote", written("x.csv", '"a,b\n1,2\n'), {}, "x.csv must begin with a whole row of entries"),
     ("csv-first-line", written("x.csv", "a" * 10_000), {}, "x.csv must have lines of at most 5461 bytes"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
+import errno
 import gc
 import os
 import resource
@@ -410,6 +412,17 @@ def test_a_source_is_never_replaced(tmp_path: Path, x: Array) -> None:
     np.testing.assert_array_equal(np.load(source), x)
 
 
+def test_statistics_are_never_replaced(tmp_path: Path, x: Array) -> None:
+    source, statistics = datafiles.save_npy(tmp_path, x), tmp_path / "s.npz"
+    save_stats(Stats(fastbn.stream(x)), statistics)
+    (tmp_path / "same.npz").symlink_to(statistics)
+    before = statistics.read_bytes()
+    for out in (statistics, tmp_path / "same.npz", os.path.relpath(statistics), f"{statistics}:y"):
+        with pytest.raises(ValueError, match=r"out must not be the file of moments, got '.*npz'"):
+            fastbn.standardize(source, statistics, out, overwrite=True)
+    assert statistics.read_bytes() == before
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
 @pytest.mark.parametrize("out", ["y.npy", "y.npz", "y.h5", "y.zarr", "y", "y.csv"])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, x: Array, out: str, error: type[BaseException]) -> None:
@@ -444,6 +457,31 @@ def test_a_full_disk(tmp_path: Path, x: Array, out: str, nbytes: int) -> None:
     with full_at(nbytes), pytest.raises(OSError, match=rf"File too large: '.*/{out}.*'"):
         fastbn.standardize(source, moments, tmp_path / out, memory=LEAST)
     gc.collect()  # h5py's file is gone for good, and did not end the process
+    assert os.listdir(tmp_path) == [Path(source).name]
+
+
+def test_chunks_that_are_under_way_are_waited_for(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is written after the store was removed would leave a part of it behind."""
+    source = datafiles.save_npy(tmp_path, rng.normal(size=(1 << 17, 8)))
+    real = zarr.storage.LocalStore.set
+    begun, ended = [], []
+
+    async def slow(store: Any, key: str, value: Any) -> None:
+        if key == "c/0/0":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if "json" not in key:
+            begun.append(key)
+            await asyncio.sleep(0.2)
+            ended.append(key)
+        await real(store, key, value)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "set", slow)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/y.zarr'"):
+        fastbn.standardize(source, fastbn.stream(source), tmp_path / "y.zarr")
+    assert begun
+    assert sorted(ended) == sorted(begun)
     assert os.listdir(tmp_path) == [Path(source).name]
 
 

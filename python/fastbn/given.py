@@ -46,13 +46,15 @@ def _checked_count(count: Any, shape: Shape) -> Count:
     array = converted("count", count)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"count must hold real numbers, got {count!r}")
-    if not ((array >= 0) & np.isfinite(array)).all():
+    with np.errstate(over="ignore"):  # a wider type holds numbers that float64 has not
+        floats = array.astype(np.float64)
+    if not ((array >= 0) & np.isfinite(floats)).all():
         raise ValueError(f"count must be finite and >= 0, got {count!r}")
     if array.ndim == 0 and array.dtype.kind in "iu" and array < INT_END:
         return int(array)
     if array.ndim != 0:
         check_mean_shape("count", array, shape)
-    return np.broadcast_to(array.astype(np.float64), shape)
+    return np.broadcast_to(floats, shape)
 
 
 def checked_range(low: Any, high: Any, shape: Shape | None) -> tuple[Array, Array] | None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -33,7 +33,7 @@ from fastbn.command.arguments import (
     nbytes_of,
 )
 from fastbn.io.checkpoints import is_checkpoint
-from fastbn.io.sources import is_zarr, left_out, other_columns
+from fastbn.io.sources import is_zarr, left_out, other_columns, places, replaces
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
 from fastbn.io.streaming import MEMORY, reading_of, streamed
@@ -119,7 +119,9 @@ def stats(
     kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
     if resume and kept is None:
         raise typer.BadParameter("--resume needs --out or --checkpoint, which say where the checkpoint is")
-    _note_checkpoint(kept, resume)
+    if kept is not None:
+        _check_checkpoint(kept, out, sources)
+        _note_checkpoint(kept, resume)
     chosen = None if dtype is None else dtype.value
     reading = reading_of(axes_of(axis), columns_of(columns), chosen, mode, not no_header, nbytes_of(memory))
     with display.progress("counting") as report:
@@ -219,11 +221,11 @@ def _one_or_several(sources: list[str]) -> Any:
     return sources[0] if len(sources) == 1 else sources
 
 
-def _check_outputs(paths: list[str], force: bool, sources: Iterable[str] = ()) -> None:
+def _check_outputs(paths: list[str], force: bool, sources: Sequence[str] = ()) -> None:
     for path in paths:
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if any(os.path.exists(path) and os.path.exists(s) and os.path.samefile(path, s) for s in sources):
+        if _is_source(path, sources):
             raise ValueError(f"--out must not be a source, got {path!r}")
         try:
             checked_suffix(path)
@@ -237,10 +239,23 @@ def _check_outputs(paths: list[str], force: bool, sources: Iterable[str] = ()) -
             raise OSError(code, os.strerror(code), folder)
 
 
-def _note_checkpoint(path: str | None, resume: bool) -> None:
-    if path is not None and not resume and is_checkpoint(path):
+def _is_source(path: str, sources: Sequence[str]) -> bool:
+    if not os.path.exists(path):  # which saves a look into large folders
+        return False
+    return replaces(path, (file for place in places(sources) for file in place.files))
+
+
+def _check_checkpoint(path: str, outputs: list[str], sources: Sequence[str]) -> None:
+    if os.path.realpath(path) in map(os.path.realpath, outputs):  # the end of the run would remove the result
+        raise ValueError(f"--checkpoint must not be --out, got {path!r}")
+    if _is_source(path, sources):
+        raise ValueError(f"--checkpoint must not be a source, got {path!r}")
+
+
+def _note_checkpoint(path: str, resume: bool) -> None:
+    if not resume and is_checkpoint(path):
         display.note(f"{path} is of a run that was interrupted; --resume would have gone on from it")
-    if path is not None and resume and not os.path.exists(path):
+    if resume and not os.path.exists(path):
         display.note(f"{path} is not there, so this begins at the beginning")
 
 

@@ -81,8 +81,8 @@ class Checkpoint:
         self._last = time.monotonic() if self._every else None
 
     def remove(self) -> None:
-        """Remove the file: the run is complete."""
-        if os.path.exists(self._path):
+        """Remove the file, and nothing else that came to have its name: the run is complete."""
+        if is_checkpoint(self._path):
             os.unlink(self._path)
 
     def _write(self, progress: Progress) -> None:

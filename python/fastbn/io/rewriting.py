@@ -17,7 +17,7 @@ from fastbn.io.destinations.sinks import FileSink, FolderSink, Piece
 from fastbn.io.names import TABLES
 from fastbn.io.optional import needed
 from fastbn.io.passing import FailedError, Listener, Passing, checked
-from fastbn.io.sources import is_zarr
+from fastbn.io.sources import is_zarr, replaces
 from fastbn.io.sources.base import Array, Place, Reading, Ring, Source, UnreadableError
 from fastbn.io.sources.images import ImageSource
 from fastbn.io.sources.tables import TableSource
@@ -68,14 +68,8 @@ class Rewriting(Passing):
 
     def _check_apart(self, place: Place) -> None:
         """Refuse a target that a place is read from, or a Zarr store that it lies in."""
-        path = self._target.path
-        if not os.path.exists(path):
-            return
-        inside = os.path.join(os.path.realpath(path), "")
-        for file in (*place.files, *_behind(place.array)):
-            same = os.path.exists(file) and os.path.samefile(path, file)
-            if same or (is_zarr(path) and os.path.realpath(file).startswith(inside)):
-                raise ValueError(f"out must not be one of the sources, got {path!r}")
+        if replaces(self._target.path, (*place.files, *_behind(place.array))):
+            raise ValueError(f"out must not be one of the sources, got {self._target.path!r}")
 
     def _reading_of(self, place: Place) -> Reading:
         names = self._stats.names

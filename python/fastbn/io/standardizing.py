@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,7 +63,7 @@ def standardize(
     on_error : {"raise", "skip"} or callable, default "raise"
         As for `stream`. What breaks off when a part of it is written already is raised all the same.
     overwrite : bool, default False
-        Whether `out` may replace a file or a Zarr store; a source never.
+        Whether `out` may replace a file or a Zarr store; a source or the file of `moments` never.
     progress : callable, optional
         As for `stream`.
 
@@ -90,9 +91,12 @@ def standardize(
     """
     from fastbn.io.destinations import target_of
     from fastbn.io.rewriting import Rewriting
-    from fastbn.io.sources import places
+    from fastbn.io.sources import places, replaces
     from fastbn.io.statsfiles import Stats, load_stats
 
+    target = target_of(out)
+    if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
+        raise ValueError(f"out must not be the file of moments, got {target.path!r}")
     stats = Stats(moments) if isinstance(moments, Moments) else load_stats(moments)
     if stats.moments.shape is None:
         raise ValueError("moments must have seen something, got empty ones")
@@ -103,7 +107,7 @@ def standardize(
     Rewriting(
         places(source),
         stats,
-        target_of(out),
+        target,
         reading._replace(rowwise=True),
         dtype=wanted,
         eps=float(checked_real("eps", eps, 0, LARGEST)),

@@ -257,9 +257,12 @@ def _checkpoint(
 ) -> Checkpoint:
     from fastbn import _core
     from fastbn.io.checkpoints import Checkpoint, identity
+    from fastbn.io.sources import replaces
 
     if not isinstance(found, list) or any(place.array is not None for place in found):
         raise ValueError("checkpoint must come with files, which can be read again, got arrays")
+    if replaces(os.fspath(path), (file for place in found for file in place.files)):
+        raise ValueError(f"checkpoint must not be one of the sources, got {os.fspath(path)!r}")
     shown = {
         "version": _core.version,
         "axis": reading.axis if isinstance(reading.axis, int) else list(reading.axis),

@@ -19,6 +19,7 @@ from fastbn.io.sources.base import Array
 
 # Large enough to be read at the speed of the disk, small enough to be read for a few rows.
 _CHUNK_BYTES = 1 << 20
+_PATIENCE = 30.0  # seconds for chunks that are under way, at most a block's; the tasks may be another's too
 
 
 class NpyWriter:
@@ -94,9 +95,6 @@ class ChunkedWriter:
         """Give the array its size."""
         self._array.resize((rows, *self._array.shape[1:]))
 
-    def close(self) -> None:
-        """Do nothing: a store is open while a piece is written."""
-
 
 class Hdf5Writer(ChunkedWriter):
     """An HDF5 file of one array."""
@@ -160,12 +158,33 @@ class _Lenient(io.FileIO):
             raise self._error
 
 
-def _zarr(path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> ArrayWriter:
-    zarr = needed("zarr", "Zarr stores")
-    chunks = _chunks(trailing, dtype)
-    name = None if member == "data" else member
-    array = zarr.open_array(path, path=name, mode="w", shape=(0, *trailing), chunks=chunks, dtype=dtype)
-    return ChunkedWriter(array)
+class ZarrWriter(ChunkedWriter):
+    """A Zarr store in a folder, of one array."""
+
+    def __init__(self, path: str, member: str, trailing: Shape, dtype: np.dtype[Any]) -> None:
+        self._zarr = needed("zarr", "Zarr stores")
+        chunks = _chunks(trailing, dtype)
+        name = None if member == "data" else member
+        super().__init__(
+            self._zarr.open_array(path, path=name, mode="w", shape=(0, *trailing), chunks=chunks, dtype=dtype)
+        )
+
+    def close(self) -> None:
+        """Wait until nothing writes: zarr raises the first error while other chunks are still under way.
+
+        They would make folders anew that were removed. Version 2 of zarr has no such tasks.
+        """
+        run = getattr(getattr(self._zarr.core, "sync", None), "sync", None)
+        if run is not None:
+            run(_others_done())
+
+
+async def _others_done() -> None:
+    import asyncio  # slow to import, but zarr has done that
+
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=_PATIENCE)
 
 
 def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
@@ -183,5 +202,5 @@ WRITERS: dict[str, Callable[[str, str, Shape, np.dtype[Any]], ArrayWriter]] = {
     "npy": NpyWriter,
     "npz": NpzWriter,
     "hdf5": Hdf5Writer,
-    "zarr": _zarr,
+    "zarr": ZarrWriter,
 }

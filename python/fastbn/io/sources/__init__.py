@@ -47,6 +47,18 @@ def is_zarr(path: str) -> bool:
     return any(os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES)
 
 
+def replaces(path: str, files: Iterable[str]) -> bool:
+    """Whether writing a path anew takes one of these files away: it is that file, or a Zarr store that holds it."""
+    if not os.path.exists(path):
+        return False
+    inside = os.path.join(os.path.realpath(path), "") if is_zarr(path) else None
+    for file in files:
+        same = os.path.exists(file) and os.path.samefile(path, file)
+        if same or (inside is not None and os.path.realpath(file).startswith(inside)):
+            return True
+    return False
+
+
 def left_out(folder: str) -> list[str]:
     """Return the files of a folder that are not read, for they are of no kind that is known, or not images."""
     files = list(_files(folder))
@@ -143,4 +155,15 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__") or hasattr(value, "dtype")
 
 
-__all__ = ["Place", "Reading", "Source", "UnreadableError", "is_zarr", "left_out", "opened", "other_columns", "places"]
+__all__ = [
+    "Place",
+    "Reading",
+    "Source",
+    "UnreadableError",
+    "is_zarr",
+    "left_out",
+    "opened",
+    "other_columns",
+    "places",
+    "replaces",
+]

@@ -57,15 +57,18 @@ def _rows(reading: Reading, columns: int, copies: int) -> int:
 
 def _batches(file: Any, start: int, slabs: dict[int, list[str]], size: int, pool: Any) -> Iterator[Batch]:
     """Yield what comes behind a place, row group by row group, so that batches are the same wherever one starts."""
-    at, total = 0, file.metadata.num_rows * len(slabs)
+    counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    if sum(counts) != file.metadata.num_rows:
+        raise ValueError(f"its row groups must have its {file.metadata.num_rows} rows, got {sum(counts)}")
+    at, total = 0, sum(counts) * len(slabs)
     if start >= total:
         for first, names in slabs.items():
             yield Batch(file.schema_arrow.empty_table().select(names), start, 1.0, first)
-    for group in range(file.metadata.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
+    for group, count in enumerate(counts):
         for first, names in slabs.items():
-            if at + count <= start:
-                at += count
+            end = at + count
+            if end <= start:
+                at = end
                 continue
             for rows in file.iter_batches(size, row_groups=[group], columns=names, use_threads=False):
                 at += rows.num_rows
@@ -73,3 +76,5 @@ def _batches(file: Any, start: int, slabs: dict[int, list[str]], size: int, pool
                     described = rows.replace_schema_metadata(file.schema_arrow.metadata)
                     yield Batch(described.select(names), at, at / total, first)
                 pool.release_unused()
+            if at != end:
+                raise ValueError(f"row group {group} must have {count} rows, got {at - end + count}")
