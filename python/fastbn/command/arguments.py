@@ -38,7 +38,7 @@ def nbytes_of(text: str) -> int:
     try:
         return int(float(digits[:-1] if unit else digits) * 2**unit)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"must be a number of bytes such as 64M or 1G, got {text!r}") from None
+        raise typer.BadParameter(f"--memory must be a number of bytes such as 64M or 1G, got {text!r}") from None
 
 
 def axes_of(text: str) -> int | tuple[int, ...]:
@@ -46,7 +46,7 @@ def axes_of(text: str) -> int | tuple[int, ...]:
     try:
         axes = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise typer.BadParameter(f"must be numbers with commas between, got {text!r}") from None
+        raise typer.BadParameter(f"--axis must be numbers with commas between, got {text!r}") from None
     return axes[0] if len(axes) == 1 else axes
 
 

@@ -91,6 +91,7 @@ class _Table:
             )
         except pa.ArrowInvalid as error:
             said = re.sub(r"column #(\d+)", lambda found: f"column {self._names[int(found[1])]!r}", str(error))
+            said = re.sub(r"Row #\d+: ", "", said)  # counted from where the block begins
             raise UnreadableError(f"{self._name} cannot be read: {said.splitlines()[0]}") from error
 
 
