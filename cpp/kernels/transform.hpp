@@ -22,6 +22,9 @@ struct Finish {
     bool is_needed() const {
         return residual.data != nullptr || activation.kind != ActivationKind::none;
     }
+    bool is_relu_alone() const {
+        return residual.data == nullptr && activation.kind == ActivationKind::relu;
+    }
     template <class N>
     Block<C> operator()(Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (residual.data != nullptr) {
@@ -62,6 +65,15 @@ template <class X, class Y>
                 const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
                 return (xi - c.of[0]) * c.of[1] + c.of[2];
             });
+    } else if (a.pre == nullptr && finish.is_relu_alone() && infinite == nullptr) {
+        map(y, e, arrays,
+            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
+                next.ask(x.data + r * x.stride + i);
+                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
+                Block<C> z = (xi - c.of[0]) * c.of[1] + c.of[2];
+                pass_relu(z, z);
+                return z;
+            }});
     } else if (a.pre == nullptr) {
         map(y, e, arrays,
             Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
