@@ -22,6 +22,10 @@ static inline bool is_large(double value) {
     return __builtin_fabs(value) > most<T>();
 }
 
+static inline bool is_finite(double value) {
+    return __builtin_fabs(value) <= 0x1.fffffffffffffp1023;
+}
+
 // Zero and NaN are too.
 template <class T>
 static inline bool is_moderate(double value) {
@@ -94,8 +98,8 @@ static inline InputGradientTerms<T> input_gradient_terms(double mean, double slo
     const T center = static_cast<T>(mean);
     const double rest = mean - static_cast<double>(center);
     // Where dx is 0 nothing is subtracted from dy: the difference might overflow, and infinity
-    // times 0 is NaN. (Differences of a number and itself: whether it is finite, without a branch.)
-    const bool none = (scale == 0.0) & (slope - slope == 0.0) & (level - level == 0.0);
+    // times 0 is NaN.
+    const bool none = (scale == 0.0) & is_finite(slope) & is_finite(level);
     return {center, static_cast<T>(none ? 0.0 : slope),
             static_cast<T>(none ? 0.0 : level - rest * slope)};
 }
