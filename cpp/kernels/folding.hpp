@@ -99,7 +99,7 @@ static inline InputGradientTerms<T> input_gradient_terms(double mean, double slo
     const double rest = mean - static_cast<double>(center);
     // Where dx is 0 nothing is subtracted from dy: the difference might overflow, and infinity
     // times 0 is NaN.
-    const bool none = (scale == 0.0) & is_finite(slope) & is_finite(level);
+    const bool none = scale == 0.0 && is_finite(slope) && is_finite(level);
     return {center, static_cast<T>(none ? 0.0 : slope),
             static_cast<T>(none ? 0.0 : level - rest * slope)};
 }
