@@ -1,4 +1,4 @@
-"""What counts, for tests of masks and weights: of many shapes and sizes, and the bits of a step with it.
+"""What counts, for tests of masks and weights: of many shapes and sizes, the shapes of x, and the bits of a step with it.
 
 Knows no oracle but the reference, and asserts nothing.
 """
@@ -9,13 +9,22 @@ import itertools
 from typing import Any
 
 import numpy as np
+import pytest
 
 import fastbn
 import reference
-from helpers import bits
+from helpers import FLOATS, bits
+from layouts import LAYOUTS, layout_id
 
 Array = np.ndarray
 Counting = dict[str, Array]
+
+every_isa = pytest.mark.usefixtures("isa")
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+every_dtype = pytest.mark.parametrize("dtype", FLOATS)
+# One for each way of reading memory: columns of one channel and of many, runs of one, several channels to a vector.
+SHAPES = [(33, 1), (65, 3), (33, 20), (9, 64), (7, 300), (6, 5, 9), (6, 5, 7, 7), (6, 5, 4, 4), (6, 5, 3, 3)]
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 # What is counted. A mask has x's length along some of its axes and 1 along the others.

@@ -10,10 +10,19 @@ import pytest
 import fastbn
 import fastbn._core
 import reference
-from counting import bits_of_training, some_counting, some_weights, subsets, weighting
+from counting import (
+    bits_of_training,
+    every_dtype,
+    every_isa,
+    every_layout,
+    every_shape,
+    some_counting,
+    some_weights,
+    subsets,
+    weighting,
+)
 from helpers import (
     FLOAT64_RTOL,
-    FLOATS,
     VAR_RTOL,
     assert_gradients,
     assert_relative,
@@ -22,18 +31,11 @@ from helpers import (
     everything,
     parameters,
 )
-from layouts import LAYOUTS, Layout, layout_id
+from layouts import Layout
 
 pytestmark = pytest.mark.untraced
 
 ISAS = fastbn._core.isas()
-
-every_isa = pytest.mark.usefixtures("isa")
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
-# One for each way of reading memory: columns of one channel and of many, runs of one, several channels to a vector.
-SHAPES = [(33, 1), (65, 3), (33, 20), (9, 64), (7, 300), (6, 5, 9), (6, 5, 7, 7), (6, 5, 4, 4), (6, 5, 3, 3)]
-every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 # Weights that are all alike.
