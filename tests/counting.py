@@ -1,4 +1,4 @@
-"""What counts, for tests of masks and weights: of many shapes and sizes, the shapes of x, and the bits of a step with it.
+"""What counts, for tests of masks and weights: of many shapes and sizes, the shapes of x, the bits of a step with it.
 
 Knows no oracle but the reference, and asserts nothing.
 """

@@ -13,19 +13,24 @@ import pytest
 import fastbn
 import fastbn._core
 import scratch
-from counting import a_mask, bits_of_training, some_counting, some_weights, subsets, times, weighting
+from counting import (
+    a_mask,
+    bits_of_training,
+    every_dtype,
+    every_isa,
+    every_shape,
+    some_counting,
+    some_weights,
+    subsets,
+    times,
+    weighting,
+)
 from helpers import BFLOAT16, FLOATS, assert_gradients, assert_train, everything
 from layouts import dense, fortran, misaligned, packed_record, padded, readonly, stepped
 
 pytestmark = pytest.mark.untraced
 
 Array = np.ndarray
-
-every_isa = pytest.mark.usefixtures("isa")
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
-# One for each way of reading memory: columns of one channel and of many, runs of one, several channels to a vector.
-SHAPES = [(33, 1), (65, 3), (33, 20), (9, 64), (7, 300), (6, 5, 9), (6, 5, 7, 7), (6, 5, 4, 4), (6, 5, 3, 3)]
-every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 # Types, shapes and memory of masks and weights.

@@ -10,14 +10,12 @@ import pytest
 
 import fastbn
 import fastbn._core
-from counting import weighting
+from counting import every_isa, weighting
 from helpers import BFLOAT16, assert_train
 
 pytestmark = pytest.mark.untraced
 
 Array = np.ndarray
-
-every_isa = pytest.mark.usefixtures("isa")
 
 
 def calls(x: Array, out: Array, running: tuple[Array, Array]) -> dict[str, Callable[..., Any]]:

@@ -10,12 +10,10 @@ import pytest
 import fastbn
 import fastbn._core
 import reference
-from counting import some_counting, weighting
+from counting import every_isa, some_counting, weighting
 from helpers import FLOAT64_RTOL, VAR_RTOL, assert_relative, assert_train
 
 pytestmark = pytest.mark.untraced
-
-every_isa = pytest.mark.usefixtures("isa")
 
 
 # Running statistics.
