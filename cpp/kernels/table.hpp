@@ -1,122 +1,217 @@
-// What a set of kernels consists of: tables of function pointers, one set per instruction set.
-// Every ISA's object includes this file, so nothing in it may generate code.
+// The registry: what a set of kernels consists of, one set for each instruction set. The engine
+// looks up a row by the types of its arrays and calls through plain function pointers; which pair
+// of storage types has kernels of its own is decided by the rows that are there and nowhere else.
+// Every instruction set's object includes this file, so nothing in it may generate code of its own.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "data.hpp"
+#include "numerics/coefficient_math.hpp"
+#include "numerics/dtype.hpp"
+#include "numerics/moments_math.hpp"
+#include "simd/tile.hpp"
 
 namespace fastbn {
 
-// Reductions come in pairs. `_rows`: the whole tile is one channel, and structs of per-channel
-// arrays hold one entry. `_columns`: each column is a channel, and they hold `cols` entries.
+// ---- Statistics ----
 
-// Of x as it is stored.
-template <class X>
+// How much each value counts in its channel's statistics. Weights are from 0 to 2; a value of
+// weight 0 is as if it were not there, whatever it is.
+enum class WeightsForm {
+    none,       // every value counts once
+    omit_nan,   // every value that is not NaN counts once
+    by_row,     // a double for each row of the tile
+    by_mask,    // a byte for each element: those that are not 0 count once
+    by_element  // a double for each element
+};
+constexpr int weights_forms = 5;
+
+// The scratch memory that a kernel on columns takes for every `lanes` columns begun, aligned to 64.
+constexpr std::size_t column_scratch_bytes = 1152;
+
+// Folds a tile into sums that already cover `count` values per channel; `count` is of use only
+// where every value counts once, else sums.weight says so. `weights` is of the form that the kernel
+// is for; a tile without data where that is none or omit_nan.
+using MomentsKernel = void (*)(Tile<const void> x, Tile<const void> weights, std::ptrdiff_t rows,
+                               std::ptrdiff_t cols, double count, MomentsSums sums,
+                               void* scratch) noexcept;
+
+// The least and the largest of the values that count, NaN left aside, and how many of those are
+// NaN; one array entry per channel, to which a kernel adds what its tile holds.
+struct ValueRange {
+    double* min;
+    double* max;
+    double* nans;
+};
+// The weights' forms are none and by_mask.
+using ValueRangeKernel = void (*)(Tile<const void> x, Tile<const std::uint8_t> mask,
+                                  std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                  ValueRange range) noexcept;
+
+// Reductions come in pairs: the whole tile is one channel, and the structs of arrays hold one
+// entry; or each column is a channel, and they hold `cols` entries.
+template <class Kernel>
+struct Reduction {
+    Kernel tile;
+    Kernel columns;
+};
+
 struct MomentsKernels {
-    // Folds the tile into moments that already cover `count` values per channel.
-    void (*rows)(Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
-                 MomentsState state) noexcept;
-    // `scratch`: column_sums_bytes for every `lanes` columns begun, aligned to 64.
-    void (*columns)(Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
-                    MomentsState state, void* scratch) noexcept;
+    DType x;                                          // as it is stored
+    Reduction<MomentsKernel> moments[weights_forms];  // null where x is to be converted first
+    Reduction<ValueRangeKernel> value_range;          // likewise
 };
 
-// Of float or double, each value with its share.
-template <class X, class Shares>
-struct WeightedKernels {
-    void (*rows)(Tile<const X> x, Shares shares, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                 WeightedState state) noexcept;
-    void (*columns)(Tile<const X> x, Shares shares, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                    WeightedState state, void* scratch) noexcept;
-};
-template <class X>
-struct WeightedMoments {
-    WeightedKernels<X, RowShares> by_row;
-    WeightedKernels<X, ElementShares<double>> by_element;
-    WeightedKernels<X, ElementShares<std::uint8_t>> by_mask;
+// ---- From x to y ----
+
+// What an elementwise kernel goes over, and how.
+struct Elementwise {
+    std::ptrdiff_t rows;
+    std::ptrdiff_t cols;
+    // So many columns in a row share an entry of the coefficients: either one or at least `lanes`,
+    // or all of them.
+    std::ptrdiff_t channel_width;
+    std::ptrdiff_t prefetch;  // elements from here to what will be read next, 0 for none
+    bool stream;              // write past the caches
 };
 
-// From x to y and from dy to dx, which is stored like y, by coefficients in the type that both are
-// computed in.
-template <class X, class Y>
-struct TransformKernels {
-    using C = Computed<Y>;
-
-    // Adds the tile's sums of dz and of dz * xhat, dz being dy behind the gate.
-    void (*gradient_sums_rows)(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows,
-                               std::ptrdiff_t cols, GradientSums sums, Gate<Y> gate) noexcept;
-    void (*gradient_sums_columns)(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows,
-                                  std::ptrdiff_t cols, GradientSums sums, Gate<Y> gate) noexcept;
-
-    // Elementwise. See Elementwise for what they have in common. `infinite`: set if x holds
-    // infinity, and null where nobody asks.
-    void (*transform)(Tile<const X> x, Tile<const Y> residual, Tile<Y> y, Elementwise extent,
-                      Affine<C> affine, Activation<C> activation, bool* infinite) noexcept;
-    // `dz`: where that goes, or no data.
-    void (*input_gradient)(Tile<const Y> dy, Tile<const X> x, Tile<Y> dx, Elementwise extent,
-                           InputGradient<C> coefficients, Gate<Y> gate, Tile<Y> dz,
-                           GradientShares<C> shares) noexcept;
+// Applied to z: z where z > 0 or NaN; otherwise `slope` times z, or 0.
+enum class ActivationKind { none, relu, leaky_relu };
+struct Activation {
+    ActivationKind kind = ActivationKind::none;
+    double slope = 0.0;
 };
+
+// What a kernel does beside the affine map: y = activation(z + residual). No data: no residual.
+struct Epilogue {
+    Tile<const void> residual;
+    Activation activation;
+};
+
+// `infinite`: set if x holds infinity; null where that is not asked for.
+using NormalizeKernel = void (*)(Tile<const void> x, Tile<void> y, Elementwise extent,
+                                 Affine<const void> affine, Epilogue epilogue,
+                                 bool* infinite) noexcept;
+
+struct NormalizeKernels {
+    DType x;
+    DType y;
+    DType computed;  // float32 or float64: the coefficients' type
+    NormalizeKernel normalize;
+};
+
+// ---- From dy to dx ----
+
+// What the backward pass sums, and the statistics that takes, one array entry per channel or
+// column.
+struct GradientSums {
+    const double* mean;
+    const double* invstd;
+    double* sum_dy;
+    double* sum_dy_xhat;
+};
+
+// What the backward pass needs to find what the activation let through of dy: the sign of
+// z = (x * pre - center) * scale + shift + residual. `z.pre` is null where all are 1. Without an
+// activation z has no arrays.
+struct ActivationGradient {
+    Activation activation;
+    Affine<const void> z;
+    Tile<const void> residual;
+    // A dz of 0 adds nothing to the sums, even if x is NaN, as it may be in values that do not
+    // count.
+    bool skip_zeros;
+};
+
+// A tile's weights in the statistics that the gradient flows through, in one form; or none, where
+// all are the same. Frozen statistics are constants, and nothing flows through them.
+struct GradientWeights {
+    bool frozen;
+    const double* rows;
+    Tile<const std::uint8_t> mask;
+    Tile<const void> elements;  // of the type that dx is computed in
+};
+
+using GradientSumsKernel = void (*)(Tile<const void> dy, Tile<const void> x, std::ptrdiff_t rows,
+                                    std::ptrdiff_t cols, GradientSums sums,
+                                    ActivationGradient activation) noexcept;
+// `dz`: where the residual's gradient goes, or no data.
+using InputGradientKernel = void (*)(Tile<const void> dy, Tile<const void> x, Tile<void> dx,
+                                     Tile<void> dz, Elementwise extent,
+                                     InputGradient<const void> coefficients,
+                                     ActivationGradient activation,
+                                     GradientWeights weights) noexcept;
+
+struct GradientKernels {
+    DType x;
+    DType dy;  // and dx
+    DType computed;
+    Reduction<GradientSumsKernel> sums;
+    InputGradientKernel input_gradient;
+};
+
+// ---- Once per channel ----
 
 // Over n channels, an entry each.
 struct ChannelKernels {
-    // a = a and b, of disjoint values.
-    void (*merge_moments)(MomentsState a, double count_a, MomentsState b, double count_b,
+    // a = a and b, of disjoint values; the counts as for MomentsKernel.
+    void (*merge_moments)(MomentsSums a, double count_a, MomentsSums b, double count_b,
                           std::ptrdiff_t n) noexcept;
-    void (*merge_weighted)(WeightedState a, WeightedState b, std::ptrdiff_t n) noexcept;
-    // `out` may be memory of `moments`.
-    void (*finalize_moments)(MomentsState moments, double count, double eps, Statistics out,
+    // A channel of which nothing counts gets 0 for every statistic.
+    void (*finalize_moments)(MomentsSums sums, double count, double eps, Statistics out,
                              std::ptrdiff_t n) noexcept;
-    // A channel without values gets 0 for every statistic.
-    void (*finalize_weighted)(WeightedState state, double eps, Statistics out,
-                              std::ptrdiff_t n) noexcept;
     void (*invert_std)(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept;
 };
-template <class C>
-struct FoldKernels {
-    // With a `pre` of 1. False where a channel needs another: its coefficients are then wrong.
-    bool (*try_affine)(AffineSource source, AffineOut<C> out, std::ptrdiff_t n) noexcept;
-    bool (*try_input_gradient)(InputGradientSource source, InputGradientOut<C> out,
-                               std::ptrdiff_t n) noexcept;
+// For coefficients of float or double. Each works with a `pre` of 1, and returns false where some
+// channel needs another one: its coefficients are then wrong.
+struct CoefficientKernels {
+    bool (*affine)(ChannelParameters from, Affine<void> to, std::ptrdiff_t n) noexcept;
+    bool (*input_gradient)(ChannelParameters from, ChannelGradients sums, InputGradient<void> to,
+                           std::ptrdiff_t n) noexcept;
 };
 
-// Whole arrays between the sixteen-bit types and float.
-template <class H>
-struct ConvertKernels {
-    void (*widen)(const H* from, float* to, std::ptrdiff_t n) noexcept;
-    void (*narrow)(const float* from, H* to, std::ptrdiff_t n) noexcept;
+// Arrays of a sixteen-bit type to float and back.
+struct ConversionKernels {
+    DType half;
+    void (*widen)(const void* from, float* to, std::ptrdiff_t n) noexcept;
+    void (*narrow)(const float* from, void* to, std::ptrdiff_t n) noexcept;
 };
 
-struct Kernels {
-    MomentsKernels<float> moments_f32;
-    MomentsKernels<double> moments_f64;
-    MomentsKernels<Float16> moments_f16;
-    MomentsKernels<Bfloat16> moments_bf16;
-    MomentsKernels<std::uint8_t> moments_u8;
-    WeightedMoments<float> weighted_f32;
-    WeightedMoments<double> weighted_f64;
-    TransformKernels<float, float> f32;
-    TransformKernels<double, double> f64;
-    TransformKernels<Float16, Float16> f16;
-    TransformKernels<Bfloat16, Bfloat16> bf16;
-    TransformKernels<std::uint8_t, float> u8;
+// ---- The tables: one for each of the three sources that an instruction set is compiled from ----
+
+constexpr int moments_rows = 5;
+constexpr int normalize_rows = 5;
+constexpr int gradient_rows = 4;
+
+struct MomentsTable {
+    MomentsKernels rows[moments_rows];
     ChannelKernels channels;
-    FoldKernels<float> fold_f32;
-    FoldKernels<double> fold_f64;
-    ConvertKernels<Float16> convert_f16;
-    ConvertKernels<Bfloat16> convert_bf16;
+};
+struct NormalizeTable {
+    NormalizeKernels rows[normalize_rows];
+    CoefficientKernels float32;
+    CoefficientKernels float64;
+    ConversionKernels conversions[2];
+};
+struct GradientTable {
+    GradientKernels rows[gradient_rows];
 };
 
 namespace generic {
-extern const Kernels kernels;
-}
+extern const MomentsTable moments_table;
+extern const NormalizeTable normalize_table;
+extern const GradientTable gradient_table;
+}  // namespace generic
 namespace avx2 {
-extern const Kernels kernels;
-}
+extern const MomentsTable moments_table;
+extern const NormalizeTable normalize_table;
+extern const GradientTable gradient_table;
+}  // namespace avx2
 namespace avx512 {
-extern const Kernels kernels;
-}
+extern const MomentsTable moments_table;
+extern const NormalizeTable normalize_table;
+extern const GradientTable gradient_table;
+}  // namespace avx512
 
 }  // namespace fastbn

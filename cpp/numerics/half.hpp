@@ -5,12 +5,11 @@
 
 #include <cstdint>
 
-#include "storage.hpp"
+#include "numerics/dtype.hpp"
 
 namespace fastbn {
 
-// Static, like welford.hpp's: instantiated under another instruction set's flags, an inline
-// function could be the one copy that the linker keeps for every machine.
+// Functions here are static, as in moments_math.hpp and for the same reason.
 
 static inline std::uint32_t bits_of(float value) {
     std::uint32_t bits;

@@ -1,0 +1,139 @@
+// The arithmetic of moments, for one channel (V = double) or for a block of them: sums beyond
+// float64's precision (double-double numbers), and the merge of the moments of two disjoint sets of
+// values. Knows nothing of where the values came from.
+//
+// Functions here are static: instantiated for double under another instruction set's flags, an
+// inline function could be the one copy that the linker keeps for every machine.
+#pragma once
+
+#include <cstddef>
+
+namespace fastbn {
+
+// Running moments of one or more channels, one array entry per channel. A channel's mean is kept
+// twice: as `ref + offset`, near enough to its data for differences to be exact, which is what
+// merging needs; and as the double-double `sum + sum_lo` of (weighted) values, which gives the mean
+// to twice the working precision once divided by the count. The centred sum of squares is a
+// double-double too, so that no number of merges adds up to an error.
+//
+// An m2 of exactly 0 says that all values are equal: see `lost_square`.
+struct MomentsSums {
+    double* ref;
+    double* offset;
+    double* m2;
+    double* m2_lo;
+    double* sum;
+    double* sum_lo;
+    double* weight;     // the sum of the values' weights, and
+    double* weight_lo;  // its low part. Both null where every value counts once: the count is known
+};
+
+// The statistics that follow from them, one array entry per channel.
+struct Statistics {
+    double* mean;
+    double* mean_lo;  // the low part of the mean
+    double* m2;
+    double* var;
+    double* invstd;
+};
+
+// The moments of one channel, or of a block of them: see MomentsSums for the fields.
+template <class V>
+struct Moments {
+    V ref;
+    V offset;
+    V m2;
+    V m2_lo;
+    V sum;
+    V sum_lo;
+};
+
+// The m2 of float64 values that are not all equal, though the squares of their differences are too
+// small for float64. No sum of squares that are large enough for a channel's variance to be right
+// notices it.
+constexpr double lost_square = 0x1p-1074;
+
+// Differences of values as large as this, where they are not 0, have squares that float64 holds.
+constexpr double smallest_with_exact_squares = 0x1p-480;
+
+// a + b = result + error exactly (Knuth 1969, two-sum).
+template <class V>
+static inline V two_sum(V a, V b, V& error) {
+    const V sum = a + b;
+    const V b_seen = sum - a;
+    error = (a - (sum - b_seen)) + (b - b_seen);
+    return sum;
+}
+
+// a * b = product + error exactly (Dekker 1971), by halves of 26 bits: not every processor has a
+// fast fused multiply-add. `b` is a double or of a's type. NaN for factors above 2^996.
+template <class V, class B>
+static inline V two_product(V a, B b, V& error) {
+    constexpr double splitter = 134217729.0;  // 2^27 + 1
+    const V a_spread = a * splitter;
+    const V a_high = a_spread - (a_spread - a);
+    const V a_low = a - a_high;
+    const B b_spread = b * splitter;
+    const B b_high = b_spread - (b_spread - b);
+    const B b_low = b - b_high;
+    const V product = a * b;
+    error = (((a_high * b_high - product) + a_high * b_low) + a_low * b_high) + a_low * b_low;
+    return product;
+}
+
+// (high + low) / count as quotient + low part, to twice float64's precision. The low part is small
+// beside the quotient's last digit or two, and the sum of both is exact where that is a float64
+// number. NaN for quotients above 2^996.
+template <class V>
+static inline V quotient(V high, V low, double count, V& quotient_lo) {
+    const V first = high * (1.0 / count);
+    V error;
+    const V product = two_product(first, count, error);
+    return two_sum(first, (((high - product) - error) + low) * (1.0 / count), quotient_lo);
+}
+
+// The same with a divisor that is a double-double.
+static inline double quotient(double high, double low, double count, double count_lo,
+                              double& quotient_lo) {
+    const double first = high * (1.0 / count);
+    double error;
+    const double product = two_product(first, count, error);
+    const double left = ((high - product) - error) + (low - first * count_lo);
+    return two_sum(first, left * (1.0 / count), quotient_lo);
+}
+
+// The moments of both sets, of which a covers count_a values and b count_b > 0 (Chan, Golub &
+// LeVeque 1983, eq. 1.5). Offsets are of the size of the data's spread, so `delta` is good to a
+// rounding of that, however far the channel's mean is from zero.
+template <class V>
+static inline Moments<V> merge(const Moments<V>& a, double count_a, const Moments<V>& b,
+                               double count_b) {
+    const double share_b = count_b / (count_a + count_b);
+    const V delta = ((b.ref - a.ref) + b.offset) - a.offset;
+    Moments<V> both;
+    both.ref = a.ref;
+    both.offset = a.offset + delta * share_b;
+    V error;
+    both.m2 = two_sum(a.m2, b.m2 + (delta * delta) * (count_a * share_b), error);
+    both.m2_lo = (a.m2_lo + b.m2_lo) + error;
+    both.sum = two_sum(a.sum, b.sum, error);
+    both.sum_lo = (a.sum_lo + b.sum_lo) + error;
+    return both;
+}
+
+// The same where either count may be 0: what that one covers is then nothing, and need not even be
+// numbers near the other's.
+static inline Moments<double> merge_weighted(const Moments<double>& a, double weight_a,
+                                             const Moments<double>& b, double weight_b) {
+    const Moments<double> both = merge(a, weight_a, b, weight_a + weight_b > 0.0 ? weight_b : 1.0);
+    const bool only_a = weight_b == 0.0;
+    const bool only_b = weight_a == 0.0;
+    return {only_b ? b.ref : a.ref,
+            only_b ? b.offset : (only_a ? a.offset : both.offset),
+            only_b ? b.m2 : (only_a ? a.m2 : both.m2),
+            only_b ? b.m2_lo : (only_a ? a.m2_lo : both.m2_lo),
+            only_b ? b.sum : (only_a ? a.sum : both.sum),
+            only_b ? b.sum_lo : (only_a ? a.sum_lo : both.sum_lo)};
+}
+
+}  // namespace fastbn
