@@ -1,84 +1,18 @@
-// Arrays as the engine sees them: memory, a type, a shape, strides. No owner, no Python.
+// Arrays as the engine sees them: memory, a type, a shape, strides; the strided loops over them,
+// and their elements one at a time. No owner, no Python, no axes that mean anything.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
-#include "kernels/storage.hpp"
+#include "numerics/dtype.hpp"
+#include "numerics/half.hpp"
 
 namespace fastbn {
-
-enum class DType {
-    float32,
-    float64,
-    float16,
-    bfloat16,
-    uint8,
-    int8,
-    uint16,
-    int16,
-    int32,
-    boolean,
-};
-
-// The one switch over element types: calls f with a value of the type. A boolean is a byte.
-template <class F>
-auto visit_dtype(DType dtype, F&& f) {
-    switch (dtype) {
-        case DType::float32:
-            return f(float{});
-        case DType::float16:
-            return f(Float16{});
-        case DType::bfloat16:
-            return f(Bfloat16{});
-        case DType::uint8:
-        case DType::boolean:
-            return f(std::uint8_t{});
-        case DType::int8:
-            return f(std::int8_t{});
-        case DType::uint16:
-            return f(std::uint16_t{});
-        case DType::int16:
-            return f(std::int16_t{});
-        case DType::int32:
-            return f(std::int32_t{});
-        case DType::float64:
-            break;
-    }
-    return f(double{});
-}
-
-inline std::ptrdiff_t size_of(DType dtype) {
-    return visit_dtype(dtype, [](auto zero) { return std::ptrdiff_t{sizeof zero}; });
-}
-
-// Those that the results of an operation may have: the first four.
-inline bool is_float(DType dtype) { return dtype <= DType::bfloat16; }
-
-// The types that kernels read and write.
-template <class T>
-constexpr DType dtype_of();
-template <>
-constexpr DType dtype_of<float>() {
-    return DType::float32;
-}
-template <>
-constexpr DType dtype_of<double>() {
-    return DType::float64;
-}
-template <>
-constexpr DType dtype_of<Float16>() {
-    return DType::float16;
-}
-template <>
-constexpr DType dtype_of<Bfloat16>() {
-    return DType::bfloat16;
-}
-template <>
-constexpr DType dtype_of<std::uint8_t>() {
-    return DType::uint8;
-}
 
 constexpr int max_dimensions = 64;  // NumPy's own limit
 
@@ -111,5 +45,102 @@ struct ArrayRef {
 
     explicit operator bool() const { return data != nullptr; }
 };
+
+struct Dim {
+    std::ptrdiff_t size;
+    std::ptrdiff_t stride;  // in bytes
+};
+
+// A nest of strided loops over memory, the outermost first. Empty means one element.
+struct Dims {
+    int n = 0;
+    Dim dim[max_dimensions];  // only the first n are ever read, or copied
+
+    Dims() = default;
+    Dims(const Dims& other) : n(other.n) { std::copy_n(other.dim, n, dim); }
+    Dims& operator=(const Dims& other) {
+        if (this == &other) return *this;
+        n = other.n;
+        std::copy_n(other.dim, n, dim);
+        return *this;
+    }
+
+    // Appends an inner loop, or lengthens the innermost one where the two are one loop.
+    void push(std::ptrdiff_t size, std::ptrdiff_t stride) {
+        if (size == 1) return;
+        if (n > 0 && dim[n - 1].stride == size * stride) {
+            dim[n - 1] = {dim[n - 1].size * size, stride};
+        } else {
+            dim[n++] = {size, stride};
+        }
+    }
+
+    // Byte offset of element `index`, counted with the innermost loop fastest.
+    std::ptrdiff_t offset(std::ptrdiff_t index) const {
+        std::ptrdiff_t bytes = 0;
+        for (int i = n - 1; i >= 0; --i) {
+            bytes += index % dim[i].size * dim[i].stride;
+            index /= dim[i].size;
+        }
+        return bytes;
+    }
+};
+
+// visit(offset, length, stride) for consecutive evenly spaced elements, of elements
+// begin .. begin + count.
+template <class Visit>
+void each_stretch(const Dims& dims, std::ptrdiff_t begin, std::ptrdiff_t count, Visit&& visit) {
+    const Dim inner = dims.n > 0 ? dims.dim[dims.n - 1] : Dim{1, 0};
+    while (count > 0) {
+        const std::ptrdiff_t left = inner.size - begin % inner.size;
+        const std::ptrdiff_t length = left < count ? left : count;
+        visit(dims.offset(begin), length, inner.stride);
+        begin += length;
+        count -= length;
+    }
+}
+
+// An element out of memory of any alignment, and into it.
+template <class T>
+T read_element(const char* from) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+template <class T>
+void write_element(char* to, T value) {
+    std::memcpy(to, &value, sizeof value);
+}
+
+template <class T>
+constexpr bool is_half = std::is_same_v<T, Float16> || std::is_same_v<T, Bfloat16>;
+
+// The float on a number's way to a narrower type: rounded to nearest it could come to lie halfway
+// between two of those, and be rounded once more. Cut off, with a last bit that says so, it cannot
+// (Boldo & Melquiond 2008, rounding to odd).
+inline float round_to_odd(double value) {
+    const auto nearest = static_cast<float>(value);
+    if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
+    std::uint32_t bits = bits_of(nearest);
+    if (std::fabs(static_cast<double>(nearest)) > std::fabs(value)) --bits;
+    return float_of(bits | 1U);
+}
+
+// To T, rounded once.
+template <class T, class S>
+T converted(S value) {
+    if constexpr (std::is_same_v<T, S>) {
+        return value;
+    } else if constexpr (is_half<S>) {
+        return converted<T>(widen(value));
+    } else if constexpr (is_half<T>) {
+        T half;
+        narrow(round_to_odd(static_cast<double>(value)), half);
+        return half;
+    } else {
+        return static_cast<T>(value);
+    }
+}
 
 }  // namespace fastbn

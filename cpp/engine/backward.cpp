@@ -3,241 +3,330 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "engine/driver.hpp"
-#include "engine/gate.hpp"
-#include "engine/gradient_pass.hpp"
-#include "engine/kernel_types.hpp"
-#include "engine/merging.hpp"
+#include "engine/coefficients.hpp"
+#include "engine/dispatch.hpp"
+#include "engine/executor.hpp"
 #include "engine/operations.hpp"
+#include "engine/pack.hpp"
 #include "engine/parameters.hpp"
-#include "engine/passes.hpp"
-#include "engine/per_entry.hpp"
-#include "engine/shares.hpp"
-#include "engine/slab_coefficients.hpp"
+#include "engine/weights.hpp"
 
 namespace fastbn {
 namespace {
 
-template <class X, class Y>
-struct BackwardOperation {
-    using C = Computed<Y>;
-    static constexpr Fields fields{3, 6};
-    static constexpr bool reduces = true;
-    static constexpr bool transforms = true;
-
-    const Plan& plan;
-    GradientOperands of;
-    Operand packed_shares;
-    const Shares& shares;
-    bool through_statistics;
-    AffineSource channels;  // all of them, from the first on
-    const double* entry_mean;
-    const double* entry_invstd;
-    const double* counts;  // of what counts in each channel, or null where that is not known
-    GateCoefficients<C> gate;
-    double* dweight;
-    double* dbias;
-
-    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<C>& entries,
-                const Scratch& scratch) const noexcept {
-        sum_gradients<X, Y>(plan, of, entry_mean, entry_invstd, gate, slab, span, entries, scratch);
-        if (weighted() && counts == nullptr) sum_shares(slab, span, entries, scratch);
-    }
-    void finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
-        for (int field = 0; field < 2; ++field) merge_entries(field, slab, entries);
-        if (weighted() && counts == nullptr) merge_entries(2, slab, entries);
-        double* const sum_dz = entries.sum(0, 0, slab.entry);
-        double* const sum_dz_xhat = entries.sum(1, 0, slab.entry);
-        std::copy_n(sum_dz, slab.channels, dbias + slab.channel);
-        std::copy_n(sum_dz_xhat, slab.channels, dweight + slab.channel);
-        double count = static_cast<double>(plan.layout.count);
-        if (!through_statistics) {
-            if (gate.activation.kind == ActivationKind::none) return finalize_frozen(slab, entries);
-            std::fill_n(sum_dz, slab.channels, 0.0);
-            std::fill_n(sum_dz_xhat, slab.channels, 0.0);
-        } else if (weighted()) {
-            divide_by_counts(slab, entries);
-            count = 1.0;
+// What the backward pass knows of the forward one, in arrays as long as the channel buffers of a
+// whole call: statistics, and the coefficients from which the activation's input z, and with it its
+// sign, follows as it did there.
+class ForwardValues {
+public:
+    ForwardValues(const ChannelParameters& channels, const Activation& activation, DType computed,
+                  std::ptrdiff_t n, const Plan& plan)
+        : activation_(activation),
+          computed_(computed),
+          memory_(place(nullptr, plan.buffer_size())) {
+        place(memory_.data(), plan.buffer_size());
+        std::copy_n(channels.mean, n, mean_);
+        std::copy_n(channels.invstd, n, invstd_);
+        replicate_columns(mean_, n, plan.layout);
+        replicate_columns(invstd_, n, plan.layout);
+        if (has_activation()) {
+            out_of_range_ = fold_affine(channels, computed, n, plan.layout, z_);
         }
-        const AffineSource c = channels_of(slab);
-        store_input_gradient({c.mean, c.invstd, c.weight, sum_dz, sum_dz_xhat, count}, plan, slab,
-                             entries);
-    }
-    void transform(const TileRange& tile, const Entries<C>& entries,
-                   const Scratch& scratch) const noexcept {
-        GradientShares<C> of_tile{};
-        if (!through_statistics) {
-            if (gate.activation.kind == ActivationKind::none) {
-                return apply_affine<Y, Y>(plan, of.dy, {}, of.dx, gate.activation, tile, entries,
-                                          scratch);
-            }
-            of_tile.frozen = true;
-        } else if (weighted()) {
-            of_tile = shares_of(tile, scratch);
-        }
-        apply_input_gradient<X, Y>(plan, of, gate, of_tile, tile, entries, scratch);
     }
 
-    bool weighted() const { return through_statistics && shares.differ(); }
+    bool has_activation() const { return activation_.kind != ActivationKind::none; }
+    bool out_of_range() const { return out_of_range_; }
+    const double* mean(std::ptrdiff_t index) const { return mean_ + index; }
+    const double* invstd(std::ptrdiff_t index) const { return invstd_ + index; }
+
+    // For a tile whose channel buffers begin at an index. with_pre: z.pre is needed.
+    ActivationGradient activation(std::ptrdiff_t index, Tile<const void> residual, bool skip_zeros,
+                                  bool with_pre) const {
+        ActivationGradient gradient{activation_, {}, residual, skip_zeros};
+        if (has_activation()) gradient.z = kernel_view(from(z_, computed_, index), with_pre);
+        return gradient;
+    }
 
 private:
-    GradientShares<C> shares_of(const TileRange& tile, const Scratch& scratch) const noexcept {
-        auto* const room = scratch.room<std::byte>(packed_shares);
-        GradientShares<C> result{};
-        switch (shares.form()) {
-            case Shares::Form::by_row:
-                result.rows = shares.rows<C>(tile, room);
-                break;
-            case Shares::Form::by_mask:
-                result.mask = shares.mask(tile, room);
-                break;
-            case Shares::Form::by_element:
-                result.elements = shares.elements<C>(tile, room);
-                break;
-        }
-        return result;
+    // Returns the bytes that the arrays take.
+    std::ptrdiff_t place(std::byte* memory, std::ptrdiff_t n) {
+        Arrays arrays(memory);
+        mean_ = arrays.doubles(n);
+        invstd_ = arrays.doubles(n);
+        if (has_activation()) z_ = place_affine(arrays, computed_, n);
+        return arrays.bytes();
     }
 
-    AffineSource channels_of(const Slab& slab) const {
-        const std::ptrdiff_t c = slab.channel;
-        return {channels.mean + c, channels.mean_lo + c, channels.invstd + c, channels.weight + c,
-                channels.bias + c};
-    }
+    Activation activation_;
+    DType computed_;
+    double* mean_ = nullptr;
+    double* invstd_ = nullptr;
+    Affine<void> z_{};
+    bool out_of_range_ = false;
+    Buffer<4096> memory_;
+};
 
-    // Constant statistics: dx = weight * invstd * dy, an affine map of dy.
-    void finalize_frozen(const Slab& slab, const Entries<C>& entries) const noexcept {
-        double* const zero = entries.sum(0, 0, slab.entry);
-        std::fill_n(zero, slab.channels, 0.0);
-        const AffineSource c = channels_of(slab);
-        store_affine({zero, zero, c.invstd, c.weight, zero}, plan, slab, entries);
-    }
+struct GradientOperands {
+    Operand dy;
+    Operand x;
+    Operand residual;
+    Operand dx;
+    Operand dz;
+};
 
-    // What counts in each channel, as the third sum per entry.
-    void sum_shares(const Slab& slab, std::ptrdiff_t span, const Entries<C>& entries,
-                    const Scratch& scratch) const noexcept {
-        std::fill_n(entries.sum(2, span, slab.entry), slab.entries, 0.0);
-        each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
-            double* const sums = entries.sum(2, span, tile.entry);
-            const GradientShares<C> of_tile = shares_of(tile, scratch);
-            for (std::ptrdiff_t r = 0; r < tile.kernel_rows(); ++r) {
-                add_shares(of_tile, r, tile.kernel_cols(), sums);
-            }
+class BackwardOperation final : public Operation {
+public:
+    // counts: what the values of each channel weigh together, or null where that is not known.
+    BackwardOperation(const Plan& plan, const GradientKernels& kernels,
+                      const NormalizeKernels& frozen_kernels, const GradientOperands& operands,
+                      const Weights& weights, bool through_statistics,
+                      const ChannelParameters& channels, const double* counts,
+                      const ForwardValues& forward, double* dweight, double* dbias)
+        : plan_(plan),
+          kernels_(kernels),
+          frozen_kernels_(frozen_kernels),
+          operands_(operands),
+          weights_(weights),
+          through_statistics_(through_statistics),
+          channels_(channels),
+          counts_(counts),
+          forward_(forward),
+          dweight_(dweight),
+          dbias_(dbias) {}
+
+    void reduce(const Slab& slab, std::ptrdiff_t span,
+                const Memory& memory) const noexcept override {
+        const Sums sums = place(memory.buffers).sums;
+        const std::ptrdiff_t first = memory.at(span, slab.buffer_index);
+        const bool adds_weights = is_weighted() && counts_ == nullptr;
+        std::fill_n(sums.dz + first, slab.buffer_size, 0.0);
+        std::fill_n(sums.dz_xhat + first, slab.buffer_size, 0.0);
+        if (adds_weights) std::fill_n(sums.weight + first, slab.buffer_size, 0.0);
+        const auto kernel =
+            plan_.layout.channels_first() ? kernels_.sums.tile : kernels_.sums.columns;
+        each_tile(plan_, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
+            const Scratch& scratch = memory.scratch;
+            const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
+            kernel(input_tile(operands_.dy, tile, scratch), input_tile(operands_.x, tile, scratch),
+                   tile.kernel_rows(), tile.kernel_cols(),
+                   {forward_.mean(tile.buffer_index), forward_.invstd(tile.buffer_index),
+                    sums.dz + i, sums.dz_xhat + i},
+                   activation(tile, scratch, forward_.out_of_range()));
+            if (adds_weights) add_weights(tile, scratch, sums.weight + i);
         });
     }
 
-    // Of one row: to a sum for each column, or to the one for all.
-    void add_shares(const GradientShares<C>& from, std::ptrdiff_t r, std::ptrdiff_t n,
-                    double* sums) const noexcept {
-        const bool columns = !plan.layout.channels_first();
-        const auto add = [=](const auto& share) {
-            auto sum = decltype(share(0)){};
-            for (std::ptrdiff_t i = 0; i < n && columns; ++i) sums[i] += share(i);
-            for (std::ptrdiff_t i = 0; i < n && !columns; ++i) sum += share(i);
-            if (!columns) *sums += static_cast<double>(sum);
-        };
-        if (from.rows != nullptr) {
-            const double share = static_cast<double>(from.rows[r]);
-            if (!columns) *sums += share * static_cast<double>(n);
-            for (std::ptrdiff_t i = 0; i < n && columns; ++i) sums[i] += share;
-        } else if (from.mask.data != nullptr) {
-            const std::uint8_t* const at = from.mask.data + r * from.mask.stride;
-            add([=](std::ptrdiff_t i) { return at[i] != 0 ? 1 : 0; });
+    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
+        const Buffers buffers = place(memory.buffers);
+        const std::ptrdiff_t i = memory.at(0, slab.buffer_index);
+        merge(buffers.sums.dz, slab, memory);
+        merge(buffers.sums.dz_xhat, slab, memory);
+        double* const sum_dz = buffers.sums.dz + i;
+        double* const sum_dz_xhat = buffers.sums.dz_xhat + i;
+        std::copy_n(sum_dz, slab.channels, dbias_ + slab.channel);
+        std::copy_n(sum_dz_xhat, slab.channels, dweight_ + slab.channel);
+        if (is_affine()) return finalize_affine(slab, buffers, memory);
+        double count = static_cast<double>(plan_.layout.count);
+        if (!through_statistics_) {
+            std::fill_n(sum_dz, slab.channels, 0.0);
+            std::fill_n(sum_dz_xhat, slab.channels, 0.0);
+        } else if (is_weighted()) {
+            divide_by_weights(slab, buffers.sums, memory);
+            count = 1.0;
+        }
+        const bool out_of_range = fold_input_gradient(
+            channels_of(slab), {sum_dz, sum_dz_xhat, count}, kernels_.computed, slab.channels,
+            plan_.layout,
+            from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
+        note_out_of_range(plan_, memory, out_of_range || forward_.out_of_range());
+    }
+
+    void transform(const TileRange& tile, const Memory& memory) const noexcept override {
+        const Buffers buffers = place(memory.buffers);
+        const Scratch& scratch = memory.scratch;
+        const std::ptrdiff_t i = memory.at(tile.buffer_index);
+        const bool with_pre = memory.out_of_range->load(std::memory_order_relaxed);
+        const Elementwise loop = elementwise_loop(plan_, operands_.x, operands_.dx, tile);
+        const Tile<const void> dy = input_tile(operands_.dy, tile, scratch);
+        const Tile<void> dx = output_tile(operands_.dx, tile, scratch);
+        if (is_affine()) {
+            const Elementwise affine_loop =
+                elementwise_loop(plan_, operands_.dy, operands_.dx, tile);
+            frozen_kernels_.normalize(
+                dy, dx, affine_loop,
+                kernel_view(from(buffers.affine, kernels_.computed, i), with_pre), {}, nullptr);
         } else {
-            const C* const at = from.elements.data + r * from.elements.stride;
-            add([=](std::ptrdiff_t i) { return static_cast<double>(at[i]); });
+            GradientWeights weights{};
+            weights.frozen = !through_statistics_;
+            if (is_weighted()) weights = weights_.gradient_tile(tile, kernels_.computed, scratch);
+            kernels_.input_gradient(
+                dy, input_tile(operands_.x, tile, scratch), dx,
+                output_tile(operands_.dz, tile, scratch), loop,
+                kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
+                activation(tile, scratch, with_pre), weights);
+            finish_output(operands_.dz, tile, scratch);
         }
+        finish_output(operands_.dx, tile, scratch);
     }
 
-    // A channel without any gets no gradient through its statistics.
-    void divide_by_counts(const Slab& slab, const Entries<C>& entries) const noexcept {
-        const double* const counted =
-            counts != nullptr ? counts + slab.channel : entries.sum(2, 0, slab.entry);
-        const double unit = counts != nullptr ? shares.unit() : 1.0;
-        for (int field = 0; field < 2; ++field) {
-            double* const sums = entries.sum(field, 0, slab.entry);
-            for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
-                const double count = counted[c] / unit;
-                sums[c] = count > 0.0 ? sums[c] / count : 0.0;
+    std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
+
+private:
+    // Per span, and channel or column.
+    struct Sums {
+        double* dz;
+        double* dz_xhat;
+        double* weight;  // null where it is not summed
+    };
+    struct Buffers {
+        Sums sums;
+        InputGradient<void> input_gradient;
+        Affine<void> affine;  // where is_affine(), of dy
+        double* zeros;        // per channel, likewise
+        std::ptrdiff_t bytes;
+    };
+
+    Buffers place(std::byte* memory) const noexcept {
+        Arrays arrays(memory);
+        const std::ptrdiff_t n = Workspace::buffer_size(plan_);
+        Buffers b{};
+        b.sums.dz = arrays.doubles(plan_.spans * n);
+        b.sums.dz_xhat = arrays.doubles(plan_.spans * n);
+        if (is_weighted() && counts_ == nullptr) b.sums.weight = arrays.doubles(plan_.spans * n);
+        if (is_affine()) {
+            b.affine = place_affine(arrays, kernels_.computed, n);
+            b.zeros = arrays.doubles(Workspace::channels(plan_));
+        } else {
+            b.input_gradient = place_input_gradient(arrays, kernels_.computed, n);
+        }
+        b.bytes = arrays.bytes();
+        return b;
+    }
+
+    bool is_weighted() const { return through_statistics_ && weights_.differ(); }
+    // With constant statistics and no activation, dx = weight * invstd * dy is an affine map of dy.
+    bool is_affine() const { return !through_statistics_ && !forward_.has_activation(); }
+
+    ActivationGradient activation(const TileRange& tile, const Scratch& scratch,
+                                  bool with_pre) const noexcept {
+        return forward_.activation(tile.buffer_index, input_tile(operands_.residual, tile, scratch),
+                                   weights_.differ(), with_pre);
+    }
+
+    ChannelParameters channels_of(const Slab& slab) const {
+        const std::ptrdiff_t c = slab.channel;
+        return {channels_.mean + c, channels_.mean_lo + c, channels_.invstd + c,
+                channels_.weight + c, channels_.bias + c};
+    }
+
+    void finalize_affine(const Slab& slab, const Buffers& buffers,
+                         const Memory& memory) const noexcept {
+        double* const zeros = buffers.zeros + (slab.channel - memory.first_channel);
+        std::fill_n(zeros, slab.channels, 0.0);
+        const ChannelParameters c = channels_of(slab);
+        const bool out_of_range = fold_affine(
+            {zeros, zeros, c.invstd, c.weight, zeros}, kernels_.computed, slab.channels,
+            plan_.layout, from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
+        note_out_of_range(plan_, memory, out_of_range);
+    }
+
+    // Adds a tile's weights to the sum of its channel, or to one for each column.
+    void add_weights(const TileRange& tile, const Scratch& scratch, double* sums) const noexcept {
+        const bool one_channel = plan_.layout.channels_first();
+        const WeightsForm form = weights_.form();
+        const Tile<const void> weights = weights_.tile(tile, {}, kernels_.x, scratch);
+        const std::ptrdiff_t cols = tile.kernel_cols();
+        const auto add_row = [=](const auto& weight) {
+            double sum = 0.0;
+            for (std::ptrdiff_t i = 0; i < cols && one_channel; ++i) sum += weight(i);
+            for (std::ptrdiff_t i = 0; i < cols && !one_channel; ++i) sums[i] += weight(i);
+            if (one_channel) *sums += sum;
+        };
+        for (std::ptrdiff_t r = 0; r < tile.kernel_rows(); ++r) {
+            if (form == WeightsForm::by_row) {
+                const double weight = static_cast<const double*>(weights.data)[r];
+                if (one_channel) {
+                    *sums += weight * static_cast<double>(cols);
+                } else {
+                    add_row([=](std::ptrdiff_t) { return weight; });
+                }
+            } else if (form == WeightsForm::by_mask) {
+                const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
+                const std::uint8_t* const row = mask.data + r * mask.stride;
+                add_row([=](std::ptrdiff_t i) { return row[i] != 0 ? 1.0 : 0.0; });
+            } else {
+                const Tile<const double> elements = typed<const double>(weights);
+                const double* const row = elements.data + r * elements.stride;
+                add_row([=](std::ptrdiff_t i) { return row[i]; });
             }
         }
     }
 
-    // Leaves the sums of the slab's channels side by side.
-    void merge_entries(int field, const Slab& slab, const Entries<C>& entries) const noexcept {
-        double* const sums = entries.sum(field, 0, slab.entry);
-        merge_slab(plan, slab, [&](const Merge& m) {
-            const double* const more = entries.sum(field, m.span, m.entry);
-            for (std::ptrdiff_t i = 0; i < m.n; ++i) sums[i] += more[i];
-        });
-        const std::ptrdiff_t repeat = plan.layout.repeat;
-        for (std::ptrdiff_t c = 0; c < slab.channels && repeat > 1; ++c) {
-            double sum = 0.0;
-            for (std::ptrdiff_t i = 0; i < repeat; ++i) sum += sums[c * repeat + i];
-            sums[c] = sum;
+    // A channel of which nothing counts gets no gradient through its statistics.
+    void divide_by_weights(const Slab& slab, const Sums& sums,
+                           const Memory& memory) const noexcept {
+        const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
+        if (counts_ == nullptr) merge(sums.weight, slab, memory);
+        const double* const totals =
+            counts_ != nullptr ? counts_ + slab.channel : sums.weight + first;
+        const double divisor = counts_ != nullptr ? weights_.divisor() : 1.0;
+        for (double* const sum : {sums.dz + first, sums.dz_xhat + first}) {
+            for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+                const double total = totals[c] / divisor;
+                sum[c] = total > 0.0 ? sum[c] / total : 0.0;
+            }
         }
     }
+
+    // Leaves the sums of the slab's channels side by side at its beginning.
+    void merge(double* sums, const Slab& slab, const Memory& memory) const noexcept {
+        merge_slab(plan_, slab, memory, [=](const Merge& m) {
+            for (std::ptrdiff_t i = 0; i < m.n; ++i) sums[m.to + i] += sums[m.from + i];
+        });
+        double* const columns = sums + memory.at(0, slab.buffer_index);
+        const std::ptrdiff_t n = plan_.layout.inner_fold;
+        for (std::ptrdiff_t c = 0; c < slab.channels && n > 1; ++c) {
+            double sum = 0.0;
+            for (std::ptrdiff_t i = 0; i < n; ++i) sum += columns[c * n + i];
+            columns[c] = sum;
+        }
+    }
+
+    const Plan& plan_;
+    const GradientKernels& kernels_;
+    const NormalizeKernels& frozen_kernels_;
+    const GradientOperands& operands_;
+    const Weights& weights_;
+    bool through_statistics_;
+    ChannelParameters channels_;  // all of them, from the first on
+    const double* counts_;
+    const ForwardValues& forward_;
+    double* dweight_;
+    double* dbias_;
 };
 
 void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-           const Following& following, const Normalization& normalization,
+           const EpilogueRef& epilogue, const Normalization& normalization,
            const GradientsOut& out) {
     check_same_shape("dy", dy, x);
     check_same_shape("out", out.dx, x);
-    if (following.residual) check_same_shape("residual", following.residual, x);
+    if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameters(normalization.parameters, features);
     check_parameter_shape("mean", normalization.mean, features);
     check_parameter_shape("invstd", normalization.invstd, features);
     if (normalization.count) check_parameter_shape("count", normalization.count, features);
 }
 
-// The caller's parameters and statistics, out of their arrays.
-struct ChannelValues {
-    Values weight;
-    Values bias;
-    Values mean;
-    Values invstd;
-    Values count;
-    Values zero;
-
-    ChannelValues(const Normalization& of, const Features& features)
-        : weight(of.parameters.weight, features, 1.0),
-          bias(of.parameters.bias, features, 0.0),
-          mean(of.mean, features, 0.0),
-          invstd(of.invstd, features, 1.0),
-          count(of.count, features, 0.0),
-          zero({}, features, 0.0) {}
-
-    AffineSource source() const {
-        return {mean.data(), zero.data(), invstd.data(), weight.data(), bias.data()};
-    }
-};
-
-// With rooms for what must be packed, and shares among what keeps tiles small.
-template <class X, class Y>
-void run(Plan& plan, BackwardOperation<X, Y>& operation) {
-    Rooms rooms(plan);
-    GradientOperands& of = operation.of;
-    for (Operand* o : {&of.dy, &of.x, &of.residual, &of.dx, &of.dz}) rooms.add(*o);
-    const Shares& shares = operation.shares;
-    const bool weighted = operation.weighted();
-    if (weighted && !shares.is_direct()) rooms.add(operation.packed_shares);
-    const bool by_row = shares.form() == Shares::Form::by_row;
-    const bool whole_rows = !weighted || by_row || shares.is_direct();
-    const bool in_runs = !weighted || (by_row && shares.same_in_channels());
-    execute<Computed<Y>>(plan, operation,
-                         {{&of.dy, &of.x, &of.residual}, {&of.dx, &of.dz}, whole_rows, in_runs},
-                         rooms);
-}
-
 }  // namespace
 
 void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-              const Counting& counting, const Following& following,
+              const Weighting& weighting, const EpilogueRef& epilogue,
               const Normalization& normalization, const GradientsOut& out) {
-    check(dy, x, features, following, normalization, out);
-    Shares shares(counting, x, features);
-    if (normalization.through_statistics && !normalization.allow_single) {
-        check_trainable(features, shares.most_counted());
+    check(dy, x, features, epilogue, normalization, out);
+    Weights weights(weighting, x, features);
+    const bool through_statistics = normalization.through_statistics;
+    if (through_statistics && !normalization.allow_single) {
+        check_trainable(features, weights.largest_total());
     }
     if (features.empty()) {
         for (double* const to : {out.dweight, out.dbias}) std::fill_n(to, features.channels, 0.0);
@@ -245,34 +334,45 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     }
 
     Layout layout = layout_of(x, features);
-    const bool weighted = normalization.through_statistics && shares.differ();
-    if (weighted) shares.arrange(layout);
-    Plan plan = plan_of(layout, x.dtype, weighted && shares.form() == Shares::Form::by_element);
-    const ChannelValues values(normalization, features);
-    const AffineSource channels = values.source();
-    const PerEntry<double> entry_mean(channels.mean, features.channels, plan.layout);
-    const PerEntry<double> entry_invstd(channels.invstd, features.channels, plan.layout);
-    visit_kernel_types(x.dtype, dy.dtype, [&](auto types) {
-        using X = typename decltype(types)::Input;
-        using Y = typename decltype(types)::Output;
-        const GateMemory<Computed<Y>> gate(following.activation, channels, features, plan.layout);
-        BackwardOperation<X, Y> operation{
-            plan,
-            {operand_of<Y>(dy, plan.layout), operand_of<X>(x, plan.layout),
-             operand_of<Y>(following.residual, plan.layout), operand_of<Y>(out.dx, plan.layout),
-             operand_of<Y>(out.dz, plan.layout)},
-            Shares::packed(),
-            shares,
-            normalization.through_statistics,
-            channels,
-            entry_mean.data(),
-            entry_invstd.data(),
-            normalization.count ? values.count.data() : nullptr,
-            gate.coefficients(shares.differ()),
-            out.dweight,
-            out.dbias};
-        run(plan, operation);
-    });
+    const bool weighted = through_statistics && weights.differ();
+    if (weighted) weights.arrange(layout);
+    const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
+    GradientOperands operands{operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x),
+                              operand_of(epilogue.residual, layout, kernels.dy),
+                              operand_of(out.dx, layout, kernels.dy),
+                              operand_of(out.dz, layout, kernels.dy)};
+    Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
+                                 {&operands.dx, &operands.dz});
+    work.reduces = true;
+    if (weighted) {  // packed weights keep tiles small, and several channels may differ in them
+        const bool by_row = weights.form() == WeightsForm::by_row;
+        work.packed_sums = weights.form() == WeightsForm::by_element;
+        work.all_direct = work.all_direct && (by_row || weights.is_direct());
+        work.adjacent_channels = work.adjacent_channels && by_row && weights.same_in_channels();
+    }
+    const Plan plan = plan_of(layout, x.dtype, work);
+    StagingBuffers staging(plan);
+    for (Operand* operand :
+         {&operands.dy, &operands.x, &operands.residual, &operands.dx, &operands.dz}) {
+        staging.add(*operand);
+    }
+    if (weighted) weights.take_staging(staging);
+
+    const ChannelValues weight(normalization.parameters.weight, features, 1.0);
+    const ChannelValues bias(normalization.parameters.bias, features, 0.0);
+    const ChannelValues mean(normalization.mean, features, 0.0);
+    const ChannelValues mean_lo({}, features, 0.0);
+    const ChannelValues invstd(normalization.invstd, features, 1.0);
+    const ChannelValues count(normalization.count, features, 0.0);
+    const ChannelParameters channels{mean.data(), mean_lo.data(), invstd.data(), weight.data(),
+                                     bias.data()};
+    const ForwardValues forward(channels, epilogue.activation, kernels.computed, features.channels,
+                                plan);
+    execute(plan, staging,
+            BackwardOperation(plan, kernels, normalize_kernels(kernels.dy, kernels.dy), operands,
+                              weights, through_statistics, channels,
+                              normalization.count ? count.data() : nullptr, forward, out.dweight,
+                              out.dbias));
 }
 
 }  // namespace fastbn

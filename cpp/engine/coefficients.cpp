@@ -5,13 +5,11 @@
 #include <limits>
 
 #include "engine/dispatch.hpp"
-#include "kernels/folding.hpp"
 
 namespace fastbn {
 namespace {
 
-// Channels past `most` are worked on in units of 2^-k, k from their own magnitude, by exact powers
-// of two.
+// Channels out of range are worked on multiplied by 2^k, k from their own magnitude: exact.
 
 int exponent_of(double value) {
     int e = 0;
@@ -34,7 +32,8 @@ T shift_in(T shift, double bias) {
     return std::isfinite(bias) ? std::clamp(shift, -largest, largest) : shift;
 }
 
-// weight * invstd, by halves: a factor may leave float64's range where the product does not.
+// weight * invstd, as mantissa and exponent: a factor may leave float64's range where the product
+// does not.
 struct Scale {
     Scale(double weight, double invstd) : value(weight * invstd) {
         if (std::isnormal(value)) {
@@ -60,106 +59,194 @@ int clamp_exponent(int e) {
     return std::clamp(e, -largest, largest);
 }
 
-// The unit 2^-k in which x - mean is moderate: 2^k times it is of order 1, and mean * 2^k fits T.
+// The power of two that makes x - mean moderate: 2^k times it is of order 1, and mean * 2^k fits T.
 template <class T>
-int unit_exponent(double mean, int wanted) {
+int pre_exponent(double mean, int wanted) {
     const int largest = std::numeric_limits<T>::max_exponent - 2 - exponent_of(mean);
     return std::min(clamp_exponent<T>(wanted), largest);
 }
 
-// The unit 2^-j of dy: as near to 1 as leaves room for scale / 2^j, scale being of the order of
-// 2^scale, and first of all for what is subtracted from dy, of the order of 2^term. Differences of
-// such numbers are 0 or so large that dx is infinite by any scale near T's largest.
+// The power of two 2^j for dy: as near to 1 as leaves space for scale / 2^j, scale being of the
+// order of 2^scale, and first of all for what is subtracted from dy, of the order of 2^term.
+// Differences of such numbers are 0 or so large that dx is infinite by any scale near T's largest.
 template <class T>
-int dy_unit_exponent(int scale, int term, bool large_dy) {
+int dy_pre_exponent(int scale, int term, bool large_dy) {
     constexpr int largest = std::numeric_limits<T>::max_exponent - 8;
-    constexpr int room = -4;  // for differences, where dy itself is near the largest numbers
+    constexpr int below_largest =
+        -4;  // for differences, where dy itself is near the largest numbers
     const int wanted = std::max(0, scale - largest);
-    const int j = std::min(large_dy ? room : wanted, largest - term);
+    const int j = std::min(large_dy ? below_largest : wanted, largest - term);
     return clamp_exponent<T>(std::min(j, std::max(scale + largest, -largest)));
 }
 
 template <class T>
-void fold_affine_of(std::ptrdiff_t i, const AffineSource& from, const AffineOut<T>& to) noexcept {
+void fold_affine_of(std::ptrdiff_t i, const ChannelParameters& from, const Affine<T>& to) noexcept {
     double mean = from.mean[i];
     double mean_lo = from.mean_lo[i];
     const double weight = from.weight[i];
     const double invstd = from.invstd[i];
     double scale = weight * invstd;
     T pre = 1;
-    if (!is_plain_affine<T>(mean, invstd, weight)) {
+    if (!in_range_affine<T>(mean, invstd, weight)) {
         const Scale whole(weight, invstd);
         // So that no difference overflows unless y does, and none at all where the scale is 0.
-        const int k = unit_exponent<T>(mean, whole.mantissa == 0.0 ? -2 : whole.exponent - 1);
+        const int k = pre_exponent<T>(mean, whole.mantissa == 0.0 ? -2 : whole.exponent - 1);
         pre = static_cast<T>(std::ldexp(1.0, k));
         mean = std::ldexp(mean, k);
         mean_lo = std::ldexp(mean_lo, k);
         scale = whole.divided_by_power(k);
     }
-    const T factor = scale_in<T>(scale, weight, invstd);
-    const AffineTerms<T> terms = affine_terms(mean, mean_lo, factor, from.bias[i]);
     to.pre[i] = pre;
-    to.center[i] = terms.center;
-    to.scale[i] = factor;
-    to.shift[i] = shift_in(terms.shift, from.bias[i]);
+    write_affine(to, i, mean, mean_lo, scale_in<T>(scale, weight, invstd), from.bias[i]);
+    to.shift[i] = shift_in(to.shift[i], from.bias[i]);
 }
 
 template <class T>
-void fold_input_gradient_of(std::ptrdiff_t i, const InputGradientSource& from,
-                            const InputGradientOut<T>& to) noexcept {
+void fold_input_gradient_of(std::ptrdiff_t i, const ChannelParameters& from,
+                            const ChannelGradients& gradients,
+                            const InputGradient<T>& to) noexcept {
     double mean = from.mean[i];
     const double weight = from.weight[i];
     const double invstd = from.invstd[i];
-    const double mean_dy = from.sum_dy[i] / from.count;
-    const double mean_dy_xhat = from.sum_dy_xhat[i] / from.count;
-    double slope = invstd * mean_dy_xhat;
-    double level = mean_dy;
+    const double mean_dy = gradients.sum_dy[i] / gradients.count;
+    const double mean_dy_xhat = gradients.sum_dy_xhat[i] / gradients.count;
+    double coef_x = invstd * mean_dy_xhat;
+    double coef_const = mean_dy;
     double scale = weight * invstd;
     T pre = 1;
     T dy_pre = 1;
-    if (!is_plain_input_gradient<T>(mean, invstd, weight, mean_dy_xhat, level)) {
+    if (!in_range_input_gradient<T>(mean, invstd, weight, mean_dy_xhat, coef_const)) {
         const Scale whole(weight, invstd);
-        const int k = unit_exponent<T>(mean, exponent_of(invstd));
-        const int slope_exponent = exponent_of(std::ldexp(invstd, -k)) + exponent_of(mean_dy_xhat);
+        const int k = pre_exponent<T>(mean, exponent_of(invstd));
+        const int coef_x_exponent = exponent_of(std::ldexp(invstd, -k)) + exponent_of(mean_dy_xhat);
         const bool large_dy = is_large<T>(mean_dy) || is_large<T>(mean_dy_xhat);
-        const int j = dy_unit_exponent<T>(whole.exponent,
-                                          std::max(slope_exponent, exponent_of(mean_dy)), large_dy);
+        const int j = dy_pre_exponent<T>(whole.exponent,
+                                         std::max(coef_x_exponent, exponent_of(mean_dy)), large_dy);
         pre = static_cast<T>(std::ldexp(1.0, k));
         dy_pre = static_cast<T>(std::ldexp(1.0, j));
         mean = std::ldexp(mean, k);
-        slope = std::ldexp(invstd, j - k) * mean_dy_xhat;
-        level = std::ldexp(level, j);
+        coef_x = std::ldexp(invstd, j - k) * mean_dy_xhat;
+        coef_const = std::ldexp(coef_const, j);
         scale = whole.divided_by_power(j);
     }
-    const InputGradientTerms<T> terms = input_gradient_terms<T>(mean, slope, level, scale);
     to.pre[i] = pre;
     to.dy_pre[i] = dy_pre;
-    to.center[i] = terms.center;
-    to.slope[i] = terms.slope;
-    to.level[i] = terms.level;
+    write_input_gradient(to, i, mean, coef_x, coef_const, scale);
     to.scale[i] = scale_in<T>(scale, weight, invstd);
+}
+
+template <class T>
+Affine<T> with_type(const Affine<void>& a) {
+    return {static_cast<T*>(a.pre), static_cast<T*>(a.center), static_cast<T*>(a.scale),
+            static_cast<T*>(a.shift)};
+}
+
+template <class T>
+InputGradient<T> with_type(const InputGradient<void>& g) {
+    return {static_cast<T*>(g.pre),    static_cast<T*>(g.dy_pre),     static_cast<T*>(g.center),
+            static_cast<T*>(g.coef_x), static_cast<T*>(g.coef_const), static_cast<T*>(g.scale)};
+}
+
+template <class T>
+void replicate(T* values, std::ptrdiff_t channels, const Layout& layout) noexcept {
+    const std::ptrdiff_t inner = layout.inner_fold;
+    const std::ptrdiff_t columns = channels * inner;
+    for (std::ptrdiff_t c = channels - 1; c >= 0 && inner > 1; --c) {
+        const T value = values[c];
+        std::fill_n(values + c * inner, inner, value);
+    }
+    for (std::ptrdiff_t row = 1; row < layout.row_fold; ++row) {
+        std::copy_n(values, columns, values + row * columns);
+    }
+}
+
+// f(a value of the type)
+template <class F>
+void visit_computed(DType computed, const F& f) {
+    if (computed == DType::float64) {
+        f(double{});
+    } else {
+        f(float{});
+    }
+}
+
+void* at(void* array, DType computed, std::ptrdiff_t i) {
+    return static_cast<char*>(array) + i * size_of(computed);
 }
 
 }  // namespace
 
-template <class T>
-void fold_affine(const AffineSource& from, const AffineOut<T>& to, std::ptrdiff_t n) noexcept {
-    if (fold_kernels<T>().try_affine(from, to, n)) return;
-    for (std::ptrdiff_t i = 0; i < n; ++i) fold_affine_of(i, from, to);
+Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n) {
+    Affine<void> a{};
+    for (void** array : {&a.pre, &a.center, &a.scale, &a.shift}) {
+        *array = arrays.take(n, size_of(computed));
+    }
+    return a;
 }
 
-template <class T>
-void fold_input_gradient(const InputGradientSource& from, const InputGradientOut<T>& to,
-                         std::ptrdiff_t n) noexcept {
-    if (fold_kernels<T>().try_input_gradient(from, to, n)) return;
-    for (std::ptrdiff_t i = 0; i < n; ++i) fold_input_gradient_of(i, from, to);
+InputGradient<void> place_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n) {
+    InputGradient<void> g{};
+    for (void** array : {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale}) {
+        *array = arrays.take(n, size_of(computed));
+    }
+    return g;
 }
 
-template void fold_affine(const AffineSource&, const AffineOut<float>&, std::ptrdiff_t) noexcept;
-template void fold_affine(const AffineSource&, const AffineOut<double>&, std::ptrdiff_t) noexcept;
-template void fold_input_gradient(const InputGradientSource&, const InputGradientOut<float>&,
-                                  std::ptrdiff_t) noexcept;
-template void fold_input_gradient(const InputGradientSource&, const InputGradientOut<double>&,
-                                  std::ptrdiff_t) noexcept;
+Affine<void> from(const Affine<void>& a, DType computed, std::ptrdiff_t i) {
+    return {at(a.pre, computed, i), at(a.center, computed, i), at(a.scale, computed, i),
+            at(a.shift, computed, i)};
+}
+
+InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrdiff_t i) {
+    return {at(g.pre, computed, i),    at(g.dy_pre, computed, i),     at(g.center, computed, i),
+            at(g.coef_x, computed, i), at(g.coef_const, computed, i), at(g.scale, computed, i)};
+}
+
+Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range) {
+    return {out_of_range ? a.pre : nullptr, a.center, a.scale, a.shift};
+}
+
+InputGradient<const void> kernel_view(const InputGradient<void>& g, bool out_of_range) {
+    return {out_of_range ? g.pre : nullptr,
+            out_of_range ? g.dy_pre : nullptr,
+            g.center,
+            g.coef_x,
+            g.coef_const,
+            g.scale};
+}
+
+bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff_t n,
+                 const Layout& layout, const Affine<void>& to) noexcept {
+    const bool in_range = coefficient_kernels(computed).affine(channels, to, n);
+    visit_computed(computed, [&](auto zero) {
+        const auto typed = with_type<decltype(zero)>(to);
+        for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) fold_affine_of(i, channels, typed);
+        for (auto* array : {typed.pre, typed.center, typed.scale, typed.shift}) {
+            replicate(array, n, layout);
+        }
+    });
+    return !in_range;
+}
+
+bool fold_input_gradient(const ChannelParameters& channels, const ChannelGradients& gradients,
+                         DType computed, std::ptrdiff_t n, const Layout& layout,
+                         const InputGradient<void>& to) noexcept {
+    const bool in_range = coefficient_kernels(computed).input_gradient(channels, gradients, to, n);
+    visit_computed(computed, [&](auto zero) {
+        const auto typed = with_type<decltype(zero)>(to);
+        for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) {
+            fold_input_gradient_of(i, channels, gradients, typed);
+        }
+        for (auto* array :
+             {typed.pre, typed.dy_pre, typed.center, typed.coef_x, typed.coef_const, typed.scale}) {
+            replicate(array, n, layout);
+        }
+    });
+    return !in_range;
+}
+
+void replicate_columns(double* values, std::ptrdiff_t channels, const Layout& layout) noexcept {
+    replicate(values, channels, layout);
+}
 
 }  // namespace fastbn

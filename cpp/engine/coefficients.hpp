@@ -1,28 +1,39 @@
-// Coefficients of channels, whatever their magnitude: kernels/folding.hpp has the arithmetic, this
-// the units of a power of two in which it fits the data's type.
+// Coefficients of channels, whatever their magnitude, put where each column finds its own.
+// numerics/coefficient_math.hpp has the arithmetic; this the powers of two by which it fits the
+// data's type.
 #pragma once
 
 #include <cstddef>
 
+#include "engine/layout.hpp"
+#include "engine/workspace.hpp"
 #include "kernels/table.hpp"
+#include "numerics/coefficient_math.hpp"
 
 namespace fastbn {
 
-// y = (x * pre - center) * scale + shift, for n channels.
-template <class T>
-void fold_affine(const AffineSource& from, const AffineOut<T>& to, std::ptrdiff_t n) noexcept;
+// Arrays of n coefficients of type `computed`, float32 or float64.
+Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n);
+InputGradient<void> place_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n);
 
-// dx = (dy * dy_pre - ((x * pre - center) * slope + level)) * scale, for n channels.
-template <class T>
-void fold_input_gradient(const InputGradientSource& from, const InputGradientOut<T>& to,
-                         std::ptrdiff_t n) noexcept;
+// The coefficients from entry i on.
+Affine<void> from(const Affine<void>& arrays, DType computed, std::ptrdiff_t i);
+InputGradient<void> from(const InputGradient<void>& arrays, DType computed, std::ptrdiff_t i);
 
-// Whether any of n coefficients is not 1.
-template <class C>
-bool any_scaled(const C* coefficients, std::ptrdiff_t n) noexcept {
-    bool scaled = false;
-    for (std::ptrdiff_t i = 0; i < n; ++i) scaled |= coefficients[i] != C(1);
-    return scaled;
-}
+// What kernels are called with. `pre` is left out unless some channel's is not 1.
+Affine<const void> kernel_view(const Affine<void>& arrays, bool out_of_range);
+InputGradient<const void> kernel_view(const InputGradient<void>& arrays, bool out_of_range);
+
+// Coefficients of n channels, each of which is then found at all of its columns (see Layout).
+// Return whether some channel's `pre` is not 1.
+bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff_t n,
+                 const Layout& layout, const Affine<void>& to) noexcept;
+bool fold_input_gradient(const ChannelParameters& channels, const ChannelGradients& gradients,
+                         DType computed, std::ptrdiff_t n, const Layout& layout,
+                         const InputGradient<void>& to) noexcept;
+
+// Channels' values at the beginning of an array, to the places of all their columns, where there
+// are several for a channel.
+void replicate_columns(double* values, std::ptrdiff_t channels, const Layout& layout) noexcept;
 
 }  // namespace fastbn

@@ -62,21 +62,88 @@ bool always() { return true; }
 
 struct Isa {
     const char* name;
-    const Kernels* kernels;
+    const MomentsTable* moments;
+    const NormalizeTable* normalize;
+    const GradientTable* gradient;
     bool (*can_run)();
 };
 
 const Isa isas[] = {
-    {"generic", &generic::kernels, always},
+    {"generic", &generic::moments_table, &generic::normalize_table, &generic::gradient_table,
+     always},
 #ifdef FASTBN_X86
-    {"avx2", &avx2::kernels, can_run_avx2},
-    {"avx512", &avx512::kernels, can_run_avx512},
+    {"avx2", &avx2::moments_table, &avx2::normalize_table, &avx2::gradient_table, can_run_avx2},
+    {"avx512", &avx512::moments_table, &avx512::normalize_table, &avx512::gradient_table,
+     can_run_avx512},
 #endif
 };
 
 std::atomic<const Isa*> active{&isas[0]};
 
+// The first of a table's rows for which fits(row) holds.
+template <class Row, int n, class Fits>
+const Row* find_row(const Row (&rows)[n], const Fits& fits) {
+    for (const Row& row : rows) {
+        if (fits(row)) return &row;
+    }
+    return nullptr;
+}
+
+DType converted_type(bool to_double) { return to_double ? DType::float64 : DType::float32; }
+
+// x's own row if it has what is asked for, else that of the type that x is converted to.
+template <class Has>
+const MomentsKernels& moments_row(DType x, const Has& has) {
+    const auto& rows = active.load()->moments->rows;
+    const MomentsKernels* own =
+        find_row(rows, [&](const MomentsKernels& row) { return row.x == x && has(row); });
+    if (own != nullptr) return *own;
+    const DType type = converted_type(needs_double(x));
+    return *find_row(rows, [=](const MomentsKernels& row) { return row.x == type; });
+}
+
 }  // namespace
+
+const MomentsKernels& moments_kernels(DType x, WeightsForm form) {
+    const int i = static_cast<int>(form);
+    return moments_row(x,
+                       [=](const MomentsKernels& row) { return row.moments[i].tile != nullptr; });
+}
+
+const MomentsKernels& value_range_kernels(DType x) {
+    return moments_row(x,
+                       [](const MomentsKernels& row) { return row.value_range.tile != nullptr; });
+}
+
+const NormalizeKernels& normalize_kernels(DType x, DType y) {
+    const auto& rows = active.load()->normalize->rows;
+    const NormalizeKernels* own =
+        find_row(rows, [=](const NormalizeKernels& row) { return row.x == x && row.y == y; });
+    if (own != nullptr) return *own;
+    const DType type = converted_type(needs_double(x) || y == DType::float64);
+    return *find_row(rows, [=](const NormalizeKernels& row) { return row.x == type; });
+}
+
+const GradientKernels& gradient_kernels(DType x, DType dy) {
+    const auto& rows = active.load()->gradient->rows;
+    const GradientKernels* own =
+        find_row(rows, [=](const GradientKernels& row) { return row.x == x && row.dy == dy; });
+    if (own != nullptr) return *own;
+    const DType type = converted_type(needs_double(x) || dy == DType::float64);
+    return *find_row(rows, [=](const GradientKernels& row) { return row.x == type; });
+}
+
+const ChannelKernels& channel_kernels() { return active.load()->moments->channels; }
+
+const CoefficientKernels& coefficient_kernels(DType computed) {
+    const NormalizeTable& table = *active.load()->normalize;
+    return computed == DType::float64 ? table.float64 : table.float32;
+}
+
+const ConversionKernels& conversion_kernels(DType half) {
+    return *find_row(active.load()->normalize->conversions,
+                     [=](const ConversionKernels& row) { return row.half == half; });
+}
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
@@ -105,7 +172,5 @@ void choose_isa() {
     const char* wanted = std::getenv("FASTBN_ISA");
     set_isa(wanted != nullptr && *wanted != '\0' ? wanted : available_isas().back());
 }
-
-const Kernels& active_kernels() { return *active.load()->kernels; }
 
 }  // namespace fastbn

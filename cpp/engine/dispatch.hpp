@@ -1,9 +1,9 @@
-// Which instruction set runs: the best this processor has, or the one FASTBN_ISA names.
+// Which instruction set is in use, the best this processor has or the one FASTBN_ISA names; and
+// which of its kernels serve arrays of which types. The registry (kernels/table.hpp) decides: types
+// without a row of their own are converted, tile by tile, to float32 or float64.
 #pragma once
 
-#include <cstdint>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "kernels/table.hpp"
@@ -20,59 +20,16 @@ const char* get_isa();
 // Applies FASTBN_ISA, or the widest available where it is unset or empty.
 void choose_isa();
 
-const Kernels& active_kernels();
+// Each row says what x, y or dy are to be read and written as: their own type or one that they are
+// converted to. Moments of float32 and of a narrower type's values converted to it are the same to
+// the bit.
+const MomentsKernels& moments_kernels(DType x, WeightsForm form = WeightsForm::none);
+const MomentsKernels& value_range_kernels(DType x);  // those that have the moments' kernels too
+const NormalizeKernels& normalize_kernels(DType x, DType y);
+const GradientKernels& gradient_kernels(DType x, DType dy);
 
-// The table for a type of x, for types of x and y, or for the type that results are computed in.
-template <class X>
-const MomentsKernels<X>& moments_kernels() {
-    const Kernels& kernels = active_kernels();
-    if constexpr (std::is_same_v<X, double>) {
-        return kernels.moments_f64;
-    } else if constexpr (std::is_same_v<X, Float16>) {
-        return kernels.moments_f16;
-    } else if constexpr (std::is_same_v<X, Bfloat16>) {
-        return kernels.moments_bf16;
-    } else if constexpr (std::is_same_v<X, std::uint8_t>) {
-        return kernels.moments_u8;
-    } else {
-        return kernels.moments_f32;
-    }
-}
-
-template <class X>
-const WeightedMoments<X>& weighted_kernels() {
-    if constexpr (std::is_same_v<X, double>) {
-        return active_kernels().weighted_f64;
-    } else {
-        return active_kernels().weighted_f32;
-    }
-}
-
-template <class X, class Y>
-const TransformKernels<X, Y>& transform_kernels() {
-    const Kernels& kernels = active_kernels();
-    if constexpr (std::is_same_v<X, double>) {
-        return kernels.f64;
-    } else if constexpr (std::is_same_v<X, Float16>) {
-        return kernels.f16;
-    } else if constexpr (std::is_same_v<X, Bfloat16>) {
-        return kernels.bf16;
-    } else if constexpr (std::is_same_v<X, std::uint8_t>) {
-        return kernels.u8;
-    } else {
-        return kernels.f32;
-    }
-}
-
-template <class C>
-const FoldKernels<C>& fold_kernels() {
-    if constexpr (std::is_same_v<C, double>) {
-        return active_kernels().fold_f64;
-    } else {
-        return active_kernels().fold_f32;
-    }
-}
-
-inline const ChannelKernels& channel_kernels() { return active_kernels().channels; }
+const ChannelKernels& channel_kernels();
+const CoefficientKernels& coefficient_kernels(DType computed);
+const ConversionKernels& conversion_kernels(DType half);
 
 }  // namespace fastbn

@@ -8,25 +8,24 @@
 namespace fastbn {
 namespace {
 
-std::string shape_text(const std::ptrdiff_t* shape, std::size_t ndim) {
+std::string shape_text(const std::ptrdiff_t* shape, int ndim) {
     std::string text = "(";
-    for (std::size_t i = 0; i < ndim; ++i) {
+    for (int i = 0; i < ndim; ++i) {
         if (i > 0) text += ", ";
         text += std::to_string(shape[i]);
     }
     return text + (ndim == 1 ? ",)" : ")");
 }
 
-std::string shape_text(const ArrayRef& array) {
-    return shape_text(array.shape, static_cast<std::size_t>(array.ndim));
-}
+std::string shape_text(const ArrayRef& array) { return shape_text(array.shape, array.ndim); }
 
 }  // namespace
 
-Features features_of(const ArrayRef& x, const std::vector<std::ptrdiff_t>& axes) {
+Features features_of(const ArrayRef& x, const AxisArgument& axes) {
     if (x.ndim < 2) refuse("x", "have at least 2 dimensions", std::to_string(x.ndim));
     Features features;
-    for (const std::ptrdiff_t axis : axes) {
+    for (int i = 0; i < axes.n; ++i) {
+        const std::ptrdiff_t axis = axes.axis[i];
         if (axis < -x.ndim || axis >= x.ndim) {
             refuse("axis",
                    "be between " + std::to_string(-x.ndim) + " and " + std::to_string(x.ndim - 1) +
@@ -39,7 +38,7 @@ Features features_of(const ArrayRef& x, const std::vector<std::ptrdiff_t>& axes)
     }
     for (int i = 0; i < x.ndim; ++i) {
         if (features.is_feature[i]) {
-            features.shape.push_back(x.shape[i]);
+            features.shape[features.ndim++] = x.shape[i];
             features.channels *= x.shape[i];
         } else {
             features.count *= x.shape[i];
@@ -55,18 +54,18 @@ void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x
 }
 
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features) {
-    bool same = static_cast<std::size_t>(parameter.ndim) == features.shape.size();
-    for (std::size_t i = 0; same && i < features.shape.size(); ++i) {
+    bool same = parameter.ndim == features.ndim;
+    for (int i = 0; same && i < features.ndim; ++i) {
         same = parameter.shape[i] == features.shape[i];
     }
     if (!same) {
-        refuse(name, "have shape " + shape_text(features.shape.data(), features.shape.size()),
+        refuse(name, "have shape " + shape_text(features.shape, features.ndim),
                shape_text(parameter));
     }
 }
 
-void check_trainable(const Features& features, double most_counted) {
-    if (features.count == 1 && features.channels > 0 && most_counted <= 1.0) {
+void check_trainable(const Features& features, double largest_weight) {
+    if (features.count == 1 && features.channels > 0 && largest_weight <= 1.0) {
         refuse("x", "hold more than one value per channel in training", "1");
     }
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
 #include "engine/array.hpp"
 
@@ -11,20 +10,26 @@ namespace fastbn {
 
 struct Features {
     bool is_feature[max_dimensions] = {};
-    std::vector<std::ptrdiff_t> shape;  // of parameters and statistics
+    int ndim = 0;                          // of parameters and statistics, and
+    std::ptrdiff_t shape[max_dimensions];  // their shape: only the first ndim are ever read
     std::ptrdiff_t channels = 1;
     std::ptrdiff_t count = 1;  // values per channel
 
     bool empty() const { return channels == 0 || count == 0; }
 };
 
-// axes: as the caller gave them, negative ones counted from the end.
-Features features_of(const ArrayRef& x, const std::vector<std::ptrdiff_t>& axes);
+// Axes as the caller gave them, negative ones counted from the end.
+struct AxisArgument {
+    int n = 0;
+    std::ptrdiff_t axis[max_dimensions];  // only the first n are ever read
+};
+
+Features features_of(const ArrayRef& x, const AxisArgument& axes);
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);
-// most_counted: one value may count as several.
-void check_trainable(const Features& features, double most_counted);
+// largest_weight: what the values of a channel weigh together, at most.
+void check_trainable(const Features& features, double largest_weight);
 void check_eps(double eps);
 
 }  // namespace fastbn

@@ -2,131 +2,279 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
-#include <type_traits>
 
+#include "engine/coefficients.hpp"
 #include "engine/dispatch.hpp"
-#include "engine/driver.hpp"
-#include "engine/kernel_types.hpp"
-#include "engine/moments_pass.hpp"
+#include "engine/executor.hpp"
 #include "engine/operations.hpp"
+#include "engine/pack.hpp"
 #include "engine/parameters.hpp"
-#include "engine/passes.hpp"
-#include "engine/running.hpp"
-#include "engine/shares.hpp"
-#include "engine/slab_coefficients.hpp"
-#include "engine/weighted_pass.hpp"
+#include "engine/statistics.hpp"
+#include "engine/weights.hpp"
 
 namespace fastbn {
 namespace {
 
-// Pass: MomentsPass or WeightedPass.
-template <class Pass>
-struct MomentsOperation {
-    static constexpr Fields fields{Pass::fields, 0};
-    static constexpr bool reduces = true;
-    static constexpr bool transforms = false;
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
-    Pass pass;
+// x's tiles with their weights, as the reductions take them.
+struct WeightedInput {
+    const Weights& weights;
+    Operand x;
 
-    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<float>& entries,
-                const Scratch& scratch) const noexcept {
-        pass.reduce(slab, span, entries, scratch);
+    void take_staging(StagingBuffers& staging, Weights& owner) {
+        staging.add(x);
+        owner.take_staging(staging);
     }
-    void finalize(const Slab& slab, const Entries<float>& entries) const noexcept {
-        pass.finalize(slab, entries);
+    // visit(tile, position, x's values, their weights) for all tiles of a span.
+    template <class Visit>
+    void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, const Scratch& scratch,
+                   const Visit& visit) const {
+        fastbn::each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
+            const Tile<const void> values = input_tile(x, tile, scratch);
+            visit(tile, position, values, weights.tile(tile, values, x.kernel_dtype, scratch));
+        });
     }
 };
 
-template <class Pass, class X, class Y>
-struct TrainingOperation {
-    using C = Computed<Y>;
-    static constexpr Fields fields{Pass::fields, 4};
-    static constexpr bool reduces = true;
-    static constexpr bool transforms = true;
+class MomentsOperation final : public Operation {
+public:
+    // range: null where it is not asked for.
+    MomentsOperation(const Plan& plan, const WeightedInput& input, const MomentsReduction& moments,
+                     const ValueRangeReduction* range)
+        : plan_(plan), input_(input), moments_(moments), range_(range) {}
 
+    void reduce(const Slab& slab, std::ptrdiff_t span,
+                const Memory& memory) const noexcept override {
+        const Buffers buffers = place(memory.buffers);
+        moments_.begin(slab, span, buffers.moments, memory);
+        if (range_ != nullptr) range_->begin(slab, span, buffers.range, memory);
+        input_.each_tile(plan_, slab, span, memory.scratch,
+                         [&](const TileRange& tile, std::ptrdiff_t position, Tile<const void> x,
+                             Tile<const void> weights) {
+                             moments_.add(tile, span, position, x, weights, buffers.moments,
+                                          memory);
+                             if (range_ == nullptr) return;
+                             range_->add(tile, span, x, weights, buffers.range, memory);
+                         });
+    }
+    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
+        const Buffers buffers = place(memory.buffers);
+        moments_.finalize(slab, buffers.moments, memory);
+        if (range_ != nullptr) range_->finalize(slab, buffers.range, memory);
+    }
+    std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
+    bool transforms() const noexcept override { return false; }
+    bool sums_columns() const noexcept override { return true; }
+
+private:
+    struct Buffers {
+        MomentsReduction::Buffers moments;
+        ValueRange range;
+        std::ptrdiff_t bytes;
+    };
+    Buffers place(std::byte* memory) const noexcept {
+        Arrays arrays(memory);
+        Buffers buffers{};
+        buffers.moments = moments_.place(arrays);
+        if (range_ != nullptr) buffers.range = range_->place(arrays);
+        buffers.bytes = arrays.bytes();
+        return buffers;
+    }
+
+    const Plan& plan_;
+    const WeightedInput& input_;
+    const MomentsReduction& moments_;
+    const ValueRangeReduction* range_;
+};
+
+class ValueRangeOperation final : public Operation {
+public:
+    ValueRangeOperation(const Plan& plan, const WeightedInput& input,
+                        const ValueRangeReduction& range)
+        : plan_(plan), input_(input), range_(range) {}
+
+    void reduce(const Slab& slab, std::ptrdiff_t span,
+                const Memory& memory) const noexcept override {
+        Arrays arrays(memory.buffers);
+        const ValueRange buffers = range_.place(arrays);
+        range_.begin(slab, span, buffers, memory);
+        input_.each_tile(
+            plan_, slab, span, memory.scratch,
+            [&](const TileRange& tile, std::ptrdiff_t, Tile<const void> x,
+                Tile<const void> weights) { range_.add(tile, span, x, weights, buffers, memory); });
+    }
+    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
+        Arrays arrays(memory.buffers);
+        range_.finalize(slab, range_.place(arrays), memory);
+    }
+    std::ptrdiff_t buffer_bytes() const noexcept override {
+        Arrays arrays(nullptr);
+        range_.place(arrays);
+        return arrays.bytes();
+    }
+    bool transforms() const noexcept override { return false; }
+
+private:
+    const Plan& plan_;
+    const WeightedInput& input_;
+    const ValueRangeReduction& range_;
+};
+
+// y from x, by coefficients that are there: the transform of training and inference.
+struct NormalizeTransform {
     const Plan& plan;
-    Pass pass;
+    const NormalizeKernels& kernels;
     Operand x;
     Operand residual;
     Operand y;
-    Activation<C> activation;
-    const Values& weight;
-    const Values& bias;
+    Activation activation;
 
-    void reduce(const Slab& slab, std::ptrdiff_t span, const Entries<C>& entries,
-                const Scratch& scratch) const noexcept {
-        pass.reduce(slab, span, entries, scratch);
+    Affine<void> place(Arrays& arrays) const {
+        return place_affine(arrays, kernels.computed, Workspace::buffer_size(plan));
     }
-    void finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
-        const Statistics s = pass.finalize(slab, entries);
-        store_affine(
-            {s.mean, s.mean_lo, s.invstd, weight.data() + slab.channel, bias.data() + slab.channel},
-            plan, slab, entries);
+    // Folds the coefficients of a slab's channels, given from its first one on.
+    void fold(const ChannelParameters& channels, const Slab& slab, const Affine<void>& affine,
+              const Memory& memory) const noexcept {
+        const bool out_of_range =
+            fold_affine(channels, kernels.computed, slab.channels, plan.layout,
+                        from(affine, kernels.computed, memory.at(slab.buffer_index)));
+        note_out_of_range(plan, memory, out_of_range);
     }
-    void transform(const TileRange& tile, const Entries<C>& entries,
-                   const Scratch& scratch) const noexcept {
-        apply_affine<X, Y>(plan, x, residual, y, activation, tile, entries, scratch);
+    // infinite: see NormalizeKernel.
+    void apply(const TileRange& tile, const Affine<void>& affine, const Memory& memory,
+               bool* infinite) const noexcept {
+        const Affine<void> here = from(affine, kernels.computed, memory.at(tile.buffer_index));
+        kernels.normalize(input_tile(x, tile, memory.scratch), output_tile(y, tile, memory.scratch),
+                          elementwise_loop(plan, x, y, tile),
+                          kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
+                          {input_tile(residual, tile, memory.scratch), activation}, infinite);
+        finish_output(y, tile, memory.scratch);
     }
 };
 
-template <class X, class Y>
-struct InferenceOperation {
-    using C = Computed<Y>;
-    static constexpr Fields fields{2, 4};
-    static constexpr bool reduces = false;
-    static constexpr bool transforms = true;
+class TrainingOperation final : public Operation {
+public:
+    TrainingOperation(const Plan& plan, const WeightedInput& input, const MomentsReduction& moments,
+                      const NormalizeTransform& transform, const ChannelValues& weight,
+                      const ChannelValues& bias)
+        : plan_(plan),
+          input_(input),
+          moments_(moments),
+          transform_(transform),
+          weight_(weight),
+          bias_(bias) {}
 
-    const Plan& plan;
-    Operand x;
-    Operand residual;
-    Operand y;
-    Activation<C> activation;
-    const Values& mean;
-    const Values& var;
-    const Values& weight;
-    const Values& bias;
-    double eps;
-    std::atomic<bool>* infinite;  // set if x holds infinity; null where nobody asks
-
-    void finalize(const Slab& slab, const Entries<C>& entries) const noexcept {
-        double* const mean_lo = entries.sum(0, 0, slab.entry);
-        double* const invstd = entries.sum(1, 0, slab.entry);
-        std::fill_n(mean_lo, slab.channels, 0.0);
-        channel_kernels().invert_std(var.data() + slab.channel, eps, invstd, slab.channels);
-        store_affine({mean.data() + slab.channel, mean_lo, invstd, weight.data() + slab.channel,
-                      bias.data() + slab.channel},
-                     plan, slab, entries);
+    void reduce(const Slab& slab, std::ptrdiff_t span,
+                const Memory& memory) const noexcept override {
+        const Buffers buffers = place(memory.buffers);
+        moments_.begin(slab, span, buffers.moments, memory);
+        input_.each_tile(plan_, slab, span, memory.scratch,
+                         [&](const TileRange& tile, std::ptrdiff_t position, Tile<const void> x,
+                             Tile<const void> weights) {
+                             moments_.add(tile, span, position, x, weights, buffers.moments,
+                                          memory);
+                         });
     }
-    void transform(const TileRange& tile, const Entries<C>& entries,
-                   const Scratch& scratch) const noexcept {
+    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
+        const Buffers buffers = place(memory.buffers);
+        const Statistics s = moments_.finalize(slab, buffers.moments, memory);
+        transform_.fold({s.mean, s.mean_lo, s.invstd, weight_.data() + slab.channel,
+                         bias_.data() + slab.channel},
+                        slab, buffers.affine, memory);
+    }
+    void transform(const TileRange& tile, const Memory& memory) const noexcept override {
+        transform_.apply(tile, place(memory.buffers).affine, memory, nullptr);
+    }
+    std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
+    bool sums_columns() const noexcept override { return true; }
+
+private:
+    struct Buffers {
+        MomentsReduction::Buffers moments;
+        Affine<void> affine;
+        std::ptrdiff_t bytes;
+    };
+    Buffers place(std::byte* memory) const noexcept {
+        Arrays arrays(memory);
+        Buffers buffers{};
+        buffers.moments = moments_.place(arrays);
+        buffers.affine = transform_.place(arrays);
+        buffers.bytes = arrays.bytes();
+        return buffers;
+    }
+
+    const Plan& plan_;
+    const WeightedInput& input_;
+    const MomentsReduction& moments_;
+    const NormalizeTransform& transform_;
+    const ChannelValues& weight_;
+    const ChannelValues& bias_;
+};
+
+class InferenceOperation final : public Operation {
+public:
+    // infinite: set if x holds infinity; null where that is not asked for.
+    InferenceOperation(const NormalizeTransform& transform, const ChannelParameters& channels,
+                       double* invstd, const double* var, double eps, std::atomic<bool>* infinite)
+        : transform_(transform),
+          channels_(channels),
+          invstd_(invstd),
+          var_(var),
+          eps_(eps),
+          infinite_(infinite) {}
+
+    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
+        const std::ptrdiff_t c = slab.channel;
+        channel_kernels().invert_std(var_ + c, eps_, invstd_ + c, slab.channels);
+        transform_.fold({channels_.mean + c, channels_.mean_lo + c, channels_.invstd + c,
+                         channels_.weight + c, channels_.bias + c},
+                        slab, affine(memory.buffers), memory);
+    }
+    void transform(const TileRange& tile, const Memory& memory) const noexcept override {
         bool here = false;
-        apply_affine<X, Y>(plan, x, residual, y, activation, tile, entries, scratch,
-                           infinite == nullptr ? nullptr : &here);
-        if (here) infinite->store(true, std::memory_order_relaxed);
+        transform_.apply(tile, affine(memory.buffers), memory,
+                         infinite_ == nullptr ? nullptr : &here);
+        if (here) infinite_->store(true, std::memory_order_relaxed);
     }
-};
+    std::ptrdiff_t buffer_bytes() const noexcept override {
+        Arrays arrays(nullptr);
+        transform_.place(arrays);
+        return arrays.bytes();
+    }
 
-template <class C>
-Activation<C> activation_in(const Following& following) {
-    return {following.activation.kind, static_cast<C>(following.activation.slope)};
-}
+private:
+    Affine<void> affine(std::byte* memory) const noexcept {
+        Arrays arrays(memory);
+        return transform_.place(arrays);
+    }
+
+    const NormalizeTransform& transform_;
+    ChannelParameters channels_;
+    double* invstd_;
+    const double* var_;
+    double eps_;
+    std::atomic<bool>* infinite_;
+};
 
 void fill_undefined(const Features& features, const StatisticsOut& out) {
-    constexpr double nan = std::numeric_limits<double>::quiet_NaN();
     const auto fill = [&](double* to, double value) {
         if (to != nullptr) std::fill_n(to, features.channels, value);
     };
-    fill(out.mean, nan);
+    fill(out.mean, not_a_number);
     fill(out.mean_lo, 0.0);
-    fill(out.var, nan);
-    fill(out.invstd, nan);
+    fill(out.var, not_a_number);
+    fill(out.invstd, not_a_number);
     fill(out.m2, 0.0);
     fill(out.count, 0.0);
+    fill(out.min, not_a_number);
+    fill(out.max, not_a_number);
 }
 
 // Counts, and their weight in m2, where values do not differ in how much they count.
-void apply_common_weight(const Features& features, const Shares& shares, const StatisticsOut& out) {
-    const double weight = shares.weight();
+void apply_common_weight(const Features& features, const Weights& weights,
+                         const StatisticsOut& out) {
+    const double weight = weights.common_weight();
     if (out.count != nullptr) {
         std::fill_n(out.count, features.channels, static_cast<double>(features.count) * weight);
     }
@@ -135,129 +283,137 @@ void apply_common_weight(const Features& features, const Shares& shares, const S
     }
 }
 
-// Calls run(pass) with the pass that takes x's moments, X being what it reads; for a plan of x's.
-template <class X, class Run>
-void with_pass(const Plan& plan, const ArrayRef& x, const Shares& shares, double eps,
-               const StatisticsOut& out, const Run& run) {
-    if (shares.differ()) {
-        using Read = std::conditional_t<std::is_same_v<X, double>, double, float>;
-        run(WeightedPass<Read>(plan, x, shares, eps, out));
-    } else {
-        run(MomentsPass<X>(plan, x, eps, out));
-    }
-}
-
-Plan plan_with(const ArrayRef& x, const Features& features, Shares& shares) {
+Layout arranged_layout(const ArrayRef& x, const Features& features, Weights& weights) {
     Layout layout = layout_of(x, features);
-    if (!shares.differ()) return plan_of(layout, x.dtype);
-    shares.arrange(layout);
-    return plan_of(layout, x.dtype, shares.form() == Shares::Form::by_element);
+    weights.arrange(layout);
+    return layout;
 }
 
 }  // namespace
 
-void check_counting(const Counting& counting, const ArrayRef& x, const Features& features) {
-    const Shares shares(counting, x, features);
+void check_weights(const Weighting& weighting, const ArrayRef& x, const Features& features) {
+    const Weights weights(weighting, x, features);
 }
 
-void moments(const ArrayRef& x, const Features& features, const Counting& counting,
+void moments(const ArrayRef& x, const Features& features, const Weighting& weighting,
              const StatisticsOut& out) {
-    Shares shares(counting, x, features);
+    Weights weights(weighting, x, features);
     if (features.empty()) return fill_undefined(features, out);
-    Plan plan = plan_with(x, features, shares);
-    visit_moments_type(x.dtype, [&](auto zero) {
-        with_pass<decltype(zero)>(plan, x, shares, 0.0, out, [&](auto pass) {
-            Rooms rooms(plan);
-            pass.take_rooms(rooms);
-            MomentsOperation<decltype(pass)> operation{pass};
-            execute<float>(plan, operation, {{}, {}}, rooms);
-        });
-    });
-    if (!shares.differ()) return apply_common_weight(features, shares, out);
+    const Layout layout = arranged_layout(x, features, weights);
+    const bool wants_range = out.min != nullptr;
+    const DType x_type =
+        wants_range ? value_range_kernels(x.dtype).x : moments_kernels(x.dtype, weights.form()).x;
+    Work work;
+    work.reduces = true;
+    work.packed_sums = weights.form() == WeightsForm::by_element;
+    const Plan plan = plan_of(layout, x.dtype, work);
+    WeightedInput input{weights, operand_of(x, layout, x_type)};
+    const MomentsReduction moments(plan, x, x_type, weights, 0.0, out);
+    ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, out.min, out.max);
+    StagingBuffers staging(plan);
+    input.take_staging(staging, weights);
+    if (wants_range) range.take_staging(staging);
+    execute(plan, staging, MomentsOperation(plan, input, moments, wants_range ? &range : nullptr));
+    if (!weights.differ()) return apply_common_weight(features, weights, out);
     for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
-        if (out.count[c] == 0.0) out.mean[c] = std::numeric_limits<double>::quiet_NaN();
+        if (out.count[c] == 0.0) out.mean[c] = not_a_number;
     }
 }
 
-void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const Counting& counting,
-           const Following& following, const Parameters& parameters, double eps,
-           const Running& running, bool allow_single, const StatisticsOut& out) {
+void value_range(const ArrayRef& x, const Features& features, const Weighting& weighting,
+                 double* min, double* max) {
+    Weights weights(weighting, x, features);
+    StatisticsOut out;
+    out.min = min;
+    out.max = max;
+    if (features.empty()) return fill_undefined(features, out);
+    const Layout layout = arranged_layout(x, features, weights);
+    Work work;
+    work.reduces = true;
+    const Plan plan = plan_of(layout, x.dtype, work);
+    const DType x_type = value_range_kernels(x.dtype).x;
+    WeightedInput input{weights, operand_of(x, layout, x_type)};
+    ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, min, max);
+    StagingBuffers staging(plan);
+    input.take_staging(staging, weights);
+    range.take_staging(staging);
+    execute(plan, staging, ValueRangeOperation(plan, input, range));
+}
+
+void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
+           const Weighting& weighting, const EpilogueRef& epilogue, const Parameters& parameters,
+           double eps, const Running& running, bool allow_single, const StatisticsOut& out) {
     check_same_shape("out", y, x);
-    if (following.residual) check_same_shape("residual", following.residual, x);
+    if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameters(parameters, features);
     check_eps(eps);
-    Shares shares(counting, x, features);
-    if (!allow_single) check_trainable(features, shares.most_counted());
-    if (running.mean) check_running(running, features, shares, allow_single);
+    Weights weights(weighting, x, features);
+    if (!allow_single) check_trainable(features, weights.largest_total());
+    if (running.mean) check_running(running, features, weights, allow_single);
     RunningUpdate update(running, features, allow_single);
     if (features.empty()) return fill_undefined(features, out);
 
-    Plan plan = plan_with(x, features, shares);
-    const Values weight(parameters.weight, features, 1.0);
-    const Values bias(parameters.bias, features, 0.0);
-    visit_kernel_types(x.dtype, y.dtype, [&](auto types) {
-        using Types = decltype(types);
-        using X = typename Types::Input;
-        using Y = typename Types::Output;
-        with_pass<typename Types::Moments>(plan, x, shares, eps, out, [&](const auto& pass) {
-            TrainingOperation<std::decay_t<decltype(pass)>, X, Y> operation{
-                plan,
-                pass,
-                operand_of<X>(x, plan.layout),
-                operand_of<Y>(following.residual, plan.layout),
-                operand_of<Y>(y, plan.layout),
-                activation_in<Computed<Y>>(following),
-                weight,
-                bias};
-            Rooms rooms(plan);
-            operation.pass.take_rooms(rooms);
-            for (Operand* o : {&operation.x, &operation.residual, &operation.y}) rooms.add(*o);
-            execute<Computed<Y>>(plan, operation,
-                                 {{&operation.x, &operation.residual}, {&operation.y}}, rooms);
-        });
-    });
-    if (!shares.differ()) apply_common_weight(features, shares, out);
-    update.apply(out);
+    const Layout layout = arranged_layout(x, features, weights);
+    const NormalizeKernels& kernels = normalize_kernels(x.dtype, y.dtype);
+    const DType moments_type = moments_kernels(x.dtype, weights.form()).x;
+    Operand x_operand = operand_of(x, layout, kernels.x);
+    Operand residual = operand_of(epilogue.residual, layout, kernels.y);
+    Operand y_operand = operand_of(y, layout, kernels.y);
+    Work work = elementwise_work({&x_operand, &residual}, {&y_operand});
+    work.reduces = true;
+    work.packed_sums = weights.form() == WeightsForm::by_element;
+    const Plan plan = plan_of(layout, x.dtype, work);
+
+    WeightedInput input{weights, operand_of(x, layout, moments_type)};
+    StagingBuffers staging(plan);
+    input.take_staging(staging, weights);
+    for (Operand* operand : {&x_operand, &residual, &y_operand}) staging.add(*operand);
+    const NormalizeTransform transform{plan,     kernels,   x_operand,
+                                       residual, y_operand, epilogue.activation};
+    const MomentsReduction moments(plan, x, moments_type, weights, eps, out);
+    const ChannelValues weight(parameters.weight, features, 1.0);
+    const ChannelValues bias(parameters.bias, features, 0.0);
+    execute(plan, staging, TrainingOperation(plan, input, moments, transform, weight, bias));
+    if (!weights.differ()) apply_common_weight(features, weights, out);
+    update.apply({out.mean, out.var, out.count});
 }
 
-bool infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Following& following, const ArrayRef& mean, const ArrayRef& var,
-           const Parameters& parameters, double eps, bool look_for_infinity, const char* mean_name,
-           const char* var_name) {
+bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
+               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& var,
+               const Parameters& parameters, double eps, bool look_for_infinity,
+               const char* mean_name, const char* var_name) {
     check_same_shape("out", y, x);
-    if (following.residual) check_same_shape("residual", following.residual, x);
+    if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameter_shape(mean_name, mean, features);
     check_parameter_shape(var_name, var, features);
     check_parameters(parameters, features);
     check_eps(eps);
-    const Values means(mean, features, 0.0);
-    const Values variances(var, features, 1.0);
+    const ChannelValues means(mean, features, 0.0);
+    const ChannelValues variances(var, features, 1.0);
     check_variance(var_name, variances);
     if (features.empty()) return false;
 
+    const Layout layout = layout_of(x, features);
+    const NormalizeKernels& kernels = normalize_kernels(x.dtype, y.dtype);
+    Operand x_operand = operand_of(x, layout, kernels.x);
+    Operand residual = operand_of(epilogue.residual, layout, kernels.y);
+    Operand y_operand = operand_of(y, layout, kernels.y);
+    const Plan plan =
+        plan_of(layout, x.dtype, elementwise_work({&x_operand, &residual}, {&y_operand}));
+    StagingBuffers staging(plan);
+    for (Operand* operand : {&x_operand, &residual, &y_operand}) staging.add(*operand);
+    const NormalizeTransform transform{plan,     kernels,   x_operand,
+                                       residual, y_operand, epilogue.activation};
+    const ChannelValues weight(parameters.weight, features, 1.0);
+    const ChannelValues bias(parameters.bias, features, 0.0);
+    const ChannelValues mean_lo({}, features, 0.0);
+    const ChannelValues invstd({}, features, 0.0);
     std::atomic<bool> infinite{false};
-    Plan plan = plan_of(layout_of(x, features), x.dtype);
-    const Values weight(parameters.weight, features, 1.0);
-    const Values bias(parameters.bias, features, 0.0);
-    visit_kernel_types(x.dtype, y.dtype, [&](auto types) {
-        using X = typename decltype(types)::Input;
-        using Y = typename decltype(types)::Output;
-        InferenceOperation<X, Y> operation{plan,
-                                           operand_of<X>(x, plan.layout),
-                                           operand_of<Y>(following.residual, plan.layout),
-                                           operand_of<Y>(y, plan.layout),
-                                           activation_in<Computed<Y>>(following),
-                                           means,
-                                           variances,
-                                           weight,
-                                           bias,
-                                           eps,
-                                           look_for_infinity ? &infinite : nullptr};
-        Rooms rooms(plan);
-        for (Operand* o : {&operation.x, &operation.residual, &operation.y}) rooms.add(*o);
-        execute<Computed<Y>>(plan, operation, {{&operation.x, &operation.residual}, {&operation.y}},
-                             rooms);
-    });
+    execute(
+        plan, staging,
+        InferenceOperation(
+            transform, {means.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()},
+            invstd.data(), variances.data(), eps, look_for_infinity ? &infinite : nullptr));
     return infinite.load(std::memory_order_relaxed);
 }
 

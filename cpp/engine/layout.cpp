@@ -2,16 +2,18 @@
 
 #include <cstdint>
 
+#include "engine/dispatch.hpp"
+
 namespace fastbn {
 namespace {
 
 // Small inner sizes leave vectors half empty when a tile is one channel; over enough rows it pays
-// to take each position as a column and to merge a channel's columns at the end.
-constexpr std::ptrdiff_t min_repeat_rows = 8;
+// to take each inner position as a column and to merge a channel's columns at the end.
+constexpr std::ptrdiff_t min_inner_fold_rows = 8;
 
-// Few columns are a short trip for a kernel: so many are better, if there are rows enough to make
-// up for sums of each.
-constexpr std::ptrdiff_t min_wide_rows = 64;
+// Rows of few columns leave a kernel nothing but their beginnings and ends. Several are folded into
+// one if there are so many rows of the result that sums for each of its columns pay.
+constexpr std::ptrdiff_t min_folded_rows = 64;
 
 std::ptrdiff_t magnitude(std::ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
 
@@ -37,9 +39,6 @@ bool is_aligned(const ArrayRef& array) {
     return aligned;
 }
 
-// The others reach the kernels converted, tile by tile.
-bool has_moments_kernel(DType dtype) { return is_float(dtype) || dtype == DType::uint8; }
-
 // Sums may run in any order, so reduced axes are put by descending stride, all of them positive;
 // broadcast ones (stride 0) outermost.
 void sort_reduced(const ArrayRef& x, Layout& layout) {
@@ -59,7 +58,7 @@ void sort_reduced(const ArrayRef& x, Layout& layout) {
     }
 }
 
-// How many reduced axes, from the innermost out, run as one loop of unit stride.
+// How many reduced axes, from the innermost out, are one loop of unit stride.
 int contiguous_axes(const ArrayRef& x, const Layout& layout) {
     std::ptrdiff_t expected = size_of(x.dtype);
     int n = 0;
@@ -83,13 +82,13 @@ std::ptrdiff_t smallest_stride(const ArrayRef& x, const AxisList& axes) {
 
 // Splits the reduced axes into rows and columns, or gives all columns to the channels.
 void choose_orientation(const ArrayRef& x, Layout& layout) {
-    const std::ptrdiff_t unit = size_of(x.dtype);
+    const std::ptrdiff_t size = size_of(x.dtype);
     const Dims reduced = reduced_dims(x, layout);
     const Dims channels = channel_dims(x, layout);
     const bool one_channel_loop = channels.n <= 1;
-    const bool unit_reduced = reduced.n > 0 && reduced.dim[reduced.n - 1].stride == unit;
-    const bool unit_channel = channels.n == 1 && channels.dim[0].stride == unit;
-    const bool aligned = is_aligned(x) && has_moments_kernel(x.dtype);
+    const bool unit_reduced = reduced.n > 0 && reduced.dim[reduced.n - 1].stride == size;
+    const bool unit_channel = channels.n == 1 && channels.dim[0].stride == size;
+    const bool aligned = is_aligned(x) && moments_kernels(x.dtype).x == x.dtype;
 
     if (aligned && reduced.n <= 1 && (unit_channel || (channels.n == 0 && reduced.n == 0))) {
         layout.orientation = Orientation::channels_last;
@@ -98,11 +97,11 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
         layout.direct = true;
         layout.inner_axes = contiguous_axes(x, layout);
         const Dim inner = reduced.dim[reduced.n - 1];
-        const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * unit;
-        if (packed_channels && inner.size <= max_repeat &&
-            layout.count / inner.size >= min_repeat_rows) {
+        const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * size;
+        if (packed_channels && inner.size <= max_inner_fold &&
+            layout.count / inner.size >= min_inner_fold_rows) {
             layout.orientation = Orientation::channels_last;
-            layout.repeat = inner.size;
+            layout.inner_fold = inner.size;
         }
     } else if (smallest_stride(x, layout.channel_axes) < smallest_stride(x, layout.reduced_axes)) {
         layout.orientation = Orientation::channels_last;
@@ -111,17 +110,17 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
     }
 }
 
-// How many rows of x, one after the other in memory, to take as one.
-std::ptrdiff_t rows_abreast(const ArrayRef& x, const Layout& layout) {
+// How many rows of x, one after the other in memory, to fold into one.
+std::ptrdiff_t row_fold_of(const ArrayRef& x, const Layout& layout) {
     if (layout.channels_first() || !layout.direct) return 1;
     const Dims reduced = reduced_dims(x, layout);
     const bool dense = reduced.n > 0 && reduced.dim[0].stride == layout.cols * size_of(x.dtype);
-    std::ptrdiff_t abreast = 1;
-    while (dense && 2 * abreast * layout.cols <= wide_cols &&
-           2 * abreast * min_wide_rows <= layout.rows) {
-        abreast *= 2;
+    std::ptrdiff_t fold = 1;
+    while (dense && 2 * fold * layout.cols <= max_folded_cols &&
+           2 * fold * min_folded_rows <= layout.rows) {
+        fold *= 2;
     }
-    return abreast;
+    return fold;
 }
 
 }  // namespace
@@ -142,8 +141,8 @@ Layout layout_of(const ArrayRef& x, const Features& features) {
         inner *= x.shape[layout.reduced_axes.axis[layout.reduced_axes.n - 1 - i]];
     }
     layout.rows = layout.count / inner;
-    layout.cols = layout.channels_first() ? inner : layout.channels * layout.repeat;
-    layout.abreast = rows_abreast(x, layout);
+    layout.cols = layout.channels_first() ? inner : layout.channels * layout.inner_fold;
+    layout.row_fold = row_fold_of(x, layout);
     return layout;
 }
 
@@ -166,12 +165,13 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
         cols.n == 0 || (cols.n == 1 && cols.dim[0].stride == size_of(array.dtype));
     operand.row_stride = operand.rows.n == 1 ? operand.rows.dim[0].stride : 0;
     const std::ptrdiff_t row_bytes = layout.cols * size_of(array.dtype);
-    const bool dense = layout.abreast == 1 || operand.row_stride == row_bytes;
+    const bool dense = layout.row_fold == 1 || operand.row_stride == row_bytes;
     operand.direct = array.dtype == kernel_dtype && is_aligned(array) && unit_cols &&
                      operand.rows.n <= 1 && dense;
     const Dims& next = operand.channels;
-    operand.in_runs = operand.direct && layout.channels_first() && layout.cols > max_repeat &&
-                      next.n == 1 && next.dim[0].stride == row_bytes;
+    operand.adjacent_channels = operand.direct && layout.channels_first() &&
+                                layout.cols > max_inner_fold && next.n == 1 &&
+                                next.dim[0].stride == row_bytes;
     return operand;
 }
 

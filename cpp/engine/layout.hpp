@@ -4,23 +4,23 @@
 
 #include <cstddef>
 
-#include "engine/dims.hpp"
+#include "engine/array.hpp"
 #include "engine/features.hpp"
-#include "kernels/data.hpp"
+#include "simd/tile.hpp"
 
 namespace fastbn {
 
 enum class Orientation {
     channels_first,  // a tile's columns are values of one channel
-    channels_last,   // a tile's columns are channels, or `repeat` columns in turn are
+    channels_last,   // a tile's columns are channels, or `inner_fold` neighbours are one channel
 };
 
-// Stretches of one channel up to this length are columns, so that no block of a row meets three
-// channels.
-constexpr std::ptrdiff_t max_repeat = lanes - 1;
+// Channels of up to so many neighbouring values are taken as columns, so that no block of a row
+// holds parts of three channels.
+constexpr std::ptrdiff_t max_inner_fold = lanes - 1;
 
-// Rows of few columns are taken abreast up to so many.
-constexpr std::ptrdiff_t wide_cols = 256;
+// Rows of few columns are folded into one of up to so many.
+constexpr std::ptrdiff_t max_folded_cols = 256;
 
 struct AxisList {
     int n = 0;
@@ -35,17 +35,17 @@ struct Layout {
     std::ptrdiff_t count = 0;  // values per channel
     std::ptrdiff_t rows = 1;
     std::ptrdiff_t cols = 1;
-    std::ptrdiff_t repeat = 1;   // channels_last: neighbouring columns that are one channel
-    std::ptrdiff_t abreast = 1;  // channels_last: rows of few columns that make one for the kernels
-    bool direct = false;         // x's own memory can be given to the kernels
+    std::ptrdiff_t inner_fold = 1;  // channels_last: neighbouring columns that are one channel
+    std::ptrdiff_t row_fold = 1;    // channels_last: rows of few columns that kernels take as one
+    bool direct = false;            // x's own memory can be given to the kernels
 
     AxisList reduced_axes;  // in the order of the loops
     AxisList channel_axes;
     int inner_axes = 0;  // how many of reduced_axes make up the columns
     bool flipped[max_dimensions] = {};
 
-    // Rows that are left over where others are taken `abreast` at a time.
-    std::ptrdiff_t leftover_rows() const { return rows % abreast; }
+    // The rows that are left over where others are folded.
+    std::ptrdiff_t leftover_rows() const { return rows % row_fold; }
     bool channels_first() const { return orientation == Orientation::channels_first; }
 };
 
@@ -58,21 +58,17 @@ struct Operand {
     DType kernel_dtype = DType::float64;
     Dims rows;
     Dims cols;
-    Dims channels;                  // channels_first only: where each channel's tile begins
-    std::ptrdiff_t row_stride = 0;  // in bytes, where direct
-    bool direct = false;
-    bool in_runs = false;     // channels_first: channels follow each other along a row
-    std::ptrdiff_t room = 0;  // where not direct: its tile's place in a thread's scratch memory
+    Dims channels;                   // channels_first only: where each channel's tile begins
+    std::ptrdiff_t row_stride = 0;   // in bytes, where direct
+    bool direct = false;             // kernels can walk the array's own memory
+    bool adjacent_channels = false;  // channels_first: channels follow each other along a row
+    std::ptrdiff_t staging = 0;      // where not direct: its staging buffer in a thread's scratch
 
     explicit operator bool() const { return base != nullptr; }
 };
 
 // An empty operand for an empty array.
 Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype);
-template <class T>
-Operand operand_of(const ArrayRef& array, const Layout& layout) {
-    return operand_of(array, layout, dtype_of<T>());
-}
 
 // The loops over one channel's values, and over the channels, whatever the orientation.
 Dims reduced_dims(const ArrayRef& array, const Layout& layout);

@@ -6,60 +6,53 @@
 #include "engine/array.hpp"
 #include "engine/features.hpp"
 #include "engine/parameters.hpp"
-#include "kernels/data.hpp"
+#include "engine/weights.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 
-// Which values count in the statistics, and how much: arrays of x's shape, broadcast by strides of
-// 0. Either may be empty.
-struct Counting {
-    ArrayRef where;
-    ArrayRef weights;
-};
-
-// What follows the affine map: residual (which may be empty) is added, then the activation applied.
-struct Following {
+// What follows the affine map: the residual (which may be empty) is added, then the activation
+// applied.
+struct EpilogueRef {
     ArrayRef residual;
-    Activation<double> activation{ActivationKind::none, 0.0};
+    Activation activation;
 };
 
-// Running statistics to be updated, or none.
-struct Running {
-    ArrayRef mean;
-    ArrayRef var;
-    double momentum = 0.1;
-    double correction = 1.0;
-    bool skip_nonfinite = false;  // leave them alone if any of the batch's is not finite
-};
-
-// Where statistics go, one value per channel; null where nobody asked. Counts are asked for
-// wherever values may differ in how much they count.
+// Where statistics go, one value per channel; null where they are not asked for. The count is asked
+// for wherever values may differ in how much they count.
 struct StatisticsOut {
     double* mean = nullptr;
+    double* mean_lo = nullptr;  // the low part of the mean
+    double* m2 = nullptr;
     double* var = nullptr;
     double* invstd = nullptr;
-    double* m2 = nullptr;
     double* count = nullptr;
-    double* mean_lo = nullptr;  // what float64 cannot hold of the mean
+    double* min = nullptr;  // of the values that count; both or neither
+    double* max = nullptr;
 };
 
 // Raises std::invalid_argument for weights that are negative or not finite.
-void check_counting(const Counting& counting, const ArrayRef& x, const Features& features);
+void check_weights(const Weighting& weighting, const ArrayRef& x, const Features& features);
 
-void moments(const ArrayRef& x, const Features& features, const Counting& counting,
+void moments(const ArrayRef& x, const Features& features, const Weighting& weighting,
              const StatisticsOut& out);
 
+// The least and the largest of the values that count: NaN where there is none, and where one of
+// them is NaN that is not omitted.
+void value_range(const ArrayRef& x, const Features& features, const Weighting& weighting,
+                 double* min, double* max);
+
 // allow_single: one value per channel is a batch too, of variance 0.
-void train(const ArrayRef& x, const ArrayRef& y, const Features& features, const Counting& counting,
-           const Following& following, const Parameters& parameters, double eps,
-           const Running& running, bool allow_single, const StatisticsOut& out);
+void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
+           const Weighting& weighting, const EpilogueRef& epilogue, const Parameters& parameters,
+           double eps, const Running& running, bool allow_single, const StatisticsOut& out);
 
 // Returns whether x holds infinity, if that is to be looked for. mean_name and var_name: what the
 // caller calls them, for errors.
-bool infer(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Following& following, const ArrayRef& mean, const ArrayRef& var,
-           const Parameters& parameters, double eps, bool look_for_infinity, const char* mean_name,
-           const char* var_name);
+bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
+               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& var,
+               const Parameters& parameters, double eps, bool look_for_infinity,
+               const char* mean_name, const char* var_name);
 
 // What the forward pass normalized by and, for the activation, with; whether the gradient flows
 // through mean and variance (training) or they are constants (frozen).
@@ -82,7 +75,7 @@ struct GradientsOut {
 };
 
 void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-              const Counting& counting, const Following& following,
+              const Weighting& weighting, const EpilogueRef& epilogue,
               const Normalization& normalization, const GradientsOut& out);
 
 }  // namespace fastbn

@@ -1,10 +1,9 @@
 #include "engine/parameters.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
-#include "engine/dims.hpp"
-#include "engine/elements.hpp"
 #include "engine/errors.hpp"
 
 namespace fastbn {
@@ -33,6 +32,16 @@ void each_element(const ArrayRef& array, std::ptrdiff_t count, Visit&& visit) {
                  });
 }
 
+// Writes values back, rounded to the parameter's type.
+void write_parameter(const ArrayRef& parameter, const ChannelValues& values) noexcept {
+    visit_dtype(parameter.dtype, [&](auto zero) {
+        const double* const from = values.data();
+        each_element<decltype(zero)>(parameter, values.size(), [=](char* to, std::ptrdiff_t i) {
+            write_element(to, converted<decltype(zero)>(from[i]));
+        });
+    });
+}
+
 }  // namespace
 
 void check_parameters(const Parameters& parameters, const Features& features) {
@@ -40,7 +49,7 @@ void check_parameters(const Parameters& parameters, const Features& features) {
     if (parameters.bias) check_parameter_shape("bias", parameters.bias, features);
 }
 
-Values::Values(const ArrayRef& parameter, const Features& features, double otherwise)
+ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features, double otherwise)
     : size_(features.channels),
       memory_(features.channels * static_cast<std::ptrdiff_t>(sizeof(double))) {
     if (!parameter) {
@@ -55,7 +64,7 @@ Values::Values(const ArrayRef& parameter, const Features& features, double other
     });
 }
 
-void check_variance(const char* name, const Values& variance) {
+void check_variance(const char* name, const ChannelValues& variance) {
     const double* const values = variance.data();
     bool negative = false;
     for (std::ptrdiff_t i = 0; i < variance.size(); ++i) negative |= values[i] < 0.0;
@@ -67,13 +76,49 @@ void check_variance(const char* name, const Values& variance) {
     }
 }
 
-void write_parameter(const ArrayRef& parameter, const Values& values) noexcept {
-    visit_dtype(parameter.dtype, [&](auto zero) {
-        const double* const from = values.data();
-        each_element<decltype(zero)>(parameter, values.size(), [=](char* to, std::ptrdiff_t i) {
-            write_element(to, converted<decltype(zero)>(from[i]));
-        });
-    });
+void check_running(const Running& running, const Features& features, const Weights& weights,
+                   bool allow_single) {
+    check_parameter_shape("running_mean", running.mean, features);
+    check_parameter_shape("running_var", running.var, features);
+    if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
+        refuse("momentum", "be between 0 and 1", to_text(running.momentum));
+    }
+    if (!(running.correction >= 0.0)) {
+        refuse("correction", "not be negative", to_text(running.correction));
+    }
+    const double most = weights.largest_total();
+    if (features.empty() || allow_single || most > running.correction) return;
+    if (weights.differ() || weights.common_weight() != 1.0) {
+        refuse("weights",
+               "sum to more than the correction of " + to_text(running.correction) +
+                   " where running statistics are given",
+               to_text(most));
+    }
+    refuse("correction",
+           "be less than the " + std::to_string(features.count) + " values per channel",
+           to_text(running.correction));
+}
+
+bool RunningUpdate::is_finite(const BatchStatistics& batch) const {
+    bool finite = true;
+    for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
+        finite = finite && std::isfinite(batch.mean[i]) && std::isfinite(batch.var[i]);
+    }
+    return finite;
+}
+
+void RunningUpdate::apply(const BatchStatistics& batch) noexcept {
+    if (!running_.mean || (running_.skip_nonfinite && !is_finite(batch))) return;
+    for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
+        const double count = batch.count != nullptr ? batch.count[i] : count_;
+        const bool has_unbiased = count > running_.correction;
+        if (count == 0.0 || !(has_unbiased || allow_single_)) continue;
+        const double unbiased = has_unbiased ? count / (count - running_.correction) : 1.0;
+        mean_[i] = blend(mean_[i], batch.mean[i]);
+        var_[i] = blend(var_[i], batch.var[i] * unbiased);
+    }
+    write_parameter(running_.mean, mean_);
+    write_parameter(running_.var, var_);
 }
 
 }  // namespace fastbn

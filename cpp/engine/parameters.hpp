@@ -1,11 +1,12 @@
-// Parameters' and running statistics' values, out of arrays of any layout and back.
+// Parameters and running statistics: their values out of arrays of any layout, and back.
 #pragma once
 
 #include <cstddef>
 
 #include "engine/array.hpp"
-#include "engine/buffer.hpp"
 #include "engine/features.hpp"
+#include "engine/weights.hpp"
+#include "engine/workspace.hpp"
 
 namespace fastbn {
 
@@ -15,13 +16,26 @@ struct Parameters {
     ArrayRef bias;
 };
 
-// Raises std::invalid_argument if one is there and has not the features' shape.
-void check_parameters(const Parameters& parameters, const Features& features);
+// Running statistics to be updated, or none.
+struct Running {
+    ArrayRef mean;
+    ArrayRef var;
+    double momentum = 0.1;
+    double correction = 1.0;
+    bool skip_nonfinite = false;  // leave them alone if any of the batch's is not finite
+};
 
-// A parameter's values in order, as float64; `otherwise` for all of them where there is none.
-class Values {
+// Raise std::invalid_argument for what the caller may have got wrong. allow_single: a channel of
+// which too little counts for an unbiased variance has its biased one remembered.
+void check_parameters(const Parameters& parameters, const Features& features);
+void check_running(const Running& running, const Features& features, const Weights& weights,
+                   bool allow_single);
+
+// A parameter's values in order, one per channel, as float64; `otherwise` for all of them where
+// there is none.
+class ChannelValues {
 public:
-    Values(const ArrayRef& parameter, const Features& features, double otherwise);
+    ChannelValues(const ArrayRef& parameter, const Features& features, double otherwise);
 
     std::ptrdiff_t size() const { return size_; }
     double* data() const { return reinterpret_cast<double*>(memory_.data()); }
@@ -33,8 +47,38 @@ private:
 };
 
 // Raises std::invalid_argument if any is negative.
-void check_variance(const char* name, const Values& variance);
-// Writes values back, rounded to the parameter's type.
-void write_parameter(const ArrayRef& parameter, const Values& values) noexcept;
+void check_variance(const char* name, const ChannelValues& variance);
+
+// What a batch is remembered by, one value per channel. Without weights all values count once.
+struct BatchStatistics {
+    const double* mean;
+    const double* var;
+    const double* count;
+};
+
+// Running statistics, read before anything is written and written back last.
+class RunningUpdate {
+public:
+    RunningUpdate(const Running& running, const Features& features, bool allow_single)
+        : running_(running),
+          count_(static_cast<double>(features.count)),
+          allow_single_(allow_single),
+          mean_(running.mean, features, 0.0),
+          var_(running.var, features, 1.0) {}
+
+    void apply(const BatchStatistics& batch) noexcept;
+
+private:
+    double blend(double old, double now) const {
+        return (1.0 - running_.momentum) * old + running_.momentum * now;
+    }
+    bool is_finite(const BatchStatistics& batch) const;
+
+    const Running& running_;
+    double count_;
+    bool allow_single_;
+    ChannelValues mean_;
+    ChannelValues var_;
+};
 
 }  // namespace fastbn

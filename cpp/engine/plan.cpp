@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/parallel.hpp"
-#include "kernels/data.hpp"
+#include "engine/threads.hpp"
 
 namespace fastbn {
 namespace {
@@ -26,9 +25,10 @@ constexpr std::ptrdiff_t max_strip_cols = 2048;
 constexpr std::ptrdiff_t wanted_strip_values = 8192;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
-constexpr std::ptrdiff_t wanted_units = 64;
+constexpr std::ptrdiff_t wanted_pieces = 64;
 
-// Sums of all spans of all entries, to keep them small beside the data; but two spans at least.
+// Entries of the channel buffers over all spans, to keep sums small beside the data; but two spans
+// at least.
 constexpr std::ptrdiff_t most_sums = 16384;
 
 // What a slab may have to stay in a core's second-level cache between its two reads, and at most in
@@ -41,17 +41,15 @@ constexpr std::ptrdiff_t min_slab_bytes = std::ptrdiff_t{64} << 10;
 constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{12} << 20;
 constexpr std::ptrdiff_t min_streamed_row = 1024;
 
-// What a value counts for where sums are cut: that of float for all types of its precision, which
+// The size by which tiles and slabs are cut: that of float32 for all types of its precision, which
 // then have the same sums.
-std::ptrdiff_t nominal_size(DType dtype) {
-    return dtype == DType::float64 || dtype == DType::int32 ? 8 : 4;
-}
+std::ptrdiff_t nominal_size(DType dtype) { return needs_double(dtype) ? 8 : 4; }
 
 std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1) / b; }
 
-void tile_one_channel(Plan& plan) {
+void tile_one_channel(Plan& plan, DType x) {
     const Layout& layout = plan.layout;
-    const std::ptrdiff_t chunk = nominal_size(plan.dtype) == 4 ? chunk_float32 : chunk_float64;
+    const std::ptrdiff_t chunk = nominal_size(x) == 4 ? chunk_float32 : chunk_float64;
     if (layout.cols > chunk) {
         const std::ptrdiff_t even = ceil_div(layout.cols, ceil_div(layout.cols, chunk));
         plan.tile_cols = ceil_div(even, lanes) * lanes;
@@ -62,102 +60,125 @@ void tile_one_channel(Plan& plan) {
     }
     // Neighbouring channels together, while they fit the cache: longer stretches of memory. But no
     // more than leaves enough slabs to share out, unless those are too little work.
-    const std::ptrdiff_t channel_bytes = layout.count * nominal_size(plan.dtype);
+    const std::ptrdiff_t channel_bytes = layout.count * nominal_size(x);
     const std::ptrdiff_t fair =
-        std::max(ceil_div(layout.channels, wanted_units), min_slab_bytes / channel_bytes);
-    plan.slab_entries =
+        std::max(ceil_div(layout.channels, wanted_pieces), min_slab_bytes / channel_bytes);
+    plan.slab_buffer_size =
         std::clamp<std::ptrdiff_t>(std::min(slab_bytes / channel_bytes, fair), 1, layout.channels);
 }
 
-void tile_columns(Plan& plan, std::ptrdiff_t rows) {
+void tile_columns(Plan& plan, DType x, std::ptrdiff_t rows) {
     const Layout& layout = plan.layout;
-    const std::ptrdiff_t col_bytes = layout.rows * nominal_size(plan.dtype);
+    const std::ptrdiff_t col_bytes = layout.rows * nominal_size(x);
     const bool in_cache = col_bytes * column_tile_cols <= slab_bytes;
     const std::ptrdiff_t cols = !layout.direct ? packed_tile_cols
                                 : in_cache     ? column_tile_cols
                                                : most_column_tile_cols;
-    const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.repeat);
-    plan.tile_rows = std::min(layout.rows - layout.leftover_rows(), rows * layout.abreast);
-    plan.tile_cols = std::min(layout.cols, whole_channels * layout.repeat);
-    plan.slab_entries = plan.tile_cols * layout.abreast;
+    const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.inner_fold);
+    plan.tile_rows = std::min(layout.rows - layout.leftover_rows(), rows * layout.row_fold);
+    plan.tile_cols = std::min(layout.cols, whole_channels * layout.inner_fold);
+    plan.slab_buffer_size = plan.tile_cols * layout.row_fold;
 }
 
-// Rows abreast need a single tile across; strips of several channels have whole rows of each.
-static_assert(wide_cols <= column_tile_cols && chunk_float32 <= wanted_strip_values);
+// Folded rows need a single tile across; strips of several channels have whole rows of each.
+static_assert(max_folded_cols <= column_tile_cols && chunk_float32 <= wanted_strip_values);
 
 void split_into_spans(Plan& plan) {
-    const std::ptrdiff_t rest = plan.layout.leftover_rows();
-    plan.slabs = ceil_div(plan.entries(), plan.slab_entries);
-    plan.positions = ceil_div(plan.layout.rows - rest, plan.tile_rows) * plan.tiles_per_row;
-    const std::ptrdiff_t room = std::max<std::ptrdiff_t>(2, most_sums / plan.entries());
-    const std::ptrdiff_t wanted =
-        std::clamp<std::ptrdiff_t>(std::min(wanted_units / plan.slabs, room), 1, plan.positions);
+    const std::ptrdiff_t leftover = plan.layout.leftover_rows();
+    plan.slabs = ceil_div(plan.buffer_size(), plan.slab_buffer_size);
+    plan.positions = ceil_div(plan.layout.rows - leftover, plan.tile_rows) * plan.tiles_per_row;
+    const std::ptrdiff_t most_spans = std::max<std::ptrdiff_t>(2, most_sums / plan.buffer_size());
+    const std::ptrdiff_t wanted = std::clamp<std::ptrdiff_t>(
+        std::min(wanted_pieces / plan.slabs, most_spans), 1, plan.positions);
     plan.positions_per_span = ceil_div(plan.positions, wanted);
     plan.spans = ceil_div(plan.positions, plan.positions_per_span);
-    if (rest > 0) {
+    if (leftover > 0) {
         ++plan.positions;
         ++plan.spans;
     }
+}
+
+void choose_threads(Plan& plan, DType x, const Work& work) {
+    const Layout& layout = plan.layout;
+    const std::ptrdiff_t size = size_of(x);
+    const std::ptrdiff_t pieces = std::max(plan.slabs * plan.spans, plan.positions);
+    const std::ptrdiff_t touched = plan.values() * std::max(size, work.result_size);
+    plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(touched), pieces));
+    const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
+    // Channels are far apart in memory, and the third-level cache may hold what the second does
+    // not; but columns are neighbours, and a slab of them alone is a bad walk.
+    const std::ptrdiff_t bytes = plan.slab_buffer_size * layout.count * size;
+    const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size;
+    const bool in_cache =
+        layout.channels_first() ? bytes <= most_fused_bytes : columns <= slab_bytes;
+    // Without sums there is nothing to read twice, and the order of memory is best.
+    plan.fused = enough_slabs && in_cache && work.reduces;
+    plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
 }
 
 void cut_strips(Plan& plan, bool all_direct) {
     const Layout& layout = plan.layout;
     plan.strip_rows = plan.tile_rows;
     plan.strip_cols = plan.tile_cols;
-    if (layout.channels_first() && layout.cols > max_repeat) {
+    if (layout.channels_first() && layout.cols > max_inner_fold) {
         plan.strip_rows = 1;
         if (all_direct) plan.strip_cols = std::min(layout.cols, wanted_strip_values);
-        if (plan.in_runs) {
+        if (plan.adjacent_channels) {
             plan.strip_channels =
                 std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);
         }
-    } else if (!layout.channels_first() && all_direct && layout.abreast == 1) {
+    } else if (!layout.channels_first() && all_direct && layout.row_fold == 1) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
     } else if (!layout.channels_first() && !all_direct) {  // packed tiles are to stay in cache
-        const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.abreast);
+        const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.row_fold);
         plan.strip_rows =
-            std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.abreast);
+            std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.row_fold);
     }
 }
 
 // Values that are written side by side.
 std::ptrdiff_t written_row(const Plan& plan) {
-    if (plan.in_runs) {
-        return plan.layout.cols * (plan.fused ? plan.slab_entries : plan.strip_channels);
+    if (plan.adjacent_channels) {
+        return plan.layout.cols * (plan.fused ? plan.slab_buffer_size : plan.strip_channels);
     }
-    return (plan.fused ? plan.tile_cols : plan.strip_cols) * plan.layout.abreast;
+    return (plan.fused ? plan.tile_cols : plan.strip_cols) * plan.layout.row_fold;
+}
+
+void choose_stores(Plan& plan, const Work& work) {
+    plan.stream = !work.in_place && plan.values() * work.result_size >= stream_from &&
+                  written_row(plan) * work.result_size >= min_streamed_row;
 }
 
 }  // namespace
 
 Slab Plan::slab(std::ptrdiff_t index) const {
-    const std::ptrdiff_t entry = index * slab_entries;
-    const std::ptrdiff_t n = std::min(slab_entries, entries() - entry);
-    const std::ptrdiff_t entries_per_channel = layout.repeat * layout.abreast;
-    return {entry / entries_per_channel, n / entries_per_channel, entry, n};
+    const std::ptrdiff_t first = index * slab_buffer_size;
+    const std::ptrdiff_t n = std::min(slab_buffer_size, buffer_size() - first);
+    const std::ptrdiff_t columns_per_channel = layout.inner_fold * layout.row_fold;
+    return {first / columns_per_channel, n / columns_per_channel, first, n};
 }
 
 TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const {
     TileRange tile{};
     tile.channels = 1;
-    tile.abreast = 1;
+    tile.row_fold = 1;
     tile.row = position / tiles_per_row * tile_rows;
     tile.rows = std::min(tile_rows, layout.rows - tile.row);
     if (layout.channels_first()) {
-        tile.channel = tile.entry = slab.channel + channel;
+        tile.channel = tile.buffer_index = slab.channel + channel;
         tile.col = position % tiles_per_row * tile_cols;
         tile.cols = std::min(tile_cols, layout.cols - tile.col);
         return tile;
     }
-    tile.col = tile.entry = slab.entry;
-    tile.cols = slab.entries / layout.abreast;
-    const std::ptrdiff_t rest_row = layout.rows - layout.leftover_rows();
+    tile.col = tile.buffer_index = slab.buffer_index;
+    tile.cols = slab.buffer_size / layout.row_fold;
+    const std::ptrdiff_t first_leftover = layout.rows - layout.leftover_rows();
     if (position == positions - 1 && layout.leftover_rows() > 0) {
-        tile.row = rest_row;
+        tile.row = first_leftover;
         tile.rows = layout.leftover_rows();
     } else {
-        tile.rows = std::min(tile.rows, rest_row - tile.row);
-        tile.abreast = layout.abreast;
+        tile.rows = std::min(tile.rows, first_leftover - tile.row);
+        tile.row_fold = layout.row_fold;
     }
     return tile;
 }
@@ -180,7 +201,7 @@ std::ptrdiff_t Plan::end_position(std::ptrdiff_t span) const {
 std::ptrdiff_t Plan::count_before(std::ptrdiff_t position) const {
     const std::ptrdiff_t main_rows = layout.rows - layout.leftover_rows();
     const std::ptrdiff_t row = std::min(main_rows, position / tiles_per_row * tile_rows);
-    if (!layout.channels_first()) return row / layout.abreast;
+    if (!layout.channels_first()) return row / layout.row_fold;
     return row * layout.cols + position % tiles_per_row * tile_cols;
 }
 
@@ -200,66 +221,59 @@ std::ptrdiff_t Plan::strips() const {
 TileRange Plan::strip(std::ptrdiff_t index) const {
     TileRange tile{};
     tile.channels = 1;
-    tile.abreast = 1;
+    tile.row_fold = 1;
     const std::ptrdiff_t pieces = ceil_div(layout.cols, strip_cols);
     tile.col = index % pieces * strip_cols;
     tile.cols = std::min(strip_cols, layout.cols - tile.col);
     index /= pieces;
     if (layout.channels_first()) {
         const std::ptrdiff_t groups = ceil_div(layout.channels, strip_channels);
-        tile.entry = tile.channel = index % groups * strip_channels;
+        tile.buffer_index = tile.channel = index % groups * strip_channels;
         tile.channels = std::min(strip_channels, layout.channels - tile.channel);
         index /= groups;
         tile.row = index * strip_rows;
         tile.rows = std::min(strip_rows, layout.rows - tile.row);
         return tile;
     }
-    tile.entry = tile.col;
-    const std::ptrdiff_t rest_row = layout.rows - layout.leftover_rows();
-    tile.row = std::min(index * strip_rows, rest_row);
-    tile.rows = std::min(strip_rows, rest_row - tile.row);
-    tile.abreast = layout.abreast;
+    tile.buffer_index = tile.col;
+    const std::ptrdiff_t first_leftover = layout.rows - layout.leftover_rows();
+    tile.row = std::min(index * strip_rows, first_leftover);
+    tile.rows = std::min(strip_rows, first_leftover - tile.row);
+    tile.row_fold = layout.row_fold;
     if (tile.rows == 0) {
         tile.rows = layout.leftover_rows();
-        tile.abreast = 1;
+        tile.row_fold = 1;
     }
     return tile;
 }
 
-Plan plan_of(const Layout& layout, DType dtype, bool packed_sums) {
-    Plan plan;
-    plan.layout = layout;
-    plan.dtype = dtype;
-    if (plan.layout.channels_first()) {
-        tile_one_channel(plan);
-    } else {
-        tile_columns(plan, packed_sums ? packed_tile_rows : column_tile_rows);
-    }
-    split_into_spans(plan);
-
-    return plan;
+void Work::read(const Operand& operand) {
+    if (!operand) return;
+    all_direct = all_direct && operand.direct;
+    adjacent_channels = adjacent_channels && operand.adjacent_channels;
 }
 
-void choose_path(Plan& plan, bool reduces, const Access& access) {
-    const std::ptrdiff_t units = std::max(plan.slabs * plan.spans, plan.positions);
-    const std::ptrdiff_t touched =
-        plan.values() * std::max(size_of(plan.dtype), access.result_size);
-    plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(touched), units));
-    const Layout& layout = plan.layout;
-    const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
-    // Channels are far apart in memory, and the third-level cache may hold what the second does
-    // not; but columns are neighbours, and a slab of them alone a bad walk.
-    const std::ptrdiff_t size = size_of(plan.dtype);
-    const std::ptrdiff_t bytes = plan.slab_entries * layout.count * size;
-    const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size;
-    const bool in_cache =
-        layout.channels_first() ? bytes <= most_fused_bytes : columns <= slab_bytes;
-    // Without sums there is nothing to read twice, and the order of memory is best.
-    plan.fused = enough_slabs && in_cache && reduces;
-    plan.in_runs = access.in_runs && plan.tiles_per_row == 1;
-    cut_strips(plan, access.all_direct);
-    plan.stream = !access.in_place && plan.values() * access.result_size >= stream_from &&
-                  written_row(plan) * access.result_size >= min_streamed_row;
+void Work::write(const Operand& operand, std::initializer_list<const Operand*> sources) {
+    if (!operand) return;
+    read(operand);
+    result_size = size_of(operand.dtype);
+    for (const Operand* source : sources) in_place = in_place || operand.base == source->base;
+}
+
+Plan plan_of(const Layout& layout, DType x, const Work& work) {
+    Plan plan;
+    plan.layout = layout;
+    plan.reduces = work.reduces;
+    if (layout.channels_first()) {
+        tile_one_channel(plan, x);
+    } else {
+        tile_columns(plan, x, work.packed_sums ? packed_tile_rows : column_tile_rows);
+    }
+    split_into_spans(plan);
+    choose_threads(plan, x, work);
+    cut_strips(plan, work.all_direct);
+    choose_stores(plan, work);
+    return plan;
 }
 
 }  // namespace fastbn

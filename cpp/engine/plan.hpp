@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 
 #include "engine/layout.hpp"
 
@@ -12,96 +13,96 @@ namespace fastbn {
 // One tile: rows x cols of each of its channels (channels_first), or of columns (channels_last), as
 // x has them.
 struct TileRange {
-    std::ptrdiff_t entry;    // the first entry that its sums and coefficients are in
-    std::ptrdiff_t channel;  // channels_first only
+    std::ptrdiff_t buffer_index;  // where its sums and coefficients begin in the channel buffers
+    std::ptrdiff_t channel;       // channels_first only
     std::ptrdiff_t row;
     std::ptrdiff_t rows;
     std::ptrdiff_t col;
     std::ptrdiff_t cols;
     std::ptrdiff_t channels;  // channels_first: several in a row, each with all its columns
-    std::ptrdiff_t abreast;   // rows that the kernels see as one
+    std::ptrdiff_t row_fold;  // rows that the kernels see as one
 
-    std::ptrdiff_t kernel_rows() const { return rows / abreast; }
-    std::ptrdiff_t kernel_cols() const { return cols * channels * abreast; }
+    std::ptrdiff_t kernel_rows() const { return rows / row_fold; }
+    std::ptrdiff_t kernel_cols() const { return cols * channels * row_fold; }
 };
 
-// Channels that are reduced, finalized and transformed together. Sums and coefficients are held in
-// entries: one per channel (channels_first) or one per column of the kernels' tiles
-// (channels_last).
+// Channels that are reduced, finalized and transformed together, and their part of the channel
+// buffers, which have an entry for each channel (channels_first) or for each column of the kernels'
+// tiles (channels_last).
 struct Slab {
     std::ptrdiff_t channel;
     std::ptrdiff_t channels;
-    std::ptrdiff_t entry;
-    std::ptrdiff_t entries;
+    std::ptrdiff_t buffer_index;
+    std::ptrdiff_t buffer_size;
+};
+
+// What a call does with its arrays, as far as the plan depends on it.
+struct Work {
+    bool reduces = false;      // sums are taken, before results are written or without any
+    bool packed_sums = false;  // sums are taken from packed tiles, which had better be small
+    // The arrays that results are computed from and written to:
+    bool all_direct = true;          // none of them needs packing
+    bool adjacent_channels = true;   // all have their channels one after the other along a row
+    bool in_place = false;           // a result replaces an argument
+    std::ptrdiff_t result_size = 4;  // bytes of a value
+
+    // Takes in operands that results are computed from or are.
+    void read(const Operand& operand);
+    void write(const Operand& operand, std::initializer_list<const Operand*> sources);
 };
 
 struct Plan {
     Layout layout;
-    DType dtype = DType::float32;
 
+    // What fixes the bits.
     std::ptrdiff_t tile_rows = 1;
     std::ptrdiff_t tile_cols = 1;
     std::ptrdiff_t tiles_per_row = 1;
     std::ptrdiff_t positions = 1;
     std::ptrdiff_t positions_per_span = 1;
-    std::ptrdiff_t spans = 1;  // stretches of positions with sums of their own
-    std::ptrdiff_t slab_entries = 1;
+    std::ptrdiff_t spans = 1;
+    std::ptrdiff_t slab_buffer_size = 1;
     std::ptrdiff_t slabs = 1;
 
+    // What does not.
     int threads = 1;
-    bool stream = false;   // results are better written past the caches
-    bool fused = false;    // each slab goes through all phases on one thread
-    bool in_runs = false;  // channels_first: a tile to transform may have several channels
+    bool reduces = false;
+    bool fused = false;   // each slab goes through all phases on one thread
+    bool stream = false;  // results are better written past the caches
+    bool adjacent_channels =
+        false;  // channels_first: a tile to transform may have several channels
     std::ptrdiff_t strip_rows = 1;
     std::ptrdiff_t strip_cols = 1;
     std::ptrdiff_t strip_channels = 1;
 
-    std::ptrdiff_t entries() const {
-        return layout.channels_first() ? layout.channels : layout.cols * layout.abreast;
+    std::ptrdiff_t buffer_size() const {
+        return layout.channels_first() ? layout.channels : layout.cols * layout.row_fold;
     }
     std::ptrdiff_t tile_elements() const { return tile_rows * tile_cols; }
     std::ptrdiff_t values() const { return layout.channels * layout.count; }
 
     Slab slab(std::ptrdiff_t index) const;
     // Tiles of a slab lie at `positions` along its rows and columns; at each, channels_first has
-    // one tile per channel. Rows that are left over from those abreast are a last position, and a
-    // last span, of their own.
+    // one tile per channel. Consecutive positions make a span, which has sums of its own. Rows that
+    // are left over from those that are folded are a last position, and a last span.
     std::ptrdiff_t tiles_at_position(const Slab& slab) const {
         return layout.channels_first() ? slab.channels : 1;
     }
     TileRange tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const;
-    // All channels of a slab at a position, where they run on along a row.
+    // All channels of a slab at a position, where they follow each other along a row.
     TileRange all_channels(const Slab& slab, std::ptrdiff_t position) const;
     std::ptrdiff_t first_position(std::ptrdiff_t span) const;
     std::ptrdiff_t end_position(std::ptrdiff_t span) const;
     std::ptrdiff_t main_spans() const { return spans - (layout.leftover_rows() > 0 ? 1 : 0); }
-    // Values that an entry has before a position.
+    // Values that an entry of the channel buffers has before a position, and in a span.
     std::ptrdiff_t count_before(std::ptrdiff_t position) const;
-    // Values that an entry has in a span.
     std::ptrdiff_t span_count(std::ptrdiff_t span) const;
-    // Sums and coefficients that a tile has.
-    std::ptrdiff_t entries_of(const TileRange& tile) const {
-        return layout.channels_first() ? tile.channels : tile.kernel_cols();
-    }
 
-    // All of x once more, cut for a pass that only transforms: tiles in the order of memory.
+    // All of x once more, cut for a phase that only transforms: tiles in the order of memory.
     std::ptrdiff_t strips() const;
     TileRange strip(std::ptrdiff_t index) const;
 };
 
-// What operands have in common.
-struct Access {
-    bool all_direct = true;          // none of them needs packing
-    bool in_runs = true;             // all have their channels one after the other along a row
-    bool in_place = false;           // a result replaces an argument
-    std::ptrdiff_t result_size = 4;  // bytes of a value
-};
-
-// What fixes the bits: tiles, spans, slabs. packed_sums: sums are taken from packed tiles, which
-// had better be small.
-Plan plan_of(const Layout& layout, DType dtype, bool packed_sums = false);
-// Chooses what does not fix the bits: threads, fused, in_runs, stream, strips.
-// reduces: the operation sums before it transforms.
-void choose_path(Plan& plan, bool reduces, const Access& access);
+Plan plan_of(const Layout& layout, DType x, const Work& work);
 
 }  // namespace fastbn

@@ -5,20 +5,34 @@
 #include <limits>
 
 #include "engine/dispatch.hpp"
-#include "engine/elements.hpp"
-#include "kernels/welford.hpp"
+#include "numerics/moments_math.hpp"
 
 namespace fastbn {
 namespace {
 
-// Below this, squares of deviations may have lost bits to gradual underflow.
-constexpr double smallest_safe_m2 = 0x1p-900;
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
-// (sum + sum_lo) / count as mean + mean_lo, to twice float64's precision.
-void divide(double sum, double sum_lo, double count, double& mean, double& mean_lo) {
-    double low;
-    const double high = two_sum(sum, sum_lo, low);
-    mean = quotient(high, low, count, mean_lo);
+// Below this, squares of deviations may have lost bits to gradual underflow.
+constexpr double smallest_in_range_m2 = 0x1p-900;
+
+// Whether the squares that add up to m2 lost nothing to float64's range. Where it is 0 all values
+// are equal.
+bool in_range(double m2) { return m2 == 0.0 || (m2 >= smallest_in_range_m2 && std::isfinite(m2)); }
+
+double* from(double* array, std::ptrdiff_t i) { return array == nullptr ? nullptr : array + i; }
+
+MomentsSums from(const MomentsSums& s, std::ptrdiff_t i) {
+    return {s.ref + i, s.offset + i, s.m2 + i,          s.m2_lo + i,
+            s.sum + i, s.sum_lo + i, from(s.weight, i), from(s.weight_lo, i)};
+}
+
+Statistics from(const Statistics& s, std::ptrdiff_t i) {
+    return {s.mean + i, s.mean_lo + i, s.m2 + i, s.var + i, s.invstd + i};
+}
+
+ValueRange from(const ValueRange& r, std::ptrdiff_t i) {
+    return {r.min + i, r.max + i, r.nans + i};
 }
 
 double sum_pairwise(const double* values, std::ptrdiff_t n) {
@@ -31,92 +45,14 @@ double sum_pairwise(const double* values, std::ptrdiff_t n) {
     return sum;
 }
 
-template <class Visit>
-void each_value(const char* first, const Dims& values, std::ptrdiff_t count, Visit&& visit) {
-    each_stretch(values, 0, count,
-                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                     for (std::ptrdiff_t i = 0; i < length; ++i) {
-                         visit(read_element<double>(first + offset + i * stride));
-                     }
-                 });
-}
-
-// visit(value, share) for those of a channel's values that count.
-template <class Visit>
-void each_counted(const ArrayRef& x, const Shares& shares, const Layout& layout,
-                  std::ptrdiff_t channel, Visit&& visit) {
-    const char* const first = first_element(x, layout) + channel_dims(x, layout).offset(channel);
-    const Dims values = reduced_dims(x, layout);
-    for (std::ptrdiff_t i = 0; i < layout.count; ++i) {
-        const double share = shares.share(layout, channel, i);
-        if (share > 0.0) visit(read_element<double>(first + values.offset(i)), share);
-    }
-}
-
-struct Range {
-    double low = std::numeric_limits<double>::infinity();
-    double high = -std::numeric_limits<double>::infinity();
-    bool finite = true;
-
-    void add(double value) {
-        finite = finite && std::isfinite(value);
-        low = std::min(low, value);
-        high = std::max(high, value);
-    }
-    // In units of 2^e, half the range is between 1/2 and 1, and no value exceeds 2^54: a range is
-    // at least one unit in the last place of its ends.
-    int exponent() const {
-        int e = 0;
-        std::frexp(high / 2 - low / 2, &e);
-        return e;
-    }
-};
-
-// With var = scaled_var * 4^e. Only values whose spread is subnormal meet the cap.
-double invstd_of_scaled(double scaled_var, int e, double eps) {
-    const double scaled_eps = std::ldexp(eps, -2 * e);
-    if (!std::isfinite(scaled_eps)) return 1.0 / std::sqrt(eps);
-    return std::min(std::ldexp(1.0 / std::sqrt(scaled_var + scaled_eps), -e),
-                    std::numeric_limits<double>::max());
-}
-
-void write(const Statistics& out, std::ptrdiff_t c, double mean, double mean_lo, double m2,
-           double var, double invstd) {
-    out.mean[c] = mean;
-    out.mean_lo[c] = mean_lo;
-    out.m2[c] = m2;
-    out.var[c] = var;
-    out.invstd[c] = invstd;
-}
-
-// Of a channel that has NaN or infinity, or one value only; returns whether it was one.
-bool write_if_plain(const Range& range, double eps, const Statistics& out, std::ptrdiff_t c) {
-    constexpr double none = std::numeric_limits<double>::quiet_NaN();
-    if (!range.finite) {
-        write(out, c, none, none, none, none, none);
-    } else if (range.low == range.high) {
-        write(out, c, range.low, 0.0, 0.0, 0.0, eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps));
-    } else {
-        return false;
-    }
-    return true;
-}
-
-// Of values in units of 2^e.
-void write_scaled(const Statistics& out, std::ptrdiff_t c, int e, double mean, double mean_lo,
-                  double m2, double count, double eps) {
-    const double var = m2 / count;
-    write(out, c, std::ldexp(mean, e), std::ldexp(mean_lo, e), std::ldexp(m2, 2 * e),
-          std::ldexp(var, 2 * e), invstd_of_scaled(var, e, eps));
-}
-
-}  // namespace
-
-void merge_columns(const MomentsState& columns, std::ptrdiff_t channels,
-                   const Layout& layout) noexcept {
-    double offsets[max_repeat];
-    double squares[max_repeat];
-    const std::ptrdiff_t n = layout.repeat;
+// Merges each channel's layout.inner_fold neighbouring columns into one entry per channel. The
+// columns hold equally many values, for which the formula of `merge` needs no divisions; and many
+// columns add up pairwise to fewer roundings than in one merge after the other.
+void merge_equal_columns(const MomentsSums& columns, std::ptrdiff_t channels,
+                         const Layout& layout) noexcept {
+    double offsets[max_inner_fold];
+    double squares[max_inner_fold];
+    const std::ptrdiff_t n = layout.inner_fold;
     const double count = static_cast<double>(layout.rows);
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
         const std::ptrdiff_t first = c * n;
@@ -145,99 +81,362 @@ void merge_columns(const MomentsState& columns, std::ptrdiff_t channels,
     }
 }
 
-void merge_weighted_columns(const WeightedState& columns, std::ptrdiff_t channels,
+// The same where columns weigh differently, one merge after the other.
+void merge_weighted_columns(const MomentsSums& columns, std::ptrdiff_t channels,
                             const Layout& layout) noexcept {
-    const auto at = [](const WeightedState& s, std::ptrdiff_t i) {
-        const MomentsState& m = s.moments;
-        return WeightedState{
-            {m.ref + i, m.offset + i, m.m2 + i, m.m2_lo + i, m.sum + i, m.sum_lo + i}, s.count + i};
-    };
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
-        const WeightedState first = at(columns, c * layout.repeat);
-        for (std::ptrdiff_t i = 1; i < layout.repeat; ++i) {
-            channel_kernels().merge_weighted(first, at(columns, c * layout.repeat + i), 1);
+        const MomentsSums first = from(columns, c * layout.inner_fold);
+        for (std::ptrdiff_t i = 1; i < layout.inner_fold; ++i) {
+            channel_kernels().merge_moments(first, 0.0, from(first, i), 0.0, 1);
         }
-        const WeightedState to = at(columns, c);
-        *to.moments.ref = *first.moments.ref;
-        *to.moments.offset = *first.moments.offset;
-        *to.moments.m2 = *first.moments.m2;
-        *to.moments.m2_lo = *first.moments.m2_lo;
-        *to.moments.sum = *first.moments.sum;
-        *to.moments.sum_lo = *first.moments.sum_lo;
-        *to.count = *first.count;
+        const MomentsSums to = from(columns, c);
+        *to.ref = *first.ref;
+        *to.offset = *first.offset;
+        *to.m2 = *first.m2;
+        *to.m2_lo = *first.m2_lo;
+        *to.sum = *first.sum;
+        *to.sum_lo = *first.sum_lo;
+        *to.weight = *first.weight;
+        *to.weight_lo = *first.weight_lo;
     }
 }
 
-bool is_safe(double m2) noexcept { return m2 >= smallest_safe_m2 && std::isfinite(m2); }
+// The values of one channel that count, and their weights, a chunk at a time.
+class ChannelValuesReader {
+public:
+    ChannelValuesReader(const ArrayRef& x, const Weights& weights, const Layout& layout,
+                        std::ptrdiff_t channel)
+        : weights_(weights),
+          layout_(layout),
+          channel_(channel),
+          first_(first_element(x, layout) + channel_dims(x, layout).offset(channel)),
+          values_(reduced_dims(x, layout)) {}
 
-void scan_channel(const char* first, const Dims& values, std::ptrdiff_t count, double eps,
-                  const Statistics& out, std::ptrdiff_t c) noexcept {
-    Range range;
-    each_value(first, values, count, [&](double value) { range.add(value); });
-    if (write_if_plain(range, eps, out, c)) return;
-    const int e = range.exponent();
-    double sum = 0.0;
-    double sum_lo = 0.0;
-    each_value(first, values, count, [&](double value) {
-        double error;
-        sum = two_sum(sum, std::ldexp(value, -e), error);
-        sum_lo += error;
-    });
-    double mean;
-    double mean_lo;
-    divide(sum, sum_lo, static_cast<double>(count), mean, mean_lo);
+    // visit(values, weights, n), with weights of 1 where all count once.
+    template <class Visit>
+    void each_chunk(const Visit& visit) const {
+        double values[chunk];
+        double weights[chunk];
+        for (std::ptrdiff_t begin = 0; begin < layout_.count; begin += chunk) {
+            const std::ptrdiff_t left = std::min(chunk, layout_.count - begin);
+            std::ptrdiff_t read = 0;
+            each_stretch(values_, begin, left,
+                         [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                             for (std::ptrdiff_t i = 0; i < length; ++i) {
+                                 values[read++] =
+                                     read_element<double>(first_ + offset + i * stride);
+                             }
+                         });
+            const std::ptrdiff_t n = keep_counted(begin, left, values, weights);
+            if (n > 0) visit(values, weights, n);
+        }
+    }
+
+    // As many as the error bounds of the chunk sums for float64 allow (kernels/chunk_sums.hpp).
+    static constexpr std::ptrdiff_t chunk = 1024;
+
+private:
+    std::ptrdiff_t keep_counted(std::ptrdiff_t begin, std::ptrdiff_t n, double* values,
+                                double* weights) const {
+        std::fill_n(weights, n, 1.0);
+        if (!weights_.differ()) return n;
+        std::ptrdiff_t kept = 0;
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const double weight = weights_.weight(layout_, channel_, begin + i);
+            if (weight == 0.0 || (weights_.omits_nan() && std::isnan(values[i]))) continue;
+            values[kept] = values[i];
+            weights[kept++] = weight;
+        }
+        return kept;
+    }
+
+    const Weights& weights_;
+    const Layout& layout_;
+    std::ptrdiff_t channel_;
+    const char* first_;
+    Dims values_;
+};
+
+// With var = scaled_var * 4^e. Only values whose spread is subnormal meet the cap.
+double invstd_of_scaled(double scaled_var, int e, double eps) {
+    const double scaled_eps = std::ldexp(eps, -2 * e);
+    if (!std::isfinite(scaled_eps)) return 1.0 / std::sqrt(eps);
+    return std::min(std::ldexp(1.0 / std::sqrt(scaled_var + scaled_eps), -e),
+                    std::numeric_limits<double>::max());
+}
+
+// Writes the statistics of one channel of finite values, by way of values divided by the power of
+// two 2^e by which half their range is between 1/2 and 1. None of them then exceeds 2^54, since a
+// range is at least one unit in the last place of its ends.
+void scan_scaled(const ChannelValuesReader& reader, double low, double high, double eps,
+                 const Statistics& out) {
+    int e = 0;
+    std::frexp(high / 2 - low / 2, &e);
+    double ref = 0.0;
+    double offset = 0.0;
     double m2 = 0.0;
     double m2_lo = 0.0;
-    each_value(first, values, count, [&](double value) {
-        const double d = (std::ldexp(value, -e) - mean) - mean_lo;
-        double error;
-        m2 = two_sum(m2, d * d, error);
-        m2_lo += error;
-    });
-    write_scaled(out, c, e, mean, mean_lo, m2 + m2_lo, static_cast<double>(count), eps);
-}
-
-void scan_weighted_channel(const ArrayRef& x, const Shares& shares, const Layout& layout,
-                           std::ptrdiff_t channel, double eps, const Statistics& out,
-                           std::ptrdiff_t c) noexcept {
-    Range range;
-    const auto each = [&](const auto& visit) { each_counted(x, shares, layout, channel, visit); };
-    double largest = 0.0;
-    double shift = 0.0;  // the value with the largest share, as in kernels/weighted.hpp
-    each([&](double value, double share) {
-        range.add(value);
-        shift = share > largest ? value : shift;
-        largest = std::max(largest, share);
-    });
-    if (write_if_plain(range, eps, out, c)) return;
-    const int e = range.exponent();
-    shift = std::ldexp(shift, -e);
     double sum = 0.0;
-    double count = 0.0;
-    each([&](double value, double share) {
-        sum += share * (std::ldexp(value, -e) - shift);
-        count += share;
+    double sum_lo = 0.0;
+    double weight = 0.0;
+    double weight_lo = 0.0;
+    const MomentsSums sums{&ref, &offset, &m2, &m2_lo, &sum, &sum_lo, &weight, &weight_lo};
+    const int form = static_cast<int>(WeightsForm::by_element);
+    const MomentsKernel kernel =
+        moments_kernels(DType::float64, WeightsForm::by_element).moments[form].tile;
+    reader.each_chunk([&](double* values, const double* weights, std::ptrdiff_t n) {
+        for (std::ptrdiff_t i = 0; i < n; ++i) values[i] = std::ldexp(values[i], -e);
+        kernel({values, n}, {weights, n}, 1, n, 0.0, sums, nullptr);
     });
-    double mean_lo;
-    const double mean = two_sum(shift, sum / count, mean_lo);
-    double m2 = 0.0;
-    each([&](double value, double share) {
-        const double d = (std::ldexp(value, -e) - mean) - mean_lo;
-        m2 += share * (d * d);
-    });
-    write_scaled(out, c, e, mean, mean_lo, m2, count, eps);
+    channel_kernels().finalize_moments(sums, 0.0, 0.0, out, 1);
+    *out.invstd = invstd_of_scaled(*out.var, e, eps);
+    *out.mean = std::ldexp(*out.mean, e);
+    *out.mean_lo = std::ldexp(*out.mean_lo, e);
+    *out.m2 = std::ldexp(*out.m2, 2 * e);
+    *out.var = std::ldexp(*out.var, 2 * e);
 }
 
-void copy_statistics(const Statistics& statistics, const Slab& slab,
-                     const StatisticsOut& out) noexcept {
-    const auto copy = [&](const double* values, double* to) {
-        if (to != nullptr) std::copy_n(values, slab.channels, to + slab.channel);
+// Statistics of a float64 channel whose squares float64 does not hold.
+void scan_channel(const ChannelValuesReader& reader, double eps, const Statistics& out) {
+    double low = infinity;
+    double high = -infinity;
+    double nans = 0.0;
+    const ValueRange range{&low, &high, &nans};
+    const ValueRangeKernel kernel = value_range_kernels(DType::float64).value_range.tile;
+    reader.each_chunk([&](const double* values, const double*, std::ptrdiff_t n) {
+        kernel({values, n}, {nullptr, 0}, 1, n, range);
+    });
+    const bool finite = nans == 0.0 && std::isfinite(low) && std::isfinite(high);
+    if (finite && low != high) return scan_scaled(reader, low, high, eps, out);
+    *out.mean = finite ? low : not_a_number;
+    *out.mean_lo = *out.m2 = *out.var = finite ? 0.0 : not_a_number;
+    *out.invstd = finite ? (eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps)) : not_a_number;
+}
+
+void copy(const double* values, std::ptrdiff_t n, double* to, std::ptrdiff_t first) {
+    if (to != nullptr) std::copy_n(values, n, to + first);
+}
+
+}  // namespace
+
+MomentsReduction::MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_type,
+                                   const Weights& weights, double eps, const StatisticsOut& out)
+    : plan_(plan),
+      x_(x),
+      weights_(weights),
+      kernels_(moments_kernels(x_type, weights.form()).moments[static_cast<int>(weights.form())]),
+      eps_(eps),
+      out_(out) {}
+
+MomentsReduction::Buffers MomentsReduction::place(Arrays& arrays) const noexcept {
+    const std::ptrdiff_t n = plan_.spans * Workspace::buffer_size(plan_);
+    const std::ptrdiff_t channels = Workspace::channels(plan_);
+    Buffers b{};
+    for (double** sums :
+         {&b.sums.ref, &b.sums.offset, &b.sums.m2, &b.sums.m2_lo, &b.sums.sum, &b.sums.sum_lo}) {
+        *sums = arrays.doubles(n);
+    }
+    if (weights_.differ()) {
+        b.sums.weight = arrays.doubles(n);
+        b.sums.weight_lo = arrays.doubles(n);
+    }
+    Statistics& s = b.statistics;
+    for (double** statistic : {&s.mean, &s.mean_lo, &s.m2, &s.var, &s.invstd}) {
+        *statistic = arrays.doubles(channels);
+    }
+    if (x_.dtype == DType::float64) b.nonfinite = static_cast<std::uint8_t*>(arrays.take(n, 1));
+    return b;
+}
+
+void MomentsReduction::begin(const Slab& slab, std::ptrdiff_t span, const Buffers& buffers,
+                             const Memory& memory) const noexcept {
+    const std::ptrdiff_t first = memory.at(span, slab.buffer_index);
+    if (buffers.nonfinite != nullptr) {
+        std::fill_n(buffers.nonfinite + first, slab.buffer_size, std::uint8_t{0});
+    }
+    if (!weights_.differ()) return;
+    const MomentsSums s = from(buffers.sums, first);
+    for (double* sums : {s.ref, s.offset, s.m2, s.m2_lo, s.sum, s.sum_lo, s.weight, s.weight_lo}) {
+        std::fill_n(sums, slab.buffer_size, 0.0);
+    }
+}
+
+void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrdiff_t position,
+                           Tile<const void> x, Tile<const void> weights, const Buffers& buffers,
+                           const Memory& memory) const noexcept {
+    const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
+    const std::ptrdiff_t before =
+        plan_.count_before(position) - plan_.count_before(plan_.first_position(span));
+    const MomentsKernel kernel = plan_.layout.channels_first() ? kernels_.tile : kernels_.columns;
+    kernel(x, weights, tile.kernel_rows(), tile.kernel_cols(), static_cast<double>(before),
+           from(buffers.sums, i), memory.scratch.columns);
+    if (buffers.nonfinite != nullptr) {
+        note_nonfinite(tile, x, weights, buffers.sums.m2 + i, buffers.nonfinite + i);
+    }
+}
+
+// The tile is in cache now; later only a walk over all of a channel would tell.
+void MomentsReduction::note_nonfinite(const TileRange& tile, Tile<const void> x,
+                                      Tile<const void> weights, const double* m2,
+                                      std::uint8_t* nonfinite) const noexcept {
+    const bool one_channel = plan_.layout.channels_first();
+    const std::ptrdiff_t rows = tile.kernel_rows();
+    const std::ptrdiff_t cols = tile.kernel_cols();
+    bool is_new = false;
+    for (std::ptrdiff_t i = 0; i < (one_channel ? 1 : cols); ++i) {
+        is_new |= !std::isfinite(m2[i]) && nonfinite[i] == 0;
+    }
+    if (!is_new) return;
+    const auto* const values = static_cast<const double*>(x.data);
+    const bool omits_nan = weights_.form() == WeightsForm::omit_nan;
+    const auto counts = [&](std::ptrdiff_t r, std::ptrdiff_t i) {
+        switch (weights_.form()) {
+            case WeightsForm::by_row:
+                return static_cast<const double*>(weights.data)[r] > 0.0;
+            case WeightsForm::by_mask:
+                return static_cast<const std::uint8_t*>(weights.data)[r * weights.stride + i] != 0;
+            case WeightsForm::by_element:
+                return static_cast<const double*>(weights.data)[r * weights.stride + i] > 0.0;
+            default:
+                return true;
+        }
     };
-    copy(statistics.mean, out.mean);
-    copy(statistics.mean_lo, out.mean_lo);
-    copy(statistics.var, out.var);
-    copy(statistics.invstd, out.invstd);
-    copy(statistics.m2, out.m2);
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        for (std::ptrdiff_t i = 0; i < cols; ++i) {
+            const double value = values[r * x.stride + i];
+            if (std::isfinite(value) || (omits_nan && std::isnan(value)) || !counts(r, i)) continue;
+            nonfinite[one_channel ? 0 : i] = 1;
+        }
+    }
+}
+
+bool MomentsReduction::holds_nonfinite(const Slab& slab, std::ptrdiff_t channel,
+                                       const Buffers& buffers,
+                                       const Memory& memory) const noexcept {
+    const Layout& layout = plan_.layout;
+    const std::ptrdiff_t columns = slab.buffer_size / layout.row_fold;
+    const std::ptrdiff_t first = channel * layout.inner_fold;
+    for (std::ptrdiff_t span = 0; span < plan_.spans; ++span) {
+        const std::uint8_t* const flags = buffers.nonfinite + memory.at(span, slab.buffer_index);
+        for (std::ptrdiff_t i = first; i < slab.buffer_size; i += columns) {
+            for (std::ptrdiff_t j = 0; j < layout.inner_fold; ++j) {
+                if (flags[i + j] != 0) return true;
+            }
+        }
+    }
+    return false;
+}
+
+void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buffers,
+                                           const Statistics& statistics,
+                                           const Memory& memory) const noexcept {
+    for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+        const double m2 = statistics.m2[c];
+        if (in_range(m2)) continue;
+        if (!std::isfinite(m2) && holds_nonfinite(slab, c, buffers, memory)) continue;
+        const ChannelValuesReader reader(x_, weights_, plan_.layout, slab.channel + c);
+        scan_channel(reader, eps_, from(statistics, c));
+    }
+}
+
+Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
+                                      const Memory& memory) const noexcept {
+    const bool weighted = weights_.differ();
+    merge_slab(plan_, slab, memory, [&](const Merge& m) {
+        channel_kernels().merge_moments(from(buffers.sums, m.to), m.before,
+                                        from(buffers.sums, m.from), m.count, m.n);
+    });
+    const MomentsSums sums = from(buffers.sums, memory.at(0, slab.buffer_index));
+    if (plan_.layout.inner_fold > 1) {
+        (weighted ? merge_weighted_columns : merge_equal_columns)(sums, slab.channels,
+                                                                  plan_.layout);
+    }
+    const std::ptrdiff_t n = slab.channels;
+    const Statistics s = from(buffers.statistics, slab.channel - memory.first_channel);
+    const double count = static_cast<double>(plan_.layout.count);
+    channel_kernels().finalize_moments(sums, count, eps_, s, n);
+    if (buffers.nonfinite != nullptr) rescan_out_of_range(slab, buffers, s, memory);
+    if (weighted) {
+        for (std::ptrdiff_t c = 0; c < n; ++c) {
+            out_.count[slab.channel + c] =
+                (sums.weight[c] + sums.weight_lo[c]) * weights_.divisor();
+            if (out_.m2 != nullptr) s.m2[c] *= weights_.divisor();
+        }
+    }
+    copy(s.mean, n, out_.mean, slab.channel);
+    copy(s.mean_lo, n, out_.mean_lo, slab.channel);
+    copy(s.m2, n, out_.m2, slab.channel);
+    copy(s.var, n, out_.var, slab.channel);
+    copy(s.invstd, n, out_.invstd, slab.channel);
+    return s;
+}
+
+ValueRangeReduction::ValueRangeReduction(const Plan& plan, DType x_type, const Weights& weights,
+                                         bool omit_nan, double* min, double* max)
+    : plan_(plan),
+      weights_(weights),
+      kernels_(value_range_kernels(x_type).value_range),
+      omit_nan_(omit_nan),
+      min_(min),
+      max_(max) {}
+
+ValueRange ValueRangeReduction::place(Arrays& arrays) const noexcept {
+    const std::ptrdiff_t n = plan_.spans * Workspace::buffer_size(plan_);
+    double* const min = arrays.doubles(n);
+    double* const max = arrays.doubles(n);
+    return {min, max, arrays.doubles(n)};
+}
+
+void ValueRangeReduction::take_staging(StagingBuffers& staging) {
+    const WeightsForm form = weights_.form();
+    if (form == WeightsForm::by_row || form == WeightsForm::by_element) staging_ = staging.add(1);
+}
+
+void ValueRangeReduction::begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
+                                const Memory& memory) const noexcept {
+    const ValueRange range = from(buffers, memory.at(span, slab.buffer_index));
+    std::fill_n(range.min, slab.buffer_size, infinity);
+    std::fill_n(range.max, slab.buffer_size, -infinity);
+    std::fill_n(range.nans, slab.buffer_size, 0.0);
+}
+
+void ValueRangeReduction::add(const TileRange& tile, std::ptrdiff_t span, Tile<const void> x,
+                              Tile<const void> weights, const ValueRange& buffers,
+                              const Memory& memory) const noexcept {
+    Tile<const std::uint8_t> mask{nullptr, 0};
+    const WeightsForm form = weights_.form();
+    if (form == WeightsForm::by_mask) {
+        mask = typed<const std::uint8_t>(weights);
+    } else if (form == WeightsForm::by_row || form == WeightsForm::by_element) {
+        auto* const bytes = reinterpret_cast<std::uint8_t*>(memory.scratch.staging + staging_);
+        weights_.write_mask(tile, weights, bytes);
+        mask = {bytes, tile.kernel_cols()};
+    }
+    const auto kernel = plan_.layout.channels_first() ? kernels_.tile : kernels_.columns;
+    kernel(x, mask, tile.kernel_rows(), tile.kernel_cols(),
+           from(buffers, memory.at(span, tile.buffer_index)));
+}
+
+void ValueRangeReduction::finalize(const Slab& slab, const ValueRange& buffers,
+                                   const Memory& memory) const noexcept {
+    const auto take_in = [](const ValueRange& to, const ValueRange& other) {
+        *to.min = std::min(*to.min, *other.min);
+        *to.max = std::max(*to.max, *other.max);
+        *to.nans += *other.nans;
+    };
+    merge_slab(plan_, slab, memory, [&](const Merge& m) {
+        for (std::ptrdiff_t i = 0; i < m.n; ++i) {
+            take_in(from(buffers, m.to + i), from(buffers, m.from + i));
+        }
+    });
+    const std::ptrdiff_t columns = plan_.layout.inner_fold;
+    for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+        const ValueRange all = from(buffers, memory.at(0, slab.buffer_index) + c * columns);
+        for (std::ptrdiff_t i = 1; i < columns; ++i) take_in(all, from(all, i));
+        const bool defined = *all.min <= *all.max && (omit_nan_ || *all.nans == 0.0);
+        min_[slab.channel + c] = defined ? *all.min : not_a_number;
+        max_[slab.channel + c] = defined ? *all.max : not_a_number;
+    }
 }
 
 }  // namespace fastbn

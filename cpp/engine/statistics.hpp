@@ -1,40 +1,86 @@
-// Statistics where the kernels' plain arithmetic does not reach: channels that are several columns,
-// and float64 data whose squares are no float64 numbers.
+// The statistics half of a forward pass: x's moments, span by span, then each channel's mean and
+// variance from them; and the values' range. Knows nothing of y.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
-#include "engine/dims.hpp"
-#include "engine/layout.hpp"
+#include "engine/executor.hpp"
 #include "engine/operations.hpp"
 #include "engine/plan.hpp"
-#include "engine/shares.hpp"
-#include "kernels/data.hpp"
+#include "engine/weights.hpp"
+#include "engine/workspace.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 
-// Each channel's layout.repeat neighbouring columns into one entry per channel. All columns hold
-// equally many values, layout.rows of them, which needs no divisions; and many columns add up
-// pairwise to fewer roundings than in one merge after the other.
-void merge_columns(const MomentsState& columns, std::ptrdiff_t channels,
-                   const Layout& layout) noexcept;
-// The same where columns count differently, one merge after the other.
-void merge_weighted_columns(const WeightedState& columns, std::ptrdiff_t channels,
-                            const Layout& layout) noexcept;
+// x's moments for a plan of x's: what an operation calls in its phases. Weights and plan outlive
+// it.
+class MomentsReduction {
+public:
+    // x_type: what x's tiles are read as, the type of a row of kernels that has `weights`' form.
+    MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_type, const Weights& weights,
+                     double eps, const StatisticsOut& out);
 
-// Whether squares that add up to m2 can have lost nothing to float64's range.
-bool is_safe(double m2) noexcept;
+    // Its channel buffers; measured with Arrays(nullptr).
+    struct Buffers {
+        MomentsSums sums;         // per span, and channel or column
+        Statistics statistics;    // per channel
+        std::uint8_t* nonfinite;  // as the sums: whether NaN or infinity was among the values of a
+                                  // sum that is not finite; for float64 only, else null
+    };
+    Buffers place(Arrays& arrays) const noexcept;
 
-// Channel c's statistics from a slow scan of its values, scaled to be moderate.
-void scan_channel(const char* first, const Dims& values, std::ptrdiff_t count, double eps,
-                  const Statistics& out, std::ptrdiff_t c) noexcept;
-// The same of x's channel `channel`, some of whose values count.
-void scan_weighted_channel(const ArrayRef& x, const Shares& shares, const Layout& layout,
-                           std::ptrdiff_t channel, double eps, const Statistics& out,
-                           std::ptrdiff_t c) noexcept;
+    // Before the tiles of a span, and for each of them with x's values and weights.
+    void begin(const Slab& slab, std::ptrdiff_t span, const Buffers& buffers,
+               const Memory& memory) const noexcept;
+    void add(const TileRange& tile, std::ptrdiff_t span, std::ptrdiff_t position,
+             Tile<const void> x, Tile<const void> weights, const Buffers& buffers,
+             const Memory& memory) const noexcept;
+    // Returns the statistics of the slab's channels, from the first on.
+    Statistics finalize(const Slab& slab, const Buffers& buffers,
+                        const Memory& memory) const noexcept;
 
-// The statistics of a slab's channels to where the caller wants them.
-void copy_statistics(const Statistics& statistics, const Slab& slab,
-                     const StatisticsOut& out) noexcept;
+private:
+    void note_nonfinite(const TileRange& tile, Tile<const void> x, Tile<const void> weights,
+                        const double* m2, std::uint8_t* nonfinite) const noexcept;
+    bool holds_nonfinite(const Slab& slab, std::ptrdiff_t channel, const Buffers& buffers,
+                         const Memory& memory) const noexcept;
+    void rescan_out_of_range(const Slab& slab, const Buffers& buffers, const Statistics& statistics,
+                             const Memory& memory) const noexcept;
+
+    const Plan& plan_;
+    const ArrayRef& x_;
+    const Weights& weights_;
+    Reduction<MomentsKernel> kernels_;
+    double eps_;
+    StatisticsOut out_;
+};
+
+// The least and the largest value of each channel, likewise.
+class ValueRangeReduction {
+public:
+    ValueRangeReduction(const Plan& plan, DType x_type, const Weights& weights, bool omit_nan,
+                        double* min, double* max);
+
+    ValueRange place(Arrays& arrays) const noexcept;
+    void take_staging(StagingBuffers& staging);
+
+    void begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
+               const Memory& memory) const noexcept;
+    void add(const TileRange& tile, std::ptrdiff_t span, Tile<const void> x,
+             Tile<const void> weights, const ValueRange& buffers,
+             const Memory& memory) const noexcept;
+    void finalize(const Slab& slab, const ValueRange& buffers, const Memory& memory) const noexcept;
+
+private:
+    const Plan& plan_;
+    const Weights& weights_;
+    Reduction<ValueRangeKernel> kernels_;
+    bool omit_nan_;
+    double* min_;
+    double* max_;
+    std::ptrdiff_t staging_ = 0;
+};
 
 }  // namespace fastbn

@@ -1,52 +1,59 @@
-// All memory that the phases of one call need, taken before any thread starts: after that nothing
-// can fail.
+// All memory that a call needs, taken before any thread starts: after that nothing can fail.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <new>
 
-#include "engine/buffer.hpp"
 #include "engine/plan.hpp"
-#include "kernels/data.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 
-// Sums per entry and span, and coefficients per entry, of the entries from `origin` on.
-template <class C>
-struct Entries {
-    double* sums;
-    C* coefficients;
-    std::ptrdiff_t spans;
-    std::ptrdiff_t stride;
-    std::ptrdiff_t origin;
+// A block of uninitialised memory, aligned to 64 bytes: its own where little is enough, so that a
+// small call need not ask the allocator for it.
+template <std::ptrdiff_t own_bytes>
+class Buffer {
+public:
+    explicit Buffer(std::ptrdiff_t bytes) {
+        if (bytes <= own_bytes) return;
+        data_ = static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), alignment));
+    }
+    ~Buffer() {
+        if (data_ != own_) ::operator delete(data_, alignment);
+    }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
 
-    double* sum(int field, std::ptrdiff_t span, std::ptrdiff_t entry) const {
-        return sums + (field * spans + span) * stride + (entry - origin);
-    }
-    C* coefficient(int field, std::ptrdiff_t entry) const {
-        return coefficients + field * stride + (entry - origin);
-    }
+    std::byte* data() const { return data_; }
+
+private:
+    static constexpr std::align_val_t alignment{64};
+    alignas(64) std::byte own_[own_bytes];
+    std::byte* data_ = own_;
 };
+
+inline std::ptrdiff_t round_up_64(std::ptrdiff_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // One thread's memory for the kernels' accumulators and for tiles that must be packed.
 struct Scratch {
-    void* column_sums;
-    std::byte* rooms;
-
-    template <class T>
-    T* room(const Operand& operand) const {
-        return reinterpret_cast<T*>(rooms + operand.room);
-    }
+    void* columns;
+    std::byte* staging;
 };
 
-// Gives each operand that must be packed a room for a tile.
-class Rooms {
+// Gives each operand that must be packed a staging buffer for a tile.
+class StagingBuffers {
 public:
-    explicit Rooms(const Plan& plan) : elements_(plan.tile_elements()) {}
+    explicit StagingBuffers(const Plan& plan) : elements_(plan.tile_elements()) {}
 
     void add(Operand& operand) {
-        if (!operand || operand.direct) return;
-        operand.room = bytes_;
-        bytes_ += (elements_ * size_of(operand.kernel_dtype) + 63) / 64 * 64;
+        if (operand && !operand.direct) operand.staging = add(size_of(operand.kernel_dtype));
+    }
+    // Returns where the buffer for a tile of elements of so many bytes begins.
+    std::ptrdiff_t add(std::ptrdiff_t element_size) {
+        const std::ptrdiff_t begin = bytes_;
+        bytes_ += round_up_64(elements_ * element_size);
+        return begin;
     }
     std::ptrdiff_t bytes() const { return bytes_; }
 
@@ -55,48 +62,90 @@ private:
     std::ptrdiff_t bytes_ = 0;
 };
 
-// How many of each an operation keeps per entry.
-struct Fields {
-    int sums;
-    int coefficients;
+// Hands out one array after the other from a block of memory. Without a block it only measures.
+class Arrays {
+public:
+    explicit Arrays(std::byte* memory) : memory_(memory) {}
+
+    double* doubles(std::ptrdiff_t n) { return static_cast<double*>(take(n, sizeof(double))); }
+    void* take(std::ptrdiff_t n, std::ptrdiff_t element_size) {
+        std::byte* const array = memory_ == nullptr ? nullptr : memory_ + bytes_;
+        bytes_ += round_up_64(n * element_size);
+        return array;
+    }
+    std::ptrdiff_t bytes() const { return bytes_; }
+
+private:
+    std::byte* memory_;
+    std::ptrdiff_t bytes_ = 0;
 };
 
-template <class C>
+// The memory that one phase of a slab works with. The channel buffers are an operation's own named
+// arrays: sums have an entry per span and channel or column, coefficients one per channel or
+// column, statistics one per channel. Where slabs are fused they hold the slab's alone, else all of
+// x's.
+struct Memory {
+    std::byte* buffers;
+    std::atomic<bool>* out_of_range;  // some channel's coefficients need a `pre` other than 1
+    std::ptrdiff_t buffer_size;       // entries of an array per span
+    std::ptrdiff_t first_index;       // the index of the arrays' first entry
+    std::ptrdiff_t first_channel;     // the channel that the statistics' arrays begin with
+    Scratch scratch;
+
+    std::ptrdiff_t at(std::ptrdiff_t index) const { return index - first_index; }
+    std::ptrdiff_t at(std::ptrdiff_t span, std::ptrdiff_t index) const {
+        return span * buffer_size + (index - first_index);
+    }
+};
+
 class Workspace {
 public:
-    Workspace(const Plan& plan, Fields fields, const Rooms& rooms)
+    // buffer_bytes: of an operation's channel buffers; sums_columns: it calls kernels that take
+    // scratch memory for columns.
+    Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_columns,
+              const StagingBuffers& staging)
         : plan_(plan),
           owners_(plan.fused ? plan.threads : 1),
-          stride_(plan.fused ? plan.slab_entries : plan.entries()),
-          sums_bytes_(round_up(fields.sums * plan.spans * stride_, sizeof(double))),
-          entries_bytes_(sums_bytes_ + round_up(fields.coefficients * stride_, sizeof(C))),
-          column_sums_bytes_(round_up((plan.slab_entries + lanes - 1) / lanes, column_sums_bytes)),
-          scratch_bytes_(column_sums_bytes_ + rooms.bytes()),
-          memory_(owners_ * entries_bytes_ + plan.threads * scratch_bytes_) {}
-
-    // The slab's thread's own entries where slabs are fused, else those of all slabs.
-    Entries<C> entries(const Slab& slab, int thread) const {
-        std::byte* at = memory_.data() + (plan_.fused ? thread * entries_bytes_ : 0);
-        return {reinterpret_cast<double*>(at), reinterpret_cast<C*>(at + sums_bytes_), plan_.spans,
-                stride_, plan_.fused ? slab.entry : 0};
+          buffer_bytes_(flag_bytes + buffer_bytes),
+          column_bytes_(sums_columns && !plan.layout.channels_first()
+                            ? (plan.slab_buffer_size + lanes - 1) / lanes *
+                                  static_cast<std::ptrdiff_t>(column_scratch_bytes)
+                            : 0),
+          scratch_bytes_(column_bytes_ + staging.bytes()),
+          memory_(owners_ * buffer_bytes_ + plan.threads * scratch_bytes_) {
+        for (std::ptrdiff_t i = 0; i < owners_; ++i) {
+            new (memory_.data() + i * buffer_bytes_) std::atomic<bool>(false);
+        }
     }
 
-    Scratch scratch(int thread) const {
-        std::byte* at = memory_.data() + owners_ * entries_bytes_ + thread * scratch_bytes_;
-        return {at, at + column_sums_bytes_};
+    // Entries that an operation's arrays have: of sums per span, of statistics.
+    static std::ptrdiff_t buffer_size(const Plan& plan) {
+        return plan.fused ? plan.slab_buffer_size : plan.buffer_size();
+    }
+    static std::ptrdiff_t channels(const Plan& plan) {
+        return plan.fused ? plan.slab(0).channels : plan.layout.channels;
+    }
+
+    // The thread's own where slabs are fused, else those of all slabs.
+    Memory memory(const Slab& slab, int thread) const {
+        std::byte* const own = memory_.data() + (plan_.fused ? thread * buffer_bytes_ : 0);
+        std::byte* const scratch =
+            memory_.data() + owners_ * buffer_bytes_ + thread * scratch_bytes_;
+        return {own + flag_bytes,
+                std::launder(reinterpret_cast<std::atomic<bool>*>(own)),
+                buffer_size(plan_),
+                plan_.fused ? slab.buffer_index : 0,
+                plan_.fused ? slab.channel : 0,
+                {scratch, scratch + column_bytes_}};
     }
 
 private:
-    static std::ptrdiff_t round_up(std::ptrdiff_t n, std::size_t size) {
-        return (n * static_cast<std::ptrdiff_t>(size) + 63) / 64 * 64;
-    }
+    static constexpr std::ptrdiff_t flag_bytes = 64;
 
     const Plan& plan_;
     std::ptrdiff_t owners_;
-    std::ptrdiff_t stride_;
-    std::ptrdiff_t sums_bytes_;
-    std::ptrdiff_t entries_bytes_;
-    std::ptrdiff_t column_sums_bytes_;
+    std::ptrdiff_t buffer_bytes_;
+    std::ptrdiff_t column_bytes_;
     std::ptrdiff_t scratch_bytes_;
     Buffer<16384> memory_;
 };

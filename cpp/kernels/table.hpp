@@ -90,7 +90,7 @@ struct Epilogue {
 };
 
 // `infinite`: set if x holds infinity; null where that is not asked for.
-using NormalizeKernel = void (*)(Tile<const void> x, Tile<void> y, Elementwise extent,
+using NormalizeKernel = void (*)(Tile<const void> x, Tile<void> y, Elementwise loop,
                                  Affine<const void> affine, Epilogue epilogue,
                                  bool* infinite) noexcept;
 
@@ -138,7 +138,7 @@ using GradientSumsKernel = void (*)(Tile<const void> dy, Tile<const void> x, std
                                     ActivationGradient activation) noexcept;
 // `dz`: where the residual's gradient goes, or no data.
 using InputGradientKernel = void (*)(Tile<const void> dy, Tile<const void> x, Tile<void> dx,
-                                     Tile<void> dz, Elementwise extent,
+                                     Tile<void> dz, Elementwise loop,
                                      InputGradient<const void> coefficients,
                                      ActivationGradient activation,
                                      GradientWeights weights) noexcept;

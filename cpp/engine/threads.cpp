@@ -1,4 +1,4 @@
-#include "engine/parallel.hpp"
+#include "engine/threads.hpp"
 
 #include <algorithm>
 #include <atomic>

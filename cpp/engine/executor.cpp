@@ -1,0 +1,115 @@
+#include "engine/executor.hpp"
+
+#include "engine/threads.hpp"
+
+namespace fastbn {
+namespace {
+
+struct SlabSpan {
+    std::ptrdiff_t slab;
+    std::ptrdiff_t span;
+};
+
+// In the order of memory.
+SlabSpan slab_span(const Plan& plan, std::ptrdiff_t index) {
+    if (plan.layout.channels_first()) return {index / plan.spans, index % plan.spans};
+    return {index % plan.slabs, index / plan.slabs};
+}
+
+// What was read last is in cache still: the transform begins there.
+void transform_backwards(const Plan& plan, const Slab& slab, const Memory& memory,
+                         const Operation& operation) {
+    for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
+        if (plan.adjacent_channels) {
+            operation.transform(plan.all_channels(slab, position), memory);
+            continue;
+        }
+        for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
+            operation.transform(plan.tile(slab, position, c), memory);
+        }
+    }
+}
+
+// Each slab through all phases on one thread.
+void execute_fused(const Plan& plan, const Workspace& workspace, const Operation& operation) {
+    const bool transforms = operation.transforms();
+    parallel_ranges(plan.threads, plan.slabs,
+                    [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+                        for (std::ptrdiff_t i = begin; i < end; ++i) {
+                            const Slab slab = plan.slab(i);
+                            const Memory memory = workspace.memory(slab, thread);
+                            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
+                                operation.reduce(slab, span, memory);
+                            }
+                            operation.finalize(slab, memory);
+                            if (transforms) transform_backwards(plan, slab, memory, operation);
+                        }
+                    });
+}
+
+// One phase after the other, each over all slabs.
+void execute_phases(const Plan& plan, const Workspace& workspace, const Operation& operation) {
+    if (plan.reduces) {
+        parallel_ranges(plan.threads, plan.slabs * plan.spans,
+                        [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+                            for (std::ptrdiff_t i = begin; i < end; ++i) {
+                                const SlabSpan piece = slab_span(plan, i);
+                                const Slab slab = plan.slab(piece.slab);
+                                operation.reduce(slab, piece.span, workspace.memory(slab, thread));
+                            }
+                        });
+    }
+    parallel_ranges(plan.threads, plan.slabs,
+                    [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+                        for (std::ptrdiff_t i = begin; i < end; ++i) {
+                            const Slab slab = plan.slab(i);
+                            operation.finalize(slab, workspace.memory(slab, thread));
+                        }
+                    });
+    if (!operation.transforms()) return;
+    // Strip by strip in the order of memory; from the end if sums have just been taken up to there.
+    const std::ptrdiff_t strips = plan.strips();
+    parallel_ranges(plan.threads, strips,
+                    [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
+                        const Memory memory = workspace.memory(Slab{}, thread);
+                        for (std::ptrdiff_t i = begin; i < end; ++i) {
+                            const std::ptrdiff_t index = plan.reduces ? strips - 1 - i : i;
+                            operation.transform(plan.strip(index), memory);
+                        }
+                    });
+}
+
+}  // namespace
+
+Work elementwise_work(std::initializer_list<const Operand*> inputs,
+                      std::initializer_list<const Operand*> outputs) {
+    Work work;
+    for (const Operand* input : inputs) work.read(*input);
+    for (const Operand* output : outputs) work.write(*output, inputs);
+    return work;
+}
+
+Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
+                             const TileRange& tile) {
+    const bool slabs_in_a_row = plan.fused && x.adjacent_channels;
+    return {tile.kernel_rows(), tile.kernel_cols(), plan.layout.channels_first() ? tile.cols : 1,
+            plan.stream && slabs_in_a_row ? plan.layout.cols * plan.slab_buffer_size : 0,
+            plan.stream && y.direct};
+}
+
+void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range) {
+    if (plan.fused || out_of_range) {
+        memory.out_of_range->store(out_of_range, std::memory_order_relaxed);
+    }
+}
+
+void execute(const Plan& plan, const StagingBuffers& staging, const Operation& operation) {
+    const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(), staging);
+    if (plan.fused) {
+        execute_fused(plan, workspace, operation);
+    } else {
+        execute_phases(plan, workspace, operation);
+    }
+}
+
+}  // namespace fastbn

@@ -1,0 +1,91 @@
+// The one order in which every operation runs: reduce, finalize per channel, transform. Hands out
+// tiles, memory and threads; knows nothing of what is reduced or transformed.
+#pragma once
+
+#include <cstddef>
+#include <initializer_list>
+
+#include "engine/plan.hpp"
+#include "engine/workspace.hpp"
+
+namespace fastbn {
+
+// What an operation does in each phase. Nothing throws; each call writes only what belongs to its
+// slab (and span, or tile).
+class Operation {
+public:
+    // One span of one slab.
+    virtual void reduce(const Slab& /*slab*/, std::ptrdiff_t /*span*/,
+                        const Memory& /*memory*/) const noexcept {}
+    // When all spans of the slab are reduced.
+    virtual void finalize(const Slab& slab, const Memory& memory) const noexcept = 0;
+    // One tile, whose channels are finalized.
+    virtual void transform(const TileRange& /*tile*/, const Memory& /*memory*/) const noexcept {}
+
+    // The bytes of its channel buffers; whether it has results to transform; whether it calls
+    // kernels that take scratch memory for columns.
+    virtual std::ptrdiff_t buffer_bytes() const noexcept = 0;
+    virtual bool transforms() const noexcept { return true; }
+    virtual bool sums_columns() const noexcept { return false; }
+
+protected:
+    ~Operation() = default;
+};
+
+// What the plan must know of an elementwise transform: the arrays it reads and writes.
+Work elementwise_work(std::initializer_list<const Operand*> inputs,
+                      std::initializer_list<const Operand*> outputs);
+
+// How an elementwise kernel goes over a tile. It prefetches the next slab only where results go
+// past the caches, since the memory has time for reads then.
+Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
+                             const TileRange& tile);
+
+// Remembers that a finalized slab's coefficients need their `pre`.
+void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range);
+
+void execute(const Plan& plan, const StagingBuffers& staging, const Operation& operation);
+
+// visit(tile, position) for all tiles of a span.
+template <class Visit>
+void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, const Visit& visit) {
+    const std::ptrdiff_t channels = plan.tiles_at_position(slab);
+    for (std::ptrdiff_t i = plan.first_position(span); i < plan.end_position(span); ++i) {
+        for (std::ptrdiff_t c = 0; c < channels; ++c) visit(plan.tile(slab, i, c), i);
+    }
+}
+
+// Sums of `n` entries from `from` on, of `count` values each, to be added to as many entries from
+// `to` on, which cover `before` values: both places in the channel buffers.
+struct Merge {
+    std::ptrdiff_t to;
+    double before;
+    std::ptrdiff_t from;
+    double count;
+    std::ptrdiff_t n;
+};
+
+// merge(Merge) in the one order in which a slab's sums come together, which fixes their bits: all
+// spans, then folded rows, the upper half onto the lower, then the rows left over. Afterwards the
+// slab's first entries, one for each column that x has, hold everything.
+template <class Visit>
+void merge_slab(const Plan& plan, const Slab& slab, const Memory& memory, const Visit& merge) {
+    std::ptrdiff_t before = plan.span_count(0);
+    const auto add = [&](std::ptrdiff_t span, std::ptrdiff_t first, std::ptrdiff_t n,
+                         std::ptrdiff_t count) {
+        merge(Merge{memory.at(0, slab.buffer_index), static_cast<double>(before),
+                    memory.at(span, first), static_cast<double>(count), n});
+        before += count;
+    };
+    for (std::ptrdiff_t span = 1; span < plan.main_spans(); ++span) {
+        add(span, slab.buffer_index, slab.buffer_size, plan.span_count(span));
+    }
+    const std::ptrdiff_t columns = slab.buffer_size / plan.layout.row_fold;
+    for (std::ptrdiff_t half = plan.layout.row_fold / 2; half > 0; half /= 2) {
+        add(0, slab.buffer_index + half * columns, half * columns, before);
+    }
+    const std::ptrdiff_t leftover = plan.layout.leftover_rows();
+    if (leftover > 0) add(plan.main_spans(), slab.buffer_index, columns, leftover);
+}
+
+}  // namespace fastbn

@@ -1,0 +1,305 @@
+#include "engine/weights.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "engine/errors.hpp"
+
+namespace fastbn {
+namespace {
+
+// The loops over an array's elements, those that are broadcast once.
+Dims distinct_elements(const ArrayRef& array, std::ptrdiff_t& count) {
+    Dims dims;
+    count = 1;
+    for (int i = 0; i < array.ndim; ++i) {
+        if (array.shape[i] == 0) count = 0;
+        if (array.strides[i] == 0) continue;
+        dims.push(array.shape[i], array.strides[i]);
+        count *= array.shape[i];
+    }
+    return dims;
+}
+
+// visit(value) for each of them, until it returns false.
+template <class T, class Visit>
+void each_distinct(const ArrayRef& array, const Visit& visit) {
+    std::ptrdiff_t count;
+    const Dims dims = distinct_elements(array, count);
+    bool go_on = true;
+    each_stretch(dims, 0, count,
+                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     const char* const from = array.data + offset;
+                     for (std::ptrdiff_t i = 0; i < length && go_on; ++i) {
+                         go_on = visit(read_element<T>(from + i * stride));
+                     }
+                 });
+}
+
+bool is_broadcast(const Dims& dims) {
+    return std::all_of(dims.dim, dims.dim + dims.n, [](const Dim& d) { return d.stride == 0; });
+}
+
+struct WeightRange {
+    double least = std::numeric_limits<double>::infinity();
+    double most = 0.0;
+    double sum = 0.0;
+};
+
+WeightRange range_of(const ArrayRef& weights) {
+    WeightRange range;
+    visit_dtype(weights.dtype, [&](auto zero) {
+        each_distinct<decltype(zero)>(weights, [&](auto value) {
+            const auto weight = converted<double>(value);
+            if (!(weight >= 0.0 && std::isfinite(weight))) {
+                refuse("weights", "be finite and not negative", to_text(weight));
+            }
+            range.least = std::min(range.least, weight);
+            range.most = std::max(range.most, weight);
+            range.sum += weight;
+            return true;
+        });
+    });
+    return range;
+}
+
+}  // namespace
+
+Weights::Weights(const Weighting& weighting, const ArrayRef& x, const Features& features)
+    : where_(weighting.where),
+      weights_(weighting.weights),
+      omit_nan_(weighting.omit_nan && is_float(x.dtype)),
+      largest_total_(static_cast<double>(features.count)) {
+    if (where_) scan_where();
+    if (weights_) scan_weights(features, x);
+}
+
+// A mask that leaves nothing out is none.
+void Weights::scan_where() {
+    bool all = true;
+    each_distinct<char>(where_, [&](char counts) { return all = counts != 0; });
+    if (all) where_.data = nullptr;
+}
+
+// Weights that are all the same, but not 0, are none. Others are divided by a power of two by which
+// the largest is between 1 and 2: their products with squares then stay within float64's range if
+// the squares do.
+void Weights::scan_weights(const Features& features, const ArrayRef& x) {
+    const WeightRange range = range_of(weights_);
+    bool vary_in_channels = false;
+    double copies = 1.0;
+    for (int i = 0; i < x.ndim; ++i) {
+        const bool same = weights_.strides[i] == 0 || x.shape[i] == 1;
+        if (features.is_feature[i]) {
+            vary_in_channels = vary_in_channels || !same;
+        } else if (same) {
+            copies *= static_cast<double>(x.shape[i]);
+        }
+    }
+    const double sum = range.sum * copies;
+    if (!std::isfinite(sum)) refuse("weights", "have a finite sum", to_text(sum));
+    const double bound = range.most * static_cast<double>(features.count);
+    largest_total_ = vary_in_channels ? bound : sum;
+    if (range.least == range.most && range.most > 0.0) {
+        common_weight_ = range.most;
+        divisor_ = common_weight_;
+        weights_.data = nullptr;
+    } else if (range.most > 0.0) {
+        divisor_ = std::ldexp(1.0, std::ilogb(range.most));
+    }
+}
+
+void Weights::arrange(Layout& layout) {
+    if (!differ()) return;
+    if (!where_ && !weights_) {
+        form_ = WeightsForm::omit_nan;
+        return;
+    }
+    mask_ = operand_of(where_, layout, DType::boolean);
+    values_ = operand_of(weights_, layout, DType::float64);
+    const auto each = [&](const auto& holds) {
+        return (!mask_ || holds(mask_)) && (!values_ || holds(values_));
+    };
+    rows_alike_ = each([](const Operand& o) { return is_broadcast(o.cols); });
+    same_in_channels_ = layout.channels_first()
+                            ? each([](const Operand& o) { return is_broadcast(o.channels); })
+                            : rows_alike_;
+    const bool per_row = rows_alike_ && !omit_nan_;
+    if (per_row && layout.cols % lanes == 0) layout.row_fold = 1;
+    if (per_row && layout.row_fold == 1) {
+        form_ = WeightsForm::by_row;
+    } else {
+        form_ = values_ ? WeightsForm::by_element : WeightsForm::by_mask;
+    }
+}
+
+bool Weights::is_direct() const {
+    if (form_ == WeightsForm::by_mask) return mask_.direct && !omit_nan_;
+    return form_ == WeightsForm::none || form_ == WeightsForm::omit_nan;
+}
+
+void Weights::take_staging(StagingBuffers& staging) {
+    if (!is_direct()) staging_ = staging.add(sizeof(double));
+}
+
+namespace {
+
+// Each of n values `times` times in a row, in place, from the last on.
+void repeat_each(double* values, std::ptrdiff_t n, std::ptrdiff_t times) {
+    for (std::ptrdiff_t i = n; i-- > 0;) std::fill_n(values + i * times, times, double{values[i]});
+}
+
+// The same of bytes, to `to`, from the first on: short stretches by stores of one length, of which
+// the next one overwrites what is too much. The last ones may come near the end of the memory.
+void repeat_each(const std::uint8_t* values, std::ptrdiff_t n, std::ptrdiff_t times,
+                 std::uint8_t* to) {
+    constexpr std::ptrdiff_t stretch = 32;
+    const std::ptrdiff_t by_stretch = times <= stretch ? n - stretch : 0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        std::memset(to + i * times, values[i],
+                    static_cast<std::size_t>(i < by_stretch ? stretch : times));
+    }
+}
+
+// Sets to 0 what belongs to NaN, in a contiguous tile of weights.
+template <class X, class W>
+void omit_nan(const TileRange& range, Tile<const void> x_tile, W* weights) {
+    const Tile<const X> x = typed<const X>(x_tile);
+    const std::ptrdiff_t cols = range.kernel_cols();
+    for (std::ptrdiff_t r = 0; r < range.kernel_rows(); ++r) {
+        const X* const row = x.data + r * x.stride;
+        W* const of_row = weights + r * cols;
+        for (std::ptrdiff_t i = 0; i < cols; ++i) of_row[i] = row[i] == row[i] ? of_row[i] : W(0);
+    }
+}
+
+template <class W>
+void omit_nan(const TileRange& range, Tile<const void> x, DType x_type, W* weights) {
+    if (x_type == DType::float64) {
+        omit_nan<double>(range, x, weights);
+    } else {
+        omit_nan<float>(range, x, weights);
+    }
+}
+
+}  // namespace
+
+const double* Weights::rows(const TileRange& range, const Scratch& scratch) const noexcept {
+    TileRange first_column = range;
+    first_column.cols = 1;
+    return pack(first_column, scratch);
+}
+
+Tile<const std::uint8_t> Weights::mask(const TileRange& range,
+                                       const Scratch& scratch) const noexcept {
+    if (is_direct()) return typed<const std::uint8_t>(direct_tile(mask_, range));
+    auto* const to = reinterpret_cast<std::uint8_t*>(scratch.staging + staging_);
+    const std::ptrdiff_t n = range.rows * range.cols;
+    TileRange part = range;
+    if (rows_alike_) part.cols = 1;
+    // The memory is for doubles: at its end there is place for a byte for each row.
+    std::uint8_t* const packed = rows_alike_ ? to + 7 * n : to;
+    pack_tile(mask_, part, packed);
+    if (rows_alike_) repeat_each(packed, range.rows, range.cols, to);
+    return {to, range.kernel_cols()};
+}
+
+Tile<const double> Weights::elements(const TileRange& range,
+                                     const Scratch& scratch) const noexcept {
+    if (!rows_alike_) return {pack(range, scratch), range.kernel_cols()};
+    TileRange first_column = range;
+    first_column.cols = 1;
+    double* const to = pack(first_column, scratch);
+    repeat_each(to, range.rows, range.cols);
+    return {to, range.kernel_cols()};
+}
+
+double* Weights::pack(const TileRange& range, const Scratch& scratch) const noexcept {
+    auto* const to = reinterpret_cast<double*>(scratch.staging + staging_);
+    const std::ptrdiff_t n = range.rows * range.cols;
+    if (values_) {
+        pack_tile(values_, range, to);
+        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] /= divisor_;
+    } else {
+        std::fill_n(to, n, 1.0);
+    }
+    if (mask_) mask_tile(mask_, range, to);
+    return to;
+}
+
+Tile<const void> Weights::tile(const TileRange& range, Tile<const void> x, DType x_type,
+                               const Scratch& scratch) const noexcept {
+    switch (form_) {
+        case WeightsForm::none:
+        case WeightsForm::omit_nan:
+            break;
+        case WeightsForm::by_row:
+            return {rows(range, scratch), 1};
+        case WeightsForm::by_mask: {
+            const Tile<const std::uint8_t> packed = mask(range, scratch);
+            if (omit_nan_)
+                fastbn::omit_nan(range, x, x_type, const_cast<std::uint8_t*>(packed.data));
+            return {packed.data, packed.stride};
+        }
+        case WeightsForm::by_element: {
+            const Tile<const double> packed = elements(range, scratch);
+            if (omit_nan_) fastbn::omit_nan(range, x, x_type, const_cast<double*>(packed.data));
+            return {packed.data, packed.stride};
+        }
+    }
+    return {nullptr, 0};
+}
+
+void Weights::write_mask(const TileRange& range, Tile<const void> weights,
+                         std::uint8_t* mask) const noexcept {
+    const std::ptrdiff_t cols = range.kernel_cols();
+    for (std::ptrdiff_t r = 0; r < range.kernel_rows(); ++r) {
+        const double* const from = static_cast<const double*>(weights.data) + r * weights.stride;
+        std::uint8_t* const to = mask + r * cols;
+        if (form_ == WeightsForm::by_row) {
+            std::memset(to, *from > 0.0 ? 1 : 0, static_cast<std::size_t>(cols));
+        } else {
+            for (std::ptrdiff_t i = 0; i < cols; ++i) to[i] = from[i] > 0.0 ? 1 : 0;
+        }
+    }
+}
+
+GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
+                                       const Scratch& scratch) const noexcept {
+    GradientWeights result{};
+    if (form_ == WeightsForm::by_row) {
+        result.rows = rows(range, scratch);
+    } else if (form_ == WeightsForm::by_mask) {
+        result.mask = mask(range, scratch);
+    } else if (form_ == WeightsForm::by_element) {
+        const Tile<const double> packed = elements(range, scratch);
+        result.elements = {packed.data, packed.stride};
+        if (computed == DType::float32) {  // each float is written where its double was, or before
+            char* const bytes = reinterpret_cast<char*>(const_cast<double*>(packed.data));
+            for (std::ptrdiff_t i = 0; i < range.rows * range.cols; ++i) {
+                const auto weight =
+                    read_element<double>(bytes + i * std::ptrdiff_t{sizeof(double)});
+                write_element(bytes + i * std::ptrdiff_t{sizeof(float)},
+                              static_cast<float>(weight));
+            }
+        }
+    }
+    return result;
+}
+
+double Weights::weight(const Layout& layout, std::ptrdiff_t channel,
+                       std::ptrdiff_t index) const noexcept {
+    const auto element = [&](const ArrayRef& array) {
+        return first_element(array, layout) + channel_dims(array, layout).offset(channel) +
+               reduced_dims(array, layout).offset(index);
+    };
+    if (where_ && read_element<char>(element(where_)) == 0) return 0.0;
+    if (!weights_) return 1.0;
+    return visit_dtype(weights_.dtype, [&](auto zero) {
+        return converted<double>(read_element<decltype(zero)>(element(weights_))) / divisor_;
+    });
+}
+
+}  // namespace fastbn

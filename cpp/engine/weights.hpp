@@ -1,0 +1,87 @@
+// How much each value counts in its channel's statistics: where= and weights= of a call, checked,
+// scaled and brought to the kernels tile by tile. Knows no sums.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/array.hpp"
+#include "engine/features.hpp"
+#include "engine/layout.hpp"
+#include "engine/pack.hpp"
+#include "engine/workspace.hpp"
+#include "kernels/table.hpp"
+
+namespace fastbn {
+
+// Arrays of x's shape, broadcast by strides of 0; either may be empty.
+struct Weighting {
+    ArrayRef where;
+    ArrayRef weights;
+    bool omit_nan = false;  // NaN counts as nothing
+};
+
+class Weights {
+public:
+    // Raises std::invalid_argument for weights that are negative or not finite.
+    Weights(const Weighting& weighting, const ArrayRef& x, const Features& features);
+
+    // Whether values may differ in how much they count; if not, each has common_weight().
+    bool differ() const { return where_ || weights_ || omit_nan_; }
+    bool omits_nan() const { return omit_nan_; }
+    double common_weight() const { return common_weight_; }
+    // What a channel's values weigh together, or no less than that: a mask is left out of account,
+    // and of weights that vary from channel to channel the largest is taken for all.
+    double largest_total() const { return largest_total_; }
+    // The kernels see the caller's weights divided by this power of two, which is near the largest.
+    double divisor() const { return divisor_; }
+
+    // The rest is for weights that differ, once x's layout is known: which this may change to have
+    // one weight for each of the kernels' rows.
+    void arrange(Layout& layout);
+    WeightsForm form() const { return form_; }
+    // Of all channels the same ones.
+    bool same_in_channels() const { return same_in_channels_; }
+    // They reach the kernels without being packed for a tile.
+    bool is_direct() const;
+    // Takes staging memory for what is packed.
+    void take_staging(StagingBuffers& staging);
+
+    // A tile's weights in that form, for the moments of its values `x`, which are of type `x_type`.
+    Tile<const void> tile(const TileRange& range, Tile<const void> x, DType x_type,
+                          const Scratch& scratch) const noexcept;
+    // The bytes of a mask in which what weighs nothing is 0, into a contiguous tile.
+    void write_mask(const TileRange& range, Tile<const void> weights,
+                    std::uint8_t* mask) const noexcept;
+    // The same for the gradient that flows through the statistics; dx is computed in `computed`.
+    GradientWeights gradient_tile(const TileRange& range, DType computed,
+                                  const Scratch& scratch) const noexcept;
+
+    // Of one value, slowly: `index` counts the channel's values in the order of reduced_dims.
+    // Without regard to NaN.
+    double weight(const Layout& layout, std::ptrdiff_t channel,
+                  std::ptrdiff_t index) const noexcept;
+
+private:
+    void scan_where();
+    void scan_weights(const Features& features, const ArrayRef& x);
+    double* pack(const TileRange& range, const Scratch& scratch) const noexcept;
+    Tile<const double> elements(const TileRange& range, const Scratch& scratch) const noexcept;
+    Tile<const std::uint8_t> mask(const TileRange& range, const Scratch& scratch) const noexcept;
+    const double* rows(const TileRange& range, const Scratch& scratch) const noexcept;
+
+    ArrayRef where_;
+    ArrayRef weights_;
+    bool omit_nan_;
+    double common_weight_ = 1.0;
+    double divisor_ = 1.0;
+    double largest_total_;
+    Operand mask_;
+    Operand values_;
+    WeightsForm form_ = WeightsForm::none;
+    bool rows_alike_ = false;  // one weight for each row of x; kernels may see several as one
+    bool same_in_channels_ = false;
+    std::ptrdiff_t staging_ = 0;
+};
+
+}  // namespace fastbn
