@@ -1,0 +1,191 @@
+"""Promise: only ratios of weights count: equal ones change no bit, and any size a float64 has will do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastbn
+import fastbn._core
+from support import oracle as reference
+from support.helpers import (
+    FLOAT64_RTOL,
+    VAR_RTOL,
+    assert_gradients,
+    assert_relative,
+    assert_train,
+    assert_ulps,
+    everything,
+    parameters,
+)
+from support.layouts import Layout
+from support.weights import (
+    bits_of_training,
+    every_dtype,
+    every_isa,
+    every_layout,
+    every_shape,
+    some_counting,
+    some_weights,
+    subsets,
+    weighting,
+)
+
+pytestmark = pytest.mark.untraced
+
+ISAS = fastbn._core.isas()
+
+
+# Weights that are all alike.
+
+ALIKE = [
+    {"where": True},
+    {"weights": 1.0},
+    {"weights": np.float32(0.1)},
+    {"weights": 3.7},
+    {"weights": np.int64(2)},
+    {"weights": np.float16(0.5)},
+    {"weights": 1e-300},
+    {"weights": 1e300},
+    {"weights": 5e-324},
+    {"where": True, "weights": 0.3},
+]
+
+
+@every_layout
+@pytest.mark.parametrize("isa", ISAS[-1:], indirect=True)
+@every_dtype
+def test_equal_weights_change_no_bit(layout: Layout, dtype: Any, isa: str, rng: np.random.Generator) -> None:
+    del isa
+    x, dy = layout.fill(rng, dtype, 2, 3), layout.fill(rng, dtype)
+    weight, bias = parameters(rng, layout.features)
+    plain = everything(x, dy, weight, bias, layout.axis)
+    known = {"moments.count", "train.count"}
+    count = x.size // max(1, int(np.prod(layout.features)))
+    masks = subsets(x.shape)
+    for turn, alike in enumerate(ALIKE):
+        shape = masks[-1 - turn % len(masks)]
+        counting = {name: np.full(shape, value) for name, value in alike.items()}
+        result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **counting)
+        value = np.longdouble(alike.get("weights", 1))
+        assert_relative(result.count, np.full(layout.features, count * value), VAR_RTOL[np.dtype(np.float64)])
+        if set(alike) == {"where"}:
+            assert (result.count == count).all()
+        # A running variance remembers what its correction makes of the sum of the weights, m2 that sum's share.
+        differs = known | ({"running_var", "moments.m2"} if alike.get("weights", 1) != 1 else set())
+        if float(value) * count <= 1:
+            differs |= {"eval.y", "running_mean"}  # not remembered at all
+            got = bits_of_training(x, dy, weight, bias, layout.axis, counting)
+        else:
+            got = everything(x, dy, weight, bias, layout.axis, **counting)
+            differs |= {"eval.y"} if "running_var" in differs else set()
+        same = {name: plain[name.replace("backward(count)", "backward(training=True)")] for name in got}
+        assert {name for name in got if got[name] != same[name]} <= differs, alike
+
+
+# Weights of any size.
+
+
+@every_isa
+@every_dtype
+@pytest.mark.parametrize("size", [1e-300, 1e300, 1e-310, 5e-324])
+@every_shape
+def test_extreme_weights(dtype: Any, size: float, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    x, dy = ((3 + 2 * rng.standard_normal(shape)).astype(dtype) for _ in range(2))
+    for mask in [(shape[0], *[1] * (len(shape) - 1)), (shape[0], 1, *shape[2:]), shape]:
+        weights = size * rng.integers(0, 5, mask)
+        counting = {"weights": weights}
+        p = weighting(x, counting)
+        result = fastbn.batch_norm_train(x, **counting)
+        assert_train(x, result, p=p)
+        saved = {"mean": result.mean, "invstd": result.invstd}
+        for count in (None, result.count):
+            got = fastbn.batch_norm_backward(dy, x, **saved, **counting, count=count)
+            assert_gradients(got, dy, x, **saved, p=p)
+        # What weighs little beside others has little influence, and nothing overflows.
+        weights = np.where(rng.random(mask) < 0.5, weights, rng.uniform(0.5, 2, mask))
+        # Two of the largest, so that the variance is not all rounding.
+        weights[0], weights[1] = 3 * max(size, 1), 5 * max(size, 1)
+        counting["weights"] = weights
+        assert_train(x, fastbn.batch_norm_train(x, **counting), p=weighting(x, counting))
+
+
+@every_isa
+@every_dtype
+@pytest.mark.parametrize("shape", [(65, 3), (10, 3, 7), (20, 3, 3, 3)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 1e-12, 1e12), (1e-200, 1e-180, 1e-190), (1e280, 1e300, 1e290)], ids=str)
+def test_channels_of_weights_of_another_size(
+    dtype: Any, shape: tuple[int, ...], sizes: tuple[float, ...], rng: np.random.Generator
+) -> None:
+    """What weighs little beside another channel's values weighs as much as any in its own."""
+    x = (3 + rng.standard_normal(shape)).astype(dtype)
+    for mask in [(shape[0], *[1] * (len(shape) - 1)), shape]:
+        weights = rng.integers(1, 5, mask) * reference.along(sizes, shape, 1)
+        counting = {"weights": weights}
+        p = weighting(x, counting)
+        result = fastbn.batch_norm_train(x, **counting)
+        assert_train(x, result, p=p)
+        saved = {"mean": result.mean, "invstd": result.invstd}
+        dy = rng.standard_normal(shape).astype(dtype)
+        for count in (None, result.count):
+            assert_gradients(fastbn.batch_norm_backward(dy, x, **saved, **counting, count=count), dy, x, **saved, p=p)
+
+
+@every_isa
+@every_dtype
+def test_one_weight_outweighs_all(dtype: Any, rng: np.random.Generator) -> None:
+    for shape in ((65, 5), (6, 5, 9), (6, 5, 3, 3)):
+        x = rng.standard_normal(shape).astype(dtype)
+        weights = np.full((shape[0], *[1] * (len(shape) - 1)), 1e-300)
+        weights[4] = 1e300
+        result = fastbn.batch_norm_train(x, weights=weights)
+        heavy = reference.moments(x[4:5])
+        # A handful of roundings of a mean of order one.
+        assert_relative(result.mean, heavy.mean, VAR_RTOL[x.dtype], np.sqrt(heavy.m2), atol=FLOAT64_RTOL)
+        # Of one value the variance is 0, to the square of what the mean is rounded by.
+        assert_relative(result.var, heavy.m2 / heavy.count, VAR_RTOL[x.dtype], atol=1e-31)
+        size = 1 / np.sqrt(1e-5) if len(shape) == 2 else 1  # that of 1 / sqrt(var + eps)
+        assert_ulps(result.y, reference.train(x, p=weighting(x, {"weights": weights})).y, size)
+
+
+@every_isa
+@pytest.mark.parametrize(
+    ("dtype", "mean", "std"),
+    [(np.float32, 1e6, 1), (np.float32, -1e4, 1), (np.float64, 1e8, 1), (np.float64, -1e12, 7)],
+)
+@pytest.mark.parametrize(
+    "shape", [(500, 1), (500, 3), (300, 20), (200, 64), (40, 300), (100, 5, 49), (60, 5, 3, 3)], ids=str
+)
+def test_large_means(dtype: Any, mean: float, std: float, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    x = (mean + std * rng.standard_normal(shape)).astype(dtype)
+    dy = rng.standard_normal(shape).astype(dtype)
+    weight, bias = parameters(rng, shape[1:2])
+    per_sample = (shape[0], *[1] * (len(shape) - 1))
+    for turn, mask in enumerate((per_sample, shape, (shape[0], 1, *shape[2:]), per_sample)):
+        counting = some_counting(rng, mask, turn)
+        p = weighting(x, counting)
+        result = fastbn.batch_norm_train(x, weight, bias, **counting)
+        assert_train(x, result, weight, bias, p=p)
+        saved = {"mean": result.mean, "invstd": result.invstd}
+        got = fastbn.batch_norm_backward(dy, x, weight, **saved, **counting)
+        assert_gradients(got, dy, x, weight, **saved, p=p)
+
+
+@every_isa
+@every_dtype
+@pytest.mark.parametrize("value", [0.1, 1e6, -1e30, 1e-30])
+def test_constant_channels_have_no_variance(dtype: Any, value: float, rng: np.random.Generator) -> None:
+    """Whatever the weights, and whatever does not count."""
+    for shape in ((65, 5), (9, 40), (6, 5, 9), (6, 5, 7, 7), (6, 5, 3, 3)):
+        for mask in [(shape[0], *[1] * (len(shape) - 1)), shape]:
+            weights = some_weights(rng, mask)
+            weights[0] = 1.3
+            x = np.where(np.broadcast_to(weights > 0, shape), np.asarray(value).astype(dtype), dtype(5))
+            result = fastbn.batch_norm_train(x, weights=weights, eps=0)
+            assert not result.var.any()
+            assert not result.invstd.any()
+            np.testing.assert_array_equal(result.mean, float(dtype(value)))
+            assert not result.y.any()
+            assert not fastbn.moments(x, weights=weights).m2.any()
