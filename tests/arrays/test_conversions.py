@@ -10,25 +10,17 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.helpers import (
-    FLOATS,
-    HALVES,
-    INTEGERS,
-    assert_normalized,
-    assert_rounded,
-    assert_train,
-    assert_y,
-    parameters,
-)
-from support.layouts import dense, fortran, misaligned, permuted, random_values, stepped
+from support import oracle
+from support.assertions import assert_normalized, assert_rounded, assert_train, assert_y
+from support.dtypes import FLOATS, HALVES, INTEGERS
+from support.layouts import dense, fortran, misaligned, permuted, stepped
+from support.marks import every_half, every_isa
+from support.random_arrays import parameters, random_values
 
 pytestmark = pytest.mark.untraced
 NEW = (*HALVES, *INTEGERS)
 
-every_isa = pytest.mark.usefixtures("isa")
 every_new = pytest.mark.parametrize("dtype", NEW, ids=str)
-every_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
 
 
 # Conversions, each of them, by an operation that leaves every value what it is.
@@ -106,7 +98,7 @@ def test_integers_of_32_bits(form: str, rng: np.random.Generator) -> None:
     x = np.concatenate([near.ravel(), -near.ravel(), rng.integers(-(2**31), 2**31, 60_000)])
     x = formed(x[(x >= -(2**31)) & (x < 2**31)].astype(np.int32), form)
     np.testing.assert_array_equal(unchanged(x, dtype=np.float64), x)
-    np.testing.assert_array_equal(unchanged(x), reference.rounded(x.astype(np.longdouble), np.float32))
+    np.testing.assert_array_equal(unchanged(x), oracle.rounded(x.astype(np.longdouble), np.float32))
 
 
 def near_ties(source: Any, target: Any) -> np.ndarray:
@@ -139,11 +131,11 @@ def test_the_oracle_rounds_as_others_do(dtype: Any) -> None:
     with np.errstate(all="ignore"):
         values = near_ties(np.float32, dtype)
         np.testing.assert_array_equal(
-            reference.rounded(values.astype(np.longdouble), dtype), values.astype(dtype).astype(np.longdouble)
+            oracle.rounded(values.astype(np.longdouble), dtype), values.astype(dtype).astype(np.longdouble)
         )
         wide = np.concatenate([near_ties(np.float64, dtype), np.random.default_rng(5).standard_normal(1000)])
         np.testing.assert_array_equal(
-            reference.rounded(wide.astype(np.longdouble), np.float32), wide.astype(np.float32).astype(np.longdouble)
+            oracle.rounded(wide.astype(np.longdouble), np.float32), wide.astype(np.float32).astype(np.longdouble)
         )
 
 
@@ -151,7 +143,7 @@ def test_the_oracle_rounds_as_others_do(dtype: Any) -> None:
 @every_half
 def test_float64_is_rounded_once(dtype: Any) -> None:
     """By way of float32 this would first become a tie, and then the even neighbour below."""
-    ulp = 2.0 ** (1 - reference.FORMATS[dtype.name][0])
+    ulp = 2.0 ** (1 - oracle.FORMATS[dtype.name][0])
     x = np.array([[1 + ulp / 2 + 2.0**-40, 1 + ulp / 2 - 2.0**-40, 1 + ulp / 2, 1 + 3 * ulp / 2]] * 3)
     wanted = [1 + ulp, 1, 1, 1 + 2 * ulp]
     for y in (unchanged(x, dtype=dtype), unchanged(x.T, axis=0, dtype=dtype).T):
@@ -201,7 +193,7 @@ def test_subnormal_halves(dtype: Any, axis: int, rng: np.random.Generator) -> No
     # And come out: y of about their own size.
     weight = np.full(x.shape[axis], float(all_of(dtype)[50]))
     y = fastbn.batch_norm_train(x, weight, eps=0, axis=axis).y
-    assert_y(y, reference.train(x, weight, eps=0, axis=axis).y, weight[0], dtype)
+    assert_y(y, oracle.train(x, weight, eps=0, axis=axis).y, weight[0], dtype)
     assert len(np.unique(y.astype(float))) > 30
 
 

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import (
-    FLOATS,
-    VAR_RTOL,
-    assert_gradients,
-    assert_mean_and_var,
-    assert_normalized,
-    assert_train,
-    assert_ulps,
-    parameters,
-)
+from support import oracle
+from support.assertions import assert_gradients, assert_mean_and_var, assert_normalized, assert_train, assert_ulps
+from support.dtypes import FLOATS
+from support.random_arrays import parameters
+from support.tolerances import VAR_RTOL
 
 pytestmark = pytest.mark.usefixtures("isa")
 MAYBE = (None, *FLOATS)
@@ -69,8 +63,8 @@ def test_running_statistics_of_either_type(
     running_var = rng.uniform(1, 2, 5).astype(var_dtype)
     found = fastbn.moments(x)
     expected = (
-        reference.updated(running_mean, found.mean, 0.1),
-        reference.updated(running_var, found.var(correction=1), 0.1),
+        oracle.updated(running_mean, found.mean, 0.1),
+        oracle.updated(running_var, found.var(correction=1), 0.1),
     )
     fastbn.batch_norm(x, running_mean, running_var, training=True)
     assert running_mean.dtype == mean_dtype
@@ -85,7 +79,7 @@ def test_running_statistics_of_either_type(
 def test_float64_results_are_not_rounded_through_float32(rng: np.random.Generator, dtype: Any) -> None:
     """Statistics of float32 data are float64 in truth: means of 1e6 are right to far better than float32's 0.06."""
     x = (1e6 + rng.standard_normal((4096, 3))).astype(dtype)
-    expected = reference.moments(x)
+    expected = oracle.moments(x)
     found = fastbn.moments(x)
     assert found.mean.dtype == found.m2.dtype == np.float64
     assert_mean_and_var(found.mean, found.var(), expected.mean, expected.m2 / 4096, VAR_RTOL[x.dtype])

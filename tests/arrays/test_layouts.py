@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import FLOAT64_RTOL, FLOATS, assert_gradients, assert_normalized, assert_train, parameters
+from support import oracle
+from support.assertions import assert_gradients, assert_normalized, assert_train
 from support.layouts import LAYOUTS, Layout, dense, fortran, layout_id, misaligned, padded, permuted, stepped
+from support.marks import every_dtype, every_layout
+from support.random_arrays import parameters
+from support.tolerances import FLOAT64_RTOL
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
 
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
 READONLY = re.compile("readonly|repeated")
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 def memory_order(array: np.ndarray) -> tuple[int, ...]:
@@ -159,7 +160,7 @@ def test_out_between_the_elements_of_x(dtype: Any, rng: np.random.Generator) -> 
 def test_parameters_of_any_layout(dtype: Any, rng: np.random.Generator) -> None:
     x = rng.standard_normal((6, 5, 4, 3)).astype(dtype)
     for axis in (1, (1, 3)):
-        shape = reference.feature_shape(x.shape, axis)
+        shape = oracle.feature_shape(x.shape, axis)
         plain = [*parameters(rng, shape), rng.standard_normal(shape), rng.uniform(1, 2, shape)]
         ones = (1,) * len(shape)
         places = [stepped(*(-2 * n for n in ones)), stepped(*(3 * n for n in ones)), misaligned, fortran, padded(*ones)]
@@ -221,7 +222,7 @@ def test_larger_than_the_caches(dtype: Any, rng: np.random.Generator) -> None:
         rest = tuple(a for a in range(x.ndim) if a != axis)
         # Means of 4e5 normal deviates, twice: float64 rounding of some 1e-16 each, far below what is asked here.
         np.testing.assert_allclose(result.mean, x.mean(rest, dtype=np.float64), rtol=0, atol=1e-9)
-        along = reference.along(result.mean, shape, axis), reference.along(result.invstd, shape, axis)
+        along = oracle.along(result.mean, shape, axis), oracle.along(result.invstd, shape, axis)
         wanted = np.subtract(x, along[0], dtype=np.float64)
         np.testing.assert_allclose(
             result.var, np.square(wanted).mean(rest), rtol=1e-6 if dtype == np.float32 else 1e-11

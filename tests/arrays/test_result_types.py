@@ -11,13 +11,13 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support.helpers import BFLOAT16, HALVES, INTEGERS, TYPES, bits, parameters, run, y_type
-from support.layouts import random_values
+from support.bits import bits
+from support.dtypes import BFLOAT16, INTEGERS, TYPES, y_type
+from support.interpreters import run_python
+from support.marks import every_half, every_isa
+from support.random_arrays import parameters, random_values
 
 pytestmark = pytest.mark.untraced
-
-every_isa = pytest.mark.usefixtures("isa")
-every_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
 
 
 # Which type y has.
@@ -244,7 +244,7 @@ print(again.y.astype(float).tolist() == y.astype(float).tolist())
 
 
 def test_ml_dtypes_is_never_imported_and_may_come_later() -> None:
-    done = run(WITHOUT)
+    done = run_python(WITHOUT)
     assert done.stdout.split() == ["True"], done.stderr[-1000:]
 
 

@@ -8,21 +8,13 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import (
-    FLOATS,
-    VAR_RTOL,
-    assert_gradients,
-    assert_normalized,
-    assert_relative,
-    assert_train,
-    once,
-    parameters,
-)
+from support import oracle
+from support.assertions import assert_gradients, assert_normalized, assert_relative, assert_train, once
+from support.marks import every_dtype
+from support.random_arrays import parameters
+from support.tolerances import VAR_RTOL
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
-
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 SIZES = [*range(1, 71), *range(127, 131), *range(255, 259), *range(1023, 1027), *range(4095, 4099)]
@@ -31,7 +23,7 @@ CHANNELS = (1, 3, 15, 16, 17, 255, 256, 257, 600)
 
 @once
 def assert_moments(x: np.ndarray, mean: np.ndarray, m2: np.ndarray, axis: int) -> None:
-    expected = reference.moments(x, axis)
+    expected = oracle.moments(x, axis)
     # An ulp of the mean, and the statistics' error of a spread of one.
     tiny = VAR_RTOL[x.dtype]
     assert_relative(mean, expected.mean, 2**-52, atol=tiny)
@@ -42,7 +34,7 @@ def assert_moments(x: np.ndarray, mean: np.ndarray, m2: np.ndarray, axis: int) -
 def check_at(shape: tuple[int, ...], axis: int, dtype: Any) -> None:
     rng = np.random.default_rng(shape)
     # Channels differ in mean, so that one taken for another is seen.
-    offsets = reference.along(np.arange(shape[axis]) % 61 * 10.0, shape, axis)
+    offsets = oracle.along(np.arange(shape[axis]) % 61 * 10.0, shape, axis)
     x = (offsets + rng.standard_normal(shape)).astype(dtype)
     dy = (0.5 + rng.standard_normal(shape)).astype(dtype)
     weight, bias = parameters(rng, shape[axis : axis + 1])

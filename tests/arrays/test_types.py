@@ -10,35 +10,22 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.helpers import (
-    FLOAT64_RTOL,
-    FLOATS,
-    HALVES,
-    INTEGERS,
-    TYPES,
-    assert_gradients,
-    assert_normalized,
-    assert_rounded,
-    assert_train,
-    bits,
-    differing,
-    everything,
-    parameters,
-    using_isa,
-    y_type,
-)
-from support.layouts import LARGE, LAYOUTS, Layout, layout_id, random_values
+from support import oracle
+from support.assertions import assert_gradients, assert_normalized, assert_rounded, assert_train
+from support.bits import bits, bits_of_everything, differing
+from support.dtypes import FLOAT_TYPES, HALVES, INTEGERS, TYPES, y_type
+from support.isas import using_isa
+from support.layouts import LARGE, LAYOUTS, Layout, layout_id
+from support.marks import every_half, every_isa, every_layout
+from support.random_arrays import parameters, random_values
+from support.tolerances import FLOAT64_RTOL
 
 pytestmark = pytest.mark.untraced
 
 SetThreads = Callable[[int | None], None]
-FLOAT_TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES)
 NEW = (*HALVES, *INTEGERS)
 ISAS = fastbn._core.isas()
 
-every_isa = pytest.mark.usefixtures("isa")
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
 # Both half types in every layout, integers in turn; test_combinations.py has every pair.
 every_layout_and_type = pytest.mark.parametrize(
     ("layout", "dtype"),
@@ -49,7 +36,6 @@ every_layout_and_type = pytest.mark.parametrize(
     ],
 )
 every_new = pytest.mark.parametrize("dtype", NEW, ids=str)
-every_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
 
 
 # Against the oracle, which is given the exact values.
@@ -141,11 +127,11 @@ def test_statistics_are_those_of_float32(layout: Layout, dtype: Any, rng: np.ran
     weight, bias = parameters(rng, layout.features)
     rounded = {"train.y", "batch_norm.y", "eval.y", "normalize.y", "backward(training=True).dx"}
     rounded |= {"backward(training=False).dx"}
-    wanted = everything(wide_x, wide_dy, weight, bias, layout.axis)
+    wanted = bits_of_everything(wide_x, wide_dy, weight, bias, layout.axis)
     assert rounded < wanted.keys()
     for isa in ISAS:
         with using_isa(isa):
-            found = everything(x, dy, weight, bias, layout.axis)
+            found = bits_of_everything(x, dy, weight, bias, layout.axis)
         assert not set(differing(found, wanted)) - rounded, isa
 
 
@@ -156,7 +142,7 @@ def test_same_bits_on_every_isa(layout: Layout, dtype: Any) -> None:
     found = []
     for isa in ISAS:
         with using_isa(isa):
-            found.append(everything(x, dy, *parameters(np.random.default_rng(2), layout.features), layout.axis))
+            found.append(bits_of_everything(x, dy, *parameters(np.random.default_rng(2), layout.features), layout.axis))
     for other in found[1:]:
         assert differing(other, found[0]) == []
 
@@ -172,7 +158,7 @@ def test_same_bits_of_large_arrays(layout: Layout, threads: SetThreads) -> None:
     for isa, n in [*((isa, 1 + i) for i, isa in enumerate(reversed(ISAS))), (ISAS[-1], 3)]:
         threads(n)
         with using_isa(isa):
-            found[isa, n] = everything(*given)
+            found[isa, n] = bits_of_everything(*given)
     first = next(iter(found.values()))
     assert {key: differing(other, first) for key, other in found.items() if differing(other, first)} == {}
 
@@ -186,7 +172,7 @@ def test_same_bits_of_every_size(dtype: Any) -> None:
             found = []
             for isa in ISAS:
                 with using_isa(isa):
-                    found.append(everything(x, dy, None, None, axis))
+                    found.append(bits_of_everything(x, dy, None, None, axis))
             for other in found[1:]:
                 assert differing(other, found[0]) == [], shape
 
@@ -223,9 +209,9 @@ def test_running_statistics_are_rounded_once(
 ) -> None:
     x = random_values(rng, (9, 40, 11), x_dtype, 2, 3)
     running = rng.standard_normal(40).astype(mean_dtype), rng.uniform(1, 2, 40).astype(var_dtype)
-    found = reference.moments(x)
+    found = oracle.moments(x)
     news = found.mean, found.m2 / (found.count - 1)
-    expected = [reference.updated(old, new, 0.1) for old, new in zip(running, news, strict=True)]
+    expected = [oracle.updated(old, new, 0.1) for old, new in zip(running, news, strict=True)]
     fastbn.batch_norm(x, *running, training=True)
     assert [a.dtype for a in running] == [mean_dtype, var_dtype]
     # The statistics' own error, and a handful of float64 operations.
@@ -239,7 +225,7 @@ def test_running_statistics_are_rounded_once(
 @every_half
 def test_running_statistics_of_half_precision_do_not_drift(dtype: Any) -> None:
     """A tie goes to the even neighbour, whichever side it is of; momentum 0 changes no bit."""
-    ulp = 2.0 ** (1 - reference.FORMATS[dtype.name][0])
+    ulp = 2.0 ** (1 - oracle.FORMATS[dtype.name][0])
     x = np.array([[1 + ulp, 1 + 3 * ulp]] * 2)
     running_mean, running_var = np.array([1, 1 + 2 * ulp], dtype), np.zeros(2, dtype)
     fastbn.batch_norm(x, running_mean, running_var, training=True, momentum=0.5)

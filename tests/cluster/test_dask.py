@@ -26,8 +26,12 @@ from hypothesis import strategies as st
 import fastbn.dask
 from fastbn import Moments
 from fastbn.dask.blocks import measured_block, settled
-from support import helpers, layouts
-from support import oracle as reference
+from support import layouts, oracle
+from support.assertions import assert_count, assert_mean_and_var, assert_statistics
+from support.dtypes import TYPES, y_type
+from support.interpreters import run_python
+from support.random_arrays import random_values
+from support.tolerances import FLOAT64_RTOL, VAR_RTOL
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,22 +57,22 @@ def bits(moments: Moments) -> dict[str, Any]:
 
 
 def data(*shape: int, dtype: Any = np.float32) -> Array:
-    return layouts.random_values(np.random.default_rng(0), shape, dtype, offset=1e4)
+    return random_values(np.random.default_rng(0), shape, dtype, offset=1e4)
 
 
 def assert_moments(found: Moments, x: Array, axis: Any = 1, p: Array | None = None) -> None:
     """Assert that Moments are the oracle's, for the data as a whole."""
-    expected = reference.moments(x, axis, p=p)
+    expected = oracle.moments(x, axis, p=p)
     assert found.shape == expected.mean.shape
     if not x.size:
         assert np.isnan(found.mean).all()
         assert not np.any(found.m2)
         return
-    helpers.assert_count(found.count, expected.count)
+    assert_count(found.count, expected.count)
     mean, m2 = (np.asarray(value, np.float64) for value in (expected.mean, expected.m2))
     mean = np.where(np.asarray(found.count) > 0, mean, np.nan)  # of nothing; the oracle has 0
     count = np.where(np.asarray(found.count) > 0, found.count, np.nan)
-    helpers.assert_mean_and_var(found.mean, found.m2 / count, mean, m2 / count, helpers.VAR_RTOL[x.dtype])
+    assert_mean_and_var(found.mean, found.m2 / count, mean, m2 / count, VAR_RTOL[x.dtype])
 
 
 # Chunks.
@@ -83,7 +87,7 @@ def chunked(draw: st.DrawFn) -> tuple[Array, tuple[tuple[int, ...], ...], Any]:
     axis = draw(
         st.integers(-ndim, ndim - 1) | st.lists(st.integers(0, ndim - 1), unique=True, max_size=ndim).map(tuple)
     )
-    dtype = draw(st.sampled_from(helpers.TYPES))
+    dtype = draw(st.sampled_from(TYPES))
     return data(*map(sum, chunks), dtype=dtype), chunks, axis
 
 
@@ -105,7 +109,7 @@ def test_any_chunks_are_standardized_as_the_whole(case: Any, lazily: bool) -> No
     known = moments.compute(scheduler="synchronous")
     y = fastbn.dask.standardize(da.from_array(x, chunks), moments if lazily else known, axis=axis)
     assert y.chunks == chunks
-    assert y.dtype == helpers.y_type(x.dtype)
+    assert y.dtype == y_type(x.dtype)
     computed = y.compute(scheduler="synchronous")
     assert computed.dtype == y.dtype
     np.testing.assert_array_equal(computed, fastbn.normalize(x, known, axis=axis, eps=0.0))
@@ -129,7 +133,7 @@ def test_a_constant_feature_becomes_zero() -> None:
     x = da.from_array(np.array([[1.0, 0.1], [3.0, 0.1], [2.0, 0.1]]), (2, 1))
     y = fastbn.dask.standardize(x, fastbn.dask.moments(x)).compute(scheduler="synchronous")
     assert (y[:, 1] == 0).all()
-    np.testing.assert_allclose(y[:, 0], [-np.sqrt(1.5), np.sqrt(1.5), 0], rtol=helpers.FLOAT64_RTOL)
+    np.testing.assert_allclose(y[:, 0], [-np.sqrt(1.5), np.sqrt(1.5), 0], rtol=FLOAT64_RTOL)
 
 
 def test_a_variance_beyond_float64_is_seen() -> None:
@@ -149,7 +153,7 @@ def test_where_and_weights_of_any_chunks(wanted: tuple[str, ...], shape: tuple[i
     given: dict[str, Any] = {"where": rng.random(shape) < 0.7, "weights": rng.random(shape)}
     given = {name: np.asarray(given[name]) for name in wanted}
     array = da.from_array(x, (7, 3, 2))
-    p = reference.weighting(x.shape, **given)
+    p = oracle.element_weights(x.shape, **given)
     lazy = {name: da.from_array(value, -1 if value.ndim == 0 else 2) for name, value in given.items()}
     plain = {name: value.tolist() for name, value in given.items()}
     found = [fastbn.dask.moments(array, **some).compute(scheduler="threads") for some in (lazy, given, plain)]
@@ -191,7 +195,7 @@ def test_unknown_numbers_of_rows() -> None:
     found = fastbn.dask.moments(
         array, weights=da.from_array(weights, 10)[da.from_array(rows, 10)], where=np.ones(5, bool)
     )
-    p = reference.weighting((rows.sum(), 5), weights=weights[rows])
+    p = oracle.element_weights((rows.sum(), 5), weights=weights[rows])
     assert_moments(found.compute(scheduler="threads"), x[rows], p=p.astype(np.float64))
 
 
@@ -261,12 +265,12 @@ def test_columns_of_other_types_become_float64() -> None:
     x = given.astype(np.float64).to_numpy()
     moments = fastbn.dask.moments(lazy, nan="omit")
     mean = moments.mean.compute(scheduler="threads")
-    np.testing.assert_allclose(mean, np.nanmean(x, axis=0), rtol=helpers.FLOAT64_RTOL)
+    np.testing.assert_allclose(mean, np.nanmean(x, axis=0), rtol=FLOAT64_RTOL)
     y = fastbn.dask.standardize(lazy, moments)
     assert list(y.dtypes) == [np.float64] * 5
     want = (x - np.nanmean(x, axis=0)) / np.nanstd(x, axis=0)
     # Half an ulp for each operation, here and in NumPy's; near zero, of the values that were subtracted, 5 at most.
-    np.testing.assert_allclose(y.compute(scheduler="threads"), want, rtol=helpers.FLOAT64_RTOL, atol=np.spacing(4.0))
+    np.testing.assert_allclose(y.compute(scheduler="threads"), want, rtol=FLOAT64_RTOL, atol=np.spacing(4.0))
 
 
 def test_partitions_without_rows_change_nothing() -> None:
@@ -356,7 +360,7 @@ def test_the_scaler_runs_where_the_data_are(client: Client) -> None:
     with client.as_current():
         scaler = fastbn.dask.StandardScaler().fit(x)
         y = scaler.transform(x).compute()
-    helpers.assert_statistics(here, scaler.mean_, scaler.var_, 1)
+    assert_statistics(here, scaler.mean_, scaler.var_, 1)
     np.testing.assert_array_equal(y, scaler.transform(here))
 
 
@@ -527,5 +531,5 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_functions_need_no_scikit_learn_and_no_dataframes() -> None:
-    done = helpers.run("import sys, fastbn.dask as d; print([m in sys.modules for m in ('sklearn', 'dask.dataframe')])")
+    done = run_python("import sys, fastbn.dask as d; print([m in sys.modules for m in ('sklearn', 'dask.dataframe')])")
     assert done.stdout.strip() == "[False, False]", done.stderr

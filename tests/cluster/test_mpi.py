@@ -19,9 +19,10 @@ import pytest
 
 import fastbn.mpi
 from fastbn import Moments
-from support import helpers
-from support import oracle as reference
-from support.interpreters import mpirun
+from support import oracle
+from support.assertions import assert_count, assert_mean_and_var, assert_statistics
+from support.interpreters import mpirun, run_python
+from support.tolerances import VAR_RTOL
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -143,16 +144,16 @@ def test_all_ranks_see_the_same_bits(found: dict[str, list[Any]]) -> None:
 def test_the_whole_is_what_the_ranks_have_seen(found: dict[str, list[Any]], case: str, nothing: str) -> None:
     got, x = found[case + nothing][0], data()[0]
     assert got["count"] == len(x)
-    helpers.assert_statistics(x, numbers(got["mean"]), numbers(got["m2"]) / len(x), 1)
+    assert_statistics(x, numbers(got["mean"]), numbers(got["m2"]) / len(x), 1)
 
 
 def test_counts_that_differ_and_extremes(found: dict[str, list[Any]]) -> None:
     got, (x, options) = found["weighted"][0], data()
-    expected = reference.moments(x, p=options["where"] * options["weights"])
+    expected = oracle.moments(x, p=options["where"] * options["weights"])
     mean, m2, count = numbers(got["mean"]), numbers(got["m2"]), np.array(got["count"])
-    helpers.assert_count(count, expected.count)
+    assert_count(count, expected.count)
     of_x = expected.m2 / expected.count
-    helpers.assert_mean_and_var(mean, m2 / count, expected.mean, of_x, helpers.VAR_RTOL[x.dtype])
+    assert_mean_and_var(mean, m2 / count, expected.mean, of_x, VAR_RTOL[x.dtype])
     counted = np.where(options["where"], x.astype(np.float64), np.nan)
     np.testing.assert_array_equal(numbers(got["min"]), np.nanmin(counted, axis=0))
     np.testing.assert_array_equal(numbers(got["max"]), np.nanmax(counted, axis=0))
@@ -229,7 +230,7 @@ def test_all_ranks_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_does_not_start_mpi() -> None:
-    done = helpers.run("import sys, fastbn.mpi; print('mpi4py.MPI' in sys.modules)")
+    done = run_python("import sys, fastbn.mpi; print('mpi4py.MPI' in sys.modules)")
     assert done.stdout.split() == ["False"], done.stderr
 
 

@@ -11,12 +11,12 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support.helpers import BFLOAT16, FLOATS, HALVES, TYPES, parameters
+from support.dtypes import BFLOAT16, FLOAT_TYPES, TYPES
+from support.random_arrays import parameters
 
 pytestmark = pytest.mark.untraced
 
 Array = np.ndarray
-FLOAT_TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES)
 
 
 SHAPE = (4, 3, 5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastbn
-from support.helpers import run
+from support.interpreters import run_python
 from support.invalid_arguments import CALLS, Arguments, first, refuses, spoiled
 
 # What is unusual but not wrong.
@@ -114,7 +114,7 @@ print("done")
 
 def test_more_threads_than_any_machine_has() -> None:
     """Refused, or no more taken than there is work for; not an abort because no more can be started."""
-    done = run(MANY)
+    done = run_python(MANY)
     assert done.stdout.split() == ["done"], done.stderr[-1000:]
 
 

@@ -10,8 +10,10 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support.helpers import BFLOAT16, assert_train
-from support.weights import every_isa, weighting
+from support.assertions import assert_train
+from support.dtypes import BFLOAT16
+from support.marks import every_isa
+from support.oracle import element_weights
 
 pytestmark = pytest.mark.untraced
 
@@ -135,7 +137,7 @@ def test_negative_zero_is_no_less_than_zero() -> None:
     x = np.arange(12.0).reshape(4, 3)
     weights = np.array([[1.0], [-0.0], [2.0], [0.0]])
     result = fastbn.batch_norm_train(x, weights=weights)
-    assert_train(x, result, p=weighting(x, {"weights": weights}))
+    assert_train(x, result, p=element_weights(x.shape, weights=weights))
 
 
 def test_out_may_not_overlap_weights() -> None:

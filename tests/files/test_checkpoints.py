@@ -17,7 +17,7 @@ import fastbn
 from fastbn.io.atomic import replacing
 from support import datafiles
 from support.datafiles import LEAST, random_images, same_bits, save_images
-from support.helpers import run
+from support.interpreters import run_python
 
 # Kills itself, as kill -9 does, once it has reported so often.
 CHILD = """
@@ -35,7 +35,7 @@ fastbn.stream(sources, progress=progress, **options)
 
 def killed(sources: Any, limit: int, **options: Any) -> None:
     """Stream in a process that is killed after so many reports."""
-    done = run(CHILD.format(arguments=(sources, options, limit)))
+    done = run_python(CHILD.format(arguments=(sources, options, limit)))
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
 
 def test_what_went_aside_is_not_removed(tmp_path: Path) -> None:
     """A run that is killed between two renames leaves the only copy there is under another name."""
-    done = run(f"""
+    done = run_python(f"""
 import os
 from fastbn.io.atomic import replacing
 real = os.rename
@@ -341,7 +341,7 @@ def test_errors_speak_of_the_name_that_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = run(f"""
+    done = run_python(f"""
 import os
 from fastbn.io.atomic import replacing
 with replacing({str(tmp_path / "x")!r}) as temporary:

@@ -23,7 +23,7 @@ from fastbn.command.display import plain_table
 from fastbn.io.statsfiles import Stats, from_json, load_stats, merged_stats, save_stats, to_json
 from support import datafiles
 from support.datafiles import LEAST, Array, random_images, same_bits, save_images
-from support.helpers import run
+from support.interpreters import run_python
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -219,7 +219,7 @@ def test_a_killed_command_is_resumed(command: Run, tmp_path: Path, rng: np.rando
     whole, out = tmp_path / "whole.npz", tmp_path / "s.npz"
     arguments = ["stats", str(tmp_path / "x.npy"), "--memory", "256K"]
     assert command(*arguments, "--out", whole)[0] == 0
-    done = run(KILLED.format(arguments=[*arguments, "--out", str(out), "--every", "0"], limit=9))
+    done = run_python(KILLED.format(arguments=[*arguments, "--out", str(out), "--every", "0"], limit=9))
     assert done.returncode == -signal.SIGKILL, done.stderr
     checkpoint = Path(f"{out}.checkpoint")
     assert json.loads(checkpoint.read_text())["position"] == 9
@@ -397,7 +397,7 @@ def test_a_checkpoint_and_a_result_are_no_sources(command: Run, tmp_path: Path, 
 
 
 def test_whoever_reads_may_have_enough(tmp_path: Path, source: str) -> None:
-    done = run(f"""
+    done = run_python(f"""
 import os, sys
 from fastbn.__main__ import main
 read, write = os.pipe()
@@ -675,7 +675,7 @@ def test_errors_of_the_system_name_the_file(
 
 
 def test_importing_takes_no_package_that_is_not_needed() -> None:
-    done = run("""
+    done = run_python("""
 import sys, numpy
 before = set(sys.modules)
 import fastbn

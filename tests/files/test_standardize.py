@@ -25,10 +25,9 @@ import zarr
 import fastbn
 from fastbn.io.destinations.writers import _chunks
 from fastbn.io.statsfiles import Stats, save_stats
-from support import datafiles
-from support import peak_memory as scratch
+from support import datafiles, peak_memory
 from support.datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, assert_streamed, random_images, save_images
-from support.helpers import run
+from support.interpreters import run_python
 
 # 16 ulp of float64, of values that are up to 1e4 deviations from zero before the mean is taken off.
 CLOSE = {"rtol": 0.0, "atol": 16 * 2.0**-52 * 1e4}
@@ -585,7 +584,7 @@ assert np.allclose(mapped.mean, moments.mean, rtol=0, atol=1.2e-13)  # cut other
 def test_memory_stays_under_the_bound(tmp_path: Path, rng: np.random.Generator) -> None:
     memory = 8 << 20
     np.save(tmp_path / "x.npy", rng.standard_normal((300_000, 64), np.float32))  # nine times the bound
-    done = run(scratch.RESIDENT + PEAK.format(arguments=(str(tmp_path), memory)))
+    done = run_python(peak_memory.RESIDENT + PEAK.format(arguments=(str(tmp_path), memory)))
     assert done.returncode == 0, done.stderr
     # Of four blocks two or three are under way; the kernels' own scratch is below 1 MiB.
     counted, written, mapped = (int(kibibytes) * 1024 for kibibytes in done.stdout.split())

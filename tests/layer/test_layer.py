@@ -13,9 +13,10 @@ import pytest
 
 import fastbn
 from fastbn import BatchNorm
-from support import oracle as reference
-from support.batches import CLOSE, Array, batch
-from support.helpers import FLOAT64_RTOL, Y_ULPS
+from support import oracle
+from support.oracle import Array
+from support.random_arrays import batch
+from support.tolerances import CLOSE, FLOAT64_RTOL, Y_ULPS
 
 
 def with_parameters(layer: BatchNorm) -> BatchNorm:
@@ -32,7 +33,7 @@ def assert_same_state(layer: BatchNorm, before: dict[str, Array]) -> None:
 
 
 def assert_gradients(layer: BatchNorm, dy: Array, x: Array, mean: Any, invstd: Any, training: bool = True) -> None:
-    want = reference.backward(dy, x, layer.weight, mean, invstd, layer.axis, training)
+    want = oracle.backward(dy, x, layer.weight, mean, invstd, layer.axis, training)
     np.testing.assert_allclose(layer.backward(dy), want.dx, **CLOSE)
     if layer.affine:
         np.testing.assert_allclose(layer.grad_weight, want.dweight, **CLOSE)
@@ -49,10 +50,10 @@ def test_running_statistics_follow_the_formula(momentum: float | None, correctio
     mean, var = np.zeros(3), np.ones(3)
     for seed in range(4):
         x = batch(5 + seed, 3, 4, seed=seed)
-        new = reference.train(x)
+        new = oracle.train(x)
         np.testing.assert_allclose(layer(x), new.y, **CLOSE)
-        mean = reference.updated(mean, new.mean, momentum)
-        var = reference.updated(var, new.biased * new.count / (new.count - correction), momentum)
+        mean = oracle.updated(mean, new.mean, momentum)
+        var = oracle.updated(var, new.biased * new.count / (new.count - correction), momentum)
     np.testing.assert_allclose(layer.running_mean, mean, **CLOSE)
     np.testing.assert_allclose(layer.running_var, var, **CLOSE)
     assert layer.num_batches_tracked == 4
@@ -84,7 +85,7 @@ def test_evaluation_uses_and_keeps_the_running_statistics() -> None:
     layer(batch(9, 3))
     before = layer.eval().state_dict()
     x = batch(1, 3, seed=1)  # one value per channel is enough here
-    want = reference.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    want = oracle.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
     np.testing.assert_allclose(layer(x), want, **CLOSE)
     assert_same_state(layer, before)
 
@@ -98,7 +99,7 @@ def test_without_running_statistics_evaluation_uses_the_batch() -> None:
     layer = BatchNorm(3, track_running_stats=False)
     x = batch(6, 3)
     np.testing.assert_array_equal(layer.eval()(x), layer.train()(x))
-    np.testing.assert_allclose(layer(x), reference.train(x).y, **CLOSE)
+    np.testing.assert_allclose(layer(x), oracle.train(x).y, **CLOSE)
     assert layer.running_mean is None
     assert layer.running_var is None
     assert layer.num_batches_tracked == 0
@@ -109,7 +110,7 @@ def test_without_running_statistics_evaluation_uses_the_batch() -> None:
 def test_without_affine_there_are_no_parameters() -> None:
     layer = BatchNorm(3, affine=False)
     x = batch(6, 3)
-    want = reference.train(x)
+    want = oracle.train(x)
     np.testing.assert_allclose(layer(x), want.y, **CLOSE)
     assert_gradients(layer, batch(6, 3, seed=1), x, want.mean, want.invstd)
     assert layer.parameters() == layer.gradients() == []
@@ -133,13 +134,13 @@ def test_without_affine_there_are_no_parameters() -> None:
 def test_any_axis(shape: tuple[int, ...], axis: int | tuple[int, ...], features: Any) -> None:
     x, dy = batch(*shape), batch(*shape, seed=1)
     layer = with_parameters(BatchNorm(features, axis=axis))
-    want = reference.train(x, layer.weight, layer.bias, axis=axis)
+    want = oracle.train(x, layer.weight, layer.bias, axis=axis)
     np.testing.assert_allclose(layer(x), want.y, **CLOSE)
     assert_gradients(layer, dy, x, want.mean, want.invstd)
     unbiased = want.biased * want.count / (want.count - 1)
-    np.testing.assert_allclose(layer.running_mean, reference.updated(np.zeros(()), want.mean, 0.1), **CLOSE)
-    np.testing.assert_allclose(layer.running_var, reference.updated(np.ones(()), unbiased, 0.1), **CLOSE)
-    y = reference.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, axis=axis)
+    np.testing.assert_allclose(layer.running_mean, oracle.updated(np.zeros(()), want.mean, 0.1), **CLOSE)
+    np.testing.assert_allclose(layer.running_var, oracle.updated(np.ones(()), unbiased, 0.1), **CLOSE)
+    y = oracle.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, axis=axis)
     np.testing.assert_allclose(layer.eval()(x), y, **CLOSE)
 
 
@@ -166,7 +167,7 @@ def test_float32_statistics_are_rounded_once_per_batch() -> None:
     for seed in range(5):
         x = batch(50, 20, seed=seed)
         layer(x)
-        mean = reference.updated(mean, x.mean(axis=0, dtype=np.longdouble), 0.1).astype(np.float32)
+        mean = oracle.updated(mean, x.mean(axis=0, dtype=np.longdouble), 0.1).astype(np.float32)
     np.testing.assert_array_equal(layer.running_mean, mean)  # float64's last bit decides no rounding among these 100
 
 
@@ -239,7 +240,7 @@ def test_mode_of_the_call_decides_not_the_mode_of_now() -> None:
 def test_without_running_statistics_the_gradient_is_always_that_of_training() -> None:
     layer, x, dy = BatchNorm(3, track_running_stats=False), batch(9, 3), batch(9, 3, seed=1)
     layer.eval()(x)
-    want = reference.train(x)
+    want = oracle.train(x)
     assert_gradients(layer, dy, x, want.mean, want.invstd)
 
 
@@ -290,14 +291,14 @@ def test_an_optimizer_that_keeps_the_lists_learns() -> None:
 
 def test_x_is_kept_until_the_next_call_not_copied() -> None:
     layer, x = BatchNorm(2), batch(4, 2)
-    reference = weakref.ref(x)
+    oracle = weakref.ref(x)
     layer(x)
     del x
     gc.collect()
-    assert reference() is not None
+    assert oracle() is not None
     layer.eval()(batch(4, 2, seed=1))
     gc.collect()
-    assert reference() is None
+    assert oracle() is None
 
 
 def test_backward_before_any_call() -> None:
@@ -500,7 +501,7 @@ def test_identity(axis: int | tuple[int, ...], features: Any, dtype: type) -> No
     x = batch(5, 3, 4, dtype=dtype)
     layer = BatchNorm(features, axis=axis)
     assert layer.init_identity(x) is layer
-    want = reference.train(x, axis=axis)
+    want = oracle.train(x, axis=axis)
     np.testing.assert_allclose(layer.weight, np.sqrt(want.biased + layer.eps), **CLOSE)
     np.testing.assert_allclose(layer.bias, want.mean, **CLOSE)
     assert layer.num_batches_tracked == 0

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm
-from support import oracle as reference
-from support.batches import CLOSE, Array, batch
+from support import oracle
+from support.oracle import Array
+from support.random_arrays import batch
+from support.tolerances import CLOSE
 
 
 def used(**options: Any) -> BatchNorm:
@@ -29,10 +31,10 @@ def used(**options: Any) -> BatchNorm:
 
 def assert_normalized_by_running(layer: BatchNorm, y: Array, x: Array, dy: Array) -> None:
     """Assert that y and the gradient of the layer's last call are those of constant statistics."""
-    want = reference.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    want = oracle.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
     np.testing.assert_allclose(y, want, **CLOSE)
     invstd = 1 / np.sqrt(layer.running_var + layer.eps)
-    gradients = reference.backward(dy, x, layer.weight, layer.running_mean, invstd, training=False)
+    gradients = oracle.backward(dy, x, layer.weight, layer.running_mean, invstd, training=False)
     np.testing.assert_allclose(layer.backward(dy), gradients.dx, **CLOSE)
 
 
@@ -60,7 +62,7 @@ def test_a_batch_that_is_not_finite_is_skipped_as_a_whole(value: float, momentum
     x = batch(8, 3, seed=2)
     layer(x)
     share = 0.1 if momentum else 0.5  # the second batch, not the third
-    want = reference.updated(before["running_var"], x.var(axis=0, ddof=1), share)
+    want = oracle.updated(before["running_var"], x.var(axis=0, ddof=1), share)
     np.testing.assert_allclose(layer.running_var, want, **CLOSE)
     assert layer.num_batches_tracked == 2
 
@@ -98,8 +100,8 @@ def test_one_value_is_normalized_to_the_bias(shape: tuple[int, ...]) -> None:
     layer = used(on_single="biased")
     x, mean, var = batch(*shape), layer.running_mean.copy(), layer.running_var.copy()
     np.testing.assert_array_equal(layer(x), layer.bias.reshape(shape))
-    np.testing.assert_allclose(layer.running_mean, reference.updated(mean, x.ravel(), 0.1), **CLOSE)
-    np.testing.assert_allclose(layer.running_var, reference.updated(var, 0.0, 0.1), **CLOSE)
+    np.testing.assert_allclose(layer.running_mean, oracle.updated(mean, x.ravel(), 0.1), **CLOSE)
+    np.testing.assert_allclose(layer.running_var, oracle.updated(var, 0.0, 0.1), **CLOSE)
     assert layer.num_batches_tracked == 2
     dy = batch(*shape, seed=1)
     assert layer.backward(dy).tolist() == np.zeros(shape).tolist()  # mean is x: no x makes another y
@@ -185,7 +187,7 @@ def test_after_unfreeze_the_batch_normalizes_again() -> None:
     layer, x = used().freeze(), batch(7, 3)
     layer(x)
     y = layer.unfreeze()(x)
-    np.testing.assert_allclose(y, reference.train(x, layer.weight, layer.bias).y, **CLOSE)
+    np.testing.assert_allclose(y, oracle.train(x, layer.weight, layer.bias).y, **CLOSE)
     assert layer.num_batches_tracked == 2
 
 
@@ -247,7 +249,7 @@ def test_momentum_follows_its_schedule() -> None:
         layer.eval()(batch(9, 3))
         layer.train().freeze()(batch(9, 3))
         layer.unfreeze()
-        mean = reference.updated(mean, batch(9, 3, seed=seed).mean(axis=0), 1.0 / (seed + 2) ** 0.5)
+        mean = oracle.updated(mean, batch(9, 3, seed=seed).mean(axis=0), 1.0 / (seed + 2) ** 0.5)
     assert steps == [0, 1, 2, 3]  # and not in evaluation, nor frozen
     np.testing.assert_allclose(layer.running_mean, mean, **CLOSE)
 
@@ -256,7 +258,7 @@ def test_momentum_follows_its_schedule() -> None:
 def test_momentum_may_return_any_real_number(value: Any) -> None:
     layer = BatchNorm(3, momentum=lambda step: value)
     layer(batch(9, 3))
-    want = reference.updated(np.zeros(3), batch(9, 3).mean(axis=0), value)
+    want = oracle.updated(np.zeros(3), batch(9, 3).mean(axis=0), value)
     np.testing.assert_allclose(layer.running_mean, want, **CLOSE)
 
 
@@ -465,7 +467,7 @@ def test_files_of_the_first_version_are_loaded(tmp_path: Path, training: bool) -
     assert {name: getattr(layer, name) for name in OLD_OPTIONS} == OLD_OPTIONS
     assert (layer.activation, layer.negative_slope, layer.frozen) == (None, 0.01, False)
     x = batch(4, 3)
-    want = reference.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=0.001)
+    want = oracle.normalize(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=0.001)
     np.testing.assert_allclose(layer.eval()(x), want, **CLOSE)
 
 

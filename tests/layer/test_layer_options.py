@@ -9,8 +9,10 @@ import pytest
 
 from fastbn import BatchNorm
 from fastbn.masks import where_within
-from support import oracle as reference
-from support.batches import CLOSE, Array, batch
+from support import oracle
+from support.oracle import Array
+from support.random_arrays import batch
+from support.tolerances import CLOSE
 
 SHAPES = [((9, 4), 1), ((6, 4, 5), 1), ((6, 5, 4), -1), ((4, 3, 5, 2), (1, 3))]
 KINDS = [(None, 0.01), ("relu", 0.01), ("leaky_relu", 0.01), ("leaky_relu", -0.5), ("leaky_relu", 0)]
@@ -40,10 +42,10 @@ def step(layer: BatchNorm, x: Array, dy: Array, p: Any = 1.0, residual: Any = 0.
     """Return what the formulas give for entries that count p times; `running`: by the running statistics of now."""
 
     def columns(values: Any) -> Array:
-        return reference.columns(np.broadcast_to(values, x.shape), layer.axis).astype(np.longdouble)
+        return oracle.columns(np.broadcast_to(values, x.shape), layer.axis).astype(np.longdouble)
 
     values, grad, share = columns(x), columns(dy), columns(p)
-    features = reference.feature_shape(x.shape, layer.axis)
+    features = oracle.feature_shape(x.shape, layer.axis)
     weight = 1.0 if layer.weight is None else layer.weight.ravel()
     bias = 0.0 if layer.bias is None else layer.bias.ravel()
     with np.errstate(all="ignore"):
@@ -60,7 +62,7 @@ def step(layer: BatchNorm, x: Array, dy: Array, p: Any = 1.0, residual: Any = 0.
         dbias, dweight = dz.sum(0), (dz * xhat).sum(0)
         flow = 0.0 if running else np.where(share > 0, share / total * (dbias + xhat * dweight), 0)
         shaped = [np.where(z <= 0, slope * z, z), weight * invstd * (dz - flow), dz]
-    y, dx, dz = (reference.from_columns(a, x.shape, layer.axis) for a in shaped)
+    y, dx, dz = (oracle.from_columns(a, x.shape, layer.axis) for a in shaped)
     statistics = (a.reshape(features) for a in (mean, biased, total))
     return Step(y, *statistics, dx, dweight.reshape(features), dbias.reshape(features), dz)
 
@@ -210,8 +212,8 @@ def test_only_what_counts_counts(given: dict[str, Any], activation: Any, correct
     want = step(layer, x, dy, counted(given))
     assert_step(layer, want, layer(x, **given), dy)
     remembered = want.biased * want.total / (want.total - correction)
-    np.testing.assert_allclose(layer.running_mean, reference.updated(np.zeros(4), want.mean, 0.1), **CLOSE)
-    np.testing.assert_allclose(layer.running_var, reference.updated(np.ones(4), remembered, 0.1), **CLOSE)
+    np.testing.assert_allclose(layer.running_mean, oracle.updated(np.zeros(4), want.mean, 0.1), **CLOSE)
+    np.testing.assert_allclose(layer.running_var, oracle.updated(np.ones(4), remembered, 0.1), **CLOSE)
     assert layer.num_batches_tracked == 1
 
 
@@ -411,7 +413,7 @@ def test_integers_give_float32(dtype: Any, training: bool) -> None:
     y = layer(x, residual=residual)
     dx, dresidual = layer.backward(dy)
     assert y.dtype == dx.dtype == dresidual.dtype == np.float32
-    scale = 16 * np.finfo(np.float32).eps  # 16 ulp of the largest term, as in helpers.py
+    scale = 16 * np.finfo(np.float32).eps  # 16 ulp of the largest term, as in py
     np.testing.assert_allclose(y, want.y, rtol=0, atol=scale * np.abs(want.y).max())
     np.testing.assert_allclose(dx, want.dx, rtol=0, atol=scale * np.abs(want.dx).max())
     np.testing.assert_array_equal(dresidual, want.dz)

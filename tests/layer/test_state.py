@@ -14,7 +14,8 @@ import pytest
 
 import fastbn
 from fastbn import BatchNorm
-from support.batches import Array, batch
+from support.oracle import Array
+from support.random_arrays import batch
 
 KEYS = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import fastbn
-from support.helpers import differing, everything, parameters
+from support.bits import bits_of_everything, differing
 from support.layouts import LARGE
+from support.random_arrays import parameters
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
@@ -60,20 +61,20 @@ def outcome(child: int) -> str:
 def test_fork_after_use(n: int | None, threads: Callable[[int | None], None]) -> None:
     threads(n)
     given = problem()
-    expected = everything(*given)
-    assert outcome(in_child(lambda: differing(everything(*given), expected) == [])) == "right"
+    expected = bits_of_everything(*given)
+    assert outcome(in_child(lambda: differing(bits_of_everything(*given), expected) == [])) == "right"
     # The parent is as it was.
-    assert differing(everything(*given), expected) == []
+    assert differing(bits_of_everything(*given), expected) == []
 
 
 def test_child_may_ask_for_threads(threads: Callable[[int | None], None]) -> None:
     threads(2)
     given = problem()
-    expected = everything(*given)
+    expected = bits_of_everything(*given)
 
     def work() -> bool:
         fastbn.set_num_threads(4)
-        return differing(everything(*given), expected) == [] and fastbn.get_num_threads() == 1
+        return differing(bits_of_everything(*given), expected) == [] and fastbn.get_num_threads() == 1
 
     assert outcome(in_child(work)) == "right"
     assert fastbn.get_num_threads() == 2
@@ -81,11 +82,11 @@ def test_child_may_ask_for_threads(threads: Callable[[int | None], None]) -> Non
 
 def test_grandchild() -> None:
     given = problem()
-    expected = everything(*given)
+    expected = bits_of_everything(*given)
 
     def work() -> bool:
-        right = differing(everything(*given), expected) == []
-        return right and outcome(in_child(lambda: differing(everything(*given), expected) == [])) == "right"
+        right = differing(bits_of_everything(*given), expected) == []
+        return right and outcome(in_child(lambda: differing(bits_of_everything(*given), expected) == [])) == "right"
 
     assert outcome(in_child(work)) == "right"
 
@@ -93,7 +94,7 @@ def test_grandchild() -> None:
 def test_fork_while_other_threads_compute() -> None:
     """Whatever lock another thread holds at that moment, the child does not wait for it."""
     given = problem()
-    expected = everything(*given)
+    expected = bits_of_everything(*given)
     x = given[0]
     stop = threading.Event()
 
@@ -107,7 +108,7 @@ def test_fork_while_other_threads_compute() -> None:
         worker.start()
     try:
         for _ in range(12):
-            assert outcome(in_child(lambda: differing(everything(*given), expected) == [])) == "right"
+            assert outcome(in_child(lambda: differing(bits_of_everything(*given), expected) == [])) == "right"
     finally:
         stop.set()
         for worker in workers:

@@ -12,8 +12,12 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support.helpers import FLOATS, bits, differing, everything, parameters, run, using_isa
+from support.bits import bits, bits_of_everything, differing
+from support.dtypes import FLOATS
+from support.interpreters import run_python
+from support.isas import using_isa
 from support.layouts import LARGE, LAYOUTS, Layout, layout_id
+from support.random_arrays import parameters
 
 pytestmark = pytest.mark.untraced
 
@@ -59,7 +63,7 @@ def results(layout: Layout, dtype: Any, scale: float = 2.0, offset: float = 3.0)
     found = {}
     for name in ISAS:
         with using_isa(name):
-            found[name] = everything(x, dy, weight, bias, layout.axis)
+            found[name] = bits_of_everything(x, dy, weight, bias, layout.axis)
     return found
 
 
@@ -91,7 +95,7 @@ def test_same_bits_with_nan_and_infinity(dtype: Any) -> None:
         found = {}
         for name in ISAS:
             with using_isa(name):
-                found[name] = everything(x, dy, None, None, axis)
+                found[name] = bits_of_everything(x, dy, None, None, axis)
         for name in ISAS[1:]:
             assert differing(found[name], found[ISAS[0]]) == []
 
@@ -106,7 +110,7 @@ def test_same_bits_of_every_size(dtype: Any, form: str) -> None:
         found = []
         for name in ISAS:
             with using_isa(name):
-                found.append(everything(x, dy, None, None, axis))
+                found.append(bits_of_everything(x, dy, None, None, axis))
         for other in found[1:]:
             assert differing(other, found[0]) == [], n
 
@@ -126,17 +130,17 @@ def test_environment_chooses() -> None:
     dx = fastbn.batch_norm_backward(x[::-1], x, mean=mean, invstd=invstd).dx
     digest = hashlib.sha256(b"".join(bits(a) for a in (y, mean, var, invstd, dx))).hexdigest()
     for name in ISAS:
-        done = run(DIGEST, FASTBN_ISA=name)
+        done = run_python(DIGEST, FASTBN_ISA=name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == [name, digest]
     # Left alone, it is the best there is: the last of the list.
-    done = run(DIGEST)
+    done = run_python(DIGEST)
     assert done.stdout.split() == [ISAS[-1], digest]
 
 
 @pytest.mark.parametrize("bad", ["avx1024", "AVX2", "generic,avx2", "0", " avx2", *(set(KNOWN) - set(ISAS))])
 def test_environment_with_a_bad_value(bad: str) -> None:
-    done = run("import fastbn", FASTBN_ISA=bad)
+    done = run_python("import fastbn", FASTBN_ISA=bad)
     assert done.returncode == 1
     assert "ImportError" in done.stderr
     assert "FASTBN_ISA" in done.stderr

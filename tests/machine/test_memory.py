@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import peak_memory as scratch
+from support import peak_memory
 
 MIB = 1 << 20
 
@@ -152,10 +152,10 @@ def test_fork_while_other_threads_use_the_pool() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel does not tell peaks")
-@pytest.mark.parametrize("op", scratch.OPS)
+@pytest.mark.parametrize("op", peak_memory.OPS)
 @pytest.mark.parametrize("shape", [(16, 16, 112, 112), (100_000, 32), (4096, 1024), (99, 40_000)], ids=str)
 def test_a_call_needs_little_memory_of_its_own(shape: tuple[int, ...], op: str) -> None:
     """One MiB and 160 bytes per channel: results of 24 to 32, six sums of 8 in two spans, and coefficients."""
     if not recycles():
         pytest.skip("a sanitized build has memory of its own")
-    assert scratch.kibibytes(shape, 1, op, threads=2) * 1024 < MIB + 160 * shape[1]
+    assert peak_memory.kibibytes(shape, 1, op, threads=2) * 1024 < MIB + 160 * shape[1]

@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 
 import fastbn
-from support.helpers import FLOATS, differing, everything, parameters, run
+from support.bits import bits_of_everything, differing
+from support.dtypes import FLOATS
+from support.interpreters import run_python
 from support.layouts import LARGE, LAYOUTS, Layout, layout_id
+from support.random_arrays import parameters
 
 pytestmark = pytest.mark.untraced
 
@@ -39,7 +42,7 @@ def test_same_bits(layout: Layout, dtype: Any, threads: SetThreads) -> None:
     found = {}
     for n in (1, 2, 3, 7):
         threads(n)
-        found[n] = everything(*given)
+        found[n] = bits_of_everything(*given)
     for n in (2, 3, 7):
         assert differing(found[n], found[1]) == [], n
 
@@ -49,10 +52,10 @@ def test_same_bits_of_small_arrays(dtype: Any, threads: SetThreads) -> None:
     for layout in LAYOUTS:
         given = problem(layout, dtype)
         threads(1)
-        one = everything(*given)
+        one = bits_of_everything(*given)
         for n in (2, 3, 7):
             threads(n)
-            assert differing(everything(*given), one) == [], (layout.name, n)
+            assert differing(bits_of_everything(*given), one) == [], (layout.name, n)
 
 
 def test_same_bits_beyond_the_caches(threads: SetThreads, rng: np.random.Generator) -> None:
@@ -75,7 +78,7 @@ def test_eight_python_threads_at_once() -> None:
     """Each works on another problem, again and again, and keeps what it got: nothing is shared and nothing reused."""
     chosen = [*LARGE[:4], *LARGE[6:8], *LAYOUTS[:2]]
     problems = [problem(layout, FLOATS[i % 2]) for i, layout in enumerate(chosen)]
-    expected = [everything(*given) for given in problems]
+    expected = [bits_of_everything(*given) for given in problems]
     outputs = [fastbn.batch_norm_train(x, w, b, axis=axis).y.copy() for x, _, w, b, axis in problems]
     barrier = threading.Barrier(8)
 
@@ -86,7 +89,7 @@ def test_eight_python_threads_at_once() -> None:
             i = (start + turn) % 8
             x, _, w, b, axis = problems[i]
             kept.append((i, fastbn.batch_norm_train(x, w, b, axis=axis).y))
-            wrong += [f"{chosen[i].name}: {name}" for name in differing(everything(*problems[i]), expected[i])]
+            wrong += [f"{chosen[i].name}: {name}" for name in differing(bits_of_everything(*problems[i]), expected[i])]
         return wrong + [f"{chosen[i].name}: y changed" for i, y in kept if not np.array_equal(y, outputs[i])]
 
     with ThreadPoolExecutor(8) as pool:
@@ -95,12 +98,12 @@ def test_eight_python_threads_at_once() -> None:
 
 def test_all_python_threads_on_the_same_arrays() -> None:
     given = problem(LARGE[0], np.float32)
-    expected = everything(*given)
+    expected = bits_of_everything(*given)
     barrier = threading.Barrier(8)
 
     def work(_: int) -> list[str]:
         barrier.wait(timeout=60)
-        return differing(everything(*given), expected)
+        return differing(bits_of_everything(*given), expected)
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(8))) == [[]] * 8
@@ -108,7 +111,7 @@ def test_all_python_threads_on_the_same_arrays() -> None:
 
 def test_threads_changed_while_others_compute(threads: SetThreads) -> None:
     given = problem(LARGE[1], np.float32)
-    expected = everything(*given)
+    expected = bits_of_everything(*given)
     done = threading.Event()
 
     def change() -> None:
@@ -122,7 +125,7 @@ def test_threads_changed_while_others_compute(threads: SetThreads) -> None:
     changer.start()
     try:
         for _ in range(5):
-            assert differing(everything(*given), expected) == []
+            assert differing(bits_of_everything(*given), expected) == []
     finally:
         done.set()
         changer.join()
@@ -209,9 +212,9 @@ ASK = "import fastbn; print(fastbn.get_num_threads())"
 
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_environment_decides_where_nothing_else_does(n: int) -> None:
-    done = run(ASK, OMP_NUM_THREADS=str(n))
+    done = run_python(ASK, OMP_NUM_THREADS=str(n))
     assert done.stdout.split() == [str(n)], done.stderr
-    done = run(
+    done = run_python(
         f"import fastbn; fastbn.set_num_threads({n + 1}); print(fastbn.get_num_threads())", OMP_NUM_THREADS=str(n)
     )
     assert done.stdout.split() == [str(n + 1)], done.stderr
@@ -235,12 +238,12 @@ print(fastbn.get_num_threads(), openmp.omp_get_max_threads())
 
 def test_openmp_decides_at_every_call() -> None:
     """As through threadpoolctl: the number of the OpenMP runtime that fastbn has loaded is asked at every call."""
-    done = run("import fastbn; print(open('/proc/self/maps').read())")
+    done = run_python("import fastbn; print(open('/proc/self/maps').read())")
     loaded = sorted(set(re.findall(r"\S*/libgomp\S*", done.stdout)))
     if not loaded:
         pytest.skip("fastbn has loaded no libgomp here")
     assert Path(loaded[0]).exists()
-    done = run(LIMIT.format(path=loaded[0]), OMP_NUM_THREADS="3")
+    done = run_python(LIMIT.format(path=loaded[0]), OMP_NUM_THREADS="3")
     # fastbn never sets the runtime's number: it is still 2 at the end.
     assert done.stdout.split() == ["1", "4", "2", "3", "2", "2"], done.stderr
 
@@ -271,5 +274,5 @@ for _ in range(4):
     threading.Thread(target=work, args=(np.empty_like(x),), daemon=True).start()
 time.sleep(0.3)
 """
-    done = run(program)
+    done = run_python(program)
     assert (done.returncode, done.stderr) == (0, "")

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import fastbn
 from fastbn import BatchNorm, Moments
-from support import oracle as reference
+from support import oracle
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +38,7 @@ OFFSETS = [0.0, 1.0, 1e5, -1e8, 3e12]
 
 def exact(x: Array) -> tuple[Array, Array]:
     """Return mean and m2 of each column, as fractions rounded once."""
-    found = [reference.exact_moments(column) for column in x.T]
+    found = [oracle.exact_moments(column) for column in x.T]
     return np.array([float(mean) for mean, _ in found]), np.array([float(m2) for _, m2 in found])
 
 
@@ -209,16 +209,16 @@ def test_nan_is_omitted(
     x[rng.random(x.shape) < 0.2] = np.nan
     x[:, 3] = np.nan
     p = np.ones(x.shape)
-    counting: dict[str, Array] = {}
+    weighting: dict[str, Array] = {}
     if masked in ("where", "both"):
-        counting["where"] = rng.random((80, 1)) < 0.7
-        p = p * counting["where"]
+        weighting["where"] = rng.random((80, 1)) < 0.7
+        p = p * weighting["where"]
     if masked in ("weights", "both"):
-        counting["weights"] = rng.integers(0, 4, 80)[:, np.newaxis].astype(np.float64)
-        p = p * counting["weights"]
+        weighting["weights"] = rng.integers(0, 4, 80)[:, np.newaxis].astype(np.float64)
+        p = p * weighting["weights"]
     found = Moments(nan="omit", extremes=True)
     for half in (slice(0, 50), slice(50, 80)):
-        found.update(x[half], **{name: values[half] for name, values in counting.items()})
+        found.update(x[half], **{name: values[half] for name, values in weighting.items()})
     p[np.isnan(x)] = 0
     np.testing.assert_allclose(found.count, p.sum(0), rtol=1e-15)
     for c in range(3):

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import FLOATS, VAR_RTOL, assert_gradients, assert_relative, assert_ulps, parameters, using_isa
+from support import oracle
+from support.assertions import assert_gradients, assert_relative, assert_ulps
+from support.isas import using_isa
 from support.layouts import dense, fortran, stepped
+from support.marks import every_dtype
+from support.random_arrays import parameters
 from support.solved_problems import COUNT, Problem, placed, unplaced
+from support.tolerances import VAR_RTOL
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
-
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 # Constants.
@@ -54,13 +56,13 @@ def test_constant_channels(dtype: Any, form: str) -> None:
         result = fastbn.batch_norm_train(x, weight, bias, axis=axis)
         assert not result.var.any(), (n, values[result.var != 0])
         np.testing.assert_array_equal(result.mean, values.astype(float), err_msg=str(n))
-        assert (result.y == reference.along(wanted, x.shape, axis)).all(), n
+        assert (result.y == oracle.along(wanted, x.shape, axis)).all(), n
         assert not fastbn.moments(x, axis=axis).m2.any(), n
         assert not fastbn.batch_norm(x, weight=weight, training=True, axis=axis).any(), n
         y = fastbn.batch_norm_train(x, weight, bias, eps=0, axis=axis).y
-        assert (y == reference.along(wanted, x.shape, axis)).all(), n
+        assert (y == oracle.along(wanted, x.shape, axis)).all(), n
         y = fastbn.normalize(x, result.mean, result.var, weight, bias, axis=axis)
-        assert (y == reference.along(wanted, x.shape, axis)).all(), n
+        assert (y == oracle.along(wanted, x.shape, axis)).all(), n
 
 
 # The ends of the exponent range.
@@ -273,7 +275,7 @@ def test_gradients_whose_mean_is_far_larger_than_what_is_left_of_them(dtype: Any
     result = fastbn.batch_norm_train(x, eps=0.0)
     saved = {"mean": result.mean, "invstd": result.invstd}
     dx = fastbn.batch_norm_backward(dy, x, **saved).dx
-    expected = reference.backward(dy, x, None, **saved).dx
+    expected = oracle.backward(dy, x, None, **saved).dx
     # What is left of dy has its rounding errors, and those of sum(dy) / N in dx's type.
     limit = 4 * np.finfo(dtype).eps * offset * np.abs(result.invstd)
     assert (np.abs(dx - expected) <= limit).all()
@@ -287,7 +289,7 @@ def test_gradients_of_subnormal_data() -> None:
     for weight in (0.0, 1e-50, 1e-46):
         w = np.array([weight])
         dx = fastbn.batch_norm_backward(dy, x, w, **saved).dx
-        expected = reference.backward(dy, x, w, **saved).dx
+        expected = oracle.backward(dy, x, w, **saved).dx
         # Of the size of what is subtracted from each other.
         np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-6 * weight * result.invstd[0] * 4e37)
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from fastbn import _core
-from support.helpers import FLOATS, HALVES, Array, assert_normalized
+from support.assertions import assert_normalized
+from support.dtypes import FLOATS, HALVES
 from support.layouts import dense, fortran, padded, permuted, stepped
+from support.oracle import Array
 
 FORMS = {
     "table": ((40, 17), 1, dense),

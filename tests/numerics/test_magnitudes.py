@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import fastbn
-from support.helpers import FLOATS, GRAD_RTOL, Y_ULPS, Array
+from support.dtypes import FLOATS
+from support.oracle import Array
+from support.tolerances import GRAD_RTOL, Y_ULPS
 
 # The oracle's type: its exponents hold every product here, its mantissa eleven bits more than float64's.
 Long = np.longdouble

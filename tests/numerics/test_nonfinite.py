@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import FLOATS, bits, differing, parameters
+from support import oracle
+from support.bits import bits, differing
 from support.layouts import dense, stepped
+from support.marks import every_dtype
+from support.random_arrays import parameters
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
-
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 def chosen(arrays: dict[str, np.ndarray], where: np.ndarray) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ class Case:
     def inside(self, channel: int) -> np.ndarray:
         """Return which elements are a channel's."""
         chosen = np.arange(self.shape[self.axis]) == channel
-        return np.broadcast_to(reference.along(chosen, self.shape, self.axis), self.shape)
+        return np.broadcast_to(oracle.along(chosen, self.shape, self.axis), self.shape)
 
     def assert_others_untouched(self, large: dict[str, np.ndarray], small: dict[str, np.ndarray], channel: int) -> None:
         outside, others = ~self.inside(channel), np.arange(self.shape[self.axis]) != channel
@@ -106,7 +106,7 @@ def test_nan_and_infinity_in_x_stay_in_their_channel(
         bad = ~np.isfinite(x)
         np.testing.assert_array_equal(large["normalize"][~bad], case.before[0]["normalize"][~bad])
         with np.errstate(invalid="ignore"):
-            wanted = reference.normalize(x, *case.given, *case.parameters, axis=case.axis)
+            wanted = oracle.normalize(x, *case.given, *case.parameters, axis=case.axis)
         np.testing.assert_array_equal(large["normalize"][bad], wanted[bad].astype(dtype))
         np.testing.assert_array_equal(large["frozen"], case.before[0]["frozen"])
         assert not np.isfinite(small["dweight"][channel])
@@ -150,7 +150,7 @@ def test_what_relu_holds_back_of_infinity(dtype: Any, form: str, rng: np.random.
         x = clean.copy()
         x[at] = -np.inf
         with np.errstate(invalid="ignore"):
-            wanted = reference.backward(dy, x, weight, **saved, bias=bias, **options).dweight
+            wanted = oracle.backward(dy, x, weight, **saved, bias=bias, **options).dweight
         got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **options)
         others = np.arange(features) != at[axis]
         assert np.isnan(wanted).tolist() == (~others).tolist()
@@ -158,7 +158,7 @@ def test_what_relu_holds_back_of_infinity(dtype: Any, form: str, rng: np.random.
             wrong.append(at)
         for name in ("dweight", "dbias"):
             assert bits(getattr(got, name)[others]) == bits(getattr(before, name)[others]), (name, at)
-        outside = np.broadcast_to(reference.along(others, shape, axis), shape)
+        outside = np.broadcast_to(oracle.along(others, shape, axis), shape)
         assert bits(got.dx[outside]) == bits(before.dx[outside]), at
     assert wrong == []
 

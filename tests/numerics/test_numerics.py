@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import FLOAT64_RTOL, FLOATS, VAR_RTOL, assert_gradients, assert_relative, assert_ulps, once
+from support import oracle
+from support.assertions import assert_gradients, assert_relative, assert_ulps, once
+from support.dtypes import FLOATS
+from support.marks import every_dtype
 from support.solved_problems import COUNT, PLACES, PLAIN, Problem, placed, unplaced
+from support.tolerances import FLOAT64_RTOL, VAR_RTOL
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.untraced]
-
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 # The oracles first: three ways to compute the same must agree before anything is measured against them.
@@ -30,16 +31,16 @@ def test_oracles_agree(dtype: Any, rng: np.random.Generator) -> None:
     mpmath = pytest.importorskip("mpmath")
     x = (100 + 3 * rng.standard_normal(50)).astype(dtype)
     weight, bias, eps = 1.25, -0.3, 1e-5
-    exact = reference.exact_train(x, weight, bias, eps)
-    mean, m2 = reference.exact_moments(x)
-    twice = reference.train(x[:, None], [weight], [bias], eps)
+    exact = oracle.exact_train(x, weight, bias, eps)
+    mean, m2 = oracle.exact_moments(x)
+    twice = oracle.train(x[:, None], [weight], [bias], eps)
     # Long double has 64 bits: a few dozen roundings.
     assert_relative(twice.y[:, 0], exact, 1e-17)
-    assert_relative(twice.mean[0], reference.longdouble_of(mean), 1e-18)
-    assert_relative(twice.biased[0], reference.longdouble_of(m2 / 50), 1e-17)
-    given = reference.exact_normalize(x, 99.5, 2.5, weight, bias, eps)
-    assert_relative(reference.normalize(x[:, None], [99.5], [2.5], [weight], [bias], eps)[:, 0], given, 1e-17)
-    plain = reference.train(x[:, None], [weight], [bias], eps, dtype=np.float64)
+    assert_relative(twice.mean[0], oracle.longdouble_of(mean), 1e-18)
+    assert_relative(twice.biased[0], oracle.longdouble_of(m2 / 50), 1e-17)
+    given = oracle.exact_normalize(x, 99.5, 2.5, weight, bias, eps)
+    assert_relative(oracle.normalize(x[:, None], [99.5], [2.5], [weight], [bias], eps)[:, 0], given, 1e-17)
+    plain = oracle.train(x[:, None], [weight], [bias], eps, dtype=np.float64)
     # Float64 has 53: of x - mean a hundredth is left.
     assert_relative(plain.y[:, 0].astype(np.longdouble), exact, 1e-13)
     with mpmath.workprec(200):

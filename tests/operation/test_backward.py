@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import FLOATS, GRAD_RTOL, assert_gradients, central_differences, parameters
+from support import oracle
+from support.assertions import assert_gradients
+from support.derivatives import central_differences
+from support.dtypes import FLOATS
+from support.random_arrays import parameters
+from support.tolerances import GRAD_RTOL
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -45,7 +49,7 @@ def test_finite_differences(
     rng: np.random.Generator, training: bool, shape: tuple[int, ...], axis: int | tuple[int, ...]
 ) -> None:
     x = 1 + 2 * rng.standard_normal(shape)
-    weight, bias = parameters(rng, reference.feature_shape(shape, axis))
+    weight, bias = parameters(rng, oracle.feature_shape(shape, axis))
     push = rng.standard_normal(shape)
     mean, var = rng.standard_normal(weight.shape), rng.uniform(0.5, 2, weight.shape)
 

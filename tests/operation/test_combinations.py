@@ -12,36 +12,30 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.helpers import (
-    BFLOAT16,
-    FLOATS,
-    HALVES,
-    TYPES,
-    VAR_RTOL,
+from support import oracle
+from support.assertions import (
     affine_size,
     assert_gradients,
     assert_mean_and_var,
     assert_normalized,
     assert_train,
     assert_y,
-    bits,
-    central_differences,
-    differing,
     off_the_kink,
-    parameters,
-    using_isa,
-    y_type,
 )
-from support.layouts import LARGE, Layout, dense, layout_id, misaligned, permuted, random_values, stepped
+from support.bits import bits, differing
+from support.derivatives import central_differences
+from support.dtypes import BFLOAT16, FLOAT_TYPES, TYPES, y_type
+from support.epilogues import SLOPE, epilogue
+from support.isas import using_isa
+from support.layouts import LARGE, Layout, dense, layout_id, misaligned, permuted, stepped
+from support.random_arrays import parameters, random_values
+from support.tolerances import VAR_RTOL
 
 pytestmark = pytest.mark.untraced
 
 Array = np.ndarray
 SetThreads = Callable[[int | None], None]
 ISAS = fastbn._core.isas()
-FLOAT_TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES)
-SLOPE = 0.3
 
 SMALL = [
     Layout("N1", (33, 1), 1, dense),
@@ -128,27 +122,21 @@ def problem(layout: Layout, dtype: Any, turn: int) -> tuple[Array, Array, Array,
     return x, dy, *parameters(rng, layout.features), residual, {} if kind == y_type(dtype) else {"dtype": kind}
 
 
-def fused(activation: str | None, residual: Array | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments that mean the same to fastbn and to the oracle."""
-    shared = {"activation": activation, "residual": residual}
-    return shared | {"negative_slope": SLOPE}, shared | {"slope": SLOPE}
-
-
 @every_layout
 @every_type
 def test_training(layout: Layout, dtype: Any) -> None:
     axis = layout.axis
     for turn, (mask, activation, with_residual) in third(layout, dtype):
         x, dy, weight, bias, residual, chosen = problem(layout, dtype, turn)
-        mine, oracles = fused(activation, residual if with_residual else None)
-        counting = mask(np.random.default_rng(turn), x.shape)
-        oracles["p"] = reference.weighting(x.shape, **counting) if counting else None
-        result = fastbn.batch_norm_train(x, weight, bias, axis=axis, **counting, **mine, **chosen)
+        mine, oracles = epilogue(activation, residual if with_residual else None)
+        weighting = mask(np.random.default_rng(turn), x.shape)
+        oracles["p"] = oracle.element_weights(x.shape, **weighting) if weighting else None
+        result = fastbn.batch_norm_train(x, weight, bias, axis=axis, **weighting, **mine, **chosen)
         assert_train(x, result, weight, bias, axis=axis, **oracles, **chosen)
         saved = {"mean": result.mean, "invstd": result.invstd, "axis": axis}
         dy = layout.place(off_the_kink(dy, x, weight, bias, **saved, residual=oracles["residual"]))
         count = result.count if turn % 2 else None
-        got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **counting, **mine, count=count)
+        got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **weighting, **mine, count=count)
         assert_gradients(got, dy, x, weight, bias, **saved, **oracles)
 
 
@@ -160,17 +148,17 @@ def test_inference(layout: Layout, dtype: Any) -> None:
         if mask is not MASKS[turn % len(MASKS)] and mask is not nothing_said:
             continue  # in inference they only must not matter
         x, dy, weight, bias, residual, chosen = problem(layout, dtype, turn)
-        mine, oracles = fused(activation, residual if with_residual else None)
-        counting = mask(np.random.default_rng(turn), x.shape)
+        mine, oracles = epilogue(activation, residual if with_residual else None)
+        weighting = mask(np.random.default_rng(turn), x.shape)
         rng = np.random.default_rng(turn)
         mean, var = 3 + rng.standard_normal(layout.features), rng.uniform(0.5, 2, layout.features)
         y = fastbn.normalize(x, mean, var, weight, bias, axis=axis, **mine, **chosen)
         assert_normalized(x, y, mean, var, weight, bias, axis=axis, **oracles)
-        again = fastbn.batch_norm(x, mean, var, weight, bias, axis=axis, **counting, **mine, **chosen)
+        again = fastbn.batch_norm(x, mean, var, weight, bias, axis=axis, **weighting, **mine, **chosen)
         assert bits(again) == bits(y)
         saved = {"mean": mean, "invstd": 1 / np.sqrt(var + 1e-5), "axis": axis}
         dy = layout.place(off_the_kink(dy, x, weight, bias, **saved, residual=oracles["residual"]))
-        got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, training=False, **counting, **mine)
+        got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, training=False, **weighting, **mine)
         assert_gradients(got, dy, x, weight, bias, **saved, training=False, **oracles)
 
 
@@ -180,14 +168,14 @@ def a_step(
     weight: Array,
     bias: Array,
     axis: Any,
-    counting: dict[str, Any],
+    weighting: dict[str, Any],
     mine: dict[str, Any],
     chosen: dict[str, Any],
 ) -> dict[str, bytes]:
     """Return the bits of a training step and of an inference."""
-    result = fastbn.batch_norm_train(x, weight, bias, axis=axis, **counting, **mine, **chosen)
+    result = fastbn.batch_norm_train(x, weight, bias, axis=axis, **weighting, **mine, **chosen)
     saved: Any = {"mean": result.mean, "invstd": result.invstd, "axis": axis}
-    got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **counting, **mine, count=result.count)
+    got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **weighting, **mine, count=result.count)
     y = fastbn.normalize(x, result.mean, result.var, weight, bias, axis=axis, **mine, **chosen)
     result = result._replace(count=np.asarray(result.count, np.float64))
     return {name: bits(array) for name, array in ({"normalize.y": y} | result._asdict() | got._asdict()).items()}
@@ -198,12 +186,12 @@ def a_step(
 def test_same_bits_on_every_isa(layout: Layout, dtype: Any) -> None:
     for turn, (mask, activation, with_residual) in third(layout, dtype):
         x, dy, weight, bias, residual, chosen = problem(layout, dtype, turn)
-        mine, _ = fused(activation, residual if with_residual else None)
-        counting = mask(np.random.default_rng(turn), x.shape)
+        mine, _ = epilogue(activation, residual if with_residual else None)
+        weighting = mask(np.random.default_rng(turn), x.shape)
         found = []
         for isa in ISAS:
             with using_isa(isa):
-                found.append(a_step(x, dy, weight, bias, layout.axis, counting, mine, chosen))
+                found.append(a_step(x, dy, weight, bias, layout.axis, weighting, mine, chosen))
         for other in found[1:]:
             assert differing(other, found[0]) == [], (mask.__name__, activation, with_residual)
 
@@ -223,14 +211,14 @@ def test_same_bits_for_any_number_of_threads(layout: Layout, threads: SetThreads
         if mask is nothing_said:
             mask = MASKS[1 + turn % 5]
         x, dy, weight, bias, residual, chosen = problem(layout, TYPES[(start + 2 * i) % len(TYPES)], turn)
-        mine, _ = fused(activation, residual if with_residual else None)
-        counting = mask(np.random.default_rng(turn), x.shape)
+        mine, _ = epilogue(activation, residual if with_residual else None)
+        weighting = mask(np.random.default_rng(turn), x.shape)
         found = {}
         others = [(isa, 2) for isa in ISAS[:-1]] if i == 0 else []  # they take longer
         for isa, n in [(ISAS[-1], 1), (ISAS[-1], 2), (ISAS[-1], 3), *others]:
             threads(n)
             with using_isa(isa):
-                found[isa, n] = a_step(x, dy, weight, bias, layout.axis, counting, mine, chosen)
+                found[isa, n] = a_step(x, dy, weight, bias, layout.axis, weighting, mine, chosen)
         first = found[ISAS[-1], 1]
         wrong = {key: differing(other, first) for key, other in found.items() if differing(other, first)}
         assert wrong == {}, (mask.__name__, activation, with_residual, x.dtype)
@@ -243,11 +231,11 @@ def test_large_arrays(layout: Layout) -> None:
     dtype = (np.dtype(np.float32), BFLOAT16, np.dtype(np.uint8), np.dtype(np.float16))[turn % 4]
     mask = MASKS[1 + turn % 5]
     x, _, weight, bias, residual, _ = problem(layout, dtype, 0)
-    mine, oracles = fused(ACTIVATIONS[turn % 3], residual)
-    counting = mask(np.random.default_rng(turn), x.shape)
-    result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **counting, **mine)
-    p = reference.weighting(x.shape, **counting)
-    expected = reference.train(x, weight, bias, axis=layout.axis, dtype=np.float64, p=p, **oracles)
+    mine, oracles = epilogue(ACTIVATIONS[turn % 3], residual)
+    weighting = mask(np.random.default_rng(turn), x.shape)
+    result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **weighting, **mine)
+    p = oracle.element_weights(x.shape, **weighting)
+    expected = oracle.train(x, weight, bias, axis=layout.axis, dtype=np.float64, p=p, **oracles)
     # Types that float32 holds, and a plain sum of at most 3e5 terms in the oracle: 3e-11, far below what is promised.
     assert_mean_and_var(result.mean, result.var, expected.mean, expected.biased, VAR_RTOL[x.dtype])
     np.testing.assert_allclose(result.count, expected.count, rtol=3e5 * 2.0**-53)
@@ -298,7 +286,7 @@ def test_larger_than_the_caches(x_dtype: Any, y_dtype: Any, shape: tuple[int, ..
     n, total, squares = counted.size // shape[axis], *(a.sum(rest, np.float64) for a in (counted, counted**2))
     np.testing.assert_allclose(result.mean, total / n, rtol=1e-14)
     np.testing.assert_allclose(result.var, (n * squares - total**2) / n**2, rtol=VAR_RTOL[x.dtype])
-    along = [reference.along(a, shape, axis) for a in (result.mean, weight * result.invstd, bias)]
+    along = [oracle.along(a, shape, axis) for a in (result.mean, weight * result.invstd, bias)]
     z = x - along[0]
     z *= along[1]
     z += along[2] + residual.astype(np.float64)
@@ -307,7 +295,7 @@ def test_larger_than_the_caches(x_dtype: Any, y_dtype: Any, shape: tuple[int, ..
     z *= np.where(positive, 1, SLOPE)
     z -= out.astype(np.float64)
     # The same sixteen ulp, and half of one of y's.
-    digits = reference.FORMATS[y_dtype.name][0]
+    digits = oracle.FORMATS[y_dtype.name][0]
     assert np.abs(z).max() < 16 * (16 * 2.0**-24 + 2.0**-digits)
     del z
     saved: Any = {"mean": result.mean, "invstd": result.invstd, "axis": axis}
@@ -328,13 +316,13 @@ def test_larger_than_the_caches(x_dtype: Any, y_dtype: Any, shape: tuple[int, ..
 
 # By keyword alone.
 
-COUNTING = {"where": None, "weights": None}
+WEIGHTING = {"where": None, "weights": None}
 FUSED = {"residual": None, "activation": None, "negative_slope": 0.01}
 OPTIONS: dict[Callable[..., Any], dict[str, Any]] = {
-    fastbn.batch_norm: COUNTING | FUSED | {"axis": 1, "correction": 1, "dtype": None, "out": None},
-    fastbn.batch_norm_train: COUNTING | FUSED | {"eps": 1e-5, "axis": 1, "dtype": None, "out": None},
-    fastbn.batch_norm_backward: COUNTING | FUSED | {"count": None, "axis": 1, "training": True, "out": None},
-    fastbn.moments: COUNTING | {"axis": 1},
+    fastbn.batch_norm: WEIGHTING | FUSED | {"axis": 1, "correction": 1, "dtype": None, "out": None},
+    fastbn.batch_norm_train: WEIGHTING | FUSED | {"eps": 1e-5, "axis": 1, "dtype": None, "out": None},
+    fastbn.batch_norm_backward: WEIGHTING | FUSED | {"count": None, "axis": 1, "training": True, "out": None},
+    fastbn.moments: WEIGHTING | {"axis": 1},
     fastbn.normalize: FUSED | {"eps": 1e-5, "axis": 1, "dtype": None, "out": None},
 }
 
@@ -367,11 +355,11 @@ def test_finite_differences(
     x[0], x[1] = x[0] - 3, x[1] + 3  # which count: so that the variance is not small and its derivatives are not large
     weight, bias = parameters(rng, (shape[axis],))
     mean, var = rng.standard_normal(weight.shape), rng.uniform(0.5, 2, weight.shape)
-    counting = mask(rng, shape)
-    mine, _ = fused(activation, residual if with_residual else None)
+    weighting = mask(rng, shape)
+    mine, _ = epilogue(activation, residual if with_residual else None)
 
     def forward(**given: Any) -> Array:
-        given |= counting | {"eps": 1e-3, "axis": axis}
+        given |= weighting | {"eps": 1e-3, "axis": axis}
         if training:
             return fastbn.batch_norm(x, None, None, weight, bias, training=True, **given)
         return fastbn.batch_norm(x, mean, var, weight, bias, **given)
@@ -385,9 +373,9 @@ def test_finite_differences(
     dy = np.cos(forward(**mine)) * push
     invstd = 1 / np.sqrt(var + 1e-3)
     if training:
-        _, mean, _, invstd, _ = fastbn.batch_norm_train(x, weight, bias, eps=1e-3, axis=axis, **counting)
+        _, mean, _, invstd, _ = fastbn.batch_norm_train(x, weight, bias, eps=1e-3, axis=axis, **weighting)
     saved = {"mean": mean, "invstd": invstd, "axis": axis, "training": training}
-    got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **counting, **mine)
+    got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **weighting, **mine)
     arrays = (x, weight, bias, residual) if with_residual else (x, weight, bias)
     # A step of 1e-4 leaves a truncation of its square times a third derivative, here of up to some hundreds, and a
     # rounding of 1e-11.
@@ -402,13 +390,13 @@ def test_junk_is_left_out_whatever_else_is_asked(dtype: Any) -> None:
     for shape, axis in (((33, 20), 1), ((6, 5, 7, 7), 1), ((6, 5, 3, 3), 1), ((6, 7, 5), 2)):
         clean = random_values(rng, shape, dtype)
         for mask, activation in itertools.product(MASKS[1:], ACTIVATIONS):
-            counting = mask(rng, shape)
-            out = reference.weighting(shape, **counting) == 0
+            weighting = mask(rng, shape)
+            out = oracle.element_weights(shape, **weighting) == 0
             junk = np.asarray(np.nan if y_type(dtype) == dtype else np.iinfo(dtype).max).astype(dtype)
             spoiled = np.where(out, junk, clean)
             residual = rng.standard_normal(shape).astype(y_type(dtype))
-            mine, _ = fused(activation, residual)
-            got, want = (fastbn.batch_norm_train(x, axis=axis, **counting, **mine) for x in (spoiled, clean))
+            mine, _ = epilogue(activation, residual)
+            got, want = (fastbn.batch_norm_train(x, axis=axis, **weighting, **mine) for x in (spoiled, clean))
             for name in ("mean", "var", "invstd", "count"):
                 assert bits(getattr(got, name)) == bits(getattr(want, name)), (mask.__name__, name)
             assert bits(got.y[~out]) == bits(want.y[~out])

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import (
-    FLOAT64_RTOL,
-    FLOATS,
-    VAR_RTOL,
-    Y_ULPS,
-    assert_normalized,
-    assert_train,
-    assert_ulps,
-    parameters,
-)
+from support import oracle
+from support.assertions import assert_normalized, assert_train, assert_ulps
+from support.dtypes import FLOATS
+from support.random_arrays import parameters
+from support.tolerances import FLOAT64_RTOL, VAR_RTOL, Y_ULPS
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -112,9 +106,9 @@ def test_inference(rng: np.random.Generator, dtype: type, with_weight: bool, wit
 def test_running_statistics(rng: np.random.Generator, momentum: float, correction: float) -> None:
     x = 3 + 2 * rng.standard_normal((6, 4, 5))
     running_mean, running_var = rng.standard_normal(4), rng.uniform(1, 2, 4)
-    expected = reference.moments(x)
-    new_mean = reference.updated(running_mean, expected.mean, momentum)
-    new_var = reference.updated(running_var, expected.m2 / np.longdouble(30 - correction), momentum)
+    expected = oracle.moments(x)
+    new_mean = oracle.updated(running_mean, expected.mean, momentum)
+    new_var = oracle.updated(running_var, expected.m2 / np.longdouble(30 - correction), momentum)
     fastbn.batch_norm(x, running_mean, running_var, training=True, momentum=momentum, correction=correction)
     # A few float64 operations on numbers of order one.
     np.testing.assert_allclose(running_mean, new_mean.astype(np.float64), rtol=2e-15, atol=2e-15)
@@ -146,7 +140,7 @@ def test_momentum_zero_and_one_are_exact(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_moments(rng: np.random.Generator, dtype: type) -> None:
     x = (3 + 2 * rng.standard_normal((6, 4, 5))).astype(dtype)
-    found, expected = fastbn.moments(x), reference.moments(x)
+    found, expected = fastbn.moments(x), oracle.moments(x)
     assert found.count == 30
     assert type(found.count) is int
     for ddof in (0, 1, 0.5, 29):
@@ -214,7 +208,7 @@ def test_every_axis_is_a_feature(rng: np.random.Generator) -> None:
     x = rng.standard_normal((3, 4))
     mean, var = rng.standard_normal((3, 4)), rng.uniform(1, 2, (3, 4))
     y = fastbn.normalize(x, mean, var, axis=(0, 1))
-    assert_ulps(y, reference.normalize(x, mean, var, axis=(0, 1)))
+    assert_ulps(y, oracle.normalize(x, mean, var, axis=(0, 1)))
     found = fastbn.moments(x, axis=(1, 0))
     assert found.count == 1
     np.testing.assert_array_equal(found.mean, x)

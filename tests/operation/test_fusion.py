@@ -15,37 +15,22 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.epilogues import options
-from support.helpers import (
-    FLOAT64_RTOL,
-    FLOATS,
-    HALVES,
-    TYPES,
-    assert_gradients,
-    assert_normalized,
-    assert_rounded,
-    assert_train,
-    bits,
-    differing,
-    everything,
-    off_the_kink,
-    parameters,
-    using_isa,
-)
-from support.layouts import LAYOUTS, Layout, dense, fortran, layout_id, misaligned, permuted, random_values, stepped
+from support import oracle
+from support.assertions import assert_gradients, assert_normalized, assert_rounded, assert_train, off_the_kink
+from support.bits import bits, bits_of_everything, differing
+from support.dtypes import FLOAT_TYPES, TYPES
+from support.epilogues import SLOPE, epilogue
+from support.isas import using_isa
+from support.layouts import Layout, dense, fortran, misaligned, permuted, stepped
+from support.marks import every_dtype, every_float, every_isa, every_layout
+from support.random_arrays import parameters, random_values
+from support.tolerances import FLOAT64_RTOL
 
 pytestmark = pytest.mark.untraced
 
 Array = np.ndarray
-FLOAT_TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES)
 ISAS = fastbn._core.isas()
-SLOPE = 0.3
 
-every_isa = pytest.mark.usefixtures("isa")
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
-every_float = pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
 either = pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 # (activation, whether there is a residual), all but neither.
 FUSED = list(itertools.product((None, "relu", "leaky_relu"), (False, True)))[1:]
@@ -63,7 +48,7 @@ def test_forward(layout: Layout, dtype: Any, rng: np.random.Generator) -> None:
     mean, var = 3 + rng.standard_normal(layout.features), rng.uniform(0.5, 2, layout.features)
     for turn, (activation, with_residual) in enumerate(FUSED):
         residual = residuals[turn % 2] if with_residual else None
-        mine, oracles = options(activation, residual)
+        mine, oracles = epilogue(activation, residual)
         result = fastbn.batch_norm_train(x, weight, bias, axis=axis, **mine)
         assert_train(x, result, weight, bias, axis=axis, **oracles)
         assert result.y.strides == np.empty_like(x, subok=False).strides
@@ -86,7 +71,7 @@ def test_backward(layout: Layout, dtype: Any, training: bool, rng: np.random.Gen
     dys = (0.5 + rng.standard_normal(x.shape)).astype(dtype), layout.fill(rng, dtype, offset=0.5)
     for turn, (activation, with_residual) in enumerate(FUSED):
         residual = residuals[turn % 2] if with_residual else None
-        mine, oracles = options(activation, residual)
+        mine, oracles = epilogue(activation, residual)
         dy = layout.place(off_the_kink(dys[turn // 2 % 2], x, weight, bias, **saved, residual=residual))
         got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, training=training, **mine)
         assert_gradients(got, dy, x, weight, bias, **saved, training=training, **oracles)
@@ -100,11 +85,11 @@ def test_same_bits_on_every_isa(layout: Layout) -> None:
         dtype = TYPES[turn % 4]
         x, dy = layout.fill(rng, dtype, 2, 3), layout.fill(rng, dtype)
         weight, bias = parameters(rng, layout.features)
-        mine, _ = options(activation, layout.fill(rng, dtype, 2) if with_residual else None)
+        mine, _ = epilogue(activation, layout.fill(rng, dtype, 2) if with_residual else None)
         found = []
         for isa in ISAS:
             with using_isa(isa):
-                found.append(everything(x, dy, weight, bias, layout.axis, **mine))
+                found.append(bits_of_everything(x, dy, weight, bias, layout.axis, **mine))
         for other in found[1:]:
             assert differing(other, found[0]) == [], (activation, with_residual)
 
@@ -117,7 +102,7 @@ def test_any_types(rng: np.random.Generator, x_dtype: Any, y_dtype: Any) -> None
         weight, bias = parameters(rng, (5,))
         for activation, with_residual in FUSED:
             residual = (2 * rng.standard_normal(shape)).astype(y_dtype) if with_residual else None
-            mine, oracles = options(activation, residual)
+            mine, oracles = epilogue(activation, residual)
             result = fastbn.batch_norm_train(x, weight, bias, axis=axis, dtype=y_dtype, **mine)
             assert_train(x, result, weight, bias, axis=axis, dtype=y_dtype, **oracles)
             saved = {"mean": result.mean, "invstd": result.invstd, "axis": axis}
@@ -159,7 +144,7 @@ def test_statistics_do_not_see_what_is_fused(rng: np.random.Generator) -> None:
     running, remembered = (np.zeros(4), np.ones(4)), (np.zeros(4), np.ones(4))
     fastbn.batch_norm(x, *running, training=True)
     for activation, with_residual in FUSED:
-        mine, _ = options(activation, residual if with_residual else None)
+        mine, _ = epilogue(activation, residual if with_residual else None)
         result = fastbn.batch_norm_train(x, **mine)
         for one, other in zip(result[1:], plain[1:], strict=True):
             np.testing.assert_array_equal(one, other)
@@ -189,7 +174,7 @@ def test_residuals_of_another_layout(x_place: str, residual_place: str, dtype: A
         x, residual = PLACES[x_place](values), PLACES[residual_place](others)
         weight, bias = parameters(rng, shape[1:2])
         for activation in (None, "leaky_relu"):
-            mine, oracles = options(activation, residual)
+            mine, oracles = epilogue(activation, residual)
             result = fastbn.batch_norm_train(x, weight, bias, **mine)
             assert_train(x, result, weight, bias, **oracles)
             saved = {"mean": result.mean, "invstd": result.invstd}
@@ -268,7 +253,7 @@ def test_arguments_are_left_as_they_are(rng: np.random.Generator) -> None:
     x, dy, residual = rng.standard_normal((3, 6, 5, 7))
     before = x.tobytes(), dy.tobytes(), residual.tobytes()
     for activation in (None, "relu", "leaky_relu"):
-        everything(x, dy, None, None, 1, residual=residual, activation=activation)
+        bits_of_everything(x, dy, None, None, 1, residual=residual, activation=activation)
     assert (x.tobytes(), dy.tobytes(), residual.tobytes()) == before
 
 
@@ -276,7 +261,7 @@ def test_arguments_are_left_as_they_are(rng: np.random.Generator) -> None:
 def test_empty_batch(shape: tuple[int, ...]) -> None:
     x = np.empty(shape)
     for activation, with_residual in FUSED:
-        mine, _ = options(activation, x if with_residual else None)
+        mine, _ = epilogue(activation, x if with_residual else None)
         assert fastbn.batch_norm_train(x, **mine).y.shape == shape
         assert fastbn.normalize(x, np.zeros(3), np.ones(3), **mine).shape == shape
         got = fastbn.batch_norm_backward(x, x, mean=np.zeros(3), invstd=np.ones(3), **mine)
@@ -292,7 +277,7 @@ def test_one_bias_more_or_less(dtype: Any, rng: np.random.Generator) -> None:
     both = parameters(rng, (5,))
     for with_weight, with_bias in itertools.product((False, True), repeat=2):
         weight, bias = both[0] if with_weight else None, both[1] if with_bias else None
-        mine, oracles = options("relu", residual)
+        mine, oracles = epilogue("relu", residual)
         result = fastbn.batch_norm_train(x, weight, bias, **mine)
         assert_train(x, result, weight, bias, **oracles)
         saved = {"mean": result.mean, "invstd": result.invstd}
@@ -309,10 +294,10 @@ def test_constant_channels(activation: str, dtype: Any, rng: np.random.Generator
     x = np.full((9, 2, 5), 0.1, dtype)
     dy, residual = rng.standard_normal((2, *x.shape)).astype(dtype)
     bias = np.array([0.25, -0.5], dtype)
-    mine, oracles = options(activation, residual)
+    mine, oracles = epilogue(activation, residual)
     result = fastbn.batch_norm_train(x, None, bias, eps=0, **mine)
     z = bias[:, None] + residual
-    assert_rounded(result.y, reference.activated(z.astype(np.longdouble), activation, SLOPE), 4 * np.finfo(dtype).eps)
+    assert_rounded(result.y, oracle.activated(z.astype(np.longdouble), activation, SLOPE), 4 * np.finfo(dtype).eps)
     saved = {"mean": result.mean, "invstd": result.invstd}
     got = fastbn.batch_norm_backward(dy, x, None, bias, **saved, **mine)
     assert not got.dx.any()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import fastbn
-from support import oracle as reference
-from support.helpers import FLOATS, assert_ulps
+from support import oracle
+from support.assertions import assert_ulps
+from support.dtypes import FLOATS
 from support.layouts import LAYOUTS, Layout, layout_id
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -26,7 +27,7 @@ def test_identity_is_representable(
     found = fastbn.moments(x, axis=layout.axis)
     y = fastbn.batch_norm(x, None, None, np.sqrt(found.var() + 1e-5), found.mean, training=True, axis=layout.axis)
     # 16 ulp of the larger of |x| and |beta|, as for any y; and in inference.
-    size = reference.along(np.abs(found.mean), x.shape, layout.axis)
+    size = oracle.along(np.abs(found.mean), x.shape, layout.axis)
     assert_ulps(y, x, size)
     y = fastbn.normalize(x, found.mean, found.var(), np.sqrt(found.var() + 1e-5), found.mean, axis=layout.axis)
     assert_ulps(y, x, size)
@@ -42,7 +43,7 @@ def test_plain_standardization(dtype: Any, layout: Layout, rng: np.random.Genera
     np.testing.assert_array_equal(
         fastbn.batch_norm(x, None, None, ones, 0 * ones, training=True, eps=0, axis=layout.axis), plain
     )
-    found = reference.moments(plain, layout.axis)
+    found = oracle.moments(plain, layout.axis)
     constant = fastbn.moments(x, axis=layout.axis).m2 == 0
     # Each y is rounded to its type, a few ulp of a number of order one; their mean is no further off.
     limit = 8 * np.finfo(dtype).eps

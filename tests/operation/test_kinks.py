@@ -9,31 +9,18 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.epilogues import options
-from support.helpers import (
-    FLOATS,
-    HALVES,
-    Y_ULPS,
-    affine_size,
-    assert_gradients,
-    assert_train,
-    computed_in,
-    off_the_kink,
-    parameters,
-    y_type,
-)
-from support.layouts import LAYOUTS, Layout, layout_id
+from support import oracle
+from support.assertions import affine_size, assert_gradients, assert_train, off_the_kink
+from support.dtypes import FLOATS, HALVES, computed_in, y_type
+from support.epilogues import epilogue
+from support.layouts import Layout
+from support.marks import every_dtype, every_float, every_isa, every_layout
+from support.random_arrays import parameters
+from support.tolerances import Y_ULPS
 
 pytestmark = pytest.mark.untraced
 
 Array = np.ndarray
-FLOAT_TYPES = (*(np.dtype(d) for d in FLOATS), *HALVES)
-
-every_isa = pytest.mark.usefixtures("isa")
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
-every_dtype = pytest.mark.parametrize("dtype", FLOATS)
-every_float = pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
 
 
 # At the kink, and beyond the finite.
@@ -148,7 +135,7 @@ def test_slopes(dtype: Any, rng: np.random.Generator) -> None:
         plain = fastbn.batch_norm_train(x, weight, bias)
         saved = {"mean": plain.mean, "invstd": plain.invstd}
         for slope in (0.01, 0.2, 2, -0.5, np.float32(0.1), np.int64(3), 1e-30, 1e3):
-            mine, oracles = options("leaky_relu", None, slope)
+            mine, oracles = epilogue("leaky_relu", None, slope)
             oracles["slope"] = float(slope)
             assert_train(x, fastbn.batch_norm_train(x, weight, bias, **mine), weight, bias, **oracles)
             grad = off_the_kink(dy, x, weight, bias, **saved)
@@ -156,7 +143,7 @@ def test_slopes(dtype: Any, rng: np.random.Generator) -> None:
             assert_gradients(got, grad, x, weight, bias, **saved, **oracles)
         # A slope of one is no activation, one of zero is relu's.
         for slope, other in ((1, {}), (0, {"activation": "relu"})):
-            mine, _ = options("leaky_relu", None, slope)
+            mine, _ = epilogue("leaky_relu", None, slope)
             got = fastbn.batch_norm_train(x, weight, bias, **mine).y
             want = fastbn.batch_norm_train(x, weight, bias, **other).y
             np.testing.assert_array_equal(got.astype(float), want.astype(float))
@@ -187,10 +174,10 @@ def consistent(x: Array, axis: Any, weight: Array, bias: Array, residual: Array,
     got = fastbn.batch_norm_backward(ones, x, weight, bias, **saved, residual=residual, activation="relu")
     decided = np.ones(x.shape, bool)
     if computed_in(x.dtype) == np.float64:
-        z = reference.affine(x, result.mean, result.invstd, weight, bias, axis, residual=residual)
+        z = oracle.affine(x, result.mean, result.invstd, weight, bias, axis, residual=residual)
         lost = np.abs(weight * result.invstd) * np.spacing(np.abs(result.mean))
         rounding = Y_ULPS * np.finfo(float).eps * affine_size(x.shape, axis, weight, bias, residual)
-        decided = np.abs(z) > rounding + reference.along(lost, x.shape, axis)
+        decided = np.abs(z) > rounding + oracle.along(lost, x.shape, axis)
         assert decided.mean() > 0.4 or not result.var.any()
     np.testing.assert_array_equal(got.dresidual[decided], (result.y != 0)[decided])
     assert set(np.unique(got.dresidual)) <= {0, 1}
@@ -209,8 +196,8 @@ def consistent(x: Array, axis: Any, weight: Array, bias: Array, residual: Array,
 
 def critical_bias(x: Array, axis: Any, weight: Array, rng: np.random.Generator, eps: float = 1e-5) -> Array:
     """Return the bias with which some element of each channel has a z of 0, but for rounding."""
-    found = reference.train(x, eps=eps, axis=axis)
-    columns = reference.columns(found.y, axis)
+    found = oracle.train(x, eps=eps, axis=axis)
+    columns = oracle.columns(found.y, axis)
     chosen = columns[rng.integers(0, len(columns)), :].reshape(weight.shape)
     return np.asarray(-(weight * chosen), np.float64)
 
@@ -259,7 +246,7 @@ def test_consistency_of_large_means(
 ) -> None:
     for _ in range(3):
         x = (mean + std * rng.standard_normal(shape)).astype(dtype)
-        weight, _ = parameters(rng, reference.feature_shape(shape, axis))
+        weight, _ = parameters(rng, oracle.feature_shape(shape, axis))
         bias = critical_bias(x, axis, weight, rng)
         zeros = np.zeros(shape, y_type(dtype))
         consistent(x, axis, weight, bias, zeros)
@@ -293,7 +280,7 @@ def test_consistency_in_inference(dtype: Any, rng: np.random.Generator) -> None:
             x = np.round(offset + 2 * rng.standard_normal(shape)).astype(dtype)
             weight, _ = parameters(rng, shape[1:2])
             mean, var = offset + rng.standard_normal(shape[1]), rng.uniform(0.5, 2, shape[1])
-            z = reference.normalize(x, mean, var, weight)
+            z = oracle.normalize(x, mean, var, weight)
             bias = np.asarray(-z[(4, slice(None), *[0] * (len(shape) - 2))], np.float64)
             zeros = np.zeros(shape, dtype)
             y = fastbn.normalize(x, mean, var, weight, bias, residual=zeros, activation="relu")

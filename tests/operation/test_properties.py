@@ -12,25 +12,21 @@ from hypothesis import strategies as st
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.helpers import (
-    FLOATS,
-    HALVES,
-    TYPES,
+from support import oracle
+from support.assertions import (
     affine_size,
     assert_gradients,
     assert_relative,
     assert_statistics,
     assert_train,
     assert_ulps,
-    bits,
-    differing,
-    everything,
     off_the_kink,
-    using_isa,
-    y_type,
 )
-from support.layouts import hole, random_values
+from support.bits import bits, bits_of_everything, differing
+from support.dtypes import FLOATS, HALVES, TYPES, y_type
+from support.isas import using_isa
+from support.layouts import hole
+from support.random_arrays import random_values
 
 pytestmark = pytest.mark.untraced
 
@@ -97,7 +93,7 @@ def cases(draw: st.DrawFn, smallest: int = 1) -> Case:
     scale = draw(st.sampled_from([1.0, 1.0, 1e-3, 50.0, 1e4]))
     offset = draw(st.sampled_from([0.0, 0.0, 1.0, -30.0, 1e3])) * scale
     x = draw(placements((offset + scale * rng.standard_normal(shape)).astype(dtype)))
-    features = reference.feature_shape(x.shape, axis)
+    features = oracle.feature_shape(x.shape, axis)
     weight, bias = (
         draw(placements(np.asarray(values, kind))) if kind is not None else None
         for values, kind in (
@@ -118,7 +114,7 @@ def describe(case: Case) -> None:
 
 
 def count_of(case: Case) -> int:
-    features = reference.feature_shape(case.x.shape, case.axis)
+    features = oracle.feature_shape(case.x.shape, case.axis)
     return case.x.size // max(1, math.prod(features))
 
 
@@ -140,8 +136,8 @@ def test_training(case: Case, isa: str, data: st.DataObject) -> None:
     target = None
     if out == "given" or (out == "in place" and not x.flags.writeable):
         target = data.draw(placements(np.zeros(x.shape, x.dtype), writable=True))
-    expected = reference.train(x, weight, bias, eps, axis)
-    wanted = reference.moments(x, axis)
+    expected = oracle.train(x, weight, bias, eps, axis)
+    wanted = oracle.moments(x, axis)
     source = x.copy()
     if out == "in place" and target is None:
         target = x
@@ -153,7 +149,7 @@ def test_training(case: Case, isa: str, data: st.DataObject) -> None:
     # Channels may be of two or three values, by chance close to each other: y is measured against what float64 keeps
     # of a mean that is large beside their spread, besides the promise.
     lost = 2.0**-50 * np.abs(wanted.mean) * expected.invstd / float(np.finfo(x.dtype).eps)
-    size = affine_size(x.shape, axis, weight, bias) * (1 + reference.along(lost, x.shape, axis))
+    size = affine_size(x.shape, axis, weight, bias) * (1 + oracle.along(lost, x.shape, axis))
     assert_ulps(result.y, expected.y, size)
     if target is not x:
         assert bits(x) == before
@@ -162,24 +158,24 @@ def test_training(case: Case, isa: str, data: st.DataObject) -> None:
 @given(case=cases(), isa=isas, data=st.data())
 def test_inference(case: Case, isa: str, data: st.DataObject) -> None:
     x, axis, weight, bias, eps = case
-    features = reference.feature_shape(x.shape, axis)
+    features = oracle.feature_shape(x.shape, axis)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     kinds = [data.draw(st.sampled_from(FLOATS)) for _ in range(2)]
     mean = np.asarray(x.mean(dtype=np.float64) + rng.standard_normal(features), kinds[0])
     var = np.asarray(np.square(rng.standard_normal(features)), kinds[1])
-    expected = reference.normalize(x, mean, var, weight, bias, eps, axis)
+    expected = oracle.normalize(x, mean, var, weight, bias, eps, axis)
     with using_isa(isa):
         y = fastbn.normalize(x, mean, var, weight, bias, eps=eps, axis=axis)
         again = fastbn.batch_norm(x, mean, var, weight, bias, eps=eps, axis=axis)
     # No allowance for an x near the mean: what is given is exact.
-    assert_ulps(y, expected, reference.along(0 * mean if bias is None else bias, x.shape, axis))
+    assert_ulps(y, expected, oracle.along(0 * mean if bias is None else bias, x.shape, axis))
     assert bits(y) == bits(again)
 
 
 @given(case=cases(), isa=isas, training=st.booleans(), data=st.data())
 def test_backward(case: Case, isa: str, training: bool, data: st.DataObject) -> None:
     x, axis, weight, _, _ = case
-    features = reference.feature_shape(x.shape, axis)
+    features = oracle.feature_shape(x.shape, axis)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     offset = data.draw(st.sampled_from([0.0, 1.0, 100.0]))
     assume(count_of(case) > 1 or not training)
@@ -204,11 +200,11 @@ def test_same_bits(case: Case, one: str, other: str, threads: int) -> None:
     x, axis, weight, bias, _ = case
     fastbn.set_num_threads(1)
     with using_isa(one):
-        first = everything(x, x, weight, bias, axis)
+        first = bits_of_everything(x, x, weight, bias, axis)
     try:
         fastbn.set_num_threads(threads)
         with using_isa(other):
-            assert differing(everything(x, x, weight, bias, axis), first) == []
+            assert differing(bits_of_everything(x, x, weight, bias, axis), first) == []
     finally:
         fastbn.set_num_threads(None)
 
@@ -219,7 +215,7 @@ def test_running_statistics(case: Case, isa: str, momentum: float, data: st.Data
     assume(count > 1)
     correction = data.draw(st.one_of(st.sampled_from([0, 1]), st.floats(0, count - 0.5)))
     x, axis, weight, bias, eps = case
-    features = reference.feature_shape(x.shape, axis)
+    features = oracle.feature_shape(x.shape, axis)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     kinds = [data.draw(st.sampled_from(FLOATS)) for _ in range(2)]
     running = [data.draw(placements(np.asarray(rng.uniform(0.5, 2, features), kind), writable=True)) for kind in kinds]
@@ -232,7 +228,7 @@ def test_running_statistics(case: Case, isa: str, momentum: float, data: st.Data
     assert bits(y) == bits(found.y)
     unbiased = found.var.astype(np.longdouble) * count / (np.longdouble(count) - correction)
     for got, before, new in zip(running, old, (found.mean, unbiased), strict=True):
-        wanted = reference.updated(before, new, momentum)
+        wanted = oracle.updated(before, new, momentum)
         # Five float64 operations, then one rounding to the array's own type.
         size = np.abs(before).astype(np.longdouble) + np.abs(new)
         assert_relative(got, wanted, float(np.finfo(got.dtype).eps) / 2 + 5e-16, size)
@@ -247,8 +243,8 @@ def test_running_statistics(case: Case, isa: str, momentum: float, data: st.Data
 def test_arrays_of_nothing(shape: list[int], dtype: Any, isa: str, data: st.DataObject) -> None:
     axis = data.draw(axes(len(shape)))
     x = np.empty(shape, dtype)
-    features = reference.feature_shape(shape, axis)
-    count = math.prod(n for i, n in enumerate(shape) if i not in reference.feature_axes(axis, len(shape)))
+    features = oracle.feature_shape(shape, axis)
+    count = math.prod(n for i, n in enumerate(shape) if i not in oracle.feature_axes(axis, len(shape)))
     with using_isa(isa):
         found = fastbn.moments(x, axis=axis)
         ones = np.ones(features)
@@ -268,7 +264,7 @@ def test_arrays_of_nothing(shape: list[int], dtype: Any, isa: str, data: st.Data
 
 
 @st.composite
-def countings(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def weightings(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Return where=, weights=, both or neither, of any shape that broadcasts to `shape`, in some memory."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     found = {}
@@ -291,8 +287,8 @@ def test_everything_at_once(shape: tuple[int, ...], x_dtype: Any, isa: str, data
     draw = data.draw
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     axis = draw(axes(len(shape)))
-    features = reference.feature_shape(shape, axis)
-    counting = draw(countings(shape))
+    features = oracle.feature_shape(shape, axis)
+    weighting = draw(weightings(shape))
     assume(math.prod(shape) > math.prod(features))
     y_dtype = draw(st.sampled_from([y_type(x_dtype)] * 3 + [np.dtype(d) for d in FLOATS] + [*HALVES]))
     chosen = {} if y_dtype == y_type(x_dtype) else {"dtype": y_dtype}
@@ -303,10 +299,10 @@ def test_everything_at_once(shape: tuple[int, ...], x_dtype: Any, isa: str, data
     slope = draw(st.sampled_from([0.01, 0.5, -1.0]))
     if not draw(st.booleans()):
         residual = None
-    event(f"{', '.join(counting) or 'nothing'}; {activation}; {'no ' if residual is None else ''}residual")
+    event(f"{', '.join(weighting) or 'nothing'}; {activation}; {'no ' if residual is None else ''}residual")
     fused = {"activation": activation, "residual": None if residual is None else residual.copy()}
     oracles: dict[str, Any] = fused | {"slope": slope}
-    oracles["p"] = reference.weighting(shape, **counting) if counting else None
+    oracles["p"] = oracle.element_weights(shape, **weighting) if weighting else None
     # An eps of one half, so that y does not turn on a variance of two values that are close to each other.
     with using_isa(isa):
         target = draw(st.sampled_from(["fresh", "given", "residual"]))
@@ -319,7 +315,7 @@ def test_everything_at_once(shape: tuple[int, ...], x_dtype: Any, isa: str, data
             bias,
             eps=0.5,
             axis=axis,
-            **counting,
+            **weighting,
             **fused | {"residual": residual},
             negative_slope=slope,
             **chosen,
@@ -330,5 +326,5 @@ def test_everything_at_once(shape: tuple[int, ...], x_dtype: Any, isa: str, data
         saved: dict[str, Any] = {"mean": result.mean, "invstd": result.invstd, "axis": axis}
         dy = rng.standard_normal(shape).astype(y_dtype)
         dy = draw(placements(off_the_kink(dy, x, weight, bias, **saved, residual=fused["residual"]), writable=True))
-        got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **counting, **fused, negative_slope=slope)
+        got = fastbn.batch_norm_backward(dy, x, weight, bias, **saved, **weighting, **fused, negative_slope=slope)
         assert_gradients(got, dy, x, weight, bias, **saved, **oracles)

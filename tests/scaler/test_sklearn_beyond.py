@@ -23,9 +23,11 @@ import fastbn
 import fastbn.sklearn.finite
 from fastbn.sklearn import StandardScaler
 from fastbn.sklearn.finite import has_infinity
-from support import oracle as reference
-from support.helpers import VAR_RTOL, Y_ULPS, Array, assert_mean_and_var, assert_relative, assert_ulps
+from support import oracle
+from support.assertions import assert_mean_and_var, assert_relative, assert_ulps
 from support.layouts import LAYOUTS, Layout, layout_id
+from support.oracle import Array
+from support.tolerances import VAR_RTOL, Y_ULPS
 
 Theirs = preprocessing.StandardScaler
 # What scikit-learn and NumPy sum of thirty terms of one sign: dozens of roundings at most, and as many again.
@@ -34,7 +36,7 @@ SUMS_RTOL = 1e-13
 
 def exact(x: Array, axis: Any = 1, correction: float = 0, p: Array | None = None) -> tuple[Array, Array]:
     """Return mean and deviation, in long double."""
-    found = reference.moments(x, axis, p=p)
+    found = oracle.moments(x, axis, p=p)
     return found.mean, np.sqrt(found.m2 / (found.count - correction))
 
 
@@ -300,7 +302,7 @@ def test_any_axes_in_any_layout(rng: np.random.Generator, layout: Layout, dtype:
     rtol = VAR_RTOL[np.dtype(dtype)]
     assert_relative(scaler.mean_, mean, rtol)
     assert_relative(scaler.scale_, np.where(std == 0, 1, std), rtol)
-    wanted = reference.affine(x, scaler.mean_, 1 / scaler.scale_.astype(np.longdouble), axis=layout.axis)
+    wanted = oracle.affine(x, scaler.mean_, 1 / scaler.scale_.astype(np.longdouble), axis=layout.axis)
     assert_ulps(y, wanted, other=1.0, limit=4)
     assert y.dtype == dtype
     np.testing.assert_array_equal(x, before)

@@ -1,4 +1,4 @@
-"""Arrays and images written to files of every kind, by the libraries that are known for them; and what to expect."""
+"""Arrays and images written to files of every kind, by the libraries known for them, and checks of what is read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import zarr
 from PIL import Image
 
 import fastbn
-from support import oracle as reference
-from support.helpers import VAR_RTOL, assert_mean_and_var
+from support import oracle
+from support.assertions import assert_mean_and_var
+from support.tolerances import VAR_RTOL
 
 Array = npt.NDArray[Any]
 Save = Callable[[Path, Array], str]
@@ -112,18 +113,18 @@ def pixels(images: list[Array]) -> Array:
 
 def assert_streamed(found: fastbn.Moments, x: Array, axis: Any = 1) -> None:
     """Assert that statistics are those of x by the oracle, extremes exactly."""
-    wanted = reference.moments(x, axis)
+    wanted = oracle.moments(x, axis)
     assert np.all(np.asarray(found.count) == wanted.count)
-    shape = reference.feature_shape(x.shape, axis)
+    shape = oracle.feature_shape(x.shape, axis)
     kind = x.dtype if x.dtype in VAR_RTOL else np.dtype(np.float64)
     mean, var = (np.asarray(part).reshape(shape) for part in (wanted.mean, wanted.m2 / wanted.count))
     assert_mean_and_var(found.mean, found.var(), mean, var, VAR_RTOL[kind])
     if found.min is not None and found.max is not None:
-        columns = reference.columns(x, axis)
+        columns = oracle.columns(x, axis)
         np.testing.assert_array_equal(found.min, columns.min(0).reshape(shape))
         np.testing.assert_array_equal(found.max, columns.max(0).reshape(shape))
 
 
 def same_bits(one: fastbn.Moments, other: fastbn.Moments) -> bool:
-    """Whether two are the same to the last bit, the rests that merging keeps included."""
+    """Whether two are the same to the last bit, the low parts that merging keeps included."""
     return one.to_bytes() == other.to_bytes()

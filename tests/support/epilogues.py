@@ -1,18 +1,17 @@
-"""What tests of activations and residuals share; it knows no function of fastbn."""
+"""The epilogue of y (residual, activation) as arguments of fastbn and of the oracle."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from support.oracle import Array
 
-Array = np.ndarray
 SLOPE = 0.3
 
 
-def options(
+def epilogue(
     activation: str | None, residual: Array | None, slope: float = SLOPE
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments that mean the same to fastbn and to the oracle."""
+    """Return the arguments of fastbn and those of the oracle that mean the same."""
     both = {"activation": activation, "residual": residual}
     return both | {"negative_slope": slope}, both | {"slope": slope}

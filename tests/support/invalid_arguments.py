@@ -1,4 +1,4 @@
-"""Valid calls, and how to spoil one argument of each: what tests of errors share; it knows no message but its form."""
+"""Valid calls, ways to spoil one of their arguments, and the form that the error must have."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from support import oracle as reference
-from support.helpers import Array, Axis
+from support import oracle
+from support.oracle import Array, Axis
+from support.random_arrays import random_values
 
 # Memory layouts: functions from values to a new array that holds them in some memory order. What lies between the
 # elements is NaN (of integers the largest, of masks True), so that reading it shows.
@@ -93,15 +94,6 @@ def readonly(values: Array) -> Array:
     return view
 
 
-def random_values(
-    rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, scale: float = 1.0, offset: float = 0.0
-) -> Array:
-    """Return random numbers of any of TYPES: normal ones or, of integers, any at all."""
-    if np.dtype(dtype).kind in "iu":
-        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-    return (offset + scale * rng.standard_normal(shape)).astype(dtype)
-
-
 class Layout(NamedTuple):
     """A shape, its feature axis, and how its memory lies."""
 
@@ -117,7 +109,7 @@ class Layout(NamedTuple):
     @property
     def features(self) -> tuple[int, ...]:
         """The shape of the statistics."""
-        return reference.feature_shape(self.shape, self.axis)
+        return oracle.feature_shape(self.shape, self.axis)
 
 
 def layout_id(layout: Layout) -> str:

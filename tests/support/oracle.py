@@ -5,7 +5,7 @@ the data, each value shifted by a double near the mean so that a large mean cost
 take one channel and are exact: values become integers over a common power of two, and only the square root and the
 final quotient are rounded, at some 1600 binary places.
 
-What a value counts for is `p`, of x's shape: `weighting` makes it of where= and weights=.
+Of weighted data, `p` holds the weight of each element, in x's shape: `element_weights` makes it of where= and weights=.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
-Axis = int | Sequence[int]
+Axis = int | tuple[int, ...]
 
 PLACES = 1600  # binary places of the exact functions' rounded steps; float64 needs 1074 for its smallest subnormal
 SQRT_BITS = 256
@@ -65,7 +65,7 @@ class Backward(NamedTuple):
 
 
 def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """Return the axes that keep their statistics, counted from the front, in order."""
+    """Return the axes that keep their statistics, none negative, in order."""
     axes = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
     return tuple(sorted(int(a) % ndim for a in axes))
 
@@ -78,9 +78,9 @@ def feature_shape(shape: Sequence[int], axis: Axis) -> tuple[int, ...]:
 def columns(x: Array, axis: Axis) -> Array:
     """Return a copy of `x` as (count, features)."""
     kept = feature_axes(axis, x.ndim)
-    rest = tuple(a for a in range(x.ndim) if a not in kept)
-    sizes = (math.prod(x.shape[a] for a in rest), math.prod(x.shape[a] for a in kept))
-    return x.transpose(rest + kept).reshape(sizes).copy()
+    reduced = tuple(a for a in range(x.ndim) if a not in kept)
+    sizes = (math.prod(x.shape[a] for a in reduced), math.prod(x.shape[a] for a in kept))
+    return x.transpose(reduced + kept).reshape(sizes).copy()
 
 
 def from_columns(values: Array, shape: Sequence[int], axis: Axis) -> Array:
@@ -91,11 +91,11 @@ def from_columns(values: Array, shape: Sequence[int], axis: Axis) -> Array:
     return spread
 
 
-def weighting(shape: Sequence[int], where: ArrayLike | None = None, weights: ArrayLike | None = None) -> Array:
-    """Return what each value of an array of `shape` counts for, as long doubles."""
-    counted = np.broadcast_to(np.asarray(True if where is None else where), shape)
-    times = np.broadcast_to(np.asarray(1 if weights is None else weights).astype(np.longdouble), shape)
-    return np.where(counted, times, np.longdouble(0))
+def element_weights(shape: Sequence[int], where: ArrayLike | None = None, weights: ArrayLike | None = None) -> Array:
+    """Return the weight of each element of an array of `shape`, 0 where `where` is false, as long doubles."""
+    kept = np.broadcast_to(np.asarray(True if where is None else where), shape)
+    spread = np.broadcast_to(np.asarray(1 if weights is None else weights).astype(np.longdouble), shape)
+    return np.where(kept, spread, np.longdouble(0))
 
 
 def _flat(values: ArrayLike | None, features: int, default: float, dtype: Any) -> Array:
@@ -121,8 +121,8 @@ def _moments(values: Array, dtype: Any, p: Array | None = None) -> Moments:
     with np.errstate(all="ignore"):
         shift = np.asarray(values, dtype).mean(0).astype(np.float64).astype(dtype)
         deviation = values.astype(dtype) - shift
-        rest = deviation.mean(0)
-        centred = deviation - rest
+        correction = deviation.mean(0)
+        centred = deviation - correction
         m2 = (centred * centred).sum(0) - centred.sum(0) ** 2 / count
         constant = (values == values[0]).all(0)
         m2 = np.where(constant, 0, m2)
@@ -131,48 +131,48 @@ def _moments(values: Array, dtype: Any, p: Array | None = None) -> Moments:
         nan = np.asarray(np.nan, dtype)
         return Moments(
             count,
-            np.where(bad, nan, np.where(constant, values[0].astype(dtype), shift + rest)),
+            np.where(bad, nan, np.where(constant, values[0].astype(dtype), shift + correction)),
             np.where(bad, nan, m2),
             np.where(bad, nan, centred),
         )
 
 
-def _shares(p: Array) -> Array:
-    """Return p / sum(p), and 0 where nothing counts."""
+def _normalized_weights(p: Array) -> Array:
+    """Return p / sum(p), and 0 where that sum is 0."""
     total = p.sum(0)
-    share: Array = np.where(total > 0, p, 0) / np.where(total > 0, total, 1)
-    return share
+    fraction: Array = np.where(total > 0, p, 0) / np.where(total > 0, total, 1)
+    return fraction
 
 
 def _weighted_moments(values: Array, p: Array) -> Moments:
-    """Return moments in which each value counts p times; where nothing counts, the mean is 0 and so is m2."""
-    share, total, counted = _shares(p), p.sum(0), p > 0
+    """Return moments in which each value has the weight p; where all weights are 0, the mean is 0 and so is m2."""
+    fraction, total, weighted = _normalized_weights(p), p.sum(0), p > 0
     with np.errstate(all="ignore"):
 
         def average(terms: Array) -> Array:
-            found: Array = np.where(counted, share * terms, 0).sum(0)
+            found: Array = np.where(weighted, fraction * terms, 0).sum(0)
             return found
 
         shift = average(values).astype(np.float64).astype(values.dtype)
         deviation = values - shift
-        rest = average(deviation)
-        centred = deviation - rest
+        correction = average(deviation)
+        centred = deviation - correction
         m2 = total * (average(centred * centred) - average(centred) ** 2)
-        first = np.take_along_axis(values, counted.argmax(0)[None], 0)[0] if len(values) else np.zeros_like(total)
-        constant = (~counted | (values == first)).all(0)
-        first = np.where(counted.any(0), first, 0)
-        bad = (counted & ~np.isfinite(values)).any(0)
+        first = np.take_along_axis(values, weighted.argmax(0)[None], 0)[0] if len(values) else np.zeros_like(total)
+        constant = (~weighted | (values == first)).all(0)
+        first = np.where(weighted.any(0), first, 0)
+        bad = (weighted & ~np.isfinite(values)).any(0)
         nan = np.asarray(np.nan, values.dtype)
         return Moments(
             total,
-            np.where(bad, nan, np.where(constant, first, shift + rest)),
+            np.where(bad, nan, np.where(constant, first, shift + correction)),
             np.where(bad, nan, np.where(constant, 0, m2)),
             np.where(bad, nan, np.where(constant, values - first, centred)),
         )
 
 
 def moments(x: Array, axis: Axis = 1, dtype: Any = np.longdouble, p: Array | None = None) -> Moments:
-    """Return the two-pass moments of `x`, NaN for a feature that counts a NaN or an infinity."""
+    """Return the two-pass moments of `x`, NaN for a feature with a NaN or an infinity of positive weight."""
     found = _moments(columns(x, axis), dtype, None if p is None else columns(p, axis))
     shape = feature_shape(x.shape, axis)
     count = found.count if p is None else found.count.reshape(shape)
@@ -293,7 +293,7 @@ def backward(
         dz = np.where(z > 0, dz, dtype({"relu": 0, "leaky_relu": slope}[activation]) * dz)
     grad = columns(dz, axis)
     count, features = values.shape
-    share = dtype(1) / max(1, count) if p is None else _shares(columns(p, axis).astype(dtype))
+    fraction = dtype(1) / max(1, count) if p is None else _normalized_weights(columns(p, axis).astype(dtype))
     with np.errstate(all="ignore"):
         inv = _flat(invstd, features, 1, dtype)
         xhat = (values - _flat(mean, features, 0, dtype)) * inv
@@ -302,7 +302,7 @@ def backward(
         scale = _flat(weight, features, 1, dtype) * inv
         terms = [grad]
         if training and count:
-            terms += [np.where(share > 0, -share * term, 0) for term in (np.atleast_2d(dbias), xhat * dweight)]
+            terms += [np.where(fraction > 0, -fraction * term, 0) for term in (np.atleast_2d(dbias), xhat * dweight)]
         dx = scale * sum(terms)
         largest = np.max([np.abs(term).max(axis=0, initial=0) for term in terms], axis=0)
         sizes = (np.abs(scale) * largest, np.sqrt(((grad * xhat) ** 2).sum(0)), np.sqrt((grad * grad).sum(0)))
@@ -321,8 +321,8 @@ def backward(
 
 def updated(old: Array, new: ArrayLike, momentum: float) -> Array:
     """Return (1 - momentum) * old + momentum * new in long double."""
-    share = np.longdouble(momentum)
-    return (1 - share) * old.astype(np.longdouble) + share * np.asarray(new, np.longdouble)
+    rate = np.longdouble(momentum)
+    return (1 - rate) * old.astype(np.longdouble) + rate * np.asarray(new, np.longdouble)
 
 
 def along(values: ArrayLike, shape: Sequence[int], axis: Axis) -> Array:
@@ -369,19 +369,19 @@ def exact_affine(values: Array, mean: Fraction, factor: Fraction, bias: float = 
     """Return (values - mean) * factor + bias as long doubles, correct to about 64 bits."""
     integers, exponent = _integers(values)
     centre = mean / _power(exponent)
-    slope = factor * _power(exponent) / centre.denominator
-    step = (slope.numerator << PLACES) // slope.denominator
+    scale = factor * _power(exponent) / centre.denominator
+    step = (scale.numerator << PLACES) // scale.denominator
     shift = (Fraction(bias).numerator << PLACES) // Fraction(bias).denominator
     return _quotients([(centre.denominator * v - centre.numerator) * step + shift for v in integers])
 
 
 def _quotients(numerators: list[int]) -> Array:
-    """Return numerators / 2**PLACES as long doubles: the nearest double of each plus the rest."""
+    """Return numerators / 2**PLACES as long doubles: the nearest double of each plus a double of what it lacks."""
     one = 1 << PLACES
     heads = [n / one for n in numerators]
     taken = [top * (one // bottom) for top, bottom in map(float.as_integer_ratio, heads)]
-    rests = [(n - t) / one for n, t in zip(numerators, taken, strict=True)]
-    return np.array(heads, np.longdouble) + np.array(rests, np.longdouble)
+    lows = [(n - t) / one for n, t in zip(numerators, taken, strict=True)]
+    return np.array(heads, np.longdouble) + np.array(lows, np.longdouble)
 
 
 def exact_train(values: Array, weight: float = 1.0, bias: float = 0.0, eps: float = 1e-5) -> Array:
@@ -416,14 +416,14 @@ def rounded(values: Array, dtype: Any) -> Array:
     digits, smallest, infinite = FORMATS[np.dtype(dtype).name]
     finite = np.isfinite(values)
     known = np.where(finite, values, 0).astype(wide(values))
-    unit = np.ldexp(known.dtype.type(1), np.maximum(np.frexp(known)[1] - digits, smallest))
-    nearest = np.rint(known / unit) * unit
+    ulps = np.ldexp(known.dtype.type(1), np.maximum(np.frexp(known)[1] - digits, smallest))
+    nearest = np.rint(known / ulps) * ulps
     beyond = np.abs(nearest) >= np.ldexp(np.longdouble(1), infinite)
     return np.where(finite, np.where(beyond, np.copysign(known.dtype.type(np.inf), known), nearest), values)
 
 
-def unit(dtype: Any, expected: Array, other: ArrayLike = 0.0) -> Array:
-    """Return the unit in the last place that `dtype` has at the larger of |expected| and |other|."""
+def ulp(dtype: Any, expected: Array, other: ArrayLike = 0.0) -> Array:
+    """Return the ulp (unit in the last place) that `dtype` has at the larger of |expected| and |other|."""
     size = np.maximum(np.abs(expected), np.abs(np.asarray(other)))
     with np.errstate(all="ignore"):
         found: Array = np.spacing(size.astype(dtype)).astype(wide(size))

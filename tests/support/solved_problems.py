@@ -8,9 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from support import oracle as reference
-from support.helpers import parameters
+from support import oracle
 from support.layouts import dense, fortran, permuted, stepped
+from support.random_arrays import parameters
 
 # A set of problems, each solved once by the oracle and asked of every instruction set.
 
@@ -26,11 +26,11 @@ class Problem:
 
     @functools.cached_property
     def moments(self) -> list[tuple[Fraction, Fraction]]:
-        return [reference.exact_moments(column) for column in self.values.T]
+        return [oracle.exact_moments(column) for column in self.values.T]
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
-        return np.array([reference.longdouble_of(mean) for mean, _ in self.moments])
+        return np.array([oracle.longdouble_of(mean) for mean, _ in self.moments])
 
     @functools.cached_property
     def biased(self) -> list[Fraction]:
@@ -38,17 +38,17 @@ class Problem:
 
     @functools.cached_property
     def var(self) -> np.ndarray:
-        return np.array([reference.longdouble_of(var) for var in self.biased])
+        return np.array([oracle.longdouble_of(var) for var in self.biased])
 
     @functools.cached_property
     def invstd(self) -> np.ndarray:
-        return np.array([reference.longdouble_of(reference.exact_invstd(var, self.eps)) for var in self.biased])
+        return np.array([oracle.longdouble_of(oracle.exact_invstd(var, self.eps)) for var in self.biased])
 
     def y(self, weight: bool, bias: bool) -> np.ndarray:
         """Return the exact result, as (count, channels), for the parameters asked for."""
         if (weight, bias) not in self.solutions:
             solved = [
-                reference.exact_train(column, float(w), float(b), self.eps)
+                oracle.exact_train(column, float(w), float(b), self.eps)
                 for column, w, b in zip(self.values.T, *self.used(weight, bias), strict=True)
             ]
             self.solutions[weight, bias] = np.stack(solved, axis=1)
@@ -66,7 +66,7 @@ class Problem:
         asked = (mean.tobytes(), var.tobytes(), weight, bias)
         if asked not in self.inferred:
             solved = [
-                reference.exact_normalize(column, float(m), float(v), float(w), float(b), self.eps)
+                oracle.exact_normalize(column, float(m), float(v), float(w), float(b), self.eps)
                 for column, m, v, w, b in zip(self.values.T, mean, var, *self.used(weight, bias), strict=True)
             ]
             self.inferred[asked] = np.stack(solved, axis=1)
@@ -104,5 +104,5 @@ def placed(values: np.ndarray, place: str) -> tuple[np.ndarray, int]:
 
 
 def unplaced(array: np.ndarray, axis: int) -> np.ndarray:
-    """Return (count, channels) again; `reference.columns` counts in C order, as the places do."""
-    return reference.columns(array, axis)
+    """Return (count, channels) again; `oracle.columns` counts in C order, as the places do."""
+    return oracle.columns(array, axis)

@@ -12,20 +12,20 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import peak_memory as scratch
-from support.helpers import BFLOAT16, FLOATS, assert_gradients, assert_train, everything
+from support import peak_memory
+from support.assertions import assert_gradients, assert_train
+from support.bits import bits_of_everything, bits_of_training
+from support.dtypes import BFLOAT16, FLOATS
 from support.layouts import dense, fortran, misaligned, packed_record, padded, readonly, stepped
+from support.marks import every_dtype, every_isa
+from support.oracle import element_weights
 from support.weights import (
-    a_mask,
-    bits_of_training,
-    every_dtype,
-    every_isa,
     every_shape,
-    some_counting,
-    some_weights,
-    subsets,
-    times,
-    weighting,
+    mask_shapes,
+    random_integer_weights,
+    random_mask,
+    random_weighting,
+    random_weights,
 )
 
 pytestmark = pytest.mark.untraced
@@ -51,12 +51,13 @@ PLACES: dict[str, Callable[[Array], Array]] = {
 @pytest.mark.parametrize("axis", [1, 2, (0, 2), ()], ids=str)
 def test_any_memory(place: str, axis: Any, rng: np.random.Generator) -> None:
     """Wherever a mask's memory lies, and however often its elements are repeated."""
-    for turn, shape in enumerate(subsets((9, 5, 12)) * 3):
+    for turn, shape in enumerate(mask_shapes((9, 5, 12)) * 3):
         x, dy = rng.standard_normal((2, 9, 5, 12)).astype(FLOATS[turn % 2])
-        kind, make = (("where", a_mask), ("weights", some_weights), ("weights", times))[turn % 3]
+        kinds = (("where", random_mask), ("weights", random_weights), ("weights", random_integer_weights))
+        kind, make = kinds[turn % 3]
         values = make(rng, shape)
         values[(0, 0, 0)] = 1
-        p = weighting(x, {kind: values})
+        p = element_weights(x.shape, **{kind: values})
         for given in (PLACES[place](values), np.broadcast_to(values, x.shape)):
             result = fastbn.batch_norm_train(x, axis=axis, **{kind: given})
             assert_train(x, result, axis=axis, p=p)
@@ -109,9 +110,9 @@ def test_fewer_dimensions_are_counted_from_behind(rng: np.random.Generator) -> N
 @every_isa
 def test_arguments_are_left_as_they_are(rng: np.random.Generator) -> None:
     x = rng.standard_normal((6, 4, 5))
-    where, weights = a_mask(rng, (6, 1, 5)), some_weights(rng, (6, 4, 1))
+    where, weights = random_mask(rng, (6, 1, 5)), random_weights(rng, (6, 4, 1))
     before = x.tobytes(), where.tobytes(), weights.tobytes()
-    everything(x, x, None, None, 1, where=where, weights=weights)
+    bits_of_everything(x, x, None, None, 1, where=where, weights=weights)
     assert (x.tobytes(), where.tobytes(), weights.tobytes()) == before
 
 
@@ -121,19 +122,19 @@ def test_arguments_are_left_as_they_are(rng: np.random.Generator) -> None:
 def test_out_given_and_in_place(dtype: Any, axis: int, rng: np.random.Generator) -> None:
     x, dy = rng.standard_normal((2, 6, 5, 7)).astype(dtype)
     for turn, mask in enumerate(((6, 1, 1), (6, 5, 7), (6, 1, 7), (1, 5, 1))):
-        counting = some_counting(rng, mask, turn)
-        expected = fastbn.batch_norm_train(x, axis=axis, **counting)
+        weighting = random_weighting(rng, mask, turn)
+        expected = fastbn.batch_norm_train(x, axis=axis, **weighting)
         saved = {"mean": expected.mean, "invstd": expected.invstd, "axis": axis}
-        wanted = fastbn.batch_norm_backward(dy, x, **saved, **counting)
+        wanted = fastbn.batch_norm_backward(dy, x, **saved, **weighting)
         for target in ("given", "x", "dy"):
             a, b = x.copy(), dy.copy()
             out = {"given": np.full_like(x, np.nan), "x": a, "dy": b}[target]
-            got = fastbn.batch_norm_backward(b, a, **saved, **counting, out=out)
+            got = fastbn.batch_norm_backward(b, a, **saved, **weighting, out=out)
             assert got.dx is out
             for one, other in zip(got, wanted, strict=True):
                 np.testing.assert_array_equal(one, other)
         inplace = x.copy()
-        result = fastbn.batch_norm_train(inplace, axis=axis, out=inplace, **counting)
+        result = fastbn.batch_norm_train(inplace, axis=axis, out=inplace, **weighting)
         assert result.y is inplace
         for one, other in zip(result, expected, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -143,24 +144,24 @@ def test_out_given_and_in_place(dtype: Any, axis: int, rng: np.random.Generator)
 @pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0)])
 def test_empty_batch(shape: tuple[int, ...]) -> None:
     x = np.empty(shape)
-    for counting in ({"where": np.ones(shape, bool)}, {"where": np.array(True)}, {"where": np.ones((1, 1), bool)}):
-        result = fastbn.batch_norm_train(x, **counting)
+    for weighting in ({"where": np.ones(shape, bool)}, {"where": np.array(True)}, {"where": np.ones((1, 1), bool)}):
+        result = fastbn.batch_norm_train(x, **weighting)
         assert result.y.shape == shape
         assert result.count.tolist() == [0.0] * 3
         running = np.full(3, 5.5), np.full(3, 7.5)
-        assert fastbn.batch_norm(x, *running, training=True, **counting).shape == shape
+        assert fastbn.batch_norm(x, *running, training=True, **weighting).shape == shape
         assert (running[0] == 5.5).all()
         assert (running[1] == 7.5).all()
-        found = fastbn.moments(x, **counting)
+        found = fastbn.moments(x, **weighting)
         assert found.count.tolist() == found.m2.tolist() == [0.0] * 3
         assert np.isnan(found.mean).all()
-        got = fastbn.batch_norm_backward(x, x, mean=np.zeros(3), invstd=np.ones(3), **counting)
+        got = fastbn.batch_norm_backward(x, x, mean=np.zeros(3), invstd=np.ones(3), **weighting)
         assert got.dweight.tolist() == got.dbias.tolist() == [0.0] * 3
 
 
 # Memory: a mask is not expanded to x's shape.
 
-MASKS: dict[str, scratch.Options] = {
+MASKS: dict[str, peak_memory.Options] = {
     "samples": {"where": ((16, 1, 1, 1), "?")},
     "positions": {"where": ((16, 1, 112, 112), "?")},
     "weighted-samples": {"weights": ((16, 1, 1, 1), "f8")},
@@ -179,7 +180,7 @@ def test_masks_are_not_expanded(mask: str, op: str) -> None:
     """One MiB, beside which x's shape in bytes is 3.2 and in float64 26: room for what one mask of positions takes."""
     if fastbn.pool_info().limit and not recycles():
         pytest.skip("a sanitized build has memory of its own")
-    assert scratch.kibibytes((16, 16, 112, 112), 1, op, 2, MASKS[mask]) < 1024
+    assert peak_memory.kibibytes((16, 16, 112, 112), 1, op, 2, MASKS[mask]) < 1024
 
 
 def recycles() -> bool:

@@ -9,29 +9,15 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.helpers import (
-    FLOAT64_RTOL,
-    VAR_RTOL,
-    assert_gradients,
-    assert_relative,
-    assert_train,
-    assert_ulps,
-    everything,
-    parameters,
-)
+from support import oracle
+from support.assertions import assert_gradients, assert_relative, assert_train, assert_ulps
+from support.bits import bits_of_everything, bits_of_training
 from support.layouts import Layout
-from support.weights import (
-    bits_of_training,
-    every_dtype,
-    every_isa,
-    every_layout,
-    every_shape,
-    some_counting,
-    some_weights,
-    subsets,
-    weighting,
-)
+from support.marks import every_dtype, every_isa, every_layout
+from support.oracle import element_weights
+from support.random_arrays import parameters
+from support.tolerances import FLOAT64_RTOL, VAR_RTOL
+from support.weights import every_shape, mask_shapes, random_weighting, random_weights
 
 pytestmark = pytest.mark.untraced
 
@@ -61,14 +47,14 @@ def test_equal_weights_change_no_bit(layout: Layout, dtype: Any, isa: str, rng: 
     del isa
     x, dy = layout.fill(rng, dtype, 2, 3), layout.fill(rng, dtype)
     weight, bias = parameters(rng, layout.features)
-    plain = everything(x, dy, weight, bias, layout.axis)
+    plain = bits_of_everything(x, dy, weight, bias, layout.axis)
     known = {"moments.count", "train.count"}
     count = x.size // max(1, int(np.prod(layout.features)))
-    masks = subsets(x.shape)
+    masks = mask_shapes(x.shape)
     for turn, alike in enumerate(ALIKE):
         shape = masks[-1 - turn % len(masks)]
-        counting = {name: np.full(shape, value) for name, value in alike.items()}
-        result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **counting)
+        weighting = {name: np.full(shape, value) for name, value in alike.items()}
+        result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **weighting)
         value = np.longdouble(alike.get("weights", 1))
         assert_relative(result.count, np.full(layout.features, count * value), VAR_RTOL[np.dtype(np.float64)])
         if set(alike) == {"where"}:
@@ -77,9 +63,9 @@ def test_equal_weights_change_no_bit(layout: Layout, dtype: Any, isa: str, rng: 
         differs = known | ({"running_var", "moments.m2"} if alike.get("weights", 1) != 1 else set())
         if float(value) * count <= 1:
             differs |= {"eval.y", "running_mean"}  # not remembered at all
-            got = bits_of_training(x, dy, weight, bias, layout.axis, counting)
+            got = bits_of_training(x, dy, weight, bias, layout.axis, weighting)
         else:
-            got = everything(x, dy, weight, bias, layout.axis, **counting)
+            got = bits_of_everything(x, dy, weight, bias, layout.axis, **weighting)
             differs |= {"eval.y"} if "running_var" in differs else set()
         same = {name: plain[name.replace("backward(count)", "backward(training=True)")] for name in got}
         assert {name for name in got if got[name] != same[name]} <= differs, alike
@@ -96,20 +82,20 @@ def test_extreme_weights(dtype: Any, size: float, shape: tuple[int, ...], rng: n
     x, dy = ((3 + 2 * rng.standard_normal(shape)).astype(dtype) for _ in range(2))
     for mask in [(shape[0], *[1] * (len(shape) - 1)), (shape[0], 1, *shape[2:]), shape]:
         weights = size * rng.integers(0, 5, mask)
-        counting = {"weights": weights}
-        p = weighting(x, counting)
-        result = fastbn.batch_norm_train(x, **counting)
+        weighting = {"weights": weights}
+        p = element_weights(x.shape, **weighting)
+        result = fastbn.batch_norm_train(x, **weighting)
         assert_train(x, result, p=p)
         saved = {"mean": result.mean, "invstd": result.invstd}
         for count in (None, result.count):
-            got = fastbn.batch_norm_backward(dy, x, **saved, **counting, count=count)
+            got = fastbn.batch_norm_backward(dy, x, **saved, **weighting, count=count)
             assert_gradients(got, dy, x, **saved, p=p)
         # What weighs little beside others has little influence, and nothing overflows.
         weights = np.where(rng.random(mask) < 0.5, weights, rng.uniform(0.5, 2, mask))
         # Two of the largest, so that the variance is not all rounding.
         weights[0], weights[1] = 3 * max(size, 1), 5 * max(size, 1)
-        counting["weights"] = weights
-        assert_train(x, fastbn.batch_norm_train(x, **counting), p=weighting(x, counting))
+        weighting["weights"] = weights
+        assert_train(x, fastbn.batch_norm_train(x, **weighting), p=element_weights(x.shape, **weighting))
 
 
 @every_isa
@@ -122,15 +108,15 @@ def test_channels_of_weights_of_another_size(
     """What weighs little beside another channel's values weighs as much as any in its own."""
     x = (3 + rng.standard_normal(shape)).astype(dtype)
     for mask in [(shape[0], *[1] * (len(shape) - 1)), shape]:
-        weights = rng.integers(1, 5, mask) * reference.along(sizes, shape, 1)
-        counting = {"weights": weights}
-        p = weighting(x, counting)
-        result = fastbn.batch_norm_train(x, **counting)
+        weights = rng.integers(1, 5, mask) * oracle.along(sizes, shape, 1)
+        weighting = {"weights": weights}
+        p = element_weights(x.shape, **weighting)
+        result = fastbn.batch_norm_train(x, **weighting)
         assert_train(x, result, p=p)
         saved = {"mean": result.mean, "invstd": result.invstd}
         dy = rng.standard_normal(shape).astype(dtype)
         for count in (None, result.count):
-            assert_gradients(fastbn.batch_norm_backward(dy, x, **saved, **counting, count=count), dy, x, **saved, p=p)
+            assert_gradients(fastbn.batch_norm_backward(dy, x, **saved, **weighting, count=count), dy, x, **saved, p=p)
 
 
 @every_isa
@@ -141,13 +127,13 @@ def test_one_weight_outweighs_all(dtype: Any, rng: np.random.Generator) -> None:
         weights = np.full((shape[0], *[1] * (len(shape) - 1)), 1e-300)
         weights[4] = 1e300
         result = fastbn.batch_norm_train(x, weights=weights)
-        heavy = reference.moments(x[4:5])
+        heavy = oracle.moments(x[4:5])
         # A handful of roundings of a mean of order one.
         assert_relative(result.mean, heavy.mean, VAR_RTOL[x.dtype], np.sqrt(heavy.m2), atol=FLOAT64_RTOL)
         # Of one value the variance is 0, to the square of what the mean is rounded by.
         assert_relative(result.var, heavy.m2 / heavy.count, VAR_RTOL[x.dtype], atol=1e-31)
         size = 1 / np.sqrt(1e-5) if len(shape) == 2 else 1  # that of 1 / sqrt(var + eps)
-        assert_ulps(result.y, reference.train(x, p=weighting(x, {"weights": weights})).y, size)
+        assert_ulps(result.y, oracle.train(x, p=element_weights(x.shape, weights=weights)).y, size)
 
 
 @every_isa
@@ -164,12 +150,12 @@ def test_large_means(dtype: Any, mean: float, std: float, shape: tuple[int, ...]
     weight, bias = parameters(rng, shape[1:2])
     per_sample = (shape[0], *[1] * (len(shape) - 1))
     for turn, mask in enumerate((per_sample, shape, (shape[0], 1, *shape[2:]), per_sample)):
-        counting = some_counting(rng, mask, turn)
-        p = weighting(x, counting)
-        result = fastbn.batch_norm_train(x, weight, bias, **counting)
+        weighting = random_weighting(rng, mask, turn)
+        p = element_weights(x.shape, **weighting)
+        result = fastbn.batch_norm_train(x, weight, bias, **weighting)
         assert_train(x, result, weight, bias, p=p)
         saved = {"mean": result.mean, "invstd": result.invstd}
-        got = fastbn.batch_norm_backward(dy, x, weight, **saved, **counting)
+        got = fastbn.batch_norm_backward(dy, x, weight, **saved, **weighting)
         assert_gradients(got, dy, x, weight, **saved, p=p)
 
 
@@ -180,7 +166,7 @@ def test_constant_channels_have_no_variance(dtype: Any, value: float, rng: np.ra
     """Whatever the weights, and whatever does not count."""
     for shape in ((65, 5), (9, 40), (6, 5, 9), (6, 5, 7, 7), (6, 5, 3, 3)):
         for mask in [(shape[0], *[1] * (len(shape) - 1)), shape]:
-            weights = some_weights(rng, mask)
+            weights = random_weights(rng, mask)
             weights[0] = 1.3
             x = np.where(np.broadcast_to(weights > 0, shape), np.asarray(value).astype(dtype), dtype(5))
             result = fastbn.batch_norm_train(x, weights=weights, eps=0)

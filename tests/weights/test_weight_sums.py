@@ -9,9 +9,12 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.helpers import FLOAT64_RTOL, VAR_RTOL, assert_relative, assert_train
-from support.weights import every_isa, some_counting, weighting
+from support import oracle
+from support.assertions import assert_relative, assert_train
+from support.marks import every_isa
+from support.oracle import element_weights
+from support.tolerances import FLOAT64_RTOL, VAR_RTOL
+from support.weights import random_weighting
 
 pytestmark = pytest.mark.untraced
 
@@ -24,20 +27,20 @@ pytestmark = pytest.mark.untraced
 def test_running_statistics(rng: np.random.Generator, correction: float) -> None:
     x = 3 + 2 * rng.standard_normal((6, 4, 5))
     for turn, mask in enumerate(((6, 1, 1), (6, 1, 5), (6, 4, 5), (6, 4, 1), (1, 1, 5), (5,))):
-        counting = some_counting(rng, mask, turn)
-        found = reference.moments(x, p=weighting(x, counting))
+        weighting = random_weighting(rng, mask, turn)
+        found = oracle.moments(x, p=element_weights(x.shape, **weighting))
         running = rng.standard_normal(4), rng.uniform(1, 2, 4)
         updates = (found.count > correction).astype(bool)
         with np.errstate(all="ignore"):
             wanted = (
-                np.where(updates, reference.updated(running[0], found.mean, 0.3), running[0]),
+                np.where(updates, oracle.updated(running[0], found.mean, 0.3), running[0]),
                 np.where(
                     updates,
-                    reference.updated(running[1], found.m2 / (found.count - np.longdouble(correction)), 0.3),
+                    oracle.updated(running[1], found.m2 / (found.count - np.longdouble(correction)), 0.3),
                     running[1],
                 ),
             )
-        fastbn.batch_norm(x, *running, training=True, momentum=0.3, correction=correction, **counting)
+        fastbn.batch_norm(x, *running, training=True, momentum=0.3, correction=correction, **weighting)
         # A few float64 operations on numbers of order one, P - correction at worst a tenth of P.
         assert_relative(running[0], wanted[0], 2e-15, atol=2e-15)
         assert_relative(running[1], wanted[1], 2e-14)
@@ -82,7 +85,7 @@ def test_weights_that_sum_to_too_little(
     assert (out == 123.0).all()
     # There is nothing wrong with them where nothing is to be remembered.
     result = fastbn.batch_norm_train(x, weights=weights)
-    assert_train(x, result, p=weighting(x, {"weights": weights}))
+    assert_train(x, result, p=element_weights(x.shape, weights=weights))
     fastbn.batch_norm(x, training=True, correction=correction, weights=weights)
     fastbn.batch_norm(x, *running, correction=correction, weights=weights)
     np.testing.assert_array_equal(running, before)
@@ -117,7 +120,7 @@ def test_variance_of_moments(correction: float, rng: np.random.Generator) -> Non
     weights = rng.uniform(0, 1, (6, 4, 5))
     weights[:, 1] *= correction / 50  # too little by far
     found = fastbn.moments(x, weights=weights)
-    expected = reference.moments(x, p=weighting(x, {"weights": weights}))
+    expected = oracle.moments(x, p=element_weights(x.shape, weights=weights))
     with np.errstate(all="ignore"):
         enough = expected.count > correction
         wanted = np.where(enough, expected.m2 / (expected.count - np.longdouble(correction)), np.nan)

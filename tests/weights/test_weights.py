@@ -13,36 +13,24 @@ import pytest
 
 import fastbn
 import fastbn._core
-from support import oracle as reference
-from support.helpers import (
-    FLOAT64_RTOL,
-    FLOATS,
-    GRAD_RTOL,
-    VAR_RTOL,
+from support import oracle
+from support.assertions import (
     assert_count,
     assert_gradients,
     assert_normalized,
     assert_relative,
     assert_rounded,
     assert_train,
-    bits,
-    differing,
-    everything,
-    parameters,
-    using_isa,
 )
+from support.bits import bits, bits_of_everything, differing
+from support.dtypes import FLOATS
+from support.isas import using_isa
 from support.layouts import Layout
-from support.weights import (
-    SHAPES,
-    a_mask,
-    every_dtype,
-    every_isa,
-    every_layout,
-    every_shape,
-    some_counting,
-    subsets,
-    weighting,
-)
+from support.marks import every_dtype, every_isa, every_layout
+from support.oracle import element_weights
+from support.random_arrays import parameters
+from support.tolerances import FLOAT64_RTOL, GRAD_RTOL, VAR_RTOL
+from support.weights import SHAPES, every_shape, mask_shapes, random_mask, random_weighting
 
 pytestmark = pytest.mark.untraced
 
@@ -58,20 +46,20 @@ ISAS = fastbn._core.isas()
 def test_statistics_and_y(layout: Layout, dtype: Any, rng: np.random.Generator) -> None:
     x = layout.fill(rng, dtype, scale=2, offset=3)
     weight, bias = parameters(rng, layout.features)
-    for turn, shape in enumerate(subsets(x.shape)):
-        counting = some_counting(rng, shape, turn)
-        p = weighting(x, counting)
-        result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **counting)
+    for turn, shape in enumerate(mask_shapes(x.shape)):
+        weighting = random_weighting(rng, shape, turn)
+        p = element_weights(x.shape, **weighting)
+        result = fastbn.batch_norm_train(x, weight, bias, axis=layout.axis, **weighting)
         assert_train(x, result, weight, bias, axis=layout.axis, p=p)
         assert result.count.shape == layout.features
-        found = fastbn.moments(x, axis=layout.axis, **counting)
-        assert_count(found.count, reference.moments(x, layout.axis, p=p).count)
+        found = fastbn.moments(x, axis=layout.axis, **weighting)
+        assert_count(found.count, oracle.moments(x, layout.axis, p=p).count)
         none = found.count == 0
         np.testing.assert_array_equal(np.isnan(found.mean), none)
         np.testing.assert_array_equal(found.m2[none], 0)
         np.testing.assert_array_equal(found.mean[~none], result.mean[~none])
         np.testing.assert_allclose(found.var()[~none], result.var[~none], rtol=FLOAT64_RTOL)
-        y = fastbn.batch_norm(x, None, None, weight, bias, training=True, axis=layout.axis, **counting)
+        y = fastbn.batch_norm(x, None, None, weight, bias, training=True, axis=layout.axis, **weighting)
         np.testing.assert_array_equal(y, result.y)
 
 
@@ -81,17 +69,17 @@ def test_gradients(layout: Layout, dtype: Any, rng: np.random.Generator) -> None
     x = layout.fill(rng, dtype, scale=2, offset=3)
     weight, _ = parameters(rng, layout.features)
     dys = layout.fill(rng, dtype, offset=0.5), (0.5 + rng.standard_normal(x.shape)).astype(dtype)
-    for turn, shape in enumerate(subsets(x.shape)):
-        counting = some_counting(rng, shape, turn)
-        p = weighting(x, counting)
-        _, mean, _, invstd, count = fastbn.batch_norm_train(x, axis=layout.axis, **counting)
+    for turn, shape in enumerate(mask_shapes(x.shape)):
+        weighting = random_weighting(rng, shape, turn)
+        p = element_weights(x.shape, **weighting)
+        _, mean, _, invstd, count = fastbn.batch_norm_train(x, axis=layout.axis, **weighting)
         saved = {"mean": mean, "invstd": invstd, "axis": layout.axis}
         dy = dys[turn % 2]
         for known in (None, count):
-            got = fastbn.batch_norm_backward(dy, x, weight, **saved, **counting, count=known)
+            got = fastbn.batch_norm_backward(dy, x, weight, **saved, **weighting, count=known)
             assert_gradients(got, dy, x, weight, **saved, p=p)
         # Where statistics are constants, it does not matter what they were of.
-        frozen = fastbn.batch_norm_backward(dy, x, weight, **saved, **counting, training=False)
+        frozen = fastbn.batch_norm_backward(dy, x, weight, **saved, **weighting, training=False)
         plain = fastbn.batch_norm_backward(dy, x, weight, **saved, training=False)
         for one, other in zip(frozen, plain, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -99,19 +87,19 @@ def test_gradients(layout: Layout, dtype: Any, rng: np.random.Generator) -> None
 
 @every_layout
 def test_same_bits_on_every_isa(layout: Layout) -> None:
-    for turn, shape in enumerate(subsets(layout.shape)):
+    for turn, shape in enumerate(mask_shapes(layout.shape)):
         rng = np.random.default_rng(29)
         dtype = FLOATS[turn % 2]
         x, dy = layout.fill(rng, dtype, 2, 3), layout.fill(rng, dtype)
         given = (x, dy, *parameters(rng, layout.features), layout.axis)
         # Running statistics need more than one value.
-        counting = some_counting(rng, shape, turn) if np.prod(shape) > 1 else {"weights": np.full(shape, 0.3)}
-        if "weights" in counting:
-            counting["weights"][(0,) * len(shape)] = 2
+        weighting = random_weighting(rng, shape, turn) if np.prod(shape) > 1 else {"weights": np.full(shape, 0.3)}
+        if "weights" in weighting:
+            weighting["weights"][(0,) * len(shape)] = 2
         found = []
         for isa in ISAS:
             with using_isa(isa):
-                found.append(everything(*given, **counting))
+                found.append(bits_of_everything(*given, **weighting))
         for other in found[1:]:
             assert differing(other, found[0]) == [], shape
 
@@ -162,13 +150,13 @@ def test_a_mask_of_each_channels_own() -> None:
 def test_the_oracle_agrees_with_repetition(rng: np.random.Generator) -> None:
     """Weighted sums in long double against exact ones of the repeated values."""
     x, seen = 1e6 + rng.standard_normal((40, 3)), rng.integers(0, 5, 40)
-    found = reference.moments(x, p=reference.weighting(x.shape, weights=seen[:, None]))
+    found = oracle.moments(x, p=oracle.element_weights(x.shape, weights=seen[:, None]))
     for c in range(3):
-        mean, m2 = reference.exact_moments(np.repeat(x[:, c], seen))
+        mean, m2 = oracle.exact_moments(np.repeat(x[:, c], seen))
         assert found.count[c] == seen.sum()
         # Long double has 64 bits: a few dozen roundings of what is left of 1e6, and one of the mean.
-        assert_relative(found.mean[c], reference.longdouble_of(mean), 1e-18)
-        assert_relative(found.m2[c], reference.longdouble_of(m2), 1e-17)
+        assert_relative(found.mean[c], oracle.longdouble_of(mean), 1e-18)
+        assert_relative(found.m2[c], oracle.longdouble_of(m2), 1e-17)
 
 
 # Another road to the same numbers: values repeated, values left out.
@@ -192,7 +180,7 @@ def test_integer_weights_repeat_samples(dtype: Any, shape: tuple[int, ...], rng:
         for correction in (0, 1, 2.5):
             running = np.zeros(shape[1]), np.ones(shape[1])
             fastbn.batch_norm(x, *running, training=True, weights=weights, correction=correction)
-            found = reference.moments(longer)
+            found = oracle.moments(longer)
             # The statistics' error, and the handful of roundings with which they are remembered.
             assert_relative(running[0], found.mean / 10, VAR_RTOL[x.dtype], atol=FLOAT64_RTOL)
             wanted = 0.9 + found.m2 / (found.count - np.longdouble(correction)) / 10
@@ -203,7 +191,7 @@ def test_integer_weights_repeat_samples(dtype: Any, shape: tuple[int, ...], rng:
     saved = {"mean": result.mean, "invstd": result.invstd}
     copies = np.repeat(seen, seen).reshape(-1, *[1] * (x.ndim - 1))
     share = np.repeat(dy.astype(np.longdouble), seen, axis=0) / copies
-    expected = reference.backward(share, longer, weight, **saved)
+    expected = oracle.backward(share, longer, weight, **saved)
     got = fastbn.batch_norm_backward(dy, x, weight, **saved, weights=weights)
     together, scale = np.zeros((2, *shape), np.longdouble)
     for total, part in ((together, expected.dx), (scale, expected.dx_scale)):
@@ -250,7 +238,7 @@ def test_a_mask_leaves_values_out(
     assert_train(short, result._replace(y=selected(result.y), count=int(result.count[0])), weight, bias)
     running = np.zeros(shape[1]), np.ones(shape[1])
     fastbn.batch_norm(x, *running, training=True, where=where, momentum=1)
-    found = reference.moments(short)
+    found = oracle.moments(short)
     np.testing.assert_array_equal(running[0], result.mean)
     assert_relative(running[1], found.m2 / (found.count - 1), VAR_RTOL[x.dtype])
     # With no gradient from what is left out, that of the rest is what it would be alone.
@@ -271,7 +259,7 @@ def test_what_is_left_out_gets_the_frozen_gradient(dtype: Any, rng: np.random.Ge
         weight = np.array([1.0, -2.0, 0.5, 4.0, 0.25])
         mean, invstd = rng.standard_normal(5), np.array([1.0, 2.0, 0.5, 1.0, 8.0])
         dx = fastbn.batch_norm_backward(dy, x, weight, mean=mean, invstd=invstd, where=where).dx
-        frozen = dy * reference.along(weight * invstd, shape, 1).astype(dtype)
+        frozen = dy * oracle.along(weight * invstd, shape, 1).astype(dtype)
         out = np.broadcast_to(~where, shape)
         np.testing.assert_array_equal(dx[out], frozen[out])
         assert (dx[~out] != frozen[~out]).any()
@@ -294,26 +282,26 @@ def test_junk_that_does_not_count(dtype: Any, shape: tuple[int, ...], kind: str,
         counted[rng.random(mask) < 0.3] = False
         counted[3] = False
         counted[:2] = True
-        counting = {kind: counted if kind == "where" else np.where(counted, rng.uniform(0.5, 2, mask), 0)}
+        weighting = {kind: counted if kind == "where" else np.where(counted, rng.uniform(0.5, 2, mask), 0)}
         left_out = np.broadcast_to(~counted, shape)
-        expected = fastbn.batch_norm_train(clean, weight, bias, **counting)
-        assert_train(clean, expected, weight, bias, p=weighting(clean, counting))
+        expected = fastbn.batch_norm_train(clean, weight, bias, **weighting)
+        assert_train(clean, expected, weight, bias, p=element_weights(clean.shape, **weighting))
         for junk in JUNK:
             x = np.where(left_out, np.asarray(junk).astype(dtype), clean)
-            result = fastbn.batch_norm_train(x, weight, bias, **counting)
+            result = fastbn.batch_norm_train(x, weight, bias, **weighting)
             for name in ("mean", "var", "invstd", "count"):
                 assert bits(getattr(result, name)) == bits(getattr(expected, name)), (junk, name)
             np.testing.assert_array_equal(result.y[~left_out], expected.y[~left_out])
             # Its own y is computed from it all the same.
             statistics = result.mean, result.var
-            plain = reference.normalize(x, *statistics, weight, bias)
+            plain = oracle.normalize(x, *statistics, weight, bias)
             np.testing.assert_array_equal(np.isnan(result.y), np.isnan(plain))
             infinite = np.isinf(x)
             np.testing.assert_array_equal(result.y[infinite], plain[infinite])
-            found = fastbn.moments(x, **counting)
+            found = fastbn.moments(x, **weighting)
             assert bits(found.mean) == bits(expected.mean)
             running = np.zeros(shape[1]), np.ones(shape[1])
-            fastbn.batch_norm(x, *running, training=True, **counting)
+            fastbn.batch_norm(x, *running, training=True, **weighting)
             assert np.isfinite(running).all()
 
 
@@ -347,35 +335,35 @@ def test_channels_of_which_nothing_counts(dtype: Any, shape: tuple[int, ...], rn
     counted = np.ones(channels, bool)
     counted[[channels // 2, -1]] = False
     nothing = ~counted
-    per_channel = reference.along(counted, shape, 1)
+    per_channel = oracle.along(counted, shape, 1)
     random = rng.random(shape) < 0.6
     random[:2] = True
-    for counting in (
+    for weighting in (
         {"where": per_channel},
         {"weights": per_channel.astype(float)},
         {"where": random & per_channel},
         {"where": random, "weights": 2.5 * per_channel},
     ):
-        result = fastbn.batch_norm_train(x, weight, bias, **counting)
-        assert_train(x, result, weight, bias, p=weighting(x, counting))
+        result = fastbn.batch_norm_train(x, weight, bias, **weighting)
+        assert_train(x, result, weight, bias, p=element_weights(x.shape, **weighting))
         for statistic in result[1:]:
             np.testing.assert_array_equal(statistic[nothing], 0)
         for c in np.flatnonzero(nothing):
             np.testing.assert_array_equal(result.y[:, c], bias[c])
-        found = fastbn.moments(x, **counting)
+        found = fastbn.moments(x, **weighting)
         np.testing.assert_array_equal(np.isnan(found.mean), nothing)
         np.testing.assert_array_equal(found.m2[nothing], 0)
         np.testing.assert_array_equal(found.count, result.count)
         assert np.isnan(found.var()[nothing]).all()
         running = np.full(channels, 5.5), np.full(channels, 7.5)
-        fastbn.batch_norm(x, *running, training=True, **counting)
+        fastbn.batch_norm(x, *running, training=True, **weighting)
         assert (running[0][nothing] == 5.5).all()
         assert (running[1][nothing] == 7.5).all()
         assert (running[0][counted] != 5.5).all()
         assert (running[1][counted] != 7.5).all()
         saved = {"mean": result.mean, "invstd": result.invstd}
-        got = fastbn.batch_norm_backward(dy, x, weight, **saved, **counting)
-        assert_gradients(got, dy, x, weight, **saved, p=weighting(x, counting))
+        got = fastbn.batch_norm_backward(dy, x, weight, **saved, **weighting)
+        assert_gradients(got, dy, x, weight, **saved, p=element_weights(x.shape, **weighting))
         assert not got.dx[:, nothing].any()
         np.testing.assert_array_equal(got.dweight[nothing], 0)
 
@@ -402,15 +390,15 @@ def test_inference_is_not_influenced(rng: np.random.Generator) -> None:
     x = rng.standard_normal((6, 4, 5))
     running = rng.standard_normal(4), rng.uniform(1, 2, 4)
     expected = fastbn.batch_norm(x, *running)
-    for turn, mask in enumerate(subsets(x.shape)):
-        counting = some_counting(rng, mask, turn)
-        np.testing.assert_array_equal(fastbn.batch_norm(x, *running, **counting), expected)
+    for turn, mask in enumerate(mask_shapes(x.shape)):
+        weighting = random_weighting(rng, mask, turn)
+        np.testing.assert_array_equal(fastbn.batch_norm(x, *running, **weighting), expected)
     np.testing.assert_array_equal(fastbn.batch_norm(x, *running, where=np.zeros((), bool)), expected)
 
 
 def test_fields_of_results(rng: np.random.Generator) -> None:
     x = rng.standard_normal((6, 2, 3, 4))
-    where = a_mask(rng, (6, 1, 1, 4))
+    where = random_mask(rng, (6, 1, 1, 4))
     result = fastbn.batch_norm_train(x, axis=(1, 2), where=where)
     assert isinstance(result, fastbn.TrainResult)
     found = fastbn.moments(x, axis=(1, 2), where=where)
@@ -418,7 +406,7 @@ def test_fields_of_results(rng: np.random.Generator) -> None:
     for count, writeable in ((result.count, True), (found.count, False)):
         assert (type(count), count.dtype, count.shape) == (np.ndarray, np.float64, (2, 3))
         assert count.flags.writeable == writeable  # a result is the caller's, Moments keep theirs
-    assert_train(x, result, axis=(1, 2), p=weighting(x, {"where": where}))
+    assert_train(x, result, axis=(1, 2), p=element_weights(x.shape, where=where))
     y = fastbn.normalize(x, result.mean, result.var, axis=(1, 2))
     assert_normalized(x, y, result.mean, result.var, axis=(1, 2))
     assert_rounded(result.count, np.broadcast_to(np.longdouble(where.sum()), (2, 3)))
