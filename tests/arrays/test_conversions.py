@@ -185,7 +185,7 @@ def test_the_largest_numbers_do_not_overflow(dtype: Any, axis: int, rng: np.rand
 @every_half
 @pytest.mark.parametrize("axis", [1, 2])
 def test_subnormal_halves(dtype: Any, axis: int, rng: np.random.Generator) -> None:
-    """Half precision's smallest numbers count like any others."""
+    """Half precision's subnormal numbers are read and written like any others."""
     x = np.resize(rng.permutation(all_of(dtype)[1:100]), (33, 3, 9)).copy()
     x[::2] *= -1
     result = fastbn.batch_norm_train(x, eps=0, axis=axis)

@@ -213,19 +213,19 @@ def test_larger_than_the_caches(dtype: Any, rng: np.random.Generator) -> None:
         (3, (count // 50, 50), 1),
         (1, (4, count // 100, 25), 2),
         (2, (count // 5000, 200, 25), 1),  # several channels to a row
-        (1, (count // 5, 5), 1),  # several rows abreast
+        (1, (count // 5, 5), 1),  # several rows side by side in a vector
         (3, (count // 500, 100, 5), 1),  # several columns to a channel
     ):
         x = base[start : start + count].reshape(shape)
         out = raw[3 - start : 3 - start + count].reshape(shape)
         result = fastbn.batch_norm_train(x, axis=axis, out=out)
-        rest = tuple(a for a in range(x.ndim) if a != axis)
+        reduced = tuple(a for a in range(x.ndim) if a != axis)
         # Means of 4e5 normal deviates, twice: float64 rounding of some 1e-16 each, far below what is asked here.
-        np.testing.assert_allclose(result.mean, x.mean(rest, dtype=np.float64), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(result.mean, x.mean(reduced, dtype=np.float64), rtol=0, atol=1e-9)
         along = oracle.along(result.mean, shape, axis), oracle.along(result.invstd, shape, axis)
         wanted = np.subtract(x, along[0], dtype=np.float64)
         np.testing.assert_allclose(
-            result.var, np.square(wanted).mean(rest), rtol=1e-6 if dtype == np.float32 else 1e-11
+            result.var, np.square(wanted).mean(reduced), rtol=1e-6 if dtype == np.float32 else 1e-11
         )
         wanted *= along[1]
         np.subtract(wanted, out, out=wanted)

@@ -143,7 +143,7 @@ def test_a_variance_beyond_float64_is_seen() -> None:
         np.testing.assert_array_equal(np.isnan(y), [[True, False]] * 3)
 
 
-# What counts.
+# Masks and weights.
 
 
 @pytest.mark.parametrize("wanted", [("where",), ("weights",), ("where", "weights")])
@@ -209,7 +209,7 @@ def test_unknown_numbers_of_features() -> None:
         fastbn.dask.standardize(array, fastbn.moments(x[:, columns]))
 
 
-def test_a_share_of_unknown_size_is_not_broadcast() -> None:
+def test_weights_of_unknown_chunk_sizes_are_not_broadcast() -> None:
     x, rows = data(20, 3), np.arange(20) % 10 != 0
     array = da.from_array(x, (10, 3))
     one = da.from_array(np.ones((20, 1)), (10, 1))[da.from_array(~rows, 10)]  # one row in each block
@@ -329,8 +329,8 @@ VIEWS: list[Callable[[Array], Array]] = [
 def test_a_block_that_has_travelled_gives_the_same_bits(view: Callable[[Array], Array], axis: Any) -> None:
     x = view(data(40, 7, 30))
     np.testing.assert_array_equal(settled(x), x)
-    shares = layouts.repeated(1, 2)(np.random.default_rng(5).random(x.shape))
-    for weights, wide in (None, {}), (shares, {"weights": (-3, -2, -1)}):
+    varied_weights = layouts.repeated(1, 2)(np.random.default_rng(5).random(x.shape))
+    for weights, wide in (None, {}), (varied_weights, {"weights": (-3, -2, -1)}):
         arguments: list[Any] = [None, weights, wide, axis, "propagate", False]
         found = measured_block(x, *arguments)
         for travel in lambda block: pickle.loads(pickle.dumps(block)), lambda block: deserialize(*serialize(block)):
@@ -418,7 +418,7 @@ def the_victim(folder: Path) -> int:
     raise TimeoutError("no worker has done four blocks in half a minute")
 
 
-def test_a_worker_that_dies_loses_nothing_and_nothing_counts_twice(client: Client, tmp_path: Path) -> None:
+def test_a_worker_that_dies_loses_nothing_and_nothing_is_added_twice(client: Client, tmp_path: Path) -> None:
     x = da.map_blocks(deadly_block, str(tmp_path), chunks=((10,) * 12, (3,)), dtype=np.float32, meta=np.empty((0, 0)))
     # No statistics are merged before all are there, so those of the dead worker are lost with it.
     moments = fastbn.dask.moments(x, split_every=12, extremes=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -21,13 +19,13 @@ import fastbn.mpi
 from fastbn import Moments
 from support import oracle
 from support.assertions import assert_count, assert_mean_and_var, assert_statistics
-from support.interpreters import mpirun, run_python
+from support.interpreters import run_python, run_ranks
 from support.tolerances import VAR_RTOL
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # What rank r has of the data: rows bounds[r] to bounds[r + 1].
-SHARES = {
+BOUNDS = {
     "unequal": (0, 1, 60, 200),
     "first empty": (0, 0, 150, 200),
     "middle empty": (0, 3, 3, 200),
@@ -43,8 +41,8 @@ import numpy as np
 from fastbn import Moments
 import fastbn.mpi
 
-sys.path[:0] = [TESTS]
-from test_mpi import SHARES, data, features, shown
+sys.path[:0] = [FOLDER]
+from test_mpi import BOUNDS, data, features, shown
 
 world = MPI.COMM_WORLD
 rank, found = world.rank, {}
@@ -67,11 +65,11 @@ class Broken(Moments):
         pass
 
 x, options = data()
-for case, bounds in SHARES.items():
+for case, bounds in BOUNDS.items():
     rows = slice(*bounds[rank : rank + 2])
     attempt(case, Moments().update(x[rows]))
     attempt(case + ", nothing seen", Moments() if bounds[rank] == bounds[rank + 1] else Moments().update(x[rows]))
-rows = slice(*SHARES["unequal"][rank : rank + 2])
+rows = slice(*BOUNDS["unequal"][rank : rank + 2])
 part = {name: value[rows] for name, value in options.items()}
 attempt("weighted", Moments(nan="omit", extremes=True).update(x[rows], **part), world)
 attempt("nothing at all", Moments())
@@ -118,16 +116,8 @@ def numbers(hexes: list[str]) -> Array:
 @pytest.fixture(scope="module", params=["tree", "gathered"])
 def found(request: pytest.FixtureRequest) -> dict[str, list[Any]]:
     """Run the program on three ranks, with each of the two ways in which mpi4py can reduce objects."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "MPI4PY_RC_FAST_REDUCE": "1" if request.param == "tree" else "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    program = PROGRAM.replace("TESTS", repr(str(Path(__file__).parent)))
-    command = [mpirun(), "-n", "3", sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    program = PROGRAM.replace("FOLDER", repr(str(Path(__file__).parent)))
+    result = json.loads(run_ranks(program, MPI4PY_RC_FAST_REDUCE="1" if request.param == "tree" else "0"))
     assert isinstance(result, dict)
     return result
 
@@ -140,7 +130,7 @@ def test_all_ranks_see_the_same_bits(found: dict[str, list[Any]]) -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", ", nothing seen"], ids=["zero rows", "nothing seen"])
-@pytest.mark.parametrize("case", SHARES)
+@pytest.mark.parametrize("case", BOUNDS)
 def test_the_whole_is_what_the_ranks_have_seen(found: dict[str, list[Any]], case: str, nothing: str) -> None:
     got, x = found[case + nothing][0], data()[0]
     assert got["count"] == len(x)
@@ -154,9 +144,9 @@ def test_counts_that_differ_and_extremes(found: dict[str, list[Any]]) -> None:
     assert_count(count, expected.count)
     of_x = expected.m2 / expected.count
     assert_mean_and_var(mean, m2 / count, expected.mean, of_x, VAR_RTOL[x.dtype])
-    counted = np.where(options["where"], x.astype(np.float64), np.nan)
-    np.testing.assert_array_equal(numbers(got["min"]), np.nanmin(counted, axis=0))
-    np.testing.assert_array_equal(numbers(got["max"]), np.nanmax(counted, axis=0))
+    kept = np.where(options["where"], x.astype(np.float64), np.nan)
+    np.testing.assert_array_equal(numbers(got["min"]), np.nanmin(kept, axis=0))
+    np.testing.assert_array_equal(numbers(got["max"]), np.nanmax(kept, axis=0))
     assert got["options"] == ["omit", True]
 
 
@@ -209,7 +199,7 @@ def test_merges_in_order_and_leaves_its_argument_alone() -> None:
     assert parts[0].to_bytes() == before
 
 
-def test_the_first_refusal_is_the_one_that_counts() -> None:
+def test_the_first_refusal_is_the_one_that_is_raised() -> None:
     three, four = Moments().update(features(3)), Moments().update(features(4))
     with pytest.raises(ValueError, match=r"got shapes \(3,\) and \(4,\)$"):
         fastbn.mpi.allreduce(three, Ranks(four, three, four))

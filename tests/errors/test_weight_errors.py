@@ -125,7 +125,7 @@ def test_negative_integers_are_no_weights() -> None:
         refuses("weights", ValueError, "finite and not negative", weights=weights)
 
 
-def test_bad_weights_where_nothing_counts_are_bad() -> None:
+def test_bad_weights_are_refused_behind_a_mask_too() -> None:
     weights = np.ones((4, 1, 1))
     weights[2] = np.nan
     where = np.isfinite(weights)

@@ -1,4 +1,4 @@
-"""A run that was killed goes on from its checkpoint, to the same bits; and nothing else goes on from that."""
+"""A run that was killed goes on from its checkpoint, to the same bits; and nothing else goes on from it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, files: list[str])
     limits = [2, 11, 17]
     last, places = killed_and_resumed(files, limits, tmp_path / "checkpoint", memory=LEAST, nan="omit")
     assert len(places) > 2
-    assert last < len(calls) - sum(limits) + 2 * len(limits) + len(files)  # what was counted is not counted again
+    assert last < len(calls) - sum(limits) + 2 * len(limits) + len(files)  # what is in the checkpoint is not read again
 
 
 def test_a_killed_run_over_images(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -90,7 +90,7 @@ def test_a_killed_run_over_images(tmp_path: Path, rng: np.random.Generator) -> N
 
 
 def test_a_row_that_spans_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Parts of the features are counted beside each other then, and all are in the checkpoint."""
+    """The features are then read in parts, and all are in the checkpoint."""
     source = datafiles.save_npy(tmp_path, rng.normal(size=(4, 25_000)))
     last, _ = killed_and_resumed(source, [6], tmp_path / "checkpoint", memory=LEAST)
     assert last > 1
@@ -263,7 +263,7 @@ def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
     for error in (ValueError, KeyboardInterrupt, SystemExit):
-        with pytest.raises(error), replacing(path) as temporary:  # noqa: PT012 (what is written before it counts)
+        with pytest.raises(error), replacing(path) as temporary:  # noqa: PT012 (writing is part of the test)
             Path(temporary).write_text("new")
             raise error
     assert os.listdir(tmp_path) == ["x"]

@@ -23,7 +23,7 @@ from fastbn.command.display import plain_table
 from fastbn.io.statsfiles import Stats, from_json, load_stats, merged_stats, save_stats, to_json
 from support import datafiles
 from support.datafiles import LEAST, Array, random_images, same_bits, save_images
-from support.interpreters import run_python
+from support.interpreters import environment, run_python
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -422,9 +422,8 @@ main(["stats", {source!r}])
 def test_streams_that_are_closed_or_full(
     tmp_path: Path, source: str, arguments: str, code: int, out: str, err: str
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     shell = ["sh", "-c", f"{shlex.quote(sys.executable)} -m fastbn {arguments}"]
-    done = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(shell, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.replace(" ", ""), done.stderr) == (code, out, err)
 
 
@@ -636,10 +635,9 @@ def test_columns_are_aligned() -> None:
 
 
 def test_a_module_that_is_run(tmp_path: Path, source: str) -> None:
-    path = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, "-m", "fastbn", "stats", source, "--json"],
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,

@@ -13,7 +13,7 @@ import pytest
 from fastbn.io.readahead import ahead
 
 
-def counting(seen: list[int], limit: int = 10**9, error: Exception | None = None) -> Iterator[int]:
+def count_up(seen: list[int], limit: int = 10**9, error: Exception | None = None) -> Iterator[int]:
     """Yield numbers, and note each before it goes out, and -1 at the end."""
     try:
         for number in range(limit):
@@ -32,7 +32,7 @@ def threads() -> list[str]:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_everything_comes_in_order(depth: int) -> None:
     for limit in (0, 1, 2, 50):
-        assert list(ahead(counting([], limit), depth)) == list(range(limit))
+        assert list(ahead(count_up([], limit), depth)) == list(range(limit))
     assert list(ahead([3, 2, 1], depth)) == [3, 2, 1]
     assert not threads()
 
@@ -40,7 +40,7 @@ def test_everything_comes_in_order(depth: int) -> None:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_no_more_is_read_than_may_wait(depth: int) -> None:
     seen: list[int] = []
-    items = ahead(counting(seen), depth)
+    items = ahead(count_up(seen), depth)
     assert next(items) == 0
     deadline = time.monotonic() + 5
     while len(seen) < depth + 2 and time.monotonic() < deadline:
@@ -53,7 +53,7 @@ def test_no_more_is_read_than_may_wait(depth: int) -> None:
 
 
 def test_errors_come_after_what_was_before_them() -> None:
-    items = ahead(counting([], 3, ValueError("of the source")))
+    items = ahead(count_up([], 3, ValueError("of the source")))
     assert [next(items), next(items), next(items)] == [0, 1, 2]
     with pytest.raises(ValueError, match="of the source"):
         next(items)

@@ -48,9 +48,9 @@ def header(shape: str) -> Callable[[Path], str]:
     return make
 
 
-def npy(**entries: Any) -> Callable[[Path], str]:
+def npy(**arrays: Any) -> Callable[[Path], str]:
     def make(folder: Path) -> str:
-        np.save(folder / "bad.npy", **entries)
+        np.save(folder / "bad.npy", **arrays)
         return "bad.npy"
 
     return make
@@ -128,7 +128,7 @@ def alike(folder: Path, *names: str) -> str:
 
 
 def miscounted(which: int) -> Callable[[Path], str]:
-    """Return a table of 100 rows whose footer has -101 for one of its counts."""
+    """Return a table of 100 rows whose footer gives -101 as one of its numbers of rows."""
 
     def make(folder: Path) -> str:
         path = folder / "bad.parquet"
@@ -329,13 +329,13 @@ def test_warnings_are_of_the_line_that_called(tmp_path: Path, x: Array, rng: np.
     assert [(warning.filename, warning.lineno - first) for warning in caught] == [(__file__, i) for i in range(5)]
 
 
-def test_a_file_that_breaks_off_does_not_count_at_all(tmp_path: Path) -> None:
+def test_a_file_that_breaks_off_is_left_out_whole(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("a,b\n" + "1,2\n" * 12_000 + "1,oops\n")
     (tmp_path / "good.csv").write_text("a,b\n3,4\n5,6\n")
     seen: list[int] = []
     with pytest.warns(RuntimeWarning, match="bad.csv"):
         found = fastbn.stream(tmp_path, memory=LEAST, on_error="skip", progress=lambda done, total: seen.append(done))
-    assert len(seen) > 4  # blocks of it were counted before that was known
+    assert len(seen) > 4  # blocks of it were read before that was known
     assert_streamed(found, np.array([[3.0, 4.0], [5.0, 6.0]]))
 
 
@@ -486,8 +486,8 @@ def test_csv_in_all_its_forms(tmp_path: Path) -> None:
     assert_streamed(fastbn.stream(path), np.array([[1.0], [2.0], [3.5]]))
 
 
-def test_quotes_that_are_part_of_an_entry(tmp_path: Path) -> None:
-    """A quote opens nothing unless an entry begins with it: here it is inches."""
+def test_quotes_that_are_part_of_a_field(tmp_path: Path) -> None:
+    """A quote opens nothing unless a field begins with it: here it is inches."""
     path = tmp_path / "x.csv"
     path.write_text('a,12" disc,note\n1,2,5" disc\n3,4,\n')
     assert_streamed(fastbn.stream(path), np.array([[1.0, 2.0], [3.0, 4.0]]))

@@ -168,7 +168,7 @@ def test_a_folder_of_files_is_read_by_name(tmp_path: Path, x: Array) -> None:
     assert_streamed(fastbn.stream(tmp_path, memory=LEAST), x)
 
 
-# What does not count.
+# Masks and NaN.
 
 
 def spoiled(x: Array) -> Array:

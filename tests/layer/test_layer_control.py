@@ -61,8 +61,8 @@ def test_a_batch_that_is_not_finite_is_skipped_as_a_whole(value: float, momentum
     assert not np.isfinite(plain.running_var[1])
     x = batch(8, 3, seed=2)
     layer(x)
-    share = 0.1 if momentum else 0.5  # the second batch, not the third
-    want = oracle.updated(before["running_var"], x.var(axis=0, ddof=1), share)
+    rate = 0.1 if momentum else 0.5  # the second batch, not the third
+    want = oracle.updated(before["running_var"], x.var(axis=0, ddof=1), rate)
     np.testing.assert_allclose(layer.running_var, want, **CLOSE)
     assert layer.num_batches_tracked == 2
 
@@ -74,13 +74,13 @@ def test_finite_batches_are_not_skipped() -> None:
     np.testing.assert_equal(layer.state_dict(), plain.state_dict())
 
 
-def test_what_does_not_count_cannot_make_a_batch_be_skipped() -> None:
+def test_masked_values_cannot_make_a_batch_be_skipped() -> None:
     layer = BatchNorm(3, on_nonfinite="skip", momentum=1.0)
     layer(spoiled(np.nan), where=(np.arange(9) != 4)[:, None])
     assert layer.num_batches_tracked == 1
     np.testing.assert_allclose(layer.running_mean, np.delete(batch(9, 3), 4, axis=0).mean(axis=0), **CLOSE)
     where = np.ones((9, 3), bool)
-    where[:, 1] = False  # a channel of which nothing counts is no reason either
+    where[:, 1] = False  # a channel that is masked whole is no reason either
     layer(spoiled(np.inf), where=where)
     assert layer.num_batches_tracked == 2
 
@@ -125,7 +125,7 @@ def test_larger_batches_remember_the_unbiased_variance(on_single: Any) -> None:
 
 
 @pytest.mark.parametrize("on_single", ["error", "biased"])
-def test_channels_of_which_one_value_counts(on_single: Any) -> None:
+def test_channels_with_one_unmasked_value(on_single: Any) -> None:
     layer = BatchNorm(3, on_single=on_single, momentum=1.0)
     x, where = batch(9, 3), np.ones((9, 3), bool)
     where[1:, 1] = False  # one value

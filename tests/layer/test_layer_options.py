@@ -1,4 +1,4 @@
-"""The layer's options for a call: what counts of a batch, what is added, the activation, and where y goes."""
+"""The layer's options for a call: masks and weights, the residual, the activation, and where y goes."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Step(NamedTuple):
 
 
 def step(layer: BatchNorm, x: Array, dy: Array, p: Any = 1.0, residual: Any = 0.0, running: bool = False) -> Step:
-    """Return what the formulas give for entries that count p times; `running`: by the running statistics of now."""
+    """Return what the formulas give for values of weights p; `running`: by the running statistics of now."""
 
     def columns(values: Any) -> Array:
         return oracle.columns(np.broadcast_to(values, x.shape), layer.axis).astype(np.longdouble)
 
-    values, grad, share = columns(x), columns(dy), columns(p)
+    values, grad, weights = columns(x), columns(dy), columns(p)
     features = oracle.feature_shape(x.shape, layer.axis)
     weight = 1.0 if layer.weight is None else layer.weight.ravel()
     bias = 0.0 if layer.bias is None else layer.bias.ravel()
     with np.errstate(all="ignore"):
-        total = share.sum(0)
-        counted = np.where(share > 0, values, 0)
-        mean = np.where(total > 0, (share * counted).sum(0) / total, 0)
-        biased = np.where(total > 0, (share * np.where(share > 0, values - mean, 0) ** 2).sum(0) / total, 0)
+        total = weights.sum(0)
+        weighted = np.where(weights > 0, values, 0)
+        mean = np.where(total > 0, (weights * weighted).sum(0) / total, 0)
+        biased = np.where(total > 0, (weights * np.where(weights > 0, values - mean, 0) ** 2).sum(0) / total, 0)
         centre, spread = (layer.running_mean.ravel(), layer.running_var.ravel()) if running else (mean, biased)
         invstd = np.where((total > 0) | running, 1 / np.sqrt(spread.astype(np.longdouble) + layer.eps), 0)
         xhat = (values - centre) * invstd
@@ -60,7 +60,7 @@ def step(layer: BatchNorm, x: Array, dy: Array, p: Any = 1.0, residual: Any = 0.
         slope = {None: 1.0, "relu": 0.0, "leaky_relu": layer.negative_slope}[layer.activation]
         dz = np.where(z > 0, grad, slope * grad)
         dbias, dweight = dz.sum(0), (dz * xhat).sum(0)
-        flow = 0.0 if running else np.where(share > 0, share / total * (dbias + xhat * dweight), 0)
+        flow = 0.0 if running else np.where(weights > 0, weights / total * (dbias + xhat * dweight), 0)
         shaped = [np.where(z <= 0, slope * z, z), weight * invstd * (dz - flow), dz]
     y, dx, dz = (oracle.from_columns(a, x.shape, layer.axis) for a in shaped)
     statistics = (a.reshape(features) for a in (mean, biased, total))
@@ -180,7 +180,7 @@ def test_backward_uses_what_the_call_used() -> None:
     assert_step(layer, want, y, dy, has_residual=True)
 
 
-# What counts.
+# Masks and weights.
 
 MASKS = {
     "where": {"where": np.random.default_rng(1).random((6, 4, 5)) < 0.6},
@@ -197,8 +197,8 @@ MASKS = {
 }
 
 
-def counted(given: dict[str, Any]) -> Array:
-    """Return how often each entry of a batch of (6, 4, 5) counts."""
+def element_weights(given: dict[str, Any]) -> Array:
+    """Return the weight of each element of a batch of (6, 4, 5)."""
     where, weights = (np.asarray(given.get(name, 1.0), np.float64) for name in ("where", "weights"))
     return np.broadcast_to(where * weights, (6, 4, 5))
 
@@ -206,10 +206,10 @@ def counted(given: dict[str, Any]) -> Array:
 @pytest.mark.parametrize("given", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("correction", [0, 1])
-def test_only_what_counts_counts(given: dict[str, Any], activation: Any, correction: float) -> None:
+def test_masks_and_weights(given: dict[str, Any], activation: Any, correction: float) -> None:
     layer = with_parameters(BatchNorm(4, activation=activation, correction=correction))
     x, dy = batch(6, 4, 5), batch(6, 4, 5, seed=1)
-    want = step(layer, x, dy, counted(given))
+    want = step(layer, x, dy, element_weights(given))
     assert_step(layer, want, layer(x, **given), dy)
     remembered = want.biased * want.total / (want.total - correction)
     np.testing.assert_allclose(layer.running_mean, oracle.updated(np.zeros(4), want.mean, 0.1), **CLOSE)
@@ -226,7 +226,7 @@ def test_a_mask_on_any_axis(shape: tuple[int, ...], axis: Any) -> None:
 
 
 def test_what_is_masked_is_not_seen_in_the_statistics() -> None:
-    """The mean and variance are NumPy's over the counted entries alone, whatever lies between them."""
+    """The mean and variance are NumPy's over the unmasked values alone, whatever lies between them."""
     where = np.random.default_rng(4).random((6, 4, 5)) < 0.6
     for garbage in (0.0, 1e300, np.nan, np.inf):
         layer = BatchNorm(4, momentum=1.0)
@@ -260,7 +260,7 @@ def test_all_true_and_all_one_are_the_plain_call() -> None:
         np.testing.assert_allclose(layer.running_var, plain.running_var, rtol=1e-15)
 
 
-def test_a_channel_of_which_nothing_counts() -> None:
+def test_a_channel_that_is_masked_whole() -> None:
     where = np.ones((6, 4, 5), bool)
     where[:, 2] = False
     layer = with_parameters(BatchNorm(4, activation="leaky_relu"))
@@ -290,7 +290,7 @@ def test_a_batch_that_updates_nothing_is_not_counted(where: Array) -> None:
 
 @pytest.mark.parametrize(("shape", "axis"), [((6, 4, 5), 1), ((6, 5, 4), 2), ((6, 3, 5, 4), (1, 3)), ((6, 5), ())])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint64, None])
-def test_lengths_count_from_the_first(shape: tuple[int, ...], axis: Any, dtype: Any) -> None:
+def test_lengths_are_of_the_first_positions(shape: tuple[int, ...], axis: Any, dtype: Any) -> None:
     lengths = [5, 0, 3, 1, 4, 2]
     at = next(a for a in range(1, len(shape)) if a not in np.atleast_1d(axis))
     where = np.zeros(shape, bool)
@@ -335,7 +335,7 @@ def test_an_empty_batch_of_sequences() -> None:
 
 @pytest.mark.parametrize("given", [*MASKS.values(), {"lengths": [5, 4, 3, 2, 1, 0]}])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_in_evaluation_all_counts_alike(given: dict[str, Any], frozen: bool) -> None:
+def test_evaluation_does_not_depend_on_masks_and_weights(given: dict[str, Any], frozen: bool) -> None:
     layer = with_parameters(BatchNorm(4))
     layer(batch(6, 4, 5, seed=3))
     layer.freeze() if frozen else layer.eval()
@@ -429,9 +429,9 @@ def test_half_precision(dtype: str) -> None:
     y = layer(x)
     dx = layer.backward(dy)
     assert y.dtype == dx.dtype == half
-    unit = 2.0**-11 if dtype == "float16" else 2.0**-8  # half an ulp: one rounding, of float32 results
-    np.testing.assert_allclose(y.astype(np.float64), want.y, rtol=1.01 * unit, atol=1e-6)
-    np.testing.assert_allclose(dx.astype(np.float64), want.dx, rtol=1.01 * unit, atol=1e-6)
+    half_ulp = 2.0**-11 if dtype == "float16" else 2.0**-8  # one rounding, of float32 results
+    np.testing.assert_allclose(y.astype(np.float64), want.y, rtol=1.01 * half_ulp, atol=1e-6)
+    np.testing.assert_allclose(dx.astype(np.float64), want.dx, rtol=1.01 * half_ulp, atol=1e-6)
     np.testing.assert_allclose(layer.running_mean, want.mean, **CLOSE)
     np.testing.assert_allclose(layer.grad_bias, want.dbias, **CLOSE)
 

@@ -151,7 +151,7 @@ def gil_calls() -> dict[str, Callable[[], object]]:
 
 @pytest.fixture
 def counter() -> Any:
-    """Return a function that tells how far another thread has counted; the GIL goes only where it is given up."""
+    """Return a function that returns the steps that another thread has made; the GIL goes only where it is given up."""
     before = sys.getswitchinterval()
     count, stop = 0, False
 

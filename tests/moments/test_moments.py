@@ -1,4 +1,4 @@
-"""Statistics that grow and merge agree with one pass over all data, whatever the parts, their order and grouping."""
+"""Statistics that grow and merge agree with those of all data at once, whatever the parts, their order and grouping."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support import oracle
 
 Array = npt.NDArray[Any]
 
-# What is promised of merging, relative to one pass over everything.
+# What is promised of merging, relative to all data at once.
 PROMISED = 1e-12
 # m2 may be off by the roundings of a dozen operations, whatever the number of parts.
 CLOSE = 12 * 2.0**-53
@@ -115,12 +115,12 @@ def test_equal_parts_leave_no_drift() -> None:
 
 
 def test_merging_is_commutative_to_the_bit(rng: np.random.Generator) -> None:
-    counted = np.arange(50)[:, np.newaxis] % np.arange(1, 6) == 0
+    kept = np.arange(50)[:, np.newaxis] % np.arange(1, 6) == 0
     for cut in [1, 20, *[25] * 20, 49]:
         x = table(rng, 50)
         a, b = fastbn.moments(x[:cut]), fastbn.moments(x[cut:])
         assert (a + b).to_bytes() == (b + a).to_bytes()
-        a, b = (fastbn.moments(x[half], where=counted[half]) for half in (slice(0, cut), slice(cut, 50)))
+        a, b = (fastbn.moments(x[half], where=kept[half]) for half in (slice(0, cut), slice(cut, 50)))
         assert (a + b).to_bytes() == (b + a).to_bytes()
 
 
@@ -162,9 +162,9 @@ def test_features_without_values_leave_the_others_alone(rng: np.random.Generator
     assert np.isnan([nothing.mean, nothing.std()]).all()
     m = Moments(extremes=True).update(x)
     assert nothing + m == m + nothing == fastbn.moments(x)
-    counted = np.zeros_like(x, bool)
-    counted[:, 1] = True
-    mixed = Moments(extremes=True).update(x, where=counted).update(x[:10], where=~counted[:10])
+    kept = np.zeros_like(x, bool)
+    kept[:, 1] = True
+    mixed = Moments(extremes=True).update(x, where=kept).update(x[:10], where=~kept[:10])
     np.testing.assert_array_equal(mixed.count, [10, 30, 10, 10, 10])
     np.testing.assert_allclose(mixed.m2[1], exact(x)[1][1], rtol=CLOSE)
     np.testing.assert_array_equal(mixed.max, [*x[:10, :1].max(0), *x[:, 1:2].max(0), *x[:10, 2:].max(0)])
@@ -222,10 +222,10 @@ def test_nan_is_omitted(
     p[np.isnan(x)] = 0
     np.testing.assert_allclose(found.count, p.sum(0), rtol=1e-15)
     for c in range(3):
-        values, counts = x[p[:, c] > 0, c].astype(np.longdouble), p[p[:, c] > 0, c].astype(np.longdouble)
-        mean = (values * counts).sum() / counts.sum()
+        values, weights = x[p[:, c] > 0, c].astype(np.longdouble), p[p[:, c] > 0, c].astype(np.longdouble)
+        mean = (values * weights).sum() / weights.sum()
         np.testing.assert_allclose(found.mean[c], float(mean), rtol=1e-14)
-        np.testing.assert_allclose(found.m2[c], float((counts * (values - mean) ** 2).sum()), rtol=PROMISED)
+        np.testing.assert_allclose(found.m2[c], float((weights * (values - mean) ** 2).sum()), rtol=PROMISED)
         assert (found.min[c], found.max[c]) == (values.min(), values.max())
     assert found.count[3] == 0
     assert np.isnan([found.mean[3], found.std()[3], found.min[3], found.max[3]]).all()
@@ -254,7 +254,7 @@ def test_a_pass_that_nan_would_spoil_is_spared(rng: np.random.Generator, monkeyp
         (x.T, {"axis": 0}, [(5, 20), (5, 20)]),
         (x, {"where": ~plain}, in_parts),
         (x, {"weights": np.ones((40, 1))}, in_parts),
-        (x, {"where": plain}, whole),  # what is not a number does not count
+        (x, {"where": plain}, whole),  # what is not a number is masked
         (x, {"weights": 1.0 * plain}, whole),
         (late, {}, whole + in_parts),
         (x[:29], {}, [(29, 5), (20, 5), (9, 5)]),  # small
@@ -554,7 +554,7 @@ def test_statistics_are_checked() -> None:
         Moments.from_dict({"mean": ones})
     with pytest.raises(ValueError, match="mean_lo must have mean's shape"):
         Moments.from_dict({"count": 3, "mean": ones, "m2": ones, "mean_lo": [0.0]})
-    for key, rest, shown in [
+    for key, value, shown in [
         ("mean_lo", [0.0, 1e-3], "mean_lo must be what float64 rounds off mean, 1.0, got 0.001"),
         ("m2_lo", [-1.0, 0.0], "m2_lo must be what float64 rounds off m2, 1.0, got -1.0"),
         ("m2_lo", [0.0, np.nan], "m2_lo must be what float64 rounds off m2, 1.0, got nan"),
@@ -562,7 +562,7 @@ def test_statistics_are_checked() -> None:
         ("mean_lo", ["a", "b"], "mean_lo must hold real numbers, got dtype <U1"),
     ]:
         with pytest.raises((TypeError, ValueError), match=shown):
-            Moments.from_dict({"count": 3, "mean": ones, "m2": ones, key: rest})
+            Moments.from_dict({"count": 3, "mean": ones, "m2": ones, key: value})
     for correction in (-1, np.inf):
         with pytest.raises(ValueError, match="correction must be finite and >= 0"):
             Moments(3, ones, ones).var(correction)

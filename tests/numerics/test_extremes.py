@@ -151,7 +151,7 @@ BACKWARD_CASES = [c for c in EXTREME_CASES if c.values[0] == np.float64 or c.val
 @pytest.mark.parametrize("place", EXTREME_PLACES)
 @pytest.mark.parametrize("training", [True, False])
 def test_extremes_backward(dtype: Any, size: float, eps: float, place: str, training: bool) -> None:
-    """The gradient is of the size of dy / x; it must not pass through squares of either."""
+    """The gradient is of the size of dy / x; its computation must not form squares of either."""
     problem = extreme(dtype, size, eps)
     x, axis = placed(problem.values, place)
     mean = problem.mean.astype(np.float64)
@@ -160,8 +160,8 @@ def test_extremes_backward(dtype: Any, size: float, eps: float, place: str, trai
     assert np.isfinite(invstd).all()
     rng = np.random.default_rng(17)
     # dy such that dx stays in x's type.
-    unit = min(1.0, size) if eps == 0 else 1.0
-    dy, _ = placed((unit * rng.standard_normal(problem.values.shape)).astype(dtype), place)
+    scale = min(1.0, size) if eps == 0 else 1.0
+    dy, _ = placed((scale * rng.standard_normal(problem.values.shape)).astype(dtype), place)
     saved = {"mean": mean, "invstd": invstd, "axis": axis, "training": training}
     got = fastbn.batch_norm_backward(dy, x, problem.weight, **saved)
     assert all(np.isfinite(g).all() for g in got)

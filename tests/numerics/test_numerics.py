@@ -1,7 +1,7 @@
 """Promise: the figures of the README's numerics table, for any data, on every instruction set.
 
-Where the rest of the suite allows for an element that happens to lie at its channel's mean, this file does not: y is
-compared with the exact result, in units in the last place of the larger of |y| and |bias|, without bias of |y| alone.
+Where the other files allow for an element that happens to lie at its channel's mean, this file does not: y is
+compared with the exact result, in ulp of the larger of |y| and |bias|, without bias of |y| alone.
 """
 
 from __future__ import annotations

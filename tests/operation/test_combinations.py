@@ -57,11 +57,11 @@ SMALL = [
     Layout("axes-none", (5, 3, 7), (), dense),
 ]
 
-# How much values count: by name, arguments for an array of `shape`, the first sample whole. Weights exceed the
+# Masks and weights for an array of `shape`, which leave the first two samples whole. The sum of the weights exceeds the
 # correction of running statistics whatever the shape.
 
 
-def nothing_said(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Array]:
+def unweighted(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Array]:
     del rng, shape
     return {}
 
@@ -96,7 +96,7 @@ def both(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, Array]:
     return positions(rng, shape) | {"weights": weights}
 
 
-MASKS = (nothing_said, samples, positions, each, weighted_samples, both)
+MASKS = (unweighted, samples, positions, each, weighted_samples, both)
 ACTIVATIONS = (None, "relu", "leaky_relu")
 COMBINATIONS = list(itertools.product(MASKS, ACTIVATIONS, (False, True)))
 
@@ -145,7 +145,7 @@ def test_training(layout: Layout, dtype: Any) -> None:
 def test_inference(layout: Layout, dtype: Any) -> None:
     axis = layout.axis
     for turn, (mask, activation, with_residual) in third(layout, dtype):
-        if mask is not MASKS[turn % len(MASKS)] and mask is not nothing_said:
+        if mask is not MASKS[turn % len(MASKS)] and mask is not unweighted:
             continue  # in inference they only must not matter
         x, dy, weight, bias, residual, chosen = problem(layout, dtype, turn)
         mine, oracles = epilogue(activation, residual if with_residual else None)
@@ -203,12 +203,12 @@ SHARED = [layout for layout in LARGE if layout.name != "large-axes-none"]
 
 @pytest.mark.parametrize("layout", SHARED, ids=layout_id)
 def test_same_bits_for_any_number_of_threads(layout: Layout, threads: SetThreads) -> None:
-    """Each layout with a share of the combinations, of types and of numbers of threads that is another's no more."""
+    """Each layout with other combinations, other types and other numbers of threads."""
     start = SHARED.index(layout)
     for i in range(3):
         turn = 7 * start + 11 * i
         mask, activation, with_residual = COMBINATIONS[turn % len(COMBINATIONS)]
-        if mask is nothing_said:
+        if mask is unweighted:
             mask = MASKS[1 + turn % 5]
         x, dy, weight, bias, residual, chosen = problem(layout, TYPES[(start + 2 * i) % len(TYPES)], turn)
         mine, _ = epilogue(activation, residual if with_residual else None)
@@ -280,10 +280,10 @@ def test_larger_than_the_caches(x_dtype: Any, y_dtype: Any, shape: tuple[int, ..
         out=out,
     )
     assert result.y is out
-    counted = x[where.ravel()].astype(np.float32)
-    rest = tuple(a for a in range(x.ndim) if a != axis)
+    kept = x[where.ravel()].astype(np.float32)
+    reduced = tuple(a for a in range(x.ndim) if a != axis)
     # Of whole numbers below 200 these sums are exact, and so is what the variance divides: below 2**53.
-    n, total, squares = counted.size // shape[axis], *(a.sum(rest, np.float64) for a in (counted, counted**2))
+    n, total, squares = kept.size // shape[axis], *(a.sum(reduced, np.float64) for a in (kept, kept**2))
     np.testing.assert_allclose(result.mean, total / n, rtol=1e-14)
     np.testing.assert_allclose(result.var, (n * squares - total**2) / n**2, rtol=VAR_RTOL[x.dtype])
     along = [oracle.along(a, shape, axis) for a in (result.mean, weight * result.invstd, bias)]
@@ -306,8 +306,8 @@ def test_larger_than_the_caches(x_dtype: Any, y_dtype: Any, shape: tuple[int, ..
     # Whole numbers again, so sums in any order are exact.
     dz = np.where(positive, dy, np.zeros_like(dy))
     np.testing.assert_array_equal(got.dresidual, dz)
-    np.testing.assert_array_equal(got.dbias, dz.sum(rest, np.float64))
-    # With statistics held fixed dx is a multiple of dz: what is not counted shows it.
+    np.testing.assert_array_equal(got.dbias, dz.sum(reduced, np.float64))
+    # With statistics held fixed dx is a multiple of dz: what is masked shows it.
     out_of = ~where.ravel()
     scaled = dz[out_of].astype(np.float64) * along[1]
     scaled -= got.dx[out_of].astype(np.float64)
@@ -352,7 +352,8 @@ def test_finite_differences(
 ) -> None:
     rng = np.random.default_rng(71)
     x, residual, push = 1 + 2 * rng.standard_normal((3, *shape))
-    x[0], x[1] = x[0] - 3, x[1] + 3  # which count: so that the variance is not small and its derivatives are not large
+    # Values that no mask leaves out, far apart: the variance is not small, and its derivatives are not large.
+    x[0], x[1] = x[0] - 3, x[1] + 3
     weight, bias = parameters(rng, (shape[axis],))
     mean, var = rng.standard_normal(weight.shape), rng.uniform(0.5, 2, weight.shape)
     weighting = mask(rng, shape)

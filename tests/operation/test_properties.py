@@ -44,7 +44,7 @@ def shapes(draw: st.DrawFn, smallest: int = 1) -> tuple[int, ...]:
 
 @st.composite
 def axes(draw: st.DrawFn, ndim: int) -> int | tuple[int, ...]:
-    """Return one axis, or some in any order, each counted from the front or from behind."""
+    """Return one axis, or some in any order, each given from the front or from behind."""
     anywhere = st.integers(-ndim, ndim - 1)
     if draw(st.booleans()):
         return draw(anywhere)
@@ -53,7 +53,7 @@ def axes(draw: st.DrawFn, ndim: int) -> int | tuple[int, ...]:
 
 @st.composite
 def placements(draw: st.DrawFn, values: np.ndarray, writable: bool = False) -> np.ndarray:
-    """Return `values` in some memory: axes in any order, with steps, padding, an odd offset, or strides of zero.
+    """Return `values` in some memory: axes in any order, steps, padding, an unaligned offset, or strides of zero.
 
     Memory between the elements is a `hole`. Where a stride is zero, the values are those of the first index.
     """

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastbn
+from support.derivatives import central_differences
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -40,19 +41,6 @@ def small_batch():
     return rng.normal(size=(7, 5)), np.array([0, 1, 2, 0, 1, 2, 0])
 
 
-def finite_difference(function, array, step=1e-5):
-    """Return the gradient of a function of no arguments by an array that it reads, by central differences."""
-    gradient = np.empty_like(array)
-    for index in np.ndindex(array.shape):
-        kept = array[index]
-        array[index] = kept + step
-        above = function()
-        array[index] = kept - step
-        gradient[index] = (above - function()) / (2 * step)
-        array[index] = kept
-    return gradient
-
-
 @both
 def test_gradients_of_the_network_are_those_of_finite_differences(normalized):
     x, labels = small_batch()
@@ -60,7 +48,7 @@ def test_gradients_of_the_network_are_those_of_finite_differences(normalized):
     network.backward(cross_entropy(network(x), labels)[1])
     computed = [gradient.copy() for gradient in network.gradients()]
     for parameter, gradient in zip(network.parameters(), computed, strict=True):
-        expected = finite_difference(lambda: cross_entropy(network(x), labels)[0], parameter)
+        expected = central_differences(lambda: cross_entropy(network(x), labels)[0], parameter, step=1e-5)
         # truncation is of the order of step^2 = 1e-10, rounding of 1e-16 / step = 1e-11, times higher derivatives
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-8)
 
@@ -69,7 +57,7 @@ def test_gradient_of_the_cross_entropy_is_that_of_finite_differences():
     logits, labels = small_batch()[0], np.array([4, 3, 2, 1, 0, 4, 3])
     loss, gradient = cross_entropy(logits, labels)
     assert loss == pytest.approx(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(7), labels]))
-    expected = finite_difference(lambda: cross_entropy(logits, labels)[0], logits)
+    expected = central_differences(lambda: cross_entropy(logits, labels)[0], logits, step=1e-5)
     # truncation and rounding as above, of a softmax, whose derivatives are all below 1
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-9)
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastbn.__main__ import main
-from support.interpreters import mpirun
+from support.interpreters import run_ranks
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
@@ -25,8 +22,10 @@ def sections() -> list[Any]:
     """Return (the file's first lines, a section) of all files that show what to do."""
     found = []
     for name in ("guide", "standardization", "files", "distributed"):
-        head, *rest = (DOCS / f"{name}.md").read_text().split("\n## ")
-        found += [pytest.param(head, text, id=f"{name}: {text.splitlines()[0]}") for text in rest if BLOCK.search(text)]
+        head, *shown = (DOCS / f"{name}.md").read_text().split("\n## ")
+        found += [
+            pytest.param(head, text, id=f"{name}: {text.splitlines()[0]}") for text in shown if BLOCK.search(text)
+        ]
     return found
 
 
@@ -60,11 +59,7 @@ def assert_session(block: str, capsys: pytest.CaptureFixture[str]) -> int:
 
 def assert_ranks_print(code: str) -> int:
     """Run Python on three MPI ranks, and assert that together they print what it says."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
-    command = [mpirun(), "-n", "3", sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == promised(code)
+    assert run_ranks(code).split() == promised(code)
     return len(promised(code))
 
 

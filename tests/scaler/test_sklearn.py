@@ -251,7 +251,7 @@ def test_partial_fits_are_the_same(make: Maker, options: dict[str, Any]) -> None
 def test_weights_do_the_same(kind: str, name: str, options: dict[str, Any]) -> None:
     make, weights = (INPUTS | WRONG)[kind], WEIGHTS[name]
     if not options.get("with_mean", True) and "with_std" in options and kind in ("NaN float32", "float16"):
-        pytest.skip("counted in X's type there, in float64 here")
+        pytest.skip("the count has X's type there, in float64 here")
     assert_same(lambda scaler: attributes(scaler(**options).fit(make(), sample_weight=weights)))
     assert_same(lambda scaler: scaler(**options).fit_transform(make(), None, sample_weight=weights))
     if kind not in ("NaN float32", "float16"):  # in whose precision the second call rounds the first's count
@@ -301,7 +301,7 @@ def test_one_scale_is_spread_by_inverse_transform() -> None:
     assert_same(lambda scaler: type(outcome(lambda s: s().fit(X).inverse_transform(X[:, :2]), scaler)[0]))
 
 
-def test_attributes_that_a_caller_sets_count() -> None:
+def test_attributes_that_a_caller_sets_are_used() -> None:
     def act(scaler: Any, name: str, value: Any, fit: bool) -> Any:
         scaler = scaler().fit(X)
         setattr(scaler, name, value)

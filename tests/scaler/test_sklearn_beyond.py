@@ -53,8 +53,8 @@ def parts(x: Array) -> list[Array]:
     return np.array_split(x, [1, 10, 17])
 
 
-def missing(x: Array, share: float = 0.1) -> Array:
-    return np.where(np.random.default_rng(3).random(x.shape) < share, x.dtype.type(np.nan), x)
+def missing(x: Array, fraction: float = 0.1) -> Array:
+    return np.where(np.random.default_rng(3).random(x.shape) < fraction, x.dtype.type(np.nan), x)
 
 
 # Precision.
@@ -67,7 +67,7 @@ def test_float32_far_from_zero_loses_no_digits(rng: np.random.Generator, offset:
     wanted = (x - mean) / std
     y = StandardScaler().fit_transform(x)
     assert y.dtype == np.float32
-    # Rounded: the mean's rest, the reciprocal, the product and the sum.
+    # Rounded: the mean's low part, the reciprocal, the product and the sum.
     assert_ulps(y, wanted, other=np.float32(1.0), limit=4)
 
 
@@ -190,9 +190,9 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("share", [0.0, 0.2])
-def test_merged_parts_are_the_whole(rng: np.random.Generator, share: float, weighted: bool) -> None:
-    x = missing(rng.normal(1e8, 1, (200, 5)), share)
+@pytest.mark.parametrize("fraction", [0.0, 0.2])
+def test_merged_parts_are_the_whole(rng: np.random.Generator, fraction: float, weighted: bool) -> None:
+    x = missing(rng.normal(1e8, 1, (200, 5)), fraction)
     weights = rng.random(200) if weighted else None
     total = StandardScaler(correction=1)
     for rows in parts(np.arange(200)):
@@ -203,10 +203,10 @@ def test_merged_parts_are_the_whole(rng: np.random.Generator, share: float, weig
         np.testing.assert_array_equal(before["mean_"], other.mean_)
     p = np.ones((200, 1)) if weights is None else weights[:, None]
     assert_fitted(total, x, correction=1, p=p)
-    assert np.ndim(total.n_samples_seen_) == (share > 0)
+    assert np.ndim(total.n_samples_seen_) == (fraction > 0)
     count = (~np.isnan(x) * p.astype(np.longdouble)).sum(axis=0)
     # A sum of positive terms, as the variance.
-    assert_relative(total.n_samples_seen_, count if share else count[0], VAR_RTOL[x.dtype])
+    assert_relative(total.n_samples_seen_, count if fraction else count[0], VAR_RTOL[x.dtype])
 
 
 def test_scikit_learns_scalers_and_moments_merge_too(rng: np.random.Generator) -> None:
@@ -273,7 +273,7 @@ def test_moments_are_a_copy_and_feed_the_layer(rng: np.random.Generator) -> None
     scaler.moments_.update(x)
     assert scaler.n_samples_seen_ == 100
     layer = fastbn.BatchNorm(affine=False, eps=0.0, correction=0).load_moments(scaler.moments_).eval()
-    # Either is within so many units in the last place of what it should be, which is below 4 in size.
+    # Either is within so many ulp of what it should be, which is below 4 in size.
     np.testing.assert_allclose(layer(x), scaler.transform(x), rtol=0, atol=2 * Y_ULPS * np.spacing(2.0))
 
 

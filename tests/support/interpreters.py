@@ -11,18 +11,36 @@ from pathlib import Path
 import pytest
 
 
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter that sees the fastbn of this one."""
-    known = {k: v for k, v in os.environ.items() if k != "FASTBN_ISA"}
-    path = os.pathsep.join(p for p in sys.path if p)
+def environment(**variables: str) -> dict[str, str]:
+    """Return an environment whose Python imports what this one does, and chooses its instruction set itself."""
+    known = {name: value for name, value in os.environ.items() if name != "FASTBN_ISA"}
+    return known | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)} | variables
+
+
+def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, with variables added to its environment."""
     return subprocess.run(
         [sys.executable, "-c", code],
-        env=known | {"PYTHONPATH": path} | environment,
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+def run_ranks(code: str, **variables: str) -> str:
+    """Run code on three MPI ranks of one thread each, and return what they print; skip the test without MPI."""
+    done = subprocess.run(
+        [mpirun(), "-n", "3", sys.executable, "-c", code],
+        env=environment(OMP_NUM_THREADS="1", **variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def mpirun() -> str:

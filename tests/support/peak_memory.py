@@ -1,4 +1,4 @@
-"""Print the memory that a call needs beside its arguments and results, as the system counts it (Linux).
+"""Print the memory that a call needs beside its arguments and results, as the system measures it (Linux).
 
     python tests/support/peak_memory.py [threads]
 

@@ -104,5 +104,5 @@ def placed(values: np.ndarray, place: str) -> tuple[np.ndarray, int]:
 
 
 def unplaced(array: np.ndarray, axis: int) -> np.ndarray:
-    """Return (count, channels) again; `oracle.columns` counts in C order, as the places do."""
+    """Return (count, channels) again; `oracle.columns` goes in C order, as the places do."""
     return oracle.columns(array, axis)

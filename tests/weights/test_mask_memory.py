@@ -88,16 +88,16 @@ def test_any_byte_but_zero_is_true(dtype: Any, shape: tuple[int, ...], rng: np.r
     for mask in ((shape[0], *[1] * (len(shape) - 1)), shape):
         raw = rng.choice(np.array([0, 1, 2, 128, 255], np.uint8), mask)
         raw[0] = 2
-        odd, plain = raw.view(bool), raw != 0
-        assert bits_of_training(x, dy, None, None, 1, {"where": odd}) == bits_of_training(
+        any_byte, plain = raw.view(bool), raw != 0
+        assert bits_of_training(x, dy, None, None, 1, {"where": any_byte}) == bits_of_training(
             x, dy, None, None, 1, {"where": plain}
         )
         assert bits_of_training(
-            x, dy, None, None, 1, {"where": odd, "weights": np.full(mask, 0.5)}
+            x, dy, None, None, 1, {"where": any_byte, "weights": np.full(mask, 0.5)}
         ) == bits_of_training(x, dy, None, None, 1, {"where": plain, "weights": np.full(mask, 0.5)})
 
 
-def test_fewer_dimensions_are_counted_from_behind(rng: np.random.Generator) -> None:
+def test_fewer_dimensions_are_the_last_ones(rng: np.random.Generator) -> None:
     x = rng.standard_normal((4, 3, 5))
     for mask in ((), (1,), (5,), (3, 1), (3, 5), (1, 5), (1, 1, 1)):
         where = rng.random(mask) < 0.6
@@ -177,7 +177,7 @@ MASKS: dict[str, peak_memory.Options] = {
     [*((mask, "train") for mask in MASKS), *itertools.product(("positions", "both"), ("backward", "moments"))],
 )
 def test_masks_are_not_expanded(mask: str, op: str) -> None:
-    """One MiB, beside which x's shape in bytes is 3.2 and in float64 26: room for what one mask of positions takes."""
+    """The limit, one MiB, holds one mask of positions; an array of x's shape takes 3.2 MB in bytes, 26 in float64."""
     if fastbn.pool_info().limit and not recycles():
         pytest.skip("a sanitized build has memory of its own")
     assert peak_memory.kibibytes((16, 16, 112, 112), 1, op, 2, MASKS[mask]) < 1024

@@ -1,4 +1,4 @@
-"""Promise: only ratios of weights count: equal ones change no bit, and any size a float64 has will do."""
+"""Promise: results depend on ratios of weights alone: equal ones change no bit, and any size a float64 has will do."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_equal_weights_change_no_bit(layout: Layout, dtype: Any, isa: str, rng: 
         assert_relative(result.count, np.full(layout.features, count * value), VAR_RTOL[np.dtype(np.float64)])
         if set(alike) == {"where"}:
             assert (result.count == count).all()
-        # A running variance remembers what its correction makes of the sum of the weights, m2 that sum's share.
+        # The running variance depends on the sum of the weights by its correction, and m2 is proportional to that sum.
         differs = known | ({"running_var", "moments.m2"} if alike.get("weights", 1) != 1 else set())
         if float(value) * count <= 1:
             differs |= {"eval.y", "running_mean"}  # not remembered at all
@@ -163,7 +163,7 @@ def test_large_means(dtype: Any, mean: float, std: float, shape: tuple[int, ...]
 @every_dtype
 @pytest.mark.parametrize("value", [0.1, 1e6, -1e30, 1e-30])
 def test_constant_channels_have_no_variance(dtype: Any, value: float, rng: np.random.Generator) -> None:
-    """Whatever the weights, and whatever does not count."""
+    """Whatever the weights, and whatever has none."""
     for shape in ((65, 5), (9, 40), (6, 5, 9), (6, 5, 7, 7), (6, 5, 3, 3)):
         for mask in [(shape[0], *[1] * (len(shape) - 1)), shape]:
             weights = random_weights(rng, mask)

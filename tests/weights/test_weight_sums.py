@@ -1,4 +1,4 @@
-"""Promise: running statistics, correction= and count= go by the sum of what counts; a small one is not remembered."""
+"""Promise: running statistics, correction= and count= go by the sum of the weights; a small one is not remembered."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_running_statistics(rng: np.random.Generator, correction: float) -> None
 
 @every_isa
 @pytest.mark.parametrize("correction", [0, 1, 2])
-def test_masks_that_count_too_little_are_not_remembered(correction: float, rng: np.random.Generator) -> None:
+def test_masks_that_keep_too_little_are_not_remembered(correction: float, rng: np.random.Generator) -> None:
     x = rng.standard_normal((7, 3, 4))
     before = rng.standard_normal(3), rng.uniform(1, 2, 3)
     where = np.zeros((7, 3, 4), bool)

@@ -1,6 +1,6 @@
-"""Promise: where= and weights= say what counts in the statistics: a weight of 3 is a value seen three times.
+"""Promise: where= and weights= give each value's weight in the statistics: a weight of 3 is a value seen three times.
 
-p = weights * where, P = sum(p), mean = sum(p x) / P, var = sum(p (x - mean)**2) / P; what does not count has no
+p = weights * where, P = sum(p), mean = sum(p x) / P, var = sum(p (x - mean)**2) / P; what has weight 0 has no
 influence whatever, and yet a y.
 """
 
@@ -159,7 +159,7 @@ def test_the_oracle_agrees_with_repetition(rng: np.random.Generator) -> None:
         assert_relative(found.m2[c], oracle.longdouble_of(m2), 1e-17)
 
 
-# Another road to the same numbers: values repeated, values left out.
+# The same numbers in another way: values repeated, values left out.
 
 
 @every_isa
@@ -185,13 +185,13 @@ def test_integer_weights_repeat_samples(dtype: Any, shape: tuple[int, ...], rng:
             assert_relative(running[0], found.mean / 10, VAR_RTOL[x.dtype], atol=FLOAT64_RTOL)
             wanted = 0.9 + found.m2 / (found.count - np.longdouble(correction)) / 10
             assert_relative(running[1], wanted, VAR_RTOL[x.dtype], atol=FLOAT64_RTOL)
-    # A copy's share of its sample's gradient; dx is what the copies get together.
+    # The copies of a sample divide its gradient evenly; dx is the sum over them.
     dy = rng.standard_normal(shape).astype(dtype)
     dy[seen == 0] = 0
     saved = {"mean": result.mean, "invstd": result.invstd}
     copies = np.repeat(seen, seen).reshape(-1, *[1] * (x.ndim - 1))
-    share = np.repeat(dy.astype(np.longdouble), seen, axis=0) / copies
-    expected = oracle.backward(share, longer, weight, **saved)
+    dy_of_copies = np.repeat(dy.astype(np.longdouble), seen, axis=0) / copies
+    expected = oracle.backward(dy_of_copies, longer, weight, **saved)
     got = fastbn.batch_norm_backward(dy, x, weight, **saved, weights=weights)
     together, scale = np.zeros((2, *shape), np.longdouble)
     for total, part in ((together, expected.dx), (scale, expected.dx_scale)):
@@ -230,7 +230,7 @@ def test_a_mask_leaves_values_out(
     chosen = np.broadcast_to(where, shape)
 
     def selected(values: Array) -> Array:
-        """The counted entries as (count, channels)."""
+        """The unmasked values as (count, channels)."""
         return np.stack([values[:, c][chosen[:, c]] for c in range(shape[1])], axis=1)
 
     short = selected(x)
@@ -241,7 +241,7 @@ def test_a_mask_leaves_values_out(
     found = oracle.moments(short)
     np.testing.assert_array_equal(running[0], result.mean)
     assert_relative(running[1], found.m2 / (found.count - 1), VAR_RTOL[x.dtype])
-    # With no gradient from what is left out, that of the rest is what it would be alone.
+    # With no gradient from what is left out, that of the other values is what it would be alone.
     saved = {"mean": result.mean, "invstd": result.invstd}
     dy = np.where(chosen, dy, 0).astype(dtype)
     got = fastbn.batch_norm_backward(dy, x, weight, **saved, where=where)
@@ -265,7 +265,7 @@ def test_what_is_left_out_gets_the_frozen_gradient(dtype: Any, rng: np.random.Ge
         assert (dx[~out] != frozen[~out]).any()
 
 
-# What does not count has no influence whatever.
+# What has weight 0 has no influence whatever.
 
 JUNK = (np.nan, np.inf, -np.inf, 3e38, -1e30, 1e-40, -0.0)
 
@@ -274,16 +274,18 @@ JUNK = (np.nan, np.inf, -np.inf, 3e38, -1e30, 1e-40, -0.0)
 @every_dtype
 @every_shape
 @pytest.mark.parametrize("kind", ["where", "weights"])
-def test_junk_that_does_not_count(dtype: Any, shape: tuple[int, ...], kind: str, rng: np.random.Generator) -> None:
+def test_junk_of_weight_zero_has_no_influence(
+    dtype: Any, shape: tuple[int, ...], kind: str, rng: np.random.Generator
+) -> None:
     clean = (3 + 2 * rng.standard_normal(shape)).astype(dtype)
     weight, bias = parameters(rng, shape[1:2])
     for mask in [(shape[0], *[1] * (len(shape) - 1)), (shape[0], 1, *shape[2:]), shape]:
-        counted = np.ones(mask, bool)
-        counted[rng.random(mask) < 0.3] = False
-        counted[3] = False
-        counted[:2] = True
-        weighting = {kind: counted if kind == "where" else np.where(counted, rng.uniform(0.5, 2, mask), 0)}
-        left_out = np.broadcast_to(~counted, shape)
+        kept = np.ones(mask, bool)
+        kept[rng.random(mask) < 0.3] = False
+        kept[3] = False
+        kept[:2] = True
+        weighting = {kind: kept if kind == "where" else np.where(kept, rng.uniform(0.5, 2, mask), 0)}
+        left_out = np.broadcast_to(~kept, shape)
         expected = fastbn.batch_norm_train(clean, weight, bias, **weighting)
         assert_train(clean, expected, weight, bias, p=element_weights(clean.shape, **weighting))
         for junk in JUNK:
@@ -307,7 +309,7 @@ def test_junk_that_does_not_count(dtype: Any, shape: tuple[int, ...], kind: str,
 
 @every_isa
 @every_dtype
-def test_junk_that_counts_spoils_its_own_channel(dtype: Any, rng: np.random.Generator) -> None:
+def test_junk_with_a_weight_spoils_its_own_channel(dtype: Any, rng: np.random.Generator) -> None:
     for shape, axis in (((33, 5), 1), ((6, 5, 9), 1), ((6, 5, 3, 3), 1), ((6, 9, 5), 2)):
         clean = rng.standard_normal(shape).astype(dtype)
         where = rng.random((shape[0], *[1] * (len(shape) - 1))) < 0.7
@@ -328,14 +330,14 @@ def test_junk_that_counts_spoils_its_own_channel(dtype: Any, rng: np.random.Gene
 @every_isa
 @every_dtype
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
-def test_channels_of_which_nothing_counts(dtype: Any, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+def test_channels_that_are_masked_whole(dtype: Any, shape: tuple[int, ...], rng: np.random.Generator) -> None:
     x, dy = ((1 + rng.standard_normal(shape)).astype(dtype) for _ in range(2))
     channels = shape[1]
     weight, bias = parameters(rng, (channels,), dtype)
-    counted = np.ones(channels, bool)
-    counted[[channels // 2, -1]] = False
-    nothing = ~counted
-    per_channel = oracle.along(counted, shape, 1)
+    kept = np.ones(channels, bool)
+    kept[[channels // 2, -1]] = False
+    masked = ~kept
+    per_channel = oracle.along(kept, shape, 1)
     random = rng.random(shape) < 0.6
     random[:2] = True
     for weighting in (
@@ -347,28 +349,28 @@ def test_channels_of_which_nothing_counts(dtype: Any, shape: tuple[int, ...], rn
         result = fastbn.batch_norm_train(x, weight, bias, **weighting)
         assert_train(x, result, weight, bias, p=element_weights(x.shape, **weighting))
         for statistic in result[1:]:
-            np.testing.assert_array_equal(statistic[nothing], 0)
-        for c in np.flatnonzero(nothing):
+            np.testing.assert_array_equal(statistic[masked], 0)
+        for c in np.flatnonzero(masked):
             np.testing.assert_array_equal(result.y[:, c], bias[c])
         found = fastbn.moments(x, **weighting)
-        np.testing.assert_array_equal(np.isnan(found.mean), nothing)
-        np.testing.assert_array_equal(found.m2[nothing], 0)
+        np.testing.assert_array_equal(np.isnan(found.mean), masked)
+        np.testing.assert_array_equal(found.m2[masked], 0)
         np.testing.assert_array_equal(found.count, result.count)
-        assert np.isnan(found.var()[nothing]).all()
+        assert np.isnan(found.var()[masked]).all()
         running = np.full(channels, 5.5), np.full(channels, 7.5)
         fastbn.batch_norm(x, *running, training=True, **weighting)
-        assert (running[0][nothing] == 5.5).all()
-        assert (running[1][nothing] == 7.5).all()
-        assert (running[0][counted] != 5.5).all()
-        assert (running[1][counted] != 7.5).all()
+        assert (running[0][masked] == 5.5).all()
+        assert (running[1][masked] == 7.5).all()
+        assert (running[0][kept] != 5.5).all()
+        assert (running[1][kept] != 7.5).all()
         saved = {"mean": result.mean, "invstd": result.invstd}
         got = fastbn.batch_norm_backward(dy, x, weight, **saved, **weighting)
         assert_gradients(got, dy, x, weight, **saved, p=element_weights(x.shape, **weighting))
-        assert not got.dx[:, nothing].any()
-        np.testing.assert_array_equal(got.dweight[nothing], 0)
+        assert not got.dx[:, masked].any()
+        np.testing.assert_array_equal(got.dweight[masked], 0)
 
 
-def test_nothing_counts_at_all(rng: np.random.Generator) -> None:
+def test_everything_is_masked(rng: np.random.Generator) -> None:
     x = rng.standard_normal((6, 3, 4))
     running = np.full(3, 5.5), np.full(3, 7.5)
     for mask in ((1, 1, 1), (6, 1, 1), (6, 3, 4), ()):
@@ -382,7 +384,7 @@ def test_nothing_counts_at_all(rng: np.random.Generator) -> None:
         assert result.count.tolist() == [0.0] * 3
 
 
-# In inference nothing is counted.
+# Inference does not depend on masks and weights.
 
 
 @every_isa
