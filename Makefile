@@ -40,7 +40,7 @@ test: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-demo $(STAMPS)/extr
 
 .PHONY: sklearn-tests
 sklearn-tests: $(STAMPS)/package $(STAMPS)/extra-test ## run scikit-learn's own tests with fastbn's StandardScaler in place
-	$(BIN)/python tests/sklearn_suite.py $(if $(ALL),--all)
+	$(BIN)/python tests/scaler/sklearn_suite.py $(if $(ALL),--all)
 
 .PHONY: lint lint-python lint-types lint-format lint-tidy
 lint: lint-python lint-types lint-format lint-tidy ## check style, types and the usual mistakes, in Python and C++
@@ -96,7 +96,7 @@ wheel: $(STAMPS)/venv $(STAMPS)/extra-wheel ## build sdist and repaired wheel in
 	$(BIN)/python -m build --no-isolation --outdir build/wheel
 	$(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 	mv build/wheel/*.tar.gz dist/
-	$(BIN)/python tests/footprint.py dist/*.whl
+	$(BIN)/python tests/support/footprint.py dist/*.whl
 
 .PHONY: ctest
 ctest: $(DEBUG)/compile_commands.json ## build with assertions and check the objects of each instruction set

@@ -11,6 +11,7 @@ from hypothesis import settings
 
 import fastbn
 import fastbn._core
+from support.isas import using_isa
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -33,11 +34,8 @@ settings.load_profile("fastbn")
 @pytest.fixture(params=fastbn._core.isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once on every instruction set this machine has."""
-    before = fastbn._core.get_isa()
-    fastbn._core.set_isa(request.param)
-    assert fastbn._core.get_isa() == request.param
-    yield request.param
-    fastbn._core.set_isa(before)
+    with using_isa(request.param):
+        yield request.param
 
 
 @pytest.fixture

@@ -1,0 +1,107 @@
+"""Whatever the magnitudes: no finite input gives NaN, and infinity only what the formula puts beyond the type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastbn
+from support.dtypes import FLOATS
+from support.oracle import Array
+from support.tolerances import GRAD_RTOL, Y_ULPS
+
+# The oracle's type: its exponents hold every product here, its mantissa eleven bits more than float64's.
+Long = np.longdouble
+CASES = 1000
+
+
+class Drawn:
+    """Numbers of either sign whose exponents lie anywhere in the type's range."""
+
+    def __init__(self, rng: np.random.Generator, dtype: Any) -> None:
+        self.rng, self.dtype = rng, np.dtype(dtype)
+        self.largest = float(np.finfo(dtype).max)
+        self.decades = np.log10(self.largest) - 0.5
+
+    def size(self) -> float:
+        return float(10.0 ** self.rng.uniform(-self.decades, self.decades))
+
+    def number(self) -> Array:
+        return np.array([self.rng.standard_normal() * self.size() / 8])
+
+    def column(self, n: int) -> Array:
+        return (self.rng.standard_normal((n, 1)) * self.size() / 8).astype(self.dtype)
+
+    def weight(self) -> Array:
+        return np.array([0.0]) if self.rng.random() < 0.2 else self.number()
+
+
+def check(actual: Array, expected: Array, size: Array, ulps: float) -> None:
+    """Within so many ulp of its largest term; infinite only if a term comes within a sixteenth of the type's end."""
+    info = np.finfo(actual.dtype)
+    assert not np.isnan(actual).any()
+    inside = size < Long(info.max) / 16
+    assert np.isfinite(actual[inside]).all()
+    limit = ulps * np.maximum(size * Long(info.eps), Long(info.smallest_subnormal))
+    assert (np.abs(actual - expected)[inside] <= limit[inside]).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_forward(isa: str, dtype: Any, rng: np.random.Generator) -> None:
+    drawn = Drawn(rng, dtype)
+    for _ in range(CASES):
+        x, mean, weight, bias = drawn.column(3), drawn.number(), drawn.weight(), drawn.number()
+        # Any deviation whose square float64 holds.
+        var = np.array([min(drawn.size(), 1e153) ** 2]) + 1e-300
+        y = fastbn.normalize(x, mean, var, weight, bias, eps=0.0)
+        scale = Long(weight) / np.sqrt(Long(var))
+        expected = (Long(x) - Long(mean)) * scale + Long(bias)
+        check(y, expected, np.abs(expected) + np.abs(Long(bias)), Y_ULPS)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_backward(isa: str, dtype: Any, rng: np.random.Generator) -> None:
+    drawn = Drawn(rng, dtype)
+    checked = 0
+    for _ in range(CASES):
+        x, dy, weight = drawn.column(4), drawn.column(4), drawn.weight()
+        result = fastbn.batch_norm_train(x, weight, eps=0.0)
+        xhat, d = (Long(x) - Long(result.mean)) * Long(result.invstd), Long(dy)
+        sums = np.abs(d).sum(), np.abs(d * xhat).sum()
+        if not np.isfinite(result.invstd).all() or max(sums) > Long(np.finfo(np.float64).max):
+            continue  # what float64 cannot hold is promised nothing
+        dx = fastbn.batch_norm_backward(dy, x, weight, mean=result.mean, invstd=result.invstd).dx
+        scale = Long(weight) * Long(result.invstd)
+        expected = scale * (d - d.mean() - xhat * (d * xhat).mean())
+        size = np.abs(scale) * (np.abs(d) + np.abs(d).mean() + np.abs(xhat) * np.abs(d * xhat).mean())
+        check(dx, expected, size, GRAD_RTOL[np.dtype(dtype)] / float(np.finfo(dtype).eps))
+        checked += 1
+    assert checked > CASES // 2
+
+
+# Values at the type's end; x and dy whose difference would be beyond it while the sums still are numbers.
+ZERO_WEIGHT = {
+    np.float32: ([2e38, 3e38, -3e38], [2e20, 2e20, -2e20, -2e20, 0.0], [3e38, -3e38, -2e38, 0.0, 2e38]),
+    np.float64: ([1.7e308, 1.7e308, -1.7e308], [2e200, 2e200, -2e200, -2e200, 0.0], [7e307, -7e307, -5e307, 0, 5e307]),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_weight_of_zero(isa: str, dtype: Any) -> None:
+    at_the_end, x, dy = (np.array(values, dtype)[:, np.newaxis] for values in ZERO_WEIGHT[dtype])
+    zero, half = np.zeros(1), np.full(1, 0.5)
+    assert (fastbn.batch_norm(at_the_end, weight=zero, bias=half, training=True) == 0.5).all()
+    result = fastbn.batch_norm_train(x, zero)
+    gradients = fastbn.batch_norm_backward(dy, x, zero, mean=result.mean, invstd=result.invstd)
+    assert (gradients.dx == 0).all()
+    dy[1] = np.nan
+    gradients = fastbn.batch_norm_backward(dy, x, zero, mean=result.mean, invstd=result.invstd)
+    assert np.isnan(gradients.dx).all()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 3.3e37), (np.float64, 1.5e307)])
+def test_the_last_octave(isa: str, dtype: Any, scale: float) -> None:
+    y = fastbn.normalize(np.full((1, 1), 8, dtype), np.zeros(1), np.ones(1), np.array([scale]), eps=0.0)
+    assert y.item() == dtype(8 * scale)

@@ -1,0 +1,80 @@
+"""Promise: code and commands in docs/ run, each section after its file's first lines, and print what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastbn.__main__ import main
+from support.interpreters import run_ranks
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
+
+
+def sections() -> list[Any]:
+    """Return (the file's first lines, a section) of all files that show what to do."""
+    found = []
+    for name in ("guide", "standardization", "files", "distributed"):
+        head, *shown = (DOCS / f"{name}.md").read_text().split("\n## ")
+        found += [
+            pytest.param(head, text, id=f"{name}: {text.splitlines()[0]}") for text in shown if BLOCK.search(text)
+        ]
+    return found
+
+
+def promised(code: str) -> list[str]:
+    """Return the words behind each print."""
+    lines = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert code.count("print(") == len(lines)
+    return " ".join(lines).split()
+
+
+def assert_prints(code: str, names: dict[str, object]) -> int:
+    """Run Python, assert that it prints what it says, and return how many words that are."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, names)
+    assert printed.getvalue().split() == promised(code)
+    return len(promised(code))
+
+
+def assert_session(block: str, capsys: pytest.CaptureFixture[str]) -> int:
+    """Run commands, assert that each prints the lines under it, and return how many there are."""
+    commands = re.findall(r"^\$ fastbn (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)
+    assert commands
+    for arguments, wanted in commands:
+        with pytest.raises(SystemExit) as ended:
+            main(shlex.split(arguments))
+        printed = capsys.readouterr()
+        assert (ended.value.code, printed.err, printed.out) == (0, "", wanted)
+    return len(commands)
+
+
+def assert_ranks_print(code: str) -> int:
+    """Run Python on three MPI ranks, and assert that together they print what it says."""
+    assert run_ranks(code).split() == promised(code)
+    return len(promised(code))
+
+
+@pytest.mark.parametrize(("head", "section"), sections())
+def test_the_examples_run(
+    head: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    shown = 0
+    for kind, block in BLOCK.findall(head) + BLOCK.findall(section):
+        if kind == "console":
+            shown += assert_session(block, capsys)
+        elif "mpirun -n 3" in section and block in section:
+            shown += assert_ranks_print(block)
+        else:
+            shown += assert_prints(block, names)
+    assert shown

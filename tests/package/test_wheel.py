@@ -1,0 +1,159 @@
+"""Promise: the wheel works where numpy is all there is beside it, and the sdist holds what it is made of."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from support import footprint
+
+pytestmark = [
+    pytest.mark.wheel,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="auditwheel knows Linux wheels only"),
+]
+
+USE = """
+import json, sys
+from importlib.metadata import distributions
+import numpy as np
+import fastbn
+from fastbn import _core
+
+x = np.random.default_rng(0).normal(3.0, 2.0, (8, 5, 6, 7)).astype(np.float32)
+wide = x.astype(np.float64)
+mean, var = (f(wide, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.var))
+expected = (wide - mean) / np.sqrt(var + 1e-5)
+errors = {}
+for isa in _core.isas():
+    _core.set_isa(isa)
+    errors[isa] = float(np.abs(fastbn.batch_norm(x, training=True) - expected).max() / np.abs(expected).max())
+
+site = fastbn.__path__[0].removesuffix("fastbn")
+imported = {name.partition(".")[0] for name, module in sys.modules.items()
+            if (getattr(module, "__file__", None) or "").startswith(site)}
+with open("/proc/self/maps") as maps:
+    libraries = {line.split()[-1].removeprefix(site) for line in maps if "libgomp" in line}
+print(json.dumps({
+    "errors": errors, "imported": sorted(imported), "libraries": sorted(libraries), "version": fastbn.__version__,
+    "installed": sorted(found.metadata["Name"] for found in distributions()),
+}))
+"""
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str | Path) -> None:
+    """Run a tool of this environment, and assert that it succeeds."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build sdist and wheel, each from the checkout: what was compiled to install it is not compiled again."""
+    for tool in ("build", "auditwheel", "scikit_build_core", "pybind11"):
+        pytest.importorskip(tool)
+    folder = tmp_path_factory.mktemp("built")
+    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel", "--outdir", folder, ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Repair the wheel."""
+    repaired = tmp_path_factory.mktemp("repaired")
+    run("auditwheel", "repair", "--wheel-dir", repaired, *built.glob("*.whl"))
+    (path,) = repaired.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the interpreter of an environment with numpy and the wheel alone."""
+    return footprint.bare_environment(tmp_path_factory.mktemp("bare"), wheel)
+
+
+@pytest.fixture(scope="module")
+def used(bare_python: Path) -> dict:
+    """Use fastbn in that environment and give what was seen there."""
+    return json.loads(footprint.run(bare_python, USE))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says which files there are")
+def test_sdist_holds_every_file(built: Path) -> None:
+    """To the byte, so that what is built from it is what is built here."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    wanted = [name for name in listed.split("\0") if name and not name.startswith((".ci/", ".github/"))]
+    (path,) = built.glob("*.tar.gz")
+    top = path.name.removesuffix(".tar.gz")
+    with tarfile.open(path) as sdist:
+        held = {member.name: member for member in sdist.getmembers()}
+        for name in wanted:
+            assert f"{top}/{name}" in held
+            assert sdist.extractfile(held[f"{top}/{name}"]).read() == (ROOT / name).read_bytes(), name
+    assert "CMakeLists.txt" in wanted
+
+
+def test_wheel_is_repaired_for_other_distributions(wheel: Path) -> None:
+    assert re.search(rf"-manylinux_2_\d+_{platform.machine()}\.whl$", wheel.name)
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    (metadata,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
+    assert {name.partition("/")[0] for name in names} == {"fastbn", "fastbn.libs", metadata}
+    assert {"fastbn/py.typed", "fastbn/_core.pyi", f"{metadata}/licenses/LICENSE"} <= set(names)
+    suffixes = {Path(name).suffix for name in names if re.match(r"fastbn/.*[^/]$", name)}
+    assert suffixes == {".py", ".pyi", ".so", ".typed"}
+
+
+def test_result_is_right_on_every_instruction_set(used: dict) -> None:
+    # 16 ulp of float32, in units of the largest |y|.
+    assert all(error < 16 * 2.0**-23 for error in used["errors"].values()), used["errors"]
+
+
+def test_every_instruction_set_of_this_processor_is_there(used: dict) -> None:
+    flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+    avx2 = {"avx2", "fma", "f16c"}
+    needed = {"generic": set(), "avx2": avx2, "avx512": avx2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+    assert set(used["errors"]) == {isa for isa, wanted in needed.items() if wanted <= flags}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the generic kernels are the only ones there")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="reads the machine code with objdump")
+def test_wheel_holds_the_code_of_every_instruction_set(bare_python: Path) -> None:
+    # Also on a processor that could not run it.
+    module = footprint.run(bare_python, "from fastbn import _core; print(_core.__file__)").strip()
+    code = subprocess.run(["objdump", "-d", module], check=True, capture_output=True, text=True).stdout
+    assert {register for register in ("%xmm", "%ymm", "%zmm") if register in code} == {"%xmm", "%ymm", "%zmm"}
+
+
+def test_numpy_is_the_only_requirement(used: dict) -> None:
+    assert used["installed"] == ["fastbn", "numpy"]
+    assert used["imported"] == ["fastbn", "numpy"]
+
+
+def test_openmp_comes_with_the_wheel(used: dict) -> None:
+    assert len(used["libraries"]) == 1
+    assert used["libraries"][0].startswith("fastbn.libs/libgomp")
+
+
+def test_version_is_that_of_the_wheel(wheel: Path, used: dict) -> None:
+    assert wheel.name.split("-")[1] == used["version"]
+
+
+def test_installed_size_and_import_time(bare_python: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{footprint.report(bare_python)}")
+    # README says 4.5 MB.
+    assert footprint.installed_bytes(bare_python) < 4.5e6
