@@ -9,7 +9,7 @@ import pytest
 
 import reference
 from fastbn import BatchNorm
-from fastbn.masks import where_within
+from fastbn._layer.lengths import where_within
 from layering import CLOSE, Array, batch
 
 SHAPES = [((9, 4), 1), ((6, 4, 5), 1), ((6, 5, 4), -1), ((4, 3, 5, 2), (1, 3))]
