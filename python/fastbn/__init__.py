@@ -1,17 +1,32 @@
 """Batch normalization for NumPy arrays.
 
 Functions and names follow ``torch.nn.functional.batch_norm``; arrays, axes and ``out=`` follow NumPy.
+
+Everything in ``__all__`` is used as ``fastbn.<name>``. The public modules are `fastbn.functional`, `fastbn.results` and
+`fastbn.config`, where some of these names are defined, and those that serve another library and need it:
+`fastbn.sklearn`, `fastbn.dask` and `fastbn.mpi`. All others are private.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fastbn import _pickles
 from fastbn._core import version as __version__
-from fastbn.config import get_num_threads, set_num_threads, show_config
+from fastbn._layer.batch_norm import BatchNorm
+from fastbn._moments.moments import Moments
+from fastbn.config import (
+    PoolInfo,
+    clear_pool,
+    get_num_threads,
+    pool_info,
+    set_num_threads,
+    set_pool_limit,
+    show_config,
+)
 from fastbn.functional import batch_norm, batch_norm_backward, batch_norm_train, moments, normalize
 from fastbn.io.standardizing import standardize
 from fastbn.io.streaming import stream
-from fastbn.layer import BatchNorm
-from fastbn.pool import PoolInfo, clear_pool, pool_info, set_pool_limit
 from fastbn.results import Gradients, ResidualGradients, TrainResult
-from fastbn.statistics import Moments
 
 __all__ = [
     "BatchNorm",
@@ -35,3 +50,26 @@ __all__ = [
     "standardize",
     "stream",
 ]
+
+_MODULES = ("config", "functional", "results")
+_INTEGRATIONS = ("dask", "mpi", "sklearn")  # imported when they are asked for
+
+_pickles.name_publicly(BatchNorm, Gradients, Moments, PoolInfo, ResidualGradients, TrainResult)
+_pickles.stand_in_for_moved_modules()
+
+
+def __dir__() -> list[str]:
+    """Return the public names and modules."""
+    return sorted((*__all__, *_MODULES, *_INTEGRATIONS))
+
+
+if not TYPE_CHECKING:  # type checkers would take it to mean that every name exists
+
+    def __getattr__(name: str) -> Any:
+        """Import an integration that is used without an import of its own."""
+        if name not in _INTEGRATIONS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ImportError as error:  # the library is not installed, and the message says how to get it
+            raise AttributeError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The `fastbn` command's way in, also as ``python -m fastbn``. The command itself is in `cli`."""
+"""Entry point of the `fastbn` command and of ``python -m fastbn``. The command itself is in `fastbn.command.cli`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; SystemExit with 0, 1 for what is wrong with data, 2 for what is wrong with the arguments."""
+    """Run the command; SystemExit with 0, with 1 if data are wrong, with 2 if the arguments are wrong."""
     _stand_in()
     try:
         from fastbn.command.cli import run
@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _stand_in() -> None:
-    """Open something in the place of standard streams that are closed, or the next file to be opened takes it.
+    """Open os.devnull in the place of standard streams that are closed, or the next file to be opened would get theirs.
 
-    What cannot be printed is an error, and what cannot be said is not.
+    Output to a closed stdout is an error, because it would be lost; messages to a closed stderr are lost in silence.
     """
     for name, access in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
             raw = io.FileIO(os.open(os.devnull, access), "r" if name == "stdin" else "w")
-            # Nothing is kept back: Python would try to write it once more as it ends.
+            # Unbuffered: Python would try to write what is in the buffer once more as it ends.
             setattr(sys, name, io.TextIOWrapper(raw, write_through=True))
 
 

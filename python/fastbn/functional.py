@@ -5,11 +5,11 @@ For every channel c, with N values in the batch (Ioffe & Szegedy 2015, Algorithm
     mean = sum(x) / N        var = sum((x - mean)**2) / N        invstd = 1 / sqrt(var + eps)
     xhat = (x - mean) * invstd                                   y = weight * xhat + bias
 
-Where values differ in how much they count, with p = weights * where and P = sum(p)::
+With a mask or weights, p = weights * where and P = sum(p)::
 
     mean = sum(p * x) / P    var = sum(p * (x - mean)**2) / P
 
-And where more follows: ``y = activation(weight * xhat + bias + residual)``.
+With a residual and an activation: ``y = activation(weight * xhat + bias + residual)``.
 
 Data are float32, float64, float16, bfloat16 (of ml_dtypes), or integers: uint8, int8, uint16, int16, int32. Results
 have the data's type, and are float32 for integers, unless `dtype` or `out` choose another of the four floating-point
@@ -24,16 +24,15 @@ from typing import Any, Literal, TypeAlias
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _core
-from fastbn.checks import Axis
-from fastbn.merging import sums_of
+from fastbn._moments.measure import measured
+from fastbn._moments.moments import Moments, divisor_variance
+from fastbn._validation import Axis
 from fastbn.results import Gradients, ResidualGradients, TrainResult
-from fastbn.statistics import Moments
-from fastbn.summary import dividing
 
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
 
-# running_mean, running_var, momentum, correction, skip_nonfinite, allow_single
-_NOTHING_RUNNING = (None, None, 0.1, 1, False, False)
+# _core.batch_norm_train's running_mean, running_var, momentum, correction, skip_nonfinite, allow_single
+_NO_RUNNING_STATISTICS = (None, None, 0.1, 1, False, False)
 
 
 def batch_norm(
@@ -78,21 +77,22 @@ def batch_norm(
     training : bool, default False
         Whether x's own statistics are used.
     momentum : float, default 0.1
-        Share of the new in the running statistics, from 0 to 1.
+        Weight of the batch's statistics in the running ones, from 0 to 1.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, xhat is 0.
     axis : int or tuple of ints, default 1
         The feature axis or axes, which keep statistics of their own; all others are reduced. The feature shape is
         ``(x.shape[axis],)`` for an integer, else the shape of x along `axis` in ascending order.
     correction : float, default 1
-        What the remembered variance's divisor N is reduced by: 1 remembers the unbiased variance (PyTorch), 0 the
-        biased one (Keras, ONNX, Flax).
+        Subtracted from N in the divisor of the remembered variance: 1 remembers the unbiased variance (PyTorch), 0
+        the biased one (Keras, ONNX, Flax).
     where : array_like of bool, optional
-        Broadcastable to x; True counts. In training, the values that are left out have no influence on statistics,
-        whatever they are; their y is computed all the same. Broadcast masks are not expanded in memory.
+        Broadcastable to x. In training the statistics are taken of the values where it is True; the others have no
+        influence on them, even if they are NaN, and their y is computed all the same. Broadcast masks are not expanded
+        in memory.
     weights : array_like of real numbers, optional
-        Broadcastable to x; finite and not negative. How often a value counts: frequency weights, with which a sample of
-        weight 3 is one that was seen three times. `running_var` therefore takes P / (P - correction).
+        Broadcastable to x; finite and not negative. Frequency weights: a sample of weight 3 enters the statistics as if
+        it had been seen three times. `running_var` therefore takes P / (P - correction).
     residual : array_like, optional
         Of x's shape and y's dtype, added before the activation.
     activation : {"relu", "leaky_relu"}, optional
@@ -127,10 +127,10 @@ def batch_norm(
     An empty batch gives an empty result and leaves the running statistics alone. A channel with NaN or infinity in
     it becomes NaN as a whole in training; the other channels do not notice.
 
-    A channel none of whose values counts has xhat = 0, and leaves its running statistics alone; so does one of which no
-    more than `correction` counts, since it has no unbiased variance. Weights that are the same for all channels and sum
-    to no more than that are a ValueError where running statistics are given. Weights below 1e-30 of the largest may
-    count as nothing. All weights equal, or all of `where` True, gives the bits of the call without.
+    A channel with P = 0 has xhat = 0, and leaves its running statistics alone. So does a channel with
+    P <= `correction`, since it has no unbiased variance; but if weights are the same for all channels, that is a
+    ValueError where running statistics are given. Weights below 1e-30 of the largest may be taken for 0. All weights
+    equal, or all of `where` True, gives the bits of the call without.
 
     Examples
     --------
@@ -240,7 +240,7 @@ def batch_norm_train(
             residual,
             activation,
             negative_slope,
-            *_NOTHING_RUNNING,
+            *_NO_RUNNING_STATISTICS,
         )
     )
 
@@ -271,9 +271,9 @@ def batch_norm_backward(
         training:  dx = weight * invstd * (dy - dbias / N - xhat * dweight / N)
         frozen:    dx = weight * invstd * dy
 
-    After an activation, all of this is of what that let through: dz for dy, ``dz = dy`` where z > 0 and 0 or
-    ``negative_slope * dy`` elsewhere. Where values differ in how much they count, 1 / N becomes p / P, each value's
-    own; the sums still go over all values, since each has its y.
+    With an activation, dz takes the place of dy: ``dz = dy`` where z > 0, and 0 or ``negative_slope * dy`` elsewhere.
+    With a mask or weights, p / P takes the place of 1 / N, for each value its own; the sums still go over all values,
+    since each has its y.
 
     Parameters
     ----------
@@ -287,15 +287,15 @@ def batch_norm_backward(
         What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
         ``running_mean`` and ``1 / sqrt(running_var + eps)``.
     count : array_like of real numbers, optional
-        What the forward pass returned with `where` or `weights`, of the feature shape: saves counting again. Ignored
-        without either.
+        What the forward pass returned with `where` or `weights`, of the feature shape: saves the time of adding the
+        weights again. Ignored without either.
     axis : int or tuple of ints, default 1
         The feature axis or axes.
     training : bool, default True
         Whether mean and invstd are functions of x, through which the gradient flows, or constants.
     where, weights, residual, activation, negative_slope
-        What the forward pass was given. It keeps nothing: z's sign is found again from x, mean and invstd (and the
-        residual) by the same arithmetic.
+        What the forward pass was given. The sign of z is computed again from x, mean and invstd (and the residual), by
+        the same arithmetic.
     out : ndarray, optional
         Where dx goes: exactly dy, x or `residual`, or an array of x's shape and dy's dtype that shares no memory with
         any argument.
@@ -316,8 +316,8 @@ def batch_norm_backward(
 
     Notes
     -----
-    In float64, mean holds less than the forward pass knew: where z is smaller than 1e-16 * |mean| * weight * invstd its
-    sign may be taken for the other one.
+    In float64, mean is rounded, while the forward pass used it with more digits. Where z is smaller than
+    1e-16 * |mean| * weight * invstd, its sign may be taken for the other one.
 
     Examples
     --------
@@ -328,7 +328,7 @@ def batch_norm_backward(
     >>> dx, dweight, dbias = fastbn.batch_norm_backward(dy, x, mean=forward.mean, invstd=forward.invstd)
     >>> dbias
     array([1.])
-    >>> bool(abs(dx.sum()) < 1e-15)  # moving all of x changes nothing
+    >>> bool(abs(dx.sum()) < 1e-15)  # adding a constant to x changes nothing
     True
     """
     gradients = _core.batch_norm_backward(
@@ -367,7 +367,7 @@ def moments(
     axis : int or tuple of ints, default 1
         The feature axis or axes (see `batch_norm`).
     where, weights : array_like, optional
-        Which values count, and how much: as for `batch_norm`.
+        Which values the statistics are taken of, and with what weight: as for `batch_norm`.
 
     Returns
     -------
@@ -391,7 +391,7 @@ def moments(
     >>> fastbn.moments(x, where=[[True], [True], [False]]).mean
     array([ 9999.5, 10001. ])
     """
-    return Moments._holding(sums_of(*_core.moments(x, axis, where, weights)))
+    return Moments._of(*measured(x, axis, where, weights))
 
 
 def normalize(
@@ -452,7 +452,7 @@ def normalize(
     if isinstance(mean, Moments):
         if var is not None:
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
-        mean, var = mean.mean, dividing(mean.var())
+        mean, var = mean.mean, divisor_variance(mean.var())
     return _core.normalize(
         x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope, False
     )

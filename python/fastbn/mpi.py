@@ -1,10 +1,10 @@
-"""Statistics of data that lie on many MPI ranks. Knows `Moments` and one collective call, no data and no algorithm."""
+"""Statistics of data that are distributed over MPI ranks: one collective call that merges the `Moments` of all."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastbn.statistics import Moments
+from fastbn._moments.moments import Moments
 
 try:
     import mpi4py  # noqa: F401  # its package alone: mpi4py.MPI starts MPI when it is imported, and waits for a call
@@ -22,7 +22,7 @@ def allreduce(moments: Moments, comm: Any = None) -> Moments:
     Parameters
     ----------
     moments : fastbn.Moments
-        What this rank has seen; the same features on every rank that has seen any. A rank without data passes
+        What this rank has seen; the same features on every rank that has seen any. A rank without data gives
         ``Moments()``. It is left as it is.
     comm : mpi4py.MPI.Comm, optional
         ``COMM_WORLD`` unless given; MPI is started if it is not running.
@@ -63,20 +63,20 @@ def allreduce(moments: Moments, comm: Any = None) -> Moments:
 
 
 class _Refusal(NamedTuple):
-    """Why there is no result. Travels like one: an exception in mid-reduction would leave other ranks waiting."""
+    """Why there is no result, sent in its place: an exception during the reduction would leave other ranks waiting."""
 
     error: type[Exception]
     message: str
 
 
 def _offered(moments: Any, rank: int) -> Moments | _Refusal:
-    """Return what can be sent for sure: plain Moments, since those of a subclass may hold what cannot."""
+    """Return what can be sent: plain Moments, since a subclass's may hold what cannot be pickled."""
     got = f"{type(moments).__name__} on rank {rank}"
     if not isinstance(moments, Moments):
         return _Refusal(TypeError, f"moments must be fastbn.Moments, got {got}")
     try:
         return Moments(nan=moments.nan, extremes=moments.extremes).merge(moments)
-    except Exception as error:  # of a subclass, which may raise what it likes
+    except Exception as error:  # a subclass may raise anything
         said = f"{got}, which raises {type(error).__name__}"
         return _Refusal(TypeError, f"moments must be whole fastbn.Moments, got {said}")
 
@@ -90,5 +90,5 @@ def _merged(a: Moments | _Refusal, b: Moments | _Refusal) -> Moments | _Refusal:
         return _Refusal(ValueError, f"moments must {rule}")
     try:
         return a + b
-    except ValueError as error:  # more than float64 can count
+    except ValueError as error:  # the sum of the counts is beyond float64
         return _Refusal(ValueError, f"moments must merge: {error}")

@@ -18,7 +18,7 @@ class TrainResult(NamedTuple):
     mean, var, invstd : ndarray of float64
         Mean, biased variance and ``1 / sqrt(var + eps)`` of each channel.
     count : int or ndarray of float64
-        Number of values per channel; where they differ in how much they count, the sum of that for each channel.
+        Number of values per channel; with a mask or weights, the sum of the weights of each channel.
     """
 
     y: NDArray[Any]

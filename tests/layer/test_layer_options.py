@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm
-from fastbn.masks import where_within
+from fastbn._layer.lengths import where_within
 from support import oracle
 from support.oracle import Array
 from support.random_arrays import batch

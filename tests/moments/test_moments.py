@@ -203,8 +203,8 @@ def test_any_axis_and_type(shape: tuple[int, ...], axis: Any, cut: int, dtype: t
 def test_nan_is_omitted(
     dtype: type, masked: str, large: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fastbn.measuring, "_PART", 100)  # several parts
-    monkeypatch.setattr(fastbn.measuring, "_LARGE", large)
+    monkeypatch.setattr(fastbn._moments.measure, "_PART", 100)  # several parts
+    monkeypatch.setattr(fastbn._moments.measure, "_LARGE", large)
     x = (rng.standard_normal((80, 4)) + np.array([0, 10, 100, 0])).astype(dtype)
     x[rng.random(x.shape) < 0.2] = np.nan
     x[:, 3] = np.nan
@@ -239,9 +239,9 @@ def test_a_pass_that_nan_would_spoil_is_spared(rng: np.random.Generator, monkeyp
         return fastbn._core.moments(x, *others)
 
     core = types.SimpleNamespace(moments=moments, check_counting=fastbn._core.check_counting)
-    monkeypatch.setattr(fastbn.measuring, "_core", core)
+    monkeypatch.setattr(fastbn._moments.measure, "_core", core)
     for name, size in (("_PART", 100), ("_LARGE", 150), ("_PEEK", 10)):
-        monkeypatch.setattr(fastbn.measuring, name, size)
+        monkeypatch.setattr(fastbn._moments.measure, name, size)
     x = table(rng, 40)
     x[1, 2] = np.nan
     plain = np.ones((40, 1), bool)
@@ -279,7 +279,7 @@ def test_a_pass_that_nan_would_spoil_is_spared(rng: np.random.Generator, monkeyp
 
 @pytest.mark.parametrize("large", [0, 1 << 18])
 def test_features_of_one_value_may_be_missing(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastbn.measuring, "_LARGE", large)
+    monkeypatch.setattr(fastbn._moments.measure, "_LARGE", large)
     found = Moments(nan="omit").update([[np.nan, 3.0]], axis=(0, 1))
     np.testing.assert_array_equal(found.count, [[0, 1]])
     np.testing.assert_array_equal(found.mean, [[np.nan, 3.0]])

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastbn
-from fastbn.checks import Axis, Shape
+from fastbn._validation import Axis, Shape
 from fastbn.dask.blocks import joined, measured_block, merged, standardized_part, statistics, unchanged
 
 try:
@@ -69,10 +69,10 @@ def moments(
     axis : int or tuple of ints, default 1
         The feature axis or axes, which keep statistics of their own; all others are reduced.
     where, weights : dask.array.Array or array_like, optional
-        Which values count, and how much (see `fastbn.batch_norm`); broadcastable to x, and rechunked as it is. Where
-        x's chunk sizes are unknown, a dask array with the same chunks.
+        Which values the statistics are taken of, and with what weight (see `fastbn.batch_norm`); broadcastable to x,
+        and rechunked as it is. Where x's chunk sizes are unknown, a dask array with the same chunks.
     nan : {"propagate", "omit"}, default "propagate"
-        Whether a NaN entry makes its feature's statistics NaN, or does not count.
+        Whether a NaN entry makes its feature's statistics NaN, or is left out.
     extremes : bool, default False
         Whether the least and the largest value are looked for too.
     split_every : int, default 8
@@ -103,8 +103,8 @@ def moments(
         raise ValueError(f"split_every must be an int of 2 or more, got {split_every!r}")
     array = checked_array(x)
     kept = checked_axes(axis, array)
-    shares = {"where": aligned("where", where, array), "weights": aligned("weights", weights, array)}
-    parts = _measured(array, shares, axis=axis, nan=nan, extremes=extremes)
+    weighting = {"where": aligned("where", where, array), "weights": aligned("weights", weights, array)}
+    parts = _measured(array, weighting, axis=axis, nan=nan, extremes=extremes)
     whole = da.reduction(
         parts,
         chunk=unchanged,
@@ -209,17 +209,17 @@ def __getattr__(name: str) -> Any:
     return StandardScaler
 
 
-def _measured(array: Any, shares: dict[str, Any], **options: Any) -> Any:
+def _measured(array: Any, weighting: dict[str, Any], **options: Any) -> Any:
     """Return the statistics of each block, as a dask array of as many objects."""
-    known = {name: share for name, share in shares.items() if share is not None}
-    like: dict[str, Any] = {name: empty_like(share) for name, share in known.items()}
+    known = {name: values for name, values in weighting.items() if values is not None}
+    like: dict[str, Any] = {name: empty_like(values) for name, values in known.items()}
     choices = {name: options[name] for name in ("nan", "extremes")}
     fastbn.Moments(**choices).update(empty_like(array), axis=options["axis"], **like)  # raises what it would
     indices = tuple(range(array.ndim))
     arguments: list[Any] = [array, indices]
-    for share in shares.values():
-        arguments += [share, None if share is None else indices[array.ndim - share.ndim :]]
-    wide = {name: wide_axes(share) for name, share in known.items()}
+    for values in weighting.values():
+        arguments += [values, None if values is None else indices[array.ndim - values.ndim :]]
+    wide = {name: wide_axes(values) for name, values in known.items()}
     return da.blockwise(
         functools.partial(measured_block, wide=wide, **options),
         indices,

@@ -9,11 +9,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import Axis, Shape, kept_axes
+from fastbn._moments.moments import Moments, divisor_variance
+from fastbn._scaling import affine
+from fastbn._validation import Axis, Shape, kept_axes
 from fastbn.functional import normalize
-from fastbn.scaling import affine
-from fastbn.statistics import Moments
-from fastbn.summary import dividing
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -28,15 +27,15 @@ def measured_block(
     extremes: bool,
 ) -> Moments:
     """Return the statistics of a block; `wide` are the axes along which where and weights are not broadcast."""
-    shares: dict[str, Array] = {}
-    for name, share in (("where", where), ("weights", weights)):
-        if share is None:
+    weighting: dict[str, Array] = {}
+    for name, values in (("where", where), ("weights", weights)):
+        if values is None:
             continue
         # One row of unknown number would otherwise be broadcast, silently, to a block of many.
-        if any(share.shape[a] != x.shape[a] for a in wide[name]):
-            raise ValueError(f"{name} must have x's chunk sizes, got a block of {share.shape} beside {x.shape}")
-        shares[name] = settled(share)
-    return Moments(nan=nan, extremes=extremes).update(settled(x), axis=axis, **shares)
+        if any(values.shape[a] != x.shape[a] for a in wide[name]):
+            raise ValueError(f"{name} must have x's chunk sizes, got a block of {values.shape} beside {x.shape}")
+        weighting[name] = settled(values)
+    return Moments(nan=nan, extremes=extremes).update(settled(x), axis=axis, **weighting)
 
 
 def settled(block: Array) -> Array:
@@ -75,7 +74,7 @@ def statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Array
         raise TypeError(f"moments must be fastbn.Moments, or Delayed ones, got {type(moments).__name__}")
     if moments.shape != shape:
         raise ValueError(f"moments must have x's feature shape {shape}, got {moments.shape}")
-    return {"mean": moments.mean, "var": dividing(moments.var(correction))}
+    return {"mean": moments.mean, "var": divisor_variance(moments.var(correction))}
 
 
 def standardized_part(part: Any, **options: Any) -> Any:

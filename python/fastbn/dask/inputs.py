@@ -12,7 +12,7 @@ from dask.base import is_dask_collection
 from dask.utils import is_dataframe_like
 
 import fastbn
-from fastbn.checks import Axis, Shape, checked_axis, converted, kept_axes
+from fastbn._validation import Axis, Shape, checked_axis, converted, kept_axes
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -102,9 +102,9 @@ def empty_like(x: Any) -> Array:
     return np.empty((0,) * x.ndim, x.dtype)
 
 
-def wide_axes(share: Any) -> Shape:
-    """Return the axes, counted from the end, along which where or weights are not broadcast."""
-    return tuple(a - share.ndim for a, size in enumerate(share.shape) if size != 1)
+def wide_axes(mask: Any) -> Shape:
+    """Return the axes, counted from the end, along which a mask or weights are not broadcast."""
+    return tuple(a - mask.ndim for a, size in enumerate(mask.shape) if size != 1)
 
 
 def _fits(size: float, into: float) -> bool:

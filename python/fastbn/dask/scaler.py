@@ -14,7 +14,7 @@ from dask.utils import is_series_like
 from sklearn import get_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastbn.checks import Axis, Shape, checked_axis, converted
+from fastbn._validation import Axis, Shape, checked_axis, converted
 from fastbn.dask import moments
 from fastbn.dask.blocks import scaled, scaled_part
 from fastbn.dask.inputs import (

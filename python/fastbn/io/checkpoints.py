@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastbn.checks import Shape
+from fastbn._moments.moments import Moments
+from fastbn._validation import Shape
 from fastbn.io.atomic import replacing
 from fastbn.io.sources.base import Place, fingerprint
-from fastbn.statistics import Moments
 
 _FORMAT = 1
 

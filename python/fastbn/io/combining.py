@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastbn.checks import Shape
-from fastbn.statistics import Moments
+from fastbn._moments.moments import Moments
+from fastbn._validation import Shape
 
 # How often each is divided where values are divided once.
 _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}

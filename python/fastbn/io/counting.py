@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastbn.checks import Shape
+from fastbn._moments.moments import Moments
+from fastbn._validation import Shape
 from fastbn.io.checkpoints import Checkpoint, Progress
 from fastbn.io.combining import joined, taken
 from fastbn.io.names import TABLES
 from fastbn.io.passing import Listener, Passing, checked
 from fastbn.io.sources.base import Array, Block, Place, Reading, Source, UnreadableError
 from fastbn.io.streaming import Report
-from fastbn.statistics import Moments
 
 
 class Counting(Passing):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbn._moments.moments import divisor_variance
 from fastbn.functional import normalize
 from fastbn.io.atomic import replacing
 from fastbn.io.destinations import Target
@@ -23,7 +24,6 @@ from fastbn.io.sources.images import ImageSource
 from fastbn.io.sources.tables import TableSource
 from fastbn.io.statsfiles import Stats
 from fastbn.io.streaming import Report
-from fastbn.summary import dividing
 
 
 class Rewriting(Passing):
@@ -98,7 +98,7 @@ class Rewriting(Passing):
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
             mean = self._stats.moments.mean * self._scale
-            var = dividing(self._stats.moments.var() * self._scale * self._scale)
+            var = divisor_variance(self._stats.moments.var() * self._scale * self._scale)
         names = self._stats.names
         if names is not None and source.names is not None:
             missing = [name for name in source.names if name not in names]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import LARGEST, checked_flag, checked_real
+from fastbn._moments.moments import Moments
+from fastbn._validation import LARGEST, checked_flag, checked_real
 from fastbn.io.streaming import MEMORY, Columns, OnError, Path, Report, checked_on_error, checked_scale, reading_of
-from fastbn.statistics import Moments
 
 
 def standardize(

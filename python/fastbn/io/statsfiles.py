@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn.checks import checked_axis
+from fastbn._moments.moments import Moments
+from fastbn._npz import not_written, read_npz, write_npz
+from fastbn._validation import checked_axis
 from fastbn.io.atomic import replacing
 from fastbn.io.combining import taken
 from fastbn.io.streaming import checked_mode, checked_scale
-from fastbn.npz import not_written, read_npz, write_npz
-from fastbn.statistics import Moments
 
 KIND = "fastbn statistics"
 _FORMAT = 1

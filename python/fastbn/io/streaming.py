@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import LARGEST, checked_axis, checked_choice, checked_dtype, checked_flag, checked_real
-from fastbn.statistics import Moments
+from fastbn._moments.moments import Moments
+from fastbn._validation import LARGEST, checked_axis, checked_choice, checked_dtype, checked_flag, checked_real
 
 if TYPE_CHECKING:
     from fastbn.io.checkpoints import Checkpoint

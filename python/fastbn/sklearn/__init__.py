@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise ImportError('fastbn.sklearn needs scikit-learn: pip install "fastbn[sklearn]"') from error
 
-from fastbn.scaling import affine
+from fastbn._scaling import affine
 from fastbn.sklearn.fitting import LearningScaler
 from fastbn.sklearn.tables import axis_of, features_of, is_own, read, refuse_infinity, takes_sparse
 

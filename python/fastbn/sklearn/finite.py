@@ -17,12 +17,12 @@ from fastbn import _core
 
 Array = npt.NDArray[Any]
 
-_BLOCK = 1 << 18  # values looked at in one go; the answers take as many bytes
+_BLOCK = 1 << 18  # values examined at a time; the results take as many bytes
 _PEEK = 1 << 13
 
 
 def has_infinity(x: Array) -> bool:
-    """Return whether an array of two dimensions or more holds infinity, of either sign; NaN does not count."""
+    """Return whether an array of two dimensions or more holds infinity, of either sign; NaN is none."""
     if x.dtype.kind != "f":
         return False
     if x.size <= _BLOCK:  # and no thread is worth waking

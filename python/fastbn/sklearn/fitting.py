@@ -1,4 +1,4 @@
-"""The half of `StandardScaler` that learns: its Moments, what it shows of them, merging. Knows no transform."""
+"""The half of `StandardScaler` that learns: `partial_fit` and `merge`, and the attributes that follow from Moments."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sklearn.base import _fit_context
 from sklearn.preprocessing import StandardScaler as Base
 from sklearn.utils.validation import check_is_fitted
 
-from fastbn.checks import LARGEST, checked_real
-from fastbn.scaling import Attributes, attributes, moments_behind, negative, same
+from fastbn._moments.moments import Moments
+from fastbn._scaling import Attributes, attributes, moments_behind, negative, same
+from fastbn._validation import LARGEST, checked_real
 from fastbn.sklearn.tables import axis_of, read, refuse_infinity, remember, weights_of
-from fastbn.statistics import Moments
 
 Array = npt.NDArray[Any]
 Scaler = TypeVar("Scaler", bound="LearningScaler")
@@ -56,7 +56,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         y : None
             Ignored.
         sample_weight : array_like of shape (n_samples,), optional
-            How often each sample counts.
+            How often each sample enters the statistics.
 
         Returns
         -------

@@ -16,7 +16,7 @@ from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from fastbn.checks import Shape, checked_axis, kept_axes
+from fastbn._validation import Shape, checked_axis, kept_axes
 from fastbn.sklearn.finite import has_infinity
 
 Array = npt.NDArray[Any]

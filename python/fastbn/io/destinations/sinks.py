@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn.checks import Shape
+from fastbn._validation import Shape
 from fastbn.io.atomic import removed
 from fastbn.io.destinations import ArrayWriter, TableWriter, Target, array_writer, table_writer
 from fastbn.io.names import KINDS, TABLES, suffix_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.checks import Shape
+from fastbn._validation import Shape
 from fastbn.io.atomic import removed
 from fastbn.io.destinations import ArrayWriter
 from fastbn.io.optional import needed

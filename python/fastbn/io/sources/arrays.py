@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastbn.checks import Shape, checked_axis
+from fastbn._validation import Shape, checked_axis
 from fastbn.io.sources.base import Array, Block, Reading, Ring, UnreadableError, chosen_columns, computed_as
 
 Region: TypeAlias = tuple[slice, ...]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import Shape
+from fastbn._validation import Shape
 
 Array: TypeAlias = npt.NDArray[Any]
 Column: TypeAlias = int | str

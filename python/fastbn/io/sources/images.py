@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn.checks import Shape
+from fastbn._validation import Shape
 from fastbn.io.optional import needed
 from fastbn.io.sources.base import Array, Block, Place, Reading, Ring, UnreadableError, chosen_columns, naming
 

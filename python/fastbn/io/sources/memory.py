@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.checks import converted
+from fastbn._validation import converted
 from fastbn.io.sources.arrays import ArraySource, Region, sliced
 from fastbn.io.sources.base import Array, Place, Reading, Ring, UnreadableError
 

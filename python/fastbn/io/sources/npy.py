@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.checks import Shape
+from fastbn._validation import Shape
 from fastbn.io.sources.arrays import ArraySource, Region, extent, runs
 from fastbn.io.sources.base import Array, Place, Reading, Ring, UnreadableError, computed_as, only_member
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastbn.checks import Shape
+from fastbn._validation import Shape
 from fastbn.io.optional import needed
 from fastbn.io.sources.base import Array, Block, Reading, Ring, UnreadableError, chosen_columns
 

@@ -1,4 +1,4 @@
-"""What a scaler computes, by scikit-learn's definitions: attributes from Moments and back, and y. Knows no class."""
+"""What a scaler computes, by scikit-learn's definitions: its attributes from Moments and back, and the scaled data."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn.checks import Axis, Shape
-from fastbn.merging import INT_END
-from fastbn.statistics import Moments
-from fastbn.summary import dividing
+from fastbn._moments.moments import Moments, divisor_variance
+from fastbn._validation import INT_END, Axis, Shape
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +26,7 @@ class Attributes(NamedTuple):
 
 
 def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: float, count_dtype: Any) -> Attributes:
-    """Return fresh arrays that say what Moments hold; counts are of type `count_dtype` where that can hold them."""
+    """Return what a scaler of `moments` shows, in new arrays; counts in `count_dtype` if that can hold them."""
     seen, mean = _seen(moments.count, count_dtype), moments.mean
     if not (with_mean or with_std):
         return Attributes(seen, None, None, None)
@@ -36,21 +34,22 @@ def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: fl
     if not with_std:
         return Attributes(seen, mean, None, None)
     with np.errstate(all="ignore"):  # counts of 0, squares of means beyond 1e150
-        biased = dividing(moments.var())
+        biased = divisor_variance(moments.var())
         # Constant is what lies below the error bound of a two-pass variance: Chan, Golub & LeVeque 1983, section 3.
         constant = biased <= seen * _EPS * biased + (seen * mean * _EPS) ** 2
-        var = dividing(moments.var(correction)) if correction else biased
+        var = divisor_variance(moments.var(correction)) if correction else biased
         scale = np.asarray(np.sqrt(var))
     scale[constant] = 1.0
     return Attributes(seen, mean, var, scale)
 
 
 def moments_behind(shown: Attributes, shape: Shape, correction: float) -> Moments:
-    """Return Moments with which `attributes` would give the same, those that are None being taken for zero."""
+    """Return Moments from which `attributes` computes what is shown; mean_ and var_ of None are taken for zero."""
     count = np.asarray(shown.n_samples_seen_)
     mean, var = (np.zeros(shape) if value is None else value for value in (shown.mean_, shown.var_))
     if negative(shown):
-        # scikit-learn's weighted variance of a constant may be, by less than this; of sparse data it keeps no mean.
+        # The weighted variance that scikit-learn computes of a constant may be negative, by less than this. Of sparse
+        # data it keeps no mean.
         rounding = np.inf if shown.mean_ is None else (count * mean * _EPS) ** 2
         if (count < 0).any() or (var < -rounding).any():
             got = f"{shown.n_samples_seen_} and {shown.var_}"
@@ -67,7 +66,7 @@ def negative(shown: Attributes) -> bool:
 
 
 def same(one: Attributes, other: Attributes) -> bool:
-    """Whether two say the same of the data; scale_ does not count, which follows from the others."""
+    """Whether two describe the same data; scale_ follows from the others and is not compared."""
     return all(_equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
@@ -98,7 +97,7 @@ def affine(
 
 
 def _seen(count: Any, count_dtype: Any) -> Any:
-    """Return one number where all features have seen as many samples."""
+    """Return the counts; one number if they are the same for all features."""
     if isinstance(count, int):
         return np.dtype(count_dtype).type(count)
     whole = (count == np.floor(count)) & (count < INT_END)

@@ -1,6 +1,6 @@
-"""How layers and statistics lie in an .npz file: arrays as its members, options as JSON in one more. Knows neither.
+"""The .npz files of layers and statistics: one member for each array, and one that holds the options as JSON.
 
-What only files need is imported where they are read and written: it takes three times as long as the rest of fastbn.
+json is imported where it is used, because importing it takes long beside the rest of fastbn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ZIP = b"PK\x03\x04"
 
 
 def write_npz(file: BinaryIO, config: dict[str, Any], arrays: dict[str, Array]) -> None:
-    """Write arrays and configuration as .npz, with the configuration in JSON."""
+    """Write arrays and options."""
     import json
 
     members: dict[str, Any] = {_CONFIG: np.array(json.dumps({"format": _FORMAT, **config})), **arrays}
@@ -27,11 +27,15 @@ def write_npz(file: BinaryIO, config: dict[str, Any], arrays: dict[str, Array]) 
 
 
 def read_npz(file: BinaryIO, writer: str, shown: str, rule: str = _RULE) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Return configuration and arrays of what `write_npz` wrote for ``writer``; nothing in the file is executed."""
+    """Return the options and arrays that `write_npz` wrote. Nothing in the file is executed.
+
+    Errors say that the file was not written by `writer`: `rule` says what is expected of the argument, `shown` is what
+    was given.
+    """
     import json
 
     try:
-        if file.read(len(_ZIP)) != _ZIP:  # what NumPy would say of other files is advice to unpickle them
+        if file.read(len(_ZIP)) != _ZIP:  # of other files NumPy's error advises to unpickle them
             raise ValueError("it is no .npz file")
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
@@ -39,12 +43,14 @@ def read_npz(file: BinaryIO, writer: str, shown: str, rule: str = _RULE) -> tupl
         config: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
         if config.pop("format") != _FORMAT:
             raise ValueError("its format is not known to this version")
-    except Exception as error:  # what a damaged archive raises has no end: zipfile, zlib, tokenize, recursion, memory
+    except (
+        Exception
+    ) as error:  # damaged files raise errors of zipfile, zlib, tokenize, RecursionError, MemoryError, ...
         raise not_written(writer, shown, error, rule) from error
     return config, arrays
 
 
 def not_written(writer: str, shown: str, reason: Exception, rule: str = _RULE) -> ValueError:
-    """Return the error for a file that holds something else."""
+    """Return the error for a file that `writer` has not written, with the reason."""
     missing = f"without {reason}" if isinstance(reason, KeyError) else reason
     return ValueError(f"{rule} written by {writer}, got {shown}: {missing}")

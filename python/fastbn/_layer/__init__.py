@@ -1,0 +1,1 @@
+"""`fastbn.BatchNorm`: the layer, its state dicts, and masks made of sequence lengths."""

@@ -1,0 +1,866 @@
+"""`BatchNorm`: the layer, with its parameters, running statistics and modes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn import _core
+from fastbn._layer.lengths import where_within
+from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
+from fastbn._moments.moments import Moments
+from fastbn._npz import not_written, read_npz, write_npz
+from fastbn._validation import (
+    LARGEST,
+    Momentum,
+    Shape,
+    checked_axis,
+    checked_choice,
+    checked_dtype,
+    checked_features,
+    checked_flag,
+    checked_momentum,
+    checked_real,
+    converted,
+    kept_axes,
+)
+from fastbn.functional import batch_norm_train
+
+Array: TypeAlias = npt.NDArray[Any]
+L = TypeVar("L", bound="BatchNorm")
+
+_WRITER = "BatchNorm.save"
+_MODES = ("training", "frozen", "frozen_parameters")
+# Options that came after version 0.1.0, with their defaults. repr and files leave out those that have the default, so
+# that version 0.1.0 reads the files of layers that use none of them.
+_LATER = {"activation": None, "negative_slope": 0.01, "on_nonfinite": "propagate", "on_single": "error"}
+
+
+class _LastCall:
+    """What `BatchNorm.backward` needs to know of the last call.
+
+    Every call writes all fields of the same object: making a new one with named fields would take a call on (32, 64)
+    values 3 to 6 % longer.
+    """
+
+    __slots__ = (
+        "activation",
+        "allow_single",
+        "count",
+        "dtype",
+        "invstd",
+        "mean",
+        "negative_slope",
+        "parameters_learn",
+        "residual",
+        "weights",
+        "where",
+        "x",
+    )
+
+    x: Array
+    dtype: np.dtype[Any]  # y's
+    where: Any  # this and weights: None where the running statistics normalized
+    weights: Any
+    residual: Array | None
+    mean: Array | None  # the batch's; this and invstd: None where the running statistics normalized
+    invstd: Array | None
+    count: Array | None  # where channels differ in it
+    activation: str | None
+    negative_slope: float
+    allow_single: bool  # whether one value per channel was allowed
+    parameters_learn: bool  # whether backward fills grad_weight and grad_bias
+
+
+class BatchNorm:
+    """Batch normalization that remembers: parameters, running statistics and what backward needs.
+
+    In training mode each call normalizes by the batch's own mean and (biased) variance and remembers them::
+
+        running <- (1 - momentum) * running + momentum * statistic
+
+    with the variance times N / (N - correction), N values per channel (or the sum of their weights). In evaluation
+    mode, and while frozen, the running statistics normalize. Names, rules and defaults are those of
+    ``torch.nn.BatchNorm1d/2d/3d``; the algorithm is Ioffe & Szegedy (2015), Algorithms 1 and 2.
+
+    Parameters
+    ----------
+    num_features : int or tuple of int, optional
+        Size of the feature axis; where ``axis`` is a tuple, the sizes of those axes in the order in which x has them.
+        None (default): decided by the first batch, by `load_state_dict` or by `init_identity`.
+    axis : int or tuple of int, default 1
+        The axes that keep their own statistics, as in `fastbn.batch_norm`; all others are reduced.
+    eps : float, default 1e-5
+        Added to the variance; finite, >= 0.
+    momentum : float, None or callable, default 0.1
+        Weight of the newest batch in the running statistics, in [0, 1]. None: their plain average over all batches,
+        that is ``1 / num_batches_tracked``. A function is called with the number of batches tracked so far, 0 for the
+        first, and returns the weight. A layer with such a function cannot be saved to a file, and can be pickled if the
+        function can.
+    affine : bool, default True
+        Whether the layer has a weight (gamma, starts at 1) and a bias (beta, starts at 0).
+    track_running_stats : bool, default True
+        Whether there are running statistics. Without them the batch's own are used in evaluation mode too.
+    correction : float, default 1
+        1 remembers the unbiased variance (PyTorch), 0 the biased one (Keras, ONNX, Flax).
+    activation : {None, "relu", "leaky_relu"}, default None
+        What is applied last: ``y = act(weight * xhat + bias + residual)``, with ``relu(z) = 0`` and
+        ``leaky_relu(z) = negative_slope * z`` where z <= 0, both z elsewhere.
+    negative_slope : float, default 0.01
+        Finite; used by "leaky_relu" alone.
+    on_nonfinite : {"propagate", "skip"}, default "propagate"
+        What a batch does of which a channel's mean or variance is NaN or infinite: its statistics are remembered like
+        any other's, or the running statistics of all channels and the counter stay as they are. y is computed either
+        way.
+    on_single : {"error", "biased"}, default "error"
+        What a batch of one value per channel does in training: it is a ValueError, or it is normalized (xhat is 0) and
+        its biased variance, 0, remembered; and so is that of channels whose weights sum to no more than ``correction``.
+    dtype : dtype, default float64
+        float32 or float64, of parameters, their gradients and running statistics; independent of x.
+
+    Attributes
+    ----------
+    weight, bias : ndarray or None
+        The parameters; None without ``affine`` and while the features are undecided. To set them write into them:
+        ``layer.weight[...] = values``.
+    grad_weight, grad_bias : ndarray or None
+        Their gradients: zeros until `backward` fills them, and always the same arrays.
+    running_mean, running_var : ndarray or None
+        The running statistics, which start at 0 and 1; updated in place.
+    num_batches_tracked : int
+        Training calls that updated them.
+    training : bool
+        The mode, set by `train` and `eval`; a new layer is in training mode.
+    frozen, frozen_parameters : bool
+        Whether running statistics, and parameters too, are frozen; set by `freeze` and `unfreeze`.
+
+    Notes
+    -----
+    A call keeps a reference to x, and to where, weights and residual, in all modes, until the next one; pickling and
+    copying drop them. `backward` reads these and the parameters (where the running statistics normalized: those too) as
+    they are then, so change none of them in between. Inference that keeps nothing is `fastbn.normalize` with the
+    layer's arrays.
+
+    ``copy.copy`` gives a layer that shares the arrays, ``copy.deepcopy`` an independent one. A call that fails changes
+    nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn import BatchNorm
+    >>> layer = BatchNorm(2)
+    >>> layer
+    BatchNorm(2, axis=1, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, correction=1, dtype='float64')
+    >>> x = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
+    >>> print(layer(x).round(3))
+    [[-1.225 -1.225]
+     [ 0.     0.   ]
+     [ 1.225  1.225]]
+    >>> print(layer.running_mean, layer.running_var, layer.num_batches_tracked)
+    [0.2 2. ] [ 1.  10.9] 1
+    """
+
+    num_features: int | tuple[int, ...] | None
+    weight: Array | None
+    bias: Array | None
+    grad_weight: Array | None
+    grad_bias: Array | None
+    running_mean: Array | None
+    running_var: Array | None
+    _last: _LastCall | None  # None: there has been no call, or it wrote over what backward needs
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, ...] | None = None,
+        *,
+        axis: int | tuple[int, ...] = 1,
+        eps: float = 1e-5,
+        momentum: Momentum = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        correction: float = 1,
+        activation: Literal["relu", "leaky_relu"] | None = None,
+        negative_slope: float = 0.01,
+        on_nonfinite: Literal["propagate", "skip"] = "propagate",
+        on_single: Literal["error", "biased"] = "error",
+        dtype: npt.DTypeLike = np.float64,
+    ) -> None:
+        self.axis = checked_axis(axis)
+        self.eps = checked_real("eps", eps, 0, LARGEST)
+        self.momentum = checked_momentum(momentum)
+        self.affine = checked_flag("affine", affine)
+        self.track_running_stats = checked_flag("track_running_stats", track_running_stats)
+        self.correction = checked_real("correction", correction, 0, LARGEST)
+        self.activation = checked_choice("activation", activation)
+        self.negative_slope = checked_real("negative_slope", negative_slope, -LARGEST, LARGEST)
+        self.on_nonfinite = checked_choice("on_nonfinite", on_nonfinite)
+        self.on_single = checked_choice("on_single", on_single)
+        self.dtype = checked_dtype(dtype)
+        shape = checked_features(num_features, self.axis)
+        self._forget_features()
+        self.num_batches_tracked = 0
+        self.training, self.frozen, self.frozen_parameters = True, False, False
+        self._last = None
+        if shape is not None:
+            self._decide_features(shape)
+
+    # Forward and backward.
+
+    def __call__(
+        self,
+        x: npt.ArrayLike,
+        *,
+        where: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+        lengths: npt.ArrayLike | None = None,
+        residual: npt.ArrayLike | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Normalize a batch; in training mode update the running statistics too.
+
+        With ``p = weights * where`` and ``P = sum(p)`` over a channel, its statistics are ``mean = sum(p * x) / P`` and
+        ``var = sum(p * (x - mean)**2) / P``. Values with p = 0, even NaN, have no influence on them; they are
+        normalized all the same.
+
+        Parameters
+        ----------
+        x : array_like, at least 2-D
+            The batch: float32, float64, float16, bfloat16 or integers of up to 32 bits (int8, uint8, int16, uint16,
+            int32). The layer keeps a reference to it for `backward`. An empty batch gives an empty result and leaves
+            the running statistics alone.
+        where : array_like of bool, optional
+            Which entries the statistics are taken of; broadcastable to x's shape.
+        weights : array_like, optional
+            How often each entry enters the statistics: finite and >= 0, fractions too; broadcastable to x's shape.
+        lengths : array_like of int, optional
+            How many positions of each sequence, from the first, the statistics are taken of: of shape
+            ``(x.shape[0],)``, from 0 to x's size along its one reduced axis beside axis 0. With ``where``, the
+            positions that both allow.
+        residual : array_like, optional
+            Added before the activation; of x's shape and y's dtype.
+        out : ndarray, optional
+            Where y goes: x itself or residual itself, or an array of x's shape that shares no memory with any argument.
+            Its dtype, of the four floating ones, is y's. `backward` needs x, and with an activation the residual, as
+            they were: it is refused if they were written over.
+
+        Returns
+        -------
+        ndarray
+            y, of x's shape, memory order and dtype (float32 for integers); ``out`` where that was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is not what `fastbn.batch_norm` accepts, x does not have ``num_features`` channels or, in
+            training mode, has one value per channel (see ``on_single``), or ``lengths`` is given for an x that is not a
+            batch of sequences. Where the running statistics normalize, where, weights and lengths are checked and
+            of no influence.
+        RuntimeError
+            In evaluation mode or frozen, if the features are still undecided.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(momentum=1.0, eps=0.0)
+        >>> layer(np.array([[1.0, 5.0], [3.0, 5.0]]))
+        array([[-1.,  0.],
+               [ 1.,  0.]])
+        >>> layer.eval()(np.array([[2.0, 5.0]]))
+        array([[0., 0.]])
+
+        Two sequences of one feature, the second padded by a 0 that is left out of the statistics:
+
+        >>> layer = BatchNorm(axis=2, eps=0.0)
+        >>> layer(np.array([[[1.0], [3.0]], [[2.0], [0.0]]]), lengths=[2, 1])[0].ravel()
+        array([-1.22474487,  1.22474487])
+        """
+        batch = converted("x", x)
+        self._check_features(batch)
+        if lengths is not None:
+            where = where_within(lengths, batch.shape, self.axis, where)
+        added = None if residual is None else converted("residual", residual)
+        last = _LastCall() if self._last is None else self._last
+        if self.track_running_stats and (self.frozen or not self.training):
+            y = self._normalize_by_running_statistics(last, batch, where, weights, added, out)
+        elif self.num_features is None:
+            y = self._normalize_first_batch(last, batch, where, weights, added, out)
+        else:
+            y = self._normalize_by_batch(last, batch, where, weights, added, out)
+        last.x = batch
+        last.dtype = y.dtype
+        last.residual = added
+        last.activation = self.activation
+        last.negative_slope = self.negative_slope
+        last.parameters_learn = not self.frozen_parameters
+        self._last = last
+        if out is not None:
+            needed = (batch,) if added is None or self.activation is None else (batch, added)
+            if any(np.shares_memory(out, array) for array in needed):
+                self._last = None
+        return y
+
+    def backward(self, dy: npt.ArrayLike) -> Array | Any:
+        """Return the gradient with respect to x of the last call, and fill ``grad_weight`` and ``grad_bias``.
+
+        Parameters
+        ----------
+        dy : array_like
+            Gradient with respect to y, of y's shape and dtype.
+
+        Returns
+        -------
+        ndarray, or a tuple (dx, dresidual) if the last call had a residual
+            dx, of x's shape and memory order and dy's dtype. It flows through mean and variance where the last call
+            used the batch's own (training mode, or ``track_running_stats=False``), else it is ``weight * invstd * dz``,
+            with ``dz = dy`` times the slope of the activation there. dresidual is dz: dy itself without an activation.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where dy has not y's dtype or shape.
+        RuntimeError
+            If nothing has been called yet, or not since the parameters were loaded or initialized, or if the last call
+            wrote y over what is needed here.
+
+        Notes
+        -----
+        The mask and weights, the activation and which statistics normalized are those of the last call, whatever the
+        layer's mode is now. The parameters' gradients are overwritten, not accumulated. The formulas are those of
+        `fastbn.batch_norm_backward`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(1, eps=0.0)
+        >>> y = layer(np.array([[1.0], [3.0]]))
+        >>> dx = layer.backward(np.array([[1.0], [1.0]]))  # a shift of y that moves x nowhere
+        >>> print(dx.ravel(), layer.grad_weight, layer.grad_bias)
+        [0. 0.] [0.] [2.]
+        """
+        last = self._last
+        if last is None:
+            raise RuntimeError(
+                "backward needs a call of the layer on x before it, which out= has overwritten nothing of, got none"
+            )
+        grad = converted("dy", dy)
+        if grad.dtype != last.dtype:
+            raise TypeError(f"dy must have y's dtype {last.dtype}, got {grad.dtype}")
+        by_batch = last.mean is not None
+        dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
+            grad,
+            last.x,
+            self.weight,
+            self.bias,
+            last.mean if by_batch else self._require(self.running_mean),
+            last.invstd if by_batch else self._running_invstd(),
+            last.count,
+            self.axis,
+            by_batch,
+            None,
+            last.where,
+            last.weights,
+            last.residual,
+            last.activation,
+            last.negative_slope,
+            last.allow_single,
+        )
+        if self.affine and last.parameters_learn:
+            with np.errstate(all="ignore"):
+                self._require(self.grad_weight)[...] = dweight
+                self._require(self.grad_bias)[...] = dbias
+        return (dx, *dresidual) if dresidual else dx
+
+    # Modes.
+
+    def train(self: L, mode: bool = True) -> L:
+        """Switch to training mode, or with False to evaluation mode, and return the layer.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(3).eval().train().training
+        True
+        """
+        self.training = checked_flag("mode", mode)
+        return self
+
+    def eval(self: L) -> L:
+        """Switch to evaluation mode, in which the running statistics normalize, and return the layer.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(3).eval().training
+        False
+        """
+        return self.train(False)
+
+    def freeze(self: L, parameters: bool = False) -> L:
+        """Let the running statistics normalize in training mode too, unchanged, and return the layer.
+
+        For training on batches that are too small, or too unlike the data to come, to take statistics from. The
+        gradient is then that of constant statistics, ``dx = weight * invstd * dy``. `train` and `eval` do not unfreeze.
+
+        Parameters
+        ----------
+        parameters : bool, default False
+            Whether weight and bias are frozen too: ``grad_weight`` and ``grad_bias`` become 0, and `backward` leaves
+            them so.
+
+        Returns
+        -------
+        BatchNorm
+            The layer itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``parameters`` is not a bool, or the layer has no running statistics.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(1, eps=0.0).freeze()
+        >>> layer(np.array([[1.0], [3.0]])).tolist()
+        [[1.0], [3.0]]
+        >>> print(layer.training, layer.running_mean, layer.num_batches_tracked)
+        True [0.] 0
+        """
+        if not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for freeze, got {self.track_running_stats}")
+        self.frozen_parameters = checked_flag("parameters", parameters)
+        self.frozen = True
+        if self.frozen_parameters:  # so that an optimizer's steps change nothing
+            for gradient in (self.grad_weight, self.grad_bias):
+                if gradient is not None:
+                    gradient[...] = 0
+        return self
+
+    def unfreeze(self: L) -> L:
+        """Undo `freeze`, and return the layer.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(3).freeze().unfreeze().frozen
+        False
+        """
+        self.frozen = self.frozen_parameters = False
+        return self
+
+    # Parameters and state.
+
+    def parameters(self) -> list[Array]:
+        """Return ``[weight, bias]``, the layer's own arrays for an optimizer to change in place; [] without affine.
+
+        The list can be kept: neither these arrays nor those of `gradients` are ever replaced. RuntimeError while the
+        features are undecided.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(1, eps=0.0)
+        >>> y = layer(np.array([[1.0], [3.0]]))
+        >>> dx = layer.backward(y)
+        >>> for p, g in zip(layer.parameters(), layer.gradients()):
+        ...     p -= 0.1 * g
+        >>> print(layer.weight, layer.bias)
+        [0.8] [0.]
+        """
+        return [self._require(getattr(self, key)) for key in PARAMETERS] if self.affine else []
+
+    def gradients(self) -> list[Array]:
+        """Return ``[grad_weight, grad_bias]``, in the order of `parameters`; each `backward` overwrites them in place.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(2).gradients()
+        [array([0., 0.]), array([0., 0.])]
+        """
+        return [self._require(getattr(self, f"grad_{key}")) for key in PARAMETERS] if self.affine else []
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of parameters and running statistics under PyTorch's keys.
+
+        ``{key: torch.from_numpy(value) for key, value in state.items()}`` is what ``torch.nn.BatchNorm2d`` loads.
+        Unlike PyTorch's, the arrays do not follow the layer: a kept state is a snapshot.
+
+        Returns
+        -------
+        dict of str to ndarray
+            In the layer's dtype; ``num_batches_tracked`` is an int64.
+
+        Raises
+        ------
+        RuntimeError
+            While the features are undecided.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> BatchNorm(1, affine=False).state_dict()
+        {'running_mean': array([0.]), 'running_var': array([1.]), 'num_batches_tracked': array(0)}
+        """
+        counter = {COUNTER: np.array(self.num_batches_tracked, dtype=np.int64)}
+        kept = {key: self._require(getattr(self, key)).copy() for key in self._state_keys() if key not in counter}
+        return kept | counter if self.track_running_stats else kept
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Copy parameters and running statistics from ``state`` into the layer's arrays.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            As `state_dict` gives it, or ``torch.nn.BatchNorm2d(...).state_dict()``. Values are cast to the layer's
+            dtype. A layer whose features are undecided takes them from here.
+        strict : bool, default True
+            Whether the keys must be exactly the layer's; else those of the layer that are there are taken.
+
+        Returns
+        -------
+        IncompatibleKeys(missing_keys, unexpected_keys)
+            Two lists, empty where ``strict``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where a key is missing or too many, or a value has the wrong kind, shape or range; nothing is loaded then.
+
+        Examples
+        --------
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(affine=False)
+        >>> layer.load_state_dict({"running_mean": [1, 2], "running_var": [3, 4], "num_batches_tracked": 5})
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+        >>> print(layer.num_features, layer.running_var)
+        2 [3. 4.]
+        """
+        ndim = 1 if isinstance(self.axis, int) else len(self.axis)
+        strict = checked_flag("strict", strict)
+        arrays, differing = checked_state(state, self._state_keys(), self._shape(), ndim, self.dtype, strict)
+        tracked = int(arrays.pop(COUNTER, self.num_batches_tracked))
+        if self.num_features is None and arrays:
+            self._decide_features(next(iter(arrays.values())).shape)
+        targets = {key: self._require(getattr(self, key)) for key in arrays}
+        for key, target in targets.items():
+            if not target.flags.writeable:
+                raise ValueError(f"{key} must be writable to be loaded into, got a read-only array")
+        self.num_batches_tracked = tracked
+        for key, target in targets.items():
+            target[...] = arrays[key]
+        self._last = None
+        return differing
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole layer, options and mode included, to exactly this path, in NumPy's .npz format.
+
+        Parameters
+        ----------
+        path : path
+            Of any suffix; a file that is there is replaced.
+
+        Raises
+        ------
+        RuntimeError, ValueError, OSError
+            While the features are undecided; if momentum is a function, which no file can hold; if the file cannot be
+            written.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> from fastbn import BatchNorm
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "layer.npz")
+        ...     BatchNorm(3, eps=0.001).eval().save(path)
+        ...     layer = BatchNorm.load(path)
+        >>> layer.num_features, layer.eps, layer.training
+        (3, 0.001, False)
+        """
+        if callable(self.momentum):
+            raise ValueError(f"momentum must be a number or None to be saved, got {self.momentum!r}")
+        arrays = self.state_dict()
+        modes = _MODES if self.frozen else _MODES[:1]
+        config = self._options() | {name: getattr(self, name) for name in modes}
+        with open(path, "wb") as file:
+            write_npz(file, config, arrays)
+
+    @classmethod
+    def load(cls: type[L], path: str | os.PathLike[str]) -> L:
+        """Return the layer written by `save`; see there for an example.
+
+        No code in the file is run (nothing is unpickled).
+
+        Parameters
+        ----------
+        path : path
+            Of a file that `save` wrote.
+
+        Returns
+        -------
+        BatchNorm
+            In the mode in which it was saved.
+
+        Raises
+        ------
+        ValueError, OSError
+            If the file is not a saved layer, or cannot be read.
+        """
+        shown = repr(os.fspath(path))
+        with open(path, "rb") as file:
+            config, arrays = read_npz(file, _WRITER, shown)
+        try:
+            modes = {
+                name: checked_flag(name, config.pop(name)) for name in _MODES if name in config or name == "training"
+            }
+            layer = cls(**config)
+            layer.load_state_dict(arrays)
+            vars(layer).update(modes)
+        except (TypeError, ValueError, KeyError, MemoryError) as error:
+            raise not_written(_WRITER, shown, error) from error
+        return layer
+
+    def load_moments(self: L, moments: Moments) -> L:
+        """Make statistics of a population the running ones, and return the layer.
+
+        The paper takes them over the whole training set once training is done (Ioffe & Szegedy 2015, Algorithm 2, lines
+        9-11), as the average of batches' variances; that leaves out how far the batches' means lie apart. Statistics
+        that merge do not::
+
+            running_mean = mean        running_var = m2 / (N - correction)
+
+        Parameters
+        ----------
+        moments : Moments
+            Of the layer's input, of its feature shape; with more than ``correction`` values in every channel. A layer
+            whose features are undecided takes them from here.
+
+        Returns
+        -------
+        BatchNorm
+            The layer itself; ``num_batches_tracked`` stays as it is.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If moments are something else, of another shape, or not finite in every channel, or the layer has no running
+            statistics. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm, Moments
+        >>> batches = np.array([[[1.0], [3.0]], [[11.0], [13.0]]])
+        >>> population = Moments()
+        >>> for batch in batches:
+        ...     population = population.update(batch)
+        >>> layer = BatchNorm(1, correction=0).load_moments(population)
+        >>> print(layer.running_mean, layer.running_var)
+        [7.] [26.]
+        """
+        if not isinstance(moments, Moments):
+            raise TypeError(f"moments must be Moments, got {type(moments).__name__}")
+        if not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for load_moments, got {self.track_running_stats}")
+        mean, var = moments.mean, moments.var(self.correction)
+        if moments.shape is None or not (np.isfinite(mean) & np.isfinite(var)).all():
+            raise ValueError(f"moments must have a finite mean and variance in every channel, got {moments!r}")
+        self.load_state_dict({"running_mean": mean, "running_var": var}, strict=False)
+        return self
+
+    def init_identity(self: L, x: npt.ArrayLike) -> L:
+        """Set weight to sqrt(var + eps) and bias to the mean of x, and return the layer.
+
+        In training mode the layer then gives back this x (before the activation), to the rounding of ``dtype`` and of
+        x. The running statistics stay as they are.
+
+        Parameters
+        ----------
+        x : array_like
+            As for a call; its features are taken where the layer's are undecided.
+
+        Returns
+        -------
+        BatchNorm
+            self
+
+        Raises
+        ------
+        TypeError, ValueError
+            Without affine, where x is not what a call takes, or where a channel's mean or deviation is not finite in
+            ``dtype``. Nothing is set then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> x = np.array([[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]])
+        >>> bool(np.allclose(BatchNorm().init_identity(x)(x), x, rtol=1e-14))
+        True
+        """
+        if not self.affine:
+            raise ValueError(f"affine must be True for init_identity, got {self.affine}")
+        batch = converted("x", x)
+        self._check_features(batch)
+        result = batch_norm_train(batch, eps=self.eps, axis=self.axis)
+        with np.errstate(all="ignore"):
+            # Unlike sqrt(var + eps), this is finite also where var is not: in float64 at 1e200.
+            weight = np.where(result.invstd == 0, 0.0, 1.0 / result.invstd).astype(self.dtype)
+            bias = result.mean.astype(self.dtype)
+        bad = ~(np.isfinite(weight) & np.isfinite(bias))
+        if bad.any():
+            got = f"{bias[bad][0]} and {weight[bad][0]} from {result.count} value(s)"
+            raise ValueError(f"x must have a finite mean and deviation in {self.dtype} in every channel, got {got}")
+        self.load_state_dict({"weight": weight, "bias": bias}, strict=False)
+        return self
+
+    def __repr__(self) -> str:
+        """Return the expression that makes such a layer."""
+        features, *options = self._options().items()
+        return f"{type(self).__name__}({features[1]}, {', '.join(f'{name}={value!r}' for name, value in options)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the last batch: it may be large, and a copy has not been called on it."""
+        return self.__dict__ | {"_last": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave, in version 0.1.0 too, where some options did not exist."""
+        self.__dict__.update(_LATER | {"frozen": False, "frozen_parameters": False} | state)
+
+    # Private.
+
+    def _normalize_by_running_statistics(
+        self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
+    ) -> Array:
+        mean, var = self._require(self.running_mean), self._require(self.running_var)
+        if where is not None or weights is not None:
+            _core.check_counting(x, self.axis, where, weights)
+        activation, slope = self.activation, self.negative_slope
+        y = _core.normalize(
+            x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope, False
+        )
+        last.mean = last.invstd = last.count = last.where = last.weights = None
+        last.allow_single = False
+        return y
+
+    def _normalize_first_batch(
+        self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
+    ) -> Array:
+        """Decide the features by x; they are undecided again if the call fails."""
+        shape = self._features_of(x)
+        if shape is not None:
+            self._decide_features(shape)
+        try:
+            return self._normalize_by_batch(last, x, where, weights, residual, out)
+        except Exception:
+            self._forget_features()
+            raise
+
+    def _normalize_by_batch(
+        self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
+    ) -> Array:
+        # Comparing with the default takes less time than the check.
+        skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
+        single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
+        y, mean, var, invstd, count = _core.batch_norm_train(
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            self.axis,
+            None,
+            out,
+            where,
+            weights,
+            residual,
+            self.activation,
+            self.negative_slope,
+            self.running_mean,
+            self.running_var,
+            self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
+            self.correction,
+            skip,
+            single,
+        )
+        if isinstance(count, int):
+            last.count, updates = None, count > 0
+        else:
+            last.count, updates = count, bool((count > (0 if single else self.correction)).any())
+        if self.track_running_stats and updates and not (skip and not _all_finite(mean, var)):
+            self.num_batches_tracked += 1
+        last.mean, last.invstd = mean, invstd
+        last.where, last.weights = where, weights
+        last.allow_single = single
+        return y
+
+    def _momentum_now(self) -> float:
+        if self.momentum is None:
+            return 1.0 / (self.num_batches_tracked + 1)
+        if not callable(self.momentum):
+            return self.momentum
+        if not self.track_running_stats:
+            return 0.0  # there is nothing to update, so the function is not called
+        return checked_real("momentum(step)", self.momentum(self.num_batches_tracked), 0, 1)
+
+    def _running_invstd(self) -> Array:
+        shifted = self._require(self.running_var).astype(np.float64) + self.eps
+        with np.errstate(divide="ignore"):
+            return np.where(shifted == 0, 0.0, 1.0 / np.sqrt(shifted))
+
+    def _features_of(self, x: Array) -> Shape | None:
+        """Return x's sizes along the feature axes, None if it has no such axes: the engine's error is better then."""
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        if not all(-x.ndim <= axis < x.ndim for axis in axes):
+            return None
+        return tuple(x.shape[axis] for axis in kept_axes(axes, x.ndim))
+
+    def _check_features(self, x: Array) -> None:
+        axis = self.axis
+        if isinstance(axis, int) and -x.ndim <= axis < x.ndim and x.shape[axis] == self.num_features:
+            return  # the usual case, quickly decided
+        got = self._features_of(x)
+        if self.num_features is not None and got is not None and got != self._shape():
+            rule = f"{self.num_features} channels along axis {self.axis}"
+            raise ValueError(f"x must have {rule}, got {got[0] if len(got) == 1 else got} (shape {x.shape})")
+
+    def _options(self) -> dict[str, Any]:
+        names = ["num_features", "axis", "eps", "momentum", "affine", "track_running_stats", "correction"]
+        names += [name for name, default in _LATER.items() if getattr(self, name) != default]
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
+    def _state_keys(self) -> tuple[str, ...]:
+        parameters = PARAMETERS if self.affine else ()
+        return parameters + ((*STATISTICS, COUNTER) if self.track_running_stats else ())
+
+    def _shape(self) -> Shape | None:
+        return (self.num_features,) if isinstance(self.num_features, int) else self.num_features
+
+    def _require(self, array: Array | None) -> Array:
+        if array is None:
+            raise RuntimeError("num_features must be given or decided by a batch in training mode first, got None")
+        return array
+
+    def _decide_features(self, shape: Shape) -> None:
+        self.num_features = shape[0] if isinstance(self.axis, int) else shape
+        if self.affine:
+            self.weight, self.bias = np.ones(shape, self.dtype), np.zeros(shape, self.dtype)
+            self.grad_weight, self.grad_bias = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+        if self.track_running_stats:
+            self.running_mean, self.running_var = np.zeros(shape, self.dtype), np.ones(shape, self.dtype)
+
+    def _forget_features(self) -> None:
+        self.num_features = None
+        self.weight = self.bias = self.grad_weight = self.grad_bias = None
+        self.running_mean = self.running_var = None
+
+
+def _all_finite(*arrays: Array) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)

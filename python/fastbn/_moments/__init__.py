@@ -1,0 +1,1 @@
+"""`fastbn.Moments`: measuring arrays, merging, and the value that holds the result."""

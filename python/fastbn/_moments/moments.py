@@ -1,0 +1,547 @@
+"""`Moments`: count, mean and centred sum of squares as a value that grows with data, merges and is saved.
+
+`measure` computes the statistics of one array, `merge` those of two sets together.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn._moments.measure import measured
+from fastbn._moments.merge import Array, Count, Extremes, Statistics, merged, merged_extremes
+from fastbn._npz import not_written, read_npz, write_npz
+from fastbn._validation import (
+    LARGEST,
+    Axis,
+    Shape,
+    checked_axis,
+    checked_choice,
+    checked_extremes,
+    checked_flag,
+    checked_low_part,
+    checked_real,
+    checked_statistics,
+    converted,
+)
+
+M = TypeVar("M", bound="Moments")
+
+_WRITER = "Moments.save"
+
+
+class Moments:
+    """Count, mean and centred sum of squares of each feature, over all the data seen so far.
+
+    A value that grows with `update`, merges with others, and does not remember how it came about: parts that are
+    measured one by one, on other days or machines, and merged in any order and grouping, give what one pass over all
+    data gives, to rounding. ``Moments()`` has seen nothing and is the identity of merging.
+
+    Parameters
+    ----------
+    count : int or array_like, default 0
+        Statistics to begin with: how many values there are, for all features or for each.
+    mean, m2 : array_like, optional
+        Mean, and ``sum((x - mean)**2)``, of each feature; both of the same shape. Not given: nothing was seen.
+    min, max : array_like, optional
+        Extremes of each feature, both or neither.
+    nan : {"propagate", "omit"}, default "propagate"
+        What `update` does with NaN entries: the feature's statistics become NaN, or the entries are left out.
+    extremes : bool, default False
+        Whether `update` looks for the least and the largest value too, which takes a pass of its own over the data.
+
+    Attributes
+    ----------
+    count : int or ndarray of float64
+        Number of values per feature; where features differ, values were weighted, or int64 would end, an array.
+    mean, m2 : ndarray of float64
+        Of the feature shape, read-only; a mean is NaN where ``count`` is 0. Of shape (0,) while nothing was seen.
+    min, max : ndarray of float64 or None
+        Likewise; None unless every part that was merged has them.
+    shape : tuple of int or None
+        The feature shape; None while nothing was seen.
+    nan, extremes
+        The options.
+
+    Notes
+    -----
+    Merging is Chan, Golub & LeVeque 1983, eq. 1.5, in float64, with the rounding errors of mean and m2 carried along.
+    The relative error of the variance is that of `fastbn.moments`, whatever mean / std is; data that are constant have
+    an m2 of exactly 0. Values beyond 1e150 may have an infinite m2.
+
+    ``count, mean, m2 = moments`` unpacks. ``==`` compares count, mean, m2, min and max, NaN being equal to itself.
+
+    Examples
+    --------
+    >>> from fastbn import Moments
+    >>> a, b = Moments().update([[1.0, 5.0], [3.0, 5.0]]), Moments().update([[8.0, 5.0]])
+    >>> a + b
+    Moments(count=3, mean=[4. 5.], std=[2.944 0.   ])
+    >>> a + b == sum([b, a], start=Moments()) == Moments().update([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]])
+    True
+    >>> (a + b).var(correction=1)
+    array([13.,  0.])
+    """
+
+    __hash__ = None  # type: ignore[assignment]  # a value that changes
+
+    # Both None while nothing was seen. Their arrays are never written to, so that copies can share them.
+    _statistics: Statistics | None
+    _range: Extremes | None
+    _nan: Literal["propagate", "omit"]
+    _extremes: bool
+
+    def __init__(
+        self,
+        count: Any = 0,
+        mean: npt.ArrayLike | None = None,
+        m2: npt.ArrayLike | None = None,
+        *,
+        min: npt.ArrayLike | None = None,
+        max: npt.ArrayLike | None = None,
+        nan: Literal["propagate", "omit"] = "propagate",
+        extremes: bool = False,
+    ) -> None:
+        self._nan = checked_choice("nan", nan)
+        self._extremes = checked_flag("extremes", extremes) or min is not None
+        self._statistics, self._range = None, None
+        statistics = checked_statistics(count, mean, m2)
+        if statistics is not None:
+            self._statistics = Statistics(*statistics, *map(np.zeros_like, statistics[1:]))  # low parts of 0
+        extremes_seen = checked_extremes(min, max, self.shape)
+        if extremes_seen is not None:
+            self._range = Extremes(*extremes_seen)
+
+    # What was seen.
+
+    @property
+    def count(self) -> Count:
+        """How many values there are of each feature."""
+        count = 0 if self._statistics is None else self._statistics.count
+        return count if isinstance(count, int) else _read_only(count)
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each feature."""
+        return np.empty(0) if self._statistics is None else _read_only(self._statistics.mean)
+
+    @property
+    def m2(self) -> Array:
+        """Sum of squares about the mean of each feature."""
+        return np.empty(0) if self._statistics is None else _read_only(self._statistics.m2)
+
+    @property
+    def min(self) -> Array | None:
+        """Least value of each feature."""
+        return None if self._range is None else _read_only(self._range.min)
+
+    @property
+    def max(self) -> Array | None:
+        """Largest value of each feature."""
+        return None if self._range is None else _read_only(self._range.max)
+
+    @property
+    def shape(self) -> Shape | None:
+        """The feature shape, None while nothing was seen."""
+        return None if self._statistics is None else self._statistics.mean.shape
+
+    @property
+    def nan(self) -> Literal["propagate", "omit"]:
+        """What `update` does with NaN entries."""
+        return self._nan
+
+    @property
+    def extremes(self) -> bool:
+        """Whether `update` looks for the least and the largest value too."""
+        return self._extremes
+
+    def var(self, correction: float = 0) -> Array:
+        """Return the variance, ``m2 / (count - correction)``.
+
+        Parameters
+        ----------
+        correction : float, default 0
+            0 for the biased variance, which normalizes; 1 for the unbiased one.
+
+        Returns
+        -------
+        ndarray of float64
+            One value per feature; NaN where ``count - correction`` is not positive.
+        """
+        correction = checked_real("correction", correction, 0, LARGEST)
+        freedom = np.asarray(self.count - correction, np.float64)
+        with np.errstate(over="ignore"):  # where the sum of the weights is tiny
+            return np.asarray(self.m2 / np.where(freedom > 0, freedom, np.nan))
+
+    def std(self, correction: float = 0) -> Array:
+        """Return the standard deviation, the square root of `var`.
+
+        Parameters
+        ----------
+        correction : float, default 0
+            As for `var`.
+
+        Returns
+        -------
+        ndarray of float64
+            One value per feature; NaN where ``count - correction`` is not positive.
+        """
+        return np.asarray(np.sqrt(self.var(correction)))
+
+    def __iter__(self) -> Iterator[Any]:
+        """Unpack into count, mean and m2."""
+        return iter((self.count, self.mean, self.m2))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same features and statistics."""
+        if not isinstance(other, Moments):
+            return NotImplemented
+        pairs = zip((*self, self.min, self.max), (*other, other.min, other.max), strict=True)
+        return self.shape == other.shape and all(_equal(a, b) for a, b in pairs)
+
+    def __repr__(self) -> str:
+        """Return count, mean and standard deviation, and the extremes, shortened where there are many features."""
+        shown: dict[str, Any] = (
+            {} if self._statistics is None else {"count": self.count, "mean": self.mean, "std": self.std()}
+        )
+        if self._range is not None:
+            shown |= {"min": self.min, "max": self.max}
+        return f"Moments({', '.join(f'{name}={_brief(value)}' for name, value in shown.items())})"
+
+    # Growing and merging.
+
+    def update(
+        self,
+        x: npt.ArrayLike,
+        *,
+        axis: Axis = 1,
+        where: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+    ) -> Moments:
+        """Take in the values of an array, and return self.
+
+        Parameters
+        ----------
+        x : array_like
+            Two dimensions or more, of a type that `fastbn.moments` takes, in any memory layout.
+        axis : int or tuple of ints, default 1
+            The feature axis or axes, of the same sizes in every call; all others are reduced.
+        where, weights : array_like, optional
+            Which values are taken in, and with what weight (see `fastbn.batch_norm`).
+
+        Returns
+        -------
+        Moments
+            self
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fastbn.moments`, and if x has not the features seen before. Nothing is taken in then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import Moments
+        >>> m = Moments(nan="omit")
+        >>> for batch in np.array([[[1.0], [2.0]], [[np.nan], [6.0]]]):
+        ...     m = m.update(batch)
+        >>> m.count, m.mean
+        (array([3.]), array([3.]))
+        """
+        data = converted("x", x)
+        where = None if where is None else converted("where", where)
+        weights = None if weights is None else converted("weights", weights)
+        axis = checked_axis(axis)
+        omit_nan = self._nan == "omit"
+        part = Moments._of(*measured(data, axis, where, weights, omit_nan=omit_nan, extremes=self._extremes))
+        if self.shape not in (None, part.shape):
+            raise ValueError(f"x must have features of shape {self.shape} along axis {axis}, got {part.shape}")
+        return self.merge(part)
+
+    def merge(self, other: Moments) -> Moments:
+        """Take in what another has seen, and return self.
+
+        Extremes are kept where both have them.
+
+        Parameters
+        ----------
+        other : Moments
+            Of the same features, or of nothing. It stays as it is.
+
+        Returns
+        -------
+        Moments
+            self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `other` is something else, has other features, or the sum of the two counts is beyond float64. Nothing is
+            taken in then.
+
+        Examples
+        --------
+        >>> from fastbn import Moments
+        >>> Moments(2, [1.0], [2.0]).merge(Moments(1, [4.0], [0.0]))
+        Moments(count=3, mean=[2.], std=[1.633])
+        """
+        if not isinstance(other, Moments):
+            raise TypeError(f"other must be Moments, got {type(other).__name__}")
+        if other._statistics is None:
+            return self
+        if self._statistics is None:
+            self._statistics, self._range = other._statistics, other._range
+            return self
+        if self.shape != other.shape:
+            raise ValueError(f"other must have features of shape {self.shape}, got {other.shape}")
+        statistics, extremes = merged(self._statistics, other._statistics), None
+        if np.isinf(statistics.count).any():
+            raise ValueError(f"count must be finite and >= 0, got {statistics.count}")
+        if self._range is not None and other._range is not None:
+            extremes = merged_extremes(self._range, self.count, other._range, other.count)
+        self._statistics, self._range = statistics, extremes
+        return self
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return what both have seen; the options are the left one's."""
+        return self.copy().merge(other) if isinstance(other, Moments) else NotImplemented
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Moments], axis: int = 0) -> Moments:
+        """Return the statistics of data whose features are those of the parts, side by side.
+
+        Parameters
+        ----------
+        parts : sequence of Moments
+            At least one; of feature shapes that differ along `axis` alone.
+        axis : int, default 0
+            Of the feature shape.
+
+        Returns
+        -------
+        Moments
+            New ones, with the first part's options. Extremes are kept where all parts have them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are no parts, one is not Moments or has seen nothing, or their shapes do not fit along `axis`.
+
+        Examples
+        --------
+        >>> from fastbn import Moments
+        >>> Moments.concatenate([Moments(2, [1.0], [2.0]), Moments(2, [3.0], [0.0])])
+        Moments(count=2, mean=[1. 3.], std=[1. 0.])
+        """
+        statistics = [part._statistics for part in parts if isinstance(part, Moments) and part._statistics is not None]
+        if not statistics or len(statistics) < len(parts):
+            error = ValueError if all(isinstance(part, Moments) for part in parts) else TypeError
+            raise error(f"parts must be Moments that have seen something, at least one, got {parts!r}")
+        counts = [part.count for part in parts]
+        if not all(isinstance(count, int) and count == counts[0] for count in counts):
+            counts[0] = np.concatenate([np.broadcast_to(part.count, part.mean.shape) for part in parts], axis) * 1.0
+        joined = [np.concatenate(arrays, axis) for arrays in zip(*(part[1:] for part in statistics), strict=True)]
+        ranges = [part._range for part in parts if part._range is not None]
+        extremes = None
+        if len(ranges) == len(parts):
+            extremes = Extremes(*(np.concatenate(arrays, axis) for arrays in zip(*ranges, strict=True)))
+        return cls._of(Statistics(counts[0], *joined), extremes, parts[0])
+
+    def copy(self: M) -> M:
+        """Return an independent one of the same statistics and options."""
+        return self._of(self._statistics, self._range, self)
+
+    # Saving and loading.
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dict of which `from_dict` makes an equal one.
+
+        ``{key: np.asarray(value).tolist() for key, value in d.items()}`` can be written as JSON, exactly; and the files
+        .json of the `fastbn` command are such dicts. mean_lo and m2_lo are what the float64 of mean and m2 left over in
+        merging.
+
+        Returns
+        -------
+        dict
+            Count and options, and arrays of float64, which are copies.
+
+        Examples
+        --------
+        >>> from fastbn import Moments
+        >>> Moments(2, [1.0], [2.0]).to_dict()["mean"]
+        array([1.])
+        """
+        held: dict[str, Any] = {"count": 0} if self._statistics is None else self._statistics._asdict()
+        if self._range is not None:
+            held |= self._range._asdict()
+        copies = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in held.items()}
+        return copies | self._options()
+
+    @classmethod
+    def from_dict(cls: type[M], mapping: Mapping[str, Any]) -> M:
+        """Return what `to_dict` described; keys that are not Moments' are ignored.
+
+        Parameters
+        ----------
+        mapping : mapping of str to anything
+            With "count" among its keys; lists do for arrays.
+
+        Returns
+        -------
+        Moments
+            With arrays of its own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the key, where a value is not what it could be.
+        """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"mapping must be a mapping of names to values, got {type(mapping).__name__}")
+        if "count" not in mapping:
+            raise ValueError(f"mapping must have a count, got the keys {list(mapping)}")
+        keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
+        result = cls(**{key: mapping[key] for key in keys if key in mapping})
+        if result._statistics is not None:
+            high = {"mean_lo": result._statistics.mean, "m2_lo": result._statistics.m2}
+            low = {key: checked_low_part(key, mapping[key], high[key]) for key in high if key in mapping}
+            result._statistics = result._statistics._replace(**low)
+        return result
+
+    def to_bytes(self) -> bytes:
+        """Return what `save` writes to a file.
+
+        Returns
+        -------
+        bytes
+        """
+        with io.BytesIO() as file:
+            self._write(file)
+            return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls: type[M], data: bytes) -> M:
+        """Return what `to_bytes` described.
+
+        Parameters
+        ----------
+        data : bytes
+            As `to_bytes` gives them, or `save` writes them.
+
+        Returns
+        -------
+        Moments
+
+        Raises
+        ------
+        ValueError
+            If data are anything else. No code in them is run.
+
+        Examples
+        --------
+        >>> from fastbn import Moments
+        >>> m = Moments(2, [1.0], [2.0])
+        >>> Moments.from_bytes(m.to_bytes()) == m
+        True
+        """
+        return cls._read(io.BytesIO(data), f"{len(data)} bytes", "data must be a file's content")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to exactly this path, in NumPy's .npz format.
+
+        Parameters
+        ----------
+        path : path
+            Of any suffix; a file that is there is replaced.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        with open(path, "wb") as file:
+            self._write(file)
+
+    @classmethod
+    def load(cls: type[M], path: str | os.PathLike[str]) -> M:
+        """Return what `save` wrote; members of the file that are not Moments' are ignored.
+
+        No code in the file is run (nothing is unpickled).
+
+        Parameters
+        ----------
+        path : path
+            Of a file that `save` wrote.
+
+        Returns
+        -------
+        Moments
+
+        Raises
+        ------
+        ValueError, OSError
+            If the file holds no Moments, or cannot be read.
+        """
+        with open(path, "rb") as file:
+            return cls._read(file, repr(os.fspath(path)), "path must name a file")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a dict, which later versions can read."""
+        return type(self).from_dict, (self.to_dict(),)
+
+    # Private.
+
+    @classmethod
+    def _of(cls: type[M], statistics: Statistics | None, extremes: Extremes | None, like: Moments | None = None) -> M:
+        """Return Moments of these statistics, with the options of `like`, or with the defaults."""
+        self = cls.__new__(cls)
+        self._statistics, self._range = statistics, extremes
+        self._nan, self._extremes = ("propagate", False) if like is None else (like._nan, like._extremes)
+        return self
+
+    def _options(self) -> dict[str, Any]:
+        return {"nan": self._nan, "extremes": self._extremes}
+
+    def _write(self, file: BinaryIO) -> None:
+        options = self._options()
+        write_npz(file, options, {key: value for key, value in self.to_dict().items() if key not in options})
+
+    @classmethod
+    def _read(cls: type[M], file: BinaryIO, shown: str, rule: str) -> M:
+        config, arrays = read_npz(file, _WRITER, shown, rule)
+        try:
+            return cls.from_dict({**arrays, "nan": config["nan"], "extremes": config["extremes"]})
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_written(_WRITER, shown, error, rule) from error
+
+
+def divisor_variance(var: Array) -> Array:
+    """Return variances for data to be divided by their root: NaN in place of infinity.
+
+    The variance is infinite where it does not fit float64. Data divided by infinity would be 0, which looks like a
+    result; divided by NaN they are NaN.
+    """
+    return np.where(np.isinf(var), np.nan, var)
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two arrays or numbers, or None, are the same, NaN being equal to itself."""
+    return a is b if a is None or b is None else bool(np.all((a == b) | ((a != a) & (b != b))))
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return np.array2string(value, precision=3, threshold=8, edgeitems=2, separator=" ").replace("\n", "")

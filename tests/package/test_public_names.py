@@ -1,0 +1,63 @@
+"""Promise: what `fastbn.<TAB>` offers is what there is to use, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+import types
+
+import pytest
+
+import fastbn
+
+MODULES = ["config", "dask", "functional", "mpi", "results", "sklearn"]
+# Not offered, although their names do not say that they are private.
+SERVING = {"io", "command", "__main__"}
+
+
+def test_dir_shows_public_names_and_modules_alone() -> None:
+    assert dir(fastbn) == sorted([*fastbn.__all__, *MODULES])
+
+
+def test_all_other_modules_are_private_by_name() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(fastbn.__path__)}
+    assert {name for name in modules if not name.startswith("_") or name == "__main__"} == SERVING | set(MODULES)
+
+
+def test_everything_that_is_shown_is_there() -> None:
+    shown = dict(inspect.getmembers(fastbn))
+    assert shown.keys() == set(dir(fastbn))
+    for name in MODULES:
+        assert shown[name] is importlib.import_module(f"fastbn.{name}")
+        assert isinstance(shown[name], types.ModuleType)
+
+
+def test_functions_and_classes_say_where_they_are() -> None:
+    for name in set(fastbn.__all__) - {"__version__"}:
+        public = getattr(fastbn, name)
+        assert public.__doc__
+        if inspect.isclass(public):
+            assert public.__module__ == "fastbn"
+
+
+def test_integrations_are_imported_when_they_are_asked_for() -> None:
+    code = """
+import sys, fastbn
+print(any(f"fastbn.{name}" in sys.modules for name in ("dask", "mpi", "sklearn")))
+print(fastbn.sklearn.StandardScaler, "fastbn.dask" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n<class 'fastbn.sklearn.StandardScaler'> False\n"
+
+
+def test_what_is_not_there_is_an_attribute_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AttributeError, match=r"module 'fastbn' has no attribute 'layers'"):
+        fastbn.layers  # type: ignore[attr-defined]  # noqa: B018
+    monkeypatch.delattr(fastbn, "mpi", raising=False)
+    monkeypatch.delitem(sys.modules, "fastbn.mpi", raising=False)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(AttributeError, match=r"fastbn\.mpi needs mpi4py: pip install"):
+        fastbn.mpi  # noqa: B018
