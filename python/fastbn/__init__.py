@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastbn import _pickles
 from fastbn._core import version as __version__
+from fastbn._folding import fold
 from fastbn._layer.batch_norm import BatchNorm
 from fastbn._moments.moments import Moments
 from fastbn.config import (
@@ -40,6 +41,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_train",
     "clear_pool",
+    "fold",
     "get_num_threads",
     "moments",
     "normalize",

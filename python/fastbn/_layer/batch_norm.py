@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn._layer.lengths import where_within
+from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, renormalization
 from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
 from fastbn._moments.moments import Moments
 from fastbn._npz import not_written, read_npz, write_npz
@@ -28,7 +29,7 @@ from fastbn._validation import (
     converted,
     kept_axes,
 )
-from fastbn.functional import batch_norm_train
+from fastbn.functional import batch_norm_train, moments
 
 Array: TypeAlias = npt.NDArray[Any]
 L = TypeVar("L", bound="BatchNorm")
@@ -37,7 +38,15 @@ _WRITER = "BatchNorm.save"
 _MODES = ("training", "frozen", "frozen_parameters")
 # Options that came after version 0.1.0, with their defaults. repr and files leave out those that have the default, so
 # that version 0.1.0 reads the files of layers that use none of them.
-_LATER = {"activation": None, "negative_slope": 0.01, "on_nonfinite": "propagate", "on_single": "error"}
+_LATER = {
+    "activation": None,
+    "negative_slope": 0.01,
+    "on_nonfinite": "propagate",
+    "on_single": "error",
+    "renorm": None,
+}
+# Left out where they are what `affine` is.
+_PARTS = ("use_weight", "use_bias")
 
 
 class _LastCall:
@@ -56,6 +65,7 @@ class _LastCall:
         "mean",
         "negative_slope",
         "parameters_learn",
+        "renormalization",
         "residual",
         "weights",
         "where",
@@ -70,6 +80,7 @@ class _LastCall:
     mean: Array | None  # the batch's; this and invstd: None where the running statistics normalized
     invstd: Array | None
     count: Array | None  # where channels differ in it
+    renormalization: Renormalization | None  # None: there was none
     activation: str | None
     negative_slope: float
     allow_single: bool  # whether one value per channel was allowed
@@ -102,7 +113,10 @@ class BatchNorm:
         first, and returns the weight. A layer with such a function cannot be saved to a file, and can be pickled if the
         function can.
     affine : bool, default True
-        Whether the layer has a weight (gamma, starts at 1) and a bias (beta, starts at 0).
+        Whether the layer has a weight (gamma, starts at 1) and a bias (beta, starts at 0), or neither.
+    use_weight, use_bias : bool, default True
+        Whether it has the one and the other, where ``affine`` is True. Before a ReLU and a linear map, a weight can be
+        left to the map.
     track_running_stats : bool, default True
         Whether there are running statistics. Without them the batch's own are used in evaluation mode too.
     correction : float, default 1
@@ -119,14 +133,24 @@ class BatchNorm:
     on_single : {"error", "biased"}, default "error"
         What a batch of one value per channel does in training: it is a ValueError, or it is normalized (xhat is 0) and
         its biased variance, 0, remembered; and so is that of channels whose weights sum to no more than ``correction``.
+    renorm : tuple of two, optional
+        ``(r_max, d_max)``: batch renormalization (Ioffe 2017). In training, y is close to what it is in evaluation::
+
+            r = clip(std / running_std, 1 / r_max, r_max)         std = sqrt(var + eps)
+            d = clip((mean - running_mean) / running_std, -d_max, d_max)
+            y = weight * (r * xhat + d) + bias
+
+        with the running statistics as they are before the call, and r and d constants for the gradient. Limits are
+        numbers, ``r_max >= 1`` and ``d_max >= 0``, or functions of the number of batches tracked, as momentum may be:
+        the paper begins with ``(1, 0)``, which is plain batch normalization, and opens them slowly, up to (3, 5).
     dtype : dtype, default float64
         float32 or float64, of parameters, their gradients and running statistics; independent of x.
 
     Attributes
     ----------
     weight, bias : ndarray or None
-        The parameters; None without ``affine`` and while the features are undecided. To set them write into them:
-        ``layer.weight[...] = values``.
+        The parameters; None for what the layer does not have, and while the features are undecided. To set them write
+        into them: ``layer.weight[...] = values``.
     grad_weight, grad_bias : ndarray or None
         Their gradients: zeros until `backward` fills them, and always the same arrays.
     running_mean, running_var : ndarray or None
@@ -187,18 +211,27 @@ class BatchNorm:
         negative_slope: float = 0.01,
         on_nonfinite: Literal["propagate", "skip"] = "propagate",
         on_single: Literal["error", "biased"] = "error",
+        use_weight: bool = True,
+        use_bias: bool = True,
+        renorm: RenormLimits | None = None,
         dtype: npt.DTypeLike = np.float64,
     ) -> None:
         self.axis = checked_axis(axis)
         self.eps = checked_real("eps", eps, 0, LARGEST)
         self.momentum = checked_momentum(momentum)
-        self.affine = checked_flag("affine", affine)
+        affine = checked_flag("affine", affine)
+        self.use_weight = checked_flag("use_weight", use_weight) and affine
+        self.use_bias = checked_flag("use_bias", use_bias) and affine
+        self.affine = self.use_weight or self.use_bias
         self.track_running_stats = checked_flag("track_running_stats", track_running_stats)
         self.correction = checked_real("correction", correction, 0, LARGEST)
         self.activation = checked_choice("activation", activation)
         self.negative_slope = checked_real("negative_slope", negative_slope, -LARGEST, LARGEST)
         self.on_nonfinite = checked_choice("on_nonfinite", on_nonfinite)
         self.on_single = checked_choice("on_single", on_single)
+        self.renorm = checked_limits(renorm)
+        if self.renorm is not None and not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for renorm, got {self.track_running_stats}")
         self.dtype = checked_dtype(dtype)
         shape = checked_features(num_features, self.axis)
         self._forget_features()
@@ -352,11 +385,14 @@ class BatchNorm:
         if grad.dtype != last.dtype:
             raise TypeError(f"dy must have y's dtype {last.dtype}, got {grad.dtype}")
         by_batch = last.mean is not None
+        weight, bias = self.weight, self.bias
+        if last.renormalization is not None:
+            weight, bias = last.renormalization.parameters(weight, bias)
         dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
             grad,
             last.x,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             last.mean if by_batch else self._require(self.running_mean),
             last.invstd if by_batch else self._running_invstd(),
             last.count,
@@ -372,8 +408,11 @@ class BatchNorm:
         )
         if self.affine and last.parameters_learn:
             with np.errstate(all="ignore"):
-                self._require(self.grad_weight)[...] = dweight
-                self._require(self.grad_bias)[...] = dbias
+                if self.grad_weight is not None:
+                    factors = last.renormalization
+                    self.grad_weight[...] = dweight if factors is None else factors.dweight(dweight, dbias)
+                if self.grad_bias is not None:
+                    self.grad_bias[...] = dbias
         return (dx, *dresidual) if dresidual else dx
 
     # Modes.
@@ -458,7 +497,7 @@ class BatchNorm:
     # Parameters and state.
 
     def parameters(self) -> list[Array]:
-        """Return ``[weight, bias]``, the layer's own arrays for an optimizer to change in place; [] without affine.
+        """Return ``[weight, bias]``, or the one the layer has: its own arrays, for an optimizer to change in place.
 
         The list can be kept: neither these arrays nor those of `gradients` are ever replaced. RuntimeError while the
         features are undecided.
@@ -475,7 +514,7 @@ class BatchNorm:
         >>> print(layer.weight, layer.bias)
         [0.8] [0.]
         """
-        return [self._require(getattr(self, key)) for key in PARAMETERS] if self.affine else []
+        return [self._require(getattr(self, key)) for key in self._parameter_keys()]
 
     def gradients(self) -> list[Array]:
         """Return ``[grad_weight, grad_bias]``, in the order of `parameters`; each `backward` overwrites them in place.
@@ -486,7 +525,52 @@ class BatchNorm:
         >>> BatchNorm(2).gradients()
         [array([0., 0.]), array([0., 0.])]
         """
-        return [self._require(getattr(self, f"grad_{key}")) for key in PARAMETERS] if self.affine else []
+        return [self._require(getattr(self, f"grad_{key}")) for key in self._parameter_keys()]
+
+    def scale_shift(self) -> tuple[Array, Array]:
+        """Return the two arrays of evaluation mode: ``y = scale * x + shift``.
+
+        ::
+
+            scale = weight / sqrt(running_var + eps)        shift = bias - running_mean * scale
+
+        Returns
+        -------
+        scale, shift : ndarray of float64
+            Fresh arrays of the feature shape. Where ``running_var + eps`` is 0, scale is 0 and shift is the bias, as in
+            a call.
+
+        Raises
+        ------
+        ValueError
+            If the layer has no running statistics.
+        RuntimeError
+            While the features are undecided.
+
+        Notes
+        -----
+        This form loses digits where the mean is large beside the deviation: scale * x and shift are then both near
+        mean / std, and y, of size 1, is their difference. At mean / std = 1e4 a float32 y has three right digits. Data
+        like these are better normalized by the layer itself or by `fastbn.normalize`, which subtract the mean first.
+        The activation comes after this map and is not part of it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(1, eps=0.0, momentum=1.0, correction=0)
+        >>> y = layer(np.array([[1.0], [5.0]]))
+        >>> layer.scale_shift()
+        (array([0.5]), array([-1.5]))
+        """
+        if not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for scale_shift, got {self.track_running_stats}")
+        mean = self._require(self.running_mean).astype(np.float64)
+        scale = self._running_invstd() * (1.0 if self.weight is None else self.weight)
+        with np.errstate(all="ignore"):
+            # Where scale is 0 the shift is the bias, even if the mean is infinite.
+            offset = np.where(scale == 0, 0.0, mean * scale)
+            return scale, np.asarray((0.0 if self.bias is None else self.bias) - offset)
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of parameters and running statistics under PyTorch's keys.
@@ -571,8 +655,8 @@ class BatchNorm:
         Raises
         ------
         RuntimeError, ValueError, OSError
-            While the features are undecided; if momentum is a function, which no file can hold; if the file cannot be
-            written.
+            While the features are undecided; if momentum or a limit of renorm is a function, which no file can hold; if
+            the file cannot be written.
 
         Examples
         --------
@@ -587,6 +671,8 @@ class BatchNorm:
         """
         if callable(self.momentum):
             raise ValueError(f"momentum must be a number or None to be saved, got {self.momentum!r}")
+        if self.renorm is not None and any(map(callable, self.renorm)):
+            raise ValueError(f"renorm must be two numbers or None to be saved, got {self.renorm!r}")
         arrays = self.state_dict()
         modes = _MODES if self.frozen else _MODES[:1]
         config = self._options() | {name: getattr(self, name) for name in modes}
@@ -706,8 +792,9 @@ class BatchNorm:
         >>> bool(np.allclose(BatchNorm().init_identity(x)(x), x, rtol=1e-14))
         True
         """
-        if not self.affine:
-            raise ValueError(f"affine must be True for init_identity, got {self.affine}")
+        for name in ("affine", *_PARTS):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must be True for init_identity, got {getattr(self, name)}")
         batch = converted("x", x)
         self._check_features(batch)
         result = batch_norm_train(batch, eps=self.eps, axis=self.axis)
@@ -733,7 +820,8 @@ class BatchNorm:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave, in version 0.1.0 too, where some options did not exist."""
-        self.__dict__.update(_LATER | {"frozen": False, "frozen_parameters": False} | state)
+        parts = dict.fromkeys(_PARTS, state.get("affine", True))
+        self.__dict__.update(_LATER | {"frozen": False, "frozen_parameters": False} | parts | state)
 
     # Private.
 
@@ -747,7 +835,7 @@ class BatchNorm:
         y = _core.normalize(
             x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope, False
         )
-        last.mean = last.invstd = last.count = last.where = last.weights = None
+        last.mean = last.invstd = last.count = last.where = last.weights = last.renormalization = None
         last.allow_single = False
         return y
 
@@ -770,10 +858,14 @@ class BatchNorm:
         # Comparing with the default takes less time than the check.
         skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
         single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
+        factors = None if self.renorm is None else self._renormalization(x, where, weights)
+        weight, bias = self.weight, self.bias
+        if factors is not None:
+            weight, bias = factors.parameters(weight, bias)
         y, mean, var, invstd, count = _core.batch_norm_train(
             x,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             self.eps,
             self.axis,
             None,
@@ -796,7 +888,7 @@ class BatchNorm:
             last.count, updates = count, bool((count > (0 if single else self.correction)).any())
         if self.track_running_stats and updates and not (skip and not _all_finite(mean, var)):
             self.num_batches_tracked += 1
-        last.mean, last.invstd = mean, invstd
+        last.mean, last.invstd, last.renormalization = mean, invstd, factors
         last.where, last.weights = where, weights
         last.allow_single = single
         return y
@@ -809,6 +901,12 @@ class BatchNorm:
         if not self.track_running_stats:
             return 0.0  # there is nothing to update, so the function is not called
         return checked_real("momentum(step)", self.momentum(self.num_batches_tracked), 0, 1)
+
+    def _renormalization(self, x: Array, where: Any, weights: Any) -> Renormalization:
+        measured = moments(x, axis=self.axis, where=where, weights=weights)
+        running_mean, running_var = self._require(self.running_mean), self._require(self.running_var)
+        step = self.num_batches_tracked
+        return renormalization(measured, running_mean, running_var, self.eps, self.renorm, step)
 
     def _running_invstd(self) -> Array:
         shifted = self._require(self.running_var).astype(np.float64) + self.eps
@@ -833,12 +931,15 @@ class BatchNorm:
 
     def _options(self) -> dict[str, Any]:
         names = ["num_features", "axis", "eps", "momentum", "affine", "track_running_stats", "correction"]
+        names += [name for name in _PARTS if getattr(self, name) != self.affine]
         names += [name for name, default in _LATER.items() if getattr(self, name) != default]
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
     def _state_keys(self) -> tuple[str, ...]:
-        parameters = PARAMETERS if self.affine else ()
-        return parameters + ((*STATISTICS, COUNTER) if self.track_running_stats else ())
+        return self._parameter_keys() + ((*STATISTICS, COUNTER) if self.track_running_stats else ())
+
+    def _parameter_keys(self) -> tuple[str, ...]:
+        return tuple(key for key, used in zip(PARAMETERS, (self.use_weight, self.use_bias), strict=True) if used)
 
     def _shape(self) -> Shape | None:
         return (self.num_features,) if isinstance(self.num_features, int) else self.num_features
@@ -850,9 +951,10 @@ class BatchNorm:
 
     def _decide_features(self, shape: Shape) -> None:
         self.num_features = shape[0] if isinstance(self.axis, int) else shape
-        if self.affine:
-            self.weight, self.bias = np.ones(shape, self.dtype), np.zeros(shape, self.dtype)
-            self.grad_weight, self.grad_bias = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+        if self.use_weight:
+            self.weight, self.grad_weight = np.ones(shape, self.dtype), np.zeros(shape, self.dtype)
+        if self.use_bias:
+            self.bias, self.grad_bias = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
         if self.track_running_stats:
             self.running_mean, self.running_var = np.zeros(shape, self.dtype), np.ones(shape, self.dtype)
 
