@@ -15,6 +15,7 @@ from fastbn._core import version as __version__
 from fastbn._folding import fold
 from fastbn._layer.batch_norm import BatchNorm
 from fastbn._moments.moments import Moments
+from fastbn._population import population_statistics
 from fastbn.config import (
     PoolInfo,
     clear_pool,
@@ -46,6 +47,7 @@ __all__ = [
     "moments",
     "normalize",
     "pool_info",
+    "population_statistics",
     "set_num_threads",
     "set_pool_limit",
     "show_config",

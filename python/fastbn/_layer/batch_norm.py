@@ -196,6 +196,7 @@ class BatchNorm:
     running_mean: Array | None
     running_var: Array | None
     _last: _LastCall | None  # None: there has been no call, or it wrote over what backward needs
+    _populations: tuple[Moments, ...] = ()  # those that `population_statistics` collects at the moment
 
     def __init__(
         self,
@@ -317,6 +318,9 @@ class BatchNorm:
         if lengths is not None:
             where = where_within(lengths, batch.shape, self.axis, where)
         added = None if residual is None else converted("residual", residual)
+        if self._populations:  # nothing is kept for backward
+            by_batch = self._normalize_first_batch if self.num_features is None else self._normalize_by_batch
+            return by_batch(_LastCall(), batch, where, weights, added, out)
         last = _LastCall() if self._last is None else self._last
         if self.track_running_stats and (self.frozen or not self.training):
             y = self._normalize_by_running_statistics(last, batch, where, weights, added, out)
@@ -816,7 +820,7 @@ class BatchNorm:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the last batch: it may be large, and a copy has not been called on it."""
-        return self.__dict__ | {"_last": None}
+        return {key: value for key, value in self.__dict__.items() if key != "_populations"} | {"_last": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave, in version 0.1.0 too, where some options did not exist."""
@@ -862,6 +866,7 @@ class BatchNorm:
         weight, bias = self.weight, self.bias
         if factors is not None:
             weight, bias = factors.parameters(weight, bias)
+        measured = moments(x, axis=self.axis, where=where, weights=weights) if self._populations else None
         y, mean, var, invstd, count = _core.batch_norm_train(
             x,
             weight,
@@ -875,13 +880,18 @@ class BatchNorm:
             residual,
             self.activation,
             self.negative_slope,
-            self.running_mean,
-            self.running_var,
+            self.running_mean if measured is None else None,
+            self.running_var if measured is None else None,
             self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
             self.correction,
             skip,
             single,
         )
+        if measured is not None:
+            if not (skip and not _all_finite(mean, var)):
+                for population in self._populations:
+                    population.merge(measured)
+            return y
         if isinstance(count, int):
             last.count, updates = None, count > 0
         else:
@@ -898,7 +908,7 @@ class BatchNorm:
             return 1.0 / (self.num_batches_tracked + 1)
         if not callable(self.momentum):
             return self.momentum
-        if not self.track_running_stats:
+        if not self.track_running_stats or self._populations:
             return 0.0  # there is nothing to update, so the function is not called
         return checked_real("momentum(step)", self.momentum(self.num_batches_tracked), 0, 1)
 
