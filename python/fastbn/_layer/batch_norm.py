@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
+from fastbn._layer import synchronized
 from fastbn._layer.lengths import where_within
-from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, renormalization
+from fastbn._layer.rank_gradients import Call, gradient_sums, input_gradient
+from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, limits_at, renormalization
 from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
 from fastbn._moments.moments import Moments
 from fastbn._npz import not_written, read_npz, write_npz
@@ -67,6 +70,7 @@ class _LastCall:
         "parameters_learn",
         "renormalization",
         "residual",
+        "total",
         "weights",
         "where",
         "x",
@@ -81,6 +85,7 @@ class _LastCall:
     invstd: Array | None
     count: Array | None  # where channels differ in it
     renormalization: Renormalization | None  # None: there was none
+    total: Array | None  # the count over all ranks; None where the rank's own batch normalized
     activation: str | None
     negative_slope: float
     allow_single: bool  # whether one value per channel was allowed
@@ -143,6 +148,9 @@ class BatchNorm:
         with the running statistics as they are before the call, and r and d constants for the gradient. Limits are
         numbers, ``r_max >= 1`` and ``d_max >= 0``, or functions of the number of batches tracked, as momentum may be:
         the paper begins with ``(1, 0)``, which is plain batch normalization, and opens them slowly, up to (3, 5).
+    comm : communicator, optional
+        Statistics in training, and the sums in `backward`, are taken over all ranks of ``comm``: anything with
+        ``allgather(obj) -> list``, such as ``mpi4py.MPI.COMM_WORLD``. See the notes.
     dtype : dtype, default float64
         float32 or float64, of parameters, their gradients and running statistics; independent of x.
 
@@ -171,6 +179,16 @@ class BatchNorm:
 
     ``copy.copy`` gives a layer that shares the arrays, ``copy.deepcopy`` an independent one. A call that fails changes
     nothing.
+
+    With ``comm``, the ranks' batches are normalized like one batch that holds all of them, of whatever sizes; a rank
+    may have one value per channel, or none: then it passes an empty x. Statistics are merged in the order of ranks
+    (Chan, Golub & LeVeque 1983, eq. 1.5), with the same bits on every rank. ``grad_weight`` and ``grad_bias`` are the
+    rank's own sums, for an optimizer that adds those of all ranks, and dx is exact. Each call in training makes one
+    collective of some 40 bytes per channel and rank, and so does its `backward`; evaluation and frozen calls make none.
+    All ranks must make the same calls in the same modes. If the arguments of one rank are wrong, or the ranks' options
+    or features differ, all ranks raise the same error and none is left waiting. The variance must fit float64, else
+    that is an error too. Copies keep ``comm``; files and pickles do not, as it belongs to a process: set
+    ``layer.comm`` after loading.
 
     Examples
     --------
@@ -215,6 +233,7 @@ class BatchNorm:
         use_weight: bool = True,
         use_bias: bool = True,
         renorm: RenormLimits | None = None,
+        comm: Any = None,
         dtype: npt.DTypeLike = np.float64,
     ) -> None:
         self.axis = checked_axis(axis)
@@ -233,6 +252,7 @@ class BatchNorm:
         self.renorm = checked_limits(renorm)
         if self.renorm is not None and not self.track_running_stats:
             raise ValueError(f"track_running_stats must be True for renorm, got {self.track_running_stats}")
+        self.comm = synchronized.checked_comm(comm)
         self.dtype = checked_dtype(dtype)
         shape = checked_features(num_features, self.axis)
         self._forget_features()
@@ -313,11 +333,16 @@ class BatchNorm:
         >>> layer(np.array([[[1.0], [3.0]], [[2.0], [0.0]]]), lengths=[2, 1])[0].ravel()
         array([-1.22474487,  1.22474487])
         """
-        batch = converted("x", x)
-        self._check_features(batch)
-        if lengths is not None:
-            where = where_within(lengths, batch.shape, self.axis, where)
-        added = None if residual is None else converted("residual", residual)
+        try:
+            batch = converted("x", x)
+            self._check_features(batch)
+            if lengths is not None:
+                where = where_within(lengths, batch.shape, self.axis, where)
+            added = None if residual is None else converted("residual", residual)
+        except Exception as error:
+            if self._is_synchronized():
+                synchronized.refuse(self.comm, "forward", error)
+            raise
         if self._populations:  # nothing is kept for backward
             by_batch = self._normalize_first_batch if self.num_features is None else self._normalize_by_batch
             return by_batch(_LastCall(), batch, where, weights, added, out)
@@ -381,35 +406,37 @@ class BatchNorm:
         [0. 0.] [0.] [2.]
         """
         last = self._last
-        if last is None:
-            raise RuntimeError(
-                "backward needs a call of the layer on x before it, which out= has overwritten nothing of, got none"
-            )
-        grad = converted("dy", dy)
-        if grad.dtype != last.dtype:
-            raise TypeError(f"dy must have y's dtype {last.dtype}, got {grad.dtype}")
+        try:
+            last, grad = self._checked_gradient(dy)
+        except Exception as error:
+            if self._is_synchronized() if last is None else last.total is not None:
+                synchronized.refuse(self.comm, "backward", error)
+            raise
         by_batch = last.mean is not None
         weight, bias = self.weight, self.bias
         if last.renormalization is not None:
             weight, bias = last.renormalization.parameters(weight, bias)
-        dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
-            grad,
-            last.x,
-            weight,
-            bias,
-            last.mean if by_batch else self._require(self.running_mean),
-            last.invstd if by_batch else self._running_invstd(),
-            last.count,
-            self.axis,
-            by_batch,
-            None,
-            last.where,
-            last.weights,
-            last.residual,
-            last.activation,
-            last.negative_slope,
-            last.allow_single,
-        )
+        if last.total is not None:
+            dx, dweight, dbias, *dresidual = self._backward_over_ranks(grad, weight, bias, last)
+        else:
+            dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
+                grad,
+                last.x,
+                weight,
+                bias,
+                last.mean if by_batch else self._require(self.running_mean),
+                last.invstd if by_batch else self._running_invstd(),
+                last.count,
+                self.axis,
+                by_batch,
+                None,
+                last.where,
+                last.weights,
+                last.residual,
+                last.activation,
+                last.negative_slope,
+                last.allow_single,
+            )
         if self.affine and last.parameters_learn:
             with np.errstate(all="ignore"):
                 if self.grad_weight is not None:
@@ -799,16 +826,14 @@ class BatchNorm:
         for name in ("affine", *_PARTS):
             if not getattr(self, name):
                 raise ValueError(f"{name} must be True for init_identity, got {getattr(self, name)}")
-        batch = converted("x", x)
-        self._check_features(batch)
-        result = batch_norm_train(batch, eps=self.eps, axis=self.axis)
+        mean, invstd, values = self._statistics_for_identity(x)
         with np.errstate(all="ignore"):
             # Unlike sqrt(var + eps), this is finite also where var is not: in float64 at 1e200.
-            weight = np.where(result.invstd == 0, 0.0, 1.0 / result.invstd).astype(self.dtype)
-            bias = result.mean.astype(self.dtype)
+            weight = np.where(invstd == 0, 0.0, 1.0 / invstd).astype(self.dtype)
+            bias = mean.astype(self.dtype)
         bad = ~(np.isfinite(weight) & np.isfinite(bias))
         if bad.any():
-            got = f"{bias[bad][0]} and {weight[bad][0]} from {result.count} value(s)"
+            got = f"{bias[bad][0]} and {weight[bad][0]} from {values} value(s)"
             raise ValueError(f"x must have a finite mean and deviation in {self.dtype} in every channel, got {got}")
         self.load_state_dict({"weight": weight, "bias": bias}, strict=False)
         return self
@@ -816,16 +841,33 @@ class BatchNorm:
     def __repr__(self) -> str:
         """Return the expression that makes such a layer."""
         features, *options = self._options().items()
+        if self.comm is not None:
+            options.append(("comm", self.comm))
         return f"{type(self).__name__}({features[1]}, {', '.join(f'{name}={value!r}' for name, value in options)})"
 
+    def __copy__(self: L) -> L:
+        """Return a layer that shares the arrays and the communicator."""
+        return self._copied(self.__getstate__())
+
+    def __deepcopy__(self: L, memo: dict[int, Any]) -> L:
+        """Return an independent layer of the same communicator."""
+        return self._copied(copy.deepcopy(self.__getstate__(), memo))
+
+    def _copied(self: L, state: dict[str, Any]) -> L:
+        result = type(self).__new__(type(self))
+        result.__setstate__(state)
+        result.comm = self.comm
+        return result
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the last batch: it may be large, and a copy has not been called on it."""
-        return {key: value for key, value in self.__dict__.items() if key != "_populations"} | {"_last": None}
+        """Leave out the last batch, which may be large, and what belongs to this process."""
+        left_out = ("_populations", "comm")
+        return {key: value for key, value in self.__dict__.items() if key not in left_out} | {"_last": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave, in version 0.1.0 too, where some options did not exist."""
         parts = dict.fromkeys(_PARTS, state.get("affine", True))
-        self.__dict__.update(_LATER | {"frozen": False, "frozen_parameters": False} | parts | state)
+        self.__dict__.update(_LATER | {"comm": None, "frozen": False, "frozen_parameters": False} | parts | state)
 
     # Private.
 
@@ -839,7 +881,7 @@ class BatchNorm:
         y = _core.normalize(
             x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope, False
         )
-        last.mean = last.invstd = last.count = last.where = last.weights = last.renormalization = None
+        last.mean = last.invstd = last.count = last.where = last.weights = last.renormalization = last.total = None
         last.allow_single = False
         return y
 
@@ -859,10 +901,14 @@ class BatchNorm:
     def _normalize_by_batch(
         self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
     ) -> Array:
+        if self.comm is not None:
+            return self._normalize_over_ranks(last, x, where, weights, residual, out)
         # Comparing with the default takes less time than the check.
         skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
         single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
-        factors = None if self.renorm is None else self._renormalization(x, where, weights)
+        factors = None
+        if self.renorm is not None:
+            factors = self._renormalization(moments(x, axis=self.axis, where=where, weights=weights))
         weight, bias = self.weight, self.bias
         if factors is not None:
             weight, bias = factors.parameters(weight, bias)
@@ -898,7 +944,7 @@ class BatchNorm:
             last.count, updates = count, bool((count > (0 if single else self.correction)).any())
         if self.track_running_stats and updates and not (skip and not _all_finite(mean, var)):
             self.num_batches_tracked += 1
-        last.mean, last.invstd, last.renormalization = mean, invstd, factors
+        last.mean, last.invstd, last.renormalization, last.total = mean, invstd, factors, None
         last.where, last.weights = where, weights
         last.allow_single = single
         return y
@@ -912,11 +958,123 @@ class BatchNorm:
             return 0.0  # there is nothing to update, so the function is not called
         return checked_real("momentum(step)", self.momentum(self.num_batches_tracked), 0, 1)
 
-    def _renormalization(self, x: Array, where: Any, weights: Any) -> Renormalization:
-        measured = moments(x, axis=self.axis, where=where, weights=weights)
+    def _statistics_for_identity(self, x: npt.ArrayLike) -> tuple[Array, Array, Any]:
+        """Return mean and invstd of x, and how many values a channel has: of all ranks where there is a `comm`."""
+
+        def checked() -> Array:
+            batch = converted("x", x)
+            self._check_features(batch)
+            return batch
+
+        if self.comm is None:
+            result = batch_norm_train(checked(), eps=self.eps, axis=self.axis)
+            return result.mean, result.invstd, result.count
+
+        def offer() -> dict[str, Any]:
+            batch = checked()
+            same = {"the features' shape": self._features_of(batch), "eps": self.eps}
+            return synchronized.statistics_offer(batch, self.axis, None, None) | {"same": same}
+
+        offers = synchronized.gathered(self.comm, "init_identity", offer)
+        found = synchronized.statistics_of(offers, self.eps)
+        synchronized.check_trainable(found, correction=None, single=False)
+        return found.mean, found.invstd, found.values
+
+    def _is_synchronized(self) -> bool:
+        by_running_statistics = self.track_running_stats and (self.frozen or not self.training)
+        return self.comm is not None and (bool(self._populations) or not by_running_statistics)
+
+    def _normalize_over_ranks(
+        self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
+    ) -> Array:
+        """Do what `_normalize_by_batch` does, by the statistics of the batches of all ranks."""
+        skip = checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
+        single = checked_choice("on_single", self.on_single) == "biased"
+        running = [array for array in (self.running_mean, self.running_var) if array is not None]
+        epilogue = {"residual": residual, "activation": self.activation, "negative_slope": self.negative_slope}
+        epilogue["out"] = out
+        renorm = None
+
+        def offer() -> dict[str, Any]:
+            nonlocal renorm
+            found = synchronized.statistics_offer(x, self.axis, where, weights)
+            synchronized.check_output(x, out, residual, (where, weights, self.weight, self.bias, *running))
+            synchronized.check_parameters(x, self.weight, self.bias, running, eps=self.eps, axis=self.axis, **epilogue)
+            renorm = None if self.renorm is None else limits_at(self.renorm, self.num_batches_tracked)
+            same: dict[str, Any] = {
+                "the features' shape": self._shape(),
+                "eps": self.eps,
+                "momentum": self._momentum_now(),
+            }
+            same |= {"correction": self.correction, "dtype": self.dtype.name, "renorm": renorm}
+            same |= {name: getattr(self, name) for name in ("track_running_stats", "on_nonfinite", "on_single")}
+            return found | {"same": same}
+
+        offers = synchronized.gathered(self.comm, "forward", offer)
+        momentum: float = offers[0]["same"]["momentum"]
+        found = synchronized.statistics_of(offers, self.eps)
+        remembers = self.track_running_stats and not self._populations
+        synchronized.check_trainable(found, correction=self.correction if remembers else None, single=single)
+        factors, weight, bias = None, self.weight, self.bias
+        if renorm is not None:
+            factors = self._renormalization(Moments._of(found.merged, None), renorm)
+            weight, bias = factors.parameters(weight, bias)
+        y = synchronized.transformed(x, found, weight, bias, eps=self.eps, axis=self.axis, **epilogue)
+        last.mean, last.invstd, last.renormalization, last.total = found.mean, found.invstd, factors, found.total
+        last.count, last.where, last.weights, last.allow_single = None, where, weights, True
+        if not (skip and not _all_finite(found.mean, found.var)):
+            for population in self._populations:
+                population.merge(Moments._of(found.merged, None))
+            if remembers:
+                self._remember(found, momentum, single)
+        return y
+
+    def _remember(self, found: synchronized.RankStatistics, momentum: float, single: bool) -> None:
+        unbiased = found.total > self.correction
+        remembered = (found.total > 0) & (unbiased | single)
+        if not remembered.any():
+            return
+        with np.errstate(all="ignore"):
+            var = np.where(unbiased, found.var * (found.total / (found.total - self.correction)), found.var)
         running_mean, running_var = self._require(self.running_mean), self._require(self.running_var)
-        step = self.num_batches_tracked
-        return renormalization(measured, running_mean, running_var, self.eps, self.renorm, step)
+        with np.errstate(all="ignore"):
+            running_mean[...] = synchronized.updated(running_mean, found.mean, momentum, remembered)
+            running_var[...] = synchronized.updated(running_var, var, momentum, remembered)
+        self.num_batches_tracked += 1
+
+    def _backward_over_ranks(
+        self, dy: Array, weight: Array | None, bias: Array | None, last: _LastCall
+    ) -> tuple[Array, ...]:
+        """Return what the engine's backward does, dx by the sums of all ranks and the other two by the rank's own."""
+        assert last.mean is not None
+        assert last.invstd is not None
+        assert last.total is not None
+        epilogue = (last.where, last.weights, last.residual, last.activation, last.negative_slope)
+        call = Call(dy, last.x, weight, bias, last.mean, last.invstd, self.axis, *epilogue)
+        own: list[Array] = []
+
+        def offer() -> dict[str, Any]:
+            own.extend(gradient_sums(call))
+            return {"sums": tuple(own), "same": {"the features' shape": self._shape()}}
+
+        offers = synchronized.gathered(self.comm, "backward", offer)
+        dx, *dresidual = input_gradient(call, *synchronized.means_of(offers, last.total))
+        return (dx, *own, *dresidual)
+
+    def _checked_gradient(self, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:
+        if self._last is None:
+            raise RuntimeError(
+                "backward needs a call of the layer on x before it, which out= has overwritten nothing of, got none"
+            )
+        grad = converted("dy", dy)
+        if grad.dtype != self._last.dtype:
+            raise TypeError(f"dy must have y's dtype {self._last.dtype}, got {grad.dtype}")
+        return self._last, grad
+
+    def _renormalization(self, batch: Moments, limits: tuple[float, float] | None = None) -> Renormalization:
+        running_mean, running_var = self._require(self.running_mean), self._require(self.running_var)
+        now = limits_at(self.renorm, self.num_batches_tracked) if limits is None else limits
+        return renormalization(batch, running_mean, running_var, self.eps, now)
 
     def _running_invstd(self) -> Array:
         shifted = self._require(self.running_var).astype(np.float64) + self.eps

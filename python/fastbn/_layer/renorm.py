@@ -58,18 +58,24 @@ def checked_limits(renorm: Any) -> RenormLimits | None:
     return r_max, d_max
 
 
-def renormalization(
-    batch: Moments, running_mean: Array, running_var: Array, eps: float, limits: RenormLimits | None, step: int
-) -> Renormalization:
-    """Return r and d for a batch of these statistics at this step.
-
-    They are 1 and 0 in a channel without values.
-    """
+def limits_at(limits: RenormLimits | None, step: int) -> tuple[float, float]:
+    """Return r_max and d_max as they are at this step."""
     assert limits is not None
     r_max, d_max = (
         checked_real(f"renorm's {name}(step)", limit(step), low, LARGEST) if callable(limit) else limit
         for (name, low), limit in zip(_LOWEST.items(), limits, strict=True)
     )
+    return r_max, d_max
+
+
+def renormalization(
+    batch: Moments, running_mean: Array, running_var: Array, eps: float, limits: tuple[float, float]
+) -> Renormalization:
+    """Return r and d for a batch of these statistics, within these limits.
+
+    They are 1 and 0 in a channel without values.
+    """
+    r_max, d_max = limits
     with np.errstate(all="ignore"):
         std = np.sqrt(batch.var() + eps)
         running_std = np.sqrt(running_var.astype(np.float64) + eps)
