@@ -74,6 +74,12 @@ def test_in_a_pipeline_and_of_several_columns(skl2onnx: Any) -> None:
     np.testing.assert_allclose(run(model, *np.split(x, 3, axis=1)), scaler.transform(x), rtol=1e-6)
 
 
+def test_what_has_been_imported_is_registered(skl2onnx: Any) -> None:
+    fastbn.sklearn.onnx.register_if_imported()
+    x = table(np.float32)
+    assert len(skl2onnx.to_onnx(StandardScaler().fit(x), x).graph.node) > 0
+
+
 def test_other_axes_are_refused(skl2onnx: Any) -> None:
     scaler = StandardScaler(axis=0).fit(table(np.float32))
     with pytest.raises(ValueError, match=r"axis must be 1 or -1 of a scaler to be converted, got 0"):

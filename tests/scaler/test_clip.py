@@ -15,6 +15,7 @@ import fastbn.dask
 from fastbn import Moments
 from fastbn._scaling import Attributes
 from fastbn.sklearn import StandardScaler
+from fastbn.sklearn.tables import clipped_foreign
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -100,6 +101,15 @@ def test_array_namespaces(library: str, monkeypatch: pytest.MonkeyPatch) -> None
         set_config(array_api_dispatch=False)
     assert type(y) is type(x)
     np.testing.assert_allclose(np.asarray(y), StandardScaler(clip=0.5).fit_transform(table()), atol=1e-14)
+
+
+def test_arrays_that_clip_themselves() -> None:
+    class Tensor:  # as PyTorch's and CuPy's do, which have no __array_namespace__
+        def clip(self, low: float, high: float) -> tuple[float, float]:
+            return low, high
+
+    assert clipped_foreign(Tensor(), 0.5) == (-0.5, 0.5)
+    assert clipped_foreign(untouched := Tensor(), None) is untouched
 
 
 def test_dask() -> None:

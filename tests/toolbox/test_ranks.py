@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import pickle
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -477,6 +478,11 @@ def test_copies_keep_the_communicator_and_files_do_not(tmp_path: Path) -> None:
     assert copy.copy(layer).weight is layer.weight
     assert copy.deepcopy(layer).weight is not layer.weight
     assert repr(layer).endswith(f", comm={comm!r})")
+    network = types.SimpleNamespace(layer=layer)
+    layer.schedule = network  # what it holds leads back to it
+    again = copy.deepcopy(layer)
+    assert again.schedule.layer is again
+    del layer.schedule
     layer.save(tmp_path / "layer.npz")
     for other in (BatchNorm.load(tmp_path / "layer.npz"), pickle.loads(pickle.dumps(layer))):
         assert other.comm is None

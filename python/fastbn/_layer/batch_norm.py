@@ -847,16 +847,15 @@ class BatchNorm:
 
     def __copy__(self: L) -> L:
         """Return a layer that shares the arrays and the communicator."""
-        return self._copied(self.__getstate__())
+        result = type(self).__new__(type(self))
+        result.__setstate__(self.__getstate__() | {"comm": self.comm})
+        return result
 
     def __deepcopy__(self: L, memo: dict[int, Any]) -> L:
         """Return an independent layer of the same communicator."""
-        return self._copied(copy.deepcopy(self.__getstate__(), memo))
-
-    def _copied(self: L, state: dict[str, Any]) -> L:
         result = type(self).__new__(type(self))
-        result.__setstate__(state)
-        result.comm = self.comm
+        memo[id(self)] = result  # what the layer holds may lead back to it
+        result.__setstate__(copy.deepcopy(self.__getstate__(), memo) | {"comm": self.comm})
         return result
 
     def __getstate__(self) -> dict[str, Any]:
