@@ -36,7 +36,7 @@ def run_ranks(code: str, ranks: int = 3, **variables: str) -> str:
         env=environment(OMP_NUM_THREADS="1", **variables),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -284,6 +284,26 @@ def test_a_variance_beyond_float64_is_an_error() -> None:
     assert all("x must have a variance that float64 holds where comm is given, got inf" in str(each) for each in errors)
 
 
+def test_a_variance_below_float64_is_an_error_and_a_constant_is_none() -> None:
+    tiny = np.array([[1e-200], [2e-200]])
+    for parts, options in (
+        ((tiny, np.ones((1, 1))[:0]), {}),
+        ((tiny[:1], tiny[1:]), {}),
+        ((tiny, tiny), {"masked": True}),
+    ):
+
+        def run(comm: ThreadComm, parts: Any = parts, options: Any = options) -> Any:
+            x = parts[comm.rank]
+            where = np.ones(x.shape, bool) if options else None
+            return BatchNorm(1, comm=comm, eps=0.0)(x, where=where)
+
+        errors = on_ranks(2, run)
+        assert all("variance that float64 holds where comm is given, got one below 1e-290" in str(e) for e in errors)
+        assert not any(isinstance(each, Exception) for each in on_ranks(2, lambda comm: BatchNorm(1, comm=comm)(tiny)))
+    for part in on_ranks(2, lambda comm: BatchNorm(1, comm=comm, eps=0.0)(np.full((3 * comm.rank, 1), 1e-200))):
+        np.testing.assert_array_equal(part, 0.0)
+
+
 # Errors: all ranks raise the same, and nothing is written.
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -972,7 +972,7 @@ class BatchNorm:
         def offer() -> dict[str, Any]:
             batch = checked()
             same = {"the features' shape": self._features_of(batch), "eps": self.eps}
-            return synchronized.statistics_offer(batch, self.axis, None, None) | {"same": same}
+            return synchronized.statistics_offer(batch, self.axis, None, None, self.eps) | {"same": same}
 
         offers = synchronized.gathered(self.comm, "init_identity", offer)
         found = synchronized.statistics_of(offers, self.eps)
@@ -996,7 +996,7 @@ class BatchNorm:
 
         def offer() -> dict[str, Any]:
             nonlocal renorm
-            found = synchronized.statistics_offer(x, self.axis, where, weights)
+            found = synchronized.statistics_offer(x, self.axis, where, weights, self.eps)
             synchronized.check_output(x, out, residual, (where, weights, self.weight, self.bias, *running))
             synchronized.check_parameters(x, self.weight, self.bias, running, eps=self.eps, axis=self.axis, **epilogue)
             renorm = None if self.renorm is None else limits_at(self.renorm, self.num_batches_tracked)

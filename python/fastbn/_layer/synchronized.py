@@ -22,6 +22,8 @@ from fastbn.functional import normalize
 
 Array: TypeAlias = npt.NDArray[Any]
 
+# Squares below this have lost digits, or all of them: they are next to the smallest numbers of float64.
+_TINY = 1e-290
 _ERRORS = {error.__name__: error for error in (TypeError, ValueError, RuntimeError, MemoryError)}
 
 
@@ -87,16 +89,22 @@ def refuse(comm: Any, call: str, error: Exception) -> None:
     gathered(comm, call, make)
 
 
-def statistics_offer(x: Array, axis: Axis, where: Any, weights: Any) -> dict[str, Any]:
+def statistics_offer(x: Array, axis: Axis, where: Any, weights: Any, eps: float) -> dict[str, Any]:
     """Return what a rank says about its batch."""
     own, _ = measured(x, axis, where, weights)
+    if eps < _TINY and (own.m2 < _TINY).any():
+        arrays = (None if each is None else np.asarray(each) for each in (where, weights))
+        _, extremes = measured(x, axis, *arrays, extremes=True)
+        if extremes is not None:
+            _refuse_tiny((extremes.max > extremes.min) & (own.m2 < _TINY))
     values = x.size // max(1, own.mean.size)
     return {"statistics": tuple(own), "values": values}
 
 
 def statistics_of(offers: list[dict[str, Any]], eps: float) -> RankStatistics:
     """Merge what all ranks have said, in the order of ranks."""
-    total = reduce(merged, (Statistics(*offer["statistics"]) for offer in offers))
+    parts = [Statistics(*offer["statistics"]) for offer in offers]
+    total = reduce(merged, parts)
     count = np.broadcast_to(np.asarray(total.count, np.float64), total.mean.shape)
     with np.errstate(all="ignore"):
         mean = np.where(count > 0, total.mean, 0.0)
@@ -106,6 +114,9 @@ def statistics_of(offers: list[dict[str, Any]], eps: float) -> RankStatistics:
     overflown = np.isfinite(mean) & np.isinf(var)
     if overflown.any():
         raise ValueError(f"x must have a variance that float64 holds where comm is given, got {var[overflown][0]}")
+    if eps < _TINY:
+        means = np.array([np.where(np.asarray(each[0]) > 0, each[1], mean) for each in parts])
+        _refuse_tiny((means != means[0]).any(axis=0) & (total.m2 < _TINY))
     return RankStatistics(total, count, sum(offer["values"] for offer in offers), mean, var, invstd)
 
 
@@ -156,6 +167,11 @@ def updated(old: Array, new: Array, momentum: float, remembered: Array) -> Array
     wide = old.astype(np.float64)
     with np.errstate(all="ignore"):
         return np.where(remembered, (1 - momentum) * wide + momentum * new, wide)
+
+
+def _refuse_tiny(underflown: Array) -> None:
+    if underflown.any():
+        raise ValueError("x must have a variance that float64 holds where comm is given, got one below 1e-290")
 
 
 # Checks before the collective.
