@@ -17,7 +17,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _STATISTICS = ("running_mean", "running_var")
 _GRADIENTS = ("grad_weight", "grad_bias")
-_PLAIN = ("num_features", "num_batches_tracked", "training", "frozen", "frozen_parameters", "_last")
+_FIELDS = ("num_features", "num_batches_tracked", "training", "frozen", "frozen_parameters", "_last")
 
 
 @contextmanager
@@ -36,8 +36,8 @@ def population_statistics(*layers: BatchNorm) -> Iterator[None]:
     Parameters
     ----------
     *layers : BatchNorm
-        With running statistics. A layer that is given twice counts once, and one that is called several times, in one
-        network or in several, has all of it measured together.
+        With running statistics. A layer may be given twice, and be called several times, in one network or in several:
+        all of its calls are measured together.
 
     Yields
     ------
@@ -100,7 +100,7 @@ class _Collected:
     def __init__(self, layer: BatchNorm, position: int) -> None:
         self.layer, self.position = layer, position
         self.population = Moments()
-        self.plain = {name: getattr(layer, name) for name in _PLAIN}
+        self.fields = {name: getattr(layer, name) for name in _FIELDS}
         self.contents = {name: _copy(getattr(layer, name)) for name in (*_STATISTICS, *_GRADIENTS)}
         layer._populations = (*layer._populations, self.population)
         layer._last = None
@@ -109,14 +109,14 @@ class _Collected:
         """Let the layer be called as usual; what it was called on before the block can still be differentiated."""
         layer = self.layer
         layer._populations = tuple(each for each in layer._populations if each is not self.population)
-        layer._last = self.plain["_last"]
+        layer._last = self.fields["_last"]
 
     def undo(self) -> None:
         """Make the layer what it was."""
         self.stop()
-        if self.plain["num_features"] is None:
+        if self.fields["num_features"] is None:
             self.layer._forget_features()
-        vars(self.layer).update(self.plain)
+        vars(self.layer).update(self.fields)
         for name, values in self.contents.items():
             if values is not None:
                 getattr(self.layer, name)[...] = values

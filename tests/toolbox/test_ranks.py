@@ -176,7 +176,7 @@ def test_the_gradient_agrees_with_differences() -> None:
         assert abs((loss(data.x + step_) - loss(data.x - step_)) / (2 * h) - dx[index]) < 1e-7
 
 
-def test_the_engines_halves_of_backward_are_used_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engines_steps_of_backward_are_used_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     data, options, asked = Data((2, 3), masked=True), OPTIONS["leaky"], []
     for name in ("_engine_sums", "_engine_gradient"):
         monkeypatch.setattr(rank_gradients, name, None)

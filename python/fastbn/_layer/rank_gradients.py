@@ -1,4 +1,4 @@
-"""The backward pass in two halves, between which the ranks exchange their sums.
+"""The backward pass in two steps, between which the ranks exchange their sums.
 
 With xhat = (x - mean) * invstd, dz the gradient of the affine map's result, and p the weight of each value::
 
