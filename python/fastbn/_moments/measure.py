@@ -44,7 +44,7 @@ def measured(
 
 def _statistics(x: Any, axis: Axis, where: Any, weights: Any) -> Statistics:
     count, mean, m2, mean_lo = _core.moments(x, axis, where, weights)
-    return Statistics(count, mean, m2, mean_lo, np.zeros_like(m2))
+    return Statistics(count, mean, m2, mean_lo, np.zeros(m2.shape))  # np.zeros_like takes four times as long
 
 
 # NaN entries left out.
