@@ -357,18 +357,17 @@ class BatchNorm:
             last.x,
             self.weight,
             self.bias,
-            last.mean if by_batch else self._require(self.running_mean),
-            last.invstd if by_batch else self._running_invstd(),
-            last.count,
-            self.axis,
-            by_batch,
-            None,
-            last.where,
-            last.weights,
-            last.residual,
-            last.activation,
-            last.negative_slope,
-            last.allow_single,
+            mean=last.mean if by_batch else self._require(self.running_mean),
+            invstd=last.invstd if by_batch else self._running_invstd(),
+            count=last.count,
+            axis=self.axis,
+            training=by_batch,
+            where=last.where,
+            weights=last.weights,
+            residual=last.residual,
+            activation=last.activation,
+            negative_slope=last.negative_slope,
+            allow_single=last.allow_single,
         )
         if self.affine and last.parameters_learn:
             with np.errstate(all="ignore"):
@@ -742,10 +741,19 @@ class BatchNorm:
     ) -> Array:
         mean, var = self._require(self.running_mean), self._require(self.running_var)
         if where is not None or weights is not None:
-            _core.check_counting(x, self.axis, where, weights)
-        activation, slope = self.activation, self.negative_slope
+            _core.check_weights(x, axis=self.axis, where=where, weights=weights)
         y = _core.normalize(
-            x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope, False
+            x,
+            mean,
+            var,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            axis=self.axis,
+            out=out,
+            residual=residual,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
         )
         last.mean = last.invstd = last.count = last.where = last.weights = None
         last.allow_single = False
@@ -774,21 +782,20 @@ class BatchNorm:
             x,
             self.weight,
             self.bias,
-            self.eps,
-            self.axis,
-            None,
-            out,
-            where,
-            weights,
-            residual,
-            self.activation,
-            self.negative_slope,
-            self.running_mean,
-            self.running_var,
-            self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
-            self.correction,
-            skip,
-            single,
+            eps=self.eps,
+            axis=self.axis,
+            out=out,
+            where=where,
+            weights=weights,
+            residual=residual,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            running_mean=self.running_mean,
+            running_var=self.running_var,
+            momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
+            correction=self.correction,
+            skip_nonfinite=skip,
+            allow_single=single,
         )
         if isinstance(count, int):
             last.count, updates = None, count > 0
