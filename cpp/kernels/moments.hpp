@@ -370,7 +370,7 @@ template <class X, class Policy, class N>
     for (std::ptrdiff_t j = 0; j < count_of(n); ++j) {
         Moments<double> chunk = a.moments(j);
         chunk.m2 = a.m2[j];
-        fold_weighted(state, i + j, chunk, {a.weight[j], a.weight_lo[j]});
+        fold_weighted(state, j, chunk, {a.weight[j], a.weight_lo[j]});
     }
 }
 
