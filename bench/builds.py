@@ -96,8 +96,10 @@ def _forget_extensions() -> None:
     api = ctypes.pythonapi
     api.PyInterpreterState_Get.restype = ctypes.c_void_p
     api.PyInterpreterState_GetDict.argtypes = [ctypes.c_void_p]
-    api.PyInterpreterState_GetDict.restype = ctypes.py_object
-    known = api.PyInterpreterState_GetDict(api.PyInterpreterState_Get())
+    # A borrowed reference: returned as py_object it would be given back once too often.
+    api.PyInterpreterState_GetDict.restype = ctypes.c_void_p
+    address = api.PyInterpreterState_GetDict(api.PyInterpreterState_Get())
+    known: dict[str, Any] = ctypes.cast(address, ctypes.py_object).value
     modules = known.get("__pybind11_module_cache", {})
     for name in [name for name in modules if name.partition(".")[0] == NAME]:
         del modules[name]

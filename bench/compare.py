@@ -151,12 +151,13 @@ def _settings(options: argparse.Namespace, both: Builds) -> list[Setting]:
 
 
 def _settings_for(subject: Subject, settings: list[Setting], quick: bool) -> list[Setting]:
-    """Return all settings; quick ones are the fewest threads in the caches and the most beyond them."""
+    """Return all settings; quick ones are the fewest threads in the caches, and one with the most beyond them."""
     if not quick:
         return settings
     choose = max if subject.size == "memory" else min
     threads = choose(s.threads for s in settings)
-    return [s for s in settings if s.threads == threads]
+    some = [s for s in settings if s.threads == threads]
+    return some[-1:] if subject.size == "memory" else some
 
 
 def _cells(options: argparse.Namespace, subject: Subject, settings: list[Setting]) -> Iterator[Cell]:
@@ -287,14 +288,14 @@ def _means(found: list[Measured]) -> Iterator[str]:
 
 def _worst(found: list[Measured]) -> Iterator[str]:
     yield from ("", "## The slowest cases", "")
-    columns = ["case", "", "settings", "OLD", "NEW", "ratio", "99 % interval", "rounds", "measured first"]
-    yield from (report.row(columns), report.row(["---"] * 3 + ["---:"] * 6))
+    columns = ["case", "", "settings", "OLD", "NEW", "ratio", "99 % interval", "undisturbed", "rounds", "at first"]
+    yield from (report.row(columns), report.row(["---"] * 3 + ["---:"] * 7))
     count = max(WORST, sum(marked(m.final) for m in found))
     for m in sorted(found, key=lambda m: -m.final.ratio)[:count]:
         pair, (low, high) = m.final, m.final.interval
         times = [report.time(float(np.median(side))) for side in (pair.first, pair.second)]
         first = _ratio_text(m.pair) if m.again else ""
-        figures = [_ratio_text(pair), f"{low:.2f} to {high:.2f}", str(pair.rounds), first]
+        figures = [_ratio_text(pair), f"{low:.2f} to {high:.2f}", f"{pair.undisturbed:.2f}", str(pair.rounds), first]
         yield report.row([m.cell.call, m.cell.op, str(m.cell.setting), *times, *figures])
 
 
@@ -308,6 +309,9 @@ def _verdict(found: list[Measured]) -> Iterator[str]:
     )
     again = sum(m.again is not None for m in found)
     yield f"Above {SLOWER} and beyond the noise: {at_first} at first, {still} after {again} were measured again."
+    unclear = sum(m.final.interval[0] <= 1 and m.final.interval[1] > SLOWER for m in found)
+    if unclear:
+        yield f"Not known, the interval reaching from 1 or less to more than {SLOWER}: {unclear}."
 
 
 def _special_table(clock: Clock, options: argparse.Namespace, settings: list[Setting], tick: Say) -> Iterator[str]:
@@ -347,13 +351,19 @@ def _progress(console: Console, total: int) -> tuple[Progress, Say]:
     # No refresh by a thread of its own: it would run while others are timed.
     progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
     task = progress.add_task("", total=total)
-    drawn = [0.0]
+    every = 0.5 if console.is_terminal else 30.0
+    begun = drawn = time.monotonic()
 
     def tick(what: str) -> None:
+        nonlocal drawn
         progress.update(task, description=what, advance=1)
-        if time.monotonic() > drawn[0] + 0.5:
-            drawn[0] = time.monotonic()
+        now = time.monotonic()
+        if now > drawn + every:
+            drawn = now
             progress.refresh()
+            if not console.is_terminal:
+                done = f"{progress.tasks[task].completed:.0f} of {total}"
+                console.print(f"{now - begun:.0f} s, {done}: {what}", highlight=False, soft_wrap=True)
 
     return progress, tick
 

@@ -13,7 +13,7 @@ import numpy as np
 
 import cases
 from cases import Case
-from data import Array, aligned_empty, aligned_like
+from data import NUMPY_OFFSET, Array, aligned_empty, aligned_like
 from operations import STATEFUL
 from variants import Variant
 
@@ -117,22 +117,21 @@ def special(dtypes: Sequence[str]) -> Iterator[Special]:
     for dtype in dtypes:
         rng = np.random.default_rng(0)
         ordinary = _filled(rng.standard_normal(_TABLE), dtype)
-        out = aligned_like(ordinary)
+        out = aligned_like(ordinary, offset=NUMPY_OFFSET)
         for name, x in _data(ordinary, rng):
             for label, weights in _weights(rng).items():
                 of = f"{name}{label}"
                 yield Special(f"moments, {of}", dtype, 1.2, _moments(ordinary, x, weights))
                 yield Special(f"train, {of}", dtype, 1.2, _train(ordinary, x, weights, out))
-        rows = {name: weights for name, weights in _weights(rng).items() if name != ", weights of elements"}
-        for label, weights in rows.items():
-            x = ordinary.copy()
+        for label, weights in _weights(rng, of_elements=False).items():
+            x = _filled(ordinary, dtype)
             x[rng.random(x.shape) < 0.01] = np.nan
             yield Special(f'nan="omit", 1 % NaN{label}', dtype, 1.8, _growing(ordinary, x, weights, nan="omit"))
             yield Special(f"extremes=True{label}", dtype, 1.5, _growing(ordinary, ordinary, weights, extremes=True))
 
 
 def _filled(values: Array, dtype: str) -> Array:
-    x = aligned_empty(values.shape, dtype, offset=16)
+    x = aligned_empty(values.shape, dtype, offset=NUMPY_OFFSET)
     x[...] = values
     return x
 
@@ -147,12 +146,12 @@ def _data(ordinary: Array, rng: np.random.Generator) -> Iterator[tuple[str, Arra
     yield "one NaN in each column", x
 
 
-def _weights(rng: np.random.Generator) -> dict[str, dict[str, Array]]:
-    return {
-        "": {},
-        ", weights of rows": {"weights": rng.uniform(0.5, 1.5, (_TABLE[0], 1)).astype(np.float32)},
-        ", weights of elements": {"weights": rng.random(_TABLE, np.float32) + np.float32(0.5)},
-    }
+def _weights(rng: np.random.Generator, of_elements: bool = True) -> dict[str, dict[str, Array]]:
+    found: dict[str, dict[str, Array]] = {"": {}}
+    found[", weights of rows"] = {"weights": rng.uniform(0.5, 1.5, (_TABLE[0], 1)).astype(np.float32)}
+    if of_elements:
+        found[", weights of elements"] = {"weights": rng.random(_TABLE, np.float32) + np.float32(0.5)}
+    return found
 
 
 Calls = Callable[[Any], tuple[Callable[[], Any], Callable[[], Any]]]

@@ -87,13 +87,13 @@ def _difference(name: str, old: Array | None, new: Array | None) -> Difference |
         return Difference(name, 0, 0.0, 0.0, f"{'OLD' if old is None else 'NEW'} does not return it")
     if (old.dtype, old.shape) != (new.dtype, new.shape):
         return Difference(name, 0, 0.0, 0.0, f"OLD {old.dtype} {old.shape}, NEW {new.dtype} {new.shape}")
-    pair = [np.ascontiguousarray(array) for array in (old, new)]
-    first, second = (array.reshape(-1).view(np.uint8).reshape(array.size, array.itemsize) for array in pair)
-    other = (first != second).any(axis=1)
-    if not other.any():
+    pair = [np.ascontiguousarray(array).reshape(-1) for array in (old, new)]
+    first, second = (array.view(np.uint8) for array in pair)
+    if np.array_equal(first, second):
         return None
+    other = (first != second).reshape(old.size, old.itemsize).any(axis=1)
     with np.errstate(all="ignore"):
-        a, b = (array.reshape(-1)[other].astype(np.longdouble) for array in pair)
+        a, b = (array[other].astype(np.longdouble) for array in pair)
         gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
         gap[np.isnan(gap)] = np.inf
         size = np.maximum(np.abs(a), np.abs(b))

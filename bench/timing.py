@@ -141,6 +141,11 @@ class Pair:
         return statistics.median(self.ratios)
 
     @property
+    def undisturbed(self) -> float:
+        """The ratio of the times that a tenth of the rounds are below: those in which little else was running."""
+        return sorted(self.second)[self.rounds // 10] / sorted(self.first)[self.rounds // 10]
+
+    @property
     def interval(self) -> tuple[float, float]:
         """What holds the true median of the ratios with a certainty of 99 %, whatever their distribution is."""
         return median_interval(self.ratios)
