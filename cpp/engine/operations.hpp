@@ -75,8 +75,8 @@ struct Normalization {
 struct GradientsOut {
     ArrayRef dx;
     ArrayRef dz;
-    double* dweight = nullptr;
-    double* dbias = nullptr;
+    double* dweight;
+    double* dbias;
 };
 
 void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
