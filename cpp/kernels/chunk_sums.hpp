@@ -33,8 +33,12 @@ struct Once {};
 struct OnceIf {
     Vec<double>::Mask mask;
 };
-// A number not below 0 of times.
+// A number of times, which is more than 0,
 struct Times {
+    Vec<double> weight;
+};
+// or may be 0.
+struct TimesOrNot {
     Vec<double> weight;
 };
 
@@ -42,11 +46,13 @@ inline Vec<double> number(OnceIf by) {
     return Vec<double>::keep(by.mask, Vec<double>::broadcast(1.0));
 }
 inline Vec<double> number(Times by) { return by.weight; }
+inline Vec<double> number(TimesOrNot by) { return by.weight; }
 
 // What counts of a register: 0 in lanes of weight 0, whatever was there.
 inline Vec<double> counted(Vec<double> x, Once) { return x; }
 inline Vec<double> counted(Vec<double> x, OnceIf by) { return Vec<double>::keep(by.mask, x); }
-inline Vec<double> counted(Vec<double> x, Times by) {
+inline Vec<double> counted(Vec<double> x, Times) { return x; }
+inline Vec<double> counted(Vec<double> x, TimesOrNot by) {
     return Vec<double>::zero_unless_positive(by.weight, x);
 }
 
@@ -54,6 +60,7 @@ inline Vec<double> counted(Vec<double> x, Times by) {
 inline Vec<double> weighted(Vec<double> x, Once) { return x; }
 inline Vec<double> weighted(Vec<double> x, OnceIf) { return x; }
 inline Vec<double> weighted(Vec<double> x, Times by) { return x * by.weight; }
+inline Vec<double> weighted(Vec<double> x, TimesOrNot by) { return x * by.weight; }
 
 // ---- Sums, of one channel (V = double) or of a block (V = Wide) ----
 
@@ -62,19 +69,27 @@ struct ShiftedSums {
     V d;
     V d2;
 
+    // `centred`: what counts of x - shift.
     template <class By>
-    void add(int k, Vec<double> x, By by, const Wide& shift) {
-        const Vec<double> centred = counted(subtract_by_fma(x, shift.reg[k]), by);
+    void add(int k, Vec<double> centred, By by) {
         const Vec<double> part = weighted(centred, by);
         d.reg[k] = add_evenly(k, d.reg[k], part);
         d2.reg[k] = d2.reg[k] + part * centred;
     }
+};
 
-    // A group is summed from zero and then added to what was before: fewer roundings in a row.
-    void begin_group() { *this = {}; }
-    void end_group(const ShiftedSums& before) {
-        d = d + before.d;
-        d2 = d2 + before.d2;
+// The bits of all differences to the shift: 0, of either sign, where every difference was.
+struct Differences {
+    Wide bits;
+
+    void add(int k, Vec<double> centred) { bits.reg[k] = bits.reg[k] | centred; }
+    // Of all lanes: 0, or what is not.
+    double over_lanes() const {
+        double values[lanes];
+        store(values, Full{}, bits);
+        double different = 0.0;
+        for (const double value : values) different = value == 0.0 ? different : value;
+        return different;
     }
 };
 
@@ -95,7 +110,8 @@ struct ExactSum {
     }
     void add(int k, Vec<double> x, Once) { add(k, x); }
     void add(int k, Vec<double> x, OnceIf by) { add(k, counted(x, by)); }
-    void add(int k, Vec<double> x, Times by) {
+    template <class By>
+    void add(int k, Vec<double> x, By by) {
         const Vec<double> value = counted(x, by);
         const Vec<double> product = value * by.weight;
         add(k, product);
@@ -123,24 +139,11 @@ inline ShiftedSums<double> horizontal_sum(const ShiftedSums<Wide>& sums) {
     return {horizontal_sum(sums.d), horizontal_sum(sums.d2)};
 }
 
-// ---- Moments from sums ----
-
-// The sum of x from the sum of d. Where each value counts once, count * shift is exact in float64:
-// 13 bits times float32's 24.
-template <class V>
-inline ExactSum<V> total_from_shifted(const ShiftedSums<V>& sums, double count, const V& shift) {
-    ExactSum<V> total;
-    total.high = two_sum(shift * count, sums.d, total.low);
-    return total;
+inline void copy(const ExactSum<Wide>& from, ExactSum<Wide>& to) {
+    copy(from.high, to.high);
+    copy(from.low, to.low);
 }
-inline ExactSum<double> weighted_total_from_shifted(double d, double weight, double shift) {
-    double error;
-    const double product = two_product(weight, shift, error);
-    ExactSum<double> total{};
-    total.high = two_sum(product, d, total.low);
-    total.low += error;
-    return total;
-}
+inline void copy(const Differences& from, Differences& to) { copy(from.bits, to.bits); }
 
 // `weight`: the sum of the values' weights, more than 0; where each counts once, their number.
 template <class V>

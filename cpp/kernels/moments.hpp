@@ -14,57 +14,106 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// ---- What one reading of a tile adds up ----
+// ---- What a chunk adds up, and when ----
 
-// Of float64, the first time.
-template <class WeightSum>
-struct Totals {
-    ExactSum<Wide> total;
+template <class X, class Policy>
+struct ChunkSums {
+    using WeightSum = typename Policy::template WeightSum<two_passes<X>>;
+
+    ExactSum<Wide> total;  // two_passes only
     WeightSum weight;
+    ShiftedSums<Wide> shifted;
+    Differences differences;
+};
 
-    template <class By>
-    void add(int k, Vec<double> x, By by, const Wide&) {
-        total.add(k, x, by);
-        weight.add(k, by);
+// The first of two passes.
+struct TotalPass {
+    template <class Sums, class By>
+    static void add(Sums& sums, int k, Vec<double> x, By by, const Wide&) {
+        sums.total.add(k, x, by);
+        sums.weight.add(k, by);
     }
-    void begin_group() {}
-    void end_group(const Totals&) {}
-};
-
-// Of float64 the second time, when the weights' sum is known; of float32 the only time.
-template <class WeightSum>
-struct Deviations {
-    ShiftedSums<Wide> sums;
-    WeightSum weight;
-
-    template <class By>
-    void add(int k, Vec<double> x, By by, const Wide& shift) {
-        sums.add(k, x, by, shift);
-        weight.add(k, by);
+    // A group of rows goes on from the sums in memory,
+    template <class Sums>
+    static void begin_group(Sums& group, const Sums& memory) {
+        copy(memory.total, group.total);
+        copy(memory.weight, group.weight);
     }
-    void begin_group() { sums.begin_group(); }
-    void end_group(const Deviations& before) { sums.end_group(before.sums); }
+    // and is put back.
+    template <class Sums>
+    static void end_group(const Sums& group, Sums& memory) {
+        copy(group.total, memory.total);
+        copy(group.weight, memory.weight);
+    }
 };
 
-template <class X, class Policy>
-using TotalsOf = Totals<typename Policy::template WeightSum<true>>;
-template <class X, class Policy, bool twice = two_passes<X>>
-struct DeviationsFor {
-    using Type = Deviations<typename Policy::template WeightSum<false>>;
+// The second, or the only one, in which weights are added up too; with a look at the differences.
+template <bool is_only, bool looks>
+struct ShiftedPass {
+    template <class Sums, class By>
+    static void add(Sums& sums, int k, Vec<double> x, By by, const Wide& shift) {
+        const Vec<double> centred = counted(subtract_by_fma(x, shift.reg[k]), by);
+        sums.shifted.add(k, centred, by);
+        if constexpr (is_only) sums.weight.add(k, by);
+        if constexpr (looks) sums.differences.add(k, centred);
+    }
+    // Here a group is summed from zero, and then added to the sums: fewer roundings in a row.
+    template <class Sums>
+    static void begin_group(Sums& group, const Sums& memory) {
+        group.shifted = {};
+        if constexpr (is_only) copy(memory.weight, group.weight);
+        if constexpr (looks) copy(memory.differences, group.differences);
+    }
+    template <class Sums>
+    static void end_group(const Sums& group, Sums& memory) {
+        memory.shifted.d = group.shifted.d + memory.shifted.d;
+        memory.shifted.d2 = group.shifted.d2 + memory.shifted.d2;
+        if constexpr (is_only) copy(group.weight, memory.weight);
+        if constexpr (looks) copy(group.differences, memory.differences);
+    }
 };
+
+// In float64 an m2 of 0 is to say that all values that count are equal (see MomentsSums); it may
+// also come from squares, or from products with weights, that were too small for float64. Where all
+// differences are 0, all is well. That takes no look where weights are 0 or 1 and the shift, which
+// is then the mean, is neither 0 nor so small that the engine will look anyway.
 template <class X, class Policy>
-struct DeviationsFor<X, Policy, true> {
-    using Type = Deviations<NoWeightSum>;
-};
-template <class X, class Policy>
-using DeviationsOf = typename DeviationsFor<X, Policy>::Type;
+constexpr bool always_looks = two_passes<X> && Policy::any_number;
+
+template <bool any_number>
+inline double checked_m2(double m2, double shift, double different) {
+    const bool large = __builtin_fabs(shift) >= smallest_with_exact_squares;
+    const bool no_look = large & !any_number;
+    const bool look = large | (shift == 0.0);
+    const bool equal = no_look | (look & (different == 0.0));
+    return (m2 == 0.0) & !equal ? lost_square : m2;
+}
+
+// The quotient of two sums, and the other way round. Counts are whole numbers, and short: count *
+// shift is exact in float64, 13 bits times float32's 24.
+template <bool any_number>
+inline double mean_of(ExactSum<double> total, ExactSum<double> weight) {
+    double low;
+    return any_number ? quotient(total.high, total.low, weight.high, weight.low, low)
+                      : quotient(total.high, total.low, weight.high, low);
+}
+template <bool any_number>
+inline ExactSum<double> total_from(double d, double weight, double shift) {
+    double error = 0.0;
+    const double product = any_number ? two_product(shift, weight, error) : shift * weight;
+    ExactSum<double> total{};
+    total.high = two_sum(product, d, total.low);
+    if (any_number) total.low += error;
+    return total;
+}
 
 // ---- A tile of one channel ----
 
-// Adds all of a tile; past a row's end there is `neutral`.
-template <class X, class Policy, class Sums>
-inline void add_tile(Sums& sums, Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                     std::ptrdiff_t cols, const Wide& shift, const Wide& neutral) {
+// Adds all of a tile. Past a row's end there is `neutral`.
+template <class Pass, class X, class Policy>
+inline void add_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& by,
+                     std::ptrdiff_t rows, std::ptrdiff_t cols, const Wide& shift,
+                     const Wide& neutral) {
     const RowPrefetch<X> next(x, cols);
     const Wide fill = by.fill(neutral);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
@@ -74,160 +123,66 @@ inline void add_tile(Sums& sums, Tile<const X> x, const Policy& by, std::ptrdiff
             next.at(row + i);
             each_register(n, [&](int k, auto in) {
                 const Vec<double> value = load_register(row + i, k, in, fill);
-                sums.add(k, value, by.of(r, i, k, in, value), shift);
+                Pass::add(sums, k, value, by.of(r, i, k, in, value), shift);
             });
         });
     }
 }
 
-// ---- Float64 channels without spread ----
-//
-// An m2 of 0 is to say that all values that count are equal (see MomentsSums). In float64 it may
-// also come from squares, or products with weights, that were too small. Of a chunk whose m2 is 0:
-// if no weight is a fraction and the shift, which is then the mean, is not too small, differences
-// have squares that are not lost, and all is well. Otherwise the values are looked at once more,
-// unless the shift is so small that the engine has to look anyway.
-
-inline bool has_exact_squares(double shift) {
-    return __builtin_fabs(shift) >= smallest_with_exact_squares;
-}
-
-template <class Policy>
-inline bool must_look(double shift) {
-    return has_exact_squares(shift) ? Policy::any_number : shift == 0.0;
-}
-
-// `different`: the bits of the differences to the shift, where the values had to be looked at.
-template <class Policy>
-inline double confirmed_m2(double shift, double different) {
-    const bool equal = must_look<Policy>(shift) ? different == 0.0 : has_exact_squares(shift);
-    return equal ? 0.0 : lost_square;
-}
-
-// The bits of what differs from the shift among what counts.
-struct Differences {
-    Wide bits;
-
-    template <class By>
-    void add(int k, Vec<double> x, By by, const Wide& shift) {
-        bits.reg[k] = bits.reg[k] | counted(x - shift.reg[k], by);
-    }
-};
-
-// The m2 of a chunk for which that came out as 0.
 template <class X, class Policy>
-[[gnu::noinline]] double confirm_zero(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                                      std::ptrdiff_t cols, double shift) {
-    double different = 0.0;
-    if (must_look<Policy>(shift)) {
-        Differences differences{};
-        const Wide shifts = broadcast(shift);
-        add_tile(differences, x, by, rows, cols, shifts, shifts);
-        double bits[lanes];
-        store(bits, Full{}, differences.bits);
-        for (const double b : bits) different = b == 0.0 ? different : b;
-    }
-    return confirmed_m2<Policy>(shift, different);
-}
-
-// The same for a block of columns, in those of which m2 is 0.
-template <class X, class Policy, class N>
-[[gnu::noinline]] void confirm_zeros(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                                     std::ptrdiff_t i, N n, const Wide& shift, double* m2) {
-    double shifts[lanes];
-    store(shifts, Full{}, shift);
-    bool look = false;
-    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-        look = look || (m2[j] == 0.0 && must_look<Policy>(shifts[j]));
-    }
-    Differences differences{};
-    const Wide fill = by.fill(shift);
-    for (std::ptrdiff_t r = 0; r < rows && look; ++r) {
-        if (by.skips(r)) continue;
-        each_register(n, [&](int k, auto in) {
-            const Vec<double> value = load_register(x.data + r * x.stride + i, k, in, fill);
-            differences.add(k, value, by.of(r, i, k, in, value), shift);
-        });
-    }
-    double bits[lanes];
-    store(bits, Full{}, differences.bits);
-    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-        if (m2[j] == 0.0) m2[j] = confirmed_m2<Policy>(shifts[j], bits[j]);
-    }
-}
-
-// ---- The kernel for a tile of one channel ----
-
-// Every value counts once.
-template <class X>
-inline Moments<double> chunk_moments(Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                     double count) {
-    const Unweighted by({}, rows);
-    double shift = first_value(x.data);
-    ExactSum<double> total{};
-    if constexpr (two_passes<X>) {
-        TotalsOf<X, Unweighted> totals{};
-        add_tile(totals, x, by, rows, cols, Wide{}, Wide{});
-        total = horizontal_sum(totals.total);
-        double low;
-        shift = quotient(total.high, total.low, count, low);
-    }
+inline void add_shifted_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& by,
+                             std::ptrdiff_t rows, std::ptrdiff_t cols, double shift) {
     const Wide shifts = broadcast(shift);
-    DeviationsOf<X, Unweighted> deviations{};
-    add_tile(deviations, x, by, rows, cols, shifts, shifts);
-    const ShiftedSums<double> sums = horizontal_sum(deviations.sums);
-    if constexpr (!two_passes<X>) total = total_from_shifted(sums, count, shift);
-    Moments<double> chunk = moments_from(sums, count, shift, total);
-    if constexpr (two_passes<X>) {
-        if (chunk.m2 == 0.0) chunk.m2 = confirm_zero(x, by, rows, cols, shift);
+    if constexpr (always_looks<X, Policy>) {
+        add_tile<ShiftedPass<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+    } else {
+        if (two_passes<X> && shift == 0.0) {
+            add_tile<ShiftedPass<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+        } else {
+            add_tile<ShiftedPass<!two_passes<X>, false>>(sums, x, by, rows, cols, shifts, shifts);
+        }
     }
-    return chunk;
 }
 
 // Folds a tile into the state, unless nothing in it counts.
 template <class X, class Policy>
-inline void fold_weighted_tile(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                               std::ptrdiff_t cols, const MomentsSums& state) {
+inline void fold_tile(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                      double count, const MomentsSums& state) {
+    ChunkSums<X, Policy> sums{};
     double shift = 0.0;
-    ExactSum<double> total{};
     ExactSum<double> weight{};
+    ExactSum<double> total{};
     if constexpr (two_passes<X>) {
-        TotalsOf<X, Policy> totals{};
-        add_tile(totals, x, by, rows, cols, Wide{}, Wide{});
-        weight = by.tile_weight(totals.weight, cols);
+        add_tile<TotalPass>(sums, x, by, rows, cols, Wide{}, Wide{});
+        weight = by.tile_weight(sums.weight, rows, cols);
         if (weight.high == 0.0) return;
-        total = horizontal_sum(totals.total);
-        double low;
-        shift = quotient(total.high, total.low, weight.high, weight.low, low);
+        total = horizontal_sum(sums.total);
+        shift = mean_of<Policy::any_number>(total, weight);
     } else if (!find_shift(x, by, rows, cols, shift)) {
         return;
     }
-    const Wide shifts = broadcast(shift);
-    DeviationsOf<X, Policy> deviations{};
-    add_tile(deviations, x, by, rows, cols, shifts, shifts);
-    const ShiftedSums<double> sums = horizontal_sum(deviations.sums);
+    add_shifted_tile(sums, x, by, rows, cols, shift);
+    const ShiftedSums<double> shifted = horizontal_sum(sums.shifted);
     if constexpr (!two_passes<X>) {
-        weight = by.tile_weight(deviations.weight, cols);
-        total = weighted_total_from_shifted(sums.d, weight.high, shift);
+        weight = by.tile_weight(sums.weight, rows, cols);
+        total = total_from<Policy::any_number>(shifted.d, weight.high, shift);
     }
-    Moments<double> chunk = moments_from(sums, weight.high, shift, total);
-    if constexpr (two_passes<X>) {
-        if (chunk.m2 == 0.0) chunk.m2 = confirm_zero(x, by, rows, cols, shift);
+    Moments<double> chunk = moments_from(shifted, weight.high, shift, total);
+    if (two_passes<X> && chunk.m2 == 0.0) {
+        chunk.m2 = checked_m2<Policy::any_number>(chunk.m2, shift, sums.differences.over_lanes());
     }
-    fold_weighted(state, 0, chunk, weight);
+    if constexpr (Policy::all_count) {
+        put(state, 0, count == 0.0 ? chunk : merge(at(state, 0), count, chunk, weight.high));
+    } else {
+        fold_weighted(state, 0, chunk, weight);
+    }
 }
 
 template <class X, class Policy>
 FASTBN_FLATTEN void moments_of_tile(Tile<const void> x, Tile<const void> weights,
                                     std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                                     MomentsSums state, void*) noexcept {
-    if constexpr (Policy::all_count) {
-        const double size = static_cast<double>(rows * cols);
-        const Moments<double> chunk = chunk_moments(typed<const X>(x), rows, cols, size);
-        put(state, 0, count == 0.0 ? chunk : merge(at(state, 0), count, chunk, size));
-    } else {
-        fold_weighted_tile(typed<const X>(x), Policy(weights, rows), rows, cols, state);
-    }
+    fold_tile(typed<const X>(x), Policy(weights, rows), rows, cols, count, state);
 }
 
 // ---- A tile of columns ----
@@ -236,35 +191,80 @@ FASTBN_FLATTEN void moments_of_tile(Tile<const void> x, Tile<const void> weights
 template <class X, class Policy>
 struct ColumnSums {
     Wide shift;
-    DeviationsOf<X, Policy> deviations;
-    TotalsOf<X, Policy> totals;  // two_passes only
+    ChunkSums<X, Policy> sums;
+    bool looks;
 };
 
-// Adds every row to `sums` of its block of columns.
-template <class X, class Policy, class Sums>
-inline void add_columns(Sums ColumnSums<X, Policy>::* sums, Tile<const X> x, const Policy& by,
-                        std::ptrdiff_t rows, std::ptrdiff_t cols, ColumnSums<X, Policy>* columns) {
+// What the passes begin with.
+template <class X, class Policy>
+inline void clear(ChunkSums<X, Policy>& sums) {
+    if constexpr (two_passes<X>) sums.total = {};
+    if constexpr (two_passes<X> && Policy::any_number) sums.differences = {};
+    sums.weight = {};
+    sums.shifted = {};
+}
+
+// Whether a column's mean is 0, or nearly.
+template <class X, class Policy, class N>
+inline void set_looks(ColumnSums<X, Policy>& c, N n) {
+    c.looks = !all_positive(c.shift * c.shift, n);
+    if (c.looks) c.sums.differences = {};
+}
+
+// Adds rows `begin` to `end` of the block of n columns from i on.
+template <class Pass, class X, class Policy, class N>
+inline void add_group(ColumnSums<X, Policy>& column, Tile<const X> x, const Policy& by,
+                      std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t i, N n,
+                      const Wide& fill, ColumnPrefetch<X>& ahead) {
+    ChunkSums<X, Policy> group;
+    Pass::begin_group(group, column.sums);
+    for (std::ptrdiff_t r = begin; r < end; ++r) {
+        ahead.next_block();
+        if (by.skips(r)) continue;
+        const X* const here = x.data + r * x.stride + i;
+        each_register(n, [&](int k, auto in) {
+            const Vec<double> value = load_register(here, k, in, fill);
+            Pass::add(group, k, value, by.of(r, i, k, in, value), column.shift);
+        });
+    }
+    Pass::end_group(group, column.sums);
+}
+
+// Adds every row to its blocks of columns.
+template <class X, class Policy>
+inline void add_totals(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                       ColumnSums<X, Policy>* columns) {
     ColumnPrefetch<X> ahead(x, cols);
     const Wide fill = by.fill(Wide{});
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
     each_row_group(rows, cols, begin,
                    [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-                       ColumnSums<X, Policy>& column = columns[i / lanes];
-                       Sums group = column.*sums;
-                       group.begin_group();
-                       for (std::ptrdiff_t row = r; row < end; ++row) {
-                           ahead.next_block();
-                           if (by.skips(row)) continue;
-                           const X* const here = x.data + row * x.stride + i;
-                           each_register(n, [&](int k, auto in) {
-                               const Vec<double> value = load_register(here, k, in, fill);
-                               group.add(k, value, by.of(row, i, k, in, value), column.shift);
-                           });
-                       }
-                       group.end_group(column.*sums);
-                       column.*sums = group;
+                       add_group<TotalPass>(columns[i / lanes], x, by, r, end, i, n, fill, ahead);
                    });
 }
+
+template <class X, class Policy>
+inline void add_shifted(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                        ColumnSums<X, Policy>* columns) {
+    ColumnPrefetch<X> ahead(x, cols);
+    const Wide fill = by.fill(Wide{});
+    const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
+    each_row_group(
+        rows, cols, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+            ColumnSums<X, Policy>& c = columns[i / lanes];
+            if constexpr (!two_passes<X>) {
+                add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
+            } else if constexpr (Policy::any_number) {
+                add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+            } else if (c.looks) {
+                add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+            } else {
+                add_group<ShiftedPass<false, false>>(c, x, by, r, end, i, n, fill, ahead);
+            }
+        });
+}
+
+// ---- What comes of a block of columns where every value counts once ----
 
 template <class N>
 inline Moments<Wide> read(const MomentsSums& s, N n) {
@@ -282,137 +282,160 @@ inline void write(const MomentsSums& s, N n, const Moments<Wide>& p) {
     store(s.sum_lo, n, p.sum_lo);
 }
 
-// Every value counts once.
 template <class X, class N>
-inline void fold_column_block(const ColumnSums<X, Unweighted>& c, Tile<const X> x,
-                              std::ptrdiff_t rows, std::ptrdiff_t i, N n, double count,
-                              const MomentsSums& state) {
-    const double size = static_cast<double>(rows);
-    const ShiftedSums<Wide>& sums = c.deviations.sums;
-    const ExactSum<Wide> total =
-        two_passes<X> ? c.totals.total : total_from_shifted(sums, size, c.shift);
-    Moments<Wide> chunk = moments_from(sums, size, c.shift, total);
-    if constexpr (two_passes<X>) {
-        if (!all_positive(chunk.m2, n)) {
-            alignas(64) double m2[lanes];
-            store(m2, Full{}, chunk.m2);
-            confirm_zeros(x, Unweighted({}, rows), rows, i, n, c.shift, m2);
-            chunk.m2 = load<double>(m2, Full{});
-        }
-    }
-    write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, size));
+inline void set_shift(ColumnSums<X, Unweighted>& c, const Unweighted&, double rows, N n) {
+    Wide low;
+    c.shift = quotient(c.sums.total.high, c.sums.total.low, rows, low);
+    set_looks(c, n);
 }
 
-// The arrays of one block of columns, a channel each.
-struct WeightedLanes {
-    alignas(64) double d[lanes];
-    alignas(64) double d2[lanes];
-    alignas(64) double shift[lanes];
-    alignas(64) double total[lanes];
-    alignas(64) double total_lo[lanes];
-    alignas(64) double weight[lanes];
-    alignas(64) double weight_lo[lanes];
-    alignas(64) double m2[lanes];
+template <class X>
+[[gnu::noinline]] void check_zeros(Wide& m2, const ColumnSums<X, Unweighted>& c) {
+    double values[lanes];
+    double shifts[lanes];
+    double different[lanes];
+    store(values, Full{}, m2);
+    store(shifts, Full{}, c.shift);
+    store(different, Full{}, c.sums.differences.bits);
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
+        values[j] = checked_m2<false>(values[j], shifts[j], different[j]);
+    }
+    m2 = load<double>(values, Full{});
+}
+
+template <class X, class N>
+inline void fold_columns(const ColumnSums<X, Unweighted>& c, const Unweighted&, double rows,
+                         double count, const MomentsSums& state, N n) {
+    ExactSum<Wide> total;
+    if constexpr (two_passes<X>) {
+        total = c.sums.total;
+    } else {
+        total.high = two_sum(c.shift * rows, c.sums.shifted.d, total.low);
+    }
+    Moments<Wide> chunk = moments_from(c.sums.shifted, rows, c.shift, total);
+    if (two_passes<X> && !all_positive(chunk.m2, n)) check_zeros(chunk.m2, c);
+    write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
+}
+
+// ---- The same where values have weights ----
+
+// The sums of a block of columns, and what follows from them lane by lane. g++ 12 vectorizes loops
+// that call a function with a lane's number and nothing else, and in which no condition follows
+// from another; hence so many arrays and small loops.
+struct alignas(64) WeightedLanes {
+    double shift[lanes];
+    double total[lanes];
+    double total_lo[lanes];
+    double weight[lanes];
+    double weight_lo[lanes];
+    double divisor[lanes];  // the weight, or where nothing counts 1
+    double d[lanes];
+    double d2[lanes];
+    double different[lanes];
+    double offset[lanes];
+    double m2[lanes];
 
     template <class X, class Policy>
     WeightedLanes(const ColumnSums<X, Policy>& c, const Policy& by) {
-        store(d, Full{}, c.deviations.sums.d);
-        store(d2, Full{}, c.deviations.sums.d2);
+        const ExactSum<Wide> weights = by.column_weights(c.sums.weight);
         store(shift, Full{}, c.shift);
-        ExactSum<Wide> weights;
-        if constexpr (two_passes<X>) {
-            store(total, Full{}, c.totals.total.high);
-            store(total_lo, Full{}, c.totals.total.low);
-            weights = by.column_weights(c.totals.weight);
-        } else {
-            weights = by.column_weights(c.deviations.weight);
-        }
+        store(total, Full{}, c.sums.total.high);
+        store(total_lo, Full{}, c.sums.total.low);
         store(weight, Full{}, weights.high);
         store(weight_lo, Full{}, weights.low);
+        store(divisor, Full{}, unless_positive(weights.high, weights.high, broadcast(1.0)));
+        store(d, Full{}, c.sums.shifted.d);
+        store(d2, Full{}, c.sums.shifted.d2);
+        store(different, Full{}, c.sums.differences.bits);
     }
-    // The weight to divide by.
-    double divisor(std::ptrdiff_t j) const { return weight[j] > 0.0 ? weight[j] : 1.0; }
-    Moments<double> moments(std::ptrdiff_t j) const {
-        const ShiftedSums<double> sums{d[j], d2[j]};
-        return moments_from(sums, divisor(j), shift[j], ExactSum<double>{total[j], total_lo[j]});
+
+    template <bool any_number>
+    void set_shift(std::ptrdiff_t j) {
+        shift[j] = mean_of<any_number>({total[j], total_lo[j]}, {divisor[j], weight_lo[j]});
+    }
+    void set_moments(std::ptrdiff_t j) {
+        const ShiftedSums<double> shifted{d[j], d2[j]};
+        const Moments<double> chunk = moments_from(shifted, divisor[j], shift[j], {});
+        offset[j] = chunk.offset;
+        m2[j] = chunk.m2;
+    }
+    template <bool any_number>
+    void set_total(std::ptrdiff_t j) {
+        const ExactSum<double> sum = total_from<any_number>(d[j], weight[j], shift[j]);
+        total[j] = sum.high;
+        total_lo[j] = sum.low;
+    }
+    template <bool any_number>
+    void check_m2(std::ptrdiff_t j) {
+        m2[j] = checked_m2<any_number>(m2[j], shift[j], different[j]);
+    }
+    void fold(const MomentsSums& state, std::ptrdiff_t j) const {
+        const Moments<double> chunk{shift[j], offset[j], m2[j], 0.0, total[j], total_lo[j]};
+        fold_weighted(state, j, chunk, {weight[j], weight_lo[j]});
     }
 };
 
-// The means of the columns, once their totals are known.
-template <class X, class Policy>
-[[gnu::noinline]] void set_shift(ColumnSums<X, Policy>& c, const Policy& by) {
-    WeightedLanes a(c, by);
+template <bool any_number>
+FASTBN_FLATTEN [[gnu::noinline]] void set_shift(WeightedLanes& sums) {
 #pragma omp simd
-    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-        double low;
-        a.shift[j] = quotient(a.total[j], a.total_lo[j], a.divisor(j), a.weight_lo[j], low);
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_shift<any_number>(j);
+}
+
+template <bool any_number, bool twice>
+FASTBN_FLATTEN [[gnu::noinline]] void fold_lanes(WeightedLanes& sums, const MomentsSums& state,
+                                                 std::ptrdiff_t n) {
+#pragma omp simd
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_moments(j);
+    if constexpr (twice) {
+#pragma omp simd
+        for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.check_m2<any_number>(j);
+    } else {
+#pragma omp simd
+        for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_total<any_number>(j);
     }
-    c.shift = load<double>(a.shift, Full{});
+#pragma omp simd
+    for (std::ptrdiff_t j = 0; j < n; ++j) sums.fold(state, j);
 }
 
 template <class X, class Policy, class N>
-[[gnu::noinline]] void fold_column_block(const ColumnSums<X, Policy>& c, Tile<const X> x,
-                                         const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t i,
-                                         N n, const MomentsSums& state) {
-    WeightedLanes a(c, by);
-    bool any_zero = false;
-    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-        if constexpr (!two_passes<X>) {
-            const ExactSum<double> total =
-                weighted_total_from_shifted(a.d[j], a.weight[j], a.shift[j]);
-            a.total[j] = total.high;
-            a.total_lo[j] = total.low;
-        }
-        a.m2[j] = a.moments(j).m2;
-        any_zero = any_zero || (a.m2[j] == 0.0 && a.weight[j] > 0.0);
-    }
-    if (two_passes<X> && any_zero) confirm_zeros(x, by, rows, i, n, c.shift, a.m2);
-    for (std::ptrdiff_t j = 0; j < count_of(n); ++j) {
-        Moments<double> chunk = a.moments(j);
-        chunk.m2 = a.m2[j];
-        fold_weighted(state, j, chunk, {a.weight[j], a.weight_lo[j]});
-    }
+inline void set_shift(ColumnSums<X, Policy>& c, const Policy& by, double, N n) {
+    WeightedLanes sums(c, by);
+    set_shift<Policy::any_number>(sums);
+    c.shift = load<double>(sums.shift, Full{});
+    set_looks(c, n);
 }
 
+template <class X, class Policy, class N>
+inline void fold_columns(const ColumnSums<X, Policy>& c, const Policy& by, double, double,
+                         const MomentsSums& state, N n) {
+    WeightedLanes sums(c, by);
+    fold_lanes<Policy::any_number, two_passes<X>>(sums, state, count_of(n));
+}
+
+// ---- The kernel ----
+
 template <class X, class Policy>
-FASTBN_FLATTEN void moments_of_columns(Tile<const void> x_any, Tile<const void> weights,
+FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const void> weights,
                                        std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                                        MomentsSums state, void* scratch) noexcept {
-    using Sums = ColumnSums<X, Policy>;
-    static_assert(sizeof(Sums) <= column_scratch_bytes);
-    const Tile<const X> x = typed<const X>(x_any);
+    static_assert(sizeof(ColumnSums<X, Policy>) <= column_scratch_bytes);
+    const Tile<const X> x = typed<const X>(untyped_x);
     const Policy by(weights, rows);
-    auto* const columns = static_cast<Sums*>(scratch);
+    const double size = static_cast<double>(rows);
+    auto* const columns = static_cast<ColumnSums<X, Policy>*>(scratch);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        Sums& c = columns[i / lanes];
-        c.deviations = {};
-        if constexpr (two_passes<X>) {
-            c.totals = {};
-        } else {
-            c.shift = column_shifts(x, by, rows, i, n);
-        }
+        ColumnSums<X, Policy>& c = columns[i / lanes];
+        clear(c.sums);
+        if constexpr (!two_passes<X>) c.shift = column_shifts(x, by, rows, i, n);
     });
     if constexpr (two_passes<X>) {
-        add_columns(&Sums::totals, x, by, rows, cols, columns);
-        each_block(0, cols, [&](std::ptrdiff_t i, auto) {
-            Sums& c = columns[i / lanes];
-            if constexpr (Policy::all_count) {
-                Wide low;
-                c.shift = quotient(c.totals.total.high, c.totals.total.low,
-                                   static_cast<double>(rows), low);
-            } else {
-                set_shift(c, by);
-            }
-        });
+        add_totals(x, by, rows, cols, columns);
+        each_block(0, cols,
+                   [&](std::ptrdiff_t i, auto n) { set_shift(columns[i / lanes], by, size, n); });
     }
-    add_columns(&Sums::deviations, x, by, rows, cols, columns);
+    add_shifted(x, by, rows, cols, columns);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        const MomentsSums here = state_from(state, i);
-        if constexpr (Policy::all_count) {
-            fold_column_block(columns[i / lanes], x, rows, i, n, count, here);
-        } else {
-            fold_column_block(columns[i / lanes], x, by, rows, i, n, here);
-        }
+        fold_columns(columns[i / lanes], by, size, count, state_from(state, i), n);
     });
 }
 

@@ -23,6 +23,8 @@ struct NoWeightSum {
     void add(int, By) {}
 };
 
+inline void copy(NoWeightSum, NoWeightSum&) {}
+
 // Where each value counts once or not at all: exact.
 struct CountSum {
     Wide sum;
@@ -32,12 +34,16 @@ struct CountSum {
 // Of other numbers: for statistics of float64 a double-double, for float32 rounded.
 struct RoundedWeightSum {
     Wide sum;
-    void add(int k, Times by) { sum.reg[k] = add_evenly(k + 1, sum.reg[k], by.weight); }
+    void add(int k, TimesOrNot by) { sum.reg[k] = add_evenly(k + 1, sum.reg[k], by.weight); }
 };
 struct ExactWeightSum {
     ExactSum<Wide> sum;
-    void add(int k, Times by) { sum.add(k, by.weight); }
+    void add(int k, TimesOrNot by) { sum.add(k, by.weight); }
 };
+
+inline void copy(const CountSum& from, CountSum& to) { copy(from.sum, to.sum); }
+inline void copy(const RoundedWeightSum& from, RoundedWeightSum& to) { copy(from.sum, to.sum); }
+inline void copy(const ExactWeightSum& from, ExactWeightSum& to) { copy(from.sum, to.sum); }
 
 inline ExactSum<double> total_of(const CountSum& weights) {
     return {horizontal_sum(weights.sum), 0.0};
@@ -76,6 +82,9 @@ struct Unweighted {
     Unweighted(Tile<const void>, std::ptrdiff_t) {}
     static bool skips(std::ptrdiff_t) { return false; }
     static Wide fill(const Wide& neutral) { return neutral; }
+    static ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t rows, std::ptrdiff_t cols) {
+        return {static_cast<double>(rows * cols), 0.0};
+    }
     template <class N>
     static Once of(std::ptrdiff_t, std::ptrdiff_t, int, N, Vec<double>) {
         return {};
@@ -88,7 +97,7 @@ struct EachElement {
 
     static bool skips(std::ptrdiff_t) { return false; }
     template <class WeightSum>
-    static ExactSum<double> tile_weight(const WeightSum& weights, std::ptrdiff_t) {
+    static ExactSum<double> tile_weight(const WeightSum& weights, std::ptrdiff_t, std::ptrdiff_t) {
         return total_of(weights);
     }
     template <class WeightSum>
@@ -138,7 +147,7 @@ struct ElementWeights : EachElement {
         : weights_(typed<const double>(weights)) {}
     static Wide fill(const Wide& neutral) { return neutral; }
     template <class N>
-    Times of(std::ptrdiff_t r, std::ptrdiff_t i, int k, N n, Vec<double>) const {
+    TimesOrNot of(std::ptrdiff_t r, std::ptrdiff_t i, int k, N n, Vec<double>) const {
         return {load_register(weights_.data + r * weights_.stride + i, k, n, Wide{})};
     }
 
@@ -155,8 +164,10 @@ struct RowWeights {
 
     RowWeights(Tile<const void> weights, std::ptrdiff_t rows)
         : weights_(static_cast<const double*>(weights.data)) {
+        double largest = 0.0;
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            if (weights_[r] > weights_[heaviest_]) heaviest_ = r;
+            heaviest_ = weights_[r] > largest ? r : heaviest_;
+            largest = weights_[r] > largest ? weights_[r] : largest;
             double error;
             sum_.high = two_sum(sum_.high, weights_[r], error);
             sum_.low += error;
@@ -168,7 +179,7 @@ struct RowWeights {
     Times of(std::ptrdiff_t r, std::ptrdiff_t, int, N, Vec<double>) const {
         return {Vec<double>::broadcast(weights_[r])};
     }
-    ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t cols) const {
+    ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t, std::ptrdiff_t cols) const {
         const double n = static_cast<double>(cols);
         ExactSum<double> weight{};
         weight.high = two_product(sum_.high, n, weight.low);

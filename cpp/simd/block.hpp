@@ -79,6 +79,14 @@ inline Block<T> broadcast(T a) {
     return b;
 }
 
+// Register by register: what holds several blocks g++ 12 copies as a whole by way of memory, or by
+// a string instruction, which is slow to start.
+template <class T>
+inline void copy(const Block<T>& from, Block<T>& to) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) to.reg[k] = from.reg[k];
+}
+
 // The first n lanes of a, the others of b.
 template <class T>
 inline Block<T> blend(std::ptrdiff_t n, Block<T> a, const Block<T>& b) {
@@ -263,10 +271,8 @@ inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, Full) {
     return Vec<T>::marked(p + k * Vec<T>::width);
 }
 template <class T>
-[[gnu::noinline]] typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdiff_t in) {
-    std::uint8_t whole[Vec<T>::width] = {};
-    for (std::ptrdiff_t i = 0; i < in; ++i) whole[i] = p[k * Vec<T>::width + i];
-    return Vec<T>::marked(whole);
+inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdiff_t in) {
+    return Vec<T>::marked(p + k * Vec<T>::width, in);
 }
 
 // The sum of the lanes: the upper half onto the lower, four times.

@@ -29,6 +29,7 @@
 //     a + b, a - b, a * b
 //     Mask                       which lanes are meant
 //     marked(p)                  the lanes whose byte from p on is not 0; reads `width` bytes
+//     marked(p, n)               the same of the first n bytes, without reading past them
 //     select(mask, a, b)         a in the mask's lanes, b in the others
 //     keep(mask, a)              the same with b = 0
 //
@@ -90,6 +91,7 @@ struct VecContract {
     static_assert(is_same<decltype(V::lesser(v, v)), V> && is_same<decltype(V::greater(v, v)), V>);
     static_assert(is_same<decltype(V::add_one_where_nan(v, v)), V>);
     static_assert(sizeof(V::marked(bytes)) == sizeof(Mask));
+    static_assert(sizeof(V::marked(bytes, std::ptrdiff_t{0})) == sizeof(Mask));
     static_assert(is_same<decltype(V::select(V::marked(bytes), v, v)), V>);
     static_assert(is_same<decltype(V::keep(V::marked(bytes), v)), V>);
     static_assert(is_same<decltype(v + v), V> && is_same<decltype(v - v), V> &&

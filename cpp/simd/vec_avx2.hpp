@@ -31,6 +31,13 @@ inline __m128i load_32(const void* p) {
     return _mm_cvtsi32_si128(bits);
 }
 
+// The first n bytes from p on, 0 <= n <= 8, and zeros.
+[[gnu::noinline]] __m128i load_bytes(const std::uint8_t* p, std::ptrdiff_t n) {
+    std::uint64_t bytes = 0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) bytes |= std::uint64_t{p[i]} << (8 * i);
+    return _mm_cvtsi64_si128(static_cast<long long>(bytes));
+}
+
 // Eight and four values from p on, as float.
 inline __m256 widen_8(const Float16* p) { return _mm256_cvtph_ps(load_128(p)); }
 inline __m256 widen_8(const Bfloat16* p) {
@@ -119,10 +126,12 @@ struct Vec<float> {
     }
 
     using Mask = __m256;
-    static Mask marked(const std::uint8_t* p) {
-        const __m256i bytes = _mm256_cvtepu8_epi32(load_64(p));
-        return _mm256_castsi256_ps(_mm256_cmpgt_epi32(bytes, _mm256_setzero_si256()));
+    static Mask marked(__m128i bytes) {
+        const __m256i wide = _mm256_cvtepu8_epi32(bytes);
+        return _mm256_castsi256_ps(_mm256_cmpgt_epi32(wide, _mm256_setzero_si256()));
     }
+    static Mask marked(const std::uint8_t* p) { return marked(load_64(p)); }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) { return marked(load_bytes(p, n)); }
     static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask)}; }
     static Vec keep(Mask mask, Vec a) { return {_mm256_and_ps(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
@@ -187,10 +196,12 @@ struct Vec<double> {
     }
 
     using Mask = __m256d;
-    static Mask marked(const std::uint8_t* p) {
-        const __m256i bytes = _mm256_cvtepu8_epi64(load_32(p));
-        return _mm256_castsi256_pd(_mm256_cmpgt_epi64(bytes, _mm256_setzero_si256()));
+    static Mask marked(__m128i bytes) {
+        const __m256i wide = _mm256_cvtepu8_epi64(bytes);
+        return _mm256_castsi256_pd(_mm256_cmpgt_epi64(wide, _mm256_setzero_si256()));
     }
+    static Mask marked(const std::uint8_t* p) { return marked(load_32(p)); }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) { return marked(load_bytes(p, n)); }
     static Mask numbers(Vec a) { return _mm256_cmp_pd(a.v, a.v, _CMP_ORD_Q); }
     static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_pd(b.v, a.v, mask)}; }
     static Vec keep(Mask mask, Vec a) { return {_mm256_and_pd(mask, a.v)}; }

@@ -103,6 +103,10 @@ struct Vec<float> {
         const __m128i bytes = load_128(p);
         return _mm_test_epi8_mask(bytes, bytes);
     }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(first(n), p);
+        return _mm_test_epi8_mask(bytes, bytes);
+    }
     static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_ps(b.v, mask, a.v)}; }
     static Vec keep(Mask mask, Vec a) { return {_mm512_maskz_mov_ps(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm512_maskz_min_ps(all_16, a.v, b.v)}; }
@@ -168,6 +172,10 @@ struct Vec<double> {
     using Mask = __mmask8;
     static Mask marked(const std::uint8_t* p) {
         const __m128i bytes = load_64(p);
+        return static_cast<__mmask8>(_mm_test_epi8_mask(bytes, bytes));
+    }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(first(n), p);
         return static_cast<__mmask8>(_mm_test_epi8_mask(bytes, bytes));
     }
     static Mask numbers(Vec a) { return _mm512_cmp_pd_mask(a.v, a.v, _CMP_ORD_Q); }

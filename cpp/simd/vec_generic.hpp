@@ -119,9 +119,14 @@ struct Vec {
 
     using Mask = decltype(Native{} == Native{});  // a lane is 0 or -1
     static Mask marked(const std::uint8_t* p) {
-        Native bytes{};
+        Mask bytes{};
         for (std::ptrdiff_t i = 0; i < width; ++i) bytes[i] = p[i];
-        return bytes != T(0);
+        return bytes != 0;
+    }
+    [[gnu::noinline]] static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) {
+        Mask bytes{};
+        for (std::ptrdiff_t i = 0; i < n; ++i) bytes[i] = p[i];
+        return bytes != 0;
     }
     static Mask numbers(Vec a) { return a.v == a.v; }
     static Vec select(Mask mask, Vec a, Vec b) { return {mask ? a.v : b.v}; }
