@@ -145,11 +145,17 @@ inline void copy(const ExactSum<Wide>& from, ExactSum<Wide>& to) {
 }
 inline void copy(const Differences& from, Differences& to) { copy(from.bits, to.bits); }
 
-// `weight`: the sum of the values' weights, more than 0; where each counts once, their number.
-template <class V>
+// `weight`: the sum of the values' weights, more than 0; where each counts once, their number. Any
+// other number may be so small that float64 does not hold 1 / weight.
+template <bool any_number, class V>
 inline Moments<V> moments_from(const ShiftedSums<V>& sums, double weight, const V& shift,
                                const ExactSum<V>& total) {
-    const V offset = sums.d * (1.0 / weight);
+    V offset;
+    if constexpr (any_number) {
+        offset = sums.d / weight;
+    } else {
+        offset = sums.d * (1.0 / weight);
+    }
     const V m2 = clamp_negative(sums.d2 - sums.d * offset);
     return {shift, offset, m2, V{}, total.high, total.low};
 }

@@ -167,7 +167,7 @@ inline void fold_tile(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, st
         weight = by.tile_weight(sums.weight, rows, cols);
         total = total_from<Policy::any_number>(shifted.d, weight.high, shift);
     }
-    Moments<double> chunk = moments_from(shifted, weight.high, shift, total);
+    Moments<double> chunk = moments_from<Policy::any_number>(shifted, weight.high, shift, total);
     if (two_passes<X> && chunk.m2 == 0.0) {
         chunk.m2 = checked_m2<Policy::any_number>(chunk.m2, shift, sums.differences.over_lanes());
     }
@@ -312,7 +312,7 @@ inline void fold_columns(const ColumnSums<X, Unweighted>& c, const Unweighted&, 
     } else {
         total.high = two_sum(c.shift * rows, c.sums.shifted.d, total.low);
     }
-    Moments<Wide> chunk = moments_from(c.sums.shifted, rows, c.shift, total);
+    Moments<Wide> chunk = moments_from<false>(c.sums.shifted, rows, c.shift, total);
     if (two_passes<X> && !all_positive(chunk.m2, n)) check_zeros(chunk.m2, c);
     write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
 }
@@ -353,9 +353,10 @@ struct alignas(64) WeightedLanes {
     void set_shift(std::ptrdiff_t j) {
         shift[j] = mean_of<any_number>({total[j], total_lo[j]}, {divisor[j], weight_lo[j]});
     }
+    template <bool any_number>
     void set_moments(std::ptrdiff_t j) {
         const ShiftedSums<double> shifted{d[j], d2[j]};
-        const Moments<double> chunk = moments_from(shifted, divisor[j], shift[j], {});
+        const Moments<double> chunk = moments_from<any_number>(shifted, divisor[j], shift[j], {});
         offset[j] = chunk.offset;
         m2[j] = chunk.m2;
     }
@@ -385,7 +386,7 @@ template <bool any_number, bool twice>
 FASTBN_FLATTEN [[gnu::noinline]] void fold_lanes(WeightedLanes& sums, const MomentsSums& state,
                                                  std::ptrdiff_t n) {
 #pragma omp simd
-    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_moments(j);
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_moments<any_number>(j);
     if constexpr (twice) {
 #pragma omp simd
         for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.check_m2<any_number>(j);
