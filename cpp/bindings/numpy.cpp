@@ -23,9 +23,7 @@ void load_numpy() {
 
 bool is_array(PyObject* value) { return numpy().PyArray_Check_(value); }
 
-bool is_exactly_array(PyObject* value) {
-    return Py_TYPE(value) == reinterpret_cast<PyTypeObject*>(numpy().PyArray_Type_);
-}
+bool is_exactly_array(PyObject* value) { return Py_TYPE(value) == numpy().PyArray_Type_; }
 
 ArrayFields fields_of_array(PyObject* array) {
     const auto* const fields = py::detail::array_proxy(array);

@@ -333,6 +333,52 @@ private:
     const GradientsOut& out_;
 };
 
+// Parameters and statistics of all channels, out of their arrays.
+struct ChannelInputs {
+    ChannelInputs(const Normalization& of, const Features& features)
+        : weight(of.parameters.weight, features, 1.0),
+          bias(of.parameters.bias, features, 0.0),
+          mean(of.mean, features, 0.0),
+          mean_lo({}, features, 0.0),
+          invstd(of.invstd, features, 1.0),
+          count(of.count, features, 0.0),
+          mean_dy(of.mean_dy, features, 0.0),
+          mean_dy_xhat(of.mean_dy_xhat, features, 0.0),
+          has_count(of.count),
+          has_means(of.mean_dy) {}
+
+    ChannelParameters parameters() const {
+        return {mean.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()};
+    }
+    KnownSums known() const {
+        return {has_count ? count.data() : nullptr, has_means ? mean_dy.data() : nullptr,
+                has_means ? mean_dy_xhat.data() : nullptr};
+    }
+
+    ChannelValues weight;
+    ChannelValues bias;
+    ChannelValues mean;
+    ChannelValues mean_lo;
+    ChannelValues invstd;
+    ChannelValues count;
+    ChannelValues mean_dy;
+    ChannelValues mean_dy_xhat;
+    bool has_count;
+    bool has_means;
+};
+
+Work backward_work(const GradientOperands& operands, const Weights& weights, bool weighted) {
+    Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
+                                 {&operands.dx, &operands.dz});
+    if (!weighted) return work;
+    // Packed weights keep tiles small, and several channels may differ in them.
+    const bool by_row = weights.form() == WeightsForm::by_row;
+    work.packed_sums = weights.form() == WeightsForm::by_element;
+    work.all_direct = work.all_direct && (by_row || weights.is_direct());
+    work.adjacent_channels = work.adjacent_channels && by_row && weights.same_in_channels();
+    return work;
+}
+
 void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
            const EpilogueRef& epilogue, const Normalization& normalization,
            const GradientsOut& out) {
@@ -375,15 +421,8 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
                               operand_of(epilogue.residual, layout, kernels.dy),
                               operand_of(out.dx, layout, kernels.dy),
                               operand_of(out.dz, layout, kernels.dy)};
-    Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
-                                 {&operands.dx, &operands.dz});
+    Work work = backward_work(operands, weights, weighted);
     work.reduces = sums;
-    if (weighted) {  // packed weights keep tiles small, and several channels may differ in them
-        const bool by_row = weights.form() == WeightsForm::by_row;
-        work.packed_sums = weights.form() == WeightsForm::by_element;
-        work.all_direct = work.all_direct && (by_row || weights.is_direct());
-        work.adjacent_channels = work.adjacent_channels && by_row && weights.same_in_channels();
-    }
     const Plan plan = plan_of(layout, x.dtype, work);
     StagingBuffers staging(plan);
     for (Operand* operand :
@@ -392,23 +431,13 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     }
     if (weighted) weights.take_staging(staging);
 
-    const ChannelValues weight(normalization.parameters.weight, features, 1.0);
-    const ChannelValues bias(normalization.parameters.bias, features, 0.0);
-    const ChannelValues mean(normalization.mean, features, 0.0);
-    const ChannelValues mean_lo({}, features, 0.0);
-    const ChannelValues invstd(normalization.invstd, features, 1.0);
-    const ChannelValues count(normalization.count, features, 0.0);
-    const ChannelValues mean_dy(normalization.mean_dy, features, 0.0);
-    const ChannelValues mean_dy_xhat(normalization.mean_dy_xhat, features, 0.0);
-    const KnownSums known{normalization.count ? count.data() : nullptr,
-                          sums ? nullptr : mean_dy.data(), sums ? nullptr : mean_dy_xhat.data()};
-    const ChannelParameters channels{mean.data(), mean_lo.data(), invstd.data(), weight.data(),
-                                     bias.data()};
-    const ForwardValues forward(channels, epilogue.activation, kernels.computed, features.channels,
-                                plan);
+    const ChannelInputs channels(normalization, features);
+    const ForwardValues forward(channels.parameters(), epilogue.activation, kernels.computed,
+                                features.channels, plan);
     execute(plan, staging,
             BackwardOperation(plan, kernels, normalize_kernels(kernels.dy, kernels.dy), operands,
-                              weights, through_statistics, channels, known, forward, out));
+                              weights, through_statistics, channels.parameters(), channels.known(),
+                              forward, out));
 }
 
 }  // namespace fastbn

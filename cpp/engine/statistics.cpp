@@ -341,7 +341,7 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
 
 Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
                                       const Memory& memory) const noexcept {
-    const bool weighted = weights_.differ();
+    const bool weighted = buffers.sums.weight != nullptr;
     merge_slab(plan_, slab, memory, [&](const Merge& m) {
         channel_kernels().merge_moments(from(buffers.sums, m.to), m.before,
                                         from(buffers.sums, m.from), m.count, m.n);
