@@ -778,8 +778,8 @@ class BatchNorm:
         # Comparing with the default takes less time than the check.
         skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
         single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
-        # By position as far as parameters follow each other: CPython makes a dict, which takes half a microsecond, where
-        # the values by position and twice the keywords are more than thirty.
+        # By position as far as parameters follow each other: where the values by position and twice the keywords are
+        # more than thirty, CPython makes a dict, which takes half a microsecond.
         y, mean, var, invstd, count = _core.batch_norm_train(
             x,
             self.weight,
