@@ -4,7 +4,7 @@ Functions and names follow ``torch.nn.functional.batch_norm``; arrays, axes and 
 
 Everything in ``__all__`` is used as ``fastbn.<name>``. The public modules are `fastbn.functional`, `fastbn.results` and
 `fastbn.config`, where some of these names are defined, and those that serve another library and need it:
-`fastbn.sklearn`, `fastbn.dask` and `fastbn.mpi`. All others are private.
+`fastbn.sklearn`, `fastbn.dask`, `fastbn.mpi` and `fastbn.interop`. All others are private.
 """
 
 import importlib
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastbn import _pickles
 from fastbn._core import version as __version__
+from fastbn._folding import fold
 from fastbn._layer.batch_norm import BatchNorm
 from fastbn._moments.moments import Moments
+from fastbn._population import population_statistics
 from fastbn.config import (
     PoolInfo,
     clear_pool,
@@ -40,10 +42,12 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_train",
     "clear_pool",
+    "fold",
     "get_num_threads",
     "moments",
     "normalize",
     "pool_info",
+    "population_statistics",
     "set_num_threads",
     "set_pool_limit",
     "show_config",
@@ -52,7 +56,7 @@ __all__ = [
 ]
 
 _MODULES = ("config", "functional", "results")
-_INTEGRATIONS = ("dask", "mpi", "sklearn")  # imported when they are asked for
+_INTEGRATIONS = ("dask", "interop", "mpi", "sklearn")  # imported when they are asked for
 
 _pickles.name_publicly(BatchNorm, Gradients, Moments, PoolInfo, ResidualGradients, TrainResult)
 _pickles.stand_in_for_moved_modules()

@@ -80,9 +80,11 @@ def affine(
     inverse: bool = False,
     out: Array | None = None,
     refuse_infinity: bool = False,
+    clip: float | None = None,
 ) -> Array:
     """Return ``(x - mean) / scale`` or ``x * scale + mean``, of x's type, and of float64 where x is not floating.
 
+    With `clip`, no value of the first is larger than this in magnitude; NaN stays.
     With `refuse_infinity`, ValueError if x holds infinity. It is found while the result is written, so `out` must be
     None.
     """
@@ -93,9 +95,19 @@ def affine(
         center, factor, shift = zeros, scale, mean
     else:
         center, factor, shift = zeros if mean is None else mean, None if scale is None else 1 / scale, None
-    return _core.normalize(
+    y = _core.normalize(
         x, center, ones, factor, shift, eps=0.0, axis=axis, dtype=dtype, out=out, refuse_infinity=refuse_infinity
     )
+    return y if clip is None or inverse else clipped(y, clip)
+
+
+def clipped(y: Array, clip: float) -> Array:
+    """Clip an array in place to [-clip, clip], rounded towards zero to y's type, and return it."""
+    with np.errstate(over="ignore"):
+        bound = y.dtype.type(clip)
+    if float(bound) > clip:
+        bound = np.nextafter(bound, y.dtype.type(0))
+    return np.clip(y, -bound, bound, out=y)
 
 
 def _seen(count: Any, count_dtype: Any) -> Any:

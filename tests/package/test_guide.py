@@ -15,13 +15,15 @@ from fastbn.__main__ import main
 from support.interpreters import run_ranks
 
 DOCS = Path(__file__).parents[2] / "docs"
+# Libraries that layers and scalers are exchanged with.
+OTHERS = "torch|keras|flax|onnx|onnxruntime|skl2onnx|skops"
 BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
 
 
 def sections() -> list[Any]:
     """Return (the file's first lines, a section) of all files that show what to do."""
     found = []
-    for name in ("guide", "standardization", "files", "distributed"):
+    for name in ("guide", "toolbox", "standardization", "files", "distributed"):
         head, *shown = (DOCS / f"{name}.md").read_text().split("\n## ")
         found += [
             pytest.param(head, text, id=f"{name}: {text.splitlines()[0]}") for text in shown if BLOCK.search(text)
@@ -63,11 +65,16 @@ def assert_ranks_print(code: str) -> int:
     return len(promised(code))
 
 
+# Of Keras, which converts PyTorch's tensors so.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 @pytest.mark.parametrize(("head", "section"), sections())
 def test_the_examples_run(
     head: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for library in re.findall(rf"^(?:import|from) ({OTHERS})\b", section, re.MULTILINE):
+        pytest.importorskip(library)
     names: dict[str, object] = {"__name__": "__main__"}
     shown = 0
     for kind, block in BLOCK.findall(head) + BLOCK.findall(section):

@@ -13,7 +13,7 @@ import pytest
 
 import fastbn
 
-MODULES = ["config", "dask", "functional", "mpi", "results", "sklearn"]
+MODULES = ["config", "dask", "functional", "interop", "mpi", "results", "sklearn"]
 # Not offered, although their names do not say that they are private.
 SERVING = {"io", "command", "__main__"}
 

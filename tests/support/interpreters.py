@@ -29,10 +29,10 @@ def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_ranks(code: str, **variables: str) -> str:
-    """Run code on three MPI ranks of one thread each, and return what they print; skip the test without MPI."""
+def run_ranks(code: str, ranks: int = 3, **variables: str) -> str:
+    """Run code on MPI ranks of one thread each, and return what they print; skip the test without MPI."""
     done = subprocess.run(
-        [mpirun(), "-n", "3", sys.executable, "-c", code],
+        [mpirun(), "-n", str(ranks), sys.executable, "-c", code],
         env=environment(OMP_NUM_THREADS="1", **variables),
         capture_output=True,
         text=True,

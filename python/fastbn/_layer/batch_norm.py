@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -10,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
+from fastbn._layer import synchronized
 from fastbn._layer.lengths import where_within
+from fastbn._layer.rank_gradients import Call, gradient_sums, input_gradient
+from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, limits_at, renormalization
 from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
 from fastbn._moments.moments import Moments
 from fastbn._npz import not_written, read_npz, write_npz
@@ -28,7 +32,7 @@ from fastbn._validation import (
     converted,
     kept_axes,
 )
-from fastbn.functional import batch_norm_train
+from fastbn.functional import batch_norm_train, moments
 
 Array: TypeAlias = npt.NDArray[Any]
 L = TypeVar("L", bound="BatchNorm")
@@ -37,7 +41,15 @@ _WRITER = "BatchNorm.save"
 _MODES = ("training", "frozen", "frozen_parameters")
 # Options that came after version 0.1.0, with their defaults. repr and files leave out those that have the default, so
 # that version 0.1.0 reads the files of layers that use none of them.
-_LATER = {"activation": None, "negative_slope": 0.01, "on_nonfinite": "propagate", "on_single": "error"}
+_LATER = {
+    "activation": None,
+    "negative_slope": 0.01,
+    "on_nonfinite": "propagate",
+    "on_single": "error",
+    "renorm": None,
+}
+# Left out where they are what `affine` is.
+_PARTS = ("use_weight", "use_bias")
 
 
 class _LastCall:
@@ -56,7 +68,9 @@ class _LastCall:
         "mean",
         "negative_slope",
         "parameters_learn",
+        "renormalization",
         "residual",
+        "total",
         "weights",
         "where",
         "x",
@@ -70,6 +84,8 @@ class _LastCall:
     mean: Array | None  # the batch's; this and invstd: None where the running statistics normalized
     invstd: Array | None
     count: Array | None  # where channels differ in it
+    renormalization: Renormalization | None  # None: there was none
+    total: Array | None  # the count over all ranks; None where the rank's own batch normalized
     activation: str | None
     negative_slope: float
     allow_single: bool  # whether one value per channel was allowed
@@ -102,7 +118,10 @@ class BatchNorm:
         first, and returns the weight. A layer with such a function cannot be saved to a file, and can be pickled if the
         function can.
     affine : bool, default True
-        Whether the layer has a weight (gamma, starts at 1) and a bias (beta, starts at 0).
+        Whether the layer has a weight (gamma, starts at 1) and a bias (beta, starts at 0), or neither.
+    use_weight, use_bias : bool, default True
+        Whether it has the one and the other, where ``affine`` is True. Before a ReLU and a linear map, a weight can be
+        left to the map.
     track_running_stats : bool, default True
         Whether there are running statistics. Without them the batch's own are used in evaluation mode too.
     correction : float, default 1
@@ -119,14 +138,27 @@ class BatchNorm:
     on_single : {"error", "biased"}, default "error"
         What a batch of one value per channel does in training: it is a ValueError, or it is normalized (xhat is 0) and
         its biased variance, 0, remembered; and so is that of channels whose weights sum to no more than ``correction``.
+    renorm : tuple of two, optional
+        ``(r_max, d_max)``: batch renormalization (Ioffe 2017). In training, y is close to what it is in evaluation::
+
+            r = clip(std / running_std, 1 / r_max, r_max)         std = sqrt(var + eps)
+            d = clip((mean - running_mean) / running_std, -d_max, d_max)
+            y = weight * (r * xhat + d) + bias
+
+        with the running statistics as they are before the call, and r and d constants for the gradient. Limits are
+        numbers, ``r_max >= 1`` and ``d_max >= 0``, or functions of the number of batches tracked, as momentum may be:
+        the paper begins with ``(1, 0)``, which is plain batch normalization, and opens them slowly, up to (3, 5).
+    comm : communicator, optional
+        Statistics in training, and the sums in `backward`, are taken over all ranks of ``comm``: anything with
+        ``allgather(obj) -> list``, such as ``mpi4py.MPI.COMM_WORLD``. See the notes.
     dtype : dtype, default float64
         float32 or float64, of parameters, their gradients and running statistics; independent of x.
 
     Attributes
     ----------
     weight, bias : ndarray or None
-        The parameters; None without ``affine`` and while the features are undecided. To set them write into them:
-        ``layer.weight[...] = values``.
+        The parameters; None for what the layer does not have, and while the features are undecided. To set them write
+        into them: ``layer.weight[...] = values``.
     grad_weight, grad_bias : ndarray or None
         Their gradients: zeros until `backward` fills them, and always the same arrays.
     running_mean, running_var : ndarray or None
@@ -147,6 +179,16 @@ class BatchNorm:
 
     ``copy.copy`` gives a layer that shares the arrays, ``copy.deepcopy`` an independent one. A call that fails changes
     nothing.
+
+    With ``comm``, the ranks' batches are normalized like one batch that holds all of them, of whatever sizes; a rank
+    may have one value per channel, or none: then it passes an empty x. Statistics are merged in the order of ranks
+    (Chan, Golub & LeVeque 1983, eq. 1.5), with the same bits on every rank. ``grad_weight`` and ``grad_bias`` are the
+    rank's own sums, for an optimizer that adds those of all ranks, and dx is exact. Each call in training makes one
+    collective of some 40 bytes per channel and rank, and so does its `backward`; evaluation and frozen calls make none.
+    All ranks must make the same calls in the same modes. If the arguments of one rank are wrong, or the ranks' options
+    or features differ, all ranks raise the same error and none is left waiting. The variance must fit float64, else
+    that is an error too. Copies keep ``comm``; files and pickles do not, as it belongs to a process: set
+    ``layer.comm`` after loading.
 
     Examples
     --------
@@ -172,6 +214,7 @@ class BatchNorm:
     running_mean: Array | None
     running_var: Array | None
     _last: _LastCall | None  # None: there has been no call, or it wrote over what backward needs
+    _populations: tuple[Moments, ...] = ()  # those that `population_statistics` collects at the moment
 
     def __init__(
         self,
@@ -181,24 +224,35 @@ class BatchNorm:
         eps: float = 1e-5,
         momentum: Momentum = 0.1,
         affine: bool = True,
+        use_weight: bool = True,
+        use_bias: bool = True,
         track_running_stats: bool = True,
         correction: float = 1,
         activation: Literal["relu", "leaky_relu"] | None = None,
         negative_slope: float = 0.01,
         on_nonfinite: Literal["propagate", "skip"] = "propagate",
         on_single: Literal["error", "biased"] = "error",
+        renorm: RenormLimits | None = None,
+        comm: Any = None,
         dtype: npt.DTypeLike = np.float64,
     ) -> None:
         self.axis = checked_axis(axis)
         self.eps = checked_real("eps", eps, 0, LARGEST)
         self.momentum = checked_momentum(momentum)
-        self.affine = checked_flag("affine", affine)
+        affine = checked_flag("affine", affine)
+        self.use_weight = checked_flag("use_weight", use_weight) and affine
+        self.use_bias = checked_flag("use_bias", use_bias) and affine
+        self.affine = self.use_weight or self.use_bias
         self.track_running_stats = checked_flag("track_running_stats", track_running_stats)
         self.correction = checked_real("correction", correction, 0, LARGEST)
         self.activation = checked_choice("activation", activation)
         self.negative_slope = checked_real("negative_slope", negative_slope, -LARGEST, LARGEST)
         self.on_nonfinite = checked_choice("on_nonfinite", on_nonfinite)
         self.on_single = checked_choice("on_single", on_single)
+        self.renorm = checked_limits(renorm)
+        if self.renorm is not None and not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for renorm, got {self.track_running_stats}")
+        self.comm = synchronized.checked_comm(comm)
         self.dtype = checked_dtype(dtype)
         shape = checked_features(num_features, self.axis)
         self._forget_features()
@@ -279,11 +333,19 @@ class BatchNorm:
         >>> layer(np.array([[[1.0], [3.0]], [[2.0], [0.0]]]), lengths=[2, 1])[0].ravel()
         array([-1.22474487,  1.22474487])
         """
-        batch = converted("x", x)
-        self._check_features(batch)
-        if lengths is not None:
-            where = where_within(lengths, batch.shape, self.axis, where)
-        added = None if residual is None else converted("residual", residual)
+        try:
+            batch = converted("x", x)
+            self._check_features(batch)
+            if lengths is not None:
+                where = where_within(lengths, batch.shape, self.axis, where)
+            added = None if residual is None else converted("residual", residual)
+        except Exception as error:
+            if self._is_synchronized():
+                synchronized.refuse(self.comm, "forward", error)
+            raise
+        if self._populations:  # nothing is kept for backward
+            by_batch = self._normalize_first_batch if self.num_features is None else self._normalize_by_batch
+            return by_batch(_LastCall(), batch, where, weights, added, out)
         last = _LastCall() if self._last is None else self._last
         if self.track_running_stats and (self.frozen or not self.training):
             y = self._normalize_by_running_statistics(last, batch, where, weights, added, out)
@@ -344,35 +406,43 @@ class BatchNorm:
         [0. 0.] [0.] [2.]
         """
         last = self._last
-        if last is None:
-            raise RuntimeError(
-                "backward needs a call of the layer on x before it, which out= has overwritten nothing of, got none"
-            )
-        grad = converted("dy", dy)
-        if grad.dtype != last.dtype:
-            raise TypeError(f"dy must have y's dtype {last.dtype}, got {grad.dtype}")
+        try:
+            last, grad = self._checked_gradient(dy)
+        except Exception as error:
+            if self._is_synchronized() if last is None else last.total is not None:
+                synchronized.refuse(self.comm, "backward", error)
+            raise
         by_batch = last.mean is not None
-        dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
-            grad,
-            last.x,
-            self.weight,
-            self.bias,
-            mean=last.mean if by_batch else self._require(self.running_mean),
-            invstd=last.invstd if by_batch else self._running_invstd(),
-            count=last.count,
-            axis=self.axis,
-            training=by_batch,
-            where=last.where,
-            weights=last.weights,
-            residual=last.residual,
-            activation=last.activation,
-            negative_slope=last.negative_slope,
-            allow_single=last.allow_single,
-        )
+        weight, bias = self.weight, self.bias
+        if last.renormalization is not None:
+            weight, bias = last.renormalization.parameters(weight, bias)
+        if last.total is not None:
+            dx, dweight, dbias, *dresidual = self._backward_over_ranks(grad, weight, bias, last)
+        else:
+            dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
+                grad,
+                last.x,
+                weight,
+                bias,
+                mean=last.mean if by_batch else self._require(self.running_mean),
+                invstd=last.invstd if by_batch else self._running_invstd(),
+                count=last.count,
+                axis=self.axis,
+                training=by_batch,
+                where=last.where,
+                weights=last.weights,
+                residual=last.residual,
+                activation=last.activation,
+                negative_slope=last.negative_slope,
+                allow_single=last.allow_single,
+            )
         if self.affine and last.parameters_learn:
             with np.errstate(all="ignore"):
-                self._require(self.grad_weight)[...] = dweight
-                self._require(self.grad_bias)[...] = dbias
+                if self.grad_weight is not None:
+                    factors = last.renormalization
+                    self.grad_weight[...] = dweight if factors is None else factors.dweight(dweight, dbias)
+                if self.grad_bias is not None:
+                    self.grad_bias[...] = dbias
         return (dx, *dresidual) if dresidual else dx
 
     # Modes.
@@ -457,7 +527,7 @@ class BatchNorm:
     # Parameters and state.
 
     def parameters(self) -> list[Array]:
-        """Return ``[weight, bias]``, the layer's own arrays for an optimizer to change in place; [] without affine.
+        """Return ``[weight, bias]``, or the one the layer has: its own arrays, for an optimizer to change in place.
 
         The list can be kept: neither these arrays nor those of `gradients` are ever replaced. RuntimeError while the
         features are undecided.
@@ -474,7 +544,7 @@ class BatchNorm:
         >>> print(layer.weight, layer.bias)
         [0.8] [0.]
         """
-        return [self._require(getattr(self, key)) for key in PARAMETERS] if self.affine else []
+        return [self._require(getattr(self, key)) for key in self._parameter_keys()]
 
     def gradients(self) -> list[Array]:
         """Return ``[grad_weight, grad_bias]``, in the order of `parameters`; each `backward` overwrites them in place.
@@ -485,7 +555,52 @@ class BatchNorm:
         >>> BatchNorm(2).gradients()
         [array([0., 0.]), array([0., 0.])]
         """
-        return [self._require(getattr(self, f"grad_{key}")) for key in PARAMETERS] if self.affine else []
+        return [self._require(getattr(self, f"grad_{key}")) for key in self._parameter_keys()]
+
+    def scale_shift(self) -> tuple[Array, Array]:
+        """Return the two arrays of evaluation mode: ``y = scale * x + shift``.
+
+        ::
+
+            scale = weight / sqrt(running_var + eps)        shift = bias - running_mean * scale
+
+        Returns
+        -------
+        scale, shift : ndarray of float64
+            Fresh arrays of the feature shape. Where ``running_var + eps`` is 0, scale is 0 and shift is the bias, as in
+            a call.
+
+        Raises
+        ------
+        ValueError
+            If the layer has no running statistics.
+        RuntimeError
+            While the features are undecided.
+
+        Notes
+        -----
+        This form loses digits where the mean is large beside the deviation: scale * x and shift are then both near
+        mean / std, and y, of size 1, is their difference. At mean / std = 1e4 a float32 y has three right digits. Data
+        like these are better normalized by the layer itself or by `fastbn.normalize`, which subtract the mean first.
+        The activation comes after this map and is not part of it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import BatchNorm
+        >>> layer = BatchNorm(1, eps=0.0, momentum=1.0, correction=0)
+        >>> y = layer(np.array([[1.0], [5.0]]))
+        >>> layer.scale_shift()
+        (array([0.5]), array([-1.5]))
+        """
+        if not self.track_running_stats:
+            raise ValueError(f"track_running_stats must be True for scale_shift, got {self.track_running_stats}")
+        mean = self._require(self.running_mean).astype(np.float64)
+        scale = self._running_invstd() * (1.0 if self.weight is None else self.weight)
+        with np.errstate(all="ignore"):
+            # Where scale is 0 the shift is the bias, even if the mean is infinite.
+            offset = np.where(scale == 0, 0.0, mean * scale)
+            return scale, np.asarray((0.0 if self.bias is None else self.bias) - offset)
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of parameters and running statistics under PyTorch's keys.
@@ -570,8 +685,8 @@ class BatchNorm:
         Raises
         ------
         RuntimeError, ValueError, OSError
-            While the features are undecided; if momentum is a function, which no file can hold; if the file cannot be
-            written.
+            While the features are undecided; if momentum or a limit of renorm is a function, which no file can hold; if
+            the file cannot be written.
 
         Examples
         --------
@@ -586,6 +701,8 @@ class BatchNorm:
         """
         if callable(self.momentum):
             raise ValueError(f"momentum must be a number or None to be saved, got {self.momentum!r}")
+        if self.renorm is not None and any(map(callable, self.renorm)):
+            raise ValueError(f"renorm must be two numbers or None to be saved, got {self.renorm!r}")
         arrays = self.state_dict()
         modes = _MODES if self.frozen else _MODES[:1]
         config = self._options() | {name: getattr(self, name) for name in modes}
@@ -705,18 +822,17 @@ class BatchNorm:
         >>> bool(np.allclose(BatchNorm().init_identity(x)(x), x, rtol=1e-14))
         True
         """
-        if not self.affine:
-            raise ValueError(f"affine must be True for init_identity, got {self.affine}")
-        batch = converted("x", x)
-        self._check_features(batch)
-        result = batch_norm_train(batch, eps=self.eps, axis=self.axis)
+        for name in ("affine", *_PARTS):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must be True for init_identity, got {getattr(self, name)}")
+        mean, invstd, values = self._statistics_for_identity(x)
         with np.errstate(all="ignore"):
             # Unlike sqrt(var + eps), this is finite also where var is not: in float64 at 1e200.
-            weight = np.where(result.invstd == 0, 0.0, 1.0 / result.invstd).astype(self.dtype)
-            bias = result.mean.astype(self.dtype)
+            weight = np.where(invstd == 0, 0.0, 1.0 / invstd).astype(self.dtype)
+            bias = mean.astype(self.dtype)
         bad = ~(np.isfinite(weight) & np.isfinite(bias))
         if bad.any():
-            got = f"{bias[bad][0]} and {weight[bad][0]} from {result.count} value(s)"
+            got = f"{bias[bad][0]} and {weight[bad][0]} from {values} value(s)"
             raise ValueError(f"x must have a finite mean and deviation in {self.dtype} in every channel, got {got}")
         self.load_state_dict({"weight": weight, "bias": bias}, strict=False)
         return self
@@ -724,15 +840,33 @@ class BatchNorm:
     def __repr__(self) -> str:
         """Return the expression that makes such a layer."""
         features, *options = self._options().items()
+        if self.comm is not None:
+            options.append(("comm", self.comm))
         return f"{type(self).__name__}({features[1]}, {', '.join(f'{name}={value!r}' for name, value in options)})"
 
+    def __copy__(self: L) -> L:
+        """Return a layer that shares the arrays and the communicator."""
+        return self._copied(self.__getstate__())
+
+    def __deepcopy__(self: L, memo: dict[int, Any]) -> L:
+        """Return an independent layer of the same communicator."""
+        return self._copied(copy.deepcopy(self.__getstate__(), memo))
+
+    def _copied(self: L, state: dict[str, Any]) -> L:
+        result = type(self).__new__(type(self))
+        result.__setstate__(state)
+        result.comm = self.comm
+        return result
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the last batch: it may be large, and a copy has not been called on it."""
-        return self.__dict__ | {"_last": None}
+        """Leave out the last batch, which may be large, and what belongs to this process."""
+        left_out = ("_populations", "comm")
+        return {key: value for key, value in self.__dict__.items() if key not in left_out} | {"_last": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave, in version 0.1.0 too, where some options did not exist."""
-        self.__dict__.update(_LATER | {"frozen": False, "frozen_parameters": False} | state)
+        parts = dict.fromkeys(_PARTS, state.get("affine", True))
+        self.__dict__.update(_LATER | {"comm": None, "frozen": False, "frozen_parameters": False} | parts | state)
 
     # Private.
 
@@ -755,7 +889,7 @@ class BatchNorm:
             activation=self.activation,
             negative_slope=self.negative_slope,
         )
-        last.mean = last.invstd = last.count = last.where = last.weights = None
+        last.mean = last.invstd = last.count = last.where = last.weights = last.renormalization = last.total = None
         last.allow_single = False
         return y
 
@@ -775,15 +909,24 @@ class BatchNorm:
     def _normalize_by_batch(
         self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
     ) -> Array:
+        if self.comm is not None:
+            return self._normalize_over_ranks(last, x, where, weights, residual, out)
         # Comparing with the default takes less time than the check.
         skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
         single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
+        factors = None
+        if self.renorm is not None:
+            factors = self._renormalization(moments(x, axis=self.axis, where=where, weights=weights))
+        weight, bias = self.weight, self.bias
+        if factors is not None:
+            weight, bias = factors.parameters(weight, bias)
+        measured = moments(x, axis=self.axis, where=where, weights=weights) if self._populations else None
         # By position as far as parameters follow each other: where the values by position and twice the keywords are
         # more than thirty, CPython makes a dict, which takes half a microsecond.
         y, mean, var, invstd, count = _core.batch_norm_train(
             x,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             self.eps,
             self.axis,
             out=out,
@@ -792,20 +935,25 @@ class BatchNorm:
             residual=residual,
             activation=self.activation,
             negative_slope=self.negative_slope,
-            running_mean=self.running_mean,
-            running_var=self.running_var,
+            running_mean=self.running_mean if measured is None else None,
+            running_var=self.running_var if measured is None else None,
             momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
             correction=self.correction,
             skip_nonfinite=skip,
             allow_single=single,
         )
+        if measured is not None:
+            if not (skip and not _all_finite(mean, var)):
+                for population in self._populations:
+                    population.merge(measured)
+            return y
         if isinstance(count, int):
             last.count, updates = None, count > 0
         else:
             last.count, updates = count, bool((count > (0 if single else self.correction)).any())
         if self.track_running_stats and updates and not (skip and not _all_finite(mean, var)):
             self.num_batches_tracked += 1
-        last.mean, last.invstd = mean, invstd
+        last.mean, last.invstd, last.renormalization, last.total = mean, invstd, factors, None
         last.where, last.weights = where, weights
         last.allow_single = single
         return y
@@ -815,9 +963,127 @@ class BatchNorm:
             return 1.0 / (self.num_batches_tracked + 1)
         if not callable(self.momentum):
             return self.momentum
-        if not self.track_running_stats:
+        if not self.track_running_stats or self._populations:
             return 0.0  # there is nothing to update, so the function is not called
         return checked_real("momentum(step)", self.momentum(self.num_batches_tracked), 0, 1)
+
+    def _statistics_for_identity(self, x: npt.ArrayLike) -> tuple[Array, Array, Any]:
+        """Return mean and invstd of x, and how many values a channel has: of all ranks where there is a `comm`."""
+
+        def checked() -> Array:
+            batch = converted("x", x)
+            self._check_features(batch)
+            return batch
+
+        if self.comm is None:
+            result = batch_norm_train(checked(), eps=self.eps, axis=self.axis)
+            return result.mean, result.invstd, result.count
+
+        def offer() -> dict[str, Any]:
+            batch = checked()
+            same = {"the features' shape": self._features_of(batch), "eps": self.eps}
+            return synchronized.statistics_offer(batch, self.axis, None, None) | {"same": same}
+
+        offers = synchronized.gathered(self.comm, "init_identity", offer)
+        found = synchronized.statistics_of(offers, self.eps)
+        synchronized.check_trainable(found, correction=None, single=False)
+        return found.mean, found.invstd, found.values
+
+    def _is_synchronized(self) -> bool:
+        by_running_statistics = self.track_running_stats and (self.frozen or not self.training)
+        return self.comm is not None and (bool(self._populations) or not by_running_statistics)
+
+    def _normalize_over_ranks(
+        self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
+    ) -> Array:
+        """Do what `_normalize_by_batch` does, by the statistics of the batches of all ranks."""
+        skip = checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
+        single = checked_choice("on_single", self.on_single) == "biased"
+        running = [array for array in (self.running_mean, self.running_var) if array is not None]
+        epilogue = {"residual": residual, "activation": self.activation, "negative_slope": self.negative_slope}
+        epilogue["out"] = out
+        renorm = None
+
+        def offer() -> dict[str, Any]:
+            nonlocal renorm
+            found = synchronized.statistics_offer(x, self.axis, where, weights)
+            synchronized.check_output(x, out, residual, (where, weights, self.weight, self.bias, *running))
+            synchronized.check_parameters(x, self.weight, self.bias, running, eps=self.eps, axis=self.axis, **epilogue)
+            renorm = None if self.renorm is None else limits_at(self.renorm, self.num_batches_tracked)
+            same: dict[str, Any] = {
+                "the features' shape": self._shape(),
+                "eps": self.eps,
+                "momentum": self._momentum_now(),
+            }
+            same |= {"correction": self.correction, "dtype": self.dtype.name, "renorm": renorm}
+            same |= {name: getattr(self, name) for name in ("track_running_stats", "on_nonfinite", "on_single")}
+            return found | {"same": same}
+
+        offers = synchronized.gathered(self.comm, "forward", offer)
+        momentum: float = offers[0]["same"]["momentum"]
+        found = synchronized.statistics_of(offers, self.eps)
+        remembers = self.track_running_stats and not self._populations
+        synchronized.check_trainable(found, correction=self.correction if remembers else None, single=single)
+        factors, weight, bias = None, self.weight, self.bias
+        if renorm is not None:
+            factors = self._renormalization(Moments._of(found.merged, None), renorm)
+            weight, bias = factors.parameters(weight, bias)
+        y = synchronized.transformed(x, found, weight, bias, eps=self.eps, axis=self.axis, **epilogue)
+        last.mean, last.invstd, last.renormalization, last.total = found.mean, found.invstd, factors, found.total
+        last.count, last.where, last.weights, last.allow_single = None, where, weights, True
+        if not (skip and not _all_finite(found.mean, found.var)):
+            for population in self._populations:
+                population.merge(Moments._of(found.merged, None))
+            if remembers:
+                self._remember(found, momentum, single)
+        return y
+
+    def _remember(self, found: synchronized.RankStatistics, momentum: float, single: bool) -> None:
+        unbiased = found.total > self.correction
+        remembered = (found.total > 0) & (unbiased | single)
+        if not remembered.any():
+            return
+        with np.errstate(all="ignore"):
+            var = np.where(unbiased, found.var * (found.total / (found.total - self.correction)), found.var)
+        running_mean, running_var = self._require(self.running_mean), self._require(self.running_var)
+        with np.errstate(all="ignore"):
+            running_mean[...] = synchronized.updated(running_mean, found.mean, momentum, remembered)
+            running_var[...] = synchronized.updated(running_var, var, momentum, remembered)
+        self.num_batches_tracked += 1
+
+    def _backward_over_ranks(
+        self, dy: Array, weight: Array | None, bias: Array | None, last: _LastCall
+    ) -> tuple[Array, ...]:
+        """Return what the engine's backward does, dx by the sums of all ranks and the other two by the rank's own."""
+        assert last.mean is not None
+        assert last.invstd is not None
+        assert last.total is not None
+        epilogue = (last.where, last.weights, last.residual, last.activation, last.negative_slope)
+        call = Call(dy, last.x, weight, bias, last.mean, last.invstd, self.axis, *epilogue)
+        own: list[Array] = []
+
+        def offer() -> dict[str, Any]:
+            own.extend(gradient_sums(call))
+            return {"sums": tuple(own), "same": {"the features' shape": self._shape()}}
+
+        offers = synchronized.gathered(self.comm, "backward", offer)
+        dx, *dresidual = input_gradient(call, *synchronized.means_of(offers, last.total))
+        return (dx, *own, *dresidual)
+
+    def _checked_gradient(self, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:
+        if self._last is None:
+            raise RuntimeError(
+                "backward needs a call of the layer on x before it, which out= has overwritten nothing of, got none"
+            )
+        grad = converted("dy", dy)
+        if grad.dtype != self._last.dtype:
+            raise TypeError(f"dy must have y's dtype {self._last.dtype}, got {grad.dtype}")
+        return self._last, grad
+
+    def _renormalization(self, batch: Moments, limits: tuple[float, float] | None = None) -> Renormalization:
+        running_mean, running_var = self._require(self.running_mean), self._require(self.running_var)
+        now = limits_at(self.renorm, self.num_batches_tracked) if limits is None else limits
+        return renormalization(batch, running_mean, running_var, self.eps, now)
 
     def _running_invstd(self) -> Array:
         shifted = self._require(self.running_var).astype(np.float64) + self.eps
@@ -842,12 +1108,15 @@ class BatchNorm:
 
     def _options(self) -> dict[str, Any]:
         names = ["num_features", "axis", "eps", "momentum", "affine", "track_running_stats", "correction"]
+        names += [name for name in _PARTS if getattr(self, name) != self.affine]
         names += [name for name, default in _LATER.items() if getattr(self, name) != default]
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
     def _state_keys(self) -> tuple[str, ...]:
-        parameters = PARAMETERS if self.affine else ()
-        return parameters + ((*STATISTICS, COUNTER) if self.track_running_stats else ())
+        return self._parameter_keys() + ((*STATISTICS, COUNTER) if self.track_running_stats else ())
+
+    def _parameter_keys(self) -> tuple[str, ...]:
+        return tuple(key for key, used in zip(PARAMETERS, (self.use_weight, self.use_bias), strict=True) if used)
 
     def _shape(self) -> Shape | None:
         return (self.num_features,) if isinstance(self.num_features, int) else self.num_features
@@ -859,9 +1128,10 @@ class BatchNorm:
 
     def _decide_features(self, shape: Shape) -> None:
         self.num_features = shape[0] if isinstance(self.axis, int) else shape
-        if self.affine:
-            self.weight, self.bias = np.ones(shape, self.dtype), np.zeros(shape, self.dtype)
-            self.grad_weight, self.grad_bias = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+        if self.use_weight:
+            self.weight, self.grad_weight = np.ones(shape, self.dtype), np.zeros(shape, self.dtype)
+        if self.use_bias:
+            self.bias, self.grad_bias = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
         if self.track_running_stats:
             self.running_mean, self.running_var = np.zeros(shape, self.dtype), np.ones(shape, self.dtype)
 

@@ -83,9 +83,12 @@ def standardized_part(part: Any, **options: Any) -> Any:
     return type(part)(y, index=part.index, columns=part.columns, copy=False)
 
 
-def scaled(x: Array, mean: Array | None, scale: Array | None, axis: Axis, inverse: bool) -> Array:
+def scaled(
+    x: Array, mean: Array | None, scale: Array | None, axis: Axis, inverse: bool, clip: float | None = None
+) -> Array:
     """Return a block as a scaler of these attributes gives it."""
-    return affine(x, axis, tuple(x.shape[a] for a in kept_axes(axis, x.ndim)), mean=mean, scale=scale, inverse=inverse)
+    shape = tuple(x.shape[a] for a in kept_axes(axis, x.ndim))
+    return affine(x, axis, shape, mean=mean, scale=scale, inverse=inverse, clip=clip)
 
 
 def scaled_part(part: Any, **options: Any) -> Any:

@@ -42,7 +42,7 @@ class StandardScaler(ScalerInMemory):
 
     Parameters
     ----------
-    copy, with_mean, with_std, axis, correction
+    copy, with_mean, with_std, axis, clip, correction
         As in `fastbn.sklearn.StandardScaler`; dask arrays are never written over.
 
     Notes
@@ -160,7 +160,7 @@ class StandardScaler(ScalerInMemory):
         self._check_features(X, shape, named=not inverse)
         used = {"mean": self.mean_ if self.with_mean else None, "scale": self.scale_ if self.with_std else None}
         values = {name: of_features(f"{name}_", value, shape, chunks) for name, value in used.items()}
-        options: dict[str, Any] = {"axis": axis, "inverse": inverse}
+        options: dict[str, Any] = {"axis": axis, "inverse": inverse, "clip": self.clip}
         result = scaled(empty_like(x), None, None, **options)
         if is_frame(X):
             return numbers_of(X, "X").map_partitions(

@@ -19,9 +19,10 @@ except ImportError as error:
 
 from fastbn._scaling import affine
 from fastbn.sklearn.fitting import LearningScaler
-from fastbn.sklearn.tables import axis_of, features_of, is_own, read, refuse_infinity, takes_sparse
+from fastbn.sklearn.onnx import register_if_imported, register_with_skl2onnx
+from fastbn.sklearn.tables import axis_of, clipped_foreign, features_of, is_own, read, refuse_infinity, takes_sparse
 
-__all__ = ["StandardScaler"]
+__all__ = ["StandardScaler", "register_with_skl2onnx"]
 
 Array = npt.NDArray[Any]
 
@@ -49,6 +50,9 @@ class StandardScaler(LearningScaler):
     axis : int or tuple of ints, optional
         Not given: X is a table of shape (n_samples, n_features). Else X has two dimensions or more, and this is its
         feature axis or axes, which keep statistics of their own; all others are samples.
+    clip : float, optional
+        The largest magnitude of what ``transform`` gives; what is beyond becomes this, with its sign, and NaN stays.
+        ``inverse_transform`` cannot undo it. Not given: nothing is changed.
     correction : float, optional
         What the divisor N of ``var_`` is reduced by: 1 for the unbiased variance. Not given: 0.
 
@@ -97,10 +101,12 @@ class StandardScaler(LearningScaler):
         with_mean: bool = True,
         with_std: bool = True,
         axis: int | tuple[int, ...] | None = None,
+        clip: float | None = None,
         correction: float | None = None,
     ) -> None:
         super().__init__(copy=copy, with_mean=with_mean, with_std=with_std)
         self.axis = axis
+        self.clip = clip
         self.correction = correction
 
     def fit_transform(self, X: Any, y: Any = None, *, out: Array | None = None, **fit_params: Any) -> Any:
@@ -132,7 +138,7 @@ class StandardScaler(LearningScaler):
         return self._map(X, None, out, checked=True)
 
     def transform(self, X: Any, copy: bool | None = None, *, out: Array | None = None) -> Any:
-        """Standardize: ``(X - mean_) / scale_``.
+        """Standardize: ``(X - mean_) / scale_``, clipped to [-clip, clip] if there is a `clip`.
 
         Parameters
         ----------
@@ -180,7 +186,7 @@ class StandardScaler(LearningScaler):
             if out is not None:
                 raise ValueError(f"out must be None where X is left to scikit-learn, got X of type {type(X).__name__}")
             base: Any = super()
-            return base.inverse_transform(X, copy) if inverse else base.transform(X, copy)
+            return base.inverse_transform(X, copy) if inverse else clipped_foreign(base.transform(X, copy), self.clip)
         if out is None and x.dtype.kind == "f" and x.flags.writeable and (not copy or (x is not X and is_own(x, X))):
             out = x
         name = "" if inverse else "X"
@@ -190,7 +196,10 @@ class StandardScaler(LearningScaler):
             refuse_infinity(x, name)
             looked = True
         try:
-            return affine(x, axis, shape, inverse=inverse, out=out, refuse_infinity=not looked, **used)
+            return affine(x, axis, shape, inverse=inverse, out=out, refuse_infinity=not looked, clip=self.clip, **used)
         except ValueError:
             refuse_infinity(x, name)  # in scikit-learn's words
             raise
+
+
+register_if_imported()

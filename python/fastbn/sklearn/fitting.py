@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 Scaler = TypeVar("Scaler", bound="LearningScaler")
 
 _CONSTRAINTS = Base._parameter_constraints
-_BEYOND = {"axis", "correction"}
+_BEYOND = {"axis", "clip", "correction"}
 
 
 class LearningScaler(Base):  # type: ignore[misc]  # of no known type
@@ -29,6 +29,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
 
     axis: int | tuple[int, ...] | None
     correction: float | None
+    clip: float | None = None  # pickles of earlier versions have none
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name: scikit-learn's, and beyond them those that were given.
@@ -168,6 +169,23 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         axis_of(self)
         if self.correction is not None:
             checked_real("correction", self.correction, 0, LARGEST)
+        if self.clip is not None:
+            checked_real("clip", self.clip, 0, LARGEST)
+
+    def __getstate__(self) -> Any:
+        """Hold the statistics as plain arrays, so that a file names no class of fastbn's but this one."""
+        state = super().__getstate__()
+        if "_kept" in state:
+            moments, shown = state["_kept"]
+            state = state | {"_kept": (moments.to_dict(), shown._asdict())}
+        return state
+
+    def __setstate__(self, state: Any) -> None:
+        """Take what `__getstate__` gave, or gave in earlier versions, where statistics were as they are here."""
+        moments, shown = state.get("_kept", (None, None))
+        if isinstance(moments, dict):
+            state = state | {"_kept": (Moments.from_dict(moments), Attributes(**shown))}
+        super().__setstate__(state)
 
     def _reset(self) -> None:
         super()._reset()

@@ -17,6 +17,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastbn import _core
+from fastbn._scaling import clipped
 from fastbn._validation import Shape, checked_axis, kept_axes
 
 Array = npt.NDArray[Any]
@@ -105,6 +106,20 @@ def refuse_infinity(x: Array, input_name: str = "X") -> None:
     """Raise scikit-learn's error if x holds infinity, unless the user has promised that it does not."""
     if not get_config()["assume_finite"] and _holds_infinity(x):
         assert_all_finite(x, allow_nan=True, input_name=input_name)
+
+
+def clipped_foreign(y: Any, clip: float | None) -> Any:
+    """Return what scikit-learn gave, a sparse matrix or another library's array, clipped to [-clip, clip]."""
+    if clip is None:
+        return y
+    if issparse(y):
+        clipped(y.data, clip)
+        return y
+    if isinstance(y, np.ndarray):
+        return clipped(y, clip)
+    if hasattr(y, "__array_namespace__"):
+        return y.__array_namespace__().clip(y, -clip, clip)
+    return y.clip(-clip, clip)
 
 
 def is_own(x: Array, X: Any) -> bool:
