@@ -78,6 +78,12 @@ bench: $(STAMPS)/package $(STAMPS)/extra-bench ## measure speed beside other lib
 breadth: $(STAMPS)/package $(STAMPS)/extra-bench ## measure types, masks and fused operations (QUICK=1: fewer cases)
 	$(BIN)/python bench/run.py --breadth $(if $(QUICK),--quick)
 
+.PHONY: compare
+compare: $(STAMPS)/package $(STAMPS)/extra-bench ## compare a build, OLD=folder, with the one here or NEW=folder (QUICK=1: fewer cases; BITS=1: results)
+	$(if $(OLD),,$(error OLD must be a folder that holds a built package fastbn, got nothing))
+	$(BIN)/python bench/compare.py '$(OLD)' '$(or $(NEW),$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))'))' \
+	    $(if $(QUICK),--quick) $(if $(BITS),--same-bits)
+
 .PHONY: scaler
 scaler: $(STAMPS)/package $(STAMPS)/extra-bench ## measure StandardScaler beside scikit-learn's (QUICK=1: fewer rounds)
 	$(BIN)/python bench/scaler.py $(if $(QUICK),--quick)
@@ -129,11 +135,13 @@ $(STAMPS)/venv:
 	mkdir -p $(@D) && touch $@
 
 $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
+	@echo 'Compiling what changed of fastbn: all of it takes a minute or so on two cores ...'
 	$(INSTALL) --config-settings=cmake.define.FASTBN_WERROR=ON .
 	touch $@
 
+# The package that is installed is asked for its extras' requirements, and not built again.
 $(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/package
-	$(INSTALL) --config-settings=cmake.define.FASTBN_WERROR=ON '.[$*]'
+	$(PIP) install 'fastbn[$*]'
 	touch $@
 
 $(DEBUG)/compile_commands.json: CMakeLists.txt tests/cpp/CMakeLists.txt | $(STAMPS)/venv

@@ -17,32 +17,33 @@ Array: TypeAlias = NDArray[Any]
 
 EPS = 1e-5
 LINE = 64
+NUMPY_OFFSET = 16  # where NumPy's own large arrays begin, past the start of a cache line
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Return an uninitialised C-ordered array that starts on a cache line."""
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike, offset: int = 0) -> Array:
+    """Return an uninitialised C-ordered array that starts ``offset`` bytes past the start of a cache line."""
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(nbytes + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
+    raw = np.empty(nbytes + 2 * LINE, np.uint8)
+    start = -raw.ctypes.data % LINE + offset
     return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
-def aligned_like(x: Array, dtype: DTypeLike | None = None) -> Array:
+def aligned_like(x: Array, dtype: DTypeLike | None = None, offset: int = 0) -> Array:
     """Return a dense array with the shape, memory order and, unless given, dtype of ``x``; its pages are touched."""
     order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
-    dense = aligned_empty(tuple(x.shape[a] for a in order), x.dtype if dtype is None else dtype)
+    dense = aligned_empty(tuple(x.shape[a] for a in order), x.dtype if dtype is None else dtype, offset)
     dense[...] = 0
     return dense.transpose(np.argsort(order))
 
 
-def _lay_out(values: Array, case: Case) -> Array:
+def _lay_out(values: Array, case: Case, offset: int) -> Array:
     """Put ``values`` (of the case's shape) into memory as the case's view asks."""
     if case.view == "transposed":
-        out = aligned_empty(case.shape[::-1], values.dtype).T
+        out = aligned_empty(case.shape[::-1], values.dtype, offset).T
     elif case.view == "sliced":
-        out = aligned_empty((*case.shape[:-1], 2 * case.shape[-1]), values.dtype)[..., ::2]
+        out = aligned_empty((*case.shape[:-1], 2 * case.shape[-1]), values.dtype, offset)[..., ::2]
     else:
-        out = aligned_empty(case.shape, values.dtype)
+        out = aligned_empty(case.shape, values.dtype, offset)
     out[...] = values
     return out
 
@@ -54,6 +55,7 @@ class Others:
     case: Case
     dtype: np.dtype[Any]
     seed: int
+    offset: int = 0
 
     @cached_property
     def dy(self) -> Array:
@@ -67,7 +69,8 @@ class Others:
 
     def _noise(self, stream: int) -> Array:
         rng = np.random.default_rng((self.seed, stream))
-        return _lay_out(_normal(rng, self.case.shape, self.dtype).astype(self.dtype, copy=False), self.case)
+        values = _normal(rng, self.case.shape, self.dtype).astype(self.dtype, copy=False)
+        return _lay_out(values, self.case, self.offset)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Data:
 
     ``x`` has means within 1 of zero and standard deviations between 0.5 and 1.5, so that every peer can be right:
     what happens beyond is the business of ``numerics.py``, not of the clock. Integers are the same data at 40 steps to
-    the unit, zero at 128.
+    the unit, zero at 128. All large arrays start ``offset`` bytes past the start of a cache line.
     """
 
     case: Case
@@ -88,6 +91,7 @@ class Data:
     running_var: Array
     others: Others
     seed: int = 0
+    offset: int = 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -115,7 +119,7 @@ class Data:
 
     def result(self) -> Array:
         """Return memory for ``y`` or ``dx``."""
-        return aligned_like(self.x, self.variant.result_dtype)
+        return aligned_like(self.x, self.variant.result_dtype, self.offset)
 
     @cached_property
     def where(self) -> Array | None:
@@ -126,15 +130,18 @@ class Data:
             return None
         shape = tuple(n if a in kept else 1 for a, n in enumerate(self.case.shape))
         chosen = np.random.default_rng((self.seed, 3)).random(shape, np.float32) < 0.75
-        return _lay_out(chosen, self.case) if self.variant.mask == "element" else chosen
+        return _lay_out(chosen, self.case, self.offset) if self.variant.mask == "element" else chosen
 
     @cached_property
     def weights(self) -> Array | None:
-        """A weight for every sample, or None."""
-        if self.variant.mask != "weights":
-            return None
-        shape = (self.case.shape[0], *(1 for _ in self.case.shape[1:]))
-        return np.random.default_rng((self.seed, 3)).uniform(0.5, 1.5, shape).astype(np.float32)
+        """A weight for every sample or for every element, or None."""
+        rng = np.random.default_rng((self.seed, 3))
+        if self.variant.mask == "weights":
+            shape = (self.case.shape[0], *(1 for _ in self.case.shape[1:]))
+            return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        if self.variant.mask == "element weights":
+            return _lay_out(rng.random(self.case.shape, np.float32) + np.float32(0.5), self.case, self.offset)
+        return None
 
     def vary(self, variant: Variant) -> Data:
         """Return the same arrays asked for in another way; the types must be the same."""
@@ -147,7 +154,7 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[An
     return values
 
 
-def make_data(case: Case, variant: Variant, seed: int = 0) -> Data:
+def make_data(case: Case, variant: Variant, seed: int = 0, offset: int = 0) -> Data:
     """Return the inputs of a case; the same seed gives the same bits."""
     kind, fine = np.dtype(variant.dtype), np.dtype(variant.parameter_dtype)
     rng = np.random.default_rng((seed, 0))
@@ -164,11 +171,12 @@ def make_data(case: Case, variant: Variant, seed: int = 0) -> Data:
     return Data(
         case=case,
         variant=variant,
-        x=_lay_out(values.astype(kind, copy=False), case),
+        x=_lay_out(values.astype(kind, copy=False), case, offset),
         weight=rng.uniform(0.5, 1.5, case.channels).astype(fine),
         bias=rng.uniform(-1, 1, case.channels).astype(fine),
         running_mean=means,
         running_var=stds * stds,
-        others=Others(case, np.dtype(variant.result_dtype), seed),
+        others=Others(case, np.dtype(variant.result_dtype), seed, offset),
         seed=seed,
+        offset=offset,
     )

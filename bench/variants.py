@@ -11,7 +11,7 @@ import numpy as np
 from cases import OPS, Case, Op
 
 PLAIN = "plain"
-Mask = Literal["sample", "position", "element", "weights"]
+Mask = Literal["sample", "position", "element", "weights", "element weights"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Variant:
     dtype : str
         Of ``x``; NumPy must know the name.
     mask : str or None
-        What counts in the statistics: some samples, some positions (the same for every channel), some elements, or all
-        samples by weights.
+        What counts in the statistics: some samples, some positions (the same for every channel), some elements, or
+        all, with a weight for each sample or for each element.
     residual : bool
         Whether an array of ``x``'s shape is added to the result.
     relu : bool

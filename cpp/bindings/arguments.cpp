@@ -1,97 +1,166 @@
 #include "bindings/arguments.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <climits>
 #include <cmath>
-#include <optional>
+#include <iterator>
+#include <utility>
 
-#include "bindings/dtypes.hpp"
+#include "bindings/numpy.hpp"
 
 namespace fastbn::bindings {
 namespace {
 
-static_assert(sizeof(py::ssize_t) == sizeof(std::ptrdiff_t));
+// ---- Errors ----
 
-// Whether an error that a conversion ended in says something of the value.
-bool is_about_value(const py::error_already_set& error) {
-    return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
+// A conversion has failed: raises its error, unless that says something of the value.
+void expect_error_about_value() {
+    const bool about_value = PyErr_ExceptionMatches(PyExc_Exception) != 0 &&
+                             PyErr_ExceptionMatches(PyExc_MemoryError) == 0;
+    if (!about_value) throw PythonError();
 }
 
-bool is_plain_array(const py::object& value) {
-    return reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) ==
-           reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
-}
-
-void refuse_masked(const char* name, const py::object& value) {
-    if (is_plain_array(value)) return;
-    const auto masked_array = py::module_::import("numpy.ma").attr("MaskedArray");
-    if (py::isinstance(value, masked_array)) {
-        wrong_type(name, "not be a masked array", type_name(value));
-    }
-}
-
-bool is_bool(const py::object& value) {
-    if (PyBool_Check(value.ptr()) != 0) return true;
-    if (PyFloat_Check(value.ptr()) != 0 || PyLong_Check(value.ptr()) != 0) return false;
-    return py::isinstance(value, py::module_::import("numpy").attr("bool_"));
-}
-
-// Clears the error that a conversion ended in, if it is about the value; others are passed on.
 void clear_conversion_error() {
-    const py::error_already_set error;
-    if (!is_about_value(error)) throw error;
+    expect_error_about_value();
+    PyErr_Clear();
 }
+
+// Python's error, which is no longer set then.
+py::object take_error() {
+#if PY_VERSION_HEX >= 0x030C0000
+    return optional_owned(PyErr_GetRaisedException());
+#else
+    PyObject* type = nullptr;
+    PyObject* value = nullptr;
+    PyObject* traceback = nullptr;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return optional_owned(value);
+#endif
+}
+
+// What a conversion's error says, if it can be made to.
+std::string take_reason() {
+    expect_error_about_value();
+    const py::object error = take_error();
+    const auto text = optional_owned(PyObject_Str(error.ptr()));
+    if (text) return utf8(text.ptr());
+    clear_conversion_error();
+    return type_name(error.ptr());
+}
+
+// ---- Dtypes ----
+
+// The engine's types as NumPy knows them. ml_dtypes' types get their numbers when it is imported,
+// and are known by their names.
+constexpr int known_by_name = -1;
+struct StorageType {
+    DType dtype;
+    const char* name;
+    int num;
+};
+constexpr StorageType storage_types[] = {
+    {DType::float32, "float32", numpy_float32}, {DType::float64, "float64", numpy_float64},
+    {DType::float16, "float16", numpy_float16}, {DType::bfloat16, "bfloat16", known_by_name},
+    {DType::uint8, "uint8", numpy_uint8},       {DType::int8, "int8", numpy_int8},
+    {DType::uint16, "uint16", numpy_uint16},    {DType::int16, "int16", numpy_int16},
+    {DType::int32, "int32", numpy_int32},       {DType::boolean, "bool", numpy_bool},
+};
+
+constexpr char native_order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
 
 bool is_kind(DType dtype, Kind kind) {
     if (kind == Kind::boolean) return dtype == DType::boolean;
     return is_float(dtype) || (kind != Kind::floating && dtype != DType::boolean);
 }
 
-DType checked_dtype(const char* name, const py::array& array, Kind kind) {
-    const py::dtype dtype = array.dtype();
+// A type known by its name. The numbers found are remembered, since the name of a dtype takes a
+// microsecond; nothing is lost if two threads look for one at the same time.
+std::optional<DType> user_dtype(PyObject* dtype, int num) {
+    static std::atomic<int> found[std::size(storage_types)];  // 0, which is bool's, until found
+    for (std::size_t i = 0; i < std::size(storage_types); ++i) {
+        if (found[i].load(std::memory_order_relaxed) == num) return storage_types[i].dtype;
+    }
+    const std::string name = name_of(dtype);
+    for (std::size_t i = 0; i < std::size(storage_types); ++i) {
+        if (storage_types[i].num != known_by_name || name != storage_types[i].name) continue;
+        found[i].store(num, std::memory_order_relaxed);
+        return storage_types[i].dtype;
+    }
+    return std::nullopt;
+}
+
+// "float32, float64, float16 or bfloat16".
+std::string names_of(Kind kind) {
+    std::string names;
+    std::string last;
+    for (const StorageType& type : storage_types) {
+        if (!is_kind(type.dtype, kind)) continue;
+        if (!last.empty()) names += (names.empty() ? "" : ", ") + last;
+        last = type.name;
+    }
+    return names.empty() ? last : names + " or " + last;
+}
+
+DType checked_dtype(const char* name, PyObject* dtype, Kind kind) {
     const std::optional<DType> known = engine_dtype(dtype);
     if (known && is_kind(*known, kind)) return *known;
-    std::string rule = "have dtype float32, float64, float16 or bfloat16";
-    if (kind == Kind::numbers) {
-        rule = "have a native dtype of real numbers";
-    } else if (kind == Kind::data) {
-        rule =
-            "have dtype float32, float64, float16, bfloat16, uint8, int8, uint16, int16 or int32";
-    }
-    wrong_type(name, kind == Kind::boolean ? "have dtype bool" : rule, name_of(dtype));
+    const std::string rule = kind == Kind::numbers ? "have a native dtype of real numbers"
+                                                   : "have dtype " + names_of(kind);
+    wrong_type(name, rule, name_of(dtype));
 }
 
-ArrayArg describe(const char* name, const py::array& array, Kind kind) {
-    const ArrayRef ref(static_cast<char*>(const_cast<void*>(array.data())),
-                       checked_dtype(name, array, kind), static_cast<int>(array.ndim()),
-                       reinterpret_cast<const std::ptrdiff_t*>(array.shape()),
-                       reinterpret_cast<const std::ptrdiff_t*>(array.strides()));
-    return {name, array, ref};
-}
+// ---- Arrays ----
 
-// What an error says, if it can be made to.
-std::string reason_of(const py::error_already_set& error) {
-    try {
-        const py::bytes text = py::str(error.value()).attr("encode")("utf-8", "backslashreplace");
-        return std::string(text);
-    } catch (const py::error_already_set& another) {
-        if (!is_about_value(another)) throw;
-        return type_name(error.value());
+void refuse_masked(const char* name, PyObject* value) {
+    if (is_exactly_array(value)) return;
+    if (is_instance(value, imported("numpy.ma", "MaskedArray"))) {
+        wrong_type(name, "not be a masked array", type_name(value));
     }
 }
 
-py::array as_array(const char* name, const py::object& value) {
-    if (value.is_none()) wrong_type(name, "be an array", "None");
-    try {
-        return py::array(py::module_::import("numpy").attr("asarray")(value));
-    } catch (const py::error_already_set& error) {
-        if (!is_about_value(error)) throw;
-        wrong_type(name, "be an array", shown(value) + " (" + reason_of(error) + ")");
-    }
+ArrayArg describe(const char* name, py::object array, Kind kind) {
+    const ArrayFields fields = fields_of_array(array.ptr());
+    const DType dtype = checked_dtype(name, fields.dtype, kind);
+    return {name, std::move(array),
+            ArrayRef(fields.data, dtype, fields.ndim, fields.shape, fields.strides)};
 }
 
-std::ptrdiff_t integer(const char* name, const py::handle& value, const char* rule) {
-    if (PyBool_Check(value.ptr()) != 0) wrong_type(name, rule, shown(value));
-    const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+py::object as_array(const Argument& argument) {
+    if (argument.is_none()) wrong_type(argument.name, "be an array", "None");
+    const py::object convert = imported("numpy", "asarray");
+    auto array = optional_owned(PyObject_CallOneArg(convert.ptr(), argument.value));
+    if (!array) {
+        const std::string reason = take_reason();
+        wrong_type(argument.name, "be an array", shown(argument.value) + " (" + reason + ")");
+    }
+    return array;
+}
+
+// Integers of 64 bits, and unsigned ones of 32, as float64; everything else as it is.
+py::object as_double(const Argument& argument) {
+    refuse_masked(argument.name, argument.value);
+    py::object array = as_array(argument);
+    PyObject* const dtype = fields_of_array(array.ptr()).dtype;
+    const char kind = fields_of_dtype(dtype).kind;
+    if ((kind != 'i' && kind != 'u') || engine_dtype(dtype)) return array;
+    return call(attribute(array.ptr(), "astype"), float64_dtype());
+}
+
+// ---- Numbers ----
+
+bool is_bool(PyObject* value) {
+    if (PyBool_Check(value) != 0) return true;
+    if (PyFloat_Check(value) != 0 || PyLong_Check(value) != 0) return false;
+    return is_instance(value, imported("numpy", "bool_"));
+}
+
+std::ptrdiff_t integer(const char* name, PyObject* value, const char* rule) {
+    if (PyBool_Check(value) != 0) wrong_type(name, rule, shown(value));
+    const auto index = optional_owned(PyNumber_Index(value));
     if (!index) {
         clear_conversion_error();
         wrong_type(name, rule, shown(value));
@@ -100,142 +169,178 @@ std::ptrdiff_t integer(const char* name, const py::handle& value, const char* ru
     return PyNumber_AsSsize_t(index.ptr(), nullptr);
 }
 
-// Integers of 64 bits, and unsigned ones of 32, as float64; everything else as it is.
-py::object as_double(const char* name, const py::object& value) {
-    refuse_masked(name, value);
-    py::array array = as_array(name, value);
-    const bool integers = array.dtype().kind() == 'i' || array.dtype().kind() == 'u';
-    if (!integers || engine_dtype(array.dtype())) return array;
-    return array.attr("astype")("float64");
+bool equals(PyObject* text, const char* ascii) {
+    return PyUnicode_CompareWithASCIIString(text, ascii) == 0;
 }
 
 }  // namespace
 
 // The value as Python shows it, shortened.
-std::string shown(const py::handle& value) {
-    constexpr std::size_t most = 80;
-    try {
-        const py::str text = py::repr(value);
-        const py::object start = text[py::slice(0, most, 1)];
-        const py::bytes bytes = start.attr("encode")("utf-8", "backslashreplace");
-        return std::string(bytes) + (py::len(text) > most ? "..." : "");
-    } catch (const py::error_already_set& error) {
-        if (!is_about_value(error)) throw;
+std::string shown(PyObject* value) {
+    constexpr Py_ssize_t most = 80;
+    const auto text = optional_owned(PyObject_Repr(value));
+    if (!text) {
+        clear_conversion_error();
         return "a " + type_name(value);
     }
+    const py::object start = owned(PyUnicode_Substring(text.ptr(), 0, most));
+    return utf8(start.ptr()) + (PyUnicode_GET_LENGTH(text.ptr()) > most ? "..." : "");
 }
 
 [[noreturn]] void wrong_type(const std::string& name, const std::string& rule,
                              const std::string& value) {
-    throw py::type_error(name + " must " + rule + ", got " + value);
+    raise(PyExc_TypeError, name + " must " + rule + ", got " + value);
 }
 
 [[noreturn]] void wrong_value(const std::string& name, const std::string& rule,
                               const std::string& value) {
-    throw py::value_error(name + " must " + rule + ", got " + value);
+    raise(PyExc_ValueError, name + " must " + rule + ", got " + value);
 }
 
-std::string type_name(const py::handle& value) {
-    return py::cast<std::string>(py::type::handle_of(value).attr("__name__"));
+std::string type_name(PyObject* value) {
+    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+    return utf8(attribute(type, "__name__").ptr());
 }
 
-ArrayArg described(const char* name, const py::array& array, Kind kind) {
-    refuse_masked(name, array);
-    return describe(name, array, kind);
-}
+std::string name_of(PyObject* dtype) { return utf8(owned(PyObject_Str(dtype)).ptr()); }
 
-ArrayArg array_argument(const char* name, const py::object& value, Kind kind) {
-    if (is_plain_array(value)) {
-        return describe(name, py::reinterpret_borrow<py::array>(value), kind);
+PyObject* numpy_dtype(const ArrayArg& array) { return fields_of_array(array.owner.ptr()).dtype; }
+
+std::optional<DType> engine_dtype(PyObject* dtype) {
+    const DTypeFields fields = fields_of_dtype(dtype);
+    const char order = fields.byteorder;  // the machine's own may be spelled out
+    if (order != '=' && order != '|' && order != native_order) return std::nullopt;
+    if (fields.num >= numpy_first_user_type) return user_dtype(dtype, fields.num);
+    for (const StorageType& type : storage_types) {
+        if (type.num == fields.num) return type.dtype;
     }
-    refuse_masked(name, value);
-    return describe(name, as_array(name, value), kind);
+    return std::nullopt;
 }
 
-std::string dtype_name(const ArrayArg& argument) { return name_of(argument.array().dtype()); }
-
-ArrayArg optional_argument(const char* name, const py::object& value, Kind kind) {
-    return value.is_none() ? ArrayArg{name, value, {}} : array_argument(name, value, kind);
+ResultType dtype_argument(const Argument& argument) {
+    if (argument.is_none()) return {};
+    const py::object convert = imported("numpy", "dtype");
+    auto dtype = optional_owned(PyObject_CallOneArg(convert.ptr(), argument.value));
+    if (!dtype) clear_conversion_error();
+    const std::optional<DType> known = dtype ? engine_dtype(dtype.ptr()) : std::nullopt;
+    if (known && is_float(*known)) return {std::move(dtype), *known};
+    wrong_type(argument.name, "be " + names_of(Kind::floating) + " (once ml_dtypes is imported)",
+               shown(argument.value));
 }
 
-ArrayArg broadcast_argument(const char* name, const py::object& value, Kind kind,
-                            const ArrayArg& x) {
-    if (value.is_none()) return {name, value, {}};
-    ArrayArg given =
-        array_argument(name, kind == Kind::numbers ? as_double(name, value) : value, kind);
-    const int missing = x.ref.ndim - given.ref.ndim;
+ArrayArg described(const char* name, py::object array, Kind kind) {
+    refuse_masked(name, array.ptr());
+    return describe(name, std::move(array), kind);
+}
+
+ArrayArg array_argument(const Argument& argument, Kind kind) {
+    if (is_exactly_array(argument.value)) {
+        return describe(argument.name, borrowed(argument.value), kind);
+    }
+    refuse_masked(argument.name, argument.value);
+    return describe(argument.name, as_array(argument), kind);
+}
+
+ArrayArg optional_argument(const Argument& argument, Kind kind) {
+    return argument.is_none() ? ArrayArg{argument.name, {}, {}} : array_argument(argument, kind);
+}
+
+ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg& x) {
+    if (argument.is_none()) return {argument.name, {}, {}};
+    ArrayArg array = kind == Kind::numbers ? describe(argument.name, as_double(argument), kind)
+                                           : array_argument(argument, kind);
+    const int missing = x.ref.ndim - array.ref.ndim;
     bool fits = missing >= 0;
     std::ptrdiff_t strides[max_dimensions] = {};
-    for (int i = 0; fits && i < given.ref.ndim; ++i) {
-        const std::ptrdiff_t size = given.ref.shape[i];
+    for (int i = 0; fits && i < array.ref.ndim; ++i) {
+        const std::ptrdiff_t size = array.ref.shape[i];
         const std::ptrdiff_t wanted = x.ref.shape[i + missing];
         fits = size == wanted || size == 1;
-        strides[i + missing] = size == 1 ? 0 : given.ref.strides[i];
+        strides[i + missing] = size == 1 ? 0 : array.ref.strides[i];
     }
     if (!fits) {
-        wrong_value(name, "be broadcastable to x's shape " + shown(x.owner.attr("shape")),
-                    shown(given.owner.attr("shape")));
+        wrong_value(
+            argument.name,
+            "be broadcastable to x's shape " + shown(attribute(x.owner.ptr(), "shape").ptr()),
+            shown(attribute(array.owner.ptr(), "shape").ptr()));
     }
-    given.ref = ArrayRef(given.ref.data, given.ref.dtype, x.ref.ndim, x.ref.shape, strides);
-    return given;
+    array.ref = ArrayRef(array.ref.data, array.ref.dtype, x.ref.ndim, x.ref.shape, strides);
+    return array;
 }
 
-Activation<double> activation_argument(const py::object& name, const py::object& negative_slope) {
-    const double slope = real_argument("negative_slope", negative_slope);
+Features features_argument(const ArrayArg& x, const Argument& axis) {
+    constexpr const char* rule = "be an integer or a tuple of integers";
+    // Of more axes than an array can have, some must be wrong or be there twice: enough to refuse.
+    std::ptrdiff_t axes[max_dimensions + 1];
+    if (PyTuple_Check(axis.value) == 0 && PyList_Check(axis.value) == 0) {
+        axes[0] = integer(axis.name, axis.value, rule);
+        return features_of(x.ref, axes, 1);
+    }
+    const py::object items = owned(PySequence_Tuple(axis.value));
+    const Py_ssize_t n = std::min<Py_ssize_t>(PyTuple_GET_SIZE(items.ptr()), std::size(axes));
+    for (Py_ssize_t i = 0; i < n; ++i) {
+        axes[i] = integer(axis.name, PyTuple_GET_ITEM(items.ptr(), i), rule);
+    }
+    return features_of(x.ref, axes, n);
+}
+
+Activation activation_argument(const Argument& activation, const Argument& negative_slope) {
+    const double slope = real_argument(negative_slope);
     if (!std::isfinite(static_cast<float>(slope))) {
-        wrong_value("negative_slope", "be finite in float32", shown(negative_slope));
+        wrong_value(negative_slope.name, "be finite in float32", shown(negative_slope.value));
     }
-    if (name.is_none()) return {ActivationKind::none, 0.0};
+    if (activation.is_none()) return {ActivationKind::none, 0.0};
     constexpr const char* rule = "be 'relu', 'leaky_relu' or None";
-    if (!py::isinstance<py::str>(name)) wrong_type("activation", rule, shown(name));
-    const auto is = [&](const char* other) { return name.equal(py::str(other)); };
-    if (is("relu")) return {ActivationKind::relu, 0.0};
-    if (is("leaky_relu")) return {ActivationKind::leaky_relu, slope};
-    wrong_value("activation", rule, shown(name));
+    if (PyUnicode_Check(activation.value) == 0) {
+        wrong_type(activation.name, rule, shown(activation.value));
+    }
+    if (equals(activation.value, "relu")) return {ActivationKind::relu, 0.0};
+    if (equals(activation.value, "leaky_relu")) return {ActivationKind::leaky_relu, slope};
+    wrong_value(activation.name, rule, shown(activation.value));
 }
 
-double real_argument(const char* name, const py::object& value) {
-    if (is_bool(value)) wrong_type(name, "be a real number", shown(value));
-    const double number = PyFloat_AsDouble(value.ptr());
+double real_argument(const Argument& argument) {
+    if (is_bool(argument.value)) {
+        wrong_type(argument.name, "be a real number", shown(argument.value));
+    }
+    const double number = PyFloat_AsDouble(argument.value);
     if (number == -1.0 && PyErr_Occurred() != nullptr) {
         if (PyErr_ExceptionMatches(PyExc_OverflowError) != 0) {
             PyErr_Clear();
-            wrong_value(name, "fit float64", shown(value));
+            wrong_value(argument.name, "fit float64", shown(argument.value));
         }
         clear_conversion_error();
-        wrong_type(name, "be a real number", shown(value));
+        wrong_type(argument.name, "be a real number", shown(argument.value));
     }
     return number;
 }
 
-bool bool_argument(const char* name, const py::object& value) {
-    if (value.ptr() == Py_True) return true;
-    if (value.ptr() == Py_False) return false;
-    if (!is_bool(value)) wrong_type(name, "be a bool", shown(value));
-    return PyObject_IsTrue(value.ptr()) == 1;
+bool bool_argument(const Argument& argument) {
+    if (argument.value == Py_True) return true;
+    if (argument.value == Py_False) return false;
+    if (!is_bool(argument.value)) wrong_type(argument.name, "be a bool", shown(argument.value));
+    return PyObject_IsTrue(argument.value) == 1;
 }
 
-std::vector<std::ptrdiff_t> axis_argument(const py::object& value) {
-    constexpr const char* rule = "be an integer or a tuple of integers";
-    if (!py::isinstance<py::tuple>(value) && !py::isinstance<py::list>(value)) {
-        return {integer("axis", value, rule)};
+std::string text_argument(const Argument& argument) {
+    if (PyUnicode_Check(argument.value) == 0) {
+        wrong_type(argument.name, "be a str", shown(argument.value));
     }
-    std::vector<std::ptrdiff_t> axes;
-    for (const py::handle& item : value) axes.push_back(integer("axis", item, rule));
-    return axes;
+    return utf8(argument.value);
 }
 
-std::ptrdiff_t bytes_argument(const char* name, const py::object& value) {
-    const std::ptrdiff_t n = integer(name, value, "be an integer");
-    if (n < 0) wrong_value(name, "not be negative", shown(value));
+std::ptrdiff_t bytes_argument(const Argument& argument) {
+    const std::ptrdiff_t n = integer(argument.name, argument.value, "be an integer");
+    if (n < 0) wrong_value(argument.name, "not be negative", shown(argument.value));
     return n;
 }
 
-int threads_argument(const py::object& value) {
-    if (value.is_none()) return 0;
-    const std::ptrdiff_t n = integer("n", value, "be an integer or None");
+int threads_argument(const Argument& argument) {
+    if (argument.is_none()) return 0;
+    const std::ptrdiff_t n = integer(argument.name, argument.value, "be an integer or None");
     if (n < 1 || n > INT_MAX) {
-        wrong_value("n", "be between 1 and " + std::to_string(INT_MAX), shown(value));
+        wrong_value(argument.name, "be between 1 and " + std::to_string(INT_MAX),
+                    shown(argument.value));
     }
     return static_cast<int>(n);
 }

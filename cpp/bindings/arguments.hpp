@@ -2,20 +2,16 @@
 // names the argument, the rule and the value; no arithmetic.
 #pragma once
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
 #include <cstddef>
+#include <optional>
 #include <string>
-#include <vector>
 
+#include "bindings/python.hpp"
+#include "bindings/signature.hpp"
 #include "engine/array.hpp"
-#include "engine/features.hpp"
-#include "kernels/data.hpp"
+#include "engine/operations.hpp"
 
 namespace fastbn::bindings {
-
-namespace py = pybind11;
 
 // An array argument: the reference keeps the memory that `ref` describes alive. Empty for None.
 struct ArrayArg {
@@ -23,7 +19,6 @@ struct ArrayArg {
     py::object owner;
     ArrayRef ref;
 
-    const py::array& array() const { return static_cast<const py::array&>(owner); }
     explicit operator bool() const { return static_cast<bool>(ref); }
 };
 
@@ -36,28 +31,43 @@ enum class Kind {
 };
 
 // Anything NumPy can make an array of is taken; raises TypeError for another dtype.
-ArrayArg array_argument(const char* name, const py::object& value, Kind kind = Kind::floating);
+ArrayArg array_argument(const Argument& argument, Kind kind = Kind::floating);
 // The same, or None.
-ArrayArg optional_argument(const char* name, const py::object& value, Kind kind = Kind::floating);
+ArrayArg optional_argument(const Argument& argument, Kind kind = Kind::floating);
 // The same, seen in the shape of x: with strides of 0 along axes that it does not have.
-ArrayArg broadcast_argument(const char* name, const py::object& value, Kind kind,
-                            const ArrayArg& x);
+ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg& x);
 // An array as it is, without conversion; raises TypeError for another dtype and for masked arrays.
-ArrayArg described(const char* name, const py::array& array, Kind kind = Kind::floating);
+ArrayArg described(const char* name, py::object array, Kind kind = Kind::floating);
 
-Activation<double> activation_argument(const py::object& name, const py::object& negative_slope);
+// The type that results are to have, or empty where that is not said.
+struct ResultType {
+    py::object numpy;
+    DType engine = DType::float32;
 
-double real_argument(const char* name, const py::object& value);
-bool bool_argument(const char* name, const py::object& value);
-std::vector<std::ptrdiff_t> axis_argument(const py::object& value);
-int threads_argument(const py::object& value);
-std::ptrdiff_t bytes_argument(const char* name, const py::object& value);
+    explicit operator bool() const { return static_cast<bool>(numpy); }
+};
+// As numpy.dtype takes it, or None. Raises TypeError for any but the floating-point types.
+ResultType dtype_argument(const Argument& argument);
+// An empty result for a dtype that the engine does not have, and for one of the other byte order.
+std::optional<DType> engine_dtype(PyObject* dtype);
+PyObject* numpy_dtype(const ArrayArg& array);
+std::string name_of(PyObject* dtype);
 
-std::string dtype_name(const ArrayArg& argument);
+// What the axes of x make its features.
+Features features_argument(const ArrayArg& x, const Argument& axis);
+
+Activation activation_argument(const Argument& activation, const Argument& negative_slope);
+
+double real_argument(const Argument& argument);
+bool bool_argument(const Argument& argument);
+std::string text_argument(const Argument& argument);
+// At least 1, or 0 for None.
+int threads_argument(const Argument& argument);
+std::ptrdiff_t bytes_argument(const Argument& argument);
 
 // Refusals, with the value as Python shows it.
-std::string shown(const py::handle& value);
-std::string type_name(const py::handle& value);
+std::string shown(PyObject* value);
+std::string type_name(PyObject* value);
 [[noreturn]] void wrong_type(const std::string& name, const std::string& rule,
                              const std::string& value);
 [[noreturn]] void wrong_value(const std::string& name, const std::string& rule,

@@ -1,84 +1,113 @@
-// The Python module fastbn._core: its table of functions.
+// The Python module fastbn._core: its settings, and what it is made of when it is imported.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
 
 #include "bindings/arguments.hpp"
-#include "bindings/calls.hpp"
-#include "bindings/fastcall.hpp"
+#include "bindings/functions.hpp"
+#include "bindings/numpy.hpp"
+#include "bindings/pool.hpp"
+#include "bindings/signature.hpp"
 #include "engine/dispatch.hpp"
-#include "engine/parallel.hpp"
-#include "engine/pool.hpp"
+#include "engine/threads.hpp"
 
 namespace fastbn::bindings {
 namespace {
 
-py::tuple pool_info() {
-    const PoolInfo info = fastbn::pool_info();
-    return py::make_tuple(info.limit, info.held, info.blocks, info.reused);
+struct ThreadsArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument n = required("n");
+};
+
+py::object set_num_threads(const ThreadsArguments& arguments) {
+    fastbn::set_num_threads(threads_argument(arguments.n));
+    return none();
 }
 
-py::tuple isas() { return py::tuple(py::cast(available_isas())); }
+py::object get_num_threads(const NoArguments&) { return to_python(fastbn::get_num_threads()); }
+
+struct PoolLimitArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument nbytes = required("nbytes");
+};
+
+py::object set_pool_limit(const PoolLimitArguments& arguments) {
+    pool::set_limit(bytes_argument(arguments.nbytes));
+    return none();
+}
+
+// Returns (limit, held, blocks, reused).
+py::object pool_info(const NoArguments&) {
+    const pool::Info info = pool::info();
+    return tuple_of(to_python(info.limit), to_python(info.held), to_python(info.blocks),
+                    to_python(info.reused));
+}
+
+py::object clear_pool(const NoArguments&) {
+    pool::clear();
+    return none();
+}
+
+struct IsaArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument name = required("name");
+};
+
+py::object set_isa(const IsaArguments& arguments) {
+    fastbn::set_isa(text_argument(arguments.name));
+    return none();
+}
+
+py::object get_isa(const NoArguments&) { return to_python(fastbn::get_isa()); }
+
+py::object isas(const NoArguments&) {
+    const std::vector<std::string> available = available_isas();
+    py::object names = owned(PyTuple_New(static_cast<Py_ssize_t>(available.size())));
+    for (std::size_t i = 0; i < available.size(); ++i) {
+        PyTuple_SET_ITEM(names.ptr(), i, to_python(available[i].c_str()).release().ptr());
+    }
+    return names;
+}
+
+void set_attribute(PyObject* module, const char* name, const py::object& value) {
+    if (PyObject_SetAttrString(module, name, value.ptr()) != 0) throw PythonError();
+}
+
+void fill(PyObject* module) {
+    choose_isa();
+    load_numpy();
+    install_fork_handler();
+    pool::protect_from_fork();
+
+    add_array_functions(module);
+    static PyMethodDef settings[] = {
+        Function<set_num_threads>::entry("set_num_threads"),
+        Function<get_num_threads>::entry("get_num_threads"),
+        Function<pool_info>::entry("pool_info"),
+        Function<set_pool_limit>::entry("set_pool_limit"),
+        Function<clear_pool>::entry("clear_pool"),
+        Function<isas>::entry("isas"),
+        Function<get_isa>::entry("get_isa"),
+        Function<set_isa>::entry("set_isa"),
+        {nullptr, nullptr, 0, nullptr},
+    };
+    if (PyModule_AddFunctions(module, settings) != 0) throw PythonError();
+    set_attribute(module, "version", to_python(FASTBN_VERSION));
+    set_attribute(module, "openmp", to_python(has_openmp()));
+    set_attribute(module, "compiler", to_python(FASTBN_COMPILER));
+    set_attribute(module, "build_type", to_python(FASTBN_BUILD_TYPE));
+}
 
 }  // namespace
 }  // namespace fastbn::bindings
 
+// NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming): Python asks for it
 PYBIND11_MODULE(_core, module) {
-    namespace bindings = fastbn::bindings;
-    namespace py = pybind11;
-    using py::arg;
-
-    fastbn::choose_isa();
-    fastbn::install_fork_handler();
-    fastbn::protect_pool_from_fork();
-
     module.doc() = "Compiled kernels of fastbn; documented in fastbn's Python functions.";
-    static PyMethodDef methods[] = {
-        bindings::method<bindings::batch_norm>(
-            "batch_norm",
-            "batch_norm($module, x, running_mean, running_var, weight, bias, training, momentum, "
-            "eps, axis, correction, dtype, out, where, weights, residual, activation, "
-            "negative_slope, /)\n--\n\n"),
-        bindings::method<bindings::batch_norm_train>(
-            "batch_norm_train",
-            "batch_norm_train($module, x, weight, bias, eps, axis, dtype, out, where, weights, "
-            "residual, activation, negative_slope, running_mean, running_var, momentum, "
-            "correction, skip_nonfinite, allow_single, /)\n--\n\n"),
-        bindings::method<bindings::batch_norm_backward>(
-            "batch_norm_backward",
-            "batch_norm_backward($module, dy, x, weight, bias, mean, invstd, count, axis, "
-            "training, "
-            "out, where, weights, residual, activation, negative_slope, allow_single, "
-            "/)\n--\n\n"),
-        bindings::method<bindings::moments>("moments",
-                                            "moments($module, x, axis, where, weights, /)\n--\n\n"),
-        bindings::method<bindings::normalize>(
-            "normalize",
-            "normalize($module, x, mean, var, weight, bias, eps, axis, dtype, out, residual, "
-            "activation, negative_slope, refuse_infinity, /)\n--\n\n"),
-        {nullptr, nullptr, 0, nullptr},
-    };
-    if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
-
-    module.def("check_counting", bindings::check_counting, arg("x"), arg("axis"), arg("where"),
-               arg("weights"), py::pos_only());
-    module.def(
-        "set_num_threads",
-        [](const py::object& n) { fastbn::set_num_threads(bindings::threads_argument(n)); },
-        arg("n"), py::pos_only());
-    module.def("get_num_threads", fastbn::get_num_threads);
-    module.def("pool_info", bindings::pool_info);
-    module.def(
-        "set_pool_limit",
-        [](const py::object& nbytes) {
-            fastbn::set_pool_limit(bindings::bytes_argument("nbytes", nbytes));
-        },
-        arg("nbytes"), py::pos_only());
-    module.def("clear_pool", fastbn::clear_pool);
-    module.def("isas", bindings::isas);
-    module.def("get_isa", fastbn::get_isa);
-    module.def("set_isa", fastbn::set_isa, arg("name"), py::pos_only());
-    module.attr("version") = FASTBN_VERSION;
-    module.attr("openmp") = fastbn::has_openmp();
-    module.attr("compiler") = FASTBN_COMPILER;
-    module.attr("build_type") = FASTBN_BUILD_TYPE;
+    try {
+        fastbn::bindings::fill(module.ptr());
+    } catch (const fastbn::bindings::PythonError&) {
+        throw pybind11::error_already_set();
+    }
 }

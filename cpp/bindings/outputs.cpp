@@ -4,45 +4,44 @@
 #include <cstdlib>
 #include <memory>
 #include <numeric>
-#include <optional>
 #include <utility>
 
-#include "bindings/dtypes.hpp"
-#include "engine/pool.hpp"
+#include "bindings/numpy.hpp"
+#include "bindings/pool.hpp"
 
 namespace fastbn::bindings {
 namespace {
 
 // The bytes an array reaches over, from its first to behind its last.
-struct Extent {
+struct ByteRange {
     const char* begin;
     const char* end;
 };
 
-Extent extent_of(const ArrayRef& array) {
-    Extent extent{array.data, array.data + size_of(array.dtype)};
+ByteRange bytes_of(const ArrayRef& array) {
+    ByteRange range{array.data, array.data + size_of(array.dtype)};
     for (int i = 0; i < array.ndim; ++i) {
         if (array.shape[i] == 0) return {array.data, array.data};
         const std::ptrdiff_t reach = (array.shape[i] - 1) * array.strides[i];
-        (reach < 0 ? extent.begin : extent.end) += reach;
+        (reach < 0 ? range.begin : range.end) += reach;
     }
-    return extent;
+    return range;
 }
 
 bool share_memory(const ArrayArg& a, const ArrayArg& b) {
-    const Extent ea = extent_of(a.ref);
-    const Extent eb = extent_of(b.ref);
+    const ByteRange ea = bytes_of(a.ref);
+    const ByteRange eb = bytes_of(b.ref);
     if (ea.begin >= eb.end || eb.begin >= ea.end) return false;
     // Interleaved, perhaps. NumPy gives up where it would have to search for long.
-    constexpr int most_work = 10000;
-    try {
-        return py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(
-            a.owner, b.owner, py::arg("max_work") = most_work));
-    } catch (const py::error_already_set& error) {
-        const auto too_hard = py::module_::import("numpy.exceptions").attr("TooHardError");
-        if (!error.matches(too_hard)) throw;
-        return true;
-    }
+    const py::object most_work = to_python(10000);
+    const py::object too_hard = imported("numpy.exceptions", "TooHardError");
+    const py::object shares_memory = imported("numpy", "shares_memory");
+    const auto shared = optional_owned(PyObject_CallFunctionObjArgs(
+        shares_memory.ptr(), a.owner.ptr(), b.owner.ptr(), most_work.ptr(), nullptr));
+    if (shared) return shared.ptr() == Py_True;
+    if (PyErr_ExceptionMatches(too_hard.ptr()) == 0) throw PythonError();
+    PyErr_Clear();
+    return true;
 }
 
 bool same_memory(const ArrayRef& a, const ArrayRef& b) {
@@ -55,43 +54,41 @@ bool same_memory(const ArrayRef& a, const ArrayRef& b) {
 
 // Every stride must step over all that the smaller ones reach.
 bool overlaps_itself(const ArrayRef& array) {
-    std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> steps;
+    std::pair<std::ptrdiff_t, std::ptrdiff_t> steps[max_dimensions];  // stride, size
+    auto* end = steps;
     for (int i = 0; i < array.ndim; ++i) {
         if (array.shape[i] == 0) return false;
-        if (array.shape[i] > 1) steps.emplace_back(std::abs(array.strides[i]), array.shape[i]);
+        if (array.shape[i] > 1) *end++ = {std::abs(array.strides[i]), array.shape[i]};
     }
-    std::sort(steps.begin(), steps.end());
+    std::sort(steps, end);
     std::ptrdiff_t reach = size_of(array.dtype);
-    for (const auto& [stride, size] : steps) {
-        if (stride < reach) return true;
-        reach += stride * (size - 1);
-    }
-    return false;
+    return std::any_of(steps, end, [&](const auto& step) {
+        if (step.first < reach) return true;
+        reach += step.first * (step.second - 1);
+        return false;
+    });
 }
 
-// Strides of a dense array of this shape whose axes are in memory in the order of like's.
-std::vector<py::ssize_t> dense_strides(const py::array& like, py::ssize_t itemsize) {
-    const std::size_t ndim = static_cast<std::size_t>(like.ndim());
-    std::vector<std::size_t> order(ndim);
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        const py::ssize_t step_a = std::abs(like.strides()[a]);
-        const py::ssize_t step_b = std::abs(like.strides()[b]);
+// Strides of a dense array of like's shape whose axes are in memory in the order of like's.
+void set_dense_strides(const ArrayRef& like, std::ptrdiff_t itemsize, std::ptrdiff_t* strides) {
+    int order[max_dimensions];
+    std::iota(order, order + like.ndim, 0);
+    std::sort(order, order + like.ndim, [&](int a, int b) {
+        const std::ptrdiff_t step_a = std::abs(like.strides[a]);
+        const std::ptrdiff_t step_b = std::abs(like.strides[b]);
         return step_a > step_b || (step_a == step_b && a < b);
     });
-    std::vector<py::ssize_t> strides(ndim);
-    py::ssize_t stride = itemsize;
-    for (std::size_t i = ndim; i-- > 0;) {
+    std::ptrdiff_t stride = itemsize;
+    for (int i = like.ndim; i-- > 0;) {
         strides[order[i]] = stride;
-        stride *= std::max<py::ssize_t>(like.shape()[order[i]], 1);
+        stride *= std::max<std::ptrdiff_t>(like.shape[order[i]], 1);
     }
-    return strides;
 }
 
 // A block of the pool, given back when the last array on it goes.
 struct PooledBlock {
-    explicit PooledBlock(std::ptrdiff_t n) : data(take_block(n)), bytes(n) {}
-    ~PooledBlock() { give_back(data, bytes); }
+    explicit PooledBlock(std::ptrdiff_t n) : data(pool::take(n)), bytes(n) {}
+    ~PooledBlock() { pool::give_back(data, bytes); }
     PooledBlock(const PooledBlock&) = delete;
     PooledBlock& operator=(const PooledBlock&) = delete;
 
@@ -99,69 +96,80 @@ struct PooledBlock {
     std::ptrdiff_t bytes;
 };
 
-py::array pooled_like(const py::array& like, const py::dtype& dtype, std::ptrdiff_t bytes) {
+py::object pooled_like(const ArrayRef& like, PyObject* dtype, std::ptrdiff_t itemsize,
+                       std::ptrdiff_t bytes) {
     auto block = std::make_unique<PooledBlock>(bytes);
-    const py::capsule base(block.get(), [](void* pointer) {
-        const std::unique_ptr<PooledBlock> last(static_cast<PooledBlock*>(pointer));
-    });
-    const char* const data = block.release()->data;
-    const std::vector<py::ssize_t> shape(like.shape(), like.shape() + like.ndim());
-    return py::array(dtype, shape, dense_strides(like, dtype.itemsize()), data, base);
+    const py::object base = owned(PyCapsule_New(block.get(), nullptr, [](PyObject* capsule) {
+        delete static_cast<PooledBlock*>(PyCapsule_GetPointer(capsule, nullptr));
+    }));
+    char* const data = block.release()->data;
+    std::ptrdiff_t strides[max_dimensions];
+    set_dense_strides(like, itemsize, strides);
+    return new_array_on(data, base.ptr(), dtype, like.ndim, like.shape, strides);
 }
 
-// A C-ordered array of NumPy's own memory, without the detours of py::array.
-py::array fresh_array(py::dtype dtype, const py::ssize_t* shape, std::size_t ndim) {
-    auto& numpy = py::detail::npy_api::get();
-    const auto made = py::reinterpret_steal<py::object>(numpy.PyArray_NewFromDescr_(
-        numpy.PyArray_Type_, dtype.release().ptr(), static_cast<int>(ndim),
-        const_cast<Py_intptr_t*>(shape), nullptr, nullptr, 0, nullptr));
-    if (!made) throw py::error_already_set();
-    return py::reinterpret_borrow<py::array>(made);
+std::ptrdiff_t size_of_array(const ArrayRef& array) {
+    return std::accumulate(array.shape, array.shape + array.ndim, std::ptrdiff_t{1},
+                           [](std::ptrdiff_t a, std::ptrdiff_t b) { return a * b; });
 }
 
-bool is_broadcast(const py::array& array) {
-    const auto* strides = array.strides();
-    return std::any_of(strides, strides + array.ndim(), [](py::ssize_t s) { return s == 0; });
+bool is_broadcast(const ArrayRef& array) {
+    const std::ptrdiff_t* const end = array.strides + array.ndim;
+    return std::find(array.strides, end, 0) != end;
 }
 
-py::array empty_like(const py::array& like, const py::dtype& dtype) {
-    const std::ptrdiff_t bytes = like.size() * dtype.itemsize();
-    if (bytes >= pooled_from && !is_broadcast(like)) return pooled_like(like, dtype, bytes);
-    if ((like.flags() & py::array::c_style) != 0) {
-        return fresh_array(dtype, like.shape(), static_cast<std::size_t>(like.ndim()));
+py::object empty_like(const ArrayArg& like, PyObject* dtype, DType type) {
+    const std::ptrdiff_t itemsize = size_of(type);
+    const std::ptrdiff_t bytes = size_of_array(like.ref) * itemsize;
+    if (bytes >= pool::pooled_from && !is_broadcast(like.ref)) {
+        return pooled_like(like.ref, dtype, itemsize, bytes);
     }
-    return py::array(py::module_::import("numpy").attr("empty_like")(like, py::arg("dtype") = dtype,
-                                                                     py::arg("subok") = false));
+    if (fields_of_array(like.owner.ptr()).c_contiguous) {
+        return new_array(dtype, like.ref.ndim, like.ref.shape);
+    }
+    const py::object order = to_python("K");
+    const py::object subclass = to_python(false);
+    return call(imported("numpy", "empty_like"), like.owner.ptr(), dtype, order.ptr(),
+                subclass.ptr());
 }
 
-py::dtype natural_dtype(const ArrayArg& like) {
-    return is_float(like.ref.dtype) ? like.array().dtype() : py::dtype::of<float>();
+ArrayArg fresh_output(const char* name, const ArrayArg& like, PyObject* dtype, DType type) {
+    py::object array = empty_like(like, dtype, type);
+    const ArrayFields fields = fields_of_array(array.ptr());
+    return {name, std::move(array),
+            ArrayRef(fields.data, type, fields.ndim, fields.shape, fields.strides)};
 }
 
 }  // namespace
 
-ArrayArg writable_argument(const char* name, const py::object& value) {
-    if (!py::isinstance<py::array>(value)) {
-        wrong_type(name, "be a numpy.ndarray", type_name(value));
+ArrayArg writable_argument(const Argument& argument) {
+    const char* const name = argument.name;
+    if (!is_array(argument.value)) {
+        wrong_type(name, "be a numpy.ndarray", type_name(argument.value));
     }
-    const ArrayArg argument = described(name, py::reinterpret_borrow<py::array>(value));
-    if (!argument.array().writeable()) wrong_value(name, "be writable", "a read-only array");
-    if (overlaps_itself(argument.ref)) {
-        wrong_value(name, "not overlap itself", "strides " + shown(value.attr("strides")));
+    const ArrayArg array = described(name, borrowed(argument.value));
+    if (!fields_of_array(array.owner.ptr()).writeable) {
+        wrong_value(name, "be writable", "a read-only array");
     }
-    return argument;
+    if (overlaps_itself(array.ref)) {
+        wrong_value(name, "not overlap itself",
+                    "strides " + shown(attribute(array.owner.ptr(), "strides").ptr()));
+    }
+    return array;
 }
 
-ArrayArg output_argument(const py::object& out, const py::object& dtype, const ArrayArg& like,
-                         const std::vector<const ArrayArg*>& sources,
-                         const std::vector<const ArrayArg*>& others) {
-    const std::optional<py::dtype> wanted = result_dtype_argument(dtype);
+ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
+                         std::initializer_list<const ArrayArg*> sources,
+                         std::initializer_list<const ArrayArg*> others) {
     if (out.is_none()) {
-        return described("out", empty_like(like.array(), wanted ? *wanted : natural_dtype(like)));
+        if (type) return fresh_output(out.name, like, type.numpy.ptr(), type.engine);
+        if (is_float(like.ref.dtype)) return output_like(out.name, like, like);
+        return fresh_output(out.name, like, float32_dtype(), DType::float32);
     }
-    const ArrayArg output = writable_argument("out", out);
-    if (wanted && engine_dtype(*wanted) != output.ref.dtype) {
-        wrong_type("out", "have dtype " + name_of(*wanted), dtype_name(output));
+    const ArrayArg output = writable_argument(out);
+    if (type && type.engine != output.ref.dtype) {
+        wrong_type(out.name, "have dtype " + name_of(type.numpy.ptr()),
+                   name_of(numpy_dtype(output)));
     }
     for (const ArrayArg* source : sources) {
         if (*source && !same_memory(output.ref, source->ref)) check_disjoint(output, *source);
@@ -171,7 +179,7 @@ ArrayArg output_argument(const py::object& out, const py::object& dtype, const A
 }
 
 ArrayArg output_like(const char* name, const ArrayArg& like, const ArrayArg& typed) {
-    return described(name, empty_like(like.array(), typed.array().dtype()));
+    return fresh_output(name, like, numpy_dtype(typed), typed.ref.dtype);
 }
 
 void check_disjoint(const ArrayArg& written, const ArrayArg& other) {
@@ -181,8 +189,8 @@ void check_disjoint(const ArrayArg& written, const ArrayArg& other) {
     }
 }
 
-py::array_t<double> statistic_array(const Features& features) {
-    return fresh_array(py::dtype::of<double>(), features.shape.data(), features.shape.size());
-}
+StatisticArray::StatisticArray(const Features& features)
+    : array_(new_array(float64_dtype(), features.ndim, features.shape)),
+      data_(reinterpret_cast<double*>(fields_of_array(array_.ptr()).data)) {}
 
 }  // namespace fastbn::bindings

@@ -2,21 +2,22 @@
 // be shared with which; no arithmetic.
 #pragma once
 
-#include <vector>
+#include <initializer_list>
 
 #include "bindings/arguments.hpp"
 
 namespace fastbn::bindings {
 
 // A NumPy array to be written to: never converted.
-ArrayArg writable_argument(const char* name, const py::object& value);
+ArrayArg writable_argument(const Argument& argument);
 
 // The array a result goes to: `out`, checked, or a fresh one in like's memory order and of type
-// `dtype`, float32 for None where like holds integers. `out` may be exactly one of the arrays in
-// `sources`, and shares no memory with any of `others`, nor partly with a source.
-ArrayArg output_argument(const py::object& out, const py::object& dtype, const ArrayArg& like,
-                         const std::vector<const ArrayArg*>& sources,
-                         const std::vector<const ArrayArg*>& others);
+// `type`; where that is empty of like's type, or float32 where like holds integers. `out` may be
+// exactly one of the arrays in `sources`, and shares no memory with any of `others`, nor partly
+// with a source.
+ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
+                         std::initializer_list<const ArrayArg*> sources,
+                         std::initializer_list<const ArrayArg*> others);
 // A fresh array in like's memory order and of another's type.
 ArrayArg output_like(const char* name, const ArrayArg& like, const ArrayArg& typed);
 
@@ -24,6 +25,15 @@ ArrayArg output_like(const char* name, const ArrayArg& like, const ArrayArg& typ
 void check_disjoint(const ArrayArg& written, const ArrayArg& other);
 
 // A fresh float64 array, one value per channel.
-py::array_t<double> statistic_array(const Features& features);
+class StatisticArray {
+public:
+    explicit StatisticArray(const Features& features);
+    double* data() const { return data_; }
+    const py::object& array() const { return array_; }
+
+private:
+    py::object array_;
+    double* data_;
+};
 
 }  // namespace fastbn::bindings

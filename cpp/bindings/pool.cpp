@@ -1,4 +1,4 @@
-#include "engine/pool.hpp"
+#include "bindings/pool.hpp"
 
 #include <cstdlib>
 #include <iterator>
@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace fastbn {
+namespace fastbn::bindings::pool {
 namespace {
 
 constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
@@ -33,7 +33,7 @@ struct Pool {
 };
 
 // Never destroyed: results may be given back while the process ends.
-Pool& pool() {
+Pool& shared_pool() {
     static Pool* const instance = new Pool;
     return *instance;
 }
@@ -86,9 +86,9 @@ void shrink(Pool& p, std::ptrdiff_t most) {
 
 }  // namespace
 
-char* take_block(std::ptrdiff_t bytes) {
+char* take(std::ptrdiff_t bytes) {
     const std::ptrdiff_t size = rounded(bytes);
-    Pool& p = pool();
+    Pool& p = shared_pool();
     {
         const std::scoped_lock lock(p.mutex);
         for (auto block = p.free.rbegin(); block != p.free.rend(); ++block) {
@@ -105,7 +105,7 @@ char* take_block(std::ptrdiff_t bytes) {
 
 void give_back(char* block, std::ptrdiff_t bytes) noexcept {
     const std::ptrdiff_t size = rounded(bytes);
-    Pool& p = pool();
+    Pool& p = shared_pool();
     const std::scoped_lock lock(p.mutex);
     if (!recycles || size > p.limit) {
         std::free(block);
@@ -120,30 +120,30 @@ void give_back(char* block, std::ptrdiff_t bytes) noexcept {
     }
 }
 
-PoolInfo pool_info() {
-    Pool& p = pool();
+Info info() {
+    Pool& p = shared_pool();
     const std::scoped_lock lock(p.mutex);
     return {p.limit, p.held, static_cast<std::ptrdiff_t>(p.free.size()), p.reused};
 }
 
-void set_pool_limit(std::ptrdiff_t bytes) {
-    Pool& p = pool();
+void set_limit(std::ptrdiff_t bytes) {
+    Pool& p = shared_pool();
     const std::scoped_lock lock(p.mutex);
     p.limit = bytes;
     shrink(p, bytes);
 }
 
-void clear_pool() {
-    Pool& p = pool();
+void clear() {
+    Pool& p = shared_pool();
     const std::scoped_lock lock(p.mutex);
     shrink(p, 0);
 }
 
-void protect_pool_from_fork() {
+void protect_from_fork() {
 #if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); },
-                   [] { pool().mutex.unlock(); });
+    pthread_atfork([] { shared_pool().mutex.lock(); }, [] { shared_pool().mutex.unlock(); },
+                   [] { shared_pool().mutex.unlock(); });
 #endif
 }
 
-}  // namespace fastbn
+}  // namespace fastbn::bindings::pool

@@ -4,9 +4,9 @@
 
 #include <cstddef>
 
-namespace fastbn {
+namespace fastbn::bindings::pool {
 
-struct PoolInfo {
+struct Info {
     std::ptrdiff_t limit;   // most bytes kept for reuse
     std::ptrdiff_t held;    // bytes kept now
     std::ptrdiff_t blocks;  // in so many blocks
@@ -18,15 +18,15 @@ constexpr std::ptrdiff_t pooled_from = std::ptrdiff_t{1} << 20;
 
 // Memory aligned to 64 bytes; raises std::bad_alloc. The block is the caller's alone until it is
 // given back, with the size it was asked for.
-char* take_block(std::ptrdiff_t bytes);
+char* take(std::ptrdiff_t bytes);
 void give_back(char* block, std::ptrdiff_t bytes) noexcept;
 
-PoolInfo pool_info();
+Info info();
 // Frees at once what exceeds the new limit; 0 turns recycling off.
-void set_pool_limit(std::ptrdiff_t bytes);
-void clear_pool();
+void set_limit(std::ptrdiff_t bytes);
+void clear();
 
 // Makes fork wait until no other thread is inside the pool.
-void protect_pool_from_fork();
+void protect_from_fork();
 
-}  // namespace fastbn
+}  // namespace fastbn::bindings::pool

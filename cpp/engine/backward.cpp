@@ -74,14 +74,20 @@ struct GradientOperands {
     Operand dz;
 };
 
+// What is known of each channel beside its statistics; null where it is not.
+struct KnownSums {
+    const double* count;         // what its values weigh together
+    const double* mean_dy;       // of a larger batch
+    const double* mean_dy_xhat;  // likewise
+};
+
 class BackwardOperation final : public Operation {
 public:
-    // counts: what the values of each channel weigh together, or null where that is not known.
     BackwardOperation(const Plan& plan, const GradientKernels& kernels,
                       const NormalizeKernels& frozen_kernels, const GradientOperands& operands,
                       const Weights& weights, bool through_statistics,
-                      const ChannelParameters& channels, const double* counts,
-                      const ForwardValues& forward, double* dweight, double* dbias)
+                      const ChannelParameters& channels, const KnownSums& known,
+                      const ForwardValues& forward, const GradientsOut& out)
         : plan_(plan),
           kernels_(kernels),
           frozen_kernels_(frozen_kernels),
@@ -89,16 +95,15 @@ public:
           weights_(weights),
           through_statistics_(through_statistics),
           channels_(channels),
-          counts_(counts),
+          known_(known),
           forward_(forward),
-          dweight_(dweight),
-          dbias_(dbias) {}
+          out_(out) {}
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
                 const Memory& memory) const noexcept override {
         const Sums sums = place(memory.buffers).sums;
         const std::ptrdiff_t first = memory.at(span, slab.buffer_index);
-        const bool adds_weights = is_weighted() && counts_ == nullptr;
+        const bool adds_weights = sums_weights();
         std::fill_n(sums.dz + first, slab.buffer_size, 0.0);
         std::fill_n(sums.dz_xhat + first, slab.buffer_size, 0.0);
         if (adds_weights) std::fill_n(sums.weight + first, slab.buffer_size, 0.0);
@@ -118,25 +123,12 @@ public:
 
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = place(memory.buffers);
-        const std::ptrdiff_t i = memory.at(0, slab.buffer_index);
-        merge(buffers.sums.dz, slab, memory);
-        merge(buffers.sums.dz_xhat, slab, memory);
-        double* const sum_dz = buffers.sums.dz + i;
-        double* const sum_dz_xhat = buffers.sums.dz_xhat + i;
-        std::copy_n(sum_dz, slab.channels, dbias_ + slab.channel);
-        std::copy_n(sum_dz_xhat, slab.channels, dweight_ + slab.channel);
+        if (plan_.reduces) finalize_sums(slab, buffers.sums, memory);
+        if (!transforms()) return;
         if (is_affine()) return finalize_affine(slab, buffers, memory);
-        double count = static_cast<double>(plan_.layout.count);
-        if (!through_statistics_) {
-            std::fill_n(sum_dz, slab.channels, 0.0);
-            std::fill_n(sum_dz_xhat, slab.channels, 0.0);
-        } else if (is_weighted()) {
-            divide_by_weights(slab, buffers.sums, memory);
-            count = 1.0;
-        }
         const bool out_of_range = fold_input_gradient(
-            channels_of(slab), {sum_dz, sum_dz_xhat, count}, kernels_.computed, slab.channels,
-            plan_.layout,
+            channels_of(slab), means_of(slab, buffers.sums, memory), kernels_.computed,
+            slab.channels, plan_.layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
         note_out_of_range(plan_, memory, out_of_range || forward_.out_of_range());
     }
@@ -170,6 +162,7 @@ public:
     }
 
     std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
+    bool transforms() const noexcept override { return static_cast<bool>(operands_.dx); }
 
 private:
     // Per span, and channel or column.
@@ -192,7 +185,7 @@ private:
         Buffers b{};
         b.sums.dz = arrays.doubles(plan_.spans * n);
         b.sums.dz_xhat = arrays.doubles(plan_.spans * n);
-        if (is_weighted() && counts_ == nullptr) b.sums.weight = arrays.doubles(plan_.spans * n);
+        if (sums_weights()) b.sums.weight = arrays.doubles(plan_.spans * n);
         if (is_affine()) {
             b.affine = place_affine(arrays, kernels_.computed, n);
             b.zeros = arrays.doubles(Workspace::channels(plan_));
@@ -204,6 +197,10 @@ private:
     }
 
     bool is_weighted() const { return through_statistics_ && weights_.differ(); }
+    // What the values weigh is needed to divide the sums by it.
+    bool sums_weights() const {
+        return plan_.reduces && transforms() && is_weighted() && known_.count == nullptr;
+    }
     // With constant statistics and no activation, dx = weight * invstd * dy is an affine map of dy.
     bool is_affine() const { return !through_statistics_ && !forward_.has_activation(); }
 
@@ -217,6 +214,38 @@ private:
         const std::ptrdiff_t c = slab.channel;
         return {channels_.mean + c, channels_.mean_lo + c, channels_.invstd + c,
                 channels_.weight + c, channels_.bias + c};
+    }
+
+    void finalize_sums(const Slab& slab, const Sums& sums, const Memory& memory) const noexcept {
+        merge(sums.dz, slab, memory);
+        merge(sums.dz_xhat, slab, memory);
+        const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
+        std::copy_n(sums.dz + first, slab.channels, out_.dbias + slab.channel);
+        std::copy_n(sums.dz_xhat + first, slab.channels, out_.dweight + slab.channel);
+    }
+
+    // What flows back through the statistics of a slab's channels: sums and what divides them.
+    // Written where the sums are, unless these will do.
+    ChannelGradients means_of(const Slab& slab, const Sums& sums,
+                              const Memory& memory) const noexcept {
+        const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
+        double* const dz = sums.dz + first;
+        double* const dz_xhat = sums.dz_xhat + first;
+        if (!through_statistics_) {
+            std::fill_n(dz, slab.channels, 0.0);
+            std::fill_n(dz_xhat, slab.channels, 0.0);
+        } else if (known_.mean_dy != nullptr) {
+            const double divisor = is_weighted() ? weights_.divisor() : 1.0;
+            for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+                dz[c] = known_.mean_dy[slab.channel + c] * divisor;
+                dz_xhat[c] = known_.mean_dy_xhat[slab.channel + c] * divisor;
+            }
+            return {dz, dz_xhat, 1.0};
+        } else if (is_weighted()) {
+            divide_by_weights(slab, sums, memory);
+            return {dz, dz_xhat, 1.0};
+        }
+        return {dz, dz_xhat, static_cast<double>(plan_.layout.count)};
     }
 
     void finalize_affine(const Slab& slab, const Buffers& buffers,
@@ -266,10 +295,10 @@ private:
     void divide_by_weights(const Slab& slab, const Sums& sums,
                            const Memory& memory) const noexcept {
         const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
-        if (counts_ == nullptr) merge(sums.weight, slab, memory);
-        const double* const totals =
-            counts_ != nullptr ? counts_ + slab.channel : sums.weight + first;
-        const double divisor = counts_ != nullptr ? weights_.divisor() : 1.0;
+        const bool known = known_.count != nullptr;
+        if (!known) merge(sums.weight, slab, memory);
+        const double* const totals = known ? known_.count + slab.channel : sums.weight + first;
+        const double divisor = known ? weights_.divisor() : 1.0;
         for (double* const sum : {sums.dz + first, sums.dz_xhat + first}) {
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
                 const double total = totals[c] / divisor;
@@ -299,22 +328,70 @@ private:
     const Weights& weights_;
     bool through_statistics_;
     ChannelParameters channels_;  // all of them, from the first on
-    const double* counts_;
+    KnownSums known_;
     const ForwardValues& forward_;
-    double* dweight_;
-    double* dbias_;
+    const GradientsOut& out_;
 };
+
+// Parameters and statistics of all channels, out of their arrays.
+struct ChannelInputs {
+    ChannelInputs(const Normalization& of, const Features& features)
+        : weight(of.parameters.weight, features, 1.0),
+          bias(of.parameters.bias, features, 0.0),
+          mean(of.mean, features, 0.0),
+          mean_lo({}, features, 0.0),
+          invstd(of.invstd, features, 1.0),
+          count(of.count, features, 0.0),
+          mean_dy(of.mean_dy, features, 0.0),
+          mean_dy_xhat(of.mean_dy_xhat, features, 0.0),
+          has_count(of.count),
+          has_means(of.mean_dy) {}
+
+    ChannelParameters parameters() const {
+        return {mean.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()};
+    }
+    KnownSums known() const {
+        return {has_count ? count.data() : nullptr, has_means ? mean_dy.data() : nullptr,
+                has_means ? mean_dy_xhat.data() : nullptr};
+    }
+
+    ChannelValues weight;
+    ChannelValues bias;
+    ChannelValues mean;
+    ChannelValues mean_lo;
+    ChannelValues invstd;
+    ChannelValues count;
+    ChannelValues mean_dy;
+    ChannelValues mean_dy_xhat;
+    bool has_count;
+    bool has_means;
+};
+
+Work backward_work(const GradientOperands& operands, const Weights& weights, bool weighted) {
+    Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
+                                 {&operands.dx, &operands.dz});
+    if (!weighted) return work;
+    // Packed weights keep tiles small, and several channels may differ in them.
+    const bool by_row = weights.form() == WeightsForm::by_row;
+    work.packed_sums = weights.form() == WeightsForm::by_element;
+    work.all_direct = work.all_direct && (by_row || weights.is_direct());
+    work.adjacent_channels = work.adjacent_channels && by_row && weights.same_in_channels();
+    return work;
+}
 
 void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
            const EpilogueRef& epilogue, const Normalization& normalization,
            const GradientsOut& out) {
     check_same_shape("dy", dy, x);
-    check_same_shape("out", out.dx, x);
+    if (out.dx) check_same_shape("out", out.dx, x);
     if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameters(normalization.parameters, features);
     check_parameter_shape("mean", normalization.mean, features);
     check_parameter_shape("invstd", normalization.invstd, features);
     if (normalization.count) check_parameter_shape("count", normalization.count, features);
+    if (!normalization.mean_dy) return;
+    check_parameter_shape("mean_dy", normalization.mean_dy, features);
+    check_parameter_shape("mean_dy_xhat", normalization.mean_dy_xhat, features);
 }
 
 }  // namespace
@@ -325,11 +402,14 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     check(dy, x, features, epilogue, normalization, out);
     Weights weights(weighting, x, features);
     const bool through_statistics = normalization.through_statistics;
-    if (through_statistics && !normalization.allow_single) {
+    const bool sums = !normalization.mean_dy;
+    if (through_statistics && sums && out.dx && !normalization.allow_single) {
         check_trainable(features, weights.largest_total());
     }
     if (features.empty()) {
-        for (double* const to : {out.dweight, out.dbias}) std::fill_n(to, features.channels, 0.0);
+        for (double* const to : {out.dweight, out.dbias}) {
+            if (to != nullptr) std::fill_n(to, features.channels, 0.0);
+        }
         return;
     }
 
@@ -341,15 +421,8 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
                               operand_of(epilogue.residual, layout, kernels.dy),
                               operand_of(out.dx, layout, kernels.dy),
                               operand_of(out.dz, layout, kernels.dy)};
-    Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
-                                 {&operands.dx, &operands.dz});
-    work.reduces = true;
-    if (weighted) {  // packed weights keep tiles small, and several channels may differ in them
-        const bool by_row = weights.form() == WeightsForm::by_row;
-        work.packed_sums = weights.form() == WeightsForm::by_element;
-        work.all_direct = work.all_direct && (by_row || weights.is_direct());
-        work.adjacent_channels = work.adjacent_channels && by_row && weights.same_in_channels();
-    }
+    Work work = backward_work(operands, weights, weighted);
+    work.reduces = sums;
     const Plan plan = plan_of(layout, x.dtype, work);
     StagingBuffers staging(plan);
     for (Operand* operand :
@@ -358,21 +431,13 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     }
     if (weighted) weights.take_staging(staging);
 
-    const ChannelValues weight(normalization.parameters.weight, features, 1.0);
-    const ChannelValues bias(normalization.parameters.bias, features, 0.0);
-    const ChannelValues mean(normalization.mean, features, 0.0);
-    const ChannelValues mean_lo({}, features, 0.0);
-    const ChannelValues invstd(normalization.invstd, features, 1.0);
-    const ChannelValues count(normalization.count, features, 0.0);
-    const ChannelParameters channels{mean.data(), mean_lo.data(), invstd.data(), weight.data(),
-                                     bias.data()};
-    const ForwardValues forward(channels, epilogue.activation, kernels.computed, features.channels,
-                                plan);
+    const ChannelInputs channels(normalization, features);
+    const ForwardValues forward(channels.parameters(), epilogue.activation, kernels.computed,
+                                features.channels, plan);
     execute(plan, staging,
             BackwardOperation(plan, kernels, normalize_kernels(kernels.dy, kernels.dy), operands,
-                              weights, through_statistics, channels,
-                              normalization.count ? count.data() : nullptr, forward, out.dweight,
-                              out.dbias));
+                              weights, through_statistics, channels.parameters(), channels.known(),
+                              forward, out));
 }
 
 }  // namespace fastbn

@@ -17,12 +17,12 @@ Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n);
 InputGradient<void> place_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n);
 
 // The coefficients from entry i on.
-Affine<void> from(const Affine<void>& arrays, DType computed, std::ptrdiff_t i);
-InputGradient<void> from(const InputGradient<void>& arrays, DType computed, std::ptrdiff_t i);
+Affine<void> from(const Affine<void>& a, DType computed, std::ptrdiff_t i);
+InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrdiff_t i);
 
 // What kernels are called with. `pre` is left out unless some channel's is not 1.
-Affine<const void> kernel_view(const Affine<void>& arrays, bool out_of_range);
-InputGradient<const void> kernel_view(const InputGradient<void>& arrays, bool out_of_range);
+Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range);
+InputGradient<const void> kernel_view(const InputGradient<void>& g, bool out_of_range);
 
 // Coefficients of n channels, each of which is then found at all of its columns (see Layout).
 // Return whether some channel's `pre` is not 1.

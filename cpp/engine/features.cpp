@@ -21,11 +21,11 @@ std::string shape_text(const ArrayRef& array) { return shape_text(array.shape, a
 
 }  // namespace
 
-Features features_of(const ArrayRef& x, const AxisArgument& axes) {
+Features features_of(const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff_t n) {
     if (x.ndim < 2) refuse("x", "have at least 2 dimensions", std::to_string(x.ndim));
     Features features;
-    for (int i = 0; i < axes.n; ++i) {
-        const std::ptrdiff_t axis = axes.axis[i];
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const std::ptrdiff_t axis = axes[i];
         if (axis < -x.ndim || axis >= x.ndim) {
             refuse("axis",
                    "be between " + std::to_string(-x.ndim) + " and " + std::to_string(x.ndim - 1) +

@@ -18,13 +18,8 @@ struct Features {
     bool empty() const { return channels == 0 || count == 0; }
 };
 
-// Axes as the caller gave them, negative ones counted from the end.
-struct AxisArgument {
-    int n = 0;
-    std::ptrdiff_t axis[max_dimensions];  // only the first n are ever read
-};
-
-Features features_of(const ArrayRef& x, const AxisArgument& axes);
+// axes: n of them, as the caller gave them; negative ones are counted from the end.
+Features features_of(const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff_t n);
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);

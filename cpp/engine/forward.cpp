@@ -37,35 +37,38 @@ struct WeightedInput {
     }
 };
 
-class MomentsOperation final : public Operation {
+// What is asked of x alone: its moments, its values' range, or both in one reading.
+class StatisticsOperation final : public Operation {
 public:
-    // range: null where it is not asked for.
-    MomentsOperation(const Plan& plan, const WeightedInput& input, const MomentsReduction& moments,
-                     const ValueRangeReduction* range)
+    // Null for what is not asked for.
+    StatisticsOperation(const Plan& plan, const WeightedInput& input,
+                        const MomentsReduction* moments, const ValueRangeReduction* range)
         : plan_(plan), input_(input), moments_(moments), range_(range) {}
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
                 const Memory& memory) const noexcept override {
         const Buffers buffers = place(memory.buffers);
-        moments_.begin(slab, span, buffers.moments, memory);
+        if (moments_ != nullptr) moments_->begin(slab, span, buffers.moments, memory);
         if (range_ != nullptr) range_->begin(slab, span, buffers.range, memory);
         input_.each_tile(plan_, slab, span, memory.scratch,
                          [&](const TileRange& tile, std::ptrdiff_t position, Tile<const void> x,
                              Tile<const void> weights) {
-                             moments_.add(tile, span, position, x, weights, buffers.moments,
-                                          memory);
+                             if (moments_ != nullptr) {
+                                 moments_->add(tile, span, position, x, weights, buffers.moments,
+                                               memory);
+                             }
                              if (range_ == nullptr) return;
                              range_->add(tile, span, x, weights, buffers.range, memory);
                          });
     }
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = place(memory.buffers);
-        moments_.finalize(slab, buffers.moments, memory);
+        if (moments_ != nullptr) moments_->finalize(slab, buffers.moments, memory);
         if (range_ != nullptr) range_->finalize(slab, buffers.range, memory);
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
     bool transforms() const noexcept override { return false; }
-    bool sums_columns() const noexcept override { return true; }
+    bool sums_columns() const noexcept override { return moments_ != nullptr; }
 
 private:
     struct Buffers {
@@ -76,7 +79,7 @@ private:
     Buffers place(std::byte* memory) const noexcept {
         Arrays arrays(memory);
         Buffers buffers{};
-        buffers.moments = moments_.place(arrays);
+        if (moments_ != nullptr) buffers.moments = moments_->place(arrays);
         if (range_ != nullptr) buffers.range = range_->place(arrays);
         buffers.bytes = arrays.bytes();
         return buffers;
@@ -84,66 +87,46 @@ private:
 
     const Plan& plan_;
     const WeightedInput& input_;
-    const MomentsReduction& moments_;
+    const MomentsReduction* moments_;
     const ValueRangeReduction* range_;
-};
-
-class ValueRangeOperation final : public Operation {
-public:
-    ValueRangeOperation(const Plan& plan, const WeightedInput& input,
-                        const ValueRangeReduction& range)
-        : plan_(plan), input_(input), range_(range) {}
-
-    void reduce(const Slab& slab, std::ptrdiff_t span,
-                const Memory& memory) const noexcept override {
-        Arrays arrays(memory.buffers);
-        const ValueRange buffers = range_.place(arrays);
-        range_.begin(slab, span, buffers, memory);
-        input_.each_tile(
-            plan_, slab, span, memory.scratch,
-            [&](const TileRange& tile, std::ptrdiff_t, Tile<const void> x,
-                Tile<const void> weights) { range_.add(tile, span, x, weights, buffers, memory); });
-    }
-    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
-        Arrays arrays(memory.buffers);
-        range_.finalize(slab, range_.place(arrays), memory);
-    }
-    std::ptrdiff_t buffer_bytes() const noexcept override {
-        Arrays arrays(nullptr);
-        range_.place(arrays);
-        return arrays.bytes();
-    }
-    bool transforms() const noexcept override { return false; }
-
-private:
-    const Plan& plan_;
-    const WeightedInput& input_;
-    const ValueRangeReduction& range_;
 };
 
 // y from x, by coefficients that are there: the transform of training and inference.
 struct NormalizeTransform {
-    const Plan& plan;
+    NormalizeTransform(const ArrayRef& x_array, const ArrayRef& y_array,
+                       const EpilogueRef& epilogue, const Layout& layout)
+        : kernels(normalize_kernels(x_array.dtype, y_array.dtype)),
+          x(operand_of(x_array, layout, kernels.x)),
+          residual(operand_of(epilogue.residual, layout, kernels.y)),
+          y(operand_of(y_array, layout, kernels.y)),
+          activation(epilogue.activation) {}
+
     const NormalizeKernels& kernels;
     Operand x;
     Operand residual;
     Operand y;
     Activation activation;
 
-    Affine<void> place(Arrays& arrays) const {
+    Work work() const { return elementwise_work({&x, &residual}, {&y}); }
+    void take_staging(StagingBuffers& staging) {
+        for (Operand* operand : {&x, &residual, &y}) staging.add(*operand);
+    }
+
+    // With the plan that was made for its work:
+    Affine<void> place(Arrays& arrays, const Plan& plan) const {
         return place_affine(arrays, kernels.computed, Workspace::buffer_size(plan));
     }
     // Folds the coefficients of a slab's channels, given from its first one on.
-    void fold(const ChannelParameters& channels, const Slab& slab, const Affine<void>& affine,
-              const Memory& memory) const noexcept {
+    void fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
+              const Affine<void>& affine, const Memory& memory) const noexcept {
         const bool out_of_range =
             fold_affine(channels, kernels.computed, slab.channels, plan.layout,
                         from(affine, kernels.computed, memory.at(slab.buffer_index)));
         note_out_of_range(plan, memory, out_of_range);
     }
     // infinite: see NormalizeKernel.
-    void apply(const TileRange& tile, const Affine<void>& affine, const Memory& memory,
-               bool* infinite) const noexcept {
+    void apply(const Plan& plan, const TileRange& tile, const Affine<void>& affine,
+               const Memory& memory, bool* infinite) const noexcept {
         const Affine<void> here = from(affine, kernels.computed, memory.at(tile.buffer_index));
         kernels.normalize(input_tile(x, tile, memory.scratch), output_tile(y, tile, memory.scratch),
                           elementwise_loop(plan, x, y, tile),
@@ -179,12 +162,13 @@ public:
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = place(memory.buffers);
         const Statistics s = moments_.finalize(slab, buffers.moments, memory);
-        transform_.fold({s.mean, s.mean_lo, s.invstd, weight_.data() + slab.channel,
+        transform_.fold(plan_,
+                        {s.mean, s.mean_lo, s.invstd, weight_.data() + slab.channel,
                          bias_.data() + slab.channel},
                         slab, buffers.affine, memory);
     }
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
-        transform_.apply(tile, place(memory.buffers).affine, memory, nullptr);
+        transform_.apply(plan_, tile, place(memory.buffers).affine, memory, nullptr);
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
     bool sums_columns() const noexcept override { return true; }
@@ -199,7 +183,7 @@ private:
         Arrays arrays(memory);
         Buffers buffers{};
         buffers.moments = moments_.place(arrays);
-        buffers.affine = transform_.place(arrays);
+        buffers.affine = transform_.place(arrays, plan_);
         buffers.bytes = arrays.bytes();
         return buffers;
     }
@@ -215,9 +199,11 @@ private:
 class InferenceOperation final : public Operation {
 public:
     // infinite: set if x holds infinity; null where that is not asked for.
-    InferenceOperation(const NormalizeTransform& transform, const ChannelParameters& channels,
-                       double* invstd, const double* var, double eps, std::atomic<bool>* infinite)
-        : transform_(transform),
+    InferenceOperation(const Plan& plan, const NormalizeTransform& transform,
+                       const ChannelParameters& channels, double* invstd, const double* var,
+                       double eps, std::atomic<bool>* infinite)
+        : plan_(plan),
+          transform_(transform),
           channels_(channels),
           invstd_(invstd),
           var_(var),
@@ -227,28 +213,30 @@ public:
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
         const std::ptrdiff_t c = slab.channel;
         channel_kernels().invert_std(var_ + c, eps_, invstd_ + c, slab.channels);
-        transform_.fold({channels_.mean + c, channels_.mean_lo + c, channels_.invstd + c,
+        transform_.fold(plan_,
+                        {channels_.mean + c, channels_.mean_lo + c, channels_.invstd + c,
                          channels_.weight + c, channels_.bias + c},
                         slab, affine(memory.buffers), memory);
     }
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
         bool here = false;
-        transform_.apply(tile, affine(memory.buffers), memory,
+        transform_.apply(plan_, tile, affine(memory.buffers), memory,
                          infinite_ == nullptr ? nullptr : &here);
         if (here) infinite_->store(true, std::memory_order_relaxed);
     }
     std::ptrdiff_t buffer_bytes() const noexcept override {
         Arrays arrays(nullptr);
-        transform_.place(arrays);
+        transform_.place(arrays, plan_);
         return arrays.bytes();
     }
 
 private:
     Affine<void> affine(std::byte* memory) const noexcept {
         Arrays arrays(memory);
-        return transform_.place(arrays);
+        return transform_.place(arrays, plan_);
     }
 
+    const Plan& plan_;
     const NormalizeTransform& transform_;
     ChannelParameters channels_;
     double* invstd_;
@@ -313,7 +301,8 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     StagingBuffers staging(plan);
     input.take_staging(staging, weights);
     if (wants_range) range.take_staging(staging);
-    execute(plan, staging, MomentsOperation(plan, input, moments, wants_range ? &range : nullptr));
+    execute(plan, staging,
+            StatisticsOperation(plan, input, &moments, wants_range ? &range : nullptr));
     if (!weights.differ()) return apply_common_weight(features, weights, out);
     for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
         if (out.count[c] == 0.0) out.mean[c] = not_a_number;
@@ -337,7 +326,7 @@ void value_range(const ArrayRef& x, const Features& features, const Weighting& w
     StagingBuffers staging(plan);
     input.take_staging(staging, weights);
     range.take_staging(staging);
-    execute(plan, staging, ValueRangeOperation(plan, input, range));
+    execute(plan, staging, StatisticsOperation(plan, input, nullptr, &range));
 }
 
 void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
@@ -354,22 +343,16 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     if (features.empty()) return fill_undefined(features, out);
 
     const Layout layout = arranged_layout(x, features, weights);
-    const NormalizeKernels& kernels = normalize_kernels(x.dtype, y.dtype);
-    const DType moments_type = moments_kernels(x.dtype, weights.form()).x;
-    Operand x_operand = operand_of(x, layout, kernels.x);
-    Operand residual = operand_of(epilogue.residual, layout, kernels.y);
-    Operand y_operand = operand_of(y, layout, kernels.y);
-    Work work = elementwise_work({&x_operand, &residual}, {&y_operand});
+    NormalizeTransform transform(x, y, epilogue, layout);
+    Work work = transform.work();
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
-
+    const DType moments_type = moments_kernels(x.dtype, weights.form()).x;
     WeightedInput input{weights, operand_of(x, layout, moments_type)};
     StagingBuffers staging(plan);
     input.take_staging(staging, weights);
-    for (Operand* operand : {&x_operand, &residual, &y_operand}) staging.add(*operand);
-    const NormalizeTransform transform{plan,     kernels,   x_operand,
-                                       residual, y_operand, epilogue.activation};
+    transform.take_staging(staging);
     const MomentsReduction moments(plan, x, moments_type, weights, eps, out);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
@@ -394,26 +377,20 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
     if (features.empty()) return false;
 
     const Layout layout = layout_of(x, features);
-    const NormalizeKernels& kernels = normalize_kernels(x.dtype, y.dtype);
-    Operand x_operand = operand_of(x, layout, kernels.x);
-    Operand residual = operand_of(epilogue.residual, layout, kernels.y);
-    Operand y_operand = operand_of(y, layout, kernels.y);
-    const Plan plan =
-        plan_of(layout, x.dtype, elementwise_work({&x_operand, &residual}, {&y_operand}));
+    NormalizeTransform transform(x, y, epilogue, layout);
+    const Plan plan = plan_of(layout, x.dtype, transform.work());
     StagingBuffers staging(plan);
-    for (Operand* operand : {&x_operand, &residual, &y_operand}) staging.add(*operand);
-    const NormalizeTransform transform{plan,     kernels,   x_operand,
-                                       residual, y_operand, epilogue.activation};
+    transform.take_staging(staging);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
     const ChannelValues mean_lo({}, features, 0.0);
     const ChannelValues invstd({}, features, 0.0);
     std::atomic<bool> infinite{false};
-    execute(
-        plan, staging,
-        InferenceOperation(
-            transform, {means.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()},
-            invstd.data(), variances.data(), eps, look_for_infinity ? &infinite : nullptr));
+    execute(plan, staging,
+            InferenceOperation(
+                plan, transform,
+                {means.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()},
+                invstd.data(), variances.data(), eps, look_for_infinity ? &infinite : nullptr));
     return infinite.load(std::memory_order_relaxed);
 }
 

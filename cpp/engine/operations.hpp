@@ -63,10 +63,15 @@ struct Normalization {
     Parameters parameters;
     bool through_statistics = true;
     bool allow_single = false;
+    // sum(dy) / N and sum(dy * xhat) / N of a larger batch, of which x is a part; both may be
+    // empty: they are then x's own.
+    ArrayRef mean_dy;
+    ArrayRef mean_dy_xhat;
 };
 
-// Where gradients go; dz, the residual's, may be empty. dweight and dbias hold one value per
-// channel.
+// Where gradients go, dweight and dbias one value per channel. dz, the residual's, may be empty,
+// and so may dx: then only the sums are taken. Where the means are given they are not, and dweight
+// and dbias may be null.
 struct GradientsOut {
     ArrayRef dx;
     ArrayRef dz;

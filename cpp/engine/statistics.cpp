@@ -20,11 +20,16 @@ constexpr double smallest_in_range_m2 = 0x1p-900;
 // are equal.
 bool in_range(double m2) { return m2 == 0.0 || (m2 >= smallest_in_range_m2 && std::isfinite(m2)); }
 
-double* from(double* array, std::ptrdiff_t i) { return array == nullptr ? nullptr : array + i; }
-
 MomentsSums from(const MomentsSums& s, std::ptrdiff_t i) {
-    return {s.ref + i, s.offset + i, s.m2 + i,          s.m2_lo + i,
-            s.sum + i, s.sum_lo + i, from(s.weight, i), from(s.weight_lo, i)};
+    const bool weighted = s.weight != nullptr;
+    return {s.ref + i,
+            s.offset + i,
+            s.m2 + i,
+            s.m2_lo + i,
+            s.sum + i,
+            s.sum_lo + i,
+            weighted ? s.weight + i : nullptr,
+            weighted ? s.weight_lo + i : nullptr};
 }
 
 Statistics from(const Statistics& s, std::ptrdiff_t i) {
@@ -341,7 +346,7 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
 
 Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
                                       const Memory& memory) const noexcept {
-    const bool weighted = weights_.differ();
+    const bool weighted = buffers.sums.weight != nullptr;
     merge_slab(plan_, slab, memory, [&](const Merge& m) {
         channel_kernels().merge_moments(from(buffers.sums, m.to), m.before,
                                         from(buffers.sums, m.from), m.count, m.n);

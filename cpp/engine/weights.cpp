@@ -148,7 +148,10 @@ namespace {
 
 // Each of n values `times` times in a row, in place, from the last on.
 void repeat_each(double* values, std::ptrdiff_t n, std::ptrdiff_t times) {
-    for (std::ptrdiff_t i = n; i-- > 0;) std::fill_n(values + i * times, times, double{values[i]});
+    for (std::ptrdiff_t i = n; i-- > 0;) {
+        const double value = values[i];
+        std::fill_n(values + i * times, times, value);
+    }
 }
 
 // The same of bytes, to `to`, from the first on: short stretches by stores of one length, of which
@@ -171,7 +174,7 @@ void omit_nan(const TileRange& range, Tile<const void> x_tile, W* weights) {
     for (std::ptrdiff_t r = 0; r < range.kernel_rows(); ++r) {
         const X* const row = x.data + r * x.stride;
         W* const of_row = weights + r * cols;
-        for (std::ptrdiff_t i = 0; i < cols; ++i) of_row[i] = row[i] == row[i] ? of_row[i] : W(0);
+        for (std::ptrdiff_t i = 0; i < cols; ++i) of_row[i] = std::isnan(row[i]) ? W(0) : of_row[i];
     }
 }
 

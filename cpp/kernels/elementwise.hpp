@@ -1,52 +1,82 @@
-// Writing a tile of results block by block, each with the coefficients of its columns: through the
-// caches or past them. Knows no formula.
+// Writing a tile of results block by block, each with the coefficients of its columns, through the
+// caches or past them. What is written is a formula:
+//
+//     struct Formula {
+//         using Coefficients = ...;                  // a struct of blocks
+//         // at(array): a block of a coefficient's array, whichever columns it is for
+//         template <class At>
+//         Coefficients coefficients(const At& at) const;
+//         // the block of row r's n columns from i on; n as for load and store
+//         template <class N>
+//         Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients&) const;
+//     };
+//
+// and a function blend(n, a, b) of the coefficients as of blocks.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "block.hpp"
-#include "block_memory.hpp"
-#include "data.hpp"
+#include "kernels/table.hpp"
+#include "simd/block.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// What a block's columns are multiplied by and added to.
-template <class T, int n>
-struct Coefficients {
-    Block<T> of[n];
+// ---- Coefficients ----
+
+template <class C>
+struct AffineBlocks {
+    Block<C> center;
+    Block<C> scale;
+    Block<C> shift;
 };
 
-// Arrays of n coefficients, an entry for each column or for each run of them.
-template <class T, int n>
-struct CoefficientArrays {
-    const T* of[n];
-
-    // Those of one entry, for all lanes.
-    Coefficients<T, n> shared(std::ptrdiff_t entry) const {
-        Coefficients<T, n> c;
-        for (int k = 0; k < n; ++k) c.of[k] = broadcast(of[k][entry]);
-        return c;
-    }
-    // Those of a block of entries, a lane each.
-    template <class N>
-    Coefficients<T, n> block(std::ptrdiff_t entry, N count) const {
-        Coefficients<T, n> c;
-        for (int k = 0; k < n; ++k) c.of[k] = load<T>(of[k] + entry, count);
-        return c;
-    }
-};
-
-// The first `lead` lanes of a, the others of b.
-template <class T, int n>
-inline Coefficients<T, n> blend(std::ptrdiff_t lead, Coefficients<T, n> a,
-                                const Coefficients<T, n>& b) {
-    for (int k = 0; k < n; ++k) a.of[k] = blend(lead, a.of[k], b.of[k]);
-    return a;
+template <class C, class At>
+inline AffineBlocks<C> affine_blocks(const Affine<const C>& from, const At& at) {
+    return {at(from.center), at(from.scale), at(from.shift)};
 }
 
-// Where results go: through the caches,
+template <class C>
+inline AffineBlocks<C> blend(std::ptrdiff_t n, const AffineBlocks<C>& a, const AffineBlocks<C>& b) {
+    return {blend(n, a.center, b.center), blend(n, a.scale, b.scale), blend(n, a.shift, b.shift)};
+}
+
+// With a power of two for the channels out of range.
+template <class C>
+struct ScaledAffineBlocks {
+    Block<C> pre;
+    AffineBlocks<C> affine;
+};
+
+template <class C>
+inline ScaledAffineBlocks<C> blend(std::ptrdiff_t n, const ScaledAffineBlocks<C>& a,
+                                   const ScaledAffineBlocks<C>& b) {
+    return {blend(n, a.pre, b.pre), blend(n, a.affine, b.affine)};
+}
+
+// The coefficients of columns i to i + n - 1, or of all columns of channel i.
+template <class C, class Formula, class N>
+inline typename Formula::Coefficients of_columns(const Formula& formula, std::ptrdiff_t i, N n) {
+    return formula.coefficients([=](const C* array) { return load<C>(array + i, n); });
+}
+template <class C, class Formula>
+inline typename Formula::Coefficients of_channel(const Formula& formula, std::ptrdiff_t i) {
+    return formula.coefficients([=](const C* array) { return broadcast(array[i]); });
+}
+
+// ---- Where results go ----
+
+// Past the caches goes what makes whole blocks on boundaries of their own size, or of 64 bytes; so
+// many columns, fewer than a block has, lie before the first one.
+template <class Y>
+inline std::ptrdiff_t columns_before_boundary(const Y* row, std::ptrdiff_t cols) {
+    constexpr std::size_t boundary = sizeof(Y) < 4 ? lanes * sizeof(Y) : 64;
+    const auto past = reinterpret_cast<std::uintptr_t>(row) % boundary;
+    const auto before = static_cast<std::ptrdiff_t>((boundary - past) % boundary / sizeof(Y));
+    return before < cols ? before : cols;
+}
+
 struct Cached {
     template <class Y>
     static std::ptrdiff_t head(const Y*, std::ptrdiff_t) {
@@ -59,99 +89,152 @@ struct Cached {
     static void fence() {}
 };
 
-// or past them, which takes whole blocks on boundaries of their own size, or of 64 bytes: `head`
-// columns, fewer than a block has, lie before the first.
 struct Streamed {
     template <class Y>
     static std::ptrdiff_t head(const Y* row, std::ptrdiff_t cols) {
-        constexpr std::size_t boundary = sizeof(Y) < 4 ? lanes * sizeof(Y) : 64;
-        const auto past = reinterpret_cast<std::uintptr_t>(row) % boundary;
-        const auto before = static_cast<std::ptrdiff_t>((boundary - past) % boundary / sizeof(Y));
-        return before < cols ? before : cols;
+        return columns_before_boundary(row, cols);
     }
     template <class Y, class C>
     static void put(Y* p, const Block<C>& b) {
-        store_streaming(p, b);
+        stream(p, b);
     }
     static void fence() { stream_fence(); }
 };
 
-// out[r][i..] = value(r, i, n, coefficients) for every block, with coefficients per column.
-template <class Put, class Y, class C, int k, class Value>
-inline void map_columns(Tile<Y> out, const Elementwise& e, const CoefficientArrays<C, k>& arrays,
-                        const Value& value) {
+// Either, by a branch for each block: for formulas so long that it does not show, and of which a
+// loop for each would be too much code.
+struct CachedOrStreamed {
+    bool streams;
+
+    template <class Y>
+    std::ptrdiff_t head(const Y* row, std::ptrdiff_t cols) const {
+        return streams ? columns_before_boundary(row, cols) : 0;
+    }
+    template <class Y, class C>
+    void put(Y* p, const Block<C>& b) const {
+        if (streams) {
+            stream(p, b);
+        } else {
+            store(p, Full{}, b);
+        }
+    }
+    void fence() const {
+        if (streams) stream_fence();
+    }
+};
+
+// ---- The loops ----
+
+// With coefficients for each column.
+template <class C, class Y, class Formula, class Output>
+inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& formula,
+                          const Output& output) {
     const std::ptrdiff_t cols = e.cols;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
-        Y* row = out.data + r * out.stride;
-        std::ptrdiff_t i = Put::head(row, cols);
-        if (i > 0) store(row, i, value(r, 0, i, arrays.block(0, i)));
+        Y* const row = out.data + r * out.stride;
+        std::ptrdiff_t i = output.head(row, cols);
+        if (i > 0) store(row, i, formula(r, 0, i, of_columns<C>(formula, 0, i)));
         for (; i + lanes <= cols; i += lanes) {
-            Put::put(row + i, value(r, i, Full{}, arrays.block(i, Full{})));
+            output.put(row + i, formula(r, i, Full{}, of_columns<C>(formula, i, Full{})));
         }
-        if (i < cols) store(row + i, cols - i, value(r, i, cols - i, arrays.block(i, cols - i)));
+        const std::ptrdiff_t n = cols - i;
+        if (n > 0) store(row + i, n, formula(r, i, n, of_columns<C>(formula, i, n)));
     }
-    Put::fence();
+    output.fence();
 }
 
-// The same with coefficients per run. Only a tile of a single run may have one shorter than a
-// block, so that no block meets more than two.
-template <class Put, class Y, class C, int k, class Value>
-inline void map_runs(Tile<Y> out, const Elementwise& e, const CoefficientArrays<C, k>& arrays,
-                     const Value& value) {
+// With coefficients for each channel, of channel_width columns. Only a tile of a single channel may
+// have one narrower than a block, so that no block meets more than two.
+template <class C, class Y, class Formula, class Output>
+inline void write_channels(Tile<Y> out, const Elementwise& e, const Formula& formula,
+                           const Output& output) {
+    using Coefficients = typename Formula::Coefficients;
     const std::ptrdiff_t cols = e.cols;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
-        Y* row = out.data + r * out.stride;
-        Coefficients<C, k> now = arrays.shared(0);
-        std::ptrdiff_t i = Put::head(row, cols);
-        if (i > 0) store(row, i, value(r, 0, i, now));
-        for (std::ptrdiff_t entry = 0, end = e.run;; end += e.run) {
-            for (; i + lanes <= end; i += lanes) Put::put(row + i, value(r, i, Full{}, now));
+        Y* const row = out.data + r * out.stride;
+        Coefficients now = of_channel<C>(formula, 0);
+        std::ptrdiff_t i = output.head(row, cols);
+        if (i > 0) store(row, i, formula(r, 0, i, now));
+        for (std::ptrdiff_t channel = 0, end = e.channel_width;; end += e.channel_width) {
+            for (; i + lanes <= end; i += lanes) output.put(row + i, formula(r, i, Full{}, now));
             if (end >= cols) break;
-            const Coefficients<C, k> next = arrays.shared(++entry);
+            const Coefficients next = of_channel<C>(formula, ++channel);
             if (i < end) {
-                Put::put(row + i, value(r, i, Full{}, blend(end - i, now, next)));
+                output.put(row + i, formula(r, i, Full{}, blend(end - i, now, next)));
                 i += lanes;
             }
             now = next;
         }
-        if (i < cols) store(row + i, cols - i, value(r, i, cols - i, now));
+        if (i < cols) store(row + i, cols - i, formula(r, i, cols - i, now));
     }
-    Put::fence();
+    output.fence();
 }
 
-template <class Y, class C, int k, class Value>
-inline void map(Tile<Y> out, const Elementwise& e, const CoefficientArrays<C, k>& arrays,
-                const Value& value) {
-    if (e.run == 1 && e.stream) {
-        map_columns<Streamed>(out, e, arrays, value);
-    } else if (e.run == 1) {
-        map_columns<Cached>(out, e, arrays, value);
-    } else if (e.stream) {
-        map_runs<Streamed>(out, e, arrays, value);
+template <class C, class Y, class Formula, class Output>
+inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula, const Output& output) {
+    if (e.channel_width == 1) {
+        write_columns<C>(out, e, formula, output);
     } else {
-        map_runs<Cached>(out, e, arrays, value);
+        write_channels<C>(out, e, formula, output);
     }
 }
 
-// A value whose code for parts of blocks is there once for all four: longer formulas would take
-// minutes to compile otherwise, and gain nothing.
-template <class Value>
-struct Outlined {
-    Value value;
-
-    template <class C, int k>
-    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, Full n,
-                        const Coefficients<C, k>& c) const {
-        return value(r, i, n, c);
+// Of a short formula, with loops of its own for either kind of store.
+template <class C, class Y, class Formula>
+inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula) {
+    if (e.stream) {
+        write<C>(out, e, formula, Streamed{});
+    } else {
+        write<C>(out, e, formula, Cached{});
     }
-    template <class C, int k>
-    [[gnu::noinline]] Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, std::ptrdiff_t n,
-                                          const Coefficients<C, k>& c) const {
-        return value(r, i, n, c);
+}
+
+// Of a longer one.
+template <class C, class Y, class Formula>
+inline void write_compact(Tile<Y> out, const Elementwise& e, const Formula& formula) {
+    write<C>(out, e, formula, CachedOrStreamed{e.stream});
+}
+
+// A formula whose code for parts of blocks is there once for all loops: longer ones would take
+// minutes to compile otherwise, and gain nothing.
+template <class Formula>
+struct Outlined {
+    using Coefficients = typename Formula::Coefficients;
+    Formula formula;
+
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return formula.coefficients(at);
+    }
+    auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, Full n, const Coefficients& c) const {
+        return formula(r, i, n, c);
+    }
+    [[gnu::noinline]] auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, std::ptrdiff_t n,
+                                      const Coefficients& c) const {
+        return formula(r, i, n, c);
     }
 };
-template <class Value>
-Outlined(Value) -> Outlined<Value>;
+template <class Formula>
+Outlined(Formula) -> Outlined<Formula>;
+
+// A formula whose code is there once for everything.
+template <class Formula>
+struct OutOfLine {
+    using Coefficients = typename Formula::Coefficients;
+    Formula formula;
+
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return formula.coefficients(at);
+    }
+    template <class N>
+    [[gnu::noinline]] auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n,
+                                      const Coefficients& c) const {
+        return formula(r, i, n, c);
+    }
+};
+template <class Formula>
+OutOfLine(Formula) -> OutOfLine<Formula>;
 
 }  // namespace
 }  // namespace fastbn::FASTBN_ISA

@@ -1,140 +1,136 @@
-// What the backward reduction adds for one block: dy, or what the activation let through of it, and
-// its product with xhat. Sees a block's values; knows neither tiles nor where sums are kept.
+// What the backward reduction adds for one block: dz, which is dy or what the activation let
+// through of it, and its product with xhat.
 #pragma once
 
-#include "activation.hpp"
-#include "block.hpp"
-#include "block_memory.hpp"
-#include "data.hpp"
+#include "kernels/activation.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/table.hpp"
+#include "simd/block.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// sum(dy) and sum(dy * xhat), xhat = (x - mean) * invstd. Multiplying by invstd here, rather than
+// sum(dz) and sum(dz * xhat), xhat = (x - mean) * invstd. Multiplying by invstd here, rather than
 // once at the end, costs nothing beside the loads and keeps float64 products from overflowing.
 struct GradientBlocks {
-    Wide dy;
-    Wide dy_xhat;
+    Wide dz;
+    Wide dz_xhat;
 
-    // sparse: where dz is 0 nothing is added, whatever x is. It may be NaN, in values that do not
-    // count and whose y nobody looks at.
-    template <bool sparse = false, class Y, class X, class N>
-    void add(const Y* dy_at, const X* x_at, N n, const Wide& mean, const Wide& invstd) {
+    // skip_zeros: where dz is 0 nothing is added, whatever x is. It may be NaN, in values that do
+    // not count and whose y nobody looks at.
+    template <bool skip_zeros, class Y, class X, class N>
+    void add(const Y* dz_at, const X* x_at, N n, const Wide& mean, const Wide& invstd) {
         each_register(n, [&](int k, auto in) {
-            add<sparse>(k, load_register(dy_at, k, in, Wide{}), load_register(x_at, k, in, mean),
-                        mean, invstd);
+            add<skip_zeros>(k, load_register(dz_at, k, in, Wide{}),
+                            load_register(x_at, k, in, mean), mean, invstd);
         });
     }
-    template <bool sparse, class C, class X>
-    void add(const Block<C>& dz, const X* x_at, const Block<C>& x, const Wide& mean,
+    // The same from registers, x's where it has been loaded.
+    template <bool skip_zeros, class C, class X>
+    void add(const Block<C>& dz_block, const X* x_at, const Block<C>& x, const Wide& mean,
              const Wide& invstd) {
         each_register(Full{}, [&](int k, Full n) {
             // To widen what memory holds is cheaper than to take a register apart.
             const Vec<double> x_k =
                 sizeof(X) < sizeof(C) ? widened(x, k) : load_register(x_at, k, n, Wide{});
-            add<sparse>(k, widened(dz, k), x_k, mean, invstd);
+            add<skip_zeros>(k, widened(dz_block, k), x_k, mean, invstd);
         });
     }
 
 private:
-    template <bool sparse>
-    void add(int k, Vec<double> dy_k, Vec<double> x_k, const Wide& mean, const Wide& invstd) {
-        const Vec<double> xhat = subtract_by_fma(x_k, mean.part[k]) * invstd.part[k];
-        Vec<double> product = dy_k * xhat;
-        if constexpr (sparse) product = Vec<double>::zero_where_zero(dy_k, product);
-        dy.part[k] = add_evenly(k, dy.part[k], dy_k);
-        dy_xhat.part[k] = dy_xhat.part[k] + product;
+    template <bool skip_zeros>
+    void add(int k, Vec<double> dz_k, Vec<double> x_k, const Wide& mean, const Wide& invstd) {
+        const Vec<double> xhat = subtract_by_fma(x_k, mean.reg[k]) * invstd.reg[k];
+        Vec<double> product = dz_k * xhat;
+        if constexpr (skip_zeros) product = Vec<double>::zero_where_zero(dz_k, product);
+        dz.reg[k] = add_evenly(k, dz.reg[k], dz_k);
+        dz_xhat.reg[k] = dz_xhat.reg[k] + product;
     }
 };
 
-// Whether a gate is what most are, for which there is a loop of its own.
-template <class Y>
-inline bool is_relu_alone(const Gate<Y>& gate) {
-    return gate.activation.kind == ActivationKind::relu && gate.residual.data == nullptr &&
-           !gate.scaled && !gate.sparse;
-}
+// dz = dy, without an activation.
+template <bool skip_zeros>
+struct PlainGradient {
+    template <class Y, class X, class N>
+    void add(GradientBlocks& blocks, const Y* dy, const X* x_at, std::ptrdiff_t, std::ptrdiff_t,
+             N n, const Wide& mean, const Wide& invstd) const {
+        blocks.template add<skip_zeros>(dy, x_at, n, mean, invstd);
+    }
+};
 
-// dz for a block: dy, and what of it the activation let through.
+// dz by way of z, of which the sign is the forward pass's own. relu_alone: what most activations
+// are, with a loop of its own.
 template <class Y, bool relu_alone>
-struct GateAt {
+struct ActivatedGradient {
     using C = Computed<Y>;
-    const Gate<Y>& gate;
-    Block<C> pre, center, scale, shift;
+    const ActivationGradient& options;
+    ActivationOf<C> activation;
+    Block<C> pre;
+    AffineBlocks<C> affine;
 
-    // `entry` and n: the columns' own coefficients, or one entry for all.
-    template <class N>
-    GateAt(const Gate<Y>& g, std::ptrdiff_t entry, N n)
-        : gate(g),
-          pre(load<C>(g.z.pre + entry, n)),
-          center(load<C>(g.z.center + entry, n)),
-          scale(load<C>(g.z.scale + entry, n)),
-          shift(load<C>(g.z.shift + entry, n)) {}
-    explicit GateAt(const Gate<Y>& g)
-        : gate(g),
-          pre(broadcast(*g.z.pre)),
-          center(broadcast(*g.z.center)),
-          scale(broadcast(*g.z.scale)),
-          shift(broadcast(*g.z.shift)) {}
+    // at(array): a block of a coefficient's array, for the columns at hand or one for all.
+    template <class At>
+    ActivatedGradient(const ActivationGradient& of, const At& at)
+        : options(of),
+          activation(of.activation),
+          pre(of.z.pre != nullptr ? at(static_cast<const C*>(of.z.pre)) : broadcast(C(1))),
+          affine(affine_blocks(typed<const C>(of.z), at)) {}
 
     // Adds a block's dz and dz * xhat.
     template <class X, class N>
-    void add(GradientBlocks& blocks, const Y* dy, const X* x_at, std::ptrdiff_t r, std::ptrdiff_t i,
-             N n, const Wide& mean, const Wide& invstd) const {
+    void add(GradientBlocks& blocks, const Y* dy_at, const X* x_at, std::ptrdiff_t r,
+             std::ptrdiff_t i, N n, const Wide& mean, const Wide& invstd) const {
         const Block<C> x = load<C>(x_at, n);
-        Block<C> dz = load<C>(dy, n);
+        const Block<C> dy = load<C>(dy_at, n);
         if constexpr (relu_alone) {
-            pass_relu((x - center) * scale + shift, dz);
+            const Block<C> z = (x - affine.center) * affine.scale + affine.shift;
+            add_to<false>(blocks, relu_gradient(z, dy), x_at, x, n, mean, invstd);
         } else {
-            Block<C> z = (x * pre - center) * scale + shift;
-            if (gate.residual.data != nullptr) {
-                z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
+            Block<C> z = (x * pre - affine.center) * affine.scale + affine.shift;
+            const Tile<const Y> residual = typed<const Y>(options.residual);
+            if (residual.data != nullptr) {
+                z = z + load<C>(residual.data + r * residual.stride + i, n);
             }
-            pass_through(gate.activation, z, dz);
-        }
-        if (!relu_alone && gate.sparse) {
-            add_to<true>(blocks, dz, x_at, x, n, mean, invstd);
-        } else {
-            add_to<false>(blocks, dz, x_at, x, n, mean, invstd);
+            const Block<C> dz = activation.gradient(z, dy);
+            if (options.skip_zeros) {
+                add_to<true>(blocks, dz, x_at, x, n, mean, invstd);
+            } else {
+                add_to<false>(blocks, dz, x_at, x, n, mean, invstd);
+            }
         }
     }
 
 private:
-    template <bool sparse, class X, class N>
+    template <bool skip_zeros, class X, class N>
     static void add_to(GradientBlocks& blocks, const Block<C>& dz, const X* x_at, const Block<C>& x,
                        N n, const Wide& mean, const Wide& invstd) {
         if constexpr (is_full<N>) {
-            blocks.template add<sparse>(dz, x_at, x, mean, invstd);
+            blocks.template add<skip_zeros>(dz, x_at, x, mean, invstd);
         } else {
-            C part[lanes];
-            store(part, Full{}, dz);
-            blocks.template add<sparse>(part, x_at, n, mean, invstd);
+            C values[lanes];
+            store(values, Full{}, dz);
+            blocks.template add<skip_zeros>(values, x_at, n, mean, invstd);
         }
     }
 };
 
-// Where there is no activation.
-template <bool sparse>
-struct NoGate {
-    template <class Y, class X, class N>
-    void add(GradientBlocks& blocks, const Y* dy, const X* x_at, std::ptrdiff_t, std::ptrdiff_t,
-             N n, const Wide& mean, const Wide& invstd) const {
-        blocks.template add<sparse>(dy, x_at, n, mean, invstd);
-    }
-};
+inline bool is_relu_alone(const ActivationGradient& of) {
+    return of.activation.kind == ActivationKind::relu && of.residual.data == nullptr &&
+           of.z.pre == nullptr && !of.skip_zeros;
+}
 
-// Calls run(gated), where gated.add(blocks, dy, x, r, i, n, mean, invstd) adds a block. `entry`: as
-// in GateAt.
-template <class Y, class Run, class... Entry>
-inline void with_gate(const Gate<Y>& gate, const Run& run, Entry... entry) {
-    const bool is_gated = gate.activation.kind != ActivationKind::none;
-    if (!is_gated && !gate.sparse) {
-        run(NoGate<false>{});
-    } else if (!is_gated) {
-        run(NoGate<true>{});
-    } else if (is_relu_alone(gate)) {
-        run(GateAt<Y, true>(gate, entry...));
+// Calls body(gradient), where gradient.add(blocks, dy, x, r, i, n, mean, invstd) adds a block.
+template <class Y, class At, class Body>
+inline void with_gradient(const ActivationGradient& of, const At& at, const Body& body) {
+    const bool is_activated = of.activation.kind != ActivationKind::none;
+    if (!is_activated && !of.skip_zeros) {
+        body(PlainGradient<false>{});
+    } else if (!is_activated) {
+        body(PlainGradient<true>{});
+    } else if (is_relu_alone(of)) {
+        body(ActivatedGradient<Y, true>(of, at));
     } else {
-        run(GateAt<Y, false>(gate, entry...));
+        body(ActivatedGradient<Y, false>(of, at));
     }
 }
 

@@ -1,70 +1,75 @@
-// The backward reduction: sum(dy) and sum(dy * xhat) of a tile, added to those of its channels.
-// Sees tiles and per-channel arrays; knows neither threads nor what the sums are for.
+// The backward reduction: sum(dz) and sum(dz * xhat) of a tile, added to those of its channels.
 #pragma once
 
-#include "block.hpp"
-#include "block_memory.hpp"
-#include "data.hpp"
-#include "gradient_blocks.hpp"
-#include "halving.hpp"
-#include "prefetch.hpp"
-#include "row_groups.hpp"
+#include "kernels/gradient_blocks.hpp"
+#include "kernels/table.hpp"
+#include "simd/block.hpp"
+#include "simd/prefetch.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
 template <class X, class Y>
-[[gnu::flatten]] void gradient_sums_rows(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows,
-                                         std::ptrdiff_t cols, GradientSums sums,
-                                         Gate<Y> gate) noexcept {
+FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<const void> untyped_x,
+                                          std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                          GradientSums sums,
+                                          ActivationGradient activation) noexcept {
+    using C = Computed<Y>;
+    const Tile<const Y> dy = typed<const Y>(untyped_dy);
+    const Tile<const X> x = typed<const X>(untyped_x);
     const Wide mean = broadcast(*sums.mean);
     const Wide invstd = broadcast(*sums.invstd);
-    const NextRow<Y> next_dy(dy, cols);
-    const NextRow<X> next_x(x, cols);
+    const RowPrefetch<Y> next_dy(dy, cols);
+    const RowPrefetch<X> next_x(x, cols);
     GradientBlocks blocks{};
-    with_gate(gate, [&](const auto& gated) {
+    const auto at = [](const C* array) { return broadcast(*array); };
+    with_gradient<Y>(activation, at, [&](const auto& gradient) {
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
             const Y* dy_row = dy.data + r * dy.stride;
             const X* x_row = x.data + r * x.stride;
             each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-                next_dy.ask(dy_row + i);
-                next_x.ask(x_row + i);
-                gated.add(blocks, dy_row + i, x_row + i, r, i, n, mean, invstd);
+                next_dy.at(dy_row + i);
+                next_x.at(x_row + i);
+                gradient.add(blocks, dy_row + i, x_row + i, r, i, n, mean, invstd);
             });
         }
     });
-    *sums.sum_dy += halve(blocks.dy);
-    *sums.sum_dy_xhat += halve(blocks.dy_xhat);
+    *sums.sum_dy += horizontal_sum(blocks.dz);
+    *sums.sum_dy_xhat += horizontal_sum(blocks.dz_xhat);
 }
 
 template <class X, class Y>
-[[gnu::flatten]] void gradient_sums_columns(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows,
-                                            std::ptrdiff_t cols, GradientSums sums,
-                                            Gate<Y> gate) noexcept {
-    ReadAhead<Y> dy_ahead(dy, cols);
-    ReadAhead<X> x_ahead(x, cols);
+FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
+                                             Tile<const void> untyped_x, std::ptrdiff_t rows,
+                                             std::ptrdiff_t cols, GradientSums sums,
+                                             ActivationGradient activation) noexcept {
+    using C = Computed<Y>;
+    const Tile<const Y> dy = typed<const Y>(untyped_dy);
+    const Tile<const X> x = typed<const X>(untyped_x);
+    ColumnPrefetch<Y> dy_ahead(dy, cols);
+    ColumnPrefetch<X> x_ahead(x, cols);
     const auto begin = [&](std::ptrdiff_t r) {
         dy_ahead.begin_group(r);
         x_ahead.begin_group(r);
     };
-    each_row_group(rows, cols, begin, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-        const GradientSums here{sums.mean + i, sums.invstd + i, sums.sum_dy + i,
-                                sums.sum_dy_xhat + i};
-        const Wide mean = load<double>(here.mean, n);
-        const Wide invstd = load<double>(here.invstd, n);
-        GradientBlocks blocks{load<double>(here.sum_dy, n), load<double>(here.sum_dy_xhat, n)};
-        const auto add_rows = [&](const auto& gated) {
-            for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
-                dy_ahead.next_block();
-                x_ahead.next_block();
-                gated.add(blocks, dy.data + row * dy.stride + i, x.data + row * x.stride + i, row,
-                          i, n, mean, invstd);
-            }
-        };
-        with_gate(gate, add_rows, i, n);
-        store(here.sum_dy, n, blocks.dy);
-        store(here.sum_dy_xhat, n, blocks.dy_xhat);
-    });
+    each_row_group(rows, cols, begin,
+                   [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+                       const Wide mean = load<double>(sums.mean + i, n);
+                       const Wide invstd = load<double>(sums.invstd + i, n);
+                       GradientBlocks blocks{load<double>(sums.sum_dy + i, n),
+                                             load<double>(sums.sum_dy_xhat + i, n)};
+                       const auto at = [=](const C* array) { return load<C>(array + i, n); };
+                       with_gradient<Y>(activation, at, [&](const auto& gradient) {
+                           for (std::ptrdiff_t row = r; row < end; ++row) {
+                               dy_ahead.next_block();
+                               x_ahead.next_block();
+                               gradient.add(blocks, dy.data + row * dy.stride + i,
+                                            x.data + row * x.stride + i, row, i, n, mean, invstd);
+                           }
+                       });
+                       store(sums.sum_dy + i, n, blocks.dz);
+                       store(sums.sum_dy_xhat + i, n, blocks.dz_xhat);
+                   });
 }
 
 }  // namespace

@@ -1,170 +1,271 @@
-// The elementwise pass backward: dx from dy and x, and dz beside it where the activation's input
-// had another summand. Sees tiles and folded coefficients; knows nothing of how those came about.
+// From dy and x to dx, elementwise, and to dz beside it where the activation's input had another
+// summand:
+//
+//     dz = dy * activation'((x * z.pre - z.center) * z.scale + z.shift + residual)
+//     dx = (dz * dy_pre - flow) * scale,  flow = w * ((x * pre - center) * coef_x + coef_const)
+//
+// where flow is what comes back through the statistics, and w the value's weight in them. How the
+// coefficients follow from the formula of batch normalization: write_input_gradient.
 #pragma once
 
-#include "activation.hpp"
-#include "block.hpp"
-#include "block_memory.hpp"
-#include "data.hpp"
-#include "mapping.hpp"
-#include "prefetch.hpp"
+#include "kernels/activation.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/table.hpp"
+#include "simd/block.hpp"
+#include "simd/prefetch.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// The options of a call. Their branches go the same way for a whole tile.
-template <class Y>
-struct GradientOptions {
-    using C = Computed<Y>;
-    Gate<Y> gate;
-    Tile<Y> dz;
-    GradientShares<C> shares;
+// ---- Coefficients ----
 
-    bool is_gated() const { return gate.activation.kind != ActivationKind::none; }
-    bool have_shares() const {
-        return shares.frozen || shares.rows != nullptr || shares.mask.data != nullptr ||
-               shares.elements.data != nullptr;
-    }
-    bool are_needed() const { return is_gated() || have_shares(); }
-    bool are_a_gate_alone() const {
-        return is_gated() && gate.residual.data == nullptr && !have_shares();
-    }
-
-    // From dy to dz, by z without its residual.
-    template <class N>
-    void pass(Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        if (!is_gated()) return;
-        if (gate.residual.data != nullptr) {
-            z = z + load<C>(gate.residual.data + r * gate.residual.stride + i, n);
-        }
-        pass_through(gate.activation, z, dy);
-        if (dz.data != nullptr) store(dz.data + r * dz.stride + i, n, dy);
-    }
-
-    // Leaves of what flows back through the statistics a value's own share: nothing, whatever that
-    // is, where the value did not count.
-    template <class N>
-    void keep_share(Block<C>& flow, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        if (shares.frozen) {
-            for (Vec<C>& part : flow.part) part = Vec<C>::broadcast(C(0));
-        } else if (shares.mask.data != nullptr) {
-            keep(load<C>(shares.mask.data + r * shares.mask.stride + i, n), flow, flow);
-        } else if (shares.rows != nullptr) {
-            const Block<C> share = broadcast(shares.rows[r]);
-            keep(share, share * flow, flow);
-        } else if (shares.elements.data != nullptr) {
-            const Block<C> share =
-                load<C>(shares.elements.data + r * shares.elements.stride + i, n);
-            keep(share, share * flow, flow);
-        }
-    }
-
-private:
-    static void keep(const Block<C>& share, const Block<C>& part, Block<C>& flow) {
-#pragma GCC unroll 8
-        for (int k = 0; k < Block<C>::registers; ++k) {
-            flow.part[k] = Vec<C>::zero_unless_positive(share.part[k], part.part[k]);
-        }
-    }
+template <class C>
+struct InputGradientBlocks {
+    Block<C> center;
+    Block<C> coef_x;
+    Block<C> coef_const;
+    Block<C> scale;
 };
 
-// One tile, by whichever formula its options and its channels' magnitude ask for.
+template <class C, class At>
+inline InputGradientBlocks<C> input_gradient_blocks(const InputGradient<const C>& from,
+                                                    const At& at) {
+    return {at(from.center), at(from.coef_x), at(from.coef_const), at(from.scale)};
+}
+
+template <class C>
+inline InputGradientBlocks<C> blend(std::ptrdiff_t n, const InputGradientBlocks<C>& a,
+                                    const InputGradientBlocks<C>& b) {
+    return {blend(n, a.center, b.center), blend(n, a.coef_x, b.coef_x),
+            blend(n, a.coef_const, b.coef_const), blend(n, a.scale, b.scale)};
+}
+
+// With what the sign of z takes besides.
+template <class C>
+struct ActivatedBlocks {
+    InputGradientBlocks<C> dx;
+    Block<C> z_shift;
+};
+
+template <class C>
+inline ActivatedBlocks<C> blend(std::ptrdiff_t n, const ActivatedBlocks<C>& a,
+                                const ActivatedBlocks<C>& b) {
+    return {blend(n, a.dx, b.dx), blend(n, a.z_shift, b.z_shift)};
+}
+
+// With channels out of range.
+template <class C>
+struct ScaledGradientBlocks {
+    InputGradientBlocks<C> dx;
+    Block<C> pre;
+    Block<C> dy_pre;
+    ScaledAffineBlocks<C> z;
+};
+
+template <class C>
+inline ScaledGradientBlocks<C> blend(std::ptrdiff_t n, const ScaledGradientBlocks<C>& a,
+                                     const ScaledGradientBlocks<C>& b) {
+    return {blend(n, a.dx, b.dx), blend(n, a.pre, b.pre), blend(n, a.dy_pre, b.dy_pre),
+            blend(n, a.z, b.z)};
+}
+
+// ---- What a formula reads, and its options ----
+
 template <class X, class Y>
-struct GradientPass {
+struct GradientInput {
     using C = Computed<Y>;
     Tile<const Y> dy;
     Tile<const X> x;
-    Tile<Y> dx;
-    Elementwise extent;
-    InputGradient<C> g;
-    GradientOptions<Y> options;
+    SlabPrefetch<Y> next_dy;
+    SlabPrefetch<X> next_x;
+    InputGradient<const C> dx;
+    Affine<const C> z;
 
     template <class N>
     Block<C> load_x(std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        AskAhead<X>(extent.ahead).ask(x.data + r * x.stride + i);
+        next_x.at(x.data + r * x.stride + i);
         return load<C>(x.data + r * x.stride + i, n);
     }
     template <class N>
     Block<C> load_dy(std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        AskAhead<Y>(extent.ahead).ask(dy.data + r * dy.stride + i);
+        next_dy.at(dy.data + r * dy.stride + i);
         return load<C>(dy.data + r * dy.stride + i, n);
     }
+};
 
-    void without_options() const {
-        const CoefficientArrays<C, 4> arrays{{g.center, g.slope, g.level, g.scale}};
-        map(dx, extent, arrays,
-            [self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
-                           const Coefficients<C, 4>& c) {
-                const Block<C> flow = (self.load_x(r, i, n) - c.of[0]) * c.of[1] + c.of[2];
-                return (self.load_dy(r, i, n) - flow) * c.of[3];
-            });
+// The branches go the same way for a whole tile.
+template <class Y>
+struct GradientOptions {
+    using C = Computed<Y>;
+    bool has_activation;
+    ActivationOf<C> activation;
+    Tile<const Y> residual;
+    Tile<Y> dz;
+    GradientWeights weights;
+
+    bool has_weights() const {
+        return weights.frozen || weights.rows != nullptr || weights.mask.data != nullptr ||
+               weights.elements.data != nullptr;
     }
 
-    // A channel that is worked on in no unit of its own has the same center and scale here as on
-    // the way forward.
-    void gated() const {
-        const CoefficientArrays<C, 5> arrays{
-            {g.center, g.slope, g.level, g.scale, options.gate.z.shift}};
-        map(dx, extent, arrays,
-            Outlined{[self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
-                                    const Coefficients<C, 5>& c) {
-                const Block<C> centred = self.load_x(r, i, n) - c.of[0];
-                Block<C> dz = self.load_dy(r, i, n);
-                pass_through(self.options.gate.activation, centred * c.of[3] + c.of[4], dz);
-                return (dz - (centred * c.of[1] + c.of[2])) * c.of[3];
-            }});
+    // From dy to dz, by z without its residual.
+    template <class N>
+    Block<C> activate(const Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i,
+                      N n) const {
+        if (!has_activation) return dy;
+        if (residual.data != nullptr) {
+            z = z + load<C>(residual.data + r * residual.stride + i, n);
+        }
+        const Block<C> result = activation.gradient(z, dy);
+        if (dz.data != nullptr) store(dz.data + r * dz.stride + i, n, result);
+        return result;
     }
 
-    // Without an activation there is no shift, and any array will do.
-    void with_options() const {
-        const C* const shift = options.is_gated() ? options.gate.z.shift : g.level;
-        const CoefficientArrays<C, 5> arrays{{g.center, g.slope, g.level, g.scale, shift}};
-        map(dx, extent, arrays,
-            Outlined{[self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
-                                    const Coefficients<C, 5>& c) {
-                const Block<C> centred = self.load_x(r, i, n) - c.of[0];
-                Block<C> dz = self.load_dy(r, i, n);
-                self.options.pass(dz, centred * c.of[3] + c.of[4], r, i, n);
-                Block<C> flow = centred * c.of[1] + c.of[2];
-                self.options.keep_share(flow, r, i, n);
-                return (dz - flow) * c.of[3];
-            }});
+    // Leaves of what flows back through the statistics a value's part: nothing, whatever that is,
+    // where the value did not count.
+    template <class N>
+    void weigh(Block<C>& flow, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        if (weights.frozen) {
+            flow = broadcast(C(0));
+        } else if (weights.mask.data != nullptr) {
+            keep(load<C>(weights.mask.data + r * weights.mask.stride + i, n), flow, flow);
+        } else if (weights.rows != nullptr) {
+            const Block<C> weight = broadcast(static_cast<C>(weights.rows[r]));
+            keep(weight, weight * flow, flow);
+        } else if (weights.elements.data != nullptr) {
+            const Tile<const C> elements = typed<const C>(weights.elements);
+            const Block<C> weight = load<C>(elements.data + r * elements.stride + i, n);
+            keep(weight, weight * flow, flow);
+        }
     }
 
-    void scaled() const {
-        enum : int { center, slope, level, scale, pre, dy_pre, z_center, z_scale, z_shift, z_pre };
-        const Affine<C> any{g.pre, g.pre, g.pre, g.pre};
-        const Affine<C> z = options.is_gated() ? options.gate.z : any;
-        const CoefficientArrays<C, 10> arrays{{g.center, g.slope, g.level, g.scale, g.pre, g.dy_pre,
-                                               z.center, z.scale, z.shift, z.pre}};
-        map(dx, extent, arrays,
-            Outlined{[self = *this](std::ptrdiff_t r, std::ptrdiff_t i, auto n,
-                                    const Coefficients<C, 10>& c) {
-                const Block<C> xi = self.load_x(r, i, n);
-                Block<C> dz = self.load_dy(r, i, n);
-                const Block<C> zi = (xi * c.of[z_pre] - c.of[z_center]) * c.of[z_scale];
-                self.options.pass(dz, zi + c.of[z_shift], r, i, n);
-                Block<C> flow = (xi * c.of[pre] - c.of[center]) * c.of[slope] + c.of[level];
-                self.options.keep_share(flow, r, i, n);
-                return (dz * c.of[dy_pre] - flow) * c.of[scale];
-            }});
+private:
+    static void keep(const Block<C>& weight, const Block<C>& weighted, Block<C>& flow) {
+        FASTBN_UNROLL
+        for (int k = 0; k < Block<C>::registers; ++k) {
+            flow.reg[k] = Vec<C>::zero_unless_positive(weight.reg[k], weighted.reg[k]);
+        }
+    }
+};
+
+// ---- The formulas ----
+
+template <class X, class Y>
+struct PlainInputGradient {
+    using C = Computed<Y>;
+    using Coefficients = InputGradientBlocks<C>;
+    GradientInput<X, Y> in;
+
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return input_gradient_blocks(in.dx, at);
+    }
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+        const Block<C> flow = (in.load_x(r, i, n) - c.center) * c.coef_x + c.coef_const;
+        return (in.load_dy(r, i, n) - flow) * c.scale;
+    }
+};
+
+// With an activation of z alone. A channel in range has the same center and scale here as in the
+// forward pass.
+template <class X, class Y>
+struct ActivatedInputGradient {
+    using C = Computed<Y>;
+    using Coefficients = ActivatedBlocks<C>;
+    GradientInput<X, Y> in;
+    ActivationOf<C> activation;
+
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return {input_gradient_blocks(in.dx, at), at(in.z.shift)};
+    }
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+        const Block<C> centred = in.load_x(r, i, n) - c.dx.center;
+        const Block<C> dy = in.load_dy(r, i, n);
+        const Block<C> dz = activation.gradient(centred * c.dx.scale + c.z_shift, dy);
+        return (dz - (centred * c.dx.coef_x + c.dx.coef_const)) * c.dx.scale;
     }
 };
 
 template <class X, class Y>
-[[gnu::flatten]] void input_gradient(Tile<const Y> dy, Tile<const X> x, Tile<Y> dx, Elementwise e,
-                                     InputGradient<Computed<Y>> g, Gate<Y> gate, Tile<Y> dz,
-                                     GradientShares<Computed<Y>> shares) noexcept {
-    const GradientOptions<Y> options{gate, dz, shares};
-    const GradientPass<X, Y> pass{dy, x, dx, e, g, options};
-    if (g.pre != nullptr) {
-        pass.scaled();
-    } else if (!options.are_needed()) {
-        pass.without_options();
-    } else if (options.are_a_gate_alone()) {
-        pass.gated();
+struct InputGradientWithOptions {
+    using C = Computed<Y>;
+    using Coefficients = ActivatedBlocks<C>;
+    GradientInput<X, Y> in;
+    GradientOptions<Y> options;
+
+    // Without an activation z has no arrays, and any other will do.
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return {input_gradient_blocks(in.dx, at),
+                at(options.has_activation ? in.z.shift : in.dx.coef_const)};
+    }
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+        const Block<C> centred = in.load_x(r, i, n) - c.dx.center;
+        const Block<C> dy = in.load_dy(r, i, n);
+        const Block<C> dz = options.activate(dy, centred * c.dx.scale + c.z_shift, r, i, n);
+        Block<C> flow = centred * c.dx.coef_x + c.dx.coef_const;
+        options.weigh(flow, r, i, n);
+        return (dz - flow) * c.dx.scale;
+    }
+};
+
+template <class X, class Y>
+struct ScaledInputGradient {
+    using C = Computed<Y>;
+    using Coefficients = ScaledGradientBlocks<C>;
+    GradientInput<X, Y> in;
+    GradientOptions<Y> options;
+
+    // An array that is not there is of no use, or it is a power of two and 1.
+    template <class At>
+    Coefficients coefficients(const At& at_array) const {
+        const auto at = [&](const C* array) {
+            return array != nullptr ? at_array(array) : broadcast(C(1));
+        };
+        return {input_gradient_blocks(in.dx, at),
+                at(in.dx.pre),
+                at(in.dx.dy_pre),
+                {at(in.z.pre), affine_blocks(in.z, at)}};
+    }
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+        const Block<C> x = in.load_x(r, i, n);
+        const Block<C> dy = in.load_dy(r, i, n);
+        const Block<C> z = (x * c.z.pre - c.z.affine.center) * c.z.affine.scale + c.z.affine.shift;
+        const Block<C> dz = options.activate(dy, z, r, i, n);
+        Block<C> flow = (x * c.pre - c.dx.center) * c.dx.coef_x + c.dx.coef_const;
+        options.weigh(flow, r, i, n);
+        return (dz * c.dy_pre - flow) * c.dx.scale;
+    }
+};
+
+template <class X, class Y>
+FASTBN_FLATTEN void input_gradient(Tile<const void> dy, Tile<const void> x, Tile<void> untyped_dx,
+                                   Tile<void> dz, Elementwise e,
+                                   InputGradient<const void> coefficients,
+                                   ActivationGradient activation,
+                                   GradientWeights weights) noexcept {
+    using C = Computed<Y>;
+    const Tile<Y> dx = typed<Y>(untyped_dx);
+    const GradientInput<X, Y> in{typed<const Y>(dy),           typed<const X>(x),
+                                 SlabPrefetch<Y>(e.prefetch),  SlabPrefetch<X>(e.prefetch),
+                                 typed<const C>(coefficients), typed<const C>(activation.z)};
+    const GradientOptions<Y> options{activation.activation.kind != ActivationKind::none,
+                                     ActivationOf<C>(activation.activation),
+                                     typed<const Y>(activation.residual), typed<Y>(dz), weights};
+    if (in.dx.pre != nullptr || in.z.pre != nullptr) {
+        write_compact<C>(dx, e, OutOfLine{ScaledInputGradient<X, Y>{in, options}});
+    } else if (!options.has_activation && !options.has_weights()) {
+        write_fast<C>(dx, e, PlainInputGradient<X, Y>{in});
+    } else if (options.residual.data == nullptr && options.dz.data == nullptr &&
+               !options.has_weights()) {
+        write_fast<C>(dx, e, Outlined{ActivatedInputGradient<X, Y>{in, options.activation}});
     } else {
-        pass.with_options();
+        write_compact<C>(dx, e, Outlined{InputGradientWithOptions<X, Y>{in, options}});
     }
 }
 

@@ -1,27 +1,279 @@
-// The forward reduction: moments of a tile, folded into what is known of its channels. Sees a tile
-// and per-channel arrays; knows no threads, no eps, no chunk but the one it is given.
+// The forward reduction: moments of a tile's values, folded into what is known of its channels;
+// one implementation for all types and for all that says how much values count (weights.hpp).
 #pragma once
 
-#include "block.hpp"
-#include "block_memory.hpp"
-#include "channels.hpp"
-#include "chunk_sums.hpp"
-#include "data.hpp"
-#include "prefetch.hpp"
-#include "row_groups.hpp"
-#include "welford.hpp"
+#include "kernels/chunk_sums.hpp"
+#include "kernels/per_channel.hpp"
+#include "kernels/table.hpp"
+#include "kernels/weights.hpp"
+#include "numerics/moments_math.hpp"
+#include "simd/block.hpp"
+#include "simd/prefetch.hpp"
+#include "simd/tile.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
+// ---- What a chunk adds up, and when ----
+
+template <class X, class Policy>
+struct ChunkSums {
+    using WeightSum = typename Policy::template WeightSum<two_passes<X>>;
+
+    ExactSum<Wide> total;  // two_passes only
+    WeightSum weight;
+    ShiftedSums<Wide> shifted;
+    Differences differences;
+};
+
+// The first of two passes.
+struct TotalPass {
+    template <class Sums, class By>
+    static void add(Sums& sums, int k, Vec<double> x, By by, const Wide&) {
+        sums.total.add(k, x, by);
+        sums.weight.add(k, by);
+    }
+    // A group of rows goes on from the sums in memory,
+    template <class Sums>
+    static void begin_group(Sums& group, const Sums& memory) {
+        copy(memory.total, group.total);
+        copy(memory.weight, group.weight);
+    }
+    // and is put back.
+    template <class Sums>
+    static void end_group(const Sums& group, Sums& memory) {
+        copy(group.total, memory.total);
+        copy(group.weight, memory.weight);
+    }
+};
+
+// The second, or the only one, in which weights are added up too; with a look at the differences.
+template <bool is_only, bool looks>
+struct ShiftedPass {
+    template <class Sums, class By>
+    static void add(Sums& sums, int k, Vec<double> x, By by, const Wide& shift) {
+        const Vec<double> centred = counted(subtract_by_fma(x, shift.reg[k]), by);
+        sums.shifted.add(k, centred, by);
+        if constexpr (is_only) sums.weight.add(k, by);
+        if constexpr (looks) sums.differences.add(k, centred);
+    }
+    // Here a group is summed from zero, and then added to the sums: fewer roundings in a row.
+    template <class Sums>
+    static void begin_group(Sums& group, const Sums& memory) {
+        group.shifted = {};
+        if constexpr (is_only) copy(memory.weight, group.weight);
+        if constexpr (looks) copy(memory.differences, group.differences);
+    }
+    template <class Sums>
+    static void end_group(const Sums& group, Sums& memory) {
+        memory.shifted.d = group.shifted.d + memory.shifted.d;
+        memory.shifted.d2 = group.shifted.d2 + memory.shifted.d2;
+        if constexpr (is_only) copy(group.weight, memory.weight);
+        if constexpr (looks) copy(group.differences, memory.differences);
+    }
+};
+
+// In float64 an m2 of 0 is to say that all values that count are equal (see MomentsSums); it may
+// also come from squares, or from products with weights, that were too small for float64. Where all
+// differences are 0, all is well. That takes no look where weights are 0 or 1 and the shift, which
+// is then the mean, is neither 0 nor so small that the engine will look anyway.
+template <class X, class Policy>
+constexpr bool always_looks = two_passes<X> && Policy::any_number;
+
+template <bool any_number>
+inline double checked_m2(double m2, double shift, double different) {
+    const bool large = __builtin_fabs(shift) >= smallest_with_exact_squares;
+    const bool no_look = large & !any_number;
+    const bool look = large | (shift == 0.0);
+    const bool equal = no_look | (look & (different == 0.0));
+    return (m2 == 0.0) & !equal ? lost_square : m2;
+}
+
+// The quotient of two sums, and the other way round. Counts are whole numbers, and short: count *
+// shift is exact in float64, 13 bits times float32's 24.
+template <bool any_number>
+inline double mean_of(ExactSum<double> total, ExactSum<double> weight) {
+    double low;
+    return any_number ? quotient(total.high, total.low, weight.high, weight.low, low)
+                      : quotient(total.high, total.low, weight.high, low);
+}
+template <bool any_number>
+inline ExactSum<double> total_from(double d, double weight, double shift) {
+    double error = 0.0;
+    const double product = any_number ? two_product(shift, weight, error) : shift * weight;
+    ExactSum<double> total{};
+    total.high = two_sum(product, d, total.low);
+    if (any_number) total.low += error;
+    return total;
+}
+
+// ---- A tile of one channel ----
+
+// Adds all of a tile. Past a row's end there is `neutral`.
+template <class Pass, class X, class Policy>
+inline void add_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& by,
+                     std::ptrdiff_t rows, std::ptrdiff_t cols, const Wide& shift,
+                     const Wide& neutral) {
+    const RowPrefetch<X> next(x, cols);
+    const Wide fill = by.fill(neutral);
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        if (by.skips(r)) continue;
+        const X* const row = x.data + r * x.stride;
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+            next.at(row + i);
+            each_register(n, [&](int k, auto in) {
+                const Vec<double> value = load_register(row + i, k, in, fill);
+                Pass::add(sums, k, value, by.of(r, i, k, in, value), shift);
+            });
+        });
+    }
+}
+
+template <class X, class Policy>
+inline void add_shifted_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& by,
+                             std::ptrdiff_t rows, std::ptrdiff_t cols, double shift) {
+    const Wide shifts = broadcast(shift);
+    if constexpr (always_looks<X, Policy>) {
+        add_tile<ShiftedPass<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+    } else {
+        if (two_passes<X> && shift == 0.0) {
+            add_tile<ShiftedPass<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+        } else {
+            add_tile<ShiftedPass<!two_passes<X>, false>>(sums, x, by, rows, cols, shifts, shifts);
+        }
+    }
+}
+
+// Folds a tile into the state, unless nothing in it counts.
+template <class X, class Policy>
+inline void fold_tile(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                      double count, const MomentsSums& state) {
+    ChunkSums<X, Policy> sums{};
+    double shift = 0.0;
+    ExactSum<double> weight{};
+    ExactSum<double> total{};
+    if constexpr (two_passes<X>) {
+        add_tile<TotalPass>(sums, x, by, rows, cols, Wide{}, Wide{});
+        weight = by.tile_weight(sums.weight, rows, cols);
+        if (weight.high == 0.0) return;
+        total = horizontal_sum(sums.total);
+        shift = mean_of<Policy::any_number>(total, weight);
+    } else if (!find_shift(x, by, rows, cols, shift)) {
+        return;
+    }
+    add_shifted_tile(sums, x, by, rows, cols, shift);
+    const ShiftedSums<double> shifted = horizontal_sum(sums.shifted);
+    if constexpr (!two_passes<X>) {
+        weight = by.tile_weight(sums.weight, rows, cols);
+        total = total_from<Policy::any_number>(shifted.d, weight.high, shift);
+    }
+    Moments<double> chunk = moments_from<Policy::any_number>(shifted, weight.high, shift, total);
+    if (two_passes<X> && chunk.m2 == 0.0) {
+        chunk.m2 = checked_m2<Policy::any_number>(chunk.m2, shift, sums.differences.over_lanes());
+    }
+    if constexpr (Policy::all_count) {
+        put(state, 0, count == 0.0 ? chunk : merge(at(state, 0), count, chunk, weight.high));
+    } else {
+        fold_weighted(state, 0, chunk, weight);
+    }
+}
+
+template <class X, class Policy>
+FASTBN_FLATTEN void moments_of_tile(Tile<const void> x, Tile<const void> weights,
+                                    std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
+                                    MomentsSums state, void*) noexcept {
+    fold_tile(typed<const X>(x), Policy(weights, rows), rows, cols, count, state);
+}
+
+// ---- A tile of columns ----
+
+// What is kept for each block of columns.
+template <class X, class Policy>
+struct ColumnSums {
+    Wide shift;
+    ChunkSums<X, Policy> sums;
+    bool looks;
+};
+
+// What the passes begin with.
+template <class X, class Policy>
+inline void clear(ChunkSums<X, Policy>& sums) {
+    if constexpr (two_passes<X>) sums.total = {};
+    if constexpr (two_passes<X> && Policy::any_number) sums.differences = {};
+    sums.weight = {};
+    sums.shifted = {};
+}
+
+// Whether a column's mean is 0, or nearly.
+template <class X, class Policy, class N>
+inline void set_looks(ColumnSums<X, Policy>& c, N n) {
+    c.looks = !all_positive(c.shift * c.shift, n);
+    if (c.looks) c.sums.differences = {};
+}
+
+// Adds rows `begin` to `end` of the block of n columns from i on.
+template <class Pass, class X, class Policy, class N>
+inline void add_group(ColumnSums<X, Policy>& column, Tile<const X> x, const Policy& by,
+                      std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t i, N n,
+                      const Wide& fill, ColumnPrefetch<X>& ahead) {
+    ChunkSums<X, Policy> group;
+    Pass::begin_group(group, column.sums);
+    for (std::ptrdiff_t r = begin; r < end; ++r) {
+        ahead.next_block();
+        if (by.skips(r)) continue;
+        const X* const here = x.data + r * x.stride + i;
+        each_register(n, [&](int k, auto in) {
+            const Vec<double> value = load_register(here, k, in, fill);
+            Pass::add(group, k, value, by.of(r, i, k, in, value), column.shift);
+        });
+    }
+    Pass::end_group(group, column.sums);
+}
+
+// Adds every row to its blocks of columns.
+template <class X, class Policy>
+inline void add_totals(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                       ColumnSums<X, Policy>* columns) {
+    ColumnPrefetch<X> ahead(x, cols);
+    const Wide fill = by.fill(Wide{});
+    const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
+    each_row_group(rows, cols, begin,
+                   [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+                       add_group<TotalPass>(columns[i / lanes], x, by, r, end, i, n, fill, ahead);
+                   });
+}
+
+template <class X, class Policy>
+inline void add_shifted(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                        ColumnSums<X, Policy>* columns) {
+    ColumnPrefetch<X> ahead(x, cols);
+    const Wide fill = by.fill(Wide{});
+    const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
+    each_row_group(
+        rows, cols, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+            ColumnSums<X, Policy>& c = columns[i / lanes];
+            if constexpr (!two_passes<X>) {
+                add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
+            } else if constexpr (Policy::any_number) {
+                add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+            } else if (c.looks) {
+                add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+            } else {
+                add_group<ShiftedPass<false, false>>(c, x, by, r, end, i, n, fill, ahead);
+            }
+        });
+}
+
+// ---- What comes of a block of columns where every value counts once ----
+
 template <class N>
-inline Partial<Wide> read(const MomentsState& s, N n) {
+inline Moments<Wide> read(const MomentsSums& s, N n) {
     return {load<double>(s.ref, n),   load<double>(s.offset, n), load<double>(s.m2, n),
             load<double>(s.m2_lo, n), load<double>(s.sum, n),    load<double>(s.sum_lo, n)};
 }
 
 template <class N>
-inline void write(const MomentsState& s, N n, const Partial<Wide>& p) {
+inline void write(const MomentsSums& s, N n, const Moments<Wide>& p) {
     store(s.ref, n, p.ref);
     store(s.offset, n, p.offset);
     store(s.m2, n, p.m2);
@@ -30,119 +282,161 @@ inline void write(const MomentsState& s, N n, const Partial<Wide>& p) {
     store(s.sum_lo, n, p.sum_lo);
 }
 
-// add(k, values) for every register of a tile; lanes past a row's end get fill's.
-template <class T, class Add>
-inline void each_tile_register(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                               const Wide& fill, const Add& add) {
-    const NextRow<T> next(x, cols);
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        const T* row = x.data + r * x.stride;
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-            next.ask(row + i);
-            each_register(n, [&](int k, auto in) { add(k, load_register(row + i, k, in, fill)); });
-        });
+template <class X, class N>
+inline void set_shift(ColumnSums<X, Unweighted>& c, const Unweighted&, double rows, N n) {
+    Wide low;
+    c.shift = quotient(c.sums.total.high, c.sums.total.low, rows, low);
+    set_looks(c, n);
+}
+
+template <class X>
+[[gnu::noinline]] void check_zeros(Wide& m2, const ColumnSums<X, Unweighted>& c) {
+    double values[lanes];
+    double shifts[lanes];
+    double different[lanes];
+    store(values, Full{}, m2);
+    store(shifts, Full{}, c.shift);
+    store(different, Full{}, c.sums.differences.bits);
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) {
+        values[j] = checked_m2<false>(values[j], shifts[j], different[j]);
     }
+    m2 = load<double>(values, Full{});
 }
 
-template <class T>
-inline Partial<double> chunk_moments(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                     double count) {
-    double shift = first_value(x.data);
-    ExactSum<double> total{};
-    if constexpr (two_passes<T>) {
-        ExactSum<Wide> sum{};
-        each_tile_register(x, rows, cols, Wide{},
-                           [&](int k, Vec<double> values) { sum.add(k, values); });
-        total = halve(sum);
-        double rest;
-        shift = quotient(total.high, total.low, count, rest);
+template <class X, class N>
+inline void fold_columns(const ColumnSums<X, Unweighted>& c, const Unweighted&, double rows,
+                         double count, const MomentsSums& state, N n) {
+    ExactSum<Wide> total;
+    if constexpr (two_passes<X>) {
+        total = c.sums.total;
+    } else {
+        total.high = two_sum(c.shift * rows, c.sums.shifted.d, total.low);
     }
-    const Wide wide_shift = broadcast(shift);
-    ShiftedSums<Wide> sums{};
-    each_tile_register(x, rows, cols, wide_shift,
-                       [&](int k, Vec<double> values) { sums.add(k, values, wide_shift); });
-    const ShiftedSums<double> folded = halve(sums);
-    if constexpr (!two_passes<T>) total = total_of(folded, count, shift);
-    return partial_of(folded, count, shift, total);
+    Moments<Wide> chunk = moments_from<false>(c.sums.shifted, rows, c.shift, total);
+    if (two_passes<X> && !all_positive(chunk.m2, n)) check_zeros(chunk.m2, c);
+    write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
 }
 
-template <class T>
-[[gnu::flatten]] void moments_rows(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                   double count, MomentsState state) noexcept {
-    const double size = static_cast<double>(rows * cols);
-    const Partial<double> chunk = chunk_moments(x, rows, cols, size);
-    put(state, 0, count == 0.0 ? chunk : merge(at(state, 0), count, chunk, size));
-}
+// ---- The same where values have weights ----
 
-// What a column tile keeps per block of columns.
-template <class T>
-struct ColumnSums {
-    Wide shift;
-    ShiftedSums<Wide> sums;
-    ExactSum<Wide> total;  // two_passes only
+// The sums of a block of columns, and what follows from them lane by lane. g++ 12 vectorizes loops
+// that call a function with a lane's number and nothing else, and in which no condition follows
+// from another; hence so many arrays and small loops.
+struct alignas(64) WeightedLanes {
+    double shift[lanes];
+    double total[lanes];
+    double total_lo[lanes];
+    double weight[lanes];
+    double weight_lo[lanes];
+    double divisor[lanes];  // the weight, or where nothing counts 1
+    double d[lanes];
+    double d2[lanes];
+    double different[lanes];
+    double offset[lanes];
+    double m2[lanes];
+
+    template <class X, class Policy>
+    WeightedLanes(const ColumnSums<X, Policy>& c, const Policy& by) {
+        const ExactSum<Wide> weights = by.column_weights(c.sums.weight);
+        store(shift, Full{}, c.shift);
+        store(total, Full{}, c.sums.total.high);
+        store(total_lo, Full{}, c.sums.total.low);
+        store(weight, Full{}, weights.high);
+        store(weight_lo, Full{}, weights.low);
+        store(divisor, Full{}, unless_positive(weights.high, weights.high, broadcast(1.0)));
+        store(d, Full{}, c.sums.shifted.d);
+        store(d2, Full{}, c.sums.shifted.d2);
+        store(different, Full{}, c.sums.differences.bits);
+    }
+
+    template <bool any_number>
+    void set_shift(std::ptrdiff_t j) {
+        shift[j] = mean_of<any_number>({total[j], total_lo[j]}, {divisor[j], weight_lo[j]});
+    }
+    template <bool any_number>
+    void set_moments(std::ptrdiff_t j) {
+        const ShiftedSums<double> shifted{d[j], d2[j]};
+        const Moments<double> chunk = moments_from<any_number>(shifted, divisor[j], shift[j], {});
+        offset[j] = chunk.offset;
+        m2[j] = chunk.m2;
+    }
+    template <bool any_number>
+    void set_total(std::ptrdiff_t j) {
+        const ExactSum<double> sum = total_from<any_number>(d[j], weight[j], shift[j]);
+        total[j] = sum.high;
+        total_lo[j] = sum.low;
+    }
+    template <bool any_number>
+    void check_m2(std::ptrdiff_t j) {
+        m2[j] = checked_m2<any_number>(m2[j], shift[j], different[j]);
+    }
+    void fold(const MomentsSums& state, std::ptrdiff_t j) const {
+        const Moments<double> chunk{shift[j], offset[j], m2[j], 0.0, total[j], total_lo[j]};
+        fold_weighted(state, j, chunk, {weight[j], weight_lo[j]});
+    }
 };
 
-// Adds every row to the accumulator(i) of its block: add(accumulator, block, k, values).
-template <class T, class Accumulator, class Add>
-inline void accumulate_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                               const Accumulator& accumulator, const Add& add) {
-    ReadAhead<T> ahead(x, cols);
-    const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
-    each_row_group(rows, cols, begin, [&](auto group, std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-        auto& in_memory = accumulator(i / lanes);
-        auto sums = in_memory;
-        sums.begin_group();
-        for (std::ptrdiff_t row = r; row < r + group.size; ++row) {
-            const T* here = x.data + row * x.stride + i;
-            ahead.next_block();
-            each_register(n, [&](int k, auto in) {
-                add(sums, i / lanes, k, load_register(here, k, in, Wide{}));
-            });
-        }
-        sums.end_group(in_memory);
-        in_memory = sums;
-    });
+template <bool any_number>
+FASTBN_FLATTEN [[gnu::noinline]] void set_shift(WeightedLanes& sums) {
+#pragma omp simd
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_shift<any_number>(j);
 }
 
-template <class T>
-inline void start_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
-                          ColumnSums<T>* columns) {
-    each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        ColumnSums<T>& c = columns[i / lanes];
-        c.shift = load<double>(x.data + i, n);
-        c.sums = {broadcast(0.0), broadcast(0.0)};
-        if constexpr (two_passes<T>) c.total = {broadcast(0.0), broadcast(0.0)};
-    });
-    if constexpr (two_passes<T>) {
-        accumulate_columns(
-            x, rows, cols, [=](std::ptrdiff_t b) -> auto& { return columns[b].total; },
-            [](ExactSum<Wide>& sum, std::ptrdiff_t, int k, Vec<double> v) { sum.add(k, v); });
-        each_block(0, cols, [&](std::ptrdiff_t i, auto) {
-            ColumnSums<T>& c = columns[i / lanes];
-            Wide rest;
-            c.shift = quotient(c.total.high, c.total.low, count, rest);
-        });
+template <bool any_number, bool twice>
+FASTBN_FLATTEN [[gnu::noinline]] void fold_lanes(WeightedLanes& sums, const MomentsSums& state,
+                                                 std::ptrdiff_t n) {
+#pragma omp simd
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_moments<any_number>(j);
+    if constexpr (twice) {
+#pragma omp simd
+        for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.check_m2<any_number>(j);
+    } else {
+#pragma omp simd
+        for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_total<any_number>(j);
     }
+#pragma omp simd
+    for (std::ptrdiff_t j = 0; j < n; ++j) sums.fold(state, j);
 }
 
-template <class T>
-[[gnu::flatten]] void moments_columns(Tile<const T> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                      double count, MomentsState state, void* scratch) noexcept {
-    auto* columns = static_cast<ColumnSums<T>*>(scratch);
+template <class X, class Policy, class N>
+inline void set_shift(ColumnSums<X, Policy>& c, const Policy& by, double, N n) {
+    WeightedLanes sums(c, by);
+    set_shift<Policy::any_number>(sums);
+    c.shift = load<double>(sums.shift, Full{});
+    set_looks(c, n);
+}
+
+template <class X, class Policy, class N>
+inline void fold_columns(const ColumnSums<X, Policy>& c, const Policy& by, double, double,
+                         const MomentsSums& state, N n) {
+    WeightedLanes sums(c, by);
+    fold_lanes<Policy::any_number, two_passes<X>>(sums, state, count_of(n));
+}
+
+// ---- The kernel ----
+
+template <class X, class Policy>
+FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const void> weights,
+                                       std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
+                                       MomentsSums state, void* scratch) noexcept {
+    static_assert(sizeof(ColumnSums<X, Policy>) <= column_scratch_bytes);
+    const Tile<const X> x = typed<const X>(untyped_x);
+    const Policy by(weights, rows);
     const double size = static_cast<double>(rows);
-    start_columns(x, rows, cols, size, columns);
-    accumulate_columns(
-        x, rows, cols, [=](std::ptrdiff_t b) -> auto& { return columns[b].sums; },
-        [=](ShiftedSums<Wide>& sums, std::ptrdiff_t b, int k, Vec<double> v) {
-            sums.add(k, v, columns[b].shift);
-        });
+    auto* const columns = static_cast<ColumnSums<X, Policy>*>(scratch);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        const ColumnSums<T>& c = columns[i / lanes];
-        const ExactSum<Wide> total = two_passes<T> ? c.total : total_of(c.sums, size, c.shift);
-        const Partial<Wide> chunk = partial_of(c.sums, size, c.shift, total);
-        const MomentsState here{state.ref + i,   state.offset + i, state.m2 + i,
-                                state.m2_lo + i, state.sum + i,    state.sum_lo + i};
-        write(here, n, count == 0.0 ? chunk : merge(read(here, n), count, chunk, size));
+        ColumnSums<X, Policy>& c = columns[i / lanes];
+        clear(c.sums);
+        if constexpr (!two_passes<X>) c.shift = column_shifts(x, by, rows, i, n);
+    });
+    if constexpr (two_passes<X>) {
+        add_totals(x, by, rows, cols, columns);
+        each_block(0, cols,
+                   [&](std::ptrdiff_t i, auto n) { set_shift(columns[i / lanes], by, size, n); });
+    }
+    add_shifted(x, by, rows, cols, columns);
+    each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+        fold_columns(columns[i / lanes], by, size, count, state_from(state, i), n);
     });
 }
 

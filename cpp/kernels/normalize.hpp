@@ -1,93 +1,134 @@
-// The elementwise pass forward: y from x. Sees tiles and folded coefficients, one set for a run of
-// columns or one per column; knows nothing of how those came about.
+// From x to y = activation((x * pre - center) * scale + shift + residual), elementwise.
 #pragma once
 
-#include "activation.hpp"
-#include "block.hpp"
-#include "block_memory.hpp"
-#include "data.hpp"
-#include "mapping.hpp"
-#include "prefetch.hpp"
+#include "kernels/activation.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/table.hpp"
+#include "simd/block.hpp"
+#include "simd/prefetch.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// From z to y: what is added, and the activation. The branches go the same way for a whole tile.
-template <class Y>
-struct Finish {
-    using C = Computed<Y>;
-    Tile<const Y> residual;
-    Activation<C> activation;
+// What every formula reads.
+template <class X, class C>
+struct NormalizeInput {
+    Tile<const X> x;
+    SlabPrefetch<X> next;
+    Affine<const C> affine;
 
-    bool is_needed() const {
-        return residual.data != nullptr || activation.kind != ActivationKind::none;
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        next.at(x.data + r * x.stride + i);
+        return load<C>(x.data + r * x.stride + i, n);
     }
-    bool is_relu_alone() const {
-        return residual.data == nullptr && activation.kind == ActivationKind::relu;
+};
+
+template <class C>
+inline Block<C> normalized(const Block<C>& x, const AffineBlocks<C>& c) {
+    return (x - c.center) * c.scale + c.shift;
+}
+
+// Without an epilogue, or with relu alone.
+template <class X, class C, bool with_relu>
+struct Normalized {
+    using Coefficients = AffineBlocks<C>;
+    NormalizeInput<X, C> x;
+
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return affine_blocks(x.affine, at);
     }
     template <class N>
-    Block<C> operator()(Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        if (residual.data != nullptr) {
-            z = z + load<C>(residual.data + r * residual.stride + i, n);
-        }
-        if (activation.kind != ActivationKind::none) pass_through(activation, z, z);
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+        const Block<C> z = normalized(x(r, i, n), c);
+        if constexpr (with_relu) return relu(z);
         return z;
     }
 };
 
-// x, and whether it holds infinity.
-template <class X, class C>
-struct Inspected {
-    Tile<const X> x;
+// What else a call may ask for. The branches go the same way for a whole tile.
+template <class Y>
+struct NormalizeOptions {
+    using C = Computed<Y>;
+    Tile<const Y> residual;
+    bool has_activation;
+    ActivationOf<C> activation;
     bool* infinite;
 
+    void inspect(const Block<C>& x) const {
+        if (infinite != nullptr && any_infinite(x)) *infinite = true;
+    }
     template <class N>
-    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
-        if (infinite != nullptr && any_infinite(xi)) *infinite = true;
-        return xi;
+    Block<C> finish(Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        if (residual.data != nullptr) {
+            z = z + load<C>(residual.data + r * residual.stride + i, n);
+        }
+        if (has_activation) z = activation.value(z);
+        return z;
     }
 };
 
 template <class X, class Y>
-[[gnu::flatten]] void transform(Tile<const X> x, Tile<const Y> residual, Tile<Y> y, Elementwise e,
-                                Affine<Computed<Y>> a, Activation<Computed<Y>> act,
-                                bool* infinite) noexcept {
+struct NormalizedWithOptions {
     using C = Computed<Y>;
-    const AskAhead<X> next(e.ahead);
-    const Finish<Y> finish{residual, act};
-    const Inspected<X, C> inspected{x, infinite};
-    const CoefficientArrays<C, 3> arrays{{a.center, a.scale, a.shift}};
-    if (a.pre == nullptr && !finish.is_needed() && infinite == nullptr) {
-        map(y, e, arrays,
-            [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
-                next.ask(x.data + r * x.stride + i);
-                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
-                return (xi - c.of[0]) * c.of[1] + c.of[2];
-            });
-    } else if (a.pre == nullptr && finish.is_relu_alone() && infinite == nullptr) {
-        map(y, e, arrays,
-            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
-                next.ask(x.data + r * x.stride + i);
-                const Block<C> xi = load<C>(x.data + r * x.stride + i, n);
-                Block<C> z = (xi - c.of[0]) * c.of[1] + c.of[2];
-                pass_relu(z, z);
-                return z;
-            }});
-    } else if (a.pre == nullptr) {
-        map(y, e, arrays,
-            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 3>& c) {
-                next.ask(x.data + r * x.stride + i);
-                const Block<C> xi = inspected(r, i, n);
-                return finish((xi - c.of[0]) * c.of[1] + c.of[2], r, i, n);
-            }});
+    using Coefficients = AffineBlocks<C>;
+    NormalizeInput<X, C> x;
+    NormalizeOptions<Y> options;
+
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return affine_blocks(x.affine, at);
+    }
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+        const Block<C> xi = x(r, i, n);
+        options.inspect(xi);
+        return options.finish(normalized(xi, c), r, i, n);
+    }
+};
+
+// With channels out of range.
+template <class X, class Y>
+struct ScaledNormalized {
+    using C = Computed<Y>;
+    using Coefficients = ScaledAffineBlocks<C>;
+    NormalizeInput<X, C> x;
+    NormalizeOptions<Y> options;
+
+    template <class At>
+    Coefficients coefficients(const At& at) const {
+        return {at(x.affine.pre), affine_blocks(x.affine, at)};
+    }
+    template <class N>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+        const Block<C> xi = x(r, i, n);
+        options.inspect(xi);
+        return options.finish(normalized(xi * c.pre, c.affine), r, i, n);
+    }
+};
+
+template <class X, class Y>
+FASTBN_FLATTEN void normalize(Tile<const void> x, Tile<void> untyped_y, Elementwise e,
+                              Affine<const void> untyped_affine, Epilogue epilogue,
+                              bool* infinite) noexcept {
+    using C = Computed<Y>;
+    const Tile<Y> y = typed<Y>(untyped_y);
+    const NormalizeInput<X, C> input{typed<const X>(x), SlabPrefetch<X>(e.prefetch),
+                                     typed<const C>(untyped_affine)};
+    const ActivationKind activation = epilogue.activation.kind;
+    const NormalizeOptions<Y> options{typed<const Y>(epilogue.residual),
+                                      activation != ActivationKind::none,
+                                      ActivationOf<C>(epilogue.activation), infinite};
+    const bool has_options = options.residual.data != nullptr || infinite != nullptr;
+    if (input.affine.pre != nullptr) {
+        write_compact<C>(y, e, OutOfLine{ScaledNormalized<X, Y>{input, options}});
+    } else if (!has_options && activation == ActivationKind::none) {
+        write_fast<C>(y, e, Normalized<X, C, false>{input});
+    } else if (!has_options && activation == ActivationKind::relu) {
+        write_fast<C>(y, e, Outlined{Normalized<X, C, true>{input}});
     } else {
-        const CoefficientArrays<C, 4> scaled{{a.center, a.scale, a.shift, a.pre}};
-        map(y, e, scaled,
-            Outlined{[=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const Coefficients<C, 4>& c) {
-                const Block<C> xi = inspected(r, i, n) * c.of[3];
-                return finish((xi - c.of[0]) * c.of[1] + c.of[2], r, i, n);
-            }});
+        write_compact<C>(y, e, Outlined{NormalizedWithOptions<X, Y>{input, options}});
     }
 }
 

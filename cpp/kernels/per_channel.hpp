@@ -1,4 +1,4 @@
-// What is done once per channel, between the passes over the data: merging moments, finishing them
+// What is done once per channel, between the loops over the data: merging moments, finishing them
 // into statistics, folding those into coefficients. Plain loops without branches, for the compiler
 // to vectorize (-fopenmp-simd; no threads): different channels' entries never meet, whatever the
 // pointers suggest.
@@ -6,18 +6,31 @@
 
 #include <cstddef>
 
-#include "data.hpp"
-#include "folding.hpp"
-#include "welford.hpp"
+#include "kernels/chunk_sums.hpp"
+#include "numerics/coefficient_math.hpp"
+#include "numerics/moments_math.hpp"
+#include "simd/block.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-inline Partial<double> at(MomentsState s, std::ptrdiff_t i) {
+inline MomentsSums state_from(const MomentsSums& s, std::ptrdiff_t i) {
+    const bool has_weights = s.weight != nullptr;
+    return {s.ref + i,
+            s.offset + i,
+            s.m2 + i,
+            s.m2_lo + i,
+            s.sum + i,
+            s.sum_lo + i,
+            has_weights ? s.weight + i : nullptr,
+            has_weights ? s.weight_lo + i : nullptr};
+}
+
+inline Moments<double> at(const MomentsSums& s, std::ptrdiff_t i) {
     return {s.ref[i], s.offset[i], s.m2[i], s.m2_lo[i], s.sum[i], s.sum_lo[i]};
 }
 
-inline void put(MomentsState s, std::ptrdiff_t i, const Partial<double>& p) {
+inline void put(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& p) {
     s.ref[i] = p.ref;
     s.offset[i] = p.offset;
     s.m2[i] = p.m2;
@@ -26,20 +39,27 @@ inline void put(MomentsState s, std::ptrdiff_t i, const Partial<double>& p) {
     s.sum_lo[i] = p.sum_lo;
 }
 
-[[gnu::flatten]] void merge_moments(MomentsState a, double count_a, MomentsState b, double count_b,
-                                    std::ptrdiff_t n) noexcept {
-#pragma omp simd
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        put(a, i, merge(at(a, i), count_a, at(b, i), count_b));
-    }
+// Folds moments of a weight into those of channel i; those of no weight leave no trace.
+inline void fold_weighted(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& chunk,
+                          ExactSum<double> weight) {
+    put(s, i, merge_weighted(at(s, i), s.weight[i], chunk, weight.high));
+    double error;
+    s.weight[i] = two_sum(s.weight[i], weight.high, error);
+    s.weight_lo[i] = (s.weight_lo[i] + weight.low) + error;
 }
 
-[[gnu::flatten]] void merge_weighted(WeightedState a, WeightedState b, std::ptrdiff_t n) noexcept {
+FASTBN_FLATTEN inline void merge_moments(MomentsSums a, double count_a, MomentsSums b,
+                                         double count_b, std::ptrdiff_t n) noexcept {
+    if (a.weight != nullptr) {
 #pragma omp simd
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        put(a.moments, i,
-            merge_counted(at(a.moments, i), a.count[i], at(b.moments, i), b.count[i]));
-        a.count[i] += b.count[i];
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            fold_weighted(a, i, at(b, i), {b.weight[i], b.weight_lo[i]});
+        }
+    } else {
+#pragma omp simd
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            put(a, i, merge(at(a, i), count_a, at(b, i), count_b));
+        }
     }
 }
 
@@ -50,20 +70,14 @@ inline double inverse_std(double var, double eps) {
     return spread == 0.0 ? 0.0 : inverse;
 }
 
-void invert_std(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept {
+inline void invert_std(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept {
 #pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) invstd[i] = inverse_std(var[i], eps);
 }
 
-// The mean and what float64 cannot hold of it.
-struct Mean {
-    double high;
-    double low;
-};
-
 // A channel that has NaN or infinity among its values gets NaN for every statistic.
-inline void finalize_one(const Partial<double>& p, double count, Mean mean, double eps,
-                         Statistics out, std::ptrdiff_t i) {
+inline void finalize_one(const Moments<double>& p, double count, ExactSum<double> mean, double eps,
+                         const Statistics& out, std::ptrdiff_t i) {
     constexpr double none = __builtin_nan("");
     // Infinity times 0 is NaN. Two comparisons here would leave the loop a branch, and scalar.
     const bool finite = p.m2 * 0.0 + p.sum * 0.0 == 0.0;
@@ -77,80 +91,79 @@ inline void finalize_one(const Partial<double>& p, double count, Mean mean, doub
     out.invstd[i] = inverse_std(var, eps);
 }
 
-[[gnu::flatten]] void finalize_moments(MomentsState moments, double count, double eps,
-                                       Statistics out, std::ptrdiff_t n) noexcept {
+inline void finalize_weighted(const MomentsSums& sums, double eps, const Statistics& out,
+                              std::ptrdiff_t i) {
+    const Moments<double> p = at(sums, i);
+    const bool empty = sums.weight[i] == 0.0;
+    double weight_lo;
+    const double weight = two_sum(empty ? 1.0 : sums.weight[i], sums.weight_lo[i], weight_lo);
+    double low;
+    const double high = two_sum(p.sum, p.sum_lo, low);
+    ExactSum<double> mean{};
+    mean.high = quotient(high, low, weight, weight_lo, mean.low);
+    finalize_one(p, weight, mean, eps, out, i);
+    out.mean[i] = empty ? 0.0 : out.mean[i];
+    out.mean_lo[i] = empty ? 0.0 : out.mean_lo[i];
+    out.m2[i] = empty ? 0.0 : out.m2[i];
+    out.var[i] = empty ? 0.0 : out.var[i];
+    out.invstd[i] = empty ? 0.0 : out.invstd[i];
+}
+
+FASTBN_FLATTEN inline void finalize_moments(MomentsSums sums, double count, double eps,
+                                            Statistics out, std::ptrdiff_t n) noexcept {
+    if (sums.weight != nullptr) {
+#pragma omp simd
+        for (std::ptrdiff_t i = 0; i < n; ++i) finalize_weighted(sums, eps, out, i);
+        return;
+    }
 #pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const Partial<double> p = at(moments, i);
+        const Moments<double> p = at(sums, i);
         double low;
         const double high = two_sum(p.sum, p.sum_lo, low);
-        Mean mean;
+        ExactSum<double> mean{};
         mean.high = quotient(high, low, count, mean.low);
         finalize_one(p, count, mean, eps, out, i);
     }
 }
 
-// Counts are rounded here, and the quotient of a sum and its count with them: the mean comes from
-// the differences to a value near it, where that is a rounding of the spread.
-[[gnu::flatten]] void finalize_weighted(WeightedState state, double eps, Statistics out,
-                                        std::ptrdiff_t n) noexcept {
-#pragma omp simd
+// The coefficients' kernels write a `pre` of 1 where that has an array.
+
+template <class T>
+FASTBN_FLATTEN bool affine_in_range(ChannelParameters from, Affine<void> untyped,
+                                    std::ptrdiff_t n) noexcept {
+    const Affine<T> to = typed<T>(untyped);
+    for (std::ptrdiff_t i = 0; i < n && to.pre != nullptr; ++i) to.pre[i] = T(1);
+    int out_of_range = 0;
+#pragma omp simd reduction(| : out_of_range)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const Partial<double> p = at(state.moments, i);
-        const bool empty = state.count[i] == 0.0;
-        Mean mean;
-        mean.high = two_sum(p.ref, p.offset, mean.low);
-        finalize_one(p, empty ? 1.0 : state.count[i], mean, eps, out, i);
-        out.mean[i] = empty ? 0.0 : out.mean[i];
-        out.mean_lo[i] = empty ? 0.0 : out.mean_lo[i];
-        out.m2[i] = empty ? 0.0 : out.m2[i];
-        out.var[i] = empty ? 0.0 : out.var[i];
-        out.invstd[i] = empty ? 0.0 : out.invstd[i];
+        const double scale = from.weight[i] * from.invstd[i];
+        const bool in_range = in_range_affine<T>(from.mean[i], from.invstd[i], from.weight[i]);
+        out_of_range |= in_range ? 0 : 1;
+        write_affine<T>(to, i, from.mean[i], from.mean_lo[i], static_cast<T>(scale), from.bias[i]);
     }
+    return out_of_range == 0;
 }
 
 template <class T>
-[[gnu::flatten]] bool try_fold_affine(AffineSource from, AffineOut<T> to,
-                                      std::ptrdiff_t n) noexcept {
-    int odd = 0;
-#pragma omp simd reduction(| : odd)
+FASTBN_FLATTEN bool input_gradient_in_range(ChannelParameters from, ChannelGradients sums,
+                                            InputGradient<void> untyped,
+                                            std::ptrdiff_t n) noexcept {
+    const InputGradient<T> to = typed<T>(untyped);
+    for (std::ptrdiff_t i = 0; i < n && to.pre != nullptr; ++i) to.pre[i] = to.dy_pre[i] = T(1);
+    int out_of_range = 0;
+#pragma omp simd reduction(| : out_of_range)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const double mean_dy = sums.sum_dy[i] / sums.count;
+        const double mean_dy_xhat = sums.sum_dy_xhat[i] / sums.count;
+        const double coef_x = from.invstd[i] * mean_dy_xhat;
         const double scale = from.weight[i] * from.invstd[i];
-        const bool plain = is_plain_affine<T>(from.mean[i], from.invstd[i], from.weight[i]);
-        odd |= plain ? 0 : 1;
-        const AffineTerms<T> terms =
-            affine_terms(from.mean[i], from.mean_lo[i], static_cast<T>(scale), from.bias[i]);
-        to.pre[i] = T(1);
-        to.center[i] = terms.center;
-        to.scale[i] = terms.scale;
-        to.shift[i] = terms.shift;
+        const bool in_range = in_range_input_gradient<T>(from.mean[i], from.invstd[i],
+                                                         from.weight[i], mean_dy_xhat, mean_dy);
+        out_of_range |= in_range ? 0 : 1;
+        write_input_gradient<T>(to, i, from.mean[i], coef_x, mean_dy, scale);
     }
-    return odd == 0;
-}
-
-template <class T>
-[[gnu::flatten]] bool try_fold_input_gradient(InputGradientSource from, InputGradientOut<T> to,
-                                              std::ptrdiff_t n) noexcept {
-    int odd = 0;
-#pragma omp simd reduction(| : odd)
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const double level = from.sum_dy[i] / from.count;
-        const double mean_dy_xhat = from.sum_dy_xhat[i] / from.count;
-        const double slope = from.invstd[i] * mean_dy_xhat;
-        const double scale = from.weight[i] * from.invstd[i];
-        const bool plain = is_plain_input_gradient<T>(from.mean[i], from.invstd[i], from.weight[i],
-                                                      mean_dy_xhat, level);
-        odd |= plain ? 0 : 1;
-        const InputGradientTerms<T> terms =
-            input_gradient_terms<T>(from.mean[i], slope, level, scale);
-        to.pre[i] = T(1);
-        to.dy_pre[i] = T(1);
-        to.center[i] = terms.center;
-        to.slope[i] = terms.slope;
-        to.level[i] = terms.level;
-        to.scale[i] = static_cast<T>(scale);
-    }
-    return odd == 0;
+    return out_of_range == 0;
 }
 
 }  // namespace

@@ -1,179 +1,294 @@
-// How values with shares add to a block's sums, and where the largest share is: once for each form
-// in which shares come. Knows neither chunks nor channels.
+// How much each value counts, one policy for each form in which the engine says so (WeightsForm).
+// A policy says what counts in a register and in a whole row, what stands past a row's end, and
+// what the weights add up to.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "block.hpp"
-#include "block_memory.hpp"
-#include "data.hpp"
-#include "halving.hpp"
+#include "kernels/chunk_sums.hpp"
+#include "numerics/half.hpp"
+#include "numerics/moments_math.hpp"
+#include "simd/block.hpp"
+#include "simd/tile.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// Sums of values with shares about a shift.
-struct WeightedSums {
-    Wide d;
-    Wide d2;
-    Wide count;
+// ---- Sums of weights ----
+
+// Where the sum is known beforehand.
+struct NoWeightSum {
+    template <class By>
+    void add(int, By) {}
 };
 
-// Register by register: as a whole g++ 12 copies it by a string instruction, which is slow to
-// start.
-inline void copy(const WeightedSums& from, WeightedSums& to) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Wide::registers; ++k) {
-        to.d.part[k] = from.d.part[k];
-        to.d2.part[k] = from.d2.part[k];
-        to.count.part[k] = from.count.part[k];
-    }
-}
+inline void copy(NoWeightSum, NoWeightSum&) {}
 
-// Register k of a mask's bytes, as lanes of all bits or none; none past a tail's end.
-inline Vec<double> load_mask(const std::uint8_t* p, int k, Full) {
-    return Vec<double>::mask(p + k * Wide::width);
-}
-[[gnu::noinline]] Vec<double> load_mask(const std::uint8_t* p, int k, std::ptrdiff_t in) {
-    std::uint8_t whole[Wide::width] = {};
-    for (std::ptrdiff_t i = 0; i < in; ++i) whole[i] = p[k * Wide::width + i];
-    return Vec<double>::mask(whole);
-}
+// Where each value counts once or not at all: exact.
+struct CountSum {
+    Wide sum;
+    void add(int k, OnceIf by) { sum.reg[k] = add_evenly(k + 1, sum.reg[k], number(by)); }
+};
 
-// What each kind of shares has to say: which rows hold nothing, where the largest share is, and how
-// a register of values adds to the sums. A row's share is the same for all its values, and their
-// count known without adding it up.
-struct ByRow {
-    RowShares shares;
-    std::ptrdiff_t largest = 0;  // the row with the largest share
-    double sum = 0.0;
+// Of other numbers: for statistics of float64 a double-double, for float32 rounded.
+struct RoundedWeightSum {
+    Wide sum;
+    void add(int k, TimesOrNot by) { sum.reg[k] = add_evenly(k + 1, sum.reg[k], by.weight); }
+};
+struct ExactWeightSum {
+    ExactSum<Wide> sum;
+    void add(int k, TimesOrNot by) { sum.add(k, by.weight); }
+};
 
-    ByRow(RowShares of, std::ptrdiff_t rows) : shares(of) {
-        for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            largest = shares.of[r] > shares.of[largest] ? r : largest;
-            sum += shares.of[r];
-        }
+inline void copy(const CountSum& from, CountSum& to) { copy(from.sum, to.sum); }
+inline void copy(const RoundedWeightSum& from, RoundedWeightSum& to) { copy(from.sum, to.sum); }
+inline void copy(const ExactWeightSum& from, ExactWeightSum& to) { copy(from.sum, to.sum); }
+
+inline ExactSum<double> total_of(const CountSum& weights) {
+    return {horizontal_sum(weights.sum), 0.0};
+}
+inline ExactSum<double> total_of(const RoundedWeightSum& weights) {
+    return {horizontal_sum(weights.sum), 0.0};
+}
+inline ExactSum<double> total_of(const ExactWeightSum& weights) {
+    return horizontal_sum(weights.sum);
+}
+inline ExactSum<Wide> lanes_of(const CountSum& weights) { return {weights.sum, broadcast(0.0)}; }
+inline ExactSum<Wide> lanes_of(const RoundedWeightSum& weights) {
+    return {weights.sum, broadcast(0.0)};
+}
+inline ExactSum<Wide> lanes_of(const ExactWeightSum& weights) { return weights.sum; }
+
+template <bool exact>
+struct ElementWeightSum {
+    using Type = RoundedWeightSum;
+};
+template <>
+struct ElementWeightSum<true> {
+    using Type = ExactWeightSum;
+};
+
+// ---- Policies ----
+
+// Every value counts once. There is nothing to find: a chunk of float32 is summed about its first
+// value.
+struct Unweighted {
+    static constexpr bool all_count = true;
+    static constexpr bool any_number = false;  // weights other than 0 and 1
+    template <bool exact>
+    using WeightSum = NoWeightSum;
+
+    Unweighted(Tile<const void>, std::ptrdiff_t) {}
+    static bool skips(std::ptrdiff_t) { return false; }
+    static Wide fill(const Wide& neutral) { return neutral; }
+    static ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t rows, std::ptrdiff_t cols) {
+        return {static_cast<double>(rows * cols), 0.0};
     }
-    bool skips(std::ptrdiff_t r) const { return shares.of[r] == 0.0; }
-    // Of each column, and of `cols` of them together.
-    Wide counts(const WeightedSums&) const { return broadcast(sum); }
-    double count(const WeightedSums&, std::ptrdiff_t cols) const {
-        return sum * static_cast<double>(cols);
-    }
-    template <class X, class N>
-    void add(WeightedSums& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t, N n,
-             const Wide& shift) const {
-        const Vec<double> share = Vec<double>::broadcast(shares.of[r]);
-        each_register(n, [&](int k, auto in) {
-            const Vec<double> x = load_register(at, k, in, shift);
-            const Vec<double> centred =
-                Vec<double>::zero_unless_positive(share, subtract_by_fma(x, shift.part[k]));
-            const Vec<double> part = share * centred;
-            sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
-            sums.d2.part[k] = sums.d2.part[k] + part * centred;
-        });
+    template <class N>
+    static Once of(std::ptrdiff_t, std::ptrdiff_t, int, N, Vec<double>) {
+        return {};
     }
 };
 
-// What the policies for elements have in common: no row is skipped, and counts are summed.
-template <class P>
+// What the policies for elements have in common, besides the types of their sums.
 struct EachElement {
-    using Share = P;
-    ElementShares<P> shares;
+    static constexpr bool all_count = false;
 
     static bool skips(std::ptrdiff_t) { return false; }
-    static Wide counts(const WeightedSums& sums) { return sums.count; }
-    static double count(const WeightedSums& sums, std::ptrdiff_t) { return halve(sums.count); }
-};
-
-struct ByMask : EachElement<std::uint8_t> {
-    static constexpr bool first_is_largest = true;
-
-    template <class X, class N>
-    void add(WeightedSums& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t i, N n,
-             const Wide& shift) const {
-        const std::uint8_t* const mask_at = shares.of.data + r * shares.of.stride + i;
-        const Vec<double> one = Vec<double>::broadcast(1.0);
-        each_register(n, [&](int k, auto in) {
-            const Vec<double> mask = load_mask(mask_at, k, in);
-            const Vec<double> x = load_register(at, k, in, shift);
-            const Vec<double> centred = subtract_by_fma(x, shift.part[k]) & mask;
-            sums.d.part[k] = add_evenly(k, sums.d.part[k], centred);
-            sums.d2.part[k] = sums.d2.part[k] + centred * centred;
-            sums.count.part[k] = add_evenly(k + 1, sums.count.part[k], one & mask);
-        });
+    template <class WeightSum>
+    static ExactSum<double> tile_weight(const WeightSum& weights, std::ptrdiff_t, std::ptrdiff_t) {
+        return total_of(weights);
+    }
+    template <class WeightSum>
+    static ExactSum<Wide> column_weights(const WeightSum& weights) {
+        return lanes_of(weights);
     }
 };
 
-struct ByElement : EachElement<double> {
-    static constexpr bool first_is_largest = false;
+// Every value that is not NaN counts once. Past a row's end there is NaN.
+struct OmitNan : EachElement {
+    static constexpr bool any_number = false;
+    template <bool exact>
+    using WeightSum = CountSum;
 
-    template <class X, class N>
-    void add(WeightedSums& sums, const X* at, std::ptrdiff_t r, std::ptrdiff_t i, N n,
-             const Wide& shift) const {
-        const double* const shares_at = shares.of.data + r * shares.of.stride + i;
-        each_register(n, [&](int k, auto in) {
-            const Vec<double> share = load_register(shares_at, k, in, Wide{});
-            const Vec<double> x = load_register(at, k, in, shift);
-            const Vec<double> centred =
-                Vec<double>::zero_unless_positive(share, subtract_by_fma(x, shift.part[k]));
-            const Vec<double> part = share * centred;
-            sums.d.part[k] = add_evenly(k, sums.d.part[k], part);
-            sums.d2.part[k] = sums.d2.part[k] + part * centred;
-            sums.count.part[k] = add_evenly(k + 1, sums.count.part[k], share);
-        });
+    OmitNan(Tile<const void>, std::ptrdiff_t) {}
+    static Wide fill(const Wide&) { return broadcast(__builtin_nan("")); }
+    template <class N>
+    static OnceIf of(std::ptrdiff_t, std::ptrdiff_t, int, N, Vec<double> x) {
+        return {Vec<double>::numbers(x)};
     }
 };
 
-inline ByRow policy_of(RowShares shares, std::ptrdiff_t rows) { return {shares, rows}; }
-inline ByMask policy_of(ElementShares<std::uint8_t> shares, std::ptrdiff_t) { return {{shares}}; }
-inline ByElement policy_of(ElementShares<double> shares, std::ptrdiff_t) { return {{shares}}; }
+// A byte for each element: those that are not 0 count once.
+struct MaskWeights : EachElement {
+    static constexpr bool any_number = false;
+    template <bool exact>
+    using WeightSum = CountSum;
 
-// The value with the largest share in a whole tile; false if there is none.
-template <class X>
-inline bool find_shift(const ByRow& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t,
-                       double& shift) {
-    if (rows == 0 || by.skips(by.largest)) return false;
-    shift = first_value(x.data + by.largest * x.stride);
-    return true;
-}
-template <class By, class X>
-inline bool find_shift(const By& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                       double& shift) {
-    typename By::Share largest = 0;
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        const auto* const row = by.shares.of.data + r * by.shares.of.stride;
-        for (std::ptrdiff_t i = 0; i < cols; ++i) {
-            if (!(row[i] > largest)) continue;
-            largest = row[i];
-            shift = first_value(x.data + r * x.stride + i);
-            if (By::first_is_largest) return true;
+    MaskWeights(Tile<const void> mask, std::ptrdiff_t) : mask_(typed<const std::uint8_t>(mask)) {}
+    static Wide fill(const Wide& neutral) { return neutral; }
+    template <class N>
+    OnceIf of(std::ptrdiff_t r, std::ptrdiff_t i, int k, N n, Vec<double>) const {
+        return {load_mask<double>(mask_.data + r * mask_.stride + i, k, n)};
+    }
+
+private:
+    Tile<const std::uint8_t> mask_;
+};
+
+// A double for each element.
+struct ElementWeights : EachElement {
+    static constexpr bool any_number = true;
+    template <bool exact>
+    using WeightSum = typename ElementWeightSum<exact>::Type;
+
+    ElementWeights(Tile<const void> weights, std::ptrdiff_t)
+        : weights_(typed<const double>(weights)) {}
+    static Wide fill(const Wide& neutral) { return neutral; }
+    template <class N>
+    TimesOrNot of(std::ptrdiff_t r, std::ptrdiff_t i, int k, N n, Vec<double>) const {
+        return {load_register(weights_.data + r * weights_.stride + i, k, n, Wide{})};
+    }
+
+private:
+    Tile<const double> weights_;
+};
+
+// A double for each row. Their sum is known before the first value is looked at.
+struct RowWeights {
+    static constexpr bool all_count = false;
+    static constexpr bool any_number = true;
+    template <bool exact>
+    using WeightSum = NoWeightSum;
+
+    RowWeights(Tile<const void> weights, std::ptrdiff_t rows)
+        : weights_(static_cast<const double*>(weights.data)) {
+        double largest = 0.0;
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            heaviest_ = weights_[r] > largest ? r : heaviest_;
+            largest = weights_[r] > largest ? weights_[r] : largest;
+            double error;
+            sum_.high = two_sum(sum_.high, weights_[r], error);
+            sum_.low += error;
         }
     }
-    return largest > 0;
+    bool skips(std::ptrdiff_t r) const { return weights_[r] == 0.0; }
+    static Wide fill(const Wide& neutral) { return neutral; }
+    template <class N>
+    Times of(std::ptrdiff_t r, std::ptrdiff_t, int, N, Vec<double>) const {
+        return {Vec<double>::broadcast(weights_[r])};
+    }
+    ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t, std::ptrdiff_t cols) const {
+        const double n = static_cast<double>(cols);
+        ExactSum<double> weight{};
+        weight.high = two_product(sum_.high, n, weight.low);
+        weight.low += sum_.low * n;
+        return weight;
+    }
+    ExactSum<Wide> column_weights(NoWeightSum) const {
+        return {broadcast(sum_.high), broadcast(sum_.low)};
+    }
+    std::ptrdiff_t heaviest() const { return heaviest_; }
+
+private:
+    const double* weights_;
+    std::ptrdiff_t heaviest_ = 0;
+    ExactSum<double> sum_{};
+};
+
+// ---- The value with the largest weight, about which a chunk of float32 is summed ----
+
+inline double first_value(const float* p) { return static_cast<double>(*p); }
+inline double first_value(const double* p) { return *p; }
+inline double first_value(const std::uint8_t* p) { return static_cast<double>(*p); }
+template <class H>
+inline double first_value(const H* p) {
+    return static_cast<double>(widen(*p));
 }
 
-// And in each of a block's columns, from i on; any number where there is none.
-template <class X, class N>
-inline Wide shifts_of(const ByRow& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t i,
-                      N n) {
-    const bool counts = rows > 0 && !by.skips(by.largest);
-    return counts ? load<double>(x.data + by.largest * x.stride + i, n) : broadcast(0.0);
-}
-template <class By, class X, class N>
-inline Wide shifts_of(const By& by, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t i, N n) {
-    Wide shift = broadcast(0.0);
-    Wide largest = broadcast(0.0);
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        const auto* const at = by.shares.of.data + r * by.shares.of.stride + i;
-        const Wide share = load<double>(at, n, broadcast(1.0));
-        const Wide better = share - largest;
-        shift = unless_positive(better, load<double>(x.data + r * x.stride + i, n), shift);
-        largest = unless_positive(better, share, largest);
-        if (By::first_is_largest && all_positive(largest)) break;
+// In each lane the first of the values with the largest weight; a weight of 0 is none.
+struct Heaviest {
+    Wide weight;
+    Wide value;
+
+    template <class By>
+    void add(int k, Vec<double> x, By by) {
+        const Vec<double> other = number(by);
+        const Vec<double> more = other - weight.reg[k];
+        value.reg[k] = Vec<double>::unless_positive(more, x, value.reg[k]);
+        weight.reg[k] = Vec<double>::unless_positive(more, other, weight.reg[k]);
     }
-    return shift;
+    template <class X, class Policy, class N>
+    void add_block(const X* at, const Policy& by, std::ptrdiff_t r, std::ptrdiff_t i, N n) {
+        const Wide fill = by.fill(Wide{});
+        each_register(n, [&](int k, auto in) {
+            const Vec<double> x = load_register(at, k, in, fill);
+            add(k, x, by.of(r, i, k, in, x));
+        });
+    }
+    // Of all lanes, the first with the largest weight; returns that.
+    double over_lanes(double& heaviest) const {
+        double weights[lanes];
+        double values[lanes];
+        store(weights, Full{}, weight);
+        store(values, Full{}, value);
+        std::ptrdiff_t best = 0;
+        for (std::ptrdiff_t j = 1; j < lanes; ++j) best = weights[j] > weights[best] ? j : best;
+        heaviest = values[best];
+        return weights[best];
+    }
+};
+
+// In a whole tile; false if nothing counts. Of weights that are all 1, the first will do.
+template <class X>
+inline bool find_shift(Tile<const X> x, const Unweighted&, std::ptrdiff_t, std::ptrdiff_t,
+                       double& shift) {
+    shift = first_value(x.data);
+    return true;
+}
+template <class X>
+inline bool find_shift(Tile<const X> x, const RowWeights& by, std::ptrdiff_t rows, std::ptrdiff_t,
+                       double& shift) {
+    if (rows == 0 || by.skips(by.heaviest())) return false;
+    shift = first_value(x.data + by.heaviest() * x.stride);
+    return true;
+}
+template <class X, class Policy>
+[[gnu::noinline]] bool find_shift(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
+                                  std::ptrdiff_t cols, double& shift) {
+    Heaviest heaviest{};
+    bool found = false;
+    for (std::ptrdiff_t r = 0; r < rows && !found; ++r) {
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+            if (found) return;
+            heaviest.add_block(x.data + r * x.stride + i, by, r, i, n);
+            found = !Policy::any_number && heaviest.over_lanes(shift) > 0.0;
+        });
+    }
+    return found || heaviest.over_lanes(shift) > 0.0;
+}
+
+// In each of the n columns from i on; any number where nothing counts.
+template <class X, class N>
+inline Wide column_shifts(Tile<const X> x, const Unweighted&, std::ptrdiff_t, std::ptrdiff_t i,
+                          N n) {
+    return load<double>(x.data + i, n);
+}
+template <class X, class N>
+inline Wide column_shifts(Tile<const X> x, const RowWeights& by, std::ptrdiff_t rows,
+                          std::ptrdiff_t i, N n) {
+    return rows > 0 ? load<double>(x.data + by.heaviest() * x.stride + i, n) : broadcast(0.0);
+}
+template <class X, class Policy, class N>
+[[gnu::noinline]] Wide column_shifts(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
+                                     std::ptrdiff_t i, N n) {
+    Heaviest heaviest{};
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        heaviest.add_block(x.data + r * x.stride + i, by, r, i, n);
+        if (!Policy::any_number && all_positive(heaviest.weight, n)) break;
+    }
+    return heaviest.value;
 }
 
 }  // namespace

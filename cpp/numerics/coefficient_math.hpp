@@ -33,6 +33,18 @@ struct InputGradient {
     T* scale;
 };
 
+// Kernels are called with coefficients of void, and find the type again.
+template <class T, class V>
+static inline Affine<T> typed(Affine<V> a) {
+    return {static_cast<T*>(a.pre), static_cast<T*>(a.center), static_cast<T*>(a.scale),
+            static_cast<T*>(a.shift)};
+}
+template <class T, class V>
+static inline InputGradient<T> typed(InputGradient<V> a) {
+    return {static_cast<T*>(a.pre),    static_cast<T*>(a.dy_pre),     static_cast<T*>(a.center),
+            static_cast<T*>(a.coef_x), static_cast<T*>(a.coef_const), static_cast<T*>(a.scale)};
+}
+
 // What coefficients are made of, one array entry per channel.
 struct ChannelParameters {
     const double* mean;

@@ -69,15 +69,15 @@ static inline bool needs_double(DType dtype) {
 }
 
 template <class T>
-constexpr DType dtype_of = DType::float32;
+inline constexpr DType dtype_of = DType::float32;
 template <>
-constexpr DType dtype_of<double> = DType::float64;
+inline constexpr DType dtype_of<double> = DType::float64;
 template <>
-constexpr DType dtype_of<Float16> = DType::float16;
+inline constexpr DType dtype_of<Float16> = DType::float16;
 template <>
-constexpr DType dtype_of<Bfloat16> = DType::bfloat16;
+inline constexpr DType dtype_of<Bfloat16> = DType::bfloat16;
 template <>
-constexpr DType dtype_of<std::uint8_t> = DType::uint8;
+inline constexpr DType dtype_of<std::uint8_t> = DType::uint8;
 
 // What results of type Y are computed in, and then rounded once.
 template <class Y>

@@ -92,14 +92,15 @@ static inline V quotient(V high, V low, double count, V& quotient_lo) {
     return two_sum(first, (((high - product) - error) + low) * (1.0 / count), quotient_lo);
 }
 
-// The same with a divisor that is a double-double.
-static inline double quotient(double high, double low, double count, double count_lo,
+// The same with a divisor that is a double-double, and may be so small that float64 does not hold
+// its reciprocal.
+static inline double quotient(double high, double low, double divisor, double divisor_lo,
                               double& quotient_lo) {
-    const double first = high * (1.0 / count);
+    const double first = high / divisor;
     double error;
-    const double product = two_product(first, count, error);
-    const double left = ((high - product) - error) + (low - first * count_lo);
-    return two_sum(first, left * (1.0 / count), quotient_lo);
+    const double product = two_product(first, divisor, error);
+    const double left = ((high - product) - error) + (low - first * divisor_lo);
+    return two_sum(first, left / divisor, quotient_lo);
 }
 
 // The moments of both sets, of which a covers count_a values and b count_b > 0 (Chan, Golub &

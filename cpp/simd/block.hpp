@@ -1,11 +1,22 @@
-// Block<T>: the sixteen virtual lanes that every kernel is written on, whatever register holds
-// them. The same lanes on every instruction set, added up in the same order, give the same bits.
-// Wants a Vec<T> in namespace fastbn::FASTBN_ISA; knows no operation.
+// Block<T>: the sixteen virtual lanes that every kernel is written on, whatever registers hold
+// them; out of memory and back, whole or in part, whatever type they are stored in. The same lanes
+// on every instruction set, added up in the same order, give the same bits.
 #pragma once
 
 #include <cstddef>
 
-#include "data.hpp"
+#include "simd/tile.hpp"
+#include "simd/vec.hpp"
+
+// Loops over a block's registers are to vanish, and what a kernel calls to become part of it. With
+// the sanitizers' checks in every line that would take minutes to compile.
+#ifdef FASTBN_SANITIZE
+#define FASTBN_FLATTEN
+#define FASTBN_UNROLL
+#else
+#define FASTBN_FLATTEN [[gnu::flatten]]
+#define FASTBN_UNROLL _Pragma("GCC unroll 8")
+#endif
 
 namespace fastbn::FASTBN_ISA {
 namespace {
@@ -13,25 +24,20 @@ namespace {
 // The length of a whole block, where a tail has a std::ptrdiff_t: kernels take either as `n`.
 struct Full {};
 template <class N>
-constexpr bool is_full = false;
-template <>
-constexpr bool is_full<Full> = true;
+constexpr bool is_full = is_same<N, Full>;
+inline std::ptrdiff_t count_of(Full) { return lanes; }
+inline std::ptrdiff_t count_of(std::ptrdiff_t n) { return n; }
 
 template <class T>
 struct Block {
     static constexpr std::ptrdiff_t width = Vec<T>::width;
     static constexpr int registers = static_cast<int>(lanes / width);
-    Vec<T> part[registers];
+    Vec<T> reg[registers];
 };
 
 using Wide = Block<double>;
 
-template <class T>
-inline Block<T> broadcast(T a) {
-    Block<T> b;
-    for (Vec<T>& part : b.part) part = Vec<T>::broadcast(a);
-    return b;
-}
+// ---- Going over registers and blocks ----
 
 // How many of the n elements of a tail fall into register k.
 template <class T>
@@ -40,82 +46,11 @@ inline std::ptrdiff_t in_register(std::ptrdiff_t n, int k) {
     return left < 0 ? 0 : (left < Vec<T>::width ? left : Vec<T>::width);
 }
 
-// The first n lanes of a, the others of b.
-template <class T>
-inline Block<T> blend(std::ptrdiff_t n, Block<T> a, const Block<T>& b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) {
-        a.part[k] = Vec<T>::blend(in_register<T>(n, k), a.part[k], b.part[k]);
-    }
-    return a;
-}
-
-// b where p <= 0, a elsewhere: where p is NaN too.
-template <class T>
-inline Block<T> unless_positive(const Block<T>& p, Block<T> a, const Block<T>& b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) {
-        a.part[k] = Vec<T>::unless_positive(p.part[k], a.part[k], b.part[k]);
-    }
-    return a;
-}
-
-template <class T>
-inline Block<T> operator+(Block<T> a, const Block<T>& b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] + b.part[k];
-    return a;
-}
-
-template <class T>
-inline Block<T> operator-(Block<T> a, const Block<T>& b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] - b.part[k];
-    return a;
-}
-
-template <class T>
-inline Block<T> operator*(Block<T> a, const Block<T>& b) {
-#pragma GCC unroll 8
-    for (int k = 0; k < Block<T>::registers; ++k) a.part[k] = a.part[k] * b.part[k];
-    return a;
-}
-
-template <class T>
-inline Block<T> operator*(const Block<T>& a, T b) {
-    return a * broadcast(b);
-}
-
-// a + b, in every second register by the multipliers.
-inline Vec<double> add_evenly(int k, Vec<double> a, Vec<double> b) {
-    return k % 2 == 0 ? a + b : add_by_fma(a, b);
-}
-
-inline Block<double> clamp_negative(Block<double> a) {
-    for (Vec<double>& part : a.part) part = clamp_negative(part);
-    return a;
-}
-
-inline bool all_positive(const Block<double>& block) {
-    bool all = true;
-    for (const Vec<double>& part : block.part) all = all && Vec<double>::all_positive(part);
-    return all;
-}
-
-template <class T>
-inline bool any_infinite(const Block<T>& block) {
-    bool any = false;
-#pragma GCC unroll 8
-    for (const Vec<T>& part : block.part) any = any | Vec<T>::any_infinite(part);
-    return any;
-}
-
-inline double clamp_negative(double a) { return a < 0.0 ? 0.0 : a; }
-
-// body(k, n) for every register k that holds some of n elements of a block: all of them, or `in`.
+// body(k, n) for every register k of a Wide that holds some of n elements of a block: all of them,
+// or n.
 template <class Body>
 inline void each_register(Full, const Body& body) {
-#pragma GCC unroll 8
+    FASTBN_UNROLL
     for (int k = 0; k < Wide::registers; ++k) body(k, Full{});
 }
 
@@ -127,12 +62,227 @@ inline void each_register(std::ptrdiff_t n, const Body& body) {
     }
 }
 
-// body(i, n) for every block of n columns from i on.
+// body(i, n) for every block of the columns from `begin` to `end`.
 template <class Body>
 inline void each_block(std::ptrdiff_t begin, std::ptrdiff_t end, Body&& body) {
     std::ptrdiff_t i = begin;
     for (; i + lanes <= end; i += lanes) body(i, Full{});
     if (i < end) body(i, end - i);
+}
+
+// ---- Arithmetic ----
+
+template <class T>
+inline Block<T> broadcast(T a) {
+    Block<T> b;
+    for (Vec<T>& reg : b.reg) reg = Vec<T>::broadcast(a);
+    return b;
+}
+
+// Register by register: what holds several blocks g++ 12 copies as a whole by way of memory, or by
+// a string instruction, which is slow to start.
+template <class T>
+inline void copy(const Block<T>& from, Block<T>& to) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) to.reg[k] = from.reg[k];
+}
+
+// The first n lanes of a, the others of b.
+template <class T>
+inline Block<T> blend(std::ptrdiff_t n, Block<T> a, const Block<T>& b) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        a.reg[k] = Vec<T>::blend(in_register<T>(n, k), a.reg[k], b.reg[k]);
+    }
+    return a;
+}
+
+// b where p <= 0, a elsewhere: where p is NaN too.
+template <class T>
+inline Block<T> unless_positive(const Block<T>& p, Block<T> a, const Block<T>& b) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        a.reg[k] = Vec<T>::unless_positive(p.reg[k], a.reg[k], b.reg[k]);
+    }
+    return a;
+}
+
+template <class T>
+inline Block<T> operator+(Block<T> a, const Block<T>& b) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) a.reg[k] = a.reg[k] + b.reg[k];
+    return a;
+}
+
+template <class T>
+inline Block<T> operator-(Block<T> a, const Block<T>& b) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) a.reg[k] = a.reg[k] - b.reg[k];
+    return a;
+}
+
+template <class T>
+inline Block<T> operator*(Block<T> a, const Block<T>& b) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) a.reg[k] = a.reg[k] * b.reg[k];
+    return a;
+}
+
+template <class T>
+inline Block<T> operator*(const Block<T>& a, T b) {
+    return a * broadcast(b);
+}
+
+// a + b for register k of a block: in every second one by the multipliers, so that both kinds of
+// unit have as much to do.
+inline Vec<double> add_evenly(int k, Vec<double> a, Vec<double> b) {
+    return k % 2 == 0 ? a + b : add_by_fma(a, b);
+}
+
+inline Wide clamp_negative(Wide a) {
+    for (Vec<double>& reg : a.reg) reg = clamp_negative(reg);
+    return a;
+}
+inline double clamp_negative(double a) { return a < 0.0 ? 0.0 : a; }
+
+// Whether the first n lanes are all > 0.
+inline bool all_positive(const Wide& block, Full) {
+    bool all = true;
+    for (const Vec<double>& reg : block.reg) all = all && Vec<double>::all_positive(reg);
+    return all;
+}
+inline bool all_positive(const Wide& block, std::ptrdiff_t n) {
+    return all_positive(blend(n, block, broadcast(1.0)), Full{});
+}
+
+template <class T>
+inline bool any_infinite(const Block<T>& block) {
+    bool any = false;
+    FASTBN_UNROLL
+    for (const Vec<T>& reg : block.reg) any = any | Vec<T>::any_infinite(reg);
+    return any;
+}
+
+// ---- Memory ----
+
+// The first n elements from p on, of a type that registers hold or of one that is converted: that
+// one by way of whole registers, since not every instruction set can load a part of one.
+template <class T>
+inline Vec<T> load_part(const float* p, std::ptrdiff_t n, Vec<T> fill) {
+    return Vec<T>::load(p, n, fill);
+}
+template <class T>
+inline Vec<T> load_part(const double* p, std::ptrdiff_t n, Vec<T> fill) {
+    return Vec<T>::load(p, n, fill);
+}
+template <class T, class S>
+[[gnu::noinline]] Vec<T> load_part(const S* p, std::ptrdiff_t n, Vec<T> fill) {
+    S whole[Vec<T>::width] = {};
+    for (std::ptrdiff_t i = 0; i < n; ++i) whole[i] = p[i];
+    return Vec<T>::blend(n, Vec<T>::load(whole), fill);
+}
+
+template <class T>
+inline void store_part(T* p, std::ptrdiff_t n, Vec<T> a) {
+    a.store(p, n);
+}
+template <class T, class Y>
+[[gnu::noinline]] void store_part(Y* p, std::ptrdiff_t n, Vec<T> a) {
+    Y whole[Vec<T>::width];
+    a.store(whole);
+    for (std::ptrdiff_t i = 0; i < n; ++i) p[i] = whole[i];
+}
+
+template <class T, class S>
+inline Block<T> load(const S* p, Full, const Block<T>&) {
+    Block<T> b;
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) b.reg[k] = Vec<T>::load(p + k * Vec<T>::width);
+    return b;
+}
+
+// Lanes past the tail's end are fill's.
+template <class T, class S>
+inline Block<T> load(const S* p, std::ptrdiff_t n, const Block<T>& fill) {
+    Block<T> b = fill;
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        const std::ptrdiff_t in = in_register<T>(n, k);
+        if (in > 0) b.reg[k] = load_part<T>(p + k * Vec<T>::width, in, fill.reg[k]);
+    }
+    return b;
+}
+
+template <class T, class N, class S>
+inline Block<T> load(const S* p, N n) {
+    return load<T>(p, n, broadcast(T(0)));
+}
+
+// A block's registers, one by one unless the instruction set has an overload for the type.
+template <class T, class Y, int n>
+inline void store_registers(Y* p, const Vec<T> (&a)[n]) {
+    FASTBN_UNROLL
+    for (int k = 0; k < n; ++k) a[k].store(p + k * Vec<T>::width);
+}
+template <class T, class Y, int n>
+inline void stream_registers(Y* p, const Vec<T> (&a)[n]) {
+    FASTBN_UNROLL
+    for (int k = 0; k < n; ++k) a[k].stream(p + k * Vec<T>::width);
+}
+
+template <class T, class Y>
+inline void store(Y* p, Full, const Block<T>& b) {
+    store_registers(p, b.reg);
+}
+
+template <class T, class Y>
+inline void store(Y* p, std::ptrdiff_t n, const Block<T>& b) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<T>::registers; ++k) {
+        const std::ptrdiff_t in = in_register<T>(n, k);
+        if (in > 0) store_part(p + k * Vec<T>::width, in, b.reg[k]);
+    }
+}
+
+template <class T, class Y>
+inline void stream(Y* p, const Block<T>& b) {
+    stream_registers(p, b.reg);
+}
+
+// Register k of a block, widened.
+inline Vec<double> widened(const Block<double>& b, int k) { return b.reg[k]; }
+inline Vec<double> widened(const Block<float>& b, int k) {
+    return Vec<double>::half_of(b.reg[k / 2], k % 2 != 0);
+}
+
+// Register k of the block at p, widened.
+template <class S>
+inline Vec<double> load_register(const S* p, int k, Full, const Wide&) {
+    return Vec<double>::load(p + k * Wide::width);
+}
+template <class S>
+inline Vec<double> load_register(const S* p, int k, std::ptrdiff_t in, const Wide& fill) {
+    return load_part<double>(p + k * Wide::width, in, fill.reg[k]);
+}
+
+// The lanes of register k whose byte is not 0; none past a tail's end.
+template <class T>
+inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, Full) {
+    return Vec<T>::marked(p + k * Vec<T>::width);
+}
+template <class T>
+inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdiff_t in) {
+    return Vec<T>::marked(p + k * Vec<T>::width, in);
+}
+
+// The sum of the lanes: the upper half onto the lower, four times.
+inline double horizontal_sum(const Wide& b) {
+    double a[lanes];
+    store(a, Full{}, b);
+    for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        for (std::ptrdiff_t i = 0; i < half; ++i) a[i] += a[i + half];
+    }
+    return a[0];
 }
 
 }  // namespace

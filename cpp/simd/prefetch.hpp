@@ -1,15 +1,32 @@
-// Asking for memory before it is needed, where the hardware would not. Knows addresses and
-// distances, not what is computed.
+// Asking for memory before it is needed, where the hardware would not; and the walk over a tile of
+// columns, which is such a case.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "data.hpp"
-#include "row_groups.hpp"
+#include "simd/block.hpp"
+#include "simd/tile.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
+
+// Rows of a tile of columns are gone over in groups, so that what is kept for each block of columns
+// makes one trip to registers and back for several rows.
+constexpr std::ptrdiff_t group_rows = 8;
+
+// body(r, end, i, n) for every group of rows r to end and every block of n columns from i on;
+// begin(r) before each group. Rows that make no whole group are groups of one.
+template <class Begin, class Body>
+inline void each_row_group(std::ptrdiff_t rows, std::ptrdiff_t cols, const Begin& begin,
+                           const Body& body) {
+    for (std::ptrdiff_t r = 0; r < rows;) {
+        const std::ptrdiff_t end = r + (rows - r >= group_rows ? group_rows : 1);
+        begin(r);
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { body(r, end, i, n); });
+        r = end;
+    }
+}
 
 // Into the second-level cache; not the first, whose few miss buffers would hold up the loads. The
 // address may lie outside of any array, so it is no pointer before the hardware drops it.
@@ -28,17 +45,49 @@ inline void prefetch_block(const T* here, std::uintptr_t distance) {
     for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
 }
 
-// The walk, down a group of rows and then one block to the right, no hardware prefetcher follows.
-// This asks for what a later group needs, a line or two for each block of this one, in the order of
-// memory, which they do follow.
+// For an elementwise walk: what is read once this is done, so many elements further on. The engine
+// says how many: the distance to the next slab.
 template <class T>
-class ReadAhead {
+class SlabPrefetch {
 public:
-    ReadAhead(Tile<const T> x, std::ptrdiff_t cols)
+    explicit SlabPrefetch(std::ptrdiff_t elements)
+        : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
+    void at(const T* here) const {
+        if (distance_ != 0) prefetch_block(here, distance_);
+    }
+
+private:
+    std::uintptr_t distance_;
+};
+
+// For a walk along the rows of one channel, where the hardware looks ahead, but not beyond a row's
+// end: the next row, or where rows are short the next channel's part of the same one.
+template <class T>
+class RowPrefetch {
+public:
+    RowPrefetch(Tile<const T> x, std::ptrdiff_t cols) {
+        constexpr std::ptrdiff_t long_enough = 2048;
+        constexpr std::ptrdiff_t size = sizeof(T);
+        distance_ =
+            static_cast<std::uintptr_t>((cols * size < long_enough ? cols : x.stride) * size);
+    }
+    void at(const T* here) const { prefetch_block(here, distance_); }
+
+private:
+    std::uintptr_t distance_;
+};
+
+// For each_row_group, whose walk, down a group of rows and then one block to the right, no hardware
+// prefetcher follows: what a later group needs, a line or two for each block of this one, in the
+// order of memory, which they do follow.
+template <class T>
+class ColumnPrefetch {
+public:
+    ColumnPrefetch(Tile<const T> x, std::ptrdiff_t cols)
         : x_(x), steps_((cols * size + step - 1) / step), left_(steps_) {
         constexpr std::ptrdiff_t bytes_ahead = 16384;
         const std::ptrdiff_t rows = bytes_ahead / (steps_ * step);
-        rows_ahead_ = rows < WholeGroup::size ? WholeGroup::size : rows;
+        rows_ahead_ = rows < group_rows ? group_rows : rows;
     }
 
     void begin_group(std::ptrdiff_t row) {
@@ -74,37 +123,6 @@ private:
     std::ptrdiff_t rows_ahead_;
     std::uintptr_t row_ = 0;
     std::uintptr_t at_ = 0;
-};
-
-// Along the rows of one channel the hardware looks ahead, but not beyond a row's end: this asks for
-// the next row, or where rows are short for the next channel's part of the same one.
-template <class T>
-class NextRow {
-public:
-    NextRow(Tile<const T> x, std::ptrdiff_t cols) {
-        constexpr std::ptrdiff_t long_enough = 2048;
-        constexpr std::ptrdiff_t size = sizeof(T);
-        distance_ =
-            static_cast<std::uintptr_t>((cols * size < long_enough ? cols : x.stride) * size);
-    }
-    void ask(const T* here) const { prefetch_block(here, distance_); }
-
-private:
-    std::uintptr_t distance_;
-};
-
-// What will be needed once this is done, so many elements further on.
-template <class T>
-class AskAhead {
-public:
-    explicit AskAhead(std::ptrdiff_t elements)
-        : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
-    void ask(const T* here) const {
-        if (distance_ != 0) prefetch_block(here, distance_);
-    }
-
-private:
-    std::uintptr_t distance_;
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Vec<T>: one AVX2 register of T, with converting loads. Included by kernels.cpp alone.
+// Vec<T> by AVX2, FMA and F16C: one register of T. What each operation means is written down in
+// vec.hpp.
 #pragma once
 
 #include <immintrin.h>
@@ -6,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "storage.hpp"
+#include "numerics/dtype.hpp"
 
 namespace fastbn::avx2 {
 namespace {
@@ -30,6 +31,13 @@ inline __m128i load_32(const void* p) {
     return _mm_cvtsi32_si128(bits);
 }
 
+// The first n bytes from p on, 0 <= n <= 8, and zeros.
+[[gnu::noinline]] __m128i load_bytes(const std::uint8_t* p, std::ptrdiff_t n) {
+    std::uint64_t bytes = 0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) bytes |= std::uint64_t{p[i]} << (8 * i);
+    return _mm_cvtsi64_si128(static_cast<long long>(bytes));
+}
+
 // Eight and four values from p on, as float.
 inline __m256 widen_8(const Float16* p) { return _mm256_cvtph_ps(load_128(p)); }
 inline __m256 widen_8(const Bfloat16* p) {
@@ -46,14 +54,14 @@ inline __m128 widen_4(const std::uint8_t* p) {
     return _mm_cvtepi32_ps(_mm_cvtepu8_epi32(load_32(p)));
 }
 
-// Rounded to nearest, ties to even; see half_conversion.hpp.
+// Rounded to nearest, ties to even; see numerics/half.hpp.
 inline __m128i narrow_8(__m256 a, const Float16*) {
     return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
 }
 inline __m256i rounded_bfloat16(__m256 a) {  // not for NaN
     const __m256i bits = _mm256_castps_si256(a);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+    const __m256i last_bit = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i half = _mm256_add_epi32(last_bit, _mm256_set1_epi32(0x7fff));
     return _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
 }
 inline __m128i narrow_8(__m256 a, const Bfloat16*) {
@@ -105,11 +113,9 @@ struct Vec<float> {
     static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(first_of_8(n)))};
     }
-    // b where p <= 0, a elsewhere: where p is NaN too.
     static Vec unless_positive(Vec p, Vec a, Vec b) {
         return {_mm256_blendv_ps(a.v, b.v, _mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_LE_OQ))};
     }
-    // 0 where p <= 0, a elsewhere.
     static Vec zero_unless_positive(Vec p, Vec a) {
         return {_mm256_andnot_ps(_mm256_cmp_ps(p.v, _mm256_setzero_ps(), _CMP_LE_OQ), a.v)};
     }
@@ -117,6 +123,22 @@ struct Vec<float> {
         const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.v);
         const __m256 infinity = _mm256_set1_ps(__builtin_inff());
         return _mm256_movemask_ps(_mm256_cmp_ps(size, infinity, _CMP_EQ_OQ)) != 0;
+    }
+
+    using Mask = __m256;
+    static Mask marked(__m128i bytes) {
+        const __m256i wide = _mm256_cvtepu8_epi32(bytes);
+        return _mm256_castsi256_ps(_mm256_cmpgt_epi32(wide, _mm256_setzero_si256()));
+    }
+    static Mask marked(const std::uint8_t* p) { return marked(load_64(p)); }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) { return marked(load_bytes(p, n)); }
+    static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask)}; }
+    static Vec keep(Mask mask, Vec a) { return {_mm256_and_ps(mask, a.v)}; }
+    static Vec lesser(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+    static Vec greater(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+    static Vec add_one_where_nan(Vec count, Vec a) {
+        const __m256 nan = _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q);
+        return {_mm256_add_ps(count.v, _mm256_and_ps(nan, _mm256_set1_ps(1.0F)))};
     }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -145,13 +167,6 @@ struct Vec<double> {
     static Vec load(const S* p) {
         return {_mm256_cvtps_pd(widen_4(p))};
     }
-    // All bits of a lane set where its byte is not 0, none elsewhere.
-    static Vec mask(const std::uint8_t* p) {
-        const __m256i bytes = _mm256_cvtepu8_epi64(load_32(p));
-        return {_mm256_castsi256_pd(_mm256_cmpgt_epi64(bytes, _mm256_setzero_si256()))};
-    }
-    friend Vec operator&(Vec a, Vec b) { return {_mm256_and_pd(a.v, b.v)}; }
-    // One half of a's values, the lower or the upper.
     static Vec half_of(Vec<float> a, bool upper) {
         const __m128 half = upper ? _mm256_extractf128_ps(a.v, 1) : _mm256_castps256_ps128(a.v);
         return {_mm256_cvtps_pd(half)};
@@ -168,7 +183,6 @@ struct Vec<double> {
     static Vec zero_unless_positive(Vec p, Vec a) {
         return {_mm256_andnot_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_LE_OQ), a.v)};
     }
-    // 0 where p is 0, a elsewhere.
     static Vec zero_where_zero(Vec p, Vec a) {
         return {_mm256_andnot_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_EQ_OQ), a.v)};
     }
@@ -181,13 +195,29 @@ struct Vec<double> {
         return _mm256_movemask_pd(_mm256_cmp_pd(size, infinity, _CMP_EQ_OQ)) != 0;
     }
 
+    using Mask = __m256d;
+    static Mask marked(__m128i bytes) {
+        const __m256i wide = _mm256_cvtepu8_epi64(bytes);
+        return _mm256_castsi256_pd(_mm256_cmpgt_epi64(wide, _mm256_setzero_si256()));
+    }
+    static Mask marked(const std::uint8_t* p) { return marked(load_32(p)); }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) { return marked(load_bytes(p, n)); }
+    static Mask numbers(Vec a) { return _mm256_cmp_pd(a.v, a.v, _CMP_ORD_Q); }
+    static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_pd(b.v, a.v, mask)}; }
+    static Vec keep(Mask mask, Vec a) { return {_mm256_and_pd(mask, a.v)}; }
+    static Vec lesser(Vec a, Vec b) { return {_mm256_min_pd(a.v, b.v)}; }
+    static Vec greater(Vec a, Vec b) { return {_mm256_max_pd(a.v, b.v)}; }
+    static Vec add_one_where_nan(Vec count, Vec a) {
+        const __m256d nan = _mm256_cmp_pd(a.v, a.v, _CMP_UNORD_Q);
+        return {_mm256_add_pd(count.v, _mm256_and_pd(nan, _mm256_set1_pd(1.0)))};
+    }
+
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_pd(a.v, b.v)}; }
     friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_pd(a.v, b.v)}; }
+    friend Vec operator|(Vec a, Vec b) { return {_mm256_or_pd(a.v, b.v)}; }
 };
 
-// a + b and a - b from the multipliers: rounded once, a * 1 + b is the same number. Sums keep the
-// adders busy, and most processors have as many multipliers.
 inline Vec<double> add_by_fma(Vec<double> a, Vec<double> b) {
     return {_mm256_fmadd_pd(a.v, _mm256_set1_pd(1.0), b.v)};
 }
@@ -195,7 +225,10 @@ inline Vec<double> subtract_by_fma(Vec<double> a, Vec<double> b) {
     return {_mm256_fmsub_pd(a.v, _mm256_set1_pd(1.0), b.v)};
 }
 
-// max(0, a) that passes NaN on.
+inline Vec<double> product_error(Vec<double> a, Vec<double> b, Vec<double> product) {
+    return {_mm256_fmsub_pd(a.v, b.v, product.v)};
+}
+
 inline Vec<double> clamp_negative(Vec<double> a) {
     const __m256d negative = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_LT_OQ);
     return {_mm256_andnot_pd(negative, a.v)};

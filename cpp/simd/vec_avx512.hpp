@@ -1,4 +1,4 @@
-// Vec<T>: one AVX-512 register of T, with converting loads. Included by kernels.cpp alone.
+// Vec<T> by AVX-512: one register of T. What each operation means is written down in vec.hpp.
 #pragma once
 
 #include <immintrin.h>
@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "storage.hpp"
+#include "numerics/dtype.hpp"
 
 namespace fastbn::avx512 {
 namespace {
@@ -41,15 +41,15 @@ inline __m256 widen_8(const std::uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
 }
 
-// Rounded to nearest, ties to even; see half_conversion.hpp.
+// Rounded to nearest, ties to even; see numerics/half.hpp.
 inline __m256i narrow_16(__m512 a, const Float16*) {
     return _mm512_maskz_cvtps_ph(all_16, a, _MM_FROUND_TO_NEAREST_INT);
 }
 inline __m256i narrow_16(__m512 a, const Bfloat16*) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i upper = _mm512_maskz_srli_epi32(all_16, bits, 16);
-    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    const __m512i last_bit = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(last_bit, _mm512_set1_epi32(0x7fff));
     const __m512i rounded = _mm512_maskz_srli_epi32(all_16, _mm512_add_epi32(bits, half), 16);
     const __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
     const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
@@ -88,17 +88,33 @@ struct Vec<float> {
     static Vec blend(std::ptrdiff_t n, Vec a, Vec b) {
         return {_mm512_mask_mov_ps(b.v, first(n), a.v)};
     }
-    // b where p <= 0, a elsewhere: where p is NaN too.
     static Vec unless_positive(Vec p, Vec a, Vec b) {
         const __mmask16 low = _mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_LE_OQ);
         return {_mm512_mask_mov_ps(a.v, low, b.v)};
     }
-    // 0 where p <= 0, a elsewhere.
     static Vec zero_unless_positive(Vec p, Vec a) {
         return {
             _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(p.v, _mm512_setzero_ps(), _CMP_NLE_UQ), a.v)};
     }
     static bool any_infinite(Vec a) { return _mm512_fpclass_ps_mask(a.v, infinities) != 0; }
+
+    using Mask = __mmask16;
+    static Mask marked(const std::uint8_t* p) {
+        const __m128i bytes = load_128(p);
+        return _mm_test_epi8_mask(bytes, bytes);
+    }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(first(n), p);
+        return _mm_test_epi8_mask(bytes, bytes);
+    }
+    static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_ps(b.v, mask, a.v)}; }
+    static Vec keep(Mask mask, Vec a) { return {_mm512_maskz_mov_ps(mask, a.v)}; }
+    static Vec lesser(Vec a, Vec b) { return {_mm512_maskz_min_ps(all_16, a.v, b.v)}; }
+    static Vec greater(Vec a, Vec b) { return {_mm512_maskz_max_ps(all_16, a.v, b.v)}; }
+    static Vec add_one_where_nan(Vec count, Vec a) {
+        const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+        return {_mm512_mask_add_ps(count.v, nan, count.v, _mm512_set1_ps(1.0F))};
+    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -125,13 +141,6 @@ struct Vec<double> {
         const __m256 narrow = _mm256_maskz_loadu_ps(first(n), p);
         return {_mm512_mask_cvtps_pd(fill.v, first(n), narrow)};
     }
-    // All bits of a lane set where its byte is not 0, none elsewhere.
-    static Vec mask(const std::uint8_t* p) {
-        const __m512i bytes = _mm512_maskz_cvtepu8_epi64(all_8, load_64(p));
-        return {_mm512_castsi512_pd(_mm512_movm_epi64(_mm512_test_epi64_mask(bytes, bytes)))};
-    }
-    friend Vec operator&(Vec a, Vec b) { return {_mm512_and_pd(a.v, b.v)}; }
-    // One half of a's values, the lower or the upper.
     static Vec half_of(Vec<float> a, bool upper) {
         const __m256 half = upper ? _mm512_maskz_extractf32x8_ps(all_8, a.v, 1)
                                   : _mm512_maskz_extractf32x8_ps(all_8, a.v, 0);
@@ -151,7 +160,6 @@ struct Vec<double> {
         return {
             _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_NLE_UQ), a.v)};
     }
-    // 0 where p is 0, a elsewhere.
     static Vec zero_where_zero(Vec p, Vec a) {
         return {
             _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_NEQ_UQ), a.v)};
@@ -161,13 +169,31 @@ struct Vec<double> {
     }
     static bool any_infinite(Vec a) { return _mm512_fpclass_pd_mask(a.v, infinities) != 0; }
 
+    using Mask = __mmask8;
+    static Mask marked(const std::uint8_t* p) {
+        const __m128i bytes = load_64(p);
+        return static_cast<__mmask8>(_mm_test_epi8_mask(bytes, bytes));
+    }
+    static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(first(n), p);
+        return static_cast<__mmask8>(_mm_test_epi8_mask(bytes, bytes));
+    }
+    static Mask numbers(Vec a) { return _mm512_cmp_pd_mask(a.v, a.v, _CMP_ORD_Q); }
+    static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_pd(b.v, mask, a.v)}; }
+    static Vec keep(Mask mask, Vec a) { return {_mm512_maskz_mov_pd(mask, a.v)}; }
+    static Vec lesser(Vec a, Vec b) { return {_mm512_maskz_min_pd(all_8, a.v, b.v)}; }
+    static Vec greater(Vec a, Vec b) { return {_mm512_maskz_max_pd(all_8, a.v, b.v)}; }
+    static Vec add_one_where_nan(Vec count, Vec a) {
+        const __mmask8 nan = _mm512_cmp_pd_mask(a.v, a.v, _CMP_UNORD_Q);
+        return {_mm512_mask_add_pd(count.v, nan, count.v, _mm512_set1_pd(1.0))};
+    }
+
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_pd(a.v, b.v)}; }
     friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_pd(a.v, b.v)}; }
+    friend Vec operator|(Vec a, Vec b) { return {_mm512_or_pd(a.v, b.v)}; }
 };
 
-// a + b and a - b from the multipliers: rounded once, a * 1 + b is the same number. Sums keep the
-// adders busy, and most processors have as many multipliers.
 inline Vec<double> add_by_fma(Vec<double> a, Vec<double> b) {
     return {_mm512_fmadd_pd(a.v, _mm512_set1_pd(1.0), b.v)};
 }
@@ -175,7 +201,10 @@ inline Vec<double> subtract_by_fma(Vec<double> a, Vec<double> b) {
     return {_mm512_fmsub_pd(a.v, _mm512_set1_pd(1.0), b.v)};
 }
 
-// max(0, a) that passes NaN on.
+inline Vec<double> product_error(Vec<double> a, Vec<double> b, Vec<double> product) {
+    return {_mm512_fmsub_pd(a.v, b.v, product.v)};
+}
+
 inline Vec<double> clamp_negative(Vec<double> a) {
     const __mmask8 negative = _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_LT_OQ);
     return {_mm512_mask_mov_pd(a.v, negative, _mm512_setzero_pd())};

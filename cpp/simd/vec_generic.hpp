@@ -1,5 +1,5 @@
-// Vec<T>: sixteen bytes of T in the compiler's own vector type, for any processor: SSE2 on x86-64,
-// NEON on AArch64. Included by kernels.cpp alone.
+// Vec<T> by the compiler's own vectors of sixteen bytes, for any processor: SSE2 on x86-64, NEON on
+// AArch64. What each operation means is written down in vec.hpp.
 #pragma once
 
 #ifdef __SSE2__
@@ -9,7 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "half_conversion.hpp"
+#include "numerics/half.hpp"
+#include "numerics/moments_math.hpp"
 
 namespace fastbn::generic {
 namespace {
@@ -44,7 +45,6 @@ struct Vec {
         return all;
     }
 
-    // S widens to T.
     template <class S>
     static Vec load(const S* p) {
         T a[width];
@@ -62,18 +62,6 @@ struct Vec {
         for (std::ptrdiff_t i = 0; i < n; ++i) fill.v[i] = p[i];
         return fill;
     }
-    // All bits of a lane set where its byte is not 0, none elsewhere.
-    static Vec mask(const std::uint8_t* p) {
-        Native bytes{};
-        for (std::ptrdiff_t i = 0; i < width; ++i) bytes[i] = p[i];
-        return {reinterpret_cast<Native>(bytes != T(0))};
-    }
-    friend Vec operator&(Vec a, Vec b) {
-        using Bits [[gnu::vector_size(16)]] = std::int64_t;
-        return {
-            reinterpret_cast<Native>(reinterpret_cast<Bits>(a.v) & reinterpret_cast<Bits>(b.v))};
-    }
-    // One half of a's values, the lower or the upper.
     static Vec half_of(Vec<float> a, bool upper) {
         Vec half;
         for (std::ptrdiff_t i = 0; i < width; ++i) half.v[i] = a.v[upper ? width + i : i];
@@ -95,7 +83,6 @@ struct Vec {
         store(p);
 #endif
     }
-    // Y narrows T.
     template <class Y>
     void store(Y* p) const {
         store(p, width);
@@ -116,11 +103,8 @@ struct Vec {
         return b;
     }
 
-    // b where p <= 0, a elsewhere: where p is NaN too.
     static Vec unless_positive(Vec p, Vec a, Vec b) { return {p.v <= T(0) ? b.v : a.v}; }
-    // 0 where p <= 0, a elsewhere.
     static Vec zero_unless_positive(Vec p, Vec a) { return {p.v <= T(0) ? Native{} : a.v}; }
-    // 0 where p is 0, a elsewhere.
     static Vec zero_where_zero(Vec p, Vec a) { return {p.v == T(0) ? Native{} : a.v}; }
     static bool all_positive(Vec p) {
         bool all = true;
@@ -133,16 +117,65 @@ struct Vec {
         return any;
     }
 
+    using Mask = decltype(Native{} == Native{});  // a lane is 0 or -1
+    static Mask marked(const std::uint8_t* p) {
+        Mask bytes{};
+        for (std::ptrdiff_t i = 0; i < width; ++i) bytes[i] = p[i];
+        return bytes != 0;
+    }
+    [[gnu::noinline]] static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) {
+        Mask bytes{};
+        for (std::ptrdiff_t i = 0; i < n; ++i) bytes[i] = p[i];
+        return bytes != 0;
+    }
+    static Mask numbers(Vec a) { return a.v == a.v; }
+    static Vec select(Mask mask, Vec a, Vec b) { return {mask ? a.v : b.v}; }
+    static Vec keep(Mask mask, Vec a) {
+        return {reinterpret_cast<Native>(mask & reinterpret_cast<Mask>(a.v))};
+    }
+    static Vec lesser(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+    static Vec greater(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+    static Vec add_one_where_nan(Vec count, Vec a) {
+        return {count.v + keep(a.v != a.v, broadcast(T(1))).v};
+    }
+
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
     friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
     friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+    friend Vec operator|(Vec a, Vec b) {
+        return {
+            reinterpret_cast<Native>(reinterpret_cast<Mask>(a.v) | reinterpret_cast<Mask>(b.v))};
+    }
 };
 
-// No fused multiply-add here: see the other two.
+// Not every processor has a fused multiply-add, and these need none.
 inline Vec<double> add_by_fma(Vec<double> a, Vec<double> b) { return a + b; }
 inline Vec<double> subtract_by_fma(Vec<double> a, Vec<double> b) { return a - b; }
 
-// max(0, a) that passes NaN on.
+// One by one: without an instruction for it, this is a call of the C library.
+[[gnu::noinline]] Vec<double> product_error_by_fma(Vec<double> a, Vec<double> b,
+                                                   Vec<double> product) {
+    Vec<double> error;
+    for (std::ptrdiff_t i = 0; i < Vec<double>::width; ++i) {
+        error.v[i] = __builtin_fma(a.v[i], b.v[i], -product.v[i]);
+    }
+    return error;
+}
+
+// By Dekker's product, which is exact unless one of its parts overflows or underflows: b is at most
+// 2, so that a and the product say whether that may be.
+inline Vec<double> product_error(Vec<double> a, Vec<double> b, Vec<double> product) {
+    using Mask = Vec<double>::Mask;
+    const Vec<double>::Native size = a.v < 0.0 ? -a.v : a.v;
+    const Vec<double>::Native product_size = product.v < 0.0 ? -product.v : product.v;
+    const Mask is_zero = (a.v == 0.0) | (b.v == 0.0);
+    const Mask is_exact = (size <= 0x1p990) & ((product_size >= 0x1p-960) | is_zero);
+    if ((is_exact[0] & is_exact[1]) == 0) return product_error_by_fma(a, b, product);
+    Vec<double>::Native error;
+    two_product(a.v, b.v, error);
+    return {error};
+}
+
 inline Vec<double> clamp_negative(Vec<double> a) {
     const Vec<double> zero = Vec<double>::broadcast(0.0);
     return {a.v < zero.v ? zero.v : a.v};

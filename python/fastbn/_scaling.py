@@ -95,7 +95,9 @@ def affine(
         center, factor, shift = zeros, scale, mean
     else:
         center, factor, shift = zeros if mean is None else mean, None if scale is None else 1 / scale, None
-    y = _core.normalize(x, center, ones, factor, shift, 0.0, axis, dtype, out, None, None, 0.0, refuse_infinity)
+    y = _core.normalize(
+        x, center, ones, factor, shift, eps=0.0, axis=axis, dtype=dtype, out=out, refuse_infinity=refuse_infinity
+    )
     return y if clip is None or inverse else clipped(y, clip)
 
 

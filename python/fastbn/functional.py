@@ -31,9 +31,6 @@ from fastbn.results import Gradients, ResidualGradients, TrainResult
 
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
 
-# _core.batch_norm_train's running_mean, running_var, momentum, correction, skip_nonfinite, allow_single
-_NO_RUNNING_STATISTICS = (None, None, 0.1, 1, False, False)
-
 
 def batch_norm(
     x: ArrayLike,
@@ -154,15 +151,15 @@ def batch_norm(
         training,
         momentum,
         eps,
-        axis,
-        correction,
-        dtype,
-        out,
-        where,
-        weights,
-        residual,
-        activation,
-        negative_slope,
+        axis=axis,
+        correction=correction,
+        dtype=dtype,
+        out=out,
+        where=where,
+        weights=weights,
+        residual=residual,
+        activation=activation,
+        negative_slope=negative_slope,
     )
 
 
@@ -231,16 +228,15 @@ def batch_norm_train(
             x,
             weight,
             bias,
-            eps,
-            axis,
-            dtype,
-            out,
-            where,
-            weights,
-            residual,
-            activation,
-            negative_slope,
-            *_NO_RUNNING_STATISTICS,
+            eps=eps,
+            axis=axis,
+            dtype=dtype,
+            out=out,
+            where=where,
+            weights=weights,
+            residual=residual,
+            activation=activation,
+            negative_slope=negative_slope,
         )
     )
 
@@ -336,18 +332,17 @@ def batch_norm_backward(
         x,
         weight,
         bias,
-        mean,
-        invstd,
-        count,
-        axis,
-        training,
-        out,
-        where,
-        weights,
-        residual,
-        activation,
-        negative_slope,
-        False,
+        mean=mean,
+        invstd=invstd,
+        count=count,
+        axis=axis,
+        training=training,
+        out=out,
+        where=where,
+        weights=weights,
+        residual=residual,
+        activation=activation,
+        negative_slope=negative_slope,
     )
     return Gradients._make(gradients) if residual is None else ResidualGradients._make(gradients)
 
@@ -454,5 +449,16 @@ def normalize(
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
         mean, var = mean.mean, divisor_variance(mean.var())
     return _core.normalize(
-        x, mean, var, weight, bias, eps, axis, dtype, out, residual, activation, negative_slope, False
+        x,
+        mean,
+        var,
+        weight,
+        bias,
+        eps=eps,
+        axis=axis,
+        dtype=dtype,
+        out=out,
+        residual=residual,
+        activation=activation,
+        negative_slope=negative_slope,
     )

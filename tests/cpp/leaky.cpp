@@ -1,11 +1,15 @@
 // What the symbol check must catch: an inline function that an ISA's object emits for the whole
-// program, beside a proper table. Compiled for the check's own test only.
+// program, beside the proper tables. Compiled for the check's own test only.
 
 namespace fastbn::leaky {
 
 inline int twice(int x) { return 2 * x; }
 
-extern int (*const kernels)(int);
-int (*const kernels)(int) = &twice;
+extern int (*const gradient_table)(int);
+extern int (*const moments_table)(int);
+extern int (*const normalize_table)(int);
+int (*const gradient_table)(int) = &twice;
+int (*const moments_table)(int) = &twice;
+int (*const normalize_table)(int) = &twice;
 
 }  // namespace fastbn::leaky

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm, population_statistics
-from fastbn._layer import rank_gradients
 from support import oracle
 from support.interpreters import run_ranks
 from support.oracle import Array
@@ -174,36 +173,6 @@ def test_the_gradient_agrees_with_differences() -> None:
         step_ = np.zeros_like(data.x)
         step_[index] = h
         assert abs((loss(data.x + step_) - loss(data.x - step_)) / (2 * h) - dx[index]) < 1e-7
-
-
-def test_the_engines_steps_of_backward_are_used_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, options, asked = Data((2, 3), masked=True), OPTIONS["leaky"], []
-    for name in ("_engine_sums", "_engine_gradient"):
-        monkeypatch.setattr(rank_gradients, name, None)
-    without = on_ranks(2, lambda comm: trained(comm, comm.rank, data, options, residual=True))
-    compared(without, whole_of(data, options, residual=True), CLOSE)
-    here = {"sums": rank_gradients.gradient_sums, "gradient": rank_gradients.input_gradient}
-    names = {"mean", "invstd", "axis", "where", "weights", "residual", "activation", "negative_slope"}
-
-    def sums(dy: Array, x: Array, weight: Array, bias: Array, **named: Any) -> tuple[Array, Array]:
-        asked.append(set(named) - names)
-        with monkeypatch.context() as patched:
-            patched.setattr(rank_gradients, "_engine_sums", None)
-            return here["sums"](rank_gradients.Call(dy, x, weight, bias, **named))
-
-    def gradient(dy: Array, x: Array, weight: Array, bias: Array, **named: Any) -> tuple[Array, ...]:
-        asked.append(set(named) - names)
-        means = named.pop("mean_dy"), named.pop("mean_dy_xhat")
-        assert named.pop("out") is None
-        with monkeypatch.context() as patched:
-            patched.setattr(rank_gradients, "_engine_gradient", None)
-            return here["gradient"](rank_gradients.Call(dy, x, weight, bias, **named), *means)
-
-    monkeypatch.setattr(rank_gradients, "_engine_sums", sums)
-    monkeypatch.setattr(rank_gradients, "_engine_gradient", gradient)
-    found = trained(Alone(), 0, on_one_rank(data), options, residual=True)
-    compared([found], whole_of(data, options, residual=True), CLOSE)
-    assert asked[:2] == [set(), {"mean_dy", "mean_dy_xhat", "out"}]
 
 
 # What is sent.

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from fastbn import _core
 from fastbn._layer import synchronized
 from fastbn._layer.lengths import where_within
-from fastbn._layer.rank_gradients import Call, gradient_sums, input_gradient
 from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, limits_at, renormalization
 from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
 from fastbn._moments.moments import Moments
@@ -424,18 +423,17 @@ class BatchNorm:
                 last.x,
                 weight,
                 bias,
-                last.mean if by_batch else self._require(self.running_mean),
-                last.invstd if by_batch else self._running_invstd(),
-                last.count,
-                self.axis,
-                by_batch,
-                None,
-                last.where,
-                last.weights,
-                last.residual,
-                last.activation,
-                last.negative_slope,
-                last.allow_single,
+                mean=last.mean if by_batch else self._require(self.running_mean),
+                invstd=last.invstd if by_batch else self._running_invstd(),
+                count=last.count,
+                axis=self.axis,
+                training=by_batch,
+                where=last.where,
+                weights=last.weights,
+                residual=last.residual,
+                activation=last.activation,
+                negative_slope=last.negative_slope,
+                allow_single=last.allow_single,
             )
         if self.affine and last.parameters_learn:
             with np.errstate(all="ignore"):
@@ -875,10 +873,19 @@ class BatchNorm:
     ) -> Array:
         mean, var = self._require(self.running_mean), self._require(self.running_var)
         if where is not None or weights is not None:
-            _core.check_counting(x, self.axis, where, weights)
-        activation, slope = self.activation, self.negative_slope
+            _core.check_weights(x, axis=self.axis, where=where, weights=weights)
         y = _core.normalize(
-            x, mean, var, self.weight, self.bias, self.eps, self.axis, None, out, residual, activation, slope, False
+            x,
+            mean,
+            var,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            axis=self.axis,
+            out=out,
+            residual=residual,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
         )
         last.mean = last.invstd = last.count = last.where = last.weights = last.renormalization = last.total = None
         last.allow_single = False
@@ -912,25 +919,26 @@ class BatchNorm:
         if factors is not None:
             weight, bias = factors.parameters(weight, bias)
         measured = moments(x, axis=self.axis, where=where, weights=weights) if self._populations else None
+        # By position as far as parameters follow each other: where the values by position and twice the keywords are
+        # more than thirty, CPython makes a dict, which takes half a microsecond.
         y, mean, var, invstd, count = _core.batch_norm_train(
             x,
             weight,
             bias,
             self.eps,
             self.axis,
-            None,
-            out,
-            where,
-            weights,
-            residual,
-            self.activation,
-            self.negative_slope,
-            self.running_mean if measured is None else None,
-            self.running_var if measured is None else None,
-            self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
-            self.correction,
-            skip,
-            single,
+            out=out,
+            where=where,
+            weights=weights,
+            residual=residual,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            running_mean=self.running_mean if measured is None else None,
+            running_var=self.running_var if measured is None else None,
+            momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
+            correction=self.correction,
+            skip_nonfinite=skip,
+            allow_single=single,
         )
         if measured is not None:
             if not (skip and not _all_finite(mean, var)):
@@ -1045,19 +1053,20 @@ class BatchNorm:
         self, dy: Array, weight: Array | None, bias: Array | None, last: _LastCall
     ) -> tuple[Array, ...]:
         """Return what the engine's backward does, dx by the sums of all ranks and the other two by the rank's own."""
-        assert last.mean is not None
-        assert last.invstd is not None
         assert last.total is not None
-        epilogue = (last.where, last.weights, last.residual, last.activation, last.negative_slope)
-        call = Call(dy, last.x, weight, bias, last.mean, last.invstd, self.axis, *epilogue)
+        call = {"mean": last.mean, "invstd": last.invstd, "axis": self.axis}
+        call |= {name: getattr(last, name) for name in ("where", "weights", "residual", "activation", "negative_slope")}
         own: list[Array] = []
 
         def offer() -> dict[str, Any]:
-            own.extend(gradient_sums(call))
+            own.extend(_core.gradient_sums(dy, last.x, weight, bias, **call))
             return {"sums": tuple(own), "same": {"the features' shape": self._shape()}}
 
         offers = synchronized.gathered(self.comm, "backward", offer)
-        dx, *dresidual = input_gradient(call, *synchronized.means_of(offers, last.total))
+        mean_dy, mean_dy_xhat = synchronized.means_of(offers, last.total)
+        dx, *dresidual = _core.input_gradient(
+            dy, last.x, weight, bias, mean_dy=mean_dy, mean_dy_xhat=mean_dy_xhat, **call
+        )
         return (dx, *own, *dresidual)
 
     def _checked_gradient(self, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:

@@ -16,9 +16,9 @@ from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from fastbn import _core
 from fastbn._scaling import clipped
 from fastbn._validation import Shape, checked_axis, kept_axes
-from fastbn.sklearn.finite import has_infinity
 
 Array = npt.NDArray[Any]
 
@@ -104,7 +104,7 @@ def weights_of(scaler: Any, x: Array, sample_weight: Any) -> Array | None:
 
 def refuse_infinity(x: Array, input_name: str = "X") -> None:
     """Raise scikit-learn's error if x holds infinity, unless the user has promised that it does not."""
-    if not get_config()["assume_finite"] and has_infinity(x):
+    if not get_config()["assume_finite"] and _holds_infinity(x):
         assert_all_finite(x, allow_nan=True, input_name=input_name)
 
 
@@ -125,6 +125,13 @@ def clipped_foreign(y: Any, clip: float | None) -> Any:
 def is_own(x: Array, X: Any) -> bool:
     """Whether x, made of X, is memory that nobody else sees."""
     return isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and not np.may_share_memory(x, X))
+
+
+def _holds_infinity(x: Array) -> bool:
+    if x.dtype.kind != "f":
+        return False
+    shortest = x.shape.index(min(x.shape))  # any axis would do; this one gives the fewest extremes
+    return bool(np.isinf(_core.value_range(x, axis=shortest, omit_nan=True)).any())
 
 
 def _is_table(scaler: Any, x: Array) -> bool:

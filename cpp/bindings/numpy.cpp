@@ -1,0 +1,64 @@
+#include "bindings/numpy.hpp"
+
+#include <pybind11/numpy.h>
+
+namespace fastbn::bindings {
+namespace {
+
+py::detail::npy_api& numpy() { return py::detail::npy_api::get(); }
+
+// Kept for the life of the process.
+PyObject* float32 = nullptr;
+PyObject* float64 = nullptr;
+
+// NumPy does not write through the pointers that it is given.
+Py_intptr_t* unchanged(const std::ptrdiff_t* values) { return const_cast<Py_intptr_t*>(values); }
+
+}  // namespace
+
+void load_numpy() {
+    float32 = py::dtype::of<float>().release().ptr();
+    float64 = py::dtype::of<double>().release().ptr();
+}
+
+bool is_array(PyObject* value) { return numpy().PyArray_Check_(value); }
+
+bool is_exactly_array(PyObject* value) { return Py_TYPE(value) == numpy().PyArray_Type_; }
+
+ArrayFields fields_of_array(PyObject* array) {
+    const auto* const fields = py::detail::array_proxy(array);
+    return {fields->data,
+            fields->nd,
+            fields->dimensions,
+            fields->strides,
+            fields->descr,
+            (fields->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0,
+            (fields->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0};
+}
+
+DTypeFields fields_of_dtype(PyObject* dtype) {
+    const auto fields = py::reinterpret_borrow<py::dtype>(dtype);
+    return {fields.num(), fields.kind(), fields.byteorder()};
+}
+
+PyObject* float32_dtype() { return float32; }
+PyObject* float64_dtype() { return float64; }
+
+py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape) {
+    return owned(numpy().PyArray_NewFromDescr_(numpy().PyArray_Type_,
+                                               borrowed(dtype).release().ptr(), ndim,
+                                               unchanged(shape), nullptr, nullptr, 0, nullptr));
+}
+
+py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
+                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides) {
+    py::object array = owned(numpy().PyArray_NewFromDescr_(
+        numpy().PyArray_Type_, borrowed(dtype).release().ptr(), ndim, unchanged(shape),
+        unchanged(strides), data, py::detail::npy_api::NPY_ARRAY_WRITEABLE_, nullptr));
+    if (numpy().PyArray_SetBaseObject_(array.ptr(), borrowed(base).release().ptr()) != 0) {
+        throw PythonError();
+    }
+    return array;
+}
+
+}  // namespace fastbn::bindings

@@ -1,0 +1,60 @@
+// NumPy's arrays, as much of them as the bindings use. Only numpy.cpp includes pybind11's
+// declarations of NumPy's interface.
+#pragma once
+
+#include <cstddef>
+
+#include "bindings/python.hpp"
+
+namespace fastbn::bindings {
+
+static_assert(sizeof(Py_ssize_t) == sizeof(std::ptrdiff_t));
+
+// To be called once, while the module is imported; fails where NumPy does not load.
+void load_numpy();
+
+bool is_array(PyObject* value);  // of a subclass too
+bool is_exactly_array(PyObject* value);
+
+// Those of an array, which owns what they point to.
+struct ArrayFields {
+    char* data;
+    int ndim;
+    const std::ptrdiff_t* shape;
+    const std::ptrdiff_t* strides;  // in bytes
+    PyObject* dtype;
+    bool writeable;
+    bool c_contiguous;
+};
+ArrayFields fields_of_array(PyObject* array);
+
+// As NumPy's documentation of dtypes has them.
+struct DTypeFields {
+    int num;
+    char kind;
+    char byteorder;
+};
+DTypeFields fields_of_dtype(PyObject* dtype);
+
+// NumPy's type numbers, of its ndarraytypes.h: the same in every version.
+constexpr int numpy_bool = 0;
+constexpr int numpy_int8 = 1;
+constexpr int numpy_uint8 = 2;
+constexpr int numpy_int16 = 3;
+constexpr int numpy_uint16 = 4;
+constexpr int numpy_int32 = 5;
+constexpr int numpy_float32 = 11;
+constexpr int numpy_float64 = 12;
+constexpr int numpy_float16 = 23;
+constexpr int numpy_first_user_type = 256;
+
+PyObject* float32_dtype();
+PyObject* float64_dtype();
+
+// In C order, of NumPy's own memory, not initialized.
+py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape);
+// On other memory, which `base` keeps alive.
+py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
+                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides);
+
+}  // namespace fastbn::bindings

@@ -1,0 +1,43 @@
+// The kernels of statistics: x's moments, its values' range, and what becomes of moments channel by
+// channel. Like normalize.cpp and gradient.cpp it is compiled once for each instruction set, which
+// FASTBN_ISA names, and FASTBN_VEC the header with its registers; each exports a table and nothing
+// else. None includes a standard header that holds an inline function, since the linker might keep
+// this object's copy of it for processors that cannot run it.
+#include "kernels/moments.hpp"
+
+#include "kernels/per_channel.hpp"
+#include "kernels/table.hpp"
+#include "kernels/value_range.hpp"
+#include "kernels/weights.hpp"
+#include "numerics/dtype.hpp"
+
+namespace fastbn::FASTBN_ISA {
+namespace {
+
+template <class X, class Policy>
+constexpr Reduction<MomentsKernel> moments{moments_of_tile<X, Policy>,
+                                           moments_of_columns<X, Policy>};
+
+// In the order of WeightsForm.
+template <class X>
+constexpr MomentsKernels all_forms() {
+    return {dtype_of<X>,
+            {moments<X, Unweighted>, moments<X, OmitNan>, moments<X, RowWeights>,
+             moments<X, MaskWeights>, moments<X, ElementWeights>},
+            {range_of_tile<X>, range_of_columns<X>}};
+}
+
+// Of a type that is read as it is stored where every value counts, and else converted first.
+template <class X>
+constexpr MomentsKernels unweighted_form() {
+    return {dtype_of<X>, {moments<X, Unweighted>}, {}};
+}
+
+}  // namespace
+
+extern constexpr MomentsTable moments_table = {
+    {all_forms<float>(), all_forms<double>(), unweighted_form<Float16>(),
+     unweighted_form<Bfloat16>(), unweighted_form<std::uint8_t>()},
+    {merge_moments, finalize_moments, invert_std}};
+
+}  // namespace fastbn::FASTBN_ISA

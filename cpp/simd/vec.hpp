@@ -1,0 +1,106 @@
+// What an instruction set provides: Vec<float> and Vec<double>, one register each, in namespace
+// fastbn::FASTBN_ISA. FASTBN_VEC names the header that does, and this file is the contract that it
+// fulfils. Everything above it is written once; a new instruction set is a new such header, a line
+// in CMakeLists.txt and the check at run time in engine/dispatch.cpp.
+//
+// Lanes are independent, and each operation is one correctly rounded IEEE 754 operation (or moves
+// bits), so that all instruction sets give the same bits.
+//
+// Vec<T>, T being float or double, for the types S that widen to T (uint8_t, Float16, Bfloat16, and
+// float where T is double) and the types Y that float is rounded to (Float16, Bfloat16, to nearest,
+// ties to even, NaN stays NaN):
+//
+//     width                      lanes in a register; a power of two, at most `lanes`
+//     broadcast(a)               a in every lane
+//     load(p)                    the `width` values from p on, of type T or S
+//     load(p, n, fill)           the first n, 0 <= n <= width, and fill's in the other lanes: of T,
+//                                and of float where T is double. Reads nothing past them
+//     v.store(p)                 to `width` values of type T, or of Y where T is float
+//     v.store(p, n)              the first n, of type T
+//     v.stream(p)                as store(p), past the caches if that can be; p on a boundary of
+//                                the size of what is written
+//     blend(n, a, b)             the first n lanes of a, the others of b
+//     unless_positive(p, a, b)   b where p <= 0; a where p > 0 or p is NaN
+//     zero_unless_positive(p, a) the same with b = 0
+//     any_infinite(a)            whether a lane is infinite
+//     lesser(a, b)               a where a < b, else b: also where one of them is NaN
+//     greater(a, b)              a where a > b, else b: likewise
+//     add_one_where_nan(n, a)    n + 1 where a is NaN, else n
+//     a + b, a - b, a * b
+//     Mask                       which lanes are meant
+//     marked(p)                  the lanes whose byte from p on is not 0; reads `width` bytes
+//     marked(p, n)               the same of the first n bytes, without reading past them
+//     select(mask, a, b)         a in the mask's lanes, b in the others
+//     keep(mask, a)              the same with b = 0
+//
+// Vec<double> alone:
+//
+//     half_of(a, upper)          the upper or lower half of the lanes of a Vec<float>, widened
+//     zero_where_zero(p, a)      0 where p == 0, else a
+//     all_positive(p)            whether every lane is > 0
+//     numbers(a)                 the lanes that are not NaN, as a Mask
+//     a | b                      the bits of both
+//
+// Functions:
+//
+//     add_by_fma(a, b)           a + b, and
+//     subtract_by_fma(a, b)      a - b, by a fused multiply-add with a factor of 1, where there is
+//                                a fast one: sums keep the adders busy, and most processors have as
+//                                many multipliers
+//     product_error(a, b, p)     a * b - p, rounded once, p being a * b rounded and 0 <= b <= 2
+//     clamp_negative(a)          0 where a < 0, else a, NaN too
+//     stream_fence()             orders what was streamed before what is written after it
+//
+// and where whole blocks of a type Y have a faster way than register by register, overloads of
+// store_registers(p, a) and stream_registers(p, a) of block.hpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include FASTBN_VEC
+
+#include "simd/tile.hpp"
+
+namespace fastbn::FASTBN_ISA {
+namespace {
+
+template <class A, class B>
+constexpr bool is_same = false;
+template <class A>
+constexpr bool is_same<A, A> = true;
+
+// Whether the functions of the contract are there, with the types that it says.
+template <class T>
+struct VecContract {
+    using V = Vec<T>;
+    using Mask = typename V::Mask;
+    static constexpr V v{};
+    static constexpr const T* p = nullptr;
+    static constexpr const std::uint8_t* bytes = nullptr;
+
+    static_assert(lanes % V::width == 0 && (V::width & (V::width - 1)) == 0);
+    static_assert(sizeof(V) == sizeof(T) * V::width);
+    static_assert(is_same<decltype(V::broadcast(T(0))), V>);
+    static_assert(is_same<decltype(V::load(p)), V> && is_same<decltype(V::load(bytes)), V>);
+    static_assert(is_same<decltype(V::load(p, std::ptrdiff_t{0}, v)), V>);
+    static_assert(is_same<decltype(V::blend(std::ptrdiff_t{0}, v, v)), V>);
+    static_assert(is_same<decltype(V::unless_positive(v, v, v)), V>);
+    static_assert(is_same<decltype(V::zero_unless_positive(v, v)), V>);
+    static_assert(is_same<decltype(V::any_infinite(v)), bool>);
+    static_assert(is_same<decltype(V::lesser(v, v)), V> && is_same<decltype(V::greater(v, v)), V>);
+    static_assert(is_same<decltype(V::add_one_where_nan(v, v)), V>);
+    static_assert(sizeof(V::marked(bytes)) == sizeof(Mask));
+    static_assert(sizeof(V::marked(bytes, std::ptrdiff_t{0})) == sizeof(Mask));
+    static_assert(is_same<decltype(V::select(V::marked(bytes), v, v)), V>);
+    static_assert(is_same<decltype(V::keep(V::marked(bytes), v)), V>);
+    static_assert(is_same<decltype(v + v), V> && is_same<decltype(v - v), V> &&
+                  is_same<decltype(v * v), V>);
+};
+template struct VecContract<float>;
+template struct VecContract<double>;
+
+static_assert(2 * Vec<double>::width == Vec<float>::width);
+
+}  // namespace
+}  // namespace fastbn::FASTBN_ISA
