@@ -26,7 +26,7 @@ import datafiles
 import fastbn
 import scratch
 from datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, assert_streamed, random_images, save_images
-from fastbn.io.destinations.writers import _chunks
+from fastbn.io.writers import _chunks
 from fastbn.io.statsfiles import Stats, save_stats
 from helpers import run
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import datafiles
 import fastbn
 from datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, Save, assert_streamed, same_bits
-from fastbn.io.sources.arrays import Grid, extent, runs
+from fastbn.io.arrays import Grid, extent, runs
 
 
 @pytest.fixture

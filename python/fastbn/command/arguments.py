@@ -66,7 +66,9 @@ Axis = Annotated[str, typer.Option(help="Feature axis or axes of arrays, which k
 Columns = Annotated[list[str], typer.Option(help="Names or numbers of the features, with commas between.")]
 Scale = Annotated[float | None, typer.Option(help="Divide values by this: 255 for images in units of 0 to 1.")]
 Mode = Annotated[str | None, typer.Option(help="Convert images to this mode: L, RGB, RGBA, ...")]
-NoHeader = Annotated[bool, typer.Option("--no-header", help="The first line of .csv files holds values, not names.")]
+Header = Annotated[
+    bool | None, typer.Option("--header/--no-header", help="Whether the first line of texts has the columns' names.")
+]
 Memory = Annotated[str, typer.Option(help="Most memory for data, as 64M or 1G.")]
 OnErrors = Annotated[WhenUnreadable, typer.Option(help="What to do about a file that cannot be read.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file (or Zarr store) that is there already.")]

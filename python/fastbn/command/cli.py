@@ -19,10 +19,10 @@ from fastbn.command.arguments import (
     Columns,
     Computed,
     Force,
+    Header,
     Json,
     Memory,
     Mode,
-    NoHeader,
     OnErrors,
     Scale,
     Sources,
@@ -33,10 +33,12 @@ from fastbn.command.arguments import (
     nbytes_of,
 )
 from fastbn.io.checkpoints import is_checkpoint
-from fastbn.io.sources import is_zarr, left_out, other_columns, places, replaces
+from fastbn.io.options import MEMORY, reading_of
+from fastbn.io.places import is_zarr, left_out, places, replaces
+from fastbn.io.run import other_columns
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
-from fastbn.io.streaming import MEMORY, reading_of, streamed
+from fastbn.io.streaming import streamed
 
 app = typer.Typer(
     name="fastbn",
@@ -103,7 +105,7 @@ def stats(
     where_finite: Annotated[bool, typer.Option("--where-finite", help="Leave out NaN and infinite values.")] = False,
     scale: Scale = None,
     mode: Mode = None,
-    no_header: NoHeader = False,
+    header: Header = None,
     memory: Memory = f"{MEMORY >> 20}M",
     on_error: OnErrors = WhenUnreadable.stop,
     checkpoint: Annotated[
@@ -123,7 +125,14 @@ def stats(
         _check_checkpoint(kept, out, sources)
         _note_checkpoint(kept, resume)
     chosen = None if dtype is None else dtype.value
-    reading = reading_of(axes_of(axis), columns_of(columns), chosen, mode, not no_header, nbytes_of(memory))
+    reading = reading_of(
+        axis=axes_of(axis),
+        columns=columns_of(columns),
+        dtype=chosen,
+        mode=mode,
+        header=header,
+        memory=nbytes_of(memory),
+    )
     with display.progress("counting") as report:
         found = streamed(
             _one_or_several(sources),
@@ -160,7 +169,7 @@ def standardize(
     eps: Annotated[float, typer.Option(help="Added to the variance.")] = 0.0,
     scale: Scale = None,
     mode: Mode = None,
-    no_header: NoHeader = False,
+    header: Header = None,
     memory: Memory = f"{MEMORY >> 20}M",
     on_error: OnErrors = WhenUnreadable.stop,
     force: Force = False,
@@ -178,7 +187,7 @@ def standardize(
             eps=eps,
             scale=scale,
             mode=mode,
-            header=not no_header,
+            header=header,
             memory=nbytes_of(memory),
             on_error=_noted if on_error is WhenUnreadable.skip else "raise",
             overwrite=force,

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastbn.io.options import Report
 from fastbn.io.statsfiles import Stats
-from fastbn.io.streaming import Report
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal
@@ -102,7 +102,7 @@ def _rows(stats: Stats) -> Iterator[tuple[str, ...]]:
     columns: list[Any] = [np.broadcast_to(moments.count, moments.shape), moments.mean, moments.std()]
     columns += [absent if extent is None else extent for extent in (moments.min, moments.max)]
     for label, count, *values in zip(stats.labels(), *(column.ravel().tolist() for column in columns), strict=True):
-        yield (label or "all", f"{count:.15g}", *(f"{value:.6g}" for value in values))
+        yield (label, f"{count:.15g}", *(f"{value:.6g}" for value in values))
 
 
 def spoiled(stats: Stats) -> list[str]:
@@ -114,4 +114,4 @@ def spoiled(stats: Stats) -> list[str]:
     for extent in (moments.min, moments.max):
         wrong |= False if extent is None else ~np.isfinite(extent)
     wrong &= np.asarray(moments.count) > 0
-    return [label or "all" for label, is_wrong in zip(stats.labels(), wrong.ravel().tolist(), strict=True) if is_wrong]
+    return [label for label, is_wrong in zip(stats.labels(), wrong.ravel().tolist(), strict=True) if is_wrong]

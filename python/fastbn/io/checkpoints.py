@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastbn.checks import Shape
 from fastbn.io.atomic import replacing
-from fastbn.io.sources.base import Place, fingerprint
-from fastbn.statistics import Moments
+from fastbn.io.options import Moments, Shape
+from fastbn.io.places import Place, fingerprint
 
-_FORMAT = 1
+_FORMAT = 2
+_NUMBERS = ("place", "position", "row", "before")
 
 
 @dataclass
@@ -24,15 +24,19 @@ class Progress:
     """How far a run is: places done, the place in the next one, and what was counted.
 
     ``total`` has the places that are done; ``parts`` has, by their corners, the features of the one under way.
-    ``skipped`` has the files that could not be read, with the reasons.
+    ``row`` is the number of rows counted of that, ``before`` of those that are done. ``skipped`` has the files that
+    could not be read, with the reasons; ``notes`` what was done to values without being asked.
     """
 
     place: int = 0
     position: int = 0
+    row: int = 0
+    before: int = 0
     total: Moments = field(default_factory=Moments)
     parts: dict[Shape, Moments] = field(default_factory=dict)
     names: list[str] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class Checkpoint:
@@ -60,7 +64,9 @@ class Checkpoint:
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
             corners = [tuple(corner) for corner in held["corners"]]
             counted = dict(zip(corners, parts, strict=True))
-            return Progress(held["place"], held["position"], total, counted, held["names"], dict(held["skipped"]))
+            numbers = {name: held[name] for name in _NUMBERS}
+            texts = {"names": held["names"], "skipped": dict(held["skipped"]), "notes": list(held["notes"])}
+            return Progress(total=total, parts=counted, **numbers, **texts)
         except _Differs as error:
             raise ValueError(f"checkpoint must be of this run, got {self._path!r}, of another: {error}") from None
         except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere
@@ -90,10 +96,7 @@ class Checkpoint:
         held: dict[str, Any] = {
             "format": _FORMAT,
             "identity": self._identity,
-            "place": progress.place,
-            "position": progress.position,
-            "names": progress.names,
-            "skipped": progress.skipped,
+            **{name: getattr(progress, name) for name in (*_NUMBERS, "names", "skipped", "notes")},
             "corners": [list(corner) for corner in progress.parts],
             "moments": [base64.b64encode(part.to_bytes()).decode("ascii") for part in moments],
         }
