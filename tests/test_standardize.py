@@ -26,8 +26,8 @@ import datafiles
 import fastbn
 import scratch
 from datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, assert_streamed, random_images, save_images
-from fastbn.io.writers import _chunks
 from fastbn.io.statsfiles import Stats, save_stats
+from fastbn.io.writers import _chunks
 from helpers import run
 
 # 16 ulp of float64, of values that are up to 1e4 deviations from zero before the mean is taken off.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO, TypeVar
@@ -47,12 +48,12 @@ class SavedSummary(Summary):
 
     @classmethod
     def from_dict(cls: type[Saved], mapping: Mapping[str, Any]) -> Saved:
-        """Return what `to_dict` described; keys that are not Moments' are ignored.
+        """Return what `to_dict` described, or the `fastbn` command's JSON; keys that are not Moments' are ignored.
 
         Parameters
         ----------
         mapping : mapping of str to anything
-            With "count" among its keys; lists do for arrays.
+            With "count" among its keys; lists do for arrays, and in them None for NaN, "inf" and "-inf" for infinity.
 
         Returns
         -------
@@ -69,10 +70,15 @@ class SavedSummary(Summary):
         if "count" not in mapping:
             raise ValueError(f"mapping must have a count, got the keys {list(mapping)}")
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
-        result = cls(**{key: mapping[key] for key in keys if key in mapping})
+        written = "kind" in mapping  # by the command, where a lone None is a NaN and not what is missing
+        result = cls(**{key: _as_number(mapping[key], written) for key in keys if key in mapping})
         if result._sums is not None:
             wholes = {"mean_lo": result._sums.mean, "m2_lo": result._sums.m2}
-            rests = {key: checked_rest(key, mapping[key], whole) for key, whole in wholes.items() if key in mapping}
+            rests = {
+                key: checked_rest(key, _as_number(mapping[key], written), whole)
+                for key, whole in wholes.items()
+                if key in mapping
+            }
             result._sums = result._sums._replace(**rests)
         return result
 
@@ -168,3 +174,12 @@ class SavedSummary(Summary):
             return cls.from_dict({**arrays, "nan": config["nan"], "extremes": config["extremes"]})
         except (KeyError, TypeError, ValueError) as error:
             raise not_written(_WRITER, shown, error, rule) from error
+
+
+def _as_number(value: Any, alone: bool) -> Any:
+    """Return numbers of which NaN and infinity are spelled as JSON, which has neither, must spell them."""
+    if isinstance(value, list):
+        return [_as_number(item, True) for item in value]
+    if value is None:
+        return math.nan if alone else None
+    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value

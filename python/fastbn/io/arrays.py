@@ -522,9 +522,9 @@ def _column(frame: Any, number: int) -> Array:
 def _check_numbers(name: str, values: Array, where: str) -> None:
     """Refuse what holds something else than numbers, and say what: it is the first such value."""
     if values.dtype == object and values.size:
-        wrong = next((value for value in values.tolist() if not isinstance(value, (int, float, np.number))), None)
-        if wrong is not None:
-            raise UnreadableError(f"{name} must hold real numbers, got {wrong!r}{where}")
+        for value in values.tolist():
+            if not isinstance(value, (int, float, np.number)):
+                raise UnreadableError(f"{name} must hold real numbers, got {value!r}{where}")
     raise UnreadableError(f"{name} must hold real numbers, got dtype {values.dtype}{where}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SUFFIX = ".part"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
 
 
 @contextmanager
@@ -74,12 +76,16 @@ def _host() -> str:
 
 
 def _put(temporary: str, target: str) -> None:
-    """Rename. A folder replaces no folder that holds something, so that one goes aside first, and back if it must.
+    """Rename. A folder replaces no folder that holds something, so the two are exchanged, in one step where that can be.
 
-    Between the two renames the aside may be the only copy there is, so its name is none of those that are removed.
+    Else that one goes aside first, and back if it must. Between the two renames the aside may be the only copy there
+    is, so its name is none of those that are removed.
     """
     if not os.path.isdir(target):
         os.replace(temporary, target)
+        return
+    if _exchanged(temporary, target):
+        removed(temporary)
         return
     aside = f"{temporary.removesuffix(_SUFFIX)}.old"
     try:
@@ -89,6 +95,15 @@ def _put(temporary: str, target: str) -> None:
         if os.path.lexists(aside):
             os.rename(aside, temporary if os.path.lexists(target) else target)
     removed(temporary)
+
+
+def _exchanged(one: str, other: str) -> bool:
+    """Exchange two names in one step, if the system and the file system can do that: Linux's renameat2."""
+    try:
+        exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(exchange(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
 
 
 def _synchronize_all(path: str) -> None:

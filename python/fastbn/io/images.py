@@ -447,7 +447,7 @@ def _painted(page: Any, values: Array) -> Array:
     """Return the colours behind the numbers of a palette: its 16 bits are 8 that were stretched."""
     colours = np.asarray(page.colormap)
     if not ((colours % 257 == 0).all() or (colours % 256 == 0).all()):
-        raise UnreadableError("its palette must have colours of 8 bits (or ask for mode='RGB')")
+        raise ValueError("its palette must have colours of 8 bits (or ask for mode='RGB')")
     return np.moveaxis((colours >> 8).astype(np.uint8)[:, values], 0, -1)
 
 

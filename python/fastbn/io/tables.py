@@ -41,6 +41,7 @@ _COPIES, _REWRITTEN = 3, 6
 _PAGES = 3 << 20
 _BUFFER = 1 << 18  # bytes of a column that are read at a time
 _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
+_ARROW = ("zstd", "lz4")  # that Python has nothing for
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -214,11 +215,12 @@ def field_of(name: str, kind: Any, index: bool = False) -> Field:
 def described(schema: Any, numbers: Sequence[int], dtype: np.dtype[Any]) -> Any:
     """Return a schema in which the columns of these numbers are of a floating-point type, for pandas too."""
     pa = needed("pyarrow", "Tables")
+    fields = list(schema)
     for number in numbers:
-        field = schema.field(number)
-        schema = schema.set(number, pa.field(field.name, pa.from_numpy_dtype(dtype), metadata=field.metadata))
+        fields[number] = pa.field(fields[number].name, pa.from_numpy_dtype(dtype), metadata=fields[number].metadata)
+    schema = pa.schema(fields, metadata=schema.metadata)
     told = _pandas(schema)
-    names = {schema.names[number] for number in numbers}
+    names = {fields[number].name for number in numbers}
     for column in told.get("columns", ()):
         if column.get("field_name", column.get("name")) in names:
             column.update(pandas_type=dtype.name, numpy_type=dtype.name, metadata=None)
@@ -434,11 +436,13 @@ class _Text:
 
     def done(self) -> float:
         """Return how much of the file was read."""
-        return self._file.tell() / max(1, self._bytes)
+        return os.lseek(self._file.fileno(), 0, os.SEEK_CUR) / max(1, self._bytes)
 
     def _rewind(self) -> None:
         self._file.seek(0)
-        self._stream = _decompressed(self._file, self._compression)
+        # pyarrow's streams close what they read.
+        file = self._file if self._compression not in _ARROW else os.fdopen(os.dup(self._file.fileno()), "rb")
+        self._stream = _decompressed(file, self._compression)
         self._decoder = codecs.getincrementaldecoder(self._encoding)()
         self._at, self._rest = 0, b""
         head = self._stream.read(max(len(mark) for mark, _ in _BOMS))
@@ -458,7 +462,7 @@ class _Text:
 def _decompressed(file: BinaryIO, compression: str | None) -> Any:
     if compression is None:
         return file
-    if compression in ("zstd", "lz4"):
+    if compression in _ARROW:
         pa = needed("pyarrow", "Tables")
         return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
     return needed({"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}[compression], "Compressed texts").open(file)
