@@ -379,6 +379,7 @@ def _zarr(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Rea
     if not isinstance(found, zarr.Array):
         names = list(_zarr_names(found, zarr))
         coords = [name for name in names if _dims_of(found[name]) == (name.rpartition("/")[2],)]
+        coords += " ".join(str(found[name].attrs.get("coordinates", "")) for name in names).split()
         found = found[only_member(place, names if place.member else _without(names, coords))]
     return sliced(place.name, found, reading), reading
 

@@ -76,7 +76,7 @@ def _host() -> str:
 
 
 def _put(temporary: str, target: str) -> None:
-    """Rename. A folder replaces no folder that holds something, so the two are exchanged, in one step where that can be.
+    """Rename. A folder replaces no folder that holds something, so the two are exchanged, in one step if that can be.
 
     Else that one goes aside first, and back if it must. Between the two renames the aside may be the only copy there
     is, so its name is none of those that are removed.

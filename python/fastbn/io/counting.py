@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -163,16 +164,15 @@ class Weights:
         path = os.fspath(self._path)
         if self._column is not None and source.shape is None and not os.path.exists(path):
             raise UnreadableError(f"weights must be a column of {source.name} or a file, got {path!r}")
-        parts = []
-        for place in places(path):
-            found = opened(place, Reading(axis=()) if not is_table(place) else Reading())
-            for block in found.blocks():
-                parts.append(np.array(block.values, np.float64))
-            found.close()
-        if not parts:
-            raise ValueError(f"weights must be a file of numbers, got {path!r}")
-        array = np.concatenate(parts)
-        return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+        (place, *more) = places(path)
+        if more:
+            raise ValueError(f"weights must be one file, got the folder {path!r}")
+        with closing(opened(place, Reading() if is_table(place) else Reading(axis=()))) as found:
+            blocks = [np.array(block.values, np.float64) for block in found.blocks()]
+            array = np.concatenate(blocks)
+            if found.shape is None and found.features != (1,):
+                raise ValueError(f"weights must be a table of one column, got {found.features[0]} in {path!r}")
+            return array[:, 0] if found.flat or found.shape is None else array
 
 
 def _ordered(weights: Any, source: Source) -> Array:

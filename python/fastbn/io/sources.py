@@ -194,10 +194,13 @@ class NoData:
 def _valid(values: Array, nodata: tuple[Any, ...]) -> Array | None:
     bad: Array | None = None
     for value in nodata:
+        floating = values.dtype.kind == "f" or values.dtype.name == "bfloat16"
         if value != value:
-            found = np.isnan(values) if values.dtype.kind == "f" or values.dtype.name == "bfloat16" else None
+            found = np.isnan(values) if floating else None
         else:
-            found = np.asarray(values == value)
+            with np.errstate(over="ignore"):
+                beyond = floating and np.isinf(values.dtype.type(value)) and not np.isinf(value)
+            found = None if beyond else np.asarray(values == value)
         if found is not None and found.any():
             bad = found if bad is None else bad | found
     return None if bad is None else ~bad

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -64,22 +65,21 @@ class Target(NamedTuple):
         if self.kind == "hdf5":
             with needed("h5py", "HDF5 files").File(self.path, "r") as file:
                 found = file.get(self.member)
+                there, array = found is not None, hasattr(found, "dtype")
         elif self.kind == "zarr":
-            found = None if not os.path.exists(os.path.join(self.path, self.member)) else self._zarr_member()
+            group = needed("zarr", "Zarr stores").open(self.path, mode="r")
+            there = not hasattr(group, "array_keys") or self.member in group
+            array = there and hasattr(group[self.member] if hasattr(group, "array_keys") else group, "dtype")
         else:
             raise ValueError(f"out must be a new file where it is NetCDF, got {self.name!r}, in a file that is there")
-        if found is not None and not hasattr(found, "dtype"):
+        if there and not array:
             raise ValueError(f"out must name an array, got the group {self.name!r}")
-        return found is not None
+        return there
 
     def spares(self, place: Place) -> bool:
         """Whether a place is another array of the file, which stays."""
         inside = f"{place.member}/".startswith(f"{self.member}/")
         return self.named and place.array is None and place.kind == self.kind and bool(place.member) and not inside
-
-    def _zarr_member(self) -> Any:
-        group = needed("zarr", "Zarr stores").open(self.path, mode="r")
-        return group[self.member] if hasattr(group, "array_keys") and self.member in group else group
 
 
 def target_of(out: Path) -> Target:
@@ -320,7 +320,10 @@ class NetcdfWriter(Hdf5Writer):
         for name, size in zip(self._dims, (None, *wanted.trailing), strict=True):
             if name not in self._file.dimensions:
                 self._file.dimensions[name] = size
-        self._array = self._file.create_variable(target.member, self._dims, wanted.dtype, chunks=wanted.chunks)
+        first = self._file.dimensions[self._dims[0]]
+        rows = wanted.chunks[0] if first.isunlimited() else max(1, min(wanted.chunks[0], first.size))
+        chunks = (rows, *wanted.chunks[1:])
+        self._array = self._file.create_variable(target.member, self._dims, wanted.dtype, chunks=chunks)
         self._array.attrs.update({key: value for key, value in wanted.attrs.items() if value is not None})
         names = [str(name) for name in ([] if coords is None else coords.coords) if name not in self._dims]
         if names:
@@ -398,7 +401,9 @@ class ZarrWriter(ChunkedWriter):
         """Complete the array, and what the store says of all of them."""
         super().finish(rows)
         if self._consolidated:
-            self._zarr.consolidate_metadata(self._path)
+            with warnings.catch_warnings():  # that this is no part of version 3, which the store has it in
+                warnings.simplefilter("ignore")
+                self._zarr.consolidate_metadata(self._path)
 
     def close(self) -> None:
         """Wait until nothing writes: zarr raises the first error while other chunks are still under way.
