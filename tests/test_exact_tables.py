@@ -279,7 +279,7 @@ def test_a_column_of_almost_numbers_is_named(tmp_path: Path) -> None:
         found = fastbn.stream(tmp_path / "x.csv")
     said = [str(warning.message) for warning in caught]
     assert [text.partition(" of ")[0] for text in said] == ["column 'b'", "column 'd'"]
-    assert all("'?' (null_values=['?'] would count the others)" in text for text in said)
+    assert all("'?' (null_values=['?'], --null, would count the others)" in text for text in said)
     assert caught[0].filename == __file__
     assert found.names == ("a",)  # type: ignore[attr-defined]
     found = fastbn.stream(tmp_path / "x.csv", null_values="?", nan="omit")

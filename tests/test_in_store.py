@@ -222,7 +222,7 @@ fastbn.standardize(source, moments, out, overwrite=True, memory=2**18)
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(
     tmp_path: Path, rng: np.random.Generator, save: Callable[[Path, Store], str]
 ) -> None:
-    x = rng.normal(size=(20_000, 3))
+    x = rng.normal(size=(20_000 if save in (npz, hdf5) else 2_000, 3))
     path = save(tmp_path, {"x": x, "z": x[:5]})
     start = time.perf_counter()
     done = run(KILLED.format(delay=60, source=f"{path}:x", out=f"{path}:z"))

@@ -15,13 +15,16 @@ from fastbn.io.statsfiles import Stats
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal
-_PACKAGES = ("numpy", "pyarrow", "h5py", "zarr", "pillow", "typer", "rich")
+_PACKAGES = (
+    *("numpy", "pyarrow", "h5py", "zarr", "h5netcdf", "xarray"),
+    *("pillow", "tifffile", "imagecodecs", "typer", "rich"),
+)
 
 
-def show_stats(stats: Stats, others: Sequence[str] = ()) -> None:
+def show_stats(stats: Stats, others: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
     """Print a table: drawn on a terminal, and there of so many features alone; else plain and complete.
 
-    ``others`` are columns that were not read.
+    ``others`` are columns that were not read, ``notes`` what was done to values without being asked.
     """
     rows = list(_rows(stats))
     if sys.stdout.isatty():
@@ -43,6 +46,8 @@ def show_stats(stats: Stats, others: Sequence[str] = ()) -> None:
     if wrong:
         shown = ", ".join(wrong[:_MOST]) + (", ..." if len(wrong) > _MOST else "")
         print(f"NaN or infinite values in: {shown} (--where-finite leaves them out)")
+    for note_of_values in notes:
+        print(note_of_values)
     if others:
         print(f"not numbers, and not read: {', '.join(others[:_MOST])}{', ...' if len(others) > _MOST else ''}")
 

@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SUFFIX = ".part"
+_KEPT = "resume"  # where others have the number of their process
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]:
     """Give a temporary name beside ``path``, and rename what was written there if nothing was raised.
 
     The data are on the disk before the name is. Whatever is raised, the temporary file or folder is removed, and
-    OSError speaks of ``path``.
+    OSError speaks of ``path``. With ``keep`` it stays, under a name that is the same the next time.
     """
     target = os.fspath(path)
     folder, name = os.path.split(os.path.abspath(target))
@@ -29,19 +30,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     # No glob of data files matches a name that begins with a dot.
     prefix = os.path.join(folder, f".{name}.{_host()}-")
     _remove_stale(prefix)
-    temporary = f"{prefix}{os.getpid()}{_SUFFIX}"
+    temporary = f"{prefix}{_KEPT if keep else os.getpid()}{_SUFFIX}"
     try:
         yield temporary
         _synchronize_all(temporary)
         _put(temporary, target)
         _synchronize(folder)
     except OSError as error:
-        removed(temporary)
+        if not keep:
+            removed(temporary)
         if error.errno is not None:
             error.filename = str(error.filename or target).replace(temporary, target)
         raise
     except BaseException:
-        removed(temporary)
+        if not keep:
+            removed(temporary)
         raise
 
 

@@ -74,17 +74,19 @@ class Checkpoint:
 
     def save(self, progress: Progress) -> None:
         """Write how far the run is, unless that was done a short while ago."""
-        now = time.monotonic()
-        if self._last is not None and now - self._last < self._every:
-            return
-        self._write(progress)
-        self._last = time.monotonic()
+        if self.due():
+            self._write(progress)
+            self._last = time.monotonic()
 
     def start(self) -> None:
         """Begin to count the time to the first checkpoint; ValueError if that would go over anything else."""
         if os.path.lexists(self._path) and not is_checkpoint(self._path):
             raise ValueError(f"checkpoint must name a file that a run left, or none, got {self._path!r}")
         self._last = time.monotonic() if self._every else None
+
+    def due(self) -> bool:
+        """Whether the last one was written long enough ago."""
+        return self._last is None or time.monotonic() - self._last >= self._every
 
     def remove(self) -> None:
         """Remove the file, and nothing else that came to have its name: the run is complete."""

@@ -6,12 +6,13 @@ import errno
 import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastbn.functional import normalize
-from fastbn.io.atomic import replacing
+from fastbn.io.atomic import removed, replacing
+from fastbn.io.checkpoints import Checkpoint, Progress
 from fastbn.io.options import Array, Listener, Reading, Report
 from fastbn.io.places import Place, is_table, is_zarr, replaces
 from fastbn.io.run import FailedError, Run
@@ -20,6 +21,8 @@ from fastbn.io.statsfiles import Stats
 from fastbn.io.tables import described
 from fastbn.io.writers import FileSink, FolderSink, Piece, Target
 from fastbn.summary import dividing
+
+Resumable: TypeAlias = Callable[[str], Checkpoint]  # makes one, in a file of that name
 
 
 class Rewriting:
@@ -39,12 +42,14 @@ class Rewriting:
         scale: float,
         listener: Listener | None,
         overwrite: bool,
+        resumable: Resumable | None = None,
         report: Report,
         note: Callable[[str], object],
     ) -> None:
         self._places, self._stats, self._target, self._overwrite = places, stats, target, overwrite
         self._dtype, self._eps, self._scale = dtype, eps, scale
-        self._results = Ring(reading)
+        self._results, self._resumable = Ring(reading), resumable
+        self._state = Progress()
         self._run = Run(
             places,
             reading,
@@ -58,16 +63,29 @@ class Rewriting:
     def run(self) -> None:
         """Write everything, or nothing."""
         self._check_target()
-        with replacing(self._target.path) as path:
-            self._sink = (
-                FolderSink(path, self._run.reading)
-                if self._target.kind == "folder"
-                else FileSink(self._target, path, self._run.reading)
-            )
+        with replacing(self._target.path, keep=self._resumable is not None) as path:
+            checkpoint = None if self._resumable is None else self._resumable(f"{path}.json")
+            found = None if checkpoint is None or not os.path.exists(path) else checkpoint.load()
+            if found is None:
+                removed(path)
+            self._state = found or self._state
+            if self._target.kind == "folder":
+                self._sink = FolderSink(path, self._run.reading, found is not None)
+            else:
+                before = (self._state.before, self._state.row) if found is not None else None
+                self._sink = FileSink(self._target, path, self._run.reading, before)
             with closing(self._sink):
-                for _ in self._run.each(self._take, undo=lambda: self._sink.undo()):
-                    pass
+                for done in self._run.each(
+                    lambda source, place: self._take(source, place, checkpoint),
+                    self._state.place,
+                    undo=lambda: self._sink.undo(),
+                ):
+                    self._state.place, self._state.position = done, 0
+                    self._state.before = self._state.row = self._sink.rows
+                    self._save(checkpoint)
                 self._sink.finish()
+        if checkpoint is not None:
+            checkpoint.remove()
 
     def _check_target(self) -> None:
         target = self._target
@@ -94,12 +112,21 @@ class Rewriting:
         self._check_apart(place)  # of those that come one by one
         self._statistics(source)
 
-    def _take(self, source: Source, place: Place) -> None:
+    def _save(self, checkpoint: Checkpoint | None) -> None:
+        """Note how far the run is, once that is on the disk."""
+        if checkpoint is not None and checkpoint.due():
+            self._sink.settle()
+            checkpoint.save(self._state)
+
+    def _take(self, source: Source, place: Place, checkpoint: Checkpoint | None) -> None:
         self._sink.begin(place, source)
         with self._run.overlapped(self._pieces(source, place, self._sink.tabular), source) as pieces:
             for piece in pieces:
                 self._sink.write(piece)
                 self._run.settle()
+                if piece.following is not None and (place.kind == "images" or isinstance(self._sink, FileSink)):
+                    self._state.position, self._state.row = piece.following, self._sink.rows
+                    self._save(checkpoint)
                 self._run.tell(piece.done)
         self._sink.end()
 
@@ -135,7 +162,8 @@ class Rewriting:
 
     def _regions(self, source: Source, place: Place) -> Generator[Piece, None, None]:
         mean, var = self._statistics(source)
-        with self._run.coming(source.blocks(), source, place) as blocks:
+        start, row = self._state.position, self._state.row - self._state.before
+        with self._run.coming(source.blocks(start, row), source, place) as blocks:
             for block in blocks:
                 at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
                 values = self._normalized(block.values, mean[at], var[at], source.axis, block.valid)
@@ -143,7 +171,7 @@ class Rewriting:
                     if len(source.order) > block.values.shape[source.axis[0]]:
                         raise FailedError(UnreadableError(f"memory must hold a row of {source.name} to choose columns"))
                     values = np.take(values, source.order, source.axis[0])
-                yield Piece(values, block.corner, source.name, block.done)
+                yield Piece(values, block.corner, source.name, block.done, block.following)
 
     def _tables(self, source: Any, place: Place) -> Generator[Piece, None, None]:
         pa = needed("pyarrow", "Tables")
@@ -163,15 +191,18 @@ class Rewriting:
 
     def _pictures(self, source: Any, place: Place) -> Generator[Piece, None, None]:
         mean, var = self._statistics(source)
-        with self._run.coming(source.pictures(), source, place) as pictures:
+        first = self._state.row - self._state.before
+        with self._run.coming(source.pictures(self._state.position), source, place) as pictures:
             page = 0
-            for number, picture in enumerate(pictures):
+            for number, picture in enumerate(pictures, first):
                 several = f"-{page}" if page or picture.following is None else ""
                 page = page + 1 if picture.following is None else 0
                 values = picture.values.astype(source.dtype, copy=False)
                 values = self._normalized(values, mean, var, (2,), source.valid(values)).transpose(2, 0, 1)
                 done = (picture.following or 0) / len(place.files)
-                yield Piece(np.ascontiguousarray(values)[np.newaxis], (number, 0, 0, 0), picture.path, done, several)
+                corner = (number, 0, 0, 0)
+                values = np.ascontiguousarray(values)[np.newaxis]
+                yield Piece(values, corner, picture.path, done, picture.following, several)
 
     def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...], valid: Array | None) -> Array:
         """Return standardized values, NaN for those that are no data."""

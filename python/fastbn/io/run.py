@@ -122,7 +122,7 @@ class Run:
                 for column, entry in source.suspects:
                     self._note(
                         f"column {column!r} of {source.name} is left out, for not all of it are numbers: {entry!r} "
-                        f"(null_values=[{entry!r}] would count the others)"
+                        f"(null_values=[{entry!r}], --null, would count the others)"
                     )
                 stack.pop_all()
                 return source

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,10 @@ from fastbn.io.options import (
     reading_of,
 )
 from fastbn.io.streaming import warn
+
+if TYPE_CHECKING:
+    from fastbn.io.places import Place
+    from fastbn.io.writers import Target
 
 
 def standardize(
@@ -54,6 +59,8 @@ def standardize(
     memory: int = MEMORY,
     on_error: OnError = "raise",
     overwrite: bool = False,
+    resume: bool = False,
+    every: float = 5.0,
     progress: Report | None = None,
 ) -> None:
     """Write data that need not fit memory with mean 0 and standard deviation 1: ``(x - mean) / sqrt(var + eps)``.
@@ -90,6 +97,11 @@ def standardize(
         As for `stream`. What breaks off when a part of it is written already is raised all the same.
     overwrite : bool, default False
         Whether `out` may replace a file or a Zarr store; a source or the file of `moments` never.
+    resume : bool, default False
+        Whether an interrupted run keeps what it has written, and goes on from there if it is called again: for files,
+        and an `out` that is a new .npy file, Zarr store or folder. The result has the same bits.
+    every : float, default 5.0
+        Seconds between two notes of how far it is.
     progress : callable, optional
         As for `stream`.
 
@@ -97,10 +109,6 @@ def standardize(
     ------
     TypeError, ValueError, OSError, ImportError
         As for `stream`; FileExistsError where `out` exists and may not be replaced.
-
-    Notes
-    -----
-    An interrupted run begins anew: unlike that of `stream`, its work is as large as the data.
 
     Examples
     --------
@@ -115,6 +123,9 @@ def standardize(
     >>> y.shape, bool(np.allclose(y.std(axis=0), 1))
     ((1000, 3), True)
     """
+    import hashlib
+
+    from fastbn.io.checkpoints import Checkpoint, identity
     from fastbn.io.places import places, replaces
     from fastbn.io.rewriting import Rewriting
     from fastbn.io.statsfiles import Stats, load_stats
@@ -145,8 +156,22 @@ def standardize(
         max_pixels=max_pixels,
         beside=8 if wanted is None else wanted.itemsize,
     )
+    found = places(source)
+    seconds = float(checked_real("every", every, 0, LARGEST))
+    resumable = None
+    if checked_flag("resume", resume):
+        _check_resumable(found, target)
+        options = {
+            **reading.identity(),
+            "moments": hashlib.sha256(stats.moments.to_bytes()).hexdigest(),
+            "written": None if wanted is None else wanted.name,
+            "eps": eps,
+            "scale": scale,
+            "on_error": "raise" if on_error == "raise" else "skip",
+        }
+        resumable = partial(Checkpoint, identity=identity(found, options), every=seconds)
     Rewriting(
-        places(source),
+        found,
         stats,
         target,
         reading._replace(rowwise=True),
@@ -155,9 +180,17 @@ def standardize(
         scale=stats.scale if scale is None else checked_scale(scale),
         listener=checked_on_error(on_error, warn),
         overwrite=checked_flag("overwrite", overwrite),
+        resumable=resumable,
         report=progress or (lambda done, total: None),
         note=warn,
     ).run()
+
+
+def _check_resumable(found: Iterable[Place], target: Target) -> None:
+    if not isinstance(found, list) or any(place.array is not None for place in found):
+        raise ValueError("resume must come with files, which can be read again, got arrays")
+    if target.kind not in ("npy", "zarr", "folder") or target.within:
+        raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
 
 
 def _checked_dtype(dtype: Any) -> np.dtype[Any]:

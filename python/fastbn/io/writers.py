@@ -111,6 +111,10 @@ class ArrayWriter(Protocol):
         """Let go of the file, complete or not."""
         ...
 
+    def settle(self) -> None:
+        """Have the system write out what was written, so that a run can go on from here."""
+        ...
+
 
 class Wanted(NamedTuple):
     """An array that is to be written: the shape of a row, the type, and what the source is beside its values."""
@@ -118,6 +122,7 @@ class Wanted(NamedTuple):
     trailing: Shape
     dtype: np.dtype[Any]
     origin: Origin
+    resumed: bool = False  # whether a part of it is there
 
     @property
     def chunks(self) -> Shape:
@@ -171,7 +176,7 @@ class NpyWriter:
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
         self._trailing, self._dtype = wanted.trailing, wanted.dtype
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by `close`)
+        self._file = open(path, "r+b" if wanted.resumed else "wb")  # noqa: SIM115 (closed by `close`)
         self._header(0)
         self._begin = self._file.tell()
 
@@ -193,6 +198,11 @@ class NpyWriter:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def settle(self) -> None:
+        """Have the system write out what was written."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def _header(self, rows: int) -> None:
         descr = np.lib.format.dtype_to_descr(self._dtype)
@@ -249,6 +259,10 @@ class ChunkedWriter:
         """Give the array its size."""
         if rows != self._array.shape[0]:
             self._resize(rows)
+
+    def settle(self) -> None:
+        """Have the system write out what was written, which is in many files."""
+        os.sync()
 
     def _resize(self, rows: int) -> None:
         self._array.resize((rows, *self._array.shape[1:]))
@@ -391,11 +405,13 @@ class ZarrWriter(ChunkedWriter):
         name = target.member if target.named else None
         if target.within:
             self._consolidated = _cloned(target.path, path, os.path.normpath(target.member))
-        coords = None if target.within else wanted.coords()
+        coords = None if target.within or wanted.resumed else wanted.coords()
         if coords is not None and len(coords.variables):
             name = name or wanted.origin.stored.name or target.member
             coords.to_zarr(path, mode="w", consolidated=False)
-        self._array = self._created(path, name, wanted)
+        self._array = self._zarr.open(path, mode="r+") if wanted.resumed else self._created(path, name, wanted)
+        if not hasattr(self._array, "dtype"):
+            self._array = self._array[name or wanted.origin.stored.name or target.member]
 
     def finish(self, rows: int) -> None:
         """Complete the array, and what the store says of all of them."""
@@ -556,20 +572,22 @@ def _text_stream(path: str, compression: str | None, encoding: str) -> Any:
 class Piece(NamedTuple):
     """A part of a result: an array and where it begins in that of its source, or rows of a table.
 
-    ``name`` is what it was made from, ``done`` how much of its source is read, ``several`` which image of a file it is.
+    ``name`` is what it was made from; ``done`` is how much of its source is read, and ``following`` where that goes on,
+    None where it cannot. ``several`` says which image of a file it is.
     """
 
     values: Any
     corner: Shape
     name: str
     done: float
+    following: int | None = None
     several: str = ""
 
 
 class FileSink:
     """One file. Sources follow each other along axis 0."""
 
-    def __init__(self, target: Target, path: str, reading: Reading) -> None:
+    def __init__(self, target: Target, path: str, reading: Reading, resumed: tuple[int, int] | None = None) -> None:
         self.tabular = target.kind in TABLES.values()
         self._target, self._path, self._reading = target, path, reading
         self._array: ArrayWriter | None = None
@@ -578,11 +596,12 @@ class FileSink:
         self._dtype: Any = None
         self._trailing: Shape = ()
         self._source: Source | None = None
-        self._begin, self._rows = 0, 0  # of this source, and after the last piece
+        self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
+        self._resumed = resumed is not None
 
     def begin(self, place: Place, source: Source) -> None:
-        """Begin with a source behind those that were written."""
-        self._source, self._begin = source, self._rows
+        """Begin with a source behind those that were written, or go on with one."""
+        self._source = source
         if self._begin and 0 in source.axis:
             raise ValueError(f"out must be a folder for several arrays with features along axis 0, got {source.name}")
 
@@ -598,27 +617,33 @@ class FileSink:
         if self._array is None:
             self._trailing, self._dtype = trailing, values.dtype
             origin = Origin() if self._source is None else self._source.origin
-            self._array = _WRITERS[self._target.kind](self._target, self._path, Wanted(trailing, values.dtype, origin))
+            wanted = Wanted(trailing, values.dtype, origin, self._resumed)
+            self._array = _WRITERS[self._target.kind](self._target, self._path, wanted)
         if trailing != self._trailing or values.dtype != self._dtype:
             raise ValueError(
                 f"out must be a folder where shapes or types differ: one file holds {self._trailing} of {self._dtype}, "
                 f"got {trailing} of {values.dtype} from {piece.name}"
             )
-        self._rows = max(self._rows, self._begin + corner[0] + values.shape[0])
+        self.rows = max(self.rows, self._begin + corner[0] + values.shape[0])
         self._array.write((self._begin + corner[0], *corner[1:]), values)
 
     def end(self) -> None:
         """End a source that is complete."""
-        self._begin = self._rows
+        self._begin = self.rows
+
+    def settle(self) -> None:
+        """Have the system write out what was written."""
+        if self._array is not None:
+            self._array.settle()
 
     def undo(self) -> bool:
         """Whether a source that failed has left nothing behind."""
-        return self._rows == self._begin
+        return self.rows == self._begin
 
     def finish(self) -> None:
         """Complete the file."""
         if self._array is not None:
-            self._array.finish(self._rows)
+            self._array.finish(self.rows)
         elif self._table is None:
             raise ValueError("source must hold something that can be read, got nothing")
 
@@ -643,7 +668,7 @@ class FileSink:
             self._table = TableWriter(self._target, self._path, self._schema, self._reading)
         if piece.values.schema.names != self._schema.names or piece.values.schema.types != self._schema.types:
             raise ValueError(f"out must be a folder where columns or types differ, got {piece.name}")
-        self._rows += piece.values.num_rows
+        self.rows += piece.values.num_rows
         self._table.write(piece.values)
 
 
@@ -652,20 +677,25 @@ class FolderSink:
 
     tabular = False
 
-    def __init__(self, path: str, reading: Reading) -> None:
-        self._path, self._reading = path, reading
+    rows = 0
+
+    def __init__(self, path: str, reading: Reading, resumed: bool = False) -> None:
+        self._path, self._reading, self._resumed = path, reading, resumed
         self._file: FileSink | None = None
         self._made = ""
         self._root: str | None = None
-        os.mkdir(path)
+        os.makedirs(path, exist_ok=resumed)
 
     def begin(self, place: Place, source: Source) -> None:
-        """Begin with a source."""
+        """Begin with a source, of which a run that was stopped may have left a part."""
         self._root = place.root
         if place.kind == "images":
             return
         file = place.files[0].rstrip(os.sep) if place.files else f"{place.name}.npy"
         name = os.path.relpath(file, self._root) if self._root else os.path.basename(file)
+        if self._resumed:
+            removed(os.path.join(self._path, name))
+        self._resumed = False
         self._made = self._free(name, place.name)
         target = Target(KINDS[suffix_of(name)], name, place.member or "data", bool(place.member))
         self._file = FileSink(target, self._made, self._reading)
@@ -678,7 +708,12 @@ class FolderSink:
             self._file.write(piece)
             return
         name = os.path.relpath(piece.name, self._root) if self._root else os.path.basename(piece.name)
-        np.save(self._free(f"{os.path.splitext(name)[0]}{piece.several}.npy", piece.name), piece.values[0])
+        name = f"{os.path.splitext(name)[0]}{piece.several}.npy"
+        if self._resumed and os.path.exists(os.path.join(self._path, name)):  # written when the run was stopped
+            removed(os.path.join(self._path, name))
+        else:
+            self._resumed = False
+        np.save(self._free(name, piece.name), piece.values[0])
 
     def end(self) -> None:
         """Complete the file of a source."""
@@ -686,6 +721,10 @@ class FolderSink:
             self._file.finish()
         self.close()
         self._made = ""
+
+    def settle(self) -> None:
+        """Have the system write out what was written, which is in many files."""
+        os.sync()
 
     def undo(self) -> bool:
         """Remove what a source that failed has left behind, of which images leave nothing."""
