@@ -126,6 +126,40 @@ def test_smaller_copies_and_masks_are_no_images_of_their_own(tmp_path: Path, rng
     assert_counts(tmp_path / "x.tif", values[..., None])
 
 
+def test_stacks_behind_one_page(tmp_path: Path, rng: np.random.Generator) -> None:
+    """As ImageJ writes what is larger than 4 GB, and others what is shorter."""
+    stack = rng.integers(0, 65536, (12, 6, 5)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", stack, photometric="minisblack", truncate=True)
+    with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
+        assert len(tiff.pages) == 1
+    assert_counts(tmp_path / "x.tif", stack[..., None])
+    for axes in ({"axes": "TZYX"}, None):
+        deep = stack.reshape(3, 4, 6, 5)
+        tifffile.imwrite(tmp_path / "x.tif", deep, photometric="minisblack", imagej=axes is not None, metadata=axes)
+        assert_counts(tmp_path / "x.tif", stack[..., None])
+    tifffile.imwrite(tmp_path / "x.tif", deep, photometric="minisblack", volumetric=True, tile=(4, 16, 16))
+    assert_counts(tmp_path / "x.tif", stack[..., None])
+
+
+def test_stacks_larger_than_memory_come_page_by_page(tmp_path: Path, rng: np.random.Generator) -> None:
+    stack = rng.integers(0, 256, (40, 90, 80, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", stack, photometric="rgb")
+    Image.fromarray(stack[0]).save(tmp_path / "a.png")
+    both = np.concatenate([stack[:1], stack])
+    assert_counts(tmp_path, both, memory=LEAST)
+    assert_counts(tmp_path, both[..., [2]], memory=LEAST, columns=["B"])
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    (tmp_path / "x.tif").write_bytes(data[: len(data) // 2])
+    with pytest.raises((ValueError, OSError), match=r"x.tif"):
+        fastbn.stream(tmp_path, memory=LEAST)
+
+
+def test_a_tiff_of_masks_alone(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((4, 4), bool), subfiletype=4, photometric="minisblack")
+    with pytest.raises(ValueError, match=r"x.tif must hold an image, got smaller copies and masks alone"):
+        fastbn.stream(tmp_path / "x.tif")
+
+
 def test_all_frames_of_what_moves(tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((6, 5, 3), value, np.uint8)) for value in (0, 100, 200)]
     for name, options in (("x.gif", {}), ("x.webp", {"lossless": True}), ("x.png", {"default_image": False})):

@@ -163,6 +163,15 @@ def test_an_index_is_no_feature(tmp_path: Path) -> None:
     assert fastbn.stream(tmp_path / "x.parquet", columns=["id"]).mean == [6.0]
 
 
+def test_tables_without_row_groups(tmp_path: Path) -> None:
+    schema = pa.schema([("a", pa.float64()), ("b", pa.int8())])
+    pq.ParquetWriter(tmp_path / "x.parquet", schema).close()
+    assert fastbn.stream(tmp_path / "x.parquet").shape == (2,)
+    with pa.ipc.new_file(str(tmp_path / "x.arrow"), schema):
+        pass
+    assert (fastbn.stream(tmp_path / "x.arrow").count, fastbn.stream(tmp_path / "x.arrow").shape) == (0, (2,))
+
+
 def test_other_metadata_stays(tmp_path: Path) -> None:
     schema = pa.schema(
         [pa.field("v", pa.int32(), metadata={"unit": "m"}), ("s", pa.string())], metadata={"made": "here"}
@@ -330,6 +339,8 @@ def test_what_is_no_number_in_memory_is_named(x: Array) -> None:
 
 def test_frames_of_nullable_columns(x: Array) -> None:
     frame = pd.DataFrame({"a": pd.array([1, None, 3], "Int64"), "b": [1.0, 2.0, 3.0], "c": [True, False, True]})
+    objects = frame.assign(a=frame["a"].astype(object)).astype({"a": "Int64"})
+    assert fastbn.stream(objects, nan="omit") == fastbn.stream(frame, nan="omit")
     found = fastbn.stream(frame, nan="omit")
     assert (found.count.tolist(), found.mean.tolist()) == ([2, 3, 3], [2.0, 2.0, 2 / 3])  # type: ignore[union-attr]
     assert fastbn.stream(pd.DataFrame({"a": pd.array([1, None, 3], "Int64")}), nan="omit").mean == [2.0]

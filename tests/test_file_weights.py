@@ -155,6 +155,23 @@ def stopping_at_once(done: int, total: int | None) -> None:
     raise KeyboardInterrupt
 
 
+def test_weights_of_no_meaning(tmp_path: Path, x: Array, w: Array) -> None:
+    source = datafiles.save_npy(tmp_path, x)
+    pd.DataFrame({"w": w, "v": w, "t": "text"}).to_csv(tmp_path / "w.csv", index=False)
+    (tmp_path / "folder").mkdir()
+    for number in range(2):
+        np.save(tmp_path / "folder" / f"{number}.npy", w)
+    for weights, said in (
+        (tmp_path / "folder", "weights must be one file, got the folder '.*folder'"),
+        (tmp_path / "w.csv", "weights must be a table of one column, got 2 in '.*w.csv'"),
+        (np.ones((1, 1, 3)), r"weights must have a shape that broadcasts to \(9000, 3\), got \(1, 1, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fastbn.stream(source, weights=weights)
+    with pytest.raises(ValueError, match=r"weights must name a column of numbers, got 't' of .*w.csv"):
+        fastbn.stream(tmp_path / "w.csv", weights="t")
+
+
 def test_images_have_no_weights(tmp_path: Path, rng: np.random.Generator) -> None:
     folder = datafiles.save_images(tmp_path / "images", datafiles.random_images(rng, 2))
     with pytest.raises(ValueError, match="weights must come with arrays or tables, got the images of"):

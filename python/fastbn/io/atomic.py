@@ -104,7 +104,7 @@ def _exchanged(one: str, other: str) -> bool:
     """Exchange two names in one step, if the system and the file system can do that: Linux's renameat2."""
     try:
         exchange = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # pragma: no cover (another C library)
         return False
     return bool(exchange(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
 

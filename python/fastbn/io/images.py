@@ -60,7 +60,10 @@ class _Waiting(NamedTuple):
 
 
 class _Header(NamedTuple):
-    """What an image is, before it is decoded: of which kind and size, and how to decode it."""
+    """What an image is, before it is decoded: of which kind and size, and how to decode all that a file has of them.
+
+    ``each`` decodes them one by one, where that can be.
+    """
 
     kind: str
     pixels: int
@@ -68,6 +71,7 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
     decode: Callable[[], list[Array]]
     nodata: tuple[Any, ...] = ()
+    each: Callable[[], Iterator[Array]] | None = None
 
 
 _Reader: TypeAlias = Callable[[str, Reading], _Header]
@@ -142,6 +146,9 @@ class ImageSource:
                 nbytes = header.pixels * channels * (1 + self._reading.beside)
                 while len(waiting) >= 2 * _WORKERS or (waiting and _held(waiting) + nbytes > self._most):
                     yield from self._finished(waiting.popleft())
+                if header.each is not None and nbytes > self._most:
+                    yield from self._one_by_one(index, header.each())
+                    continue
                 waiting.append(_Waiting(index, nbytes, pool.submit(self._decoded, header)))
             while waiting:
                 yield from self._finished(waiting.popleft())
@@ -181,9 +188,22 @@ class ImageSource:
         for number, values in enumerate(pictures, 1):
             yield Picture(path, values, waiting.number + 1 if number == len(pictures) else None)
 
+    def _one_by_one(self, index: int, images: Iterator[Array]) -> Iterator[Picture]:
+        """Yield the images of a file that are too many for the memory; where one is damaged, the run ends."""
+        path = self._files[index]
+        with naming(path):
+            last = next(images)
+            for image in images:
+                yield Picture(path, self._as_chosen(last), None)
+                last = image
+            yield Picture(path, self._as_chosen(last), index + 1)
+
     def _decoded(self, header: _Header) -> list[Array]:
-        pictures = [values.reshape(*values.shape[:2], -1) for values in header.decode()]
-        return pictures if self._all else [values[:, :, self.chosen] for values in pictures]
+        return [self._as_chosen(values) for values in header.decode()]
+
+    def _as_chosen(self, values: Array) -> Array:
+        values = values.reshape(*values.shape[:2], -1)
+        return values if self._all else values[:, :, self.chosen]
 
     def _first(self) -> _Header:
         """Return what the first image is that can be read."""
@@ -376,7 +396,7 @@ def _tiff(path: str, reading: Reading) -> _Header:
     with tifffile.TiffFile(path) as tiff:
         pages = list(_pages(tiff))
         if not pages:
-            raise UnreadableError(f"{path} must hold an image, got none")
+            raise UnreadableError(f"{path} must hold an image, got smaller copies and masks alone")
         first = pages[0].keyframe
         channels, dtype, colour = _samples(path, first)
         for page in pages:
@@ -386,11 +406,13 @@ def _tiff(path: str, reading: Reading) -> _Header:
         text = first.tags.valueof("GDAL_NODATA")
     nodata = () if text is None else _gdal(str(text), dtype)
 
-    def decode() -> list[Array]:
+    def each() -> Iterator[Array]:
         with tifffile.TiffFile(path) as tiff:
-            return [_channels_last(*each, channels) for series in _series(tiff) for each in _decoded(series)]
+            for series in _series(tiff):
+                for page in _decoded(series):
+                    yield _channels_last(*page, channels)
 
-    return _Header(_kind(channels, dtype, colour), pixels, channels, dtype, decode, nodata)
+    return _Header(_kind(channels, dtype, colour), pixels, channels, dtype, lambda: list(each()), nodata, each)
 
 
 def _series(tiff: Any) -> Iterator[Any]:
