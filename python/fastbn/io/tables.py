@@ -271,11 +271,13 @@ class TextTable:
         self._names = [str(i) for i in range(len(names))] if reading.header is False else names
         sample = next(self._lines(self._begin), (b"", 0))[0]
         self._types = self._inferred(sample)
-        texts = self._parsed(sample, dict.fromkeys(map(str, range(len(names))), needed("pyarrow", "Tables").string()))
+        texts: Any = None  # of the sample, if there is a column that holds some
         self.fields = []
         for number, name in enumerate(self._names):
             field = field_of(name, self._types[str(number)])
             if not field.numeric and not field.empty:
+                as_text = dict.fromkeys(self._types, needed("pyarrow", "Tables").string())
+                texts = self._parsed(sample, as_text) if texts is None else texts
                 field = field._replace(odd=self._odd(texts.column(number)))
             # What is empty so far may have numbers later, and is not left out silently.
             self.fields.append(field._replace(numeric=field.numeric or field.empty, counts=field.counts or field.empty))
@@ -298,14 +300,15 @@ class TextTable:
         """Return the type of each column; what pyarrow takes for integers and not for numbers is text: 0x1F."""
         pa = needed("pyarrow", "Tables")
         types = {str(i): kind for i, kind in enumerate(self._parsed(sample).schema.types)}
-        while True:
+        while any(pa.types.is_integer(kind) for kind in types.values()):
             numeric = {i: _as_parsed(kind) if field_of("", kind).numeric else kind for i, kind in types.items()}
             try:
                 self._parsed(sample, numeric)
             except _ConversionError as error:
                 types[str(error.column)] = pa.string()
             else:
-                return types
+                break
+        return types
 
     def _odd(self, column: Any) -> str | None:
         """Return the first entry that is no number, where half of those that are there are numbers."""
