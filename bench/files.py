@@ -307,7 +307,7 @@ def kills(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str]
     old = folder / "old.h5"
     with h5py.File(old, "w") as file:
         file["x"], file["z"] = x[:100_000], x[:5]
-    whole, copied, store = folder / "whole.npz", folder / "whole.npy", folder / "k.h5"
+    whole, copied, store = folder / "all.npz", folder / "all.npy", folder / "k.h5"
     ran(*fastbn("stats", folder / "x.npy", "--memory", "1M", "--out", whole))
     ran(*fastbn("standardize", folder / "x.npy", "--memory", "1M", "--stats", whole, "--out", copied))
 

@@ -151,6 +151,7 @@ def test_hdf5_keeps_how_it_was_stored(tmp_path: Path, x: Array) -> None:
             time_of.make_scale("time")
             data.dims[0].attach_scale(time_of)
             data.dims[0].label, data.dims[1].label = "time", "band"
+            data.attrs["note"] = np.bytes_(b"by hand")
             data.attrs.update(
                 {"units": "K", "long_name": "warmth", "scale_factor": 0.01, "_FillValue": np.int16(-32768)}
             )
@@ -161,6 +162,7 @@ def test_hdf5_keeps_how_it_was_stored(tmp_path: Path, x: Array) -> None:
             z = file["z"]
             assert (z.chunks, z.compression, z.compression_opts, z.shuffle) == ((100, 3), "gzip", 7, True)
             assert dict(z.attrs).keys() & {"units", "long_name", "scale_factor", "_FillValue"} == {"units", "long_name"}
+            assert z.attrs["note"] == "by hand"
             assert [dim.label for dim in z.dims] == ["time", "band"]
             assert len(z.dims[0]) == (1 if name == "k.h5" else 0)
             assert z.dtype == np.float64

@@ -515,7 +515,8 @@ def _column(frame: Any, number: int) -> Array:
     else:
         column = frame.column(number) if hasattr(frame, "column_names") else frame[:, number]
     values = np.asarray(column)
-    if values.dtype == object and getattr(getattr(column, "dtype", None), "kind", "O") in "biuf":
+    kind = getattr(getattr(column, "dtype", None), "kind", "O")
+    if values.dtype == object and kind in "biuf":  # pragma: no cover (version 2 of pandas)
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     return values
 

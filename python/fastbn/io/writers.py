@@ -111,8 +111,8 @@ class ArrayWriter(Protocol):
         """Let go of the file, complete or not."""
         ...
 
-    def settle(self) -> None:
-        """Have the system write out what was written, so that a run can go on from here."""
+    def settle(self, rows: int) -> None:
+        """Have the system write out what was written, an array of so many rows, so that a run can go on from here."""
         ...
 
 
@@ -199,8 +199,10 @@ class NpyWriter:
         """Close the file."""
         self._file.close()
 
-    def settle(self) -> None:
-        """Have the system write out what was written."""
+    def settle(self, rows: int) -> None:
+        """Have the system write out what was written, with the header that it needs."""
+        self._file.seek(0)
+        self._header(rows)
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -256,11 +258,9 @@ class ChunkedWriter:
         self._array[region] = values
 
     def finish(self, rows: int) -> None:
-        """Give the array its size."""
-        if rows != self._array.shape[0]:
-            self._resize(rows)
+        """Do nothing: it has grown as it was written."""
 
-    def settle(self) -> None:
+    def settle(self, rows: int) -> None:
         """Have the system write out what was written, which is in many files."""
         os.sync()
 
@@ -634,7 +634,7 @@ class FileSink:
     def settle(self) -> None:
         """Have the system write out what was written."""
         if self._array is not None:
-            self._array.settle()
+            self._array.settle(self.rows)
 
     def undo(self) -> bool:
         """Whether a source that failed has left nothing behind."""
@@ -644,7 +644,7 @@ class FileSink:
         """Complete the file."""
         if self._array is not None:
             self._array.finish(self.rows)
-        elif self._table is None:
+        elif self._table is None and not self._resumed:  # else it was complete when the run was stopped
             raise ValueError("source must hold something that can be read, got nothing")
 
     def close(self) -> None:
