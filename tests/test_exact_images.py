@@ -99,6 +99,32 @@ def test_what_pillow_would_convert_is_refused(tmp_path: Path) -> None:
         fastbn.stream(tmp_path / "c.tif")
 
 
+def test_no_mode_takes_bits_away(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.full((4, 4, 3), 1000, np.uint16)))
+    tifffile.imwrite(tmp_path / "b.tif", np.full((4, 4), 1000, np.uint16))
+    tifffile.imwrite(tmp_path / "c.tif", np.full((4, 4), 0.5, np.float32))
+    (tmp_path / "d.pgm").write_bytes(pnm("P5", np.full((4, 4, 1), 1000), 4095))
+    (tmp_path / "e.jp2").write_bytes(imagecodecs.jpeg2k_encode(np.full((4, 4, 3), 1000, np.uint16), level=0))
+    for path in sorted(tmp_path.iterdir()):
+        for mode in ("L", "RGB"):
+            with pytest.raises(
+                ValueError, match=rf"{path.name} (must have 8 bits to be of mode {mode}|cannot be read)"
+            ):
+                fastbn.stream(path, mode=mode)
+    tifffile.imwrite(tmp_path / "f.tif", np.full((4, 4, 3), 9, np.uint8), photometric="rgb")
+    assert fastbn.stream(tmp_path / "f.tif", mode="L").mean == [9.0]
+
+
+def test_bits_that_are_packed(tmp_path: Path, rng: np.random.Generator) -> None:
+    for bits in (2, 4, 10, 12, 14):
+        values = rng.integers(0, 2**bits, (6, 8)).astype(np.uint16 if bits > 8 else np.uint8)
+        shown = np.unpackbits(values.astype(">u2")[..., None].view(np.uint8), axis=-1)
+        rows = np.packbits(shown[..., -bits:].reshape(6, -1), axis=1).tobytes()
+        page = {"shape": (6, 8), "dtype": values.dtype, "bitspersample": bits, "photometric": "minisblack"}
+        tifffile.imwrite(tmp_path / "x.tif", iter([rows]), compression=None, rowsperstrip=6, **page)
+        assert_counts(tmp_path / "x.tif", values[..., None])
+
+
 # More than one image in a file.
 
 

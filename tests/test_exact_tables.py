@@ -93,6 +93,13 @@ def test_columns_of_frames_go_by_name(tmp_path: Path, x: Array, make: Callable[[
         fastbn.stream([other, make({"a": x[:, 0]})])
 
 
+def test_numbers_of_columns_are_no_names(tmp_path: Path, x: Array) -> None:
+    moments = fastbn.stream(x, columns=[1, 0])
+    assert moments.names is None  # type: ignore[attr-defined]
+    fastbn.standardize(x[:, ::-1], moments, tmp_path / "y.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(x)[:, ::-1], **CLOSE)
+
+
 def test_names_stay_with_moments(x: Array) -> None:
     a, b = (fastbn.stream(pd.DataFrame(part, columns=["a", "b"])) for part in (x[:5], x[5:]))
     for same in (a + b, b.copy().merge(a), pickle.loads(pickle.dumps(a + b))):
@@ -298,6 +305,19 @@ def test_a_column_of_almost_numbers_is_named(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fastbn.stream(tmp_path / "x.csv", columns=["a"])
+
+
+@pytest.mark.parametrize(
+    "entries", [["?", "1"], ["1", "?", "?", "?"], ["-", "-", "2.5"], ["1", "2", "3 kg"], ["1", "1,5x"]]
+)
+def test_first_entries_that_are_no_numbers(tmp_path: Path, entries: list[str]) -> None:
+    (tmp_path / "x.tsv").write_text("a\tb\n" + "".join(f"1\t{entry}\n" for entry in entries))
+    odd = next(entry for entry in entries if not entry.replace(".", "").isdecimal())
+    with pytest.warns(RuntimeWarning) as caught:
+        fastbn.stream(tmp_path / "x.tsv")
+    assert f"column 'b' of {tmp_path}/x.tsv is left out, for not all of it are numbers: {odd!r}" in str(
+        caught[0].message
+    )
 
 
 @pytest.mark.parametrize("ids", [["0x10", "0x1F", "0x2A"], ["1e5", "10", "0a3"], ["12", "13", "0xff"]])

@@ -16,7 +16,7 @@ from fastbn.io.options import Moments, Shape
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2
-_NUMBERS = ("place", "position", "row", "before")
+_NUMBERS = ("place", "position", "row", "before", "named")
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Progress:
     total: Moments = field(default_factory=Moments)
     parts: dict[Shape, Moments] = field(default_factory=dict)
     names: list[str] | None = None
+    named: bool = False  # whether these are more than numbers
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

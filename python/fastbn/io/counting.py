@@ -86,7 +86,7 @@ class Counting:
         found = joined(self.state.parts)
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:
-            self.state.names = list(source.names)
+            self.state.names, self.state.named = list(source.names), is_table(place) or place.kind == "images"
 
     def _count(self, source: Source, block: Block) -> None:
         corner = tuple(block.corner[axis] for axis in source.axis)

@@ -266,11 +266,16 @@ def _kind(channels: int, dtype: np.dtype[Any], colour: bool) -> str:
 
 def _header_of(path: str, reading: Reading) -> _Header:
     suffix = suffix_of(path)
-    reader: _Reader = _pillow
+    reader: _Reader = _tiff if suffix in (".tif", ".tiff") else _pnm if suffix in _PNM else _pillow
+    reader = _deep if suffix in _CODECS or _deep_png(path) else reader
     if reading.mode is None:
-        reader = _tiff if suffix in (".tif", ".tiff") else _pnm if suffix in _PNM else reader
-        reader = _deep if suffix in _CODECS or _deep_png(path) else reader
-    header = reader(path, reading)
+        header = reader(path, reading)
+    else:
+        header, stored = _pillow(path, reading), ""
+        with suppress(UnreadableError):  # of what only a mode makes readable, CMYK for instance
+            stored = reader(path, reading._replace(mode=None)).kind
+        if stored not in ("", "L", "RGB") and not stored.endswith(" channels"):
+            raise UnreadableError(f"{path} must have 8 bits to be of mode {reading.mode}, got mode {stored}")
     if header.pixels > reading.max_pixels:
         raise UnreadableError(
             f"{path} must have at most {reading.max_pixels} pixels, got {header.pixels} (max_pixels= allows more)"
@@ -285,8 +290,6 @@ def _pillow(path: str, reading: Reading) -> _Header:
     pillow = needed("PIL.Image", "Images")
     with pillow.open(path) as image:
         mode, asked = str(image.mode), reading.mode
-        if asked is not None and mode.startswith(("I", "F")):
-            raise UnreadableError(f"{path} must have 8 bits to be of mode {asked}, got mode {mode}")
         if asked is None and mode not in (*_EXACT, "I;16", "I", "F"):
             raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got mode {mode}")
         frames = 1 if image.format in ("JPEG", "MPO", "ICO") else getattr(image, "n_frames", 1)

@@ -38,7 +38,8 @@ def other_columns(source: Any, reading: Reading) -> list[str]:
             continue
         try:
             with closing(opened(place, reading)) as table:
-                return [field.name for field in getattr(table, "fields", ()) if not field.counts]
+                fields = enumerate(getattr(table, "fields", ()))
+                return [field.name or f"unnamed {number}" for number, field in fields if not field.counts]
         except (OSError, UnreadableError):  # left out itself
             continue
     return []

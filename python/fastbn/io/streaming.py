@@ -88,7 +88,7 @@ def stream(
         Instead of `axis`, the names of the dimensions to reduce, of xarray objects and of files that name them.
     columns : sequence of int or str, optional
         The features to count, in the order wanted: by number, or in tables and images by name. By default all; of a
-        table all columns of numbers but those of pandas' index. Columns of text of which most entries are numbers are
+        table all columns of numbers but those of pandas' index. Columns of text of which some entries are numbers are
         left out with a RuntimeWarning.
     weights : str, path or array_like, optional
         How much each value counts: the name of a table's column; one for each row of all sources; or an array that
@@ -263,7 +263,8 @@ def streamed(
     axis = 1 if reading.axis is None else reading.axis
     if reading.dim is not None and counting.axis is not None:
         axis = counting.axis
-    stats = Stats(NamedMoments.of(scaled(state.total, divisor), names), names, divisor, axis, reading.mode)
+    moments = NamedMoments.of(scaled(state.total, divisor), names if state.named else None)
+    stats = Stats(moments, names, divisor, axis, reading.mode)
     return Streamed(stats, state.skipped, state.notes, kept)
 
 

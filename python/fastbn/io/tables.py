@@ -49,7 +49,7 @@ class Field(NamedTuple):
     """A column of a table: its name and type, and whether it counts unless others are asked for.
 
     ``numeric`` columns can be asked for; of ``empty`` ones nothing is known yet. ``odd`` is the first entry that is no
-    number in a column of text of which most are.
+    number in a column of text of which others are.
     """
 
     name: str
@@ -311,10 +311,10 @@ class TextTable:
         return types
 
     def _odd(self, column: Any) -> str | None:
-        """Return the first entry that is no number, where half of those that are there are numbers."""
+        """Return the first entry that is no number, where others are."""
         texts = [text for text in column.to_pylist() if text and text not in self._nulls()]
         wrong = [text for text in texts if not self._is_number(text)]
-        return wrong[0] if wrong and 2 * len(wrong) <= len(texts) else None
+        return wrong[0] if 0 < len(wrong) < len(texts) else None
 
     def _nulls(self) -> list[str]:
         return [*needed("pyarrow.csv", "Tables").ConvertOptions().null_values, *self._reading.null_values]
