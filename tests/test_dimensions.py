@@ -124,9 +124,9 @@ def test_names_of_hdf5_and_zarr(tmp_path: Path, rng: np.random.Generator) -> Non
         file["x"] = x
         for number, name in enumerate(("time", "lat", "lon")):
             file["x"].dims[number].label = name
-    array = zarr.create_array(
-        str(tmp_path / "x.zarr"), data=x, chunks=(3, 5, 4), dimension_names=("time", "lat", "lon")
-    )
+    array = zarr.open_array(str(tmp_path / "x.zarr"), mode="w", shape=x.shape, dtype=x.dtype, chunks=(3, 5, 4))
+    array[...] = x
+    array.attrs["_ARRAY_DIMENSIONS"] = ["time", "lat", "lon"]
     for source in (tmp_path / "x.h5", tmp_path / "x.zarr", array):
         assert_streamed(fastbn.stream(source, dim=["lat", "time"]), x, 2)
         with pytest.raises(ValueError, match=r"dim must name dimensions of .* \(time, lat, lon\), got depth"):
@@ -164,7 +164,7 @@ def test_packed_numbers_are_unpacked(tmp_path: Path, rng: np.random.Generator, n
     encoding = {"v": {"dtype": "int16", "scale_factor": 0.01, "add_offset": 5.0, "_FillValue": -32768}}
     array.to_netcdf(tmp_path / "x.nc", engine="h5netcdf", encoding=encoding)
     array.to_netcdf(tmp_path / "y.nc", engine="scipy", encoding=encoding)
-    for store, version in (("x.zarr", 3), ("z.zarr", 2)):
+    for store, version in (("x.zarr", 3 if zarr.__version__ >= "3" else 2), ("z.zarr", 2)):
         array.to_zarr(tmp_path / store, mode="w", zarr_format=version, consolidated=False, encoding=encoding)
     found = fastbn.stream(f"{tmp_path}/{name}")
     assert np.asarray(found.count).tolist() == [50, 50, 49, 50]

@@ -19,6 +19,7 @@ from datafiles import LEAST, Array
 from helpers import run
 
 Store = dict[str, Array]
+NEW = zarr.__version__ >= "3"  # older ones have other functions to make arrays, and one format
 
 # zarr says of what is consolidated in version 3 that not everybody knows it.
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
@@ -50,19 +51,21 @@ def hdf5(folder: Path, arrays: Store) -> str:
 
 def zarr_of(version: int, consolidated: bool) -> Callable[[Path, Store], str]:
     def save(folder: Path, arrays: Store) -> str:
-        group = zarr.open_group(str(folder / "k.zarr"), mode="w", zarr_format=version)
+        of_version = {"zarr_format": version} if NEW else {}
+        group = zarr.open_group(str(folder / "k.zarr"), mode="w", **of_version)
         for name, value in arrays.items():
-            group.create_array(name, data=value, chunks=(50, 2)).attrs["unit"] = name
+            create = group.create_array if NEW else group.create_dataset
+            create(name, data=value, chunks=(50, 2)).attrs["unit"] = name
         group.attrs["made"] = "here"
         if consolidated:
-            zarr.consolidate_metadata(str(folder / "k.zarr"), zarr_format=version)
+            zarr.consolidate_metadata(str(folder / "k.zarr"), **of_version)
         return str(folder / "k.zarr")
 
     save.__name__ = f"zarr{version}{'c' * consolidated}"
     return save
 
 
-SAVES = [npz, hdf5, *(zarr_of(version, flag) for version in (2, 3) for flag in (False, True))]
+SAVES = [npz, hdf5, *(zarr_of(version, flag) for version in ((2, 3) if NEW else (2,)) for flag in (False, True))]
 
 
 def held(path: str) -> Store:
@@ -77,11 +80,17 @@ def held(path: str) -> Store:
                 lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
             )
         return found
-    return {
-        name: np.asarray(item[...])
-        for name, item in zarr.open_group(path, mode="r").members(None)
-        if hasattr(item, "dtype")
-    }
+    group = zarr.open_group(path, mode="r")
+
+    def visit(group: Any, prefix: str) -> None:
+        for name in group:
+            if isinstance(group[name], zarr.Array):
+                found[prefix + name] = np.asarray(group[name][...])
+            else:
+                visit(group[name], f"{prefix}{name}/")
+
+    visit(group, "")
+    return found
 
 
 @pytest.mark.parametrize("save", SAVES, ids=lambda save: save.__name__)
@@ -168,6 +177,7 @@ def test_hdf5_keeps_how_it_was_stored(tmp_path: Path, x: Array) -> None:
             assert z.dtype == np.float64
 
 
+@pytest.mark.skipif(not NEW, reason="made by functions of version 3")
 @pytest.mark.parametrize("version", [2, 3])
 def test_zarr_keeps_how_it_was_stored(tmp_path: Path, x: Array, version: int) -> None:
     options: dict[str, Any] = {"dimension_names": ("time", "band"), "shards": (200, 4)} if version == 3 else {}
@@ -192,7 +202,7 @@ def test_zarr_keeps_how_it_was_stored(tmp_path: Path, x: Array, version: int) ->
 
 
 def test_stores_on_file_systems_without_links(tmp_path: Path, x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, real = zarr_of(3, True)(tmp_path, {"x": x, "z": x[:5]}), os.link
+    path, real = zarr_of(3 if NEW else 2, True)(tmp_path, {"x": x, "z": x[:5]}), os.link
 
     def failing(source: Any, target: Any) -> None:
         if str(source).startswith(path):
@@ -220,7 +230,7 @@ fastbn.standardize(source, moments, out, overwrite=True, memory=2**18)
 """
 
 
-@pytest.mark.parametrize("save", [npz, hdf5, zarr_of(3, True)], ids=lambda save: save.__name__)
+@pytest.mark.parametrize("save", [npz, hdf5, zarr_of(3 if NEW else 2, True)], ids=lambda save: save.__name__)
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(
     tmp_path: Path, rng: np.random.Generator, save: Callable[[Path, Store], str]
 ) -> None:

@@ -100,7 +100,8 @@ def hdf5(folder: Path, x: Array, **attrs: Any) -> str:
 
 
 def zarr_(folder: Path, x: Array, **attrs: Any) -> str:
-    array = zarr.create_array(str(folder / "x.zarr"), data=x, overwrite=True, fill_value=0)
+    array = zarr.open_array(str(folder / "x.zarr"), mode="w", shape=x.shape, dtype=x.dtype, fill_value=0)
+    array[...] = x
     array.attrs.update({key: np.asarray(value).tolist() for key, value in attrs.items()})
     return str(folder / "x.zarr")
 

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastbn.checks import converted
-from fastbn.io.options import Array, Axis, Reading, Shape
+from fastbn.io.options import Array, Axis, Reading, Shape, converted
 from fastbn.io.places import Place, is_frame
 from fastbn.io.sources import Block, NoData, Origin, Ring, UnreadableError, chosen_columns, needed, nodata_of
 

@@ -9,7 +9,17 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn.checks import LARGEST, Axis, Shape, checked_axis, checked_dtype, checked_flag, checked_real
+from fastbn.checks import (
+    LARGEST,
+    Axis,
+    Shape,
+    checked_axis,
+    checked_choice,
+    checked_dtype,
+    checked_flag,
+    checked_real,
+    converted,
+)
 from fastbn.statistics import Moments
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -20,7 +30,18 @@ OnError: TypeAlias = Literal["raise", "skip"] | Callable[[str, Exception], objec
 Report: TypeAlias = Callable[[int, int | None], object]
 Listener: TypeAlias = Callable[[str, Exception], object]
 
-__all__ = ["LARGEST", "Axis", "Moments", "Shape", "checked_axis", "checked_flag", "checked_real"]
+# What else the files of this folder take from the rest of fastbn.
+__all__ = [
+    "LARGEST",
+    "Axis",
+    "Moments",
+    "Shape",
+    "checked_axis",
+    "checked_choice",
+    "checked_flag",
+    "checked_real",
+    "converted",
+]
 
 MEMORY = 64 << 20
 LEAST_MEMORY = 1 << 18

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy.typing as npt
 
-from fastbn.checks import checked_choice
 from fastbn.io.options import (
     LARGEST,
     MAX_PIXELS,
@@ -26,6 +25,7 @@ from fastbn.io.options import (
     Path,
     Reading,
     Report,
+    checked_choice,
     checked_flag,
     checked_on_error,
     checked_real,
