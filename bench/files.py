@@ -1,14 +1,17 @@
 """The `fastbn` command on files larger than the memory it may use: rate, peak of memory, and going on after kill -9.
 
-    python bench/files.py [--quick] [--bytes 4G] [--images 2000] [--memory 64M] [--folder build/bench/files]
+    python bench/files.py [--quick] [--bytes 4G] [--images 2000] [--rows 1000000] [--kills 50] [--memory 64M]
+                          [--folder build/bench/files]
 
-Makes the files, runs each command in a process of its own beside plain reading, copying and decoding, prints tables,
-writes them to build/bench/files.md and removes the files. Knows nothing of what is in fastbn.
+Makes the files, runs each command in a process of its own beside plain reading, copying, decoding, and pyarrow with
+NumPy, kills commands at random moments, prints tables, writes them to build/bench/files.md and removes the files. Knows
+nothing of what is in fastbn.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -65,6 +68,19 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     count, total, squares = count + len(x), total + x.sum(0), squares + (x**2).sum(0)
 mean = total / count
 print(mean, np.sqrt(squares / count - mean**2))
+"""
+
+
+# What tables are compared with: the whole in memory, and NumPy's statistics of each column.
+ARROW = """
+import sys
+import numpy as np
+from pyarrow import csv, parquet
+path = sys.argv[1]
+table = csv.read_csv(path) if path.endswith("csv") else parquet.read_table(path)
+for column in table.columns:
+    x = column.to_numpy()
+    x.mean(dtype=float), x.std(dtype=float), x.min(), x.max()
 """
 
 
@@ -253,6 +269,95 @@ def images(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str
     yield from table(found, nbytes, units, bare)
 
 
+def tables(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str]:
+    """Measure a Parquet and a .csv file, and one of very many columns."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((options.rows, COLUMNS), np.float32)
+    tall = pa.table({f"c{i}": column for i, column in enumerate(x.T)})
+    wide = pa.table({f"c{i}": column for i, column in enumerate(rng.standard_normal((8000, 100)))})
+    pa.parquet.write_table(tall, folder / "x.parquet")
+    pa.parquet.write_table(wide, folder / "wide.parquet")
+    pa.csv.write_csv(tall.slice(0, options.rows // 5), folder / "x.csv")
+    for name in ("x.parquet", "x.csv", "wide.parquet"):
+        path = folder / name
+        found = interleaved(
+            1 if options.quick else 3,
+            {
+                "pyarrow and NumPy": lambda path=path: ran(sys.executable, "-c", ARROW, str(path)),
+                STATS: lambda path=path: ran(*fastbn("stats", path, "--memory", options.memory, "--json")),
+            },
+        )
+        yield f"{name}, {path.stat().st_size / 2**20:.0f} MiB:\n"
+        yield from table(found, path.stat().st_size, {STATS: "pyarrow and NumPy"}, bare)
+        yield ""
+        path.unlink()
+
+
+def kills(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str]:
+    """Kill commands at random moments: nothing may be half, counted twice or lost."""
+    import h5py
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400_000, 16))
+    np.save(folder / "x.npy", x)
+    old = folder / "old.h5"
+    with h5py.File(old, "w") as file:
+        file["x"], file["z"] = x[:100_000], x[:5]
+    whole, copied, store = folder / "all.npz", folder / "all.npy", folder / "k.h5"
+    ran(*fastbn("stats", folder / "x.npy", "--memory", "1M", "--out", whole))
+    ran(*fastbn("standardize", folder / "x.npy", "--memory", "1M", "--stats", whole, "--out", copied))
+
+    def like(path: Path, other: Path) -> bool:
+        return not path.exists() or path.read_bytes() == other.read_bytes()
+
+    def stored() -> bool:
+        with h5py.File(store) as file:
+            z = file["z"][...]
+            return bool(np.array_equal(file["x"][...], x[:100_000])) and len(z) in (5, 100_000)
+
+    out, y = folder / "out.npz", folder / "y.npy"
+    common = ["--memory", "1M", "--resume"]
+    cases: dict[str, tuple[list[str], Callable[[], bool], Path]] = {
+        "stats --resume": (
+            fastbn("stats", folder / "x.npy", *common, "--every", "0", "--out", out),
+            lambda: like(out, whole),
+            out,
+        ),
+        "standardize --resume": (
+            fastbn("standardize", folder / "x.npy", *common, "--stats", whole, "--out", y),
+            lambda: like(y, copied),
+            y,
+        ),
+        "standardize into a file": (
+            fastbn("standardize", f"{store}:x", "--memory", "1M", "--stats", whole, "--out", f"{store}:z", "--force"),
+            stored,
+            folder / "none",
+        ),
+    }
+    for name, (command, right, result) in cases.items():
+        shutil.copy(old, store)
+        seconds = ran(*command).seconds
+        complete, wrong = 0, 0
+        for delay in rng.uniform(0, seconds, options.kills):
+            if result.exists():
+                result.unlink()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(delay)
+            process.kill()
+            complete += process.wait() == 0
+            wrong += not right()
+        if result.exists():
+            result.unlink()
+        ran(*command)
+        wrong += not right()
+        yield f"{name}: killed {options.kills - complete} times at random moments, {complete} complete; {wrong} wrong."
+
+
 def nbytes_of(text: str) -> int:
     """Return a size as 64M or 4G as a number."""
     return int(float(text[:-1]) * 2 ** {"K": 10, "M": 20, "G": 30}[text[-1].upper()])
@@ -275,19 +380,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="an eighth of the data, one round")
     parser.add_argument("--bytes", type=nbytes_of, default="4G", help="size of the array")
     parser.add_argument("--images", type=int, default=2000, help="number of images")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the tables")
+    parser.add_argument("--kills", type=int, default=50, help="how often each command is killed")
     parser.add_argument("--memory", default="64M", help="what the command may use")
     parser.add_argument("--folder", type=Path, default=native.BUILD / "files", help="where the files are made")
     parser.add_argument("--markdown", type=Path, default=native.BUILD / "files.md", help="where the tables go")
     options = parser.parse_args()
     if options.quick:
         options.bytes, options.images = options.bytes // 8, options.images // 8
+        options.rows, options.kills = options.rows // 8, options.kills // 8
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     try:
         bare = median([ran(*fastbn("info")) for _ in range(3)])
         lines = ["# Files larger than memory", "", surroundings(), ""]
         lines.append(f"`fastbn info`, a bare command: {bare.seconds:.2f} s, {bare.peak / 2**20:.0f} MiB.\n")
-        for measured in (arrays, images):
+        for measured in (arrays, tables, images, kills):
             for line in measured(options.folder, options, bare):
                 lines.append(line)
                 print(line, flush=True)

@@ -296,11 +296,11 @@ def test_a_stopped_command_leaves_no_half_file(
     assert command("stats", source, "--out", stats)[0] == 0
     seen: list[int] = []
 
-    def stopping(self: object, done: float) -> None:
+    def stopping(self: object, done: float, nbytes: int = 0) -> None:
         seen.append(len(list(tmp_path.glob(".y.csv*"))))
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("fastbn.io.rewriting.Rewriting._tell", stopping)
+    monkeypatch.setattr("fastbn.io.run.Run.tell", stopping)
     before = signal.getsignal(signal.SIGTERM)
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
@@ -680,6 +680,6 @@ import fastbn
 new = {name.partition(".")[0] for name in set(sys.modules) - before} - {"fastbn"}
 print(sorted(new & {"json", "zipfile", "threading", "queue", "concurrent", "csv", "socket", "glob", "typer", "rich",
     "pyarrow", "h5py", "zarr", "PIL", "hashlib", "base64", "tempfile", "shutil"}))
-print(sorted(name for name in sys.modules if name.startswith("fastbn.io.sources")))
+print(sorted(name for name in sys.modules if name.startswith("fastbn.io.sources") or name == "fastbn.io.arrays"))
 """)
     assert done.stdout.splitlines() == ["[]", "[]"]

@@ -45,7 +45,7 @@ def test_timing_does_not_matter(tmp_path: Path, images: list[Array], monkeypatch
     folder = save_images(tmp_path / "images", images)
     found = fastbn.stream(folder, memory=LEAST)
     for workers in (1, 2, 7):
-        monkeypatch.setattr("fastbn.io.sources.images._WORKERS", workers)
+        monkeypatch.setattr("fastbn.io.images._WORKERS", workers)
         assert same_bits(fastbn.stream(folder, memory=LEAST), found)
 
 

@@ -481,7 +481,7 @@ def test_csv_in_all_its_forms(tmp_path: Path) -> None:
     path.write_text("1.5,2\n3,4\n")
     assert_streamed(fastbn.stream(path, header=False), np.array([[1.5, 2.0], [3.0, 4.0]]))
     path.write_text("2019,2020\n3,4\n5,NA\n")
-    assert fastbn.stream(path, columns=["2020"], nan="omit").mean == [4.0]
+    assert fastbn.stream(path, columns=["2020"], nan="omit", header=True).mean == [4.0]
     path.write_text("a\n1\n2\n3.5\n")  # whole numbers at first
     assert_streamed(fastbn.stream(path), np.array([[1.0], [2.0], [3.5]]))
 

@@ -23,8 +23,8 @@ import pytest
 import zarr
 
 import fastbn
-from fastbn.io.destinations.writers import _chunks
 from fastbn.io.statsfiles import Stats, save_stats
+from fastbn.io.writers import _chunks
 from support import datafiles, peak_memory
 from support.datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, assert_streamed, random_images, save_images
 from support.interpreters import run_python

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastbn
-from fastbn.io.sources.arrays import Grid, extent, runs
+from fastbn.io.arrays import Grid, extent, runs
 from support import datafiles
 from support.datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, Save, assert_streamed, same_bits
 

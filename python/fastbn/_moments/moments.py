@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -385,12 +386,12 @@ class Moments:
 
     @classmethod
     def from_dict(cls: type[M], mapping: Mapping[str, Any]) -> M:
-        """Return what `to_dict` described; keys that are not Moments' are ignored.
+        """Return what `to_dict` described, or the `fastbn` command's JSON; keys that are not Moments' are ignored.
 
         Parameters
         ----------
         mapping : mapping of str to anything
-            With "count" among its keys; lists do for arrays.
+            With "count" among its keys; lists do for arrays, and in them None for NaN, "inf" and "-inf" for infinity.
 
         Returns
         -------
@@ -407,10 +408,15 @@ class Moments:
         if "count" not in mapping:
             raise ValueError(f"mapping must have a count, got the keys {list(mapping)}")
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
-        result = cls(**{key: mapping[key] for key in keys if key in mapping})
+        written = "kind" in mapping  # by the command, where a lone None is a NaN and not what is missing
+        result = cls(**{key: _as_number(mapping[key], written) for key in keys if key in mapping})
         if result._statistics is not None:
             high = {"mean_lo": result._statistics.mean, "m2_lo": result._statistics.m2}
-            low = {key: checked_low_part(key, mapping[key], high[key]) for key in high if key in mapping}
+            low = {
+                key: checked_low_part(key, _as_number(mapping[key], written), high[key])
+                for key in high
+                if key in mapping
+            }
             result._statistics = result._statistics._replace(**low)
         return result
 
@@ -545,3 +551,12 @@ def _brief(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     return np.array2string(value, precision=3, threshold=8, edgeitems=2, separator=" ").replace("\n", "")
+
+
+def _as_number(value: Any, alone: bool) -> Any:
+    """Return numbers of which NaN and infinity are spelled as JSON, which has neither, must spell them."""
+    if isinstance(value, list):
+        return [_as_number(item, True) for item in value]
+    if value is None:
+        return math.nan if alone else None
+    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value

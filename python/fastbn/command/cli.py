@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -17,26 +18,40 @@ from fastbn.command import display
 from fastbn.command.arguments import (
     Axis,
     Columns,
+    Comment,
     Computed,
+    Decimal,
+    Delimiter,
+    Dim,
+    Encoding,
     Force,
+    Header,
     Json,
+    MaxPixels,
     Memory,
     Mode,
-    NoHeader,
+    NoData,
+    NullValues,
     OnErrors,
+    Resume,
     Scale,
     Sources,
     WhenUnreadable,
     Written,
     axes_of,
     columns_of,
+    delimiter_of,
+    dims_of,
     nbytes_of,
+    nodata_of,
 )
 from fastbn.io.checkpoints import is_checkpoint
-from fastbn.io.sources import is_zarr, left_out, other_columns, places, replaces
+from fastbn.io.options import MAX_PIXELS, MEMORY, reading_of
+from fastbn.io.places import is_zarr, left_out, places, replaces
+from fastbn.io.run import other_columns
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
-from fastbn.io.streaming import MEMORY, reading_of, streamed
+from fastbn.io.streaming import streamed
 
 app = typer.Typer(
     name="fastbn",
@@ -97,20 +112,31 @@ def stats(
     out: Annotated[
         list[str], typer.Option("--out", "-o", help="Write the statistics to .npz or .json; may be repeated.")
     ] = [],  # noqa: B006
-    axis: Axis = "1",
+    axis: Axis = None,
+    dim: Dim = None,
     columns: Columns = [],  # noqa: B006
     dtype: Annotated[Computed | None, typer.Option(help="Convert values to this before they count.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="How much each value counts: a column of a table, or a file of one for each row.")
+    ] = None,
     where_finite: Annotated[bool, typer.Option("--where-finite", help="Leave out NaN and infinite values.")] = False,
     scale: Scale = None,
     mode: Mode = None,
-    no_header: NoHeader = False,
+    nodata: NoData = [],  # noqa: B006
+    max_pixels: MaxPixels = MAX_PIXELS,
+    header: Header = None,
+    null_values: NullValues = [],  # noqa: B006
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = "utf-8",
+    comment: Comment = None,
     memory: Memory = f"{MEMORY >> 20}M",
     on_error: OnErrors = WhenUnreadable.stop,
     checkpoint: Annotated[
         str | None, typer.Option(help="Where to keep how far the run is.  [default: OUT.checkpoint]")
     ] = None,
     every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 5.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
+    resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -123,8 +149,24 @@ def stats(
         _check_checkpoint(kept, out, sources)
         _note_checkpoint(kept, resume)
     chosen = None if dtype is None else dtype.value
-    reading = reading_of(axes_of(axis), columns_of(columns), chosen, mode, not no_header, nbytes_of(memory))
-    with display.progress("counting") as report:
+    reading = reading_of(
+        axis=None if axis is None else axes_of(axis),
+        dim=dims_of(dim),
+        columns=columns_of(columns),
+        weights=weights,
+        dtype=chosen,
+        mode=mode,
+        nodata=nodata_of(nodata),
+        max_pixels=max_pixels,
+        header=header,
+        null_values=null_values,
+        delimiter=delimiter_of(delimiter),
+        decimal=decimal,
+        encoding=encoding,
+        comment=comment,
+        memory=nbytes_of(memory),
+    )
+    with _resumable(kept), display.progress("counting") as report:
         found = streamed(
             _one_or_several(sources),
             reading,
@@ -135,6 +177,7 @@ def stats(
             every=every,
             resume=resume,
             progress=report,
+            note=display.note,
         )
     _note_left_out(sources)
     for path in out:
@@ -142,7 +185,7 @@ def stats(
     if out:
         found.settle()
     others = [] if columns else other_columns(_one_or_several(sources), reading)
-    _show(found.stats, as_json, others, skipped=found.skipped)
+    _show(found.stats, as_json, others, skipped=found.skipped, notes=found.notes)
     sys.stdout.flush()
     found.settle()
 
@@ -155,33 +198,51 @@ def standardize(
     axis: Annotated[
         str | None, typer.Option(help="Feature axis or axes of arrays. By default as in the statistics.")
     ] = None,
+    dim: Dim = None,
     columns: Columns = [],  # noqa: B006
     dtype: Annotated[Written | None, typer.Option(help="Type of what is written.")] = None,
     eps: Annotated[float, typer.Option(help="Added to the variance.")] = 0.0,
     scale: Scale = None,
     mode: Mode = None,
-    no_header: NoHeader = False,
+    nodata: NoData = [],  # noqa: B006
+    max_pixels: MaxPixels = MAX_PIXELS,
+    header: Header = None,
+    null_values: NullValues = [],  # noqa: B006
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    encoding: Encoding = "utf-8",
+    comment: Comment = None,
     memory: Memory = f"{MEMORY >> 20}M",
     on_error: OnErrors = WhenUnreadable.stop,
+    resume: Resume = False,
     force: Force = False,
 ) -> None:
     """Write (x - mean) / std of all values."""
     axes = None if axis is None else axes_of(axis)
-    with display.progress("writing") as report:
+    with _resumable("" if resume else None), display.progress("writing") as report:
         write_standardized(
             _one_or_several(sources),
             statistics,
             out,
             axis=axes,
+            dim=dims_of(dim),
             columns=columns_of(columns),
             dtype=None if dtype is None else dtype.value,
             eps=eps,
             scale=scale,
             mode=mode,
-            header=not no_header,
+            nodata=nodata_of(nodata),
+            max_pixels=max_pixels,
+            header=header,
+            null_values=null_values,
+            delimiter=delimiter_of(delimiter),
+            decimal=decimal,
+            encoding=encoding,
+            comment=comment,
             memory=nbytes_of(memory),
             on_error=_noted if on_error is WhenUnreadable.skip else "raise",
             overwrite=force,
+            resume=resume,
             progress=report,
         )
     _note_left_out(sources)
@@ -259,6 +320,19 @@ def _note_checkpoint(path: str, resume: bool) -> None:
         display.note(f"{path} is not there, so this begins at the beginning")
 
 
+@contextmanager
+def _resumable(checkpoint: str | None) -> Iterator[None]:
+    """Say of a run that is stopped how to go on."""
+    try:
+        yield
+    except SystemExit:
+        if checkpoint == "":
+            display.note("stopped; the same command goes on from there")
+        elif checkpoint is not None and is_checkpoint(checkpoint):
+            display.note(f"stopped; the same command with --resume goes on from {checkpoint}")
+        raise
+
+
 def _note_left_out(sources: list[str]) -> None:
     for source in sources:
         others = left_out(source) if os.path.isdir(source) and not is_zarr(source) else []
@@ -271,8 +345,8 @@ def _noted(name: str, error: Exception) -> None:
     display.note(f"left out: {_one_line(error)}")
 
 
-def _show(result: Stats, as_json: bool, others: list[str] | None = None, **more: Any) -> None:
+def _show(result: Stats, as_json: bool, others: Sequence[str] = (), notes: Sequence[str] = (), **more: Any) -> None:
     if as_json:
-        print(to_json(result, **more))
+        print(to_json(result, **more, **({"notes": list(notes)} if notes else {})))
     else:
-        display.show_stats(result, others or [])
+        display.show_stats(result, others, notes)

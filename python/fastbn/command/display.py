@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from fastbn.io.options import Report
 from fastbn.io.statsfiles import Stats
-from fastbn.io.streaming import Report
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal
-_PACKAGES = ("numpy", "pyarrow", "h5py", "zarr", "pillow", "typer", "rich")
+_PACKAGES = (
+    *("numpy", "pyarrow", "h5py", "zarr", "h5netcdf", "xarray"),
+    *("pillow", "tifffile", "imagecodecs", "typer", "rich"),
+)
 
 
-def show_stats(stats: Stats, others: Sequence[str] = ()) -> None:
+def show_stats(stats: Stats, others: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
     """Print a table: drawn on a terminal, and there of so many features alone; else plain and complete.
 
-    ``others`` are columns that were not read.
+    ``others`` are columns that were not read, ``notes`` what was done to values without being asked.
     """
     rows = list(_rows(stats))
     if sys.stdout.isatty():
@@ -43,6 +46,8 @@ def show_stats(stats: Stats, others: Sequence[str] = ()) -> None:
     if wrong:
         shown = ", ".join(wrong[:_MOST]) + (", ..." if len(wrong) > _MOST else "")
         print(f"NaN or infinite values in: {shown} (--where-finite leaves them out)")
+    for note_of_values in notes:
+        print(note_of_values)
     if others:
         print(f"not numbers, and not read: {', '.join(others[:_MOST])}{', ...' if len(others) > _MOST else ''}")
 
@@ -102,7 +107,7 @@ def _rows(stats: Stats) -> Iterator[tuple[str, ...]]:
     columns: list[Any] = [np.broadcast_to(moments.count, moments.shape), moments.mean, moments.std()]
     columns += [absent if extent is None else extent for extent in (moments.min, moments.max)]
     for label, count, *values in zip(stats.labels(), *(column.ravel().tolist() for column in columns), strict=True):
-        yield (label or "all", f"{count:.15g}", *(f"{value:.6g}" for value in values))
+        yield (label, f"{count:.15g}", *(f"{value:.6g}" for value in values))
 
 
 def spoiled(stats: Stats) -> list[str]:
@@ -114,4 +119,4 @@ def spoiled(stats: Stats) -> list[str]:
     for extent in (moments.min, moments.max):
         wrong |= False if extent is None else ~np.isfinite(extent)
     wrong &= np.asarray(moments.count) > 0
-    return [label or "all" for label, is_wrong in zip(stats.labels(), wrong.ravel().tolist(), strict=True) if is_wrong]
+    return [label for label, is_wrong in zip(stats.labels(), wrong.ravel().tolist(), strict=True) if is_wrong]

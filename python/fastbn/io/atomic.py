@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import os
@@ -11,14 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SUFFIX = ".part"
+_KEPT = "resume"  # where others have the number of their process
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]:
     """Give a temporary name beside ``path``, and rename what was written there if nothing was raised.
 
     The data are on the disk before the name is. Whatever is raised, the temporary file or folder is removed, and
-    OSError speaks of ``path``.
+    OSError speaks of ``path``. With ``keep`` it stays, under a name that is the same the next time.
     """
     target = os.fspath(path)
     folder, name = os.path.split(os.path.abspath(target))
@@ -27,19 +30,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     # No glob of data files matches a name that begins with a dot.
     prefix = os.path.join(folder, f".{name}.{_host()}-")
     _remove_stale(prefix)
-    temporary = f"{prefix}{os.getpid()}{_SUFFIX}"
+    temporary = f"{prefix}{_KEPT if keep else os.getpid()}{_SUFFIX}"
     try:
         yield temporary
         _synchronize_all(temporary)
         _put(temporary, target)
         _synchronize(folder)
     except OSError as error:
-        removed(temporary)
+        if not keep:
+            removed(temporary)
         if error.errno is not None:
             error.filename = str(error.filename or target).replace(temporary, target)
         raise
     except BaseException:
-        removed(temporary)
+        if not keep:
+            removed(temporary)
         raise
 
 
@@ -74,12 +79,16 @@ def _host() -> str:
 
 
 def _put(temporary: str, target: str) -> None:
-    """Rename. A folder replaces no folder that holds something, so that one goes aside first, and back if it must.
+    """Rename. A folder replaces no folder that holds something, so the two are exchanged, in one step if that can be.
 
-    Between the two renames the aside may be the only copy there is, so its name is none of those that are removed.
+    Else that one goes aside first, and back if it must. Between the two renames the aside may be the only copy there
+    is, so its name is none of those that are removed.
     """
     if not os.path.isdir(target):
         os.replace(temporary, target)
+        return
+    if _exchanged(temporary, target):
+        removed(temporary)
         return
     aside = f"{temporary.removesuffix(_SUFFIX)}.old"
     try:
@@ -89,6 +98,15 @@ def _put(temporary: str, target: str) -> None:
         if os.path.lexists(aside):
             os.rename(aside, temporary if os.path.lexists(target) else target)
     removed(temporary)
+
+
+def _exchanged(one: str, other: str) -> bool:
+    """Exchange two names in one step, if the system and the file system can do that: Linux's renameat2."""
+    try:
+        exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # pragma: no cover (another C library)
+        return False
+    return bool(exchange(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
 
 
 def _synchronize_all(path: str) -> None:

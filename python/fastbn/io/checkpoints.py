@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastbn._moments.moments import Moments
-from fastbn._validation import Shape
 from fastbn.io.atomic import replacing
-from fastbn.io.sources.base import Place, fingerprint
+from fastbn.io.options import Moments, Shape
+from fastbn.io.places import Place, fingerprint
 
-_FORMAT = 1
+_FORMAT = 2
+_NUMBERS = ("place", "position", "row", "before", "named")
 
 
 @dataclass
@@ -24,15 +24,20 @@ class Progress:
     """How far a run is: places done, the place in the next one, and what was counted.
 
     ``total`` has the places that are done; ``parts`` has, by their corners, the features of the one under way.
-    ``skipped`` has the files that could not be read, with the reasons.
+    ``row`` is the number of rows counted of that, ``before`` of those that are done. ``skipped`` has the files that
+    could not be read, with the reasons; ``notes`` what was done to values without being asked.
     """
 
     place: int = 0
     position: int = 0
+    row: int = 0
+    before: int = 0
     total: Moments = field(default_factory=Moments)
     parts: dict[Shape, Moments] = field(default_factory=dict)
     names: list[str] | None = None
+    named: bool = False  # whether these are more than numbers
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class Checkpoint:
@@ -60,7 +65,9 @@ class Checkpoint:
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
             corners = [tuple(corner) for corner in held["corners"]]
             counted = dict(zip(corners, parts, strict=True))
-            return Progress(held["place"], held["position"], total, counted, held["names"], dict(held["skipped"]))
+            numbers = {name: held[name] for name in _NUMBERS}
+            texts = {"names": held["names"], "skipped": dict(held["skipped"]), "notes": list(held["notes"])}
+            return Progress(total=total, parts=counted, **numbers, **texts)
         except _Differs as error:
             raise ValueError(f"checkpoint must be of this run, got {self._path!r}, of another: {error}") from None
         except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere
@@ -68,17 +75,19 @@ class Checkpoint:
 
     def save(self, progress: Progress) -> None:
         """Write how far the run is, unless that was done a short while ago."""
-        now = time.monotonic()
-        if self._last is not None and now - self._last < self._every:
-            return
-        self._write(progress)
-        self._last = time.monotonic()
+        if self.due():
+            self._write(progress)
+            self._last = time.monotonic()
 
     def start(self) -> None:
         """Begin to count the time to the first checkpoint; ValueError if that would go over anything else."""
         if os.path.lexists(self._path) and not is_checkpoint(self._path):
             raise ValueError(f"checkpoint must name a file that a run left, or none, got {self._path!r}")
         self._last = time.monotonic() if self._every else None
+
+    def due(self) -> bool:
+        """Whether the last one was written long enough ago."""
+        return self._last is None or time.monotonic() - self._last >= self._every
 
     def remove(self) -> None:
         """Remove the file, and nothing else that came to have its name: the run is complete."""
@@ -90,10 +99,7 @@ class Checkpoint:
         held: dict[str, Any] = {
             "format": _FORMAT,
             "identity": self._identity,
-            "place": progress.place,
-            "position": progress.position,
-            "names": progress.names,
-            "skipped": progress.skipped,
+            **{name: getattr(progress, name) for name in (*_NUMBERS, "names", "skipped", "notes")},
             "corners": [list(corner) for corner in progress.parts],
             "moments": [base64.b64encode(part.to_bytes()).decode("ascii") for part in moments],
         }

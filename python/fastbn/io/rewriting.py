@@ -1,32 +1,31 @@
-"""Standardized copies of many sources: computes with what comes. Leaves reading to `passing`, writing to a sink."""
+"""Standardized copies of many sources: computes with what comes, and hands it on to a sink."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastbn._moments.moments import divisor_variance
 from fastbn.functional import normalize
-from fastbn.io.atomic import replacing
-from fastbn.io.destinations import Target
-from fastbn.io.destinations.sinks import FileSink, FolderSink, Piece
-from fastbn.io.names import TABLES
-from fastbn.io.optional import needed
-from fastbn.io.passing import FailedError, Listener, Passing, checked
-from fastbn.io.sources import is_zarr, replaces
-from fastbn.io.sources.base import Array, Place, Reading, Ring, Source, UnreadableError
-from fastbn.io.sources.images import ImageSource
-from fastbn.io.sources.tables import TableSource
+from fastbn.io.atomic import removed, replacing
+from fastbn.io.checkpoints import Checkpoint, Progress
+from fastbn.io.options import Array, Listener, Reading, Report
+from fastbn.io.places import Place, is_table, is_zarr, replaces
+from fastbn.io.run import FailedError, Run
+from fastbn.io.sources import Ring, Source, UnreadableError, needed
 from fastbn.io.statsfiles import Stats
-from fastbn.io.streaming import Report
+from fastbn.io.tables import described
+from fastbn.io.writers import FileSink, FolderSink, Piece, Target
+
+Resumable: TypeAlias = Callable[[str], Checkpoint]  # makes one, in a file of that name
 
 
-class Rewriting(Passing):
+class Rewriting:
     """One run over places, into one target."""
 
     _sink: FileSink | FolderSink
@@ -43,56 +42,93 @@ class Rewriting(Passing):
         scale: float,
         listener: Listener | None,
         overwrite: bool,
+        resumable: Resumable | None = None,
         report: Report,
+        note: Callable[[str], object],
     ) -> None:
-        super().__init__(places, reading, listener, report)
-        self._stats, self._target, self._overwrite = stats, target, overwrite
+        self._places, self._stats, self._target, self._overwrite = places, stats, target, overwrite
         self._dtype, self._eps, self._scale = dtype, eps, scale
-        self._results = Ring(reading)
+        self._results, self._resumable = Ring(reading), resumable
+        self._state = Progress()
+        self._run = Run(
+            places,
+            reading,
+            listener=listener,
+            report=report,
+            note=note,
+            reading_of=self._reading_of,
+            check=self._check,
+        )
 
     def run(self) -> None:
         """Write everything, or nothing."""
         self._check_target()
-        with replacing(self._target.path) as path:
-            self._sink = FolderSink(path) if self._target.kind == "folder" else FileSink(self._target, path)
+        with replacing(self._target.path, keep=self._resumable is not None) as path:
+            checkpoint = None if self._resumable is None else self._resumable(f"{path}.json")
+            found = None if checkpoint is None or not os.path.exists(path) else checkpoint.load()
+            if found is None:
+                removed(path)
+            self._state = found or self._state
+            if self._target.kind == "folder":
+                self._sink = FolderSink(path, self._run.reading, found is not None)
+            else:
+                before = (self._state.before, self._state.row) if found is not None else None
+                self._sink = FileSink(self._target, path, self._run.reading, before)
             with closing(self._sink):
-                self._pass()
+                for done in self._run.each(
+                    lambda source, place: self._take(source, place, checkpoint),
+                    self._state.place,
+                    undo=lambda: self._sink.undo(),
+                ):
+                    self._state.place, self._state.position = done, 0
+                    self._state.before = self._state.row = self._sink.rows
+                    self._save(checkpoint)
                 self._sink.finish()
+        if checkpoint is not None:
+            checkpoint.remove()
 
     def _check_target(self) -> None:
-        path = self._target.path
-        for place in self._places if self._sizes is not None else ():
+        target = self._target
+        for place in self._places if isinstance(self._places, list) else ():
             self._check_apart(place)
-        if os.path.lexists(path) and not (self._overwrite and (not os.path.isdir(path) or is_zarr(path))):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        replaceable = not os.path.isdir(target.path) or is_zarr(target.path)
+        if target.is_there() and not (self._overwrite and replaceable):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
 
     def _check_apart(self, place: Place) -> None:
-        """Refuse a target that a place is read from, or a Zarr store that it lies in."""
-        if replaces(self._target.path, (*place.files, *_behind(place.array))):
-            raise ValueError(f"out must not be one of the sources, got {self._target.path!r}")
+        """Refuse a target that a place is read from, or a Zarr store that it lies in; other arrays of a file may be."""
+        target = self._target
+        if replaces(target.path, (*place.files, *_behind(place.array))) and not target.spares(place):
+            raise ValueError(f"out must not be one of the sources, got {target.name!r}")
 
     def _reading_of(self, place: Place) -> Reading:
-        names = self._stats.names
-        if self._reading.columns is not None or names is None:
-            return self._reading
-        named = place.kind in (*TABLES.values(), "images") or all(name.isdecimal() for name in names)
-        return self._reading._replace(columns=names) if named else self._reading
+        names, reading = self._stats.names, self._run.reading
+        if reading.columns is not None or names is None or len(set(names)) < len(names):
+            return reading
+        named = is_table(place) or place.kind == "images" or all(name.isdecimal() for name in names)
+        return reading._replace(columns=names) if named else reading
 
     def _check(self, source: Source, place: Place) -> None:
         self._check_apart(place)  # of those that come one by one
         self._statistics(source)
 
-    def _take_in(self, source: Source, place: Place) -> None:
+    def _save(self, checkpoint: Checkpoint | None) -> None:
+        """Note how far the run is, once that is on the disk."""
+        if checkpoint is not None and checkpoint.due():
+            self._sink.settle()
+            checkpoint.save(self._state)
+
+    def _take(self, source: Source, place: Place, checkpoint: Checkpoint | None) -> None:
         self._sink.begin(place, source)
-        with self._coming(self._pieces(source, place, self._sink.tabular), source) as pieces:
+        with self._run.overlapped(self._pieces(source, place, self._sink.tabular), source) as pieces:
             for piece in pieces:
                 self._sink.write(piece)
-                self._settle()
-                self._tell(piece.done)
+                self._run.settle()
+                if piece.following is not None and (place.kind == "images" or isinstance(self._sink, FileSink)):
+                    self._state.position, self._state.row = piece.following, self._sink.rows
+                    self._save(checkpoint)
+                self._run.tell(piece.done)
         self._sink.end()
-
-    def _undo(self) -> bool:
-        return self._sink.undo()
 
     def _statistics(self, source: Source) -> tuple[Array, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
@@ -100,12 +136,15 @@ class Rewriting(Passing):
             mean = self._stats.moments.mean * self._scale
             var = divisor_variance(self._stats.moments.var() * self._scale * self._scale)
         names = self._stats.names
-        if names is not None and source.names is not None:
-            missing = [name for name in source.names if name not in names]
+        if names is not None and source.names is not None and names != source.names:
+            numbers = {name: number for number, name in enumerate(names)}
+            missing = [name for name in source.names if name not in numbers]
             if missing:
                 raise UnreadableError(f"moments must have the features of {source.name}, got none of {missing[0]!r}")
-            numbers = [names.index(name) for name in source.names]
-            mean, var = mean[numbers], var[numbers]
+            if len(numbers) < len(names):
+                raise UnreadableError(f"moments must have features of different names for {source.name}, got {names}")
+            order = [numbers[name] for name in source.names]
+            mean, var = mean[order], var[order]
         if mean.shape != source.features:
             raise UnreadableError(
                 f"moments must have the features of {source.name}, of shape {source.features}, got {mean.shape}"
@@ -115,57 +154,73 @@ class Rewriting(Passing):
         return mean, var
 
     def _pieces(self, source: Source, place: Place, tabular: bool) -> Generator[Piece, None, None]:
-        if isinstance(source, TableSource) and tabular:
+        if hasattr(source, "batches") and tabular:
             return self._tables(source, place)
         if tabular:
             raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
-        return self._pictures(source, place) if isinstance(source, ImageSource) else self._regions(source, place)
+        return self._pictures(source, place) if hasattr(source, "pictures") else self._regions(source, place)
 
     def _regions(self, source: Source, place: Place) -> Generator[Piece, None, None]:
         mean, var = self._statistics(source)
-        with self._coming(checked(source.blocks(), place), source) as blocks:
+        start, row = self._state.position, self._state.row - self._state.before
+        with self._run.coming(source.blocks(start, row), source, place) as blocks:
             for block in blocks:
                 at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
-                values = self._normalized(block.values, mean[at], var[at], source.axis)
+                values = self._normalized(block.values, mean[at], var[at], source.axis, block.valid)
                 if source.order is not None:
                     if len(source.order) > block.values.shape[source.axis[0]]:
                         raise FailedError(UnreadableError(f"memory must hold a row of {source.name} to choose columns"))
                     values = np.take(values, source.order, source.axis[0])
-                yield Piece(values, block.corner, source.name, block.done)
+                yield Piece(values, block.corner, source.name, block.done, block.following)
 
-    def _tables(self, source: TableSource, place: Place) -> Generator[Piece, None, None]:
+    def _tables(self, source: Any, place: Place) -> Generator[Piece, None, None]:
         pa = needed("pyarrow", "Tables")
         mean, var = self._statistics(source)
-        with self._coming(checked(source.batches(), place), source) as batches:
+        names = [field.name for field in source.fields]
+        with self._run.coming(source.batches(), source, place) as batches:
             for batch in batches:
-                rows = batch.rows if isinstance(batch.rows, pa.Table) else pa.Table.from_batches([batch.rows])
-                values = self._normalized(source.matrix(rows.select(source.chosen)), mean, var, (1,))
-                names = [field.name for field in source.fields]
-                # Renaming forgets what a file says of itself, pandas' index for instance.
-                rows = rows if rows.column_names == names else rows.rename_columns(names)
+                chosen = [batch.rows.column(number) for number in source.chosen]
+                values, valid = source.matrix(chosen, batch.rows.num_rows)
+                values = self._normalized(values, mean, var, (1,), valid)
+                columns = list(batch.rows.columns)
                 for number, column in zip(source.chosen, values.T, strict=True):
-                    rows = rows.set_column(number, source.fields[number].name, pa.array(column, from_pandas=True))
-                yield Piece(rows, (), source.name, batch.done)
+                    columns[number] = pa.array(column, from_pandas=True)
+                schema = pa.schema(list(zip(names, batch.rows.schema.types, strict=True)))
+                schema = described(source.schema or schema, source.chosen, values.dtype)
+                yield Piece(pa.Table.from_arrays(columns, schema=schema), (), source.name, batch.done)
 
-    def _pictures(self, source: ImageSource, place: Place) -> Generator[Piece, None, None]:
+    def _pictures(self, source: Any, place: Place) -> Generator[Piece, None, None]:
         mean, var = self._statistics(source)
-        with self._coming(checked(source.pictures(), place), source) as pictures:
-            for number, picture in enumerate(pictures):
-                values = self._normalized(picture.values, mean, var, (2,)).transpose(2, 0, 1)
-                done = picture.following / len(place.files)
-                yield Piece(np.ascontiguousarray(values)[np.newaxis], (number, 0, 0, 0), picture.path, done)
+        first = self._state.row - self._state.before
+        with self._run.coming(source.pictures(self._state.position), source, place) as pictures:
+            page = 0
+            for number, picture in enumerate(pictures, first):
+                several = f"-{page}" if page or picture.following is None else ""
+                page = page + 1 if picture.following is None else 0
+                values = picture.values.astype(source.dtype, copy=False)
+                values = self._normalized(values, mean, var, (2,), source.valid(values)).transpose(2, 0, 1)
+                done = (picture.following or 0) / len(place.files)
+                corner = (number, 0, 0, 0)
+                values = np.ascontiguousarray(values)[np.newaxis]
+                yield Piece(values, corner, picture.path, done, picture.following, several)
 
-    def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...]) -> Array:
+    def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...], valid: Array | None) -> Array:
+        """Return standardized values, NaN for those that are no data."""
         dtype = self._dtype
         if dtype is None:  # as `normalize` has it, but for bfloat16, which NumPy cannot read again
             dtype = values.dtype if values.dtype.name in ("float16", "float64") else np.dtype(np.float32)
         columns = values.ndim == 2 and values.flags.f_contiguous
         out = self._results.take(values.shape[::-1], dtype).T if columns else self._results.take(values.shape, dtype)
-        return normalize(values, mean, var, eps=self._eps, axis=axis, out=out)
+        y: Array = normalize(values, mean, var, eps=self._eps, axis=axis, out=out)
+        if valid is not None:
+            y[~valid] = np.nan
+        return y
 
 
 def _behind(array: Any) -> list[str]:
-    """Return the file of a mapped array, of a data set of h5py or of an array of zarr."""
+    """Return the file of a mapped array, of a data set of h5py, of an array of zarr, or of an xarray object."""
     file, store = getattr(array, "file", None), getattr(array, "store", None)
-    found = (getattr(array, "filename", None), getattr(file, "filename", None), getattr(store, "root", None))
+    encoding = getattr(array, "encoding", None)
+    source = encoding.get("source") if isinstance(encoding, dict) else None
+    found = (getattr(array, "filename", None), getattr(file, "filename", None), getattr(store, "root", None), source)
     return [os.fspath(path) for path in found if isinstance(path, (str, os.PathLike))]

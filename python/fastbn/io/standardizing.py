@@ -7,14 +7,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._moments.moments import Moments
-from fastbn._validation import LARGEST, checked_flag, checked_real
-from fastbn.io.streaming import MEMORY, Columns, OnError, Path, Report, checked_on_error, checked_scale, reading_of
+from fastbn.io.options import (
+    LARGEST,
+    MAX_PIXELS,
+    MEMORY,
+    Columns,
+    Moments,
+    NoData,
+    OnError,
+    Path,
+    Report,
+    checked_flag,
+    checked_on_error,
+    checked_real,
+    checked_scale,
+    reading_of,
+)
+from fastbn.io.streaming import warn
+
+if TYPE_CHECKING:
+    from fastbn.io.places import Place
+    from fastbn.io.writers import Target
 
 
 def standardize(
@@ -23,15 +42,25 @@ def standardize(
     out: Path,
     *,
     axis: int | tuple[int, ...] | None = None,
+    dim: str | Iterable[str] | None = None,
     columns: Columns = None,
     dtype: npt.DTypeLike | None = None,
     eps: float = 0.0,
+    nodata: NoData = None,
     scale: float | None = None,
     mode: str | None = None,
-    header: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    header: bool | None = None,
+    null_values: str | Iterable[str] = (),
+    delimiter: str | None = None,
+    decimal: str = ".",
+    encoding: str = "utf-8",
+    comment: str | None = None,
     memory: int = MEMORY,
     on_error: OnError = "raise",
     overwrite: bool = False,
+    resume: bool = False,
+    every: float = 5.0,
     progress: Report | None = None,
 ) -> None:
     """Write data that need not fit memory with mean 0 and standard deviation 1: ``(x - mean) / sqrt(var + eps)``.
@@ -44,17 +73,21 @@ def standardize(
     source : path, array, or iterable of these
         As for `stream`.
     moments : Moments or path
-        Statistics of the same features; or a file of them with the features' names, as ``fastbn stats`` writes it.
+        Statistics of the same features, which are found by their names where both have them; or a file of them, as
+        ``fastbn stats`` writes it.
     out : path
-        By its suffix: .npy, .npz, .h5 or .zarr for arrays, of which ``"file.h5:name"`` names one; .csv or .parquet for
-        tables; several sources follow each other along axis 0. Anything else is a folder of one file per source, or of
-        one .npy file per image.
+        By its suffix: .npy, .npz, .h5, .zarr or .nc for arrays; .csv, .tsv, .parquet, .feather or .orc for tables;
+        several sources follow each other along axis 0. ``"file.h5:name"`` (.npz, .h5, .zarr) names one array of a
+        file, all others of which stay as they are. Chunks, compression, attributes, names of dimensions and coordinates
+        of the source are kept where the format has them. Anything else is a folder of one file per source, or of one
+        .npy file per image.
     axis, mode, scale : optional
         As for `stream`. By default what the file of `moments` says, or else 1, None and 1.
-    columns, header, memory
-        As for `stream`. An array is written with the chosen features alone. A table keeps its other columns as they
-        are; as an array it has the chosen ones alone. Images become (N, channels, height, width), for which they must
-        be of one size, or in a folder (channels, height, width).
+    dim, columns, nodata, max_pixels, header, null_values, delimiter, decimal, encoding, comment, memory
+        As for `stream`; what is no data becomes NaN, and a text is written as it was read. An array is written with
+        the chosen features alone. A table keeps its other columns as they are; as an array it has the chosen ones
+        alone. Images become (N, channels, height, width), for which they must be of one size, or in a folder (channels,
+        height, width).
     dtype : {float16, float32, float64}, optional
         Of what is written. By default float32 for whole numbers of up to 32 bits, float64 for tables that are not all
         float32, and else the type of the data, or float64 where `stream` computes in that.
@@ -64,6 +97,11 @@ def standardize(
         As for `stream`. What breaks off when a part of it is written already is raised all the same.
     overwrite : bool, default False
         Whether `out` may replace a file or a Zarr store; a source or the file of `moments` never.
+    resume : bool, default False
+        Whether an interrupted run keeps what it has written, and goes on from there if it is called again: for files,
+        and an `out` that is a new .npy file, Zarr store or folder. The result has the same bits.
+    every : float, default 5.0
+        Seconds between two notes of how far it is.
     progress : callable, optional
         As for `stream`.
 
@@ -71,10 +109,6 @@ def standardize(
     ------
     TypeError, ValueError, OSError, ImportError
         As for `stream`; FileExistsError where `out` exists and may not be replaced.
-
-    Notes
-    -----
-    An interrupted run begins anew: unlike that of `stream`, its work is as large as the data.
 
     Examples
     --------
@@ -89,33 +123,74 @@ def standardize(
     >>> y.shape, bool(np.allclose(y.std(axis=0), 1))
     ((1000, 3), True)
     """
-    from fastbn.io.destinations import target_of
+    import hashlib
+
+    from fastbn.io.checkpoints import Checkpoint, identity
+    from fastbn.io.places import places, replaces
     from fastbn.io.rewriting import Rewriting
-    from fastbn.io.sources import places, replaces
     from fastbn.io.statsfiles import Stats, load_stats
+    from fastbn.io.writers import target_of
 
     target = target_of(out)
     if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
         raise ValueError(f"out must not be the file of moments, got {target.path!r}")
-    stats = Stats(moments) if isinstance(moments, Moments) else load_stats(moments)
+    names = getattr(moments, "names", None)
+    stats = Stats(moments, names) if isinstance(moments, Moments) else load_stats(moments)
     if stats.moments.shape is None:
         raise ValueError("moments must have seen something, got empty ones")
     wanted = None if dtype is None else _checked_dtype(dtype)
-    axis, mode = stats.axis if axis is None else axis, stats.mode if mode is None else mode
-    beside = 8 if wanted is None else wanted.itemsize
-    reading = reading_of(axis, columns, None, mode, header, memory, beside)
+    axis, mode = stats.axis if axis is None and dim is None else axis, stats.mode if mode is None else mode
+    reading = reading_of(
+        axis=axis,
+        columns=columns,
+        mode=mode,
+        header=header,
+        memory=memory,
+        dim=dim,
+        nodata=nodata,
+        null_values=null_values,
+        delimiter=delimiter,
+        decimal=decimal,
+        encoding=encoding,
+        comment=comment,
+        max_pixels=max_pixels,
+        beside=8 if wanted is None else wanted.itemsize,
+    )
+    found = places(source)
+    seconds = float(checked_real("every", every, 0, LARGEST))
+    resumable = None
+    if checked_flag("resume", resume):
+        _check_resumable(found, target)
+        options = {
+            **reading.identity(),
+            "moments": hashlib.sha256(stats.moments.to_bytes()).hexdigest(),
+            "written": None if wanted is None else wanted.name,
+            "eps": eps,
+            "scale": scale,
+            "on_error": "raise" if on_error == "raise" else "skip",
+        }
+        resumable = partial(Checkpoint, identity=identity(found, options), every=seconds)
     Rewriting(
-        places(source),
+        found,
         stats,
         target,
         reading._replace(rowwise=True),
         dtype=wanted,
         eps=float(checked_real("eps", eps, 0, LARGEST)),
         scale=stats.scale if scale is None else checked_scale(scale),
-        listener=checked_on_error(on_error),
+        listener=checked_on_error(on_error, warn),
         overwrite=checked_flag("overwrite", overwrite),
+        resumable=resumable,
         report=progress or (lambda done, total: None),
+        note=warn,
     ).run()
+
+
+def _check_resumable(found: Iterable[Place], target: Target) -> None:
+    if not isinstance(found, list) or any(place.array is not None for place in found):
+        raise ValueError("resume must come with files, which can be read again, got arrays")
+    if target.kind not in ("npy", "zarr", "folder") or target.within:
+        raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
 
 
 def _checked_dtype(dtype: Any) -> np.dtype[Any]:

@@ -10,17 +10,48 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn._moments.moments import Moments
 from fastbn._npz import not_written, read_npz, write_npz
-from fastbn._validation import checked_axis
 from fastbn.io.atomic import replacing
-from fastbn.io.combining import taken
-from fastbn.io.streaming import checked_mode, checked_scale
+from fastbn.io.counting import taken
+from fastbn.io.options import Moments, checked_axis, checked_mode, checked_scale
 
 KIND = "fastbn statistics"
 _FORMAT = 1
 _ARRAYS = ("count", "mean", "m2", "mean_lo", "m2_lo", "min", "max")
 _WRITER = "fastbn stats"
+
+
+class NamedMoments(Moments):
+    """What `fastbn.stream` returns: Moments that know the names of their features, None where these have none."""
+
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, moments: Moments, names: Sequence[str] | None) -> NamedMoments:
+        """Return the same statistics with names."""
+        named = cls.from_dict(moments.to_dict())
+        named.names = None if names is None else tuple(names)
+        return named
+
+    def copy(self) -> NamedMoments:
+        """Return an independent one of the same statistics, options and names."""
+        return self.of(self, self.names)
+
+    def merge(self, other: Moments) -> NamedMoments:
+        """Take in what another has seen of the same features, and return self."""
+        names = getattr(other, "names", None)
+        if None not in (names, self.names) and names != self.names:
+            raise ValueError(f"other must have the features {self.names}, got {names}")
+        super().merge(other)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a dict and names."""
+        return _restored, (self.to_dict(), self.names)
+
+
+def _restored(held: dict[str, Any], names: tuple[str, ...] | None) -> NamedMoments:
+    return NamedMoments.of(Moments.from_dict(held), names)
 
 
 class Stats(NamedTuple):
@@ -38,8 +69,8 @@ class Stats(NamedTuple):
     def labels(self) -> list[str]:
         """Return what to call each feature: its name, or its place in the feature shape."""
         if self.names is not None:
-            return list(self.names)
-        return [",".join(map(str, at)) for at in np.ndindex(self.moments.shape or ())]
+            return [name or f"unnamed {number}" for number, name in enumerate(self.names)]
+        return [",".join(map(str, at)) or "all" for at in np.ndindex(self.moments.shape or ())]
 
 
 def save_stats(stats: Stats, path: str | os.PathLike[str]) -> None:
@@ -107,6 +138,10 @@ def merged_stats(paths: Sequence[str | os.PathLike[str]]) -> Stats:
             if sorted(names) != sorted(total.names):
                 known = f"({', '.join(total.names)}), got {', '.join(names)}"
                 raise ValueError(f"{os.fspath(path)} must have the features of those before it {known}")
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"{os.fspath(path)} must have its features in the order of those before it, got {names}"
+                )
             moments, names = taken(moments, [names.index(name) for name in total.names]), total.names
         if None not in (moments.shape, total.moments.shape) and moments.shape != total.moments.shape:
             raise ValueError(

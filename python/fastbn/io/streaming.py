@@ -9,41 +9,59 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from fastbn._moments.moments import Moments
-from fastbn._validation import LARGEST, checked_axis, checked_choice, checked_dtype, checked_flag, checked_real
+from fastbn.io.options import (
+    LARGEST,
+    MAX_PIXELS,
+    MEMORY,
+    Columns,
+    Moments,
+    NoData,
+    OnError,
+    Path,
+    Reading,
+    Report,
+    checked_choice,
+    checked_flag,
+    checked_on_error,
+    checked_real,
+    checked_scale,
+    reading_of,
+)
 
 if TYPE_CHECKING:
     from fastbn.io.checkpoints import Checkpoint
-    from fastbn.io.sources import Place, Reading
+    from fastbn.io.places import Place
     from fastbn.io.statsfiles import Stats
 
-Path: TypeAlias = str | os.PathLike[str]
-Columns: TypeAlias = Sequence[int | str] | None
-OnError: TypeAlias = Literal["raise", "skip"] | Callable[[str, Exception], object]
-Report: TypeAlias = Callable[[int, int | None], object]
-
-MEMORY = 64 << 20
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 def stream(
     source: Path | npt.ArrayLike | Iterable[Path | npt.ArrayLike],
     *,
-    axis: int | tuple[int, ...] = 1,
+    axis: int | tuple[int, ...] | None = None,
+    dim: str | Iterable[str] | None = None,
     columns: Columns = None,
+    weights: Path | npt.ArrayLike | None = None,
     dtype: npt.DTypeLike | None = None,
     nan: Literal["propagate", "omit"] = "propagate",
     where_finite: bool = False,
+    nodata: NoData = None,
     extremes: bool = True,
     scale: float = 1.0,
     mode: str | None = None,
-    header: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    header: bool | None = None,
+    null_values: str | Iterable[str] = (),
+    delimiter: str | None = None,
+    decimal: str = ".",
+    encoding: str = "utf-8",
+    comment: str | None = None,
     memory: int = MEMORY,
     on_error: OnError = "raise",
     checkpoint: Path | None = None,
@@ -59,15 +77,22 @@ def stream(
     Parameters
     ----------
     source : path, array, or iterable of these
-        Files: .npy, .npz, .csv, .parquet, .h5, images; folders of images or of other such files, which are read in
-        the order of their names, links followed, hidden ones left out; Zarr stores. ``"file.npz:name"``,
-        ``"file.h5:path/to/data"`` and ``"store.zarr:name"`` name one array among several. Arrays of two dimensions or
-        more, data sets of h5py and arrays of zarr. Several are counted together, and must have the same features.
+        Files: .npy, .npz, .csv, .tsv, .parquet, .feather, .orc, .h5, .nc, images; folders of images or of other such
+        files, which are read in the order of their names, links followed, hidden ones left out; Zarr stores.
+        ``"file.npz:name"``, ``"file.h5:path/to/data"`` and ``"store.zarr:name"`` name one array among several. Arrays
+        of two dimensions or more, data frames, xarray data arrays, data sets of h5py, arrays of zarr, and whatever
+        has a shape, a dtype, chunks and slicing. Several are counted together, and must have the same features.
     axis : int or tuple of ints, default 1
         The feature axis or axes of arrays. An array of one dimension in a file is one column.
+    dim : str or iterable of str, optional
+        Instead of `axis`, the names of the dimensions to reduce, of xarray objects and of files that name them.
     columns : sequence of int or str, optional
         The features to count, in the order wanted: by number, or in tables and images by name. By default all; of a
-        table all columns of numbers.
+        table all columns of numbers but those of pandas' index. Columns of text of which some entries are numbers are
+        left out with a RuntimeWarning.
+    weights : str, path or array_like, optional
+        How much each value counts: the name of a table's column; one for each row of all sources; or an array that
+        broadcasts to the source's shape, by dimension names where both have them; also as a file of these.
     dtype : {float32, float64}, optional
         What values are converted to before they are counted. By default only what `moments` does not take is, to
         float64: bool, integers of 64 bits, and all columns of a table that are not all float32.
@@ -75,14 +100,24 @@ def stream(
         As for `Moments`. What is missing in a table is NaN.
     where_finite : bool, default False
         Whether NaN and infinite entries are left out.
+    nodata : number, sequence or mapping of columns to these, optional
+        Stored values that are no data, and left out. By default what the file says: ``_FillValue`` and
+        ``missing_value`` of HDF5, NetCDF and Zarr, GDAL's of TIFF; ``[]`` for none.
     extremes : bool, default True
         Whether to look for the least and the largest value too.
     scale : float, default 1.0
         What values are divided by; 255 gives the statistics of images in units of 0 to 1.
     mode : {"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}, optional
-        What images are converted to. By default the first decides: grey or RGB, alpha and palettes converted.
-    header : bool, default True
-        Whether the first line of a .csv file has the names of its columns.
+        What images are converted to, by Pillow, to 8 bits. By default they are read as they are stored and must be of
+        the first one's kind; palettes are RGB, alpha does not count.
+    max_pixels : int, default 178956970
+        The largest image to decode.
+    header : bool, optional
+        Whether the first line of a text has the names of its columns. By default it has, and an error asks where all
+        of it are numbers.
+    null_values, delimiter, decimal, encoding, comment : str, optional
+        Of texts: more spellings of what is missing; what is between columns, by default what the file's name says;
+        the decimal point; the encoding; and what begins a comment.
     memory : int, default 64 MiB
         Bytes that blocks may take, all that are under way together; libraries that read files have their own beside.
         The result depends on it by rounding alone.
@@ -102,7 +137,8 @@ def stream(
     Returns
     -------
     Moments
-        With extremes, unless these were not wanted.
+        With extremes, unless these were not wanted. Where features have names, they are its attribute ``names``, and
+        `standardize` finds them by these.
 
     Raises
     ------
@@ -133,7 +169,23 @@ def stream(
     """
     found = streamed(
         source,
-        reading_of(axis, columns, dtype, mode, header, memory),
+        reading_of(
+            axis=axis,
+            columns=columns,
+            dtype=dtype,
+            mode=mode,
+            header=header,
+            memory=memory,
+            dim=dim,
+            nodata=nodata,
+            null_values=null_values,
+            delimiter=delimiter,
+            decimal=decimal,
+            encoding=encoding,
+            comment=comment,
+            max_pixels=max_pixels,
+            weights=weights,
+        ),
         nan=nan,
         where_finite=where_finite,
         extremes=extremes,
@@ -149,10 +201,14 @@ def stream(
 
 
 class Streamed(NamedTuple):
-    """What was counted, and the files left out with the reasons; its checkpoint stays until it is settled."""
+    """What was counted, the files left out with the reasons, and what was done to values without being asked.
+
+    Its checkpoint stays until it is settled.
+    """
 
     stats: Stats
     skipped: dict[str, str]
+    notes: list[str]
     checkpoint: Checkpoint | None
 
     def settle(self) -> None:
@@ -174,12 +230,12 @@ def streamed(
     every: float = 5.0,
     resume: bool = False,
     progress: Report | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> Streamed:
     """Return what `stream` counts, with the names of the features and the files left out."""
-    from fastbn.io.combining import scaled
-    from fastbn.io.counting import Counting
-    from fastbn.io.sources import places
-    from fastbn.io.statsfiles import Stats
+    from fastbn.io.counting import Counting, scaled
+    from fastbn.io.places import places
+    from fastbn.io.statsfiles import NamedMoments, Stats
 
     divisor = checked_scale(scale)
     options = {
@@ -197,59 +253,19 @@ def streamed(
         found,
         reading,
         **options,
-        listener=checked_on_error(on_error),
+        listener=checked_on_error(on_error, warn),
         checkpoint=kept,
         report=progress or (lambda done, total: None),
+        note=note or warn,
     )
     state = counting.run(resume)
     names = None if state.names is None else tuple(state.names)
-    stats = Stats(scaled(state.total, divisor), names, divisor, reading.axis, reading.mode)
-    return Streamed(stats, state.skipped, kept)
-
-
-def reading_of(axis: Any, columns: Any, dtype: Any, mode: Any, header: Any, memory: Any, beside: int = 0) -> Reading:
-    """Return the options that concern sources, checked."""
-    from fastbn.io.sources.base import LEAST_MEMORY, Reading
-
-    if columns is not None:
-        valid = isinstance(columns, Sequence) and not isinstance(columns, (str, bytes))
-        if not valid or any(isinstance(c, bool) or not isinstance(c, (int, str, np.integer)) for c in columns):
-            raise TypeError(f"columns must be a list of names and numbers, got {columns!r}")
-        columns = tuple(c if isinstance(c, str) else int(c) for c in columns)
-    if isinstance(memory, bool) or not isinstance(memory, (int, np.integer)):
-        raise TypeError(f"memory must be a number of bytes, got {memory!r}")
-    if memory < LEAST_MEMORY:
-        raise ValueError(f"memory must be {LEAST_MEMORY} bytes or more, got {memory}")
-    wanted = None if dtype is None else checked_dtype(dtype)
-    flag = checked_flag("header", header)
-    return Reading(checked_axis(axis), columns, wanted, checked_mode(mode), flag, int(memory), beside)
-
-
-def checked_on_error(on_error: Any) -> Callable[[str, Exception], object] | None:
-    """Return whom to tell of a file that cannot be read; None if it is to be raised."""
-    if callable(on_error):
-        told: Callable[[str, Exception], object] = on_error
-        return told
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
-    return None if on_error == "raise" else _warn
-
-
-def checked_mode(mode: Any) -> str | None:
-    """Return a mode that images can be converted to, or None."""
-    from fastbn.io.sources.base import IMAGE_MODES
-
-    if mode is None or (isinstance(mode, str) and mode in IMAGE_MODES):
-        return mode
-    raise ValueError(f"mode must be one of {', '.join(IMAGE_MODES)}, got {mode!r}")
-
-
-def checked_scale(scale: Any) -> float:
-    """Return a finite divisor above 0."""
-    divisor = float(checked_real("scale", scale, 0, LARGEST))
-    if divisor == 0:
-        raise ValueError(f"scale must be above 0, got {scale!r}")
-    return divisor
+    axis = 1 if reading.axis is None else reading.axis
+    if reading.dim is not None and counting.axis is not None:
+        axis = counting.axis
+    moments = NamedMoments.of(scaled(state.total, divisor), names if state.named else None)
+    stats = Stats(moments, names, divisor, axis, reading.mode)
+    return Streamed(stats, state.skipped, state.notes, kept)
 
 
 def _checkpoint(
@@ -257,29 +273,22 @@ def _checkpoint(
 ) -> Checkpoint:
     from fastbn import _core
     from fastbn.io.checkpoints import Checkpoint, identity
-    from fastbn.io.sources import replaces
+    from fastbn.io.counting import Weights
+    from fastbn.io.places import replaces
 
     if not isinstance(found, list) or any(place.array is not None for place in found):
         raise ValueError("checkpoint must come with files, which can be read again, got arrays")
     if replaces(os.fspath(path), (file for place in found for file in place.files)):
         raise ValueError(f"checkpoint must not be one of the sources, got {os.fspath(path)!r}")
-    shown = {
-        "version": _core.version,
-        "axis": reading.axis if isinstance(reading.axis, int) else list(reading.axis),
-        "columns": None if reading.columns is None else list(reading.columns),
-        "dtype": None if reading.dtype is None else reading.dtype.name,
-        "mode": reading.mode,
-        "header": reading.header,
-        "memory": reading.memory,
-        "on_error": "raise" if on_error == "raise" else "skip",
-    }
+    shown = {"version": _core.version, **reading.identity(), "on_error": "raise" if on_error == "raise" else "skip"}
+    shown["weights"] = None if reading.weights is None else Weights(reading.weights).digest()
     return Checkpoint(os.fspath(path), identity(found, shown | options), every)
 
 
-def _warn(name: str, error: Exception) -> None:
+def warn(text: str) -> None:
     """Warn at the line that called into the package, from however deep inside."""
     frame: types.FrameType | None = sys._getframe()
     level = 1
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(f"left out: {error}", RuntimeWarning, stacklevel=level)
+    warnings.warn(text, RuntimeWarning, stacklevel=level)

@@ -1,0 +1,216 @@
+"""Where data are: what a user names becomes places, by the names of files and folders alone. Opens nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ARRAYS = {
+    **{".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".he5": "hdf5", ".zarr": "zarr"},
+    **{".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf"},
+}
+TEXTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}  # and what is between their columns
+TABLES = {
+    **dict.fromkeys(TEXTS, "text"),
+    **{".parquet": "parquet", ".pq": "parquet", ".feather": "arrow", ".arrow": "arrow", ".orc": "orc"},
+}
+KINDS = ARRAYS | TABLES
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}  # of texts
+IMAGES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("png", "jpg", "jpeg", "jpe", "jfif", "jp2", "j2k", "jxl", "webp", "avif", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "pfm", "pcx", "tga", "ico"),
+    )
+)
+_SEVERAL = ("npz", "hdf5", "zarr", "netcdf")  # kinds that hold several arrays
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+class Place(NamedTuple):
+    """Where data are, before anything is opened: their kind, what errors call them, and their files.
+
+    ``member`` names an array in a file of several, ``array`` is what is given opened, ``root`` the folder that was
+    named.
+    """
+
+    kind: str
+    name: str
+    files: tuple[str, ...] = ()
+    member: str = ""
+    array: Any = None
+    root: str | None = None
+
+
+def suffix_of(path: str) -> str:
+    """Return the suffix of a file's or folder's name in small letters, without that of a compressed text."""
+    stem, suffix = os.path.splitext(path.rstrip(os.sep).lower())
+    inner = os.path.splitext(stem)[1]
+    return inner if suffix in COMPRESSED and inner in TEXTS else suffix
+
+
+def compression_of(path: str) -> str | None:
+    """Return how a text is compressed."""
+    return COMPRESSED.get(os.path.splitext(path.lower())[1])
+
+
+def kind_of(path: str) -> str | None:
+    """Return the kind of a file by its name, None if it is of none."""
+    suffix = suffix_of(path)
+    return "images" if suffix in IMAGES else KINDS.get(suffix)
+
+
+def split(path: str) -> tuple[str, str]:
+    """Split FILE:NAME, where FILE is of a kind that holds several arrays; the name is empty where none is given."""
+    bare, colon, member = path.rpartition(":")
+    if colon and kind_of(bare) in _SEVERAL:
+        return bare, member.strip("/")
+    return path, ""
+
+
+def is_table(place: Place) -> bool:
+    """Whether a place has named columns: a table in a file, or a frame in memory."""
+    return place.kind in TABLES.values() or is_frame(place.array)
+
+
+def is_frame(array: Any) -> bool:
+    """Whether something is a data frame, of pandas, polars or pyarrow."""
+    return all(hasattr(array, name) for name in ("columns", "shape")) and not hasattr(array, "dims")
+
+
+def is_zarr(path: str) -> bool:
+    """Whether a folder is a Zarr store."""
+    return any(os.path.exists(os.path.join(path, name)) for name in _ZARR_FILES)
+
+
+def places(source: Any) -> Iterable[Place]:
+    """Return the places of a path, an array, or a collection of these; of a generator one by one."""
+    if isinstance(source, (str, os.PathLike)):
+        return _of_path(os.fspath(source))
+    if _is_array(source):
+        return [Place("memory", "source", array=source)]
+    if isinstance(source, (list, tuple)):
+        return _joined(place for index, item in enumerate(source) for place in _of_item(item, index))
+    if isinstance(source, Iterable) and not isinstance(source, (dict, bytes, bytearray)):
+        return (place for index, item in enumerate(source) for place in _of_item(item, index))
+    raise TypeError(f"source must be a path, an array, or an iterable of these, got {type(source).__name__}")
+
+
+def replaces(path: str, files: Iterable[str]) -> bool:
+    """Whether writing a path anew takes one of these files away: it is that file, or a Zarr store that holds it."""
+    if not os.path.exists(path):
+        return False
+    inside = os.path.join(os.path.realpath(path), "") if is_zarr(path) else None
+    for file in files:
+        same = os.path.exists(file) and os.path.samefile(path, file)
+        if same or (inside is not None and os.path.realpath(file).startswith(inside)):
+            return True
+    return False
+
+
+def left_out(folder: str) -> list[str]:
+    """Return the files of a folder that are not read, for they are of no kind that is known, or not images."""
+    files = list(_files(folder))
+    images = any(kind_of(file) == "images" for file in files)
+    return [file for file in files if kind_of(file) is None or (images and kind_of(file) != "images")]
+
+
+def fingerprint(place: Place) -> dict[str, Any]:
+    """Return what changes when a place's files do: names, sizes and times of change."""
+    digest, total, newest, count = hashlib.sha256(), 0, 0, 0
+    for path, found in _found(place):
+        total, newest, count = total + found.st_size, max(newest, found.st_mtime_ns), count + 1
+        digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode("utf-8", "surrogateescape"))
+    return {"name": place.name, "files": count, "bytes": total, "changed": newest, "digest": digest.hexdigest()}
+
+
+def nbytes_of(place: Place) -> int:
+    """Return the size of a place's files, or of its array; 0 of what is missing."""
+    if place.array is not None:
+        nbytes = getattr(place.array, "nbytes", 0)
+        return int(nbytes) if isinstance(nbytes, (int, np.integer)) else 0
+    return sum(found.st_size for _, found in _found(place))
+
+
+def _found(place: Place) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield each file of a place that is there, those in its folders too, and what the system says of it."""
+    for path in place.files:
+        inner = (os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
+        for file in sorted(inner) if os.path.isdir(path) else (path,):
+            with suppress(OSError):
+                yield file, os.stat(file)
+
+
+def _of_item(item: Any, index: int) -> list[Place]:
+    if isinstance(item, (str, os.PathLike)):
+        return _of_path(os.fspath(item))
+    if _is_array(item):
+        return [Place("memory", f"source[{index}]", array=item)]
+    raise TypeError(f"source must hold paths or arrays, got {type(item).__name__} at {index}")
+
+
+def _of_path(path: str) -> list[Place]:
+    bare, member = (path, "") if os.path.exists(path) else split(path)
+    if os.path.isdir(bare):
+        if is_zarr(bare) or kind_of(bare) == "zarr":
+            return [Place("zarr", path, (bare,), member)]
+        return _of_folder(bare)
+    kind = kind_of(bare)
+    if kind is None:
+        if not os.path.exists(bare):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), bare)
+        known = ", ".join([*KINDS, "images"])
+        raise ValueError(f"source must be a folder or a file of a known kind ({known}), got {path!r}")
+    return [Place(kind, path, (bare,), member)]
+
+
+def _of_folder(folder: str) -> list[Place]:
+    files = list(_files(folder))
+    images = tuple(file for file in files if kind_of(file) == "images")
+    if images:
+        return [Place("images", folder, images, root=folder)]
+    others = [Place(str(kind_of(file)), file, (file,), root=folder) for file in files if kind_of(file) is not None]
+    if not others:
+        raise ValueError(f"source must hold images or other files of a known kind, got the folder {folder!r}")
+    return others
+
+
+def _files(folder: str) -> Iterator[str]:
+    """Yield the files (and Zarr stores) of a folder and of those in it, by name, hidden ones left out.
+
+    Links are followed, but not back to a folder that they are in.
+    """
+    waiting: list[tuple[str, tuple[str, ...]]] = [(folder, ())]
+    while waiting:
+        path, above = waiting.pop()
+        real = os.path.realpath(path)
+        if real in above:
+            continue
+        with os.scandir(path) as entries:
+            seen = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        inner = [entry.path for entry in seen if entry.is_dir() and kind_of(entry.name) != "zarr"]
+        yield from (entry.path for entry in seen if not entry.is_dir() or kind_of(entry.name) == "zarr")
+        waiting += [(each, (*above, real)) for each in reversed(inner)]
+
+
+def _joined(places: Iterable[Place]) -> list[Place]:
+    """Make one place of images that follow each other."""
+    result: list[Place] = []
+    for images, group in itertools.groupby(places, lambda place: place.kind == "images"):
+        alike = list(group)
+        if images and len(alike) > 1:
+            files = itertools.chain.from_iterable(place.files for place in alike)
+            alike = [Place("images", f"{alike[0].name}, ...", tuple(files))]
+        result += alike
+    return result
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__") or hasattr(value, "dtype")

@@ -1,0 +1,147 @@
+"""A run over many places, in order: opens each, reads ahead, says what cannot be read and how far it is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, TypeVar
+
+from fastbn.io.options import Listener, Reading, Report
+from fastbn.io.places import ARRAYS, TABLES, Place, fingerprint, nbytes_of, places
+from fastbn.io.readahead import ahead
+from fastbn.io.sources import Source, UnreadableError, naming
+
+T = TypeVar("T")
+
+
+class FailedError(Exception):
+    """What went wrong with a file, as opposed to with what is done with it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def opened(place: Place, reading: Reading) -> Source:
+    """Open a place."""
+    kind = "arrays" if place.kind in ARRAYS.values() or place.array is not None else place.kind
+    room = importlib.import_module(f"fastbn.io.{kind if kind in ('arrays', 'images') else 'tables'}")
+    source: Source = room.opened(place, reading)
+    return source
+
+
+def other_columns(source: Any, reading: Reading) -> list[str]:
+    """Return the columns of the first table of a source that are not numbers, and so not read."""
+    for place in places(source):
+        if place.kind not in TABLES.values():
+            continue
+        try:
+            with closing(opened(place, reading)) as table:
+                fields = enumerate(getattr(table, "fields", ()))
+                return [field.name or f"unnamed {number}" for number, field in fields if not field.counts]
+        except (OSError, UnreadableError):  # left out itself
+            continue
+    return []
+
+
+class Run:
+    """One run over places, in order: opens each, says which cannot be read, and how far it is.
+
+    ``reading_of`` says how to read a place, ``check`` raises UnreadableError where an opened one does not fit;
+    ``listener`` is told of files that cannot be read (None: they end the run), ``note`` of anything else.
+    """
+
+    def __init__(
+        self,
+        places: Iterable[Place],
+        reading: Reading,
+        *,
+        listener: Listener | None,
+        report: Report,
+        note: Callable[[str], object],
+        reading_of: Callable[[Place], Reading],
+        check: Callable[[Source, Place], object],
+    ) -> None:
+        self._places, self._listener, self._report, self._note = places, listener, report, note
+        self._reading_of, self._check = reading_of, check
+        self._unreadable: list[tuple[str, Exception]] = []
+        noted = None if listener is None else lambda path, error: self._unreadable.append((path, error))
+        self.reading = reading._replace(unreadable=noted)
+        self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
+        self._total = None if self._sizes is None else sum(self._sizes)
+        self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
+
+    def each(
+        self, take: Callable[[Source, Place], object], first: int = 0, undo: Callable[[], bool] = lambda: True
+    ) -> Iterator[int]:
+        """Do something with each source from a number on, and yield how many are done.
+
+        ``undo`` says whether a source that failed leaves nothing behind.
+        """
+        for index, place in enumerate(self._places):
+            self._size = 0 if self._sizes is None else self._sizes[index]
+            if index >= first:
+                try:
+                    with closing(self._opened(place)) as source:
+                        take(source, place)
+                except FailedError as failed:
+                    if self._listener is None or not undo():
+                        raise failed.error from failed.error.__cause__
+                    self._unreadable.append((place.name, failed.error))
+                self.settle()
+                yield index + 1
+            self._read += self._size
+            self.tell(0.0)
+
+    def coming(self, items: Iterator[T], source: Source, place: Place) -> closing[Generator[T, None, None]]:
+        """Return what comes from a source, read ahead where it can be; FailedError where it cannot be read."""
+        return self.overlapped(_checked(items, place), source)
+
+    def overlapped(self, items: Generator[T, None, None], source: Source) -> closing[Generator[T, None, None]]:
+        """Return items that a thread gets, where it may."""
+        return closing(ahead(items, self.reading.depth) if source.overlaps else items)
+
+    def settle(self) -> None:
+        """Say which files could not be read. Here, for the thread that reads is not the caller's."""
+        while self._unreadable:
+            name, error = self._unreadable.pop(0)
+            if self._listener is not None:
+                self._listener(name, error)
+
+    def tell(self, done: float, nbytes: int = 0) -> None:
+        """Report how far the run is: of the place under way so great a part, or so many bytes of unknown ones more."""
+        self._read += nbytes if self._sizes is None else 0
+        self._report(self._read + int(done * self._size), self._total)
+
+    def _opened(self, place: Place) -> Source:
+        try:
+            with naming(place.name), ExitStack() as stack:
+                source = opened(place, self._reading_of(place))
+                stack.callback(source.close)
+                self._check(source, place)
+                for column, entry in source.suspects:
+                    self._note(
+                        f"column {column!r} of {source.name} is left out, for not all of it are numbers: {entry!r} "
+                        f"(null_values=[{entry!r}], --null, would count the others)"
+                    )
+                stack.pop_all()
+                return source
+        except (OSError, UnreadableError) as error:
+            raise FailedError(error) from error
+
+
+def _checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:
+    """Yield what a source yields; FailedError where it cannot be read, or was changed meanwhile.
+
+    Images, many files that are read one by one, are not watched.
+    """
+    watched = len(place.files) == 1
+    try:
+        with naming(place.name):
+            before = fingerprint(place) if watched else None
+            yield from items
+            if watched and fingerprint(place) != before:
+                raise UnreadableError(f"{place.name} must not change while it is read, but it did")
+    except (OSError, UnreadableError) as error:
+        raise FailedError(error) from error

@@ -1,0 +1,219 @@
+"""What all sources have in common: blocks of values, errors that name the file, which columns and values count."""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastbn.io.options import Array, Reading, Shape
+
+
+class Block(NamedTuple):
+    """A part of a source that is in memory as a whole.
+
+    ``values`` holds the chosen features alone, ``corner`` is the index of its first value in the source's array.
+    ``following`` is where `Source.blocks` must start to come after it, None where it cannot; ``done`` is the part of
+    the source read by then. ``valid`` says which values are data, ``weights`` what each row counts; None: all, and 1.
+    The arrays may be written over once the block after next is asked for.
+    """
+
+    values: Array
+    corner: Shape
+    following: int | None
+    done: float
+    valid: Array | None = None
+    weights: Array | None = None
+
+
+class Origin(NamedTuple):
+    """What a stored array is beside its values: how it is cut, and what it says of itself.
+
+    ``stored`` is the array of the library that reads it, ``coords`` an xarray data set of the coordinates.
+    """
+
+    chunks: Shape | None = None
+    dims: tuple[str, ...] | None = None
+    attrs: dict[str, Any] = {}  # noqa: RUF012 (not written to)
+    stored: Any = None
+    coords: Any = None
+
+
+class Source(Protocol):
+    """One opened file, folder or array; ``features`` is the shape of its statistics, along ``axis`` of its blocks.
+
+    ``names`` are those of the chosen features in the order asked for, None where they are just numbered, and ``more``
+    those of features that were not asked for and could have been. Where blocks have the features in another order,
+    ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
+    there is none; ``flat`` says that it has one dimension in truth, and one column here. ``suspects`` has the columns
+    that were left out though they hold numbers, each with the first entry that is none; ``notes`` says what was done
+    to the values without being asked.
+    """
+
+    name: str
+    axis: Shape
+    features: Shape
+    names: tuple[str, ...] | None
+    more: Sequence[str]
+    order: tuple[int, ...] | None
+    shape: Shape | None
+    flat: bool
+    overlaps: bool  # whether a thread may read ahead
+    suspects: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    origin: Origin
+
+    def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
+        """Yield everything, or what follows a block that was read before, up to a row."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+class UnreadableError(ValueError):
+    """A source that cannot be read, or does not fit; the message names it."""
+
+
+def needed(package: str, what: str) -> Any:
+    """Return an optional package; ImportError that says how to get it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0].replace("PIL", "pillow")
+        raise ImportError(f'{what} need {name}: pip install "fastbn[files]"') from error
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Make every error say which file it is about: OSError with its file name, all else UnreadableError.
+
+    What readers of files raise over damaged ones has no end; what is not about the file, or names one, passes.
+    """
+    try:
+        yield
+    except (UnreadableError, ImportError, MemoryError):
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:
+            raise UnreadableError(f"{name} cannot be read: {_first_line(error)}") from error
+        raise type(error)(error.errno, error.strerror, name) from error
+    except Exception as error:
+        raise UnreadableError(f"{name} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+class Ring:
+    """Memory for blocks, taken in turn: fresh memory for each costs more than filling it.
+
+    It is mapped, not allocated, so that it goes back to the system when it is no longer needed.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self._slots: list[Array] = [np.empty(0, np.uint8)] * (reading.depth + 2)
+        self._turn = 0
+
+    def take(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """Return an array of any content; it is given out again after as many as may be under way."""
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._turn = (self._turn + 1) % len(self._slots)
+        if self._slots[self._turn].size < nbytes:
+            self._slots[self._turn] = np.empty(0, np.uint8)  # the old one goes before the new one comes
+            self._slots[self._turn] = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+        return self._slots[self._turn][:nbytes].view(dtype).reshape(shape)
+
+
+def chosen_columns(
+    name: str, columns: Sequence[int | str] | None, names: Sequence[str] | None, count: int
+) -> list[int]:
+    """Return the numbers of the columns asked for, in that order; a text of digits is a number if it is no name."""
+    if columns is None:
+        return list(range(count))
+    places: dict[str, list[int]] = {}
+    for number, known in enumerate(names or ()):
+        places.setdefault(known, []).append(number)
+    found: list[int] = []
+    for column in columns:
+        if isinstance(column, str) and column in places:
+            if len(places[column]) > 1:
+                raise UnreadableError(
+                    f"columns must say which of several, got {column!r}, which {name} has more than once"
+                )
+            found.append(places[column][0])
+            continue
+        digits = isinstance(column, int) or column.removeprefix("-").isdecimal()
+        if digits and -count <= int(column) < count:
+            found.append(int(column) % count)
+        elif isinstance(column, int):
+            raise UnreadableError(f"columns must be among the {count} of {name}, got {column}")
+        else:
+            known = f"the {count}" if names is None else ", ".join(names)
+            raise UnreadableError(f"columns must be among those of {name} ({known}), got {column!r}")
+    if len(set(found)) < len(found):
+        raise UnreadableError(f"columns must not name one of {name} twice, got {columns!r}")
+    return found
+
+
+class NoData:
+    """Which values of a source are no data, of all its features or of some of them.
+
+    ``values`` are those of each feature in the order of blocks; ``axis`` is the feature axis.
+    """
+
+    def __init__(self, values: Sequence[tuple[Any, ...]], axis: Shape) -> None:
+        same = all(given == values[0] for given in values[1:])
+        self._all = tuple(values[0]) if same and values else ()
+        self._each = () if same else tuple(values)
+        self._axis = axis[0] if axis else 0
+
+    def valid(self, values: Array, first: int = 0) -> Array | None:
+        """Return which values are data, None if all are; ``first`` is the number of the block's first feature."""
+        if not self._each:
+            return _valid(values, self._all)
+        result = None
+        moved = np.moveaxis(values, self._axis, 0)
+        for number, column in enumerate(moved):
+            valid = _valid(column, self._each[first + number])
+            if valid is not None:
+                result = np.ones(values.shape, bool) if result is None else result
+                np.moveaxis(result, self._axis, 0)[number] = valid
+        return result
+
+
+def _valid(values: Array, nodata: tuple[Any, ...]) -> Array | None:
+    bad: Array | None = None
+    for value in nodata:
+        floating = values.dtype.kind == "f" or values.dtype.name == "bfloat16"
+        if value != value:
+            found = np.isnan(values) if floating else None
+        else:
+            with np.errstate(over="ignore"):
+                beyond = floating and np.isinf(values.dtype.type(value)) and not np.isinf(value)
+            found = None if beyond else np.asarray(values == value)
+        if found is not None and found.any():
+            bad = found if bad is None else bad | found
+    return None if bad is None else ~bad
+
+
+def nodata_of(
+    reading: Reading, name: str, chosen: Sequence[int], names: Sequence[str] | None, count: int
+) -> list[tuple[Any, ...]] | None:
+    """Return the values that are no data of each chosen feature, None where the options say nothing of them."""
+    if reading.nodata is None:
+        return None
+    by_number: dict[int, tuple[Any, ...]] = {}
+    for column, values in reading.nodata.items():
+        if column is not None:
+            by_number[chosen_columns(name, [column], names, count)[0]] = values
+    return [by_number.get(number, reading.nodata.get(None, ())) for number in chosen]

@@ -1,0 +1,752 @@
+"""Where standardized data go: files of every kind, written piece by piece, and folders of such files.
+
+Writers are given a temporary name; where a file holds other arrays that are to stay, it is a copy of that file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import math
+import os
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastbn.io.arrays import PACKING, runs
+from fastbn.io.atomic import removed
+from fastbn.io.options import Array, Path, Reading, Shape
+from fastbn.io.places import KINDS, TABLES, TEXTS, Place, compression_of, split, suffix_of
+from fastbn.io.sources import Origin, Source, needed
+
+# Large enough to be read at the speed of the disk, small enough to be read for a few rows.
+_CHUNK_BYTES = 1 << 20
+_PATIENCE = 30.0  # seconds for chunks that are under way, at most a block's; the tasks may be another's too
+# Attributes that say how the old numbers were stored, or that libraries keep for themselves.
+_OWN = {
+    *PACKING,
+    *("valid_min", "valid_max", "valid_range", "actual_range", "coordinates", "CLASS", "NAME"),
+    *("REFERENCE_LIST", "DIMENSION_LIST", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordinates"),
+}
+
+
+class Target(NamedTuple):
+    """A file, or a folder (``kind`` "folder") of one file for each that is read; ``member`` names the array in it.
+
+    Where the name was given (``named``), the other arrays of the file stay.
+    """
+
+    kind: str
+    path: str
+    member: str = "data"
+    named: bool = False
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"{self.path}:{self.member}" if self.named else self.path
+
+    @property
+    def within(self) -> bool:
+        """Whether it is an array of a file that is there."""
+        return self.named and os.path.exists(self.path)
+
+    def is_there(self) -> bool:
+        """Whether there is something that would be replaced."""
+        if not self.within:
+            return os.path.lexists(self.path)
+        if self.kind == "npz":
+            with zipfile.ZipFile(self.path) as archive:
+                return f"{self.member}.npy" in archive.namelist()
+        if self.kind == "hdf5":
+            with needed("h5py", "HDF5 files").File(self.path, "r") as file:
+                found = file.get(self.member)
+                there, array = found is not None, hasattr(found, "dtype")
+        elif self.kind == "zarr":
+            group = needed("zarr", "Zarr stores").open(self.path, mode="r")
+            there = not hasattr(group, "array_keys") or self.member in group
+            array = there and hasattr(group[self.member] if hasattr(group, "array_keys") else group, "dtype")
+        else:
+            raise ValueError(f"out must be a new file where it is NetCDF, got {self.name!r}, in a file that is there")
+        if there and not array:
+            raise ValueError(f"out must name an array, got the group {self.name!r}")
+        return there
+
+    def spares(self, place: Place) -> bool:
+        """Whether a place is another array of the file, which stays."""
+        inside = f"{place.member}/".startswith(f"{self.member}/")
+        return self.named and place.array is None and place.kind == self.kind and bool(place.member) and not inside
+
+
+def target_of(out: Path) -> Target:
+    """Return what a path names; ValueError if its name says nothing that is known."""
+    path = os.fspath(out)
+    bare, member = split(path)
+    if member:
+        return Target(KINDS[suffix_of(bare)], bare, member, True)
+    suffix = suffix_of(path)
+    if suffix in KINDS:
+        return Target(KINDS[suffix], path.rstrip(os.sep))
+    if suffix and not path.endswith(os.sep):
+        raise ValueError(f"out must be a folder or a file of a known kind ({', '.join(KINDS)}), got {path!r}")
+    return Target("folder", path.rstrip(os.sep) or os.sep)
+
+
+class ArrayWriter(Protocol):
+    """Takes an array region by region; how many rows there are shows at the end."""
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Write values to where they begin in the whole array."""
+        ...
+
+    def finish(self, rows: int) -> None:
+        """Complete the file, of so many rows."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file, complete or not."""
+        ...
+
+    def settle(self, rows: int) -> None:
+        """Have the system write out what was written, an array of so many rows, so that a run can go on from here."""
+        ...
+
+
+class Wanted(NamedTuple):
+    """An array that is to be written: the shape of a row, the type, and what the source is beside its values."""
+
+    trailing: Shape
+    dtype: np.dtype[Any]
+    origin: Origin
+    resumed: bool = False  # whether a part of it is there
+
+    @property
+    def chunks(self) -> Shape:
+        """How it is cut: as the source, if that is of the same shape."""
+        given = self.origin.chunks
+        if given is None or len(given) != len(self.trailing) + 1:
+            return _chunks(self.trailing, self.dtype)
+        return (given[0], *(max(1, min(pair)) for pair in zip(given[1:], self.trailing, strict=True)))
+
+    @property
+    def dims(self) -> tuple[str, ...] | None:
+        """The names of its dimensions, if the source has as many."""
+        dims = self.origin.dims
+        return dims if dims is not None and len(dims) == len(self.trailing) + 1 else None
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What it says of itself: all that does not say how the source's numbers are stored."""
+        return {key: _plain(value) for key, value in self.origin.attrs.items() if key not in _OWN}
+
+    def coords(self) -> Any:
+        """Return the source's coordinates along dimensions that are still whole, None if it has none."""
+        coords = self.origin.coords
+        if coords is None or self.dims is None:
+            return None
+        sizes = dict(zip(self.dims[1:], self.trailing, strict=True))
+        fits = {name for name, size in coords.sizes.items() if sizes.get(name, size) == size}
+        return coords.drop_vars([name for name, value in coords.variables.items() if not set(value.dims) <= fits])
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as every format takes it."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
+    """Return chunks of whole rows, or of pieces of one."""
+    chunk = [1, *(max(1, size) for size in trailing)]
+    for axis in range(1, len(chunk)):
+        over = math.prod(chunk) * dtype.itemsize / _CHUNK_BYTES
+        if over > 1:
+            chunk[axis] = max(1, int(chunk[axis] / over))
+    chunk[0] = max(1, _CHUNK_BYTES // (math.prod(chunk) * dtype.itemsize))
+    return tuple(chunk)
+
+
+class NpyWriter:
+    """An .npy file in C order. Its header has the number of rows, and room to write it once more at the end."""
+
+    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+        self._trailing, self._dtype = wanted.trailing, wanted.dtype
+        self._file = open(path, "r+b" if wanted.resumed else "wb")  # noqa: SIM115 (closed by `close`)
+        self._header(0)
+        self._begin = self._file.tell()
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Write each piece of the region that is contiguous in the file."""
+        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
+        data, position = np.ascontiguousarray(values).reshape(-1), 0
+        for first, count in runs((region[0].stop, *self._trailing), region):
+            self._file.seek(self._begin + first * self._dtype.itemsize)
+            self._file.write(data[position : position + count].data)
+            position += count
+
+    def finish(self, rows: int) -> None:
+        """Write the header as it is to be."""
+        self._file.seek(0)
+        self._header(rows)
+        self._file.truncate(self._begin + rows * math.prod(self._trailing) * self._dtype.itemsize)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def settle(self, rows: int) -> None:
+        """Have the system write out what was written, with the header that it needs."""
+        self._file.seek(0)
+        self._header(rows)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _header(self, rows: int) -> None:
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (rows, *self._trailing)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+class NpzWriter(NpyWriter):
+    """An array of an .npz file, which is written beside it first: its size must be known before the rest."""
+
+    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+        self._target, self._path, self._beside = target, path, f"{path}.npy"
+        super().__init__(target, self._beside, wanted)
+
+    def finish(self, rows: int) -> None:
+        """Put the array into the archive, behind those that stay."""
+        super().finish(rows)
+        super().close()
+        name = f"{self._target.member}.npy"
+        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            if self._target.within:
+                _copy_members(self._target.path, archive, name)
+            archive.write(self._beside, name)
+
+    def close(self) -> None:
+        """Remove what was written beside the archive."""
+        try:
+            super().close()
+        finally:  # a full disk says so once more, of what was still to be written
+            removed(self._beside)
+
+
+def _copy_members(path: str, archive: zipfile.ZipFile, but: str) -> None:
+    with zipfile.ZipFile(path) as old:
+        for member in old.infolist():
+            if member.filename != but:
+                with old.open(member) as source, archive.open(member, "w", force_zip64=True) as copy:
+                    shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+
+
+class ChunkedWriter:
+    """An array that is stored in chunks and can grow: ``resize`` and slicing is all it needs to know."""
+
+    _array: Any
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Let the array grow if it must, and write the region."""
+        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
+        if region[0].stop > self._array.shape[0]:
+            self._resize(region[0].stop)
+        self._array[region] = values
+
+    def finish(self, rows: int) -> None:
+        """Do nothing: it has grown as it was written."""
+
+    def settle(self, rows: int) -> None:
+        """Have the system write out what was written, which is in many files."""
+        os.sync()
+
+    def _resize(self, rows: int) -> None:
+        self._array.resize((rows, *self._array.shape[1:]))
+
+
+class Hdf5Writer(ChunkedWriter):
+    """An array of an HDF5 file: a new one, or a copy of one of which everything else stays."""
+
+    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+        if target.within:
+            shutil.copyfile(target.path, path)
+        self._raw = _Lenient(path, "r+" if target.within else "w+")
+        self._file = needed("h5py", "HDF5 files").File(self._raw, "r+" if target.within else "w")
+        self._wanted = wanted
+        scales = self._scales(wanted)
+        if target.member in self._file:
+            del self._file[target.member]
+        self._array = self._created(target.member, wanted)
+        for dim, scale, label in zip(self._array.dims, scales, wanted.dims or scales, strict=True):
+            if scale is not None and isinstance(self._file.get(scale), type(self._array)):
+                dim.attach_scale(self._file[scale])
+            dim.label = (label or "") if wanted.dims else ""
+        self._array.attrs.update(wanted.attrs)
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Write the region, and see whether that and what was held back before went well."""
+        super().write(corner, values)
+        self._raw.check()
+
+    def finish(self, rows: int) -> None:
+        """Complete the file, which writes what HDF5 has held back."""
+        super().finish(rows)
+        self._file.close()
+        self._raw.check()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        self._raw.close()
+
+    def _created(self, member: str, wanted: Wanted) -> Any:
+        source, options = wanted.origin.stored, {}
+        if type(source) is needed("h5py", "HDF5 files").Dataset and source.chunks is not None:
+            known = source.compression in ("gzip", "lzf")
+            options = {"compression": source.compression, "compression_opts": source.compression_opts} if known else {}
+            options |= {"shuffle": source.shuffle, "fletcher32": source.fletcher32}
+        shape, limit = (0, *wanted.trailing), (None, *wanted.trailing)
+        return self._file.create_dataset(member, shape, wanted.dtype, maxshape=limit, chunks=wanted.chunks, **options)
+
+    def _scales(self, wanted: Wanted) -> list[str | None]:
+        """Return the names of the source's dimension scales."""
+        source, ndim = wanted.origin.stored, len(wanted.trailing) + 1
+        if type(source) is not needed("h5py", "HDF5 files").Dataset or source.ndim != ndim:
+            return [None] * ndim
+        return [dim[0].name if len(dim) else None for dim in source.dims]
+
+
+class NetcdfWriter(Hdf5Writer):
+    """A NetCDF file of one variable and the coordinates of its source."""
+
+    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+        coords = wanted.coords()
+        if coords is not None:
+            coords.to_netcdf(path, engine=needed("h5netcdf", "NetCDF files").__name__)
+        self._raw = _Lenient(path, "r+" if coords is not None else "w+")
+        self._hdf5 = needed("h5py", "HDF5 files").File(self._raw, "r+" if coords is not None else "w")
+        self._file = needed("h5netcdf", "NetCDF files").File(self._hdf5, "a")
+        self._dims = wanted.dims or tuple(f"dim_{axis}" for axis in range(len(wanted.trailing) + 1))
+        for name, size in zip(self._dims, (None, *wanted.trailing), strict=True):
+            if name not in self._file.dimensions:
+                self._file.dimensions[name] = size
+        first = self._file.dimensions[self._dims[0]]
+        rows = wanted.chunks[0] if first.isunlimited() else max(1, min(wanted.chunks[0], first.size))
+        chunks = (rows, *wanted.chunks[1:])
+        self._array = self._file.create_variable(target.member, self._dims, wanted.dtype, chunks=chunks)
+        self._array.attrs.update({key: value for key, value in wanted.attrs.items() if value is not None})
+        names = [str(name) for name in ([] if coords is None else coords.coords) if name not in self._dims]
+        if names:
+            self._array.attrs["coordinates"] = " ".join(names)
+
+    def finish(self, rows: int) -> None:
+        """Complete the file."""
+        ChunkedWriter.finish(self, rows)
+        self._file.close()
+        self._hdf5.close()
+        self._raw.check()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._hdf5.close()
+        self._raw.close()
+
+    def _resize(self, rows: int) -> None:
+        if not self._file.dimensions[self._dims[0]].isunlimited():
+            size = self._file.dimensions[self._dims[0]].size
+            raise ValueError(f"out must hold as many rows as its coordinate {self._dims[0]!r}, {size}, got {rows}")
+        self._file.resize_dimension(self._dims[0], rows)
+
+
+class _Lenient(io.FileIO):
+    """A file that keeps its first error to be asked for, and is not written to any more.
+
+    HDF5 ends the process with SIGSEGV if it cannot write, as it closes a file, what it has held back.
+    """
+
+    _error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all, or keep the error."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while written := self._tried(super().write, rest):
+            rest = rest[written:]
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the size, or keep the error."""
+        return self._tried(super().truncate, size)
+
+    def _tried(self, call: Callable[[Any], int], value: Any) -> int:
+        """Return what a call does, or 0 where it fails, or one did before."""
+        try:
+            return call(value) if self._error is None else 0
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._error is not None:
+            raise self._error
+
+
+class ZarrWriter(ChunkedWriter):
+    """An array of a Zarr store in a folder: a new one, or a copy of one of which everything else stays."""
+
+    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+        self._zarr = needed("zarr", "Zarr stores")
+        self._path, self._consolidated = path, False
+        name = target.member if target.named else None
+        if target.within:
+            self._consolidated = _cloned(target.path, path, os.path.normpath(target.member))
+        coords = None if target.within or wanted.resumed else wanted.coords()
+        if coords is not None and len(coords.variables):
+            name = name or wanted.origin.stored.name or target.member
+            coords.to_zarr(path, mode="w", consolidated=False)
+        self._array = self._zarr.open(path, mode="r+") if wanted.resumed else self._created(path, name, wanted)
+        if not hasattr(self._array, "dtype"):
+            self._array = self._array[name or wanted.origin.stored.name or target.member]
+
+    def finish(self, rows: int) -> None:
+        """Complete the array, and what the store says of all of them."""
+        super().finish(rows)
+        if self._consolidated:
+            with warnings.catch_warnings():  # that this is no part of version 3, which the store has it in
+                warnings.simplefilter("ignore")
+                self._zarr.consolidate_metadata(self._path)
+
+    def close(self) -> None:
+        """Wait until nothing writes: zarr raises the first error while other chunks are still under way.
+
+        They would make folders anew that were removed. Version 2 of zarr has no such tasks.
+        """
+        run = getattr(getattr(self._zarr.core, "sync", None), "sync", None)
+        if run is not None:
+            run(_others_done())
+
+    def _created(self, path: str, name: str | None, wanted: Wanted) -> Any:
+        options: dict[str, Any] = {"shape": (0, *wanted.trailing), "chunks": wanted.chunks, "dtype": wanted.dtype}
+        source, attrs = wanted.origin.stored, wanted.attrs
+        ours = isinstance(source, self._zarr.Array)
+        if not hasattr(self._zarr, "create_array"):  # pragma: no cover (version 2 of zarr)
+            attrs |= {} if wanted.dims is None else {"_ARRAY_DIMENSIONS": list(wanted.dims)}
+            array = self._zarr.open_array(
+                path, path=name, mode="w", **options, **({"compressor": source.compressor} if ours else {})
+            )
+            array.attrs.update(attrs)
+            return array
+        version = _zarr_format(path) or (source.metadata.zarr_format if ours else 3)
+        if ours and source.metadata.zarr_format == version:
+            options["compressors"] = source.compressors
+            whole = source.shards is None or len(source.shards) != len(options["chunks"])
+            options |= {} if whole else {"shards": source.shards, "chunks": source.chunks}
+        if version == 2 and wanted.dims is not None:
+            attrs |= {"_ARRAY_DIMENSIONS": list(wanted.dims)}
+        elif wanted.dims is not None:
+            options["dimension_names"] = wanted.dims
+        return self._zarr.create_array(path, name=name, zarr_format=version, attributes=attrs, **options)
+
+
+def _zarr_format(path: str) -> int | None:
+    if os.path.exists(os.path.join(path, "zarr.json")):
+        return 3
+    return 2 if os.path.exists(os.path.join(path, ".zgroup")) else None
+
+
+def _cloned(source: str, path: str, but: str) -> bool:
+    """Copy a store without one array, and say whether it has what describes all arrays in one place.
+
+    Chunks, which are never written to once they are there, are the same files; descriptions are copies.
+    """
+    consolidated = False
+    for root, folders, names in os.walk(source):
+        inside = os.path.normpath(os.path.relpath(root, source))
+        folders[:] = [name for name in folders if os.path.normpath(os.path.join(inside, name)) != but]
+        made = os.path.normpath(os.path.join(path, inside))
+        os.makedirs(made, exist_ok=True)
+        for name in names:
+            file, copy = os.path.join(root, name), os.path.join(made, name)
+            if name == "zarr.json" or name.startswith(".z"):
+                shutil.copy2(file, copy)
+                if inside == ".":
+                    with open(file, "rb") as described:
+                        consolidated |= name == ".zmetadata" or b'"consolidated_metadata": {' in described.read()
+                continue
+            try:
+                os.link(file, copy)
+            except OSError:  # a file system without such links
+                shutil.copy2(file, copy)
+    return consolidated
+
+
+async def _others_done() -> None:
+    import asyncio  # slow to import, but zarr has done that
+
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=_PATIENCE)
+
+
+_WRITERS: dict[str, Callable[[Target, str, Wanted], ArrayWriter]] = {
+    "npy": NpyWriter,
+    "npz": NpzWriter,
+    "hdf5": Hdf5Writer,
+    "netcdf": NetcdfWriter,
+    "zarr": ZarrWriter,
+}
+
+
+# Tables.
+
+
+class TableWriter:
+    """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
+
+    def __init__(self, target: Target, path: str, schema: Any, reading: Reading) -> None:
+        self._text = target.kind == "text"
+        self._decimal, self._single = reading.decimal, len(schema) == 1
+        self._stream: Any = None
+        if target.kind == "parquet":
+            self._writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
+        elif target.kind == "orc":
+            self._writer = needed("pyarrow.orc", "ORC tables").ORCWriter(path)
+        elif target.kind == "arrow":
+            self._writer = needed("pyarrow", "Tables").ipc.new_file(path, schema)
+        else:
+            csv = needed("pyarrow.csv", "Tables")
+            delimiter = reading.delimiter or TEXTS[suffix_of(target.path)]
+            options = csv.WriteOptions(include_header=reading.header is not False, delimiter=delimiter)
+            self._stream = _text_stream(path, compression_of(target.path), reading.encoding)
+            spelled = self._spelled(schema.empty_table()).schema
+            self._writer = csv.CSVWriter(self._stream or path, spelled, write_options=options)
+
+    def write(self, rows: Any) -> None:
+        """Append rows, a table of pyarrow's with the columns of the first."""
+        rows = self._spelled(rows) if self._text else rows
+        (self._writer.write_table if hasattr(self._writer, "write_table") else self._writer.write)(rows)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._writer.close()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _spelled(self, rows: Any) -> Any:
+        """Return rows as they are to be in a text: an empty line would be no row, a comma may be the decimal point."""
+        pa = needed("pyarrow", "Tables")
+        for number, field in enumerate(rows.schema):
+            if pa.types.is_floating(field.type):
+                column = rows.column(number)
+                if self._single:
+                    column = column.fill_null(np.nan)
+                if self._decimal != ".":
+                    compute = needed("pyarrow.compute", "Tables")
+                    column = compute.replace_substring(column.cast(pa.string()), ".", self._decimal)
+                rows = rows.set_column(number, field.name, column)
+        return rows
+
+
+def _text_stream(path: str, compression: str | None, encoding: str) -> Any:
+    """Return what a text is written through, None where that is the file itself."""
+    if compression is None and encoding == "utf-8":
+        return None
+    if compression in ("zstd", "lz4"):
+        pa = needed("pyarrow", "Tables")
+        raw: Any = pa.CompressedOutputStream(path, compression)
+    elif compression is None:
+        raw = open(path, "wb")  # noqa: SIM115 (closed by the writer)
+    else:
+        raw = needed({"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}[compression], "Compressed texts").open(path, "wb")
+    return raw if encoding == "utf-8" else codecs.EncodedFile(raw, "utf-8", encoding)
+
+
+# Sinks, which take the pieces of many sources.
+
+
+class Piece(NamedTuple):
+    """A part of a result: an array and where it begins in that of its source, or rows of a table.
+
+    ``name`` is what it was made from; ``done`` is how much of its source is read, and ``following`` where that goes on,
+    None where it cannot. ``several`` says which image of a file it is.
+    """
+
+    values: Any
+    corner: Shape
+    name: str
+    done: float
+    following: int | None = None
+    several: str = ""
+
+
+class FileSink:
+    """One file. Sources follow each other along axis 0."""
+
+    def __init__(self, target: Target, path: str, reading: Reading, resumed: tuple[int, int] | None = None) -> None:
+        self.tabular = target.kind in TABLES.values()
+        self._target, self._path, self._reading = target, path, reading
+        self._array: ArrayWriter | None = None
+        self._table: TableWriter | None = None
+        self._schema: Any = None
+        self._dtype: Any = None
+        self._trailing: Shape = ()
+        self._source: Source | None = None
+        self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
+        self._resumed = resumed is not None
+
+    def begin(self, place: Place, source: Source) -> None:
+        """Begin with a source behind those that were written, or go on with one."""
+        self._source = source
+        if self._begin and 0 in source.axis:
+            raise ValueError(f"out must be a folder for several arrays with features along axis 0, got {source.name}")
+
+    def write(self, piece: Piece) -> None:
+        """Write a piece."""
+        if self.tabular:
+            self._write_rows(piece)
+            return
+        values, corner = piece.values, piece.corner
+        if self._source is not None and self._source.flat:
+            values, corner = values[:, 0], corner[:1]
+        trailing = self._trailing_of(values.shape)
+        if self._array is None:
+            self._trailing, self._dtype = trailing, values.dtype
+            origin = Origin() if self._source is None else self._source.origin
+            wanted = Wanted(trailing, values.dtype, origin, self._resumed)
+            self._array = _WRITERS[self._target.kind](self._target, self._path, wanted)
+        if trailing != self._trailing or values.dtype != self._dtype:
+            raise ValueError(
+                f"out must be a folder where shapes or types differ: one file holds {self._trailing} of {self._dtype}, "
+                f"got {trailing} of {values.dtype} from {piece.name}"
+            )
+        self.rows = max(self.rows, self._begin + corner[0] + values.shape[0])
+        self._array.write((self._begin + corner[0], *corner[1:]), values)
+
+    def end(self) -> None:
+        """End a source that is complete."""
+        self._begin = self.rows
+
+    def settle(self) -> None:
+        """Have the system write out what was written."""
+        if self._array is not None:
+            self._array.settle(self.rows)
+
+    def undo(self) -> bool:
+        """Whether a source that failed has left nothing behind."""
+        return self.rows == self._begin
+
+    def finish(self) -> None:
+        """Complete the file."""
+        if self._array is not None:
+            self._array.finish(self.rows)
+        elif self._table is None and not self._resumed:  # else it was complete when the run was stopped
+            raise ValueError("source must hold something that can be read, got nothing")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        for writer in (self._array, self._table):
+            if writer is not None:
+                writer.close()
+
+    def _trailing_of(self, shape: Shape) -> Shape:
+        """Return the shape of a row of the result: a piece may be narrower than its source."""
+        if self._source is None or self._source.shape is None or len(shape) < 2:
+            return shape[1:]
+        whole = list(self._source.shape)
+        for axis, size in zip(self._source.axis, self._source.features, strict=True):
+            whole[axis] = size
+        return tuple(whole[1:])
+
+    def _write_rows(self, piece: Piece) -> None:
+        if self._table is None:
+            self._schema = piece.values.schema
+            self._table = TableWriter(self._target, self._path, self._schema, self._reading)
+        if piece.values.schema.names != self._schema.names or piece.values.schema.types != self._schema.types:
+            raise ValueError(f"out must be a folder where columns or types differ, got {piece.name}")
+        self.rows += piece.values.num_rows
+        self._table.write(piece.values)
+
+
+class FolderSink:
+    """A folder: of one file for each source, of its name and kind, and of one .npy file for each image."""
+
+    tabular = False
+
+    rows = 0
+
+    def __init__(self, path: str, reading: Reading, resumed: bool = False) -> None:
+        self._path, self._reading, self._resumed = path, reading, resumed
+        self._file: FileSink | None = None
+        self._made = ""
+        self._root: str | None = None
+        os.makedirs(path, exist_ok=resumed)
+
+    def begin(self, place: Place, source: Source) -> None:
+        """Begin with a source, of which a run that was stopped may have left a part."""
+        self._root = place.root
+        if place.kind == "images":
+            return
+        file = place.files[0].rstrip(os.sep) if place.files else f"{place.name}.npy"
+        name = os.path.relpath(file, self._root) if self._root else os.path.basename(file)
+        if self._resumed:
+            removed(os.path.join(self._path, name))
+        self._resumed = False
+        self._made = self._free(name, place.name)
+        target = Target(KINDS[suffix_of(name)], name, place.member or "data", bool(place.member))
+        self._file = FileSink(target, self._made, self._reading)
+        self._file.begin(place, source)
+        self.tabular = self._file.tabular
+
+    def write(self, piece: Piece) -> None:
+        """Write a piece of a source, or an image."""
+        if self._file is not None:
+            self._file.write(piece)
+            return
+        name = os.path.relpath(piece.name, self._root) if self._root else os.path.basename(piece.name)
+        name = f"{os.path.splitext(name)[0]}{piece.several}.npy"
+        if self._resumed and os.path.exists(os.path.join(self._path, name)):  # written when the run was stopped
+            removed(os.path.join(self._path, name))
+        else:
+            self._resumed = False
+        np.save(self._free(name, piece.name), piece.values[0])
+
+    def end(self) -> None:
+        """Complete the file of a source."""
+        if self._file is not None:
+            self._file.finish()
+        self.close()
+        self._made = ""
+
+    def settle(self) -> None:
+        """Have the system write out what was written, which is in many files."""
+        os.sync()
+
+    def undo(self) -> bool:
+        """Remove what a source that failed has left behind, of which images leave nothing."""
+        self.close()
+        if self._made:
+            removed(self._made)
+        return True
+
+    def finish(self) -> None:
+        """Complete the folder."""
+        if not os.listdir(self._path):
+            raise ValueError("source must hold something that can be read, got nothing")
+
+    def close(self) -> None:
+        """Let go of the file of a source."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self.tabular = None, False
+
+    def _free(self, name: str, source: str) -> str:
+        path = os.path.join(self._path, name)
+        if os.path.lexists(path):
+            raise ValueError(f"out must be a folder in which no two files have one name, got {name!r} for {source}")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path

@@ -1,0 +1,183 @@
+"""Dimensions go by their names, coordinates and descriptions stay: xarray objects, NetCDF, HDF5 and Zarr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import fastbn
+from support.datafiles import LEAST, Array, assert_streamed, same_bits
+
+
+@pytest.fixture
+def data(rng: np.random.Generator) -> xr.DataArray:
+    """Return a temperature on a grid, over time."""
+    values = rng.normal(280.0, 5.0, (40, 6, 8)).astype(np.float32)
+    coords = {
+        "time": np.datetime64("2020-01-01", "ns") + np.arange(40) * np.timedelta64(86400, "s"),
+        "lat": np.linspace(-75, 75, 6),
+        "lon": np.linspace(0, 315, 8),
+        "mask": (("lat", "lon"), np.arange(48).reshape(6, 8)),
+    }
+    return xr.DataArray(values, coords, ("time", "lat", "lon"), "t2m", {"units": "K", "long_name": "warmth"})
+
+
+def standard(x: Array, axis: tuple[int, ...]) -> Array:
+    wide = x.astype(np.float64)
+    return np.asarray((wide - wide.mean(axis, keepdims=True)) / wide.std(axis, keepdims=True))
+
+
+# 16 ulp of float32, of values that are up to 5 deviations from zero.
+CLOSE = {"rtol": 0.0, "atol": 16 * 2.0**-23 * 5}
+
+
+@pytest.mark.parametrize(
+    ("dim", "axis"),
+    [("time", (1, 2)), (["lat", "lon"], 0), (("time", "lat"), 2), (["time", "lat", "lon"], ()), ("lon", (0, 1))],
+)
+def test_dimensions_are_reduced_by_name(tmp_path: Path, data: xr.DataArray, dim: Any, axis: Any) -> None:
+    found = fastbn.stream(data, dim=dim)
+    assert_streamed(found, data.values, axis)
+    assert_streamed(
+        fastbn.stream(data.transpose("lon", "time", "lat"), dim="time"), data.values.transpose(2, 0, 1), (0, 2)
+    )
+    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    data.to_dataset().to_zarr(tmp_path / "x.zarr", mode="w", consolidated=False)
+    data.to_netcdf(tmp_path / "y.nc", engine="scipy")  # NetCDF 3
+    for name in ("x.nc", "x.nc:t2m", "x.zarr:t2m", "x.zarr", "y.nc"):
+        assert_streamed(fastbn.stream(f"{tmp_path}/{name}", dim=dim, memory=LEAST), data.values, axis)
+    fastbn.standardize(data, found, tmp_path / "z.npy", dim=dim)
+    kept = (axis,) if isinstance(axis, int) else axis
+    wanted = standard(data.values, tuple(a for a in range(3) if a not in kept))
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), wanted, **CLOSE)
+
+
+def test_lazy_arrays_come_in_blocks(tmp_path: Path, data: xr.DataArray) -> None:
+    data.to_dataset().to_netcdf(tmp_path / "x.nc", engine="h5netcdf", encoding={"t2m": {"chunksizes": (7, 3, 8)}})
+    with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf", cache=False) as opened:
+        assert_streamed(fastbn.stream(opened["t2m"], dim="time", memory=LEAST), data.values, (1, 2))
+        assert_streamed(fastbn.stream(opened[["t2m"]], dim="time"), data.values, (1, 2))
+        assert_streamed(fastbn.stream(opened["t2m"].chunk({"time": 9, "lat": 2}), dim="time"), data.values, (1, 2))
+        with pytest.raises(ValueError, match="out must not be one of the sources"):
+            fastbn.standardize(
+                opened["t2m"], fastbn.stream(data, dim="time"), tmp_path / "x.nc", dim="time", overwrite=True
+            )
+    with pytest.raises(ValueError, match="source must hold one array, or name one as in FILE:NAME, got a, b"):
+        fastbn.stream(xr.Dataset({"a": data, "b": data}))
+
+
+@pytest.mark.parametrize("out", ["z.nc", "z.nc:warm", "z.zarr", "z.zarr:warm"])
+def test_coordinates_are_kept(tmp_path: Path, data: xr.DataArray, out: str) -> None:
+    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    moments = fastbn.stream(data, dim="time")
+    name = out.partition(":")[2] or ("t2m" if "zarr" in out else "data")
+    for number, source in enumerate((data, f"{tmp_path}/x.nc")):
+        (tmp_path / str(number)).mkdir()
+        target = f"{tmp_path}/{number}/{out}"
+        fastbn.standardize(source, moments, target, dim="time", memory=LEAST)
+        path = target if ":" not in out else target.rpartition(":")[0]
+        opened = xr.open_zarr(path, consolidated=False) if "zarr" in out else xr.open_dataset(path, engine="h5netcdf")
+        with opened:
+            found = opened[name].load()
+        np.testing.assert_allclose(found.values, standard(data.values, (0,)), **CLOSE)
+        assert found.dims == data.dims
+        for coord in ("time", "lat", "lon"):
+            np.testing.assert_array_equal(found[coord], data[coord])
+        np.testing.assert_array_equal(opened["mask"], data["mask"])
+        assert found.attrs["units"] == "K"
+
+
+def test_netcdf_of_many_sources_and_of_none_with_names(
+    tmp_path: Path, data: xr.DataArray, rng: np.random.Generator
+) -> None:
+    x = rng.normal(size=(500, 3))
+    fastbn.standardize([x[:200], x[200:]], fastbn.stream(x), tmp_path / "y.nc")
+    with xr.open_dataset(tmp_path / "y.nc", engine="h5netcdf") as found:
+        np.testing.assert_allclose(found["data"], standard(x, (0,)), rtol=0, atol=1e-13)
+    assert fastbn.stream(tmp_path / "y.nc").count == 500
+    with pytest.raises(ValueError, match=r"out must hold as many rows as its coordinate 'time', 40, got 80"):
+        fastbn.standardize([data, data], fastbn.stream(data, dim="time"), tmp_path / "z.nc", dim="time")
+    with pytest.raises(ValueError, match=r"out must be a new file where it is NetCDF, got '.*y.nc:data'"):
+        fastbn.standardize(x, fastbn.stream(x), f"{tmp_path}/y.nc:data", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["y.nc"]
+
+
+def test_columns_that_are_chosen_lose_their_coordinate(tmp_path: Path, data: xr.DataArray) -> None:
+    found = fastbn.stream(data, axis=2, columns=[5, 1])
+    assert_streamed(found, data.values[..., [5, 1]], 2)
+    fastbn.standardize(data, found, tmp_path / "z.nc", axis=2, columns=[5, 1])
+    with xr.open_dataset(tmp_path / "z.nc", engine="h5netcdf") as opened:
+        assert set(opened.coords) == {"time", "lat"}
+        wanted = standard(data.values, (0, 1))[..., [5, 1]]
+        np.testing.assert_allclose(opened["data"], wanted, **CLOSE)
+
+
+def test_names_of_hdf5_and_zarr(tmp_path: Path, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(9, 5, 4))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = x
+        for number, name in enumerate(("time", "lat", "lon")):
+            file["x"].dims[number].label = name
+    array = zarr.open_array(str(tmp_path / "x.zarr"), mode="w", shape=x.shape, dtype=x.dtype, chunks=(3, 5, 4))
+    array[...] = x
+    array.attrs["_ARRAY_DIMENSIONS"] = ["time", "lat", "lon"]
+    for source in (tmp_path / "x.h5", tmp_path / "x.zarr", array):
+        assert_streamed(fastbn.stream(source, dim=["lat", "time"]), x, 2)
+        with pytest.raises(ValueError, match=r"dim must name dimensions of .* \(time, lat, lon\), got depth"):
+            fastbn.stream(source, dim="depth")
+    with pytest.raises(ValueError, match=r"dim must name dimensions of source \(none that have names\), got time"):
+        fastbn.stream(x, dim="time")
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match=r"axis must be 1 for tables, got \('time',\)"):
+        fastbn.stream(tmp_path / "x.csv", dim="time")
+
+
+def test_dimensions_are_part_of_a_run(tmp_path: Path, data: xr.DataArray) -> None:
+    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+
+    def stopping(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"checkpoint": tmp_path / "c", "every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        fastbn.stream(tmp_path / "x.nc", dim="time", progress=stopping, **options)
+    with pytest.raises(ValueError, match=r"dim was \['time'\] and is \['lat'\]"):
+        fastbn.stream(tmp_path / "x.nc", dim="lat", resume=True, **options)
+    whole = fastbn.stream(tmp_path / "x.nc", dim="time")
+    assert same_bits(fastbn.stream(tmp_path / "x.nc", dim="time", resume=True, **options), whole)
+
+
+# What is packed, and what is no data.
+
+
+@pytest.mark.parametrize("name", ["x.nc", "y.nc", "x.zarr:v", "z.zarr:v"])
+def test_packed_numbers_are_unpacked(tmp_path: Path, rng: np.random.Generator, name: str) -> None:
+    values = np.round(rng.normal(10.0, 3.0, (50, 4)), 2)
+    values[3, 2] = np.nan
+    array = xr.DataArray(values, dims=("row", "col"), name="v").to_dataset()
+    encoding = {"v": {"dtype": "int16", "scale_factor": 0.01, "add_offset": 5.0, "_FillValue": -32768}}
+    array.to_netcdf(tmp_path / "x.nc", engine="h5netcdf", encoding=encoding)
+    array.to_netcdf(tmp_path / "y.nc", engine="scipy", encoding=encoding)
+    for store, version in (("x.zarr", 3 if zarr.__version__ >= "3" else 2), ("z.zarr", 2)):
+        array.to_zarr(tmp_path / store, mode="w", zarr_format=version, consolidated=False, encoding=encoding)
+    found = fastbn.stream(f"{tmp_path}/{name}")
+    assert np.asarray(found.count).tolist() == [50, 50, 49, 50]
+    np.testing.assert_allclose(found.mean, np.nanmean(values, 0), rtol=1e-12)
+    np.testing.assert_allclose(found.std(), np.nanstd(values, 0), rtol=1e-9)
+    fastbn.standardize(f"{tmp_path}/{name}", found, tmp_path / "out.npy")
+    wanted = (values - np.nanmean(values, 0)) / np.nanstd(values, 0)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=0, atol=1e-12)
+
+
+def test_unsigned_numbers_of_old_netcdf(tmp_path: Path) -> None:
+    array = xr.DataArray(np.array([[0, 200], [255, 100]], np.uint8).view(np.int8), dims=("a", "b"), name="v")
+    array.attrs.update({"_Unsigned": "true", "_FillValue": np.int8(-1)})
+    array.to_netcdf(tmp_path / "x.nc", engine="scipy")
+    found = fastbn.stream(tmp_path / "x.nc")
+    assert (np.asarray(found.count).tolist(), found.mean.tolist()) == ([1, 2], [0.0, 150.0])

@@ -1,0 +1,336 @@
+"""Images count as they are stored, whatever their depth, sign, byte order and number in a file, or are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import fastbn
+from support.datafiles import LEAST, Array, assert_streamed, same_bits
+
+
+def assert_counts(path: Path, pixels: Array, **options: Any) -> fastbn.Moments:
+    """Assert that a file has the statistics of these pixels, (..., channels)."""
+    found = fastbn.stream(path, **options)
+    assert_streamed(found, pixels.reshape(-1, pixels.shape[-1]))
+    return found
+
+
+def test_a_png_of_16_bits_and_three_channels(tmp_path: Path, rng: np.random.Generator) -> None:
+    constant = np.full((8, 9, 3), 1000, np.uint16)
+    (tmp_path / "x.png").write_bytes(imagecodecs.png_encode(constant))
+    found = assert_counts(tmp_path / "x.png", constant)
+    assert found.mean.tolist() == [1000.0] * 3
+    for channels, kept in ((1, 1), (2, 1), (3, 3), (4, 3)):
+        values = rng.integers(0, 65536, (7, 5, channels)).astype(np.uint16)
+        (tmp_path / "x.png").write_bytes(imagecodecs.png_encode(values[..., 0] if channels == 1 else values))
+        assert_counts(tmp_path / "x.png", values[..., :kept])
+    fastbn.standardize(tmp_path / "x.png", found, tmp_path / "y.npy")
+    assert np.load(tmp_path / "y.npy").shape == (1, 3, 7, 5)
+
+
+TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8", "u8", "i8"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_tiffs_of_all_types(tmp_path: Path, rng: np.random.Generator, dtype: str, byteorder: Any) -> None:
+    kind = np.dtype(dtype)
+    low = 0 if kind.kind == "u" else -100
+    for shape, photometric in (((6, 7), "minisblack"), ((6, 7, 3), "rgb")):
+        values = (rng.integers(low, 100, shape) * (255 if kind.itemsize > 1 else 1)).astype(kind)
+        tifffile.imwrite(tmp_path / "x.tif", values, byteorder=byteorder, photometric=photometric)
+        exact = values.reshape(6 * 7, -1)
+        found = fastbn.stream(tmp_path / "x.tif")
+        assert_streamed(found, exact if kind.itemsize < 8 and dtype != "u4" else exact.astype(np.float64))
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits", "zstd"])
+@pytest.mark.parametrize("layout", [{}, {"tile": (16, 16)}, {"planarconfig": "separate"}, {"rowsperstrip": 3}], ids=str)
+def test_tiffs_of_all_layouts(
+    tmp_path: Path, rng: np.random.Generator, compression: str | None, layout: dict[str, Any]
+) -> None:
+    values = rng.integers(0, 65536, (37, 41, 3)).astype(np.uint16)
+    stored = np.moveaxis(values, -1, 0) if "planarconfig" in layout else values
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric="rgb", compression=compression, **layout)
+    assert_counts(tmp_path / "x.tif", values)
+
+
+def test_tiffs_of_many_bands_and_of_alpha(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.integers(0, 65536, (12, 11, 5)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig")
+    assert_counts(tmp_path / "x.tif", values)
+    assert_counts(tmp_path / "x.tif", values[..., [4, 0]], columns=[4, "0"])
+    tifffile.imwrite(tmp_path / "x.tif", values[..., :4], photometric="rgb", extrasamples=["unassalpha"])
+    assert_counts(tmp_path / "x.tif", values[..., :3])
+    tifffile.imwrite(tmp_path / "x.tif", values[..., :4], photometric="rgb", extrasamples=["unspecified"])
+    assert_counts(tmp_path / "x.tif", values[..., :4])
+
+
+def test_tiffs_of_few_bits(tmp_path: Path, rng: np.random.Generator) -> None:
+    bits = rng.integers(0, 2, (5, 9)).astype(bool)
+    for photometric, white in (("minisblack", bits), ("miniswhite", ~bits)):
+        tifffile.imwrite(tmp_path / "x.tif", bits, photometric=photometric, bitspersample=1)
+        assert_counts(tmp_path / "x.tif", (white * np.uint8(255))[..., None])
+    palette = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).quantize(5)
+    palette.save(tmp_path / "p.tif")
+    assert_counts(tmp_path / "p.tif", np.asarray(palette.convert("RGB")))
+    odd = np.arange(768, dtype=np.uint16).reshape(3, 256)
+    tifffile.imwrite(tmp_path / "q.tif", np.zeros((4, 4), np.uint8), photometric="palette", colormap=odd)
+    with pytest.raises(ValueError, match=r"q.tif cannot be read: its palette must have colours of 8 bits"):
+        fastbn.stream(tmp_path / "q.tif")
+
+
+def test_what_pillow_would_convert_is_refused(tmp_path: Path) -> None:
+    for name in ("x.jpg", "x.tif"):
+        Image.new("CMYK", (4, 4), (1, 2, 3, 4)).save(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} must be grey or RGB, or be asked for a mode \(mode='RGB'\)"):
+            fastbn.stream(tmp_path / name)
+    assert fastbn.stream(tmp_path / "x.tif", mode="CMYK").mean.tolist() == [1.0, 2.0, 3.0, 4.0]
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((4, 4), np.complex64))
+    with pytest.raises(ValueError, match=r"c.tif must hold real numbers, got complex64"):
+        fastbn.stream(tmp_path / "c.tif")
+
+
+def test_no_mode_takes_bits_away(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.full((4, 4, 3), 1000, np.uint16)))
+    tifffile.imwrite(tmp_path / "b.tif", np.full((4, 4), 1000, np.uint16))
+    tifffile.imwrite(tmp_path / "c.tif", np.full((4, 4), 0.5, np.float32))
+    (tmp_path / "d.pgm").write_bytes(pnm("P5", np.full((4, 4, 1), 1000), 4095))
+    (tmp_path / "e.jp2").write_bytes(imagecodecs.jpeg2k_encode(np.full((4, 4, 3), 1000, np.uint16), level=0))
+    for path in sorted(tmp_path.iterdir()):
+        for mode in ("L", "RGB"):
+            with pytest.raises(
+                ValueError, match=rf"{path.name} (must have 8 bits to be of mode {mode}|cannot be read)"
+            ):
+                fastbn.stream(path, mode=mode)
+    tifffile.imwrite(tmp_path / "f.tif", np.full((4, 4, 3), 9, np.uint8), photometric="rgb")
+    assert fastbn.stream(tmp_path / "f.tif", mode="L").mean == [9.0]
+
+
+def test_bits_that_are_packed(tmp_path: Path, rng: np.random.Generator) -> None:
+    for bits in (2, 4, 10, 12, 14):
+        values = rng.integers(0, 2**bits, (6, 8)).astype(np.uint16 if bits > 8 else np.uint8)
+        shown = np.unpackbits(values.astype(">u2")[..., None].view(np.uint8), axis=-1)
+        rows = np.packbits(shown[..., -bits:].reshape(6, -1), axis=1).tobytes()
+        page = {"shape": (6, 8), "dtype": values.dtype, "bitspersample": bits, "photometric": "minisblack"}
+        tifffile.imwrite(tmp_path / "x.tif", iter([rows]), compression=None, rowsperstrip=6, **page)
+        assert_counts(tmp_path / "x.tif", values[..., None])
+
+
+# More than one image in a file.
+
+
+def test_all_pages_of_a_tiff(tmp_path: Path, rng: np.random.Generator) -> None:
+    pages = np.stack([np.full((6, 5), value, np.uint8) for value in (0, 100, 200)])
+    for options in ({}, {"imagej": True}, {"ome": True}, {"bigtiff": True}):
+        tifffile.imwrite(tmp_path / "x.tif", pages, **{"photometric": "minisblack"} | options)
+        found = fastbn.stream(tmp_path / "x.tif")
+        assert (found.count, found.mean.tolist()) == (90, [100.0])
+        assert [found.min.tolist(), found.max.tolist()] == [[0.0], [200.0]]  # type: ignore[union-attr]
+    with tifffile.TiffWriter(tmp_path / "y.tif") as tiff:  # of several sizes
+        parts = [rng.integers(0, 256, (4 + i, 9, 3), np.uint8) for i in range(3)]
+        for part in parts:
+            tiff.write(part, photometric="rgb", metadata=None)
+    assert_counts(tmp_path / "y.tif", np.concatenate([part.reshape(-1, 3) for part in parts]))
+
+
+def test_smaller_copies_and_masks_are_no_images_of_their_own(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.integers(0, 256, (64, 64), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as tiff:
+        tiff.write(values, subifds=1, tile=(16, 16))
+        tiff.write(values[::2, ::2], subfiletype=1, tile=(16, 16))
+        tiff.write(values[::4, ::4], subfiletype=1, tile=(16, 16))
+        tiff.write((values > 9), subfiletype=4)
+    assert_counts(tmp_path / "x.tif", values[..., None])
+
+
+def test_stacks_behind_one_page(tmp_path: Path, rng: np.random.Generator) -> None:
+    """As ImageJ writes what is larger than 4 GB, and others what is shorter."""
+    stack = rng.integers(0, 65536, (12, 6, 5)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", stack, photometric="minisblack", truncate=True)
+    with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
+        assert len(tiff.pages) == 1
+    assert_counts(tmp_path / "x.tif", stack[..., None])
+    for axes in ({"axes": "TZYX"}, None):
+        deep = stack.reshape(3, 4, 6, 5)
+        tifffile.imwrite(tmp_path / "x.tif", deep, photometric="minisblack", imagej=axes is not None, metadata=axes)
+        assert_counts(tmp_path / "x.tif", stack[..., None])
+    tifffile.imwrite(tmp_path / "x.tif", deep, photometric="minisblack", volumetric=True, tile=(4, 16, 16))
+    assert_counts(tmp_path / "x.tif", stack[..., None])
+
+
+def test_stacks_larger_than_memory_come_page_by_page(tmp_path: Path, rng: np.random.Generator) -> None:
+    stack = rng.integers(0, 256, (40, 90, 80, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", stack, photometric="rgb")
+    Image.fromarray(stack[0]).save(tmp_path / "a.png")
+    both = np.concatenate([stack[:1], stack])
+    assert_counts(tmp_path, both, memory=LEAST)
+    assert_counts(tmp_path, both[..., [2]], memory=LEAST, columns=["B"])
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    (tmp_path / "x.tif").write_bytes(data[: len(data) // 2])
+    with pytest.raises((ValueError, OSError), match=r"x.tif"):
+        fastbn.stream(tmp_path, memory=LEAST)
+
+
+def test_a_tiff_of_masks_alone(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((4, 4), bool), subfiletype=4, photometric="minisblack")
+    with pytest.raises(ValueError, match=r"x.tif must hold an image, got smaller copies and masks alone"):
+        fastbn.stream(tmp_path / "x.tif")
+
+
+def test_all_frames_of_what_moves(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((6, 5, 3), value, np.uint8)) for value in (0, 100, 200)]
+    for name, options in (("x.gif", {}), ("x.webp", {"lossless": True}), ("x.png", {"default_image": False})):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        found = fastbn.stream(tmp_path / name)
+        assert (found.count, found.mean.tolist()) == (90, [100.0, 100.0, 100.0])
+
+
+class StopError(Exception):
+    pass
+
+
+def stopping(calls: int) -> Callable[[int, int | None], None]:
+    """Return a function to report to that ends the run after so many calls."""
+    left = iter(range(calls))
+
+    def progress(done: int, total: int | None) -> None:
+        if next(left, None) is None:
+            raise StopError
+
+    return progress
+
+
+def test_pages_go_on_where_a_run_was_stopped(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(4):
+        pages = rng.integers(0, 256, (7, 90, 80), np.uint8)
+        tifffile.imwrite(folder / f"{number}.tif", pages, photometric="minisblack")
+    whole = fastbn.stream(folder, memory=LEAST)
+    stops = 0
+    for calls in range(11):
+        try:
+            fastbn.stream(folder, memory=LEAST, checkpoint=tmp_path / "c", every=0.0, progress=stopping(calls))
+        except StopError:
+            stops += 1
+            resumed = fastbn.stream(folder, memory=LEAST, checkpoint=tmp_path / "c", every=0.0, resume=True)
+            assert same_bits(resumed, whole)
+    assert stops > 4
+
+
+def test_pages_become_arrays_of_their_own(tmp_path: Path, rng: np.random.Generator) -> None:
+    pages = rng.integers(0, 256, (3, 4, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack")
+    moments = fastbn.stream(tmp_path / "x.tif")
+    fastbn.standardize(tmp_path / "x.tif", moments, tmp_path / "y.npy")
+    wanted = (pages - pages.mean()) / pages.std()
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy")[:, 0], wanted, rtol=0, atol=16 * 2.0**-23 * 2)
+    fastbn.standardize(tmp_path / "x.tif", moments, tmp_path / "y")
+    assert sorted(path.name for path in (tmp_path / "y").iterdir()) == ["x-0.npy", "x-1.npy", "x-2.npy"]
+
+
+# PNM.
+
+
+def pnm(magic: str, values: Array, top: int | None, comment: str = "") -> bytes:
+    height, width = values.shape[:2]
+    head = f"{magic}\n{comment}{width} {height}\n" + ("" if top is None else f"{top}\n")
+    if magic in ("P1", "P2", "P3"):
+        return (head + " ".join(map(str, values.reshape(-1).tolist())) + "\n").encode()
+    data = np.packbits(values, axis=1) if magic == "P4" else values.astype(">u2" if top and top > 255 else "u1")
+    return head.encode() + data.tobytes()
+
+
+@pytest.mark.parametrize("top", [1, 15, 100, 255, 256, 1023, 4095, 65535])
+@pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
+def test_pnm_of_all_depths(tmp_path: Path, rng: np.random.Generator, magic: str, top: int) -> None:
+    shape = (6, 7, 3) if magic in ("P3", "P6") else (6, 7, 1)
+    values = rng.integers(0, top + 1, shape).astype(np.uint16 if top > 255 else np.uint8)
+    path = tmp_path / ("x.ppm" if len(shape) == 3 and shape[2] == 3 else "x.pgm")
+    path.write_bytes(pnm(magic, values, top, "# made here\n"))
+    assert_counts(path, values)
+
+
+def test_pnm_of_bits_and_of_floats(tmp_path: Path, rng: np.random.Generator) -> None:
+    bits = rng.integers(0, 2, (6, 11)).astype(np.uint8)
+    for magic in ("P1", "P4"):
+        (tmp_path / "x.pbm").write_bytes(pnm(magic, bits, None))
+        assert_counts(tmp_path / "x.pbm", ((1 - bits) * 255)[..., None])
+    for magic, channels in (("Pf", 1), ("PF", 3)):
+        values = rng.normal(size=(4, 5, channels)).astype(np.float32)
+        for order, sign in (("<", "-1.0"), (">", "1.0")):
+            head = f"{magic}\n5 4\n{sign}\n".encode()
+            (tmp_path / "x.pfm").write_bytes(head + values[::-1].astype(f"{order}f4").tobytes())
+            assert_counts(tmp_path / "x.pfm", values)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"P7\n1 1\n255\n\0", "must be a PNM image"),
+        (b"P5\n2 2\n70000\n\0\0\0\0", "must have a largest value of 1 to 65535, got 70000"),
+        (b"P5\n4 4\n255\n\0\0", "x.pgm"),
+        (b"P2\n4 4\n255\n1 2 3\n", "must hold 16 values, got 3: it is cut short"),
+    ],
+)
+def test_pnm_that_is_none(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "x.pgm").write_bytes(data)
+    with pytest.raises(ValueError, match=said):
+        fastbn.stream(tmp_path / "x.pgm")
+
+
+# Other codecs.
+
+
+@pytest.mark.parametrize(("name", "encode"), [("x.jp2", "jpeg2k"), ("x.jxl", "jpegxl")])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_deep_images_of_other_codecs(
+    tmp_path: Path, rng: np.random.Generator, name: str, encode: str, channels: int
+) -> None:
+    values = rng.integers(0, 65536, (24, 25, channels)).astype(np.uint16)
+    lossless = {"lossless": True} if encode == "jpegxl" else {"level": 0, "reversible": True}
+    data = getattr(imagecodecs, f"{encode}_encode")(values[..., 0] if channels == 1 else values, **lossless)
+    (tmp_path / name).write_bytes(data)
+    assert_counts(tmp_path / name, values[..., : 1 if channels == 1 else 3])
+
+
+def test_depths_do_not_mix(tmp_path: Path) -> None:
+    for number, dtype in enumerate((np.uint8, np.uint16)):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.zeros((4, 4), dtype))
+    with pytest.raises(ValueError, match=r"1.tif must be of mode L as those before it, got I;16"):
+        fastbn.stream(tmp_path)
+    with tifffile.TiffWriter(tmp_path / "0.tif") as tiff:
+        for dtype in (np.uint8, np.uint16):
+            tiff.write(np.zeros((4, 4), dtype), metadata=None)
+    with pytest.raises(ValueError, match=r"0.tif must hold images of one kind, got several"):
+        fastbn.stream(tmp_path)
+
+
+# Very large images.
+
+
+def test_large_images_are_an_option(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "x.png")
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((64, 64), np.uint8))
+    for name in ("x.png", "x.tif"):
+        with pytest.raises(ValueError, match=rf"{name} must have at most 4095 pixels, got 4096"):
+            fastbn.stream(tmp_path / name, max_pixels=4095)
+        assert fastbn.stream(tmp_path / name, max_pixels=4096).count == 4096
+
+
+def test_more_pixels_than_pillow_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="exceeds limit of 2000 pixels"):
+        fastbn.stream(tmp_path / "x.png")
+    assert fastbn.stream(tmp_path / "x.png", max_pixels=10**9).count == 4096
+    assert Image.MAX_IMAGE_PIXELS == 1000

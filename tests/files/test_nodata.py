@@ -1,0 +1,151 @@
+"""Values that are no data are left out, whoever says so: the caller, or the file by the rules of its format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import zarr
+
+import fastbn
+from support import datafiles
+from support.datafiles import ARRAYS, LEAST, TABLES, Array, assert_streamed, same_bits
+
+
+def spoiled(rng: np.random.Generator, dtype: Any = np.float64) -> tuple[Array, Array]:
+    """Return values of which some are -999 or 7777, and where those are."""
+    x = rng.integers(0, 100, (9_000, 3)).astype(dtype)
+    bad = rng.random(x.shape) < 0.1
+    x[bad] = -999
+    x[4, 1] = 7777
+    bad[4, 1] = True
+    return x, bad
+
+
+def assert_without(found: fastbn.Moments, x: Array, bad: Array) -> None:
+    assert np.asarray(found.count).tolist() == (~bad).sum(0).tolist()
+    for i in range(x.shape[1]):
+        kept = x[~bad[:, i], i].astype(np.float64)
+        np.testing.assert_allclose([found.mean[i], found.std()[i]], [kept.mean(), kept.std()], rtol=1e-12)
+        assert (found.min[i], found.max[i]) == (kept.min(), kept.max())  # type: ignore[index]
+
+
+@pytest.mark.parametrize("save", ARRAYS + TABLES, ids=lambda save: save.__name__)
+def test_values_that_are_named(tmp_path: Path, rng: np.random.Generator, save: datafiles.Save) -> None:
+    x, bad = spoiled(rng)
+    source = save(tmp_path, x)
+    found = fastbn.stream(source, nodata=[-999, 7777], memory=LEAST)
+    assert_without(found, x, bad)
+    assert_without(
+        fastbn.stream(source, nodata=(-999.0, 7777), columns=[2, 1], memory=LEAST), x[:, [2, 1]], bad[:, [2, 1]]
+    )
+    out = tmp_path / ("y.parquet" if save in TABLES else "y.npy")
+    fastbn.standardize(source, found, out, nodata=[-999, 7777], memory=LEAST)
+    y = pd.read_parquet(out).to_numpy() if save in TABLES else np.load(out)
+    np.testing.assert_array_equal(np.isnan(y), bad)
+    np.testing.assert_allclose(y[~bad], ((x - found.mean) / found.std())[~bad], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "i8", "u8", "f2", "f4", ">i2", ">f4", "g"])
+def test_in_all_types(tmp_path: Path, dtype: str) -> None:
+    x = np.array([[1, 2], [100, 4], [3, 100]]).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    found = fastbn.stream(tmp_path / "x.npy", nodata=100)
+    assert (np.asarray(found.count).tolist(), found.mean.tolist()) == ([2, 2], [2.0, 3.0])
+    assert fastbn.stream(tmp_path / "x.npy", nodata=[-70_000, 1e300, 2.5]).count == 3  # which no type of these holds
+    assert same_bits(fastbn.stream(x, nodata=100), found)
+
+
+def test_by_column(tmp_path: Path, rng: np.random.Generator) -> None:
+    x = np.array([[0.0, 0.0, 9.0], [1.0, -1.0, 5.0], [0.0, 7.0, 9.0]])
+    for source, names in ((datafiles.save_npy(tmp_path, x), (0, 2)), (datafiles.save_csv(tmp_path, x), ("c0", "c2"))):
+        found = fastbn.stream(source, nodata={names[0]: 0, names[1]: [9, -1]})
+        assert (np.asarray(found.count).tolist(), found.mean.tolist()) == ([1, 3, 1], [1.0, 2.0, 5.0])
+        chosen = fastbn.stream(source, nodata={names[1]: [9]}, columns=[2, 1])
+        assert (np.asarray(chosen.count).tolist(), chosen.mean.tolist()) == ([1, 3], [5.0, 2.0])
+        with pytest.raises(ValueError, match="columns must be among"):
+            fastbn.stream(source, nodata={"nosuch": 0})
+    frame = pd.DataFrame(x, columns=["a", "b", "c"])
+    assert np.asarray(fastbn.stream(frame, nodata={"a": 0}).count).tolist() == [1, 3, 3]
+    wide = rng.integers(0, 3, (4, 30_000))  # rows longer than a block
+    found = fastbn.stream(datafiles.save_npy(tmp_path, wide), nodata={1: 1, 29_999: 2}, memory=LEAST)
+    wanted = np.full(30_000, 4)
+    wanted[1], wanted[29_999] = (wide[:, 1] != 1).sum(), (wide[:, 29_999] != 2).sum()
+    assert np.asarray(found.count).tolist() == wanted.tolist()
+
+
+def test_with_nan_and_infinity() -> None:
+    x = np.array([[-1.0, np.nan], [2.0, 4.0], [np.inf, -1.0]])
+    assert np.isnan(fastbn.stream(x, nodata=-1).mean).tolist() == [True, True]
+    found = fastbn.stream(x, nodata=-1, where_finite=True)
+    assert (np.asarray(found.count).tolist(), found.mean.tolist()) == ([1, 1], [2.0, 4.0])
+    found = fastbn.stream(x, nodata=[np.nan, np.inf])
+    assert (np.asarray(found.count).tolist(), found.mean.tolist()) == ([2, 2], [0.5, 1.5])
+
+
+# What files say.
+
+
+def hdf5(folder: Path, x: Array, **attrs: Any) -> str:
+    with h5py.File(folder / "x.h5", "w") as file:
+        file["x"] = x
+        file["x"].attrs.update(attrs)
+    return str(folder / "x.h5")
+
+
+def zarr_(folder: Path, x: Array, **attrs: Any) -> str:
+    array = zarr.open_array(str(folder / "x.zarr"), mode="w", shape=x.shape, dtype=x.dtype, fill_value=0)
+    array[...] = x
+    array.attrs.update({key: np.asarray(value).tolist() for key, value in attrs.items()})
+    return str(folder / "x.zarr")
+
+
+@pytest.mark.parametrize("save", [hdf5, zarr_])
+@pytest.mark.parametrize("dtype", ["i2", "f4", "f8"])
+def test_fill_values_of_arrays(tmp_path: Path, rng: np.random.Generator, save: Callable[..., str], dtype: str) -> None:
+    x, bad = spoiled(rng, dtype)
+    kind = np.dtype(dtype).type
+    found = fastbn.stream(save(tmp_path, x, _FillValue=kind(-999), missing_value=np.array([7777], dtype)))
+    assert_without(found, x, bad)
+    assert_streamed(fastbn.stream(save(tmp_path, x, _FillValue=kind(-999)), nodata=[]), x)
+    assert_without(fastbn.stream(save(tmp_path, x), nodata=[-999, 7777]), x, bad)
+    for other in ("nonsense", ["a", "b"]):
+        assert fastbn.stream(save(tmp_path, x, _FillValue=other)).count == len(x)
+    assert fastbn.stream(save(tmp_path, np.zeros((4, 2), dtype))).count == 4  # a fill value of Zarr's is no such
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("i2", "-999"), ("f4", "-999"), ("f4", "nan"), ("u1", "77"), ("u1", "-1"), ("f8", "x")]
+)
+def test_no_data_of_geotiffs(tmp_path: Path, rng: np.random.Generator, dtype: str, nodata: str) -> None:
+    x = rng.integers(0, 50, (20, 30)).astype(dtype)
+    bad = rng.random(x.shape) < 0.2
+    held = nodata not in ("-1", "x")
+    if held:
+        x[bad] = float(nodata)
+    tags = [(42113, "s", 0, nodata, True)]
+    tifffile.imwrite(tmp_path / "x.tif", x, extratags=tags)
+    found = fastbn.stream(tmp_path / "x.tif")
+    kept = x[~bad] if held else x.reshape(-1)
+    assert found.count == kept.size
+    np.testing.assert_allclose(
+        [found.mean[0], found.std()[0]], [kept.mean(dtype=float), kept.std(dtype=float)], rtol=1e-12
+    )
+    fastbn.standardize(tmp_path / "x.tif", found, tmp_path / "y.npy")
+    assert np.isnan(np.load(tmp_path / "y.npy")).sum() == (bad.sum() if held else 0)
+    assert fastbn.stream(tmp_path / "x.tif", nodata=[]).count == x.size
+
+
+def test_channels_of_images(tmp_path: Path, rng: np.random.Generator) -> None:
+    images = datafiles.random_images(rng, 3, (9, 9))
+    folder = datafiles.save_images(tmp_path / "images", images)
+    flat = datafiles.pixels(images)
+    found = fastbn.stream(folder, nodata={"R": [int(flat[0, 0])], 2: int(flat[5, 2])})
+    wanted = [(flat[:, 0] != flat[0, 0]).sum(), len(flat), (flat[:, 2] != flat[5, 2]).sum()]
+    assert np.asarray(found.count).tolist() == wanted

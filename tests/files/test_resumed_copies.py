@@ -1,0 +1,160 @@
+"""A standardized copy that was interrupted goes on to the same bytes, and nothing else goes on from it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import fastbn
+from support import datafiles
+from support.datafiles import LEAST
+from support.interpreters import run_python
+
+CHILD = """
+import os, signal
+import fastbn
+source, out, moments, limit = {arguments}
+calls = []
+def progress(done, total):
+    calls.append(done)
+    if len(calls) == limit:
+        os.kill(os.getpid(), signal.SIGKILL)
+fastbn.standardize(source, moments, out, resume=True, every=0.0, memory=2**18, progress=progress)
+"""
+
+
+class StopError(Exception):
+    pass
+
+
+def stopping(calls: int) -> Callable[[int, int | None], None]:
+    left = iter(range(calls))
+
+    def progress(done: int, total: int | None) -> None:
+        if next(left, None) is None:
+            raise StopError
+
+    return progress
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return a file's bytes, or those of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {os.path.relpath(file, path): file.read_bytes() for file in files}
+
+
+def arrays(folder: Path, rng: np.random.Generator) -> Any:
+    x = rng.normal(size=(9_000, 3))
+    return [datafiles.save_npy(folder, x), datafiles.save_csv(folder, x), datafiles.save_fortran(folder, x)]
+
+
+def tables(folder: Path, rng: np.random.Generator) -> Any:
+    x = rng.normal(size=(9_000, 3))
+    return [datafiles.save_csv(folder, x), datafiles.save_parquet(folder, x)]
+
+
+def images(folder: Path, rng: np.random.Generator) -> Any:
+    return str(datafiles.save_images(folder / "images", datafiles.random_images(rng, 30, (40, 50))))
+
+
+def grids(folder: Path, rng: np.random.Generator) -> Any:
+    data = xr.DataArray(rng.normal(size=(9_000, 3)), {"lon": [0, 1, 2]}, ("lat", "lon"), "v")
+    data.to_netcdf(folder / "x.nc", engine="h5netcdf")
+    return str(folder / "x.nc")
+
+
+CASES = [
+    (grids, "y.zarr"),
+    (arrays, "y.npy"),
+    (arrays, "y.zarr"),
+    (arrays, "y"),
+    (tables, "y"),
+    (images, "y.npy"),
+    (images, "y"),
+]
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])  # 1e9: what is written is far ahead of what is noted
+@pytest.mark.parametrize(("make", "out"), CASES, ids=lambda case: getattr(case, "__name__", case))
+def test_it_goes_on_to_the_same_bytes(
+    tmp_path: Path, rng: np.random.Generator, make: Callable[[Path, np.random.Generator], Any], out: str, every: float
+) -> None:
+    source = make(tmp_path, rng)
+    moments = fastbn.stream(source)
+    whole, again = tmp_path / "whole" / out, tmp_path / "again" / out
+    whole.parent.mkdir()
+    again.parent.mkdir()
+    fastbn.standardize(source, moments, whole, memory=LEAST)
+    options: dict[str, Any] = {"resume": True, "memory": LEAST, "every": every}
+    seen: list[int] = []
+    for calls in (1, 4, 2, 7):
+        if again.exists():
+            break
+        try:
+            fastbn.standardize(source, moments, again, progress=stopping(calls), **options)
+        except StopError:
+            assert not again.exists()
+            assert len(os.listdir(again.parent)) in (1, 2)
+    if not again.exists():
+        fastbn.standardize(source, moments, again, progress=lambda done, total: seen.append(done), **options)
+        assert seen
+    assert contents(again) == contents(whole)
+    assert os.listdir(again.parent) == [out]
+
+
+@pytest.mark.parametrize("out", ["y.npy", "y.zarr", "y"])
+def test_it_goes_on_after_a_kill(tmp_path: Path, rng: np.random.Generator, out: str) -> None:
+    source = tables(tmp_path, rng) if out == "y" else arrays(tmp_path, rng)
+    moments = fastbn.stream(source)
+    stats = str(tmp_path / "s.npz")
+    moments.save(stats)
+    (tmp_path / "a").mkdir()
+    fastbn.standardize(source, stats, tmp_path / "a" / out, memory=LEAST)
+    for limit in (3, 5):
+        done = run_python(CHILD.format(arguments=(source, str(tmp_path / out), stats, limit)))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    done = run_python(CHILD.format(arguments=(source, str(tmp_path / out), stats, -1)))
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / out) == contents(tmp_path / "a" / out)
+
+
+def test_nothing_else_goes_on_from_it(tmp_path: Path, rng: np.random.Generator) -> None:
+    source, out = datafiles.save_npy(tmp_path, rng.normal(size=(9_000, 3))), tmp_path / "y.npy"
+    moments = fastbn.stream(source)
+    options: dict[str, Any] = {"resume": True, "memory": LEAST, "every": 0.0}
+    with pytest.raises(StopError):
+        fastbn.standardize(source, moments, out, progress=stopping(3), **options)
+    with pytest.raises(ValueError, match=r"checkpoint must be of this run, .*, of another: eps was 0.0 and is 1.0"):
+        fastbn.standardize(source, moments, out, eps=1.0, **options)
+    with pytest.raises(ValueError, match=r"of another: moments was"):
+        fastbn.standardize(source, fastbn.stream(source, columns=[0, 1, 2], nan="omit"), out, **options)
+    os.utime(source, ns=(0, 0))
+    with pytest.raises(ValueError, match=r"source '.*x.npy' was changed"):
+        fastbn.standardize(source, moments, out, **options)
+    for name in os.listdir(tmp_path):
+        if name.endswith(".part"):
+            (tmp_path / name).unlink()
+    fastbn.standardize(source, moments, out, **options)  # nothing is there to go on from
+    assert sorted(os.listdir(tmp_path)) == ["x.npy", "y.npy"]
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "said"),
+    [
+        ("array", "y.npy", "resume must come with files, which can be read again, got arrays"),
+        ("file", "y.parquet", "resume must come with a new .npy file, Zarr store or folder as out, got .*y.parquet"),
+        ("file", "y.h5", "resume must come with a new .npy file"),
+    ],
+)
+def test_what_cannot_go_on(tmp_path: Path, rng: np.random.Generator, source: str, out: str, said: str) -> None:
+    x = rng.normal(size=(9, 3))
+    given = x if source == "array" else datafiles.save_npy(tmp_path, x)
+    with pytest.raises(ValueError, match=said):
+        fastbn.standardize(given, fastbn.stream(x), tmp_path / out, resume=True)
