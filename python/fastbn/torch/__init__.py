@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError('fastbn.torch needs PyTorch and ml_dtypes: pip install "fastbn[torch]"') from error
 
-from fastbn.torch._convert import convert, revert
+from fastbn.torch._convert import convert, convert_sync, revert
 from fastbn.torch._functional import batch_norm
 from fastbn.torch._modules import (
     BatchNorm1d,
@@ -20,6 +20,7 @@ from fastbn.torch._modules import (
     LazyBatchNorm2d,
     LazyBatchNorm3d,
 )
+from fastbn.torch._sync import SyncBatchNorm
 
 __all__ = [
     "BatchNorm1d",
@@ -28,11 +29,13 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "SyncBatchNorm",
     "batch_norm",
     "convert",
+    "convert_sync",
     "revert",
 ]
 
 # Pickles then do not depend on the files that the classes are in.
-for _each in (BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d):
+for _each in (BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d, SyncBatchNorm):
     _each.__module__ = __name__

@@ -136,6 +136,106 @@ def moments(x: Array, where: Array | None, weights: Array | None) -> tuple[int |
     return _core.moments(x, _AXIS, where, weights)
 
 
+def gradient_sums(
+    dy: Array,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    saved: Saved,
+    residual: Array | None,
+    epilogue: Epilogue,
+) -> tuple[Floats, Floats]:
+    """Return sum(dy * xhat) and sum(dy) of each channel, dy behind the activation."""
+    if not hasattr(_core, "gradient_sums"):
+        return backward(dy, x, weight, bias, saved, False, None, None, residual, epilogue)[1:3]
+    sums: tuple[Floats, Floats] = _core.gradient_sums(
+        dy,
+        x,
+        weight,
+        bias,
+        mean=saved.mean,
+        invstd=saved.invstd,
+        axis=_AXIS,
+        where=None,
+        weights=None,
+        residual=residual,
+        **epilogue._asdict(),
+    )
+    return sums
+
+
+def input_gradient(
+    dy: Array,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    saved: Saved,
+    means: Floats,
+    where: Array | None,
+    weights: Array | None,
+    residual: Array | None,
+    epilogue: Epilogue,
+) -> tuple[Array, Array | None]:
+    """Return dx and dresidual, given what `gradient_sums` returned for all values, divided by their number.
+
+    With p the weight of an element (1 without where and weights) and dz dy behind the activation::
+
+        dx = weight * invstd * (dz - p * (means[1] + xhat * means[0]))
+
+    dresidual is None where it is dy itself, and without a residual.
+    """
+    if not hasattr(_core, "input_gradient"):
+        return _input_gradient(dy, x, weight, bias, saved, means, where, weights, residual, epilogue)
+    dx, *dresidual = _core.input_gradient(
+        dy,
+        x,
+        weight,
+        bias,
+        mean=saved.mean,
+        invstd=saved.invstd,
+        mean_dy=means[1],
+        mean_dy_xhat=means[0],
+        axis=_AXIS,
+        out=None,
+        where=where,
+        weights=weights,
+        residual=residual,
+        **epilogue._asdict(),
+    )
+    return dx, dresidual[0] if dresidual and epilogue.activation is not None else None
+
+
+def _input_gradient(
+    dy: Array,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    saved: Saved,
+    means: Floats,
+    where: Array | None,
+    weights: Array | None,
+    residual: Array | None,
+    epilogue: Epilogue,
+) -> tuple[Array, Array | None]:
+    """Return the same by two other calls: the gradient at constant statistics, and what their own gradients add."""
+    dtype = dy.dtype
+    if dtype.itemsize == 2:  # rounded once, at the end
+        dy, residual = dy.astype(np.float32), None if residual is None else residual.astype(np.float32)
+    dx, _, _, dresidual = backward(dy, x, weight, bias, saved, False, None, None, residual, epilogue)
+    scale = saved.invstd if weight is None else saved.invstd * weight.astype(np.float64)
+    through = -scale * saved.invstd * means[0], -scale * means[1]
+    ones = np.ones_like(scale)
+    if where is None and weights is None:
+        dx = infer(x, saved.mean, ones, *through, 0.0, dx, Epilogue(), dx)
+    else:
+        added = infer(x, saved.mean, ones, *through, 0.0, None, Epilogue(), np.empty_like(dx))
+        p = np.asarray(1.0 if weights is None else weights, dx.dtype)
+        dx = dx + np.where((p > 0) & (True if where is None else where), p * added, 0)
+    if epilogue.activation is None or dresidual is None:
+        return dx.astype(dtype, copy=False), None
+    return dx.astype(dtype, copy=False), dresidual.astype(dtype, copy=False)
+
+
 def set_num_threads(n: int) -> None:
     """Set how many threads a call may use."""
     if n != _core.get_num_threads():

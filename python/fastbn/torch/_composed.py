@@ -129,8 +129,6 @@ def invstd_of(var: Tensor, eps: float, count: Tensor | None = None) -> Tensor:
 
 def is_transformed() -> bool:
     """Return whether a transform of `torch.func`, or forward mode, is at work."""
-    if torch.compiler.is_compiling():  # compilers know transforms of their own, and do not follow these questions
-        return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 

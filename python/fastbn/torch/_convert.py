@@ -1,4 +1,4 @@
-"""`convert` and `revert`: the batch norms of a model become fastbn's, and torch's again.
+"""`convert`, `convert_sync` and `revert`: the batch norms of a model become fastbn's, and torch's again.
 
 A module is not replaced: its class is. So parameters, buffers, hooks, mode, device and whatever refers to the module
 (an optimizer, another module that shares it) stay as they are.
@@ -14,6 +14,7 @@ import torch
 
 from fastbn.torch import _modules
 from fastbn.torch._modules import BatchNormMixin
+from fastbn.torch._sync import SyncBatchNorm
 
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -26,7 +27,9 @@ _NAMES = (
     "LazyBatchNorm3d",
 )
 _OURS: dict[type[Any], type[Any]] = {getattr(torch.nn, name): getattr(_modules, name) for name in _NAMES}
+_OURS[torch.nn.SyncBatchNorm] = SyncBatchNorm
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+_LAZY = (torch.nn.LazyBatchNorm1d, torch.nn.LazyBatchNorm2d, torch.nn.LazyBatchNorm3d)
 
 
 def convert(module: M, *, fuse_activations: bool = False) -> M:
@@ -35,9 +38,9 @@ def convert(module: M, *, fuse_activations: bool = False) -> M:
     Parameters
     ----------
     module : torch.nn.Module
-        A model or a batch norm, changed in place. What is swapped: ``torch.nn.BatchNorm1d``, ``BatchNorm2d`` and
-        ``BatchNorm3d`` and their lazy variants; subclasses of other libraries, which may compute something else, are
-        left alone.
+        A model or a batch norm, changed in place. What is swapped: ``torch.nn.BatchNorm1d``, ``BatchNorm2d``,
+        ``BatchNorm3d``, their lazy variants and ``SyncBatchNorm``; subclasses of other libraries, which may compute
+        something else, are left alone.
     fuse_activations : bool, default False
         Whether a ``ReLU`` or ``LeakyReLU`` that follows a batch norm in a ``torch.nn.Sequential`` becomes part of it.
         What stands in its place passes its input through. One that has hooks, or appears in the model more than once,
@@ -69,6 +72,48 @@ def convert(module: M, *, fuse_activations: bool = False) -> M:
             each.__class__ = _OURS[type(each)]
     if fuse_activations:
         _fuse(module)
+    return module
+
+
+def convert_sync(module: M, process_group: Any | None = None) -> M:
+    """Make every batch norm of a model one over all processes: ``model = fastbn.torch.convert_sync(model)``.
+
+    Before the model goes into ``DistributedDataParallel``, whose place it does not take.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A model or a batch norm, changed in place. What is swapped: ``torch.nn.BatchNorm1d``, ``BatchNorm2d``,
+        ``BatchNorm3d`` and ``SyncBatchNorm``, and fastbn's, whose activation stays. Lazy ones must have seen a batch.
+    process_group : torch.distributed.ProcessGroup, optional
+        The processes whose batches are one; all of them unless given. A ``SyncBatchNorm`` that has a group keeps it
+        then.
+
+    Returns
+    -------
+    torch.nn.Module
+        `module` itself.
+
+    Raises
+    ------
+    ValueError
+        Before anything is changed, if there is a lazy batch norm.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> fastbn.torch.convert_sync(torch.nn.Sequential(torch.nn.BatchNorm1d(2)))
+    Sequential(
+      (0): SyncBatchNorm(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    )
+    """
+    lazy = [name for name, each in module.named_modules() if isinstance(each, _LAZY)]
+    if lazy:
+        raise ValueError(f"module must have no lazy batch norm that has seen no batch, got {lazy}")
+    for each in module.modules():
+        if type(each) in _OURS or type(each) in _THEIRS:
+            each.__class__ = SyncBatchNorm
+            each.process_group = process_group or getattr(each, "process_group", None)
     return module
 
 

@@ -110,19 +110,16 @@ def batch_norm(
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
     if residual is not None:
-        if residual.shape != input.shape:
-            raise ValueError(f"residual must have input's shape {tuple(input.shape)}, got {tuple(residual.shape)}")
-        if residual.dtype != input.dtype:
-            residual = residual.to(input.dtype)
+        residual = checked_residual(residual, input)
     arguments = _Arguments(
         running_mean, running_var, training, momentum, eps, where, weights, Epilogue(activation, negative_slope)
     )
     if torch.compiler.is_compiling():
         return _without_kernels(input, weight, bias, residual, arguments)
-    served = _is_served(input) and (not training or (eps > 0 and 0 <= momentum <= 1))
+    served = is_served(input) and (not training or (eps > 0 and 0 <= momentum <= 1))
     if not served or (weights is not None and weights.requires_grad):
         return _without_kernels(input, weight, bias, residual, arguments)
-    _follow_threads()
+    follow_threads()
     try:
         if torch.is_grad_enabled() and _any_requires_grad(input, weight, bias, residual):
             y: Tensor = _Function.apply(input, weight, bias, residual, arguments)
@@ -135,7 +132,14 @@ def batch_norm(
         raise
 
 
-def _is_served(x: Tensor) -> bool:
+def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
+    """Return the residual in x's type; raise ValueError if it has another shape."""
+    if residual.shape != x.shape:
+        raise ValueError(f"residual must have input's shape {tuple(x.shape)}, got {tuple(residual.shape)}")
+    return residual if residual.dtype == x.dtype else residual.to(x.dtype)
+
+
+def is_served(x: Tensor) -> bool:
     """Return whether the kernels may read the tensor's memory here and now."""
     return (
         type(x) in _PLAIN
@@ -157,7 +161,7 @@ def _any_requires_grad(*tensors: Tensor | None) -> bool:
 _threads_of_torch = torch.get_num_threads()
 
 
-def _follow_threads() -> None:
+def follow_threads() -> None:
     """Take over the number of threads that ``torch.set_num_threads`` was given since the last call."""
     global _threads_of_torch
     n = torch.get_num_threads()
@@ -250,7 +254,10 @@ class _Function(torch.autograd.Function):
             dweight = dweight.to(weight.dtype) if wanted[1] else None
             dbias = dbias.to(bias.dtype) if wanted[2] else None
         else:
-            saved = ctx.saved if arguments.training else _constants_saved(ctx.constants, arguments.eps)
+            saved = ctx.saved
+            if not arguments.training:
+                mean, var = ctx.constants
+                saved = saved_constants(mean, var, arguments.eps)
             dx_array, dweight, dbias, dresidual_array = _calls.backward(
                 array,
                 array_of(x),
@@ -276,13 +283,14 @@ class _Function(torch.autograd.Function):
 def _array_of_gradient(dy: Tensor) -> Any:
     """Return dy as an array; None where it has no memory to read (in a batch of gradients, say)."""
     try:
-        return array_of(dy) if _is_served(dy) else None
+        return array_of(dy) if is_served(dy) else None
     except RuntimeError:  # the batches of torch.autograd.grad(is_grads_batched=True) look like any other tensor
         return None
 
 
-def _constants_saved(constants: tuple[Any, Any], eps: float) -> Saved:
-    mean, total = constants[0], constants[1] + eps
+def saved_constants(mean: Any, var: Any, eps: float) -> Saved:
+    """Return what backward needs of statistics that were given."""
+    total = var + eps
     with np.errstate(divide="ignore", invalid="ignore"):
         return Saved(mean, np.where(total == 0, 0.0, 1 / np.sqrt(total)), None)
 
