@@ -36,7 +36,15 @@ demo: $(STAMPS)/package $(STAMPS)/extra-demo ## train a network on handwritten d
 
 .PHONY: test
 test: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-demo $(STAMPS)/extra-wheel ## run every test and doctest, with coverage
-	$(BIN)/python -m pytest --doctest-modules --pyargs fastbn tests/ --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --doctest-modules --ignore-glob='*/fastbn/torch/*' --pyargs fastbn tests/ --ignore tests/pytorch --cov --cov-report=term-missing:skip-covered
+
+# What wants PyTorch: its own folder, the doctests and the page, and tests elsewhere that are skipped where it is missing.
+TORCH_TESTS = tests/pytorch tests/package/test_public_names.py $(shell grep -rl 'importorskip("torch")' tests --include='*.py')
+
+.PHONY: test-torch
+test-torch: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/torch ## install PyTorch (CPU) and run every test that wants it
+	$(BIN)/python -m pytest --doctest-modules --pyargs fastbn.torch $(TORCH_TESTS) \
+	    --cov --cov-config=tests/pytorch/coverage.toml --cov-report=term-missing:skip-covered
 
 .PHONY: sklearn-tests
 sklearn-tests: $(STAMPS)/package $(STAMPS)/extra-test ## run scikit-learn's own tests with fastbn's StandardScaler in place
@@ -82,6 +90,10 @@ breadth: $(STAMPS)/package $(STAMPS)/extra-bench ## measure types, masks and fus
 scaler: $(STAMPS)/package $(STAMPS)/extra-bench ## measure StandardScaler beside scikit-learn's (QUICK=1: fewer rounds)
 	$(BIN)/python bench/scaler.py $(if $(QUICK),--quick)
 
+.PHONY: modules
+modules: $(STAMPS)/package $(STAMPS)/extra-bench $(STAMPS)/torch ## measure fastbn.torch's modules beside torch.nn's (QUICK=1: fewer cases)
+	$(BIN)/python bench/torch_modules.py $(if $(QUICK),--quick)
+
 .PHONY: files
 files: $(STAMPS)/package $(STAMPS)/extra-cli $(STAMPS)/extra-files ## measure the command on 4 GB and 2000 images, killed and resumed (QUICK=1: less)
 	$(BIN)/python bench/files.py $(if $(QUICK),--quick)
@@ -114,7 +126,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 .PHONY: sanitize
 sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the tests with address and undefined-behaviour checks
 	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
-	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' tests/
+	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' --ignore tests/pytorch tests/
 
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too
@@ -134,6 +146,11 @@ $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
 
 $(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/package
 	$(INSTALL) --config-settings=cmake.define.FASTBN_WERROR=ON '.[$*]'
+	touch $@
+
+# The version that the tests know. Newer ones bring gigabytes of CUDA from PyPI.
+$(STAMPS)/torch: | $(STAMPS)/package
+	$(PIP) install torch==2.13.0 expecttest
 	touch $@
 
 $(DEBUG)/compile_commands.json: CMakeLists.txt tests/cpp/CMakeLists.txt | $(STAMPS)/venv

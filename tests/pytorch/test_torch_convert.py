@@ -132,6 +132,7 @@ def test_an_activation_of_its_own_cannot_be_reverted() -> None:
 
 def test_a_fused_model_is_copied_and_reverted() -> None:
     model = copy.deepcopy(convert(network(), fuse_activations=True))
+    assert repr(model[2]) == "FusedReLU()"
     assert repr(model[3][2]) == "FusedLeakyReLU(negative_slope=0.2)"
     assert classes(revert(model)) == classes(network())
 

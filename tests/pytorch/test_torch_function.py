@@ -277,6 +277,13 @@ def test_errors_of_what_torch_does_not_have(options: dict[str, Any], error: type
         batch_norm(tensor(4, 3), training=True, **options)
 
 
+def test_errors_where_the_kernels_are_not_called() -> None:
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        batch_norm(tensor(1, 3), training=True, weights=torch.ones(1, 1, requires_grad=True))
+    with pytest.raises(RuntimeError, match="running_mean must be defined in evaluation mode"):
+        torch.func.jvp(batch_norm, (tensor(4, 3),), (tensor(4, 3),))
+
+
 def test_a_failed_call_changes_nothing() -> None:
     mean, var = torch.zeros(3), torch.ones(3)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):

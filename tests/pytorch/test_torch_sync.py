@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fastbn.torch
+from fastbn import _core
 from fastbn.torch import SyncBatchNorm, _calls, convert, convert_sync, revert
 from support import oracle
 from support.torch_ranks import Ranks
@@ -290,7 +291,61 @@ def test_conversion() -> None:
         convert_sync(nn.Sequential(nn.LazyBatchNorm1d()))
 
 
-# The core's own functions for the two halves of backward, where it has them.
+def of_integers(rank: int) -> Any:
+    try:
+        SyncBatchNorm(3)(torch.ones(4, 3, dtype=torch.int32))
+    except TypeError as error:
+        return str(error)
+    return "no error"
+
+
+def test_integers_are_refused_before_anyone_waits(ranks: Ranks) -> None:
+    for message in ranks.run(of_integers):
+        assert message.startswith("input must be a plain strided tensor of a floating-point type, got")
+
+
+def test_other_devices_go_to_torch() -> None:
+    module = SyncBatchNorm(3, device="meta", activation="relu")
+    x = torch.empty(4, 3, device="meta")
+    assert module(x, residual=x).device.type == "meta"
+    with pytest.raises(ValueError, match="where and weights must be None on other devices than the CPU"):
+        module(x, where=x > 0)
+
+
+# The core's own functions for the two halves of backward, which `_calls` uses where they are there. Stand-ins by the
+# formulas of the oracle say how they are called.
+
+
+def behind_activation(dy: Any, x: Any, weight: Any, bias: Any, given: dict[str, Any]) -> Any:
+    back = oracle.backward(
+        dy,
+        x,
+        weight,
+        given["mean"],
+        given["invstd"],
+        training=False,
+        bias=bias,
+        residual=given["residual"],
+        activation=given["activation"],
+        slope=given["negative_slope"],
+    )
+    return back.dresidual.astype(float)
+
+
+def gradient_sums(dy: Any, x: Any, weight: Any, bias: Any, **given: Any) -> Any:
+    assert given.pop("where") is given.pop("weights") is None
+    dz = behind_activation(dy, x, weight, bias, given)
+    xhat = oracle.affine(x, given["mean"], given["invstd"])
+    return tuple(np.asarray((dz * each).sum((0, 2)), float) for each in (xhat, 1.0))
+
+
+def input_gradient(dy: Any, x: Any, weight: Any, bias: Any, **given: Any) -> Any:
+    dz, along = behind_activation(dy, x, weight, bias, given), (1, -1, 1)
+    xhat = oracle.affine(x, given["mean"], given["invstd"])
+    p = oracle.element_weights(x.shape, given["where"], given["weights"])
+    through = given["mean_dy"].reshape(along) + xhat * given["mean_dy_xhat"].reshape(along)
+    dx = (weight * given["invstd"]).reshape(along) * (dz - p * through)
+    return (dx.astype(float),) if given["residual"] is None else (dx.astype(float), dz)
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
@@ -311,7 +366,10 @@ def test_the_halves_of_backward(monkeypatch: pytest.MonkeyPatch, given: tuple[st
         means = np.stack(sums) / np.asarray(found.count, float)
         return sums, _calls.input_gradient(dy, x, weight, bias, saved, means, where, weights, residual, epilogue)
 
-    for _ in range(2):
+    for there in (False, True):
+        if there:
+            monkeypatch.setattr(_core, "gradient_sums", gradient_sums, raising=False)
+            monkeypatch.setattr(_core, "input_gradient", input_gradient, raising=False)
         (sum_dy_xhat, sum_dy), (dx, dresidual) = halves()
         np.testing.assert_allclose(sum_dy_xhat, want.dweight.astype(float), rtol=1e-12)
         np.testing.assert_allclose(sum_dy, want.dbias.astype(float), rtol=1e-12)

@@ -254,8 +254,9 @@ class _Function(torch.autograd.Function):
             dweight = dweight.to(weight.dtype) if wanted[1] else None
             dbias = dbias.to(bias.dtype) if wanted[2] else None
         else:
-            saved = ctx.saved
-            if not arguments.training:
+            if arguments.training:
+                saved = ctx.saved
+            else:
                 mean, var = ctx.constants
                 saved = saved_constants(mean, var, arguments.eps)
             dx_array, dweight, dbias, dresidual_array = _calls.backward(

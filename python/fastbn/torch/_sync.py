@@ -75,11 +75,28 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
         self.process_group = process_group
 
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the normalized input; the arguments are those of `fastbn.torch.BatchNorm1d`."""
+        if input.is_cpu:
+            return super().forward(input, residual, where, weights)
+        if where is not None or weights is not None:
+            raise ValueError(
+                f"where and weights must be None on other devices than the CPU, got input on {input.device}"
+            )
+        y = torch.nn.SyncBatchNorm.forward(self, input)
+        return _composed.epilogue_of(y, residual, Epilogue(self.activation, self.negative_slope))
+
+    _check_non_zero_input_channels = torch.nn.SyncBatchNorm._check_non_zero_input_channels
+
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
-        if input.size(1) == 0:
-            raise ValueError("SyncBatchNorm number of input channels should be non-zero")
+        torch.nn.SyncBatchNorm._check_input_dim(self, input)
+        self._check_non_zero_input_channels(input)
 
     def _normalized(
         self,
@@ -97,36 +114,10 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         if distributed.get_world_size(group) == 1:
             return super()._normalized(input, running_mean, running_var, momentum, residual, where, weights)
         epilogue = Epilogue(self.activation, self.negative_slope)
-        if not input.is_cpu:
-            return self._by_torch(input, running_mean, running_var, momentum, group, residual, where, weights, epilogue)
         if residual is not None:
             residual = checked_residual(residual, input)
         arguments = _Arguments(running_mean, running_var, momentum, self.eps, where, weights, epilogue, group)
         return _synchronized(input, self.weight, self.bias, residual, arguments)
-
-    def _by_torch(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
-        group: Any,
-        residual: Tensor | None,
-        where: Tensor | None,
-        weights: Tensor | None,
-        epilogue: Epilogue,
-    ) -> Tensor:
-        if where is not None or weights is not None:
-            raise ValueError(
-                f"where and weights must be None for tensors on other devices, got input on {input.device}"
-            )
-        from torch.nn.modules._functions import SyncBatchNorm as TorchSyncBatchNorm
-
-        size = distributed.get_world_size(group)
-        y = TorchSyncBatchNorm.apply(
-            input, self.weight, self.bias, running_mean, running_var, self.eps, momentum, group, size
-        )
-        return _composed.epilogue_of(y, residual, epilogue)
 
 
 class _Arguments(NamedTuple):
