@@ -36,7 +36,17 @@ demo: $(STAMPS)/package $(STAMPS)/extra-demo ## train a network on handwritten d
 
 .PHONY: test
 test: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-demo $(STAMPS)/extra-wheel ## run every test and doctest, with coverage
-	$(BIN)/python -m pytest --doctest-modules --pyargs fastbn tests/ --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --doctest-modules --ignore-glob='*/fastbn/torch/*' --ignore-glob='*/fastbn/interop/*' \
+	    --pyargs fastbn tests/ --ignore tests/pytorch --ignore tests/interop --cov --cov-report=term-missing:skip-covered
+
+# What wants PyTorch or a library that layers are exchanged with: folders of their own, doctests and pages, and tests
+# elsewhere that are skipped where these are missing.
+TORCH_TESTS = tests/pytorch tests/interop tests/package/test_public_names.py tests/package/test_guide.py $(shell grep -rl 'importorskip("torch")' tests --include='*.py')
+
+.PHONY: test-torch
+test-torch: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/torch ## install PyTorch (CPU) and run every test that wants it
+	$(BIN)/python -m pytest --doctest-modules --pyargs fastbn.torch fastbn.interop $(TORCH_TESTS) \
+	    --cov --cov-config=tests/pytorch/coverage.toml --cov-report=term-missing:skip-covered
 
 .PHONY: sklearn-tests
 sklearn-tests: $(STAMPS)/package $(STAMPS)/extra-test ## run scikit-learn's own tests with fastbn's StandardScaler in place
@@ -88,6 +98,10 @@ compare: $(STAMPS)/package $(STAMPS)/extra-bench ## compare a build, OLD=folder,
 scaler: $(STAMPS)/package $(STAMPS)/extra-bench ## measure StandardScaler beside scikit-learn's (QUICK=1: fewer rounds)
 	$(BIN)/python bench/scaler.py $(if $(QUICK),--quick)
 
+.PHONY: modules
+modules: $(STAMPS)/package $(STAMPS)/extra-bench $(STAMPS)/torch ## measure fastbn.torch's modules beside torch.nn's (QUICK=1: fewer cases)
+	$(BIN)/python bench/torch_modules.py $(if $(QUICK),--quick)
+
 .PHONY: files
 files: $(STAMPS)/package $(STAMPS)/extra-cli $(STAMPS)/extra-files ## measure the command on 4 GB and 2000 images, killed and resumed (QUICK=1: less)
 	$(BIN)/python bench/files.py $(if $(QUICK),--quick)
@@ -120,7 +134,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 .PHONY: sanitize
 sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the tests with address and undefined-behaviour checks
 	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
-	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' tests/
+	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' --ignore tests/pytorch tests/
 
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too
@@ -142,6 +156,11 @@ $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
 # The package that is installed is asked for its extras' requirements, and not built again.
 $(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/package
 	$(PIP) install 'fastbn[$*]'
+	touch $@
+
+# The version that the tests know. Newer ones bring gigabytes of CUDA from PyPI.
+$(STAMPS)/torch: | $(STAMPS)/package
+	$(PIP) install torch==2.13.0 expecttest 'fastbn[interop]'
 	touch $@
 
 $(DEBUG)/compile_commands.json: CMakeLists.txt tests/cpp/CMakeLists.txt | $(STAMPS)/venv

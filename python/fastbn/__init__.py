@@ -4,7 +4,7 @@ Functions and names follow ``torch.nn.functional.batch_norm``; arrays, axes and 
 
 Everything in ``__all__`` is used as ``fastbn.<name>``. The public modules are `fastbn.functional`, `fastbn.results` and
 `fastbn.config`, where some of these names are defined, and those that serve another library and need it:
-`fastbn.sklearn`, `fastbn.dask`, `fastbn.mpi` and `fastbn.interop`. All others are private.
+`fastbn.sklearn`, `fastbn.torch`, `fastbn.dask`, `fastbn.mpi` and `fastbn.interop`. All others are private.
 """
 
 import importlib
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _MODULES = ("config", "functional", "results")
-_INTEGRATIONS = ("dask", "interop", "mpi", "sklearn")  # imported when they are asked for
+_INTEGRATIONS = ("dask", "interop", "mpi", "sklearn", "torch")  # imported when they are asked for
 
 _pickles.name_publicly(BatchNorm, Gradients, Moments, PoolInfo, ResidualGradients, TrainResult)
 _pickles.stand_in_for_moved_modules()

@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fastbn.__main__ import main
 from support.interpreters import run_ranks
+from support.pages import BLOCK, assert_prints, promised, sections_of
 
 DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ("guide", "toolbox", "standardization", "files", "distributed")
 # Libraries that layers and scalers are exchanged with.
 OTHERS = "torch|keras|flax|onnx|onnxruntime|skl2onnx|skops"
-BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
-
-
-def sections() -> list[Any]:
-    """Return (the file's first lines, a section) of all files that show what to do."""
-    found = []
-    for name in ("guide", "toolbox", "standardization", "files", "distributed"):
-        head, *shown = (DOCS / f"{name}.md").read_text().split("\n## ")
-        found += [
-            pytest.param(head, text, id=f"{name}: {text.splitlines()[0]}") for text in shown if BLOCK.search(text)
-        ]
-    return found
-
-
-def promised(code: str) -> list[str]:
-    """Return the words behind each print."""
-    lines = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
-    assert code.count("print(") == len(lines)
-    return " ".join(lines).split()
-
-
-def assert_prints(code: str, names: dict[str, object]) -> int:
-    """Run Python, assert that it prints what it says, and return how many words that are."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(code, names)
-    assert printed.getvalue().split() == promised(code)
-    return len(promised(code))
 
 
 def assert_session(block: str, capsys: pytest.CaptureFixture[str]) -> int:
@@ -67,7 +38,7 @@ def assert_ranks_print(code: str) -> int:
 
 # Of Keras, which converts PyTorch's tensors so.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-@pytest.mark.parametrize(("head", "section"), sections())
+@pytest.mark.parametrize(("head", "section"), [each for name in PAGES for each in sections_of(DOCS / f"{name}.md")])
 def test_the_examples_run(
     head: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,178 @@
+"""Batch normalization composed of torch operations, in float64.
+
+It serves where the compiled kernels do not: for gradients of gradients, in forward mode, under the transforms of
+`torch.func`, and for masks and weights on other devices. Whatever torch can do with its own operations works here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastbn.torch._calls import Epilogue
+
+
+class Statistics(NamedTuple):
+    """Mean, biased variance and sum of the weights of each channel, of shape (channels,)."""
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor  # shadows tuple.count, as meant
+
+
+def forward(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    where: Tensor | None,
+    weights: Tensor | None,
+    residual: Tensor | None,
+    epilogue: Epilogue,
+) -> Tensor:
+    """Return y, and update running statistics that are given in training."""
+    if training:
+        found = statistics(x, where, weights)
+        if running_mean is not None and running_var is not None:
+            update_running(running_mean, running_var, found, momentum)
+        mean, var, count = found
+    else:
+        mean, var, count = _wide(running_mean), _wide(running_var), None
+    z = _affine(_xhat(x, mean, invstd_of(var, eps, count)), weight, bias, residual)
+    return _activated(z, epilogue).to(x.dtype)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    given: tuple[Tensor, Tensor] | None,
+    eps: float,
+    where: Tensor | None,
+    weights: Tensor | None,
+    residual: Tensor | None,
+    epilogue: Epilogue,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return dx, dweight, dbias and dresidual (of dy's type, and the second and third float64), for autograd to follow.
+
+    `given` are the mean and variance that were used as constants; None where they were the batch's own. Those are
+    computed again, as functions of x.
+    """
+    mean, var, count = (*given, None) if given is not None else statistics(x, where, weights)
+    invstd = invstd_of(var, eps, count)
+    xhat = _xhat(x, mean, invstd)
+    dz = _wide(dy)
+    if epilogue.activation is not None:
+        slope = epilogue.negative_slope if epilogue.activation == "leaky_relu" else 0.0
+        positive = _affine(xhat, weight, bias, residual).detach() > 0
+        dz = torch.where(positive, dz, slope * dz)
+    axes = _reduced(x)
+    dbias, dweight = dz.sum(axes), (dz * xhat).sum(axes)
+    dxhat = dz
+    if given is None:
+        p = _element_weights(x, where, weights)
+        through = _along(dbias, x) + xhat * _along(dweight, x)
+        if p is None:
+            dxhat = dz - through / (x.numel() // max(1, x.shape[1]))
+        else:  # a value of weight 0 may be NaN
+            assert count is not None
+            fraction = p / _along(torch.where(count > 0, count, 1), x)
+            dxhat = dz - torch.where(p > 0, fraction * through, 0)
+    scale = invstd if weight is None else invstd * _wide(weight)
+    return (_along(scale, x) * dxhat).to(dy.dtype), dweight, dbias, dz.to(dy.dtype)
+
+
+def statistics(x: Tensor, where: Tensor | None, weights: Tensor | None) -> Statistics:
+    """Return the statistics of x, in two passes."""
+    wide, axes, p = _wide(x), _reduced(x), _element_weights(x, where, weights)
+    if p is None:
+        mean = wide.mean(axes)
+        count = torch.full_like(mean, math.prod(x.shape[axis] for axis in axes)).detach()
+        return Statistics(mean, (wide - _along(mean, x)).square().mean(axes), count)
+    count = p.sum(axes)
+    divisor = torch.where(count > 0, count, 1)
+    wide = torch.where(p > 0, wide, 0)  # a value of weight 0 may be NaN
+    mean = (p * wide).sum(axes) / divisor
+    return Statistics(mean, (p * (wide - _along(mean, x)).square()).sum(axes) / divisor, count)
+
+
+def update_running(running_mean: Tensor, running_var: Tensor, found: Statistics, momentum: float) -> None:
+    """Update running statistics in place; those of channels without an unbiased variance are left as they are."""
+    mean, var, count = (value.detach() for value in found)
+    unbiased = var * (count / (count - 1))
+    for running, new in ((running_mean, mean), (running_var, unbiased)):
+        updated = torch.where(count > 1, (1 - momentum) * _wide(running) + momentum * new, _wide(running))
+        if is_transformed() and not torch._C._functorch.is_batchedtensor(updated):
+            # Under `torch.func.grad` a tensor of the caller's own may not be changed by methods, but by out= it may.
+            torch.add(updated, 0, out=running)
+        else:
+            running.copy_(updated)
+
+
+def invstd_of(var: Tensor, eps: float, count: Tensor | None = None) -> Tensor:
+    """Return 1 / sqrt(var + eps), and 0 where that sum, or the channel's count, is 0."""
+    total = var + eps
+    unusable = total == 0
+    if count is not None:
+        unusable = unusable | (count == 0)
+    return torch.where(unusable, 0, torch.where(unusable, 1, total).rsqrt())
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of `torch.func`, or forward mode, is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def epilogue_of(z: Tensor, residual: Tensor | None, epilogue: Epilogue) -> Tensor:
+    """Return z with the residual added, activated."""
+    return _activated(z if residual is None else z + residual, epilogue)
+
+
+def _wide(values: Tensor | None) -> Tensor:
+    assert values is not None
+    # Metal knows no float64.
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
+def _reduced(x: Tensor) -> list[int]:
+    return [axis for axis in range(x.dim()) if axis != 1]
+
+
+def _along(values: Tensor, x: Tensor) -> Tensor:
+    """Return values of the channels in the shape that broadcasts against x."""
+    return values.reshape([1, -1] + [1] * (x.dim() - 2))
+
+
+def _element_weights(x: Tensor, where: Tensor | None, weights: Tensor | None) -> Tensor | None:
+    if where is None and weights is None:
+        return None
+    p = _wide(torch.ones((), device=x.device) if weights is None else weights).expand(x.shape)
+    return p if where is None else torch.where(where, p, 0)
+
+
+def _xhat(x: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
+    return (_wide(x) - _along(mean, x)) * _along(invstd, x)
+
+
+def _affine(xhat: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    z = xhat if weight is None else xhat * _along(_wide(weight), xhat)
+    if bias is not None:
+        z = z + _along(_wide(bias), xhat)
+    return z if residual is None else z + _wide(residual)
+
+
+def _activated(z: Tensor, epilogue: Epilogue) -> Tensor:
+    if epilogue.activation is None:
+        return z
+    if epilogue.activation == "relu":
+        return torch.relu(z)
+    return torch.nn.functional.leaky_relu(z, epilogue.negative_slope)

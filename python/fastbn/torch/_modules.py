@@ -1,0 +1,174 @@
+"""`BatchNorm1d`, `BatchNorm2d` and `BatchNorm3d`: torch's own classes with another forward; their lazy variants too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbn.torch._functional import batch_norm
+
+
+class BatchNormMixin(torch.nn.Module):
+    """The forward of all modules here. What it holds beside torch's attributes is the activation."""
+
+    # On the class, so that modules which were made by torch have them too.
+    activation: str | None = None
+    negative_slope: float = 0.01
+
+    num_features: int
+    eps: float
+    momentum: float | None
+    track_running_stats: bool
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    _check_input_dim: Callable[[Tensor], None]
+
+    def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if activation is not None:
+            self.activation = activation
+        if negative_slope != 0.01:
+            self.negative_slope = negative_slope
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        where: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the normalized input.
+
+        Parameters
+        ----------
+        input : Tensor
+            Of the ranks that torch's class takes, in any memory order, which y has too.
+        residual : Tensor, optional
+            Of input's shape, added before the activation.
+        where, weights : Tensor, optional
+            Broadcastable to input: which values the batch's statistics are taken of, and with what weight.
+
+        Returns
+        -------
+        Tensor
+            y, of input's shape and type.
+        """
+        self._check_input_dim(input)
+        momentum = self._count_batch() if self.training and self.track_running_stats else 0.0
+        use_running = not self.training or self.track_running_stats
+        running_mean, running_var = (self.running_mean, self.running_var) if use_running else (None, None)
+        return self._normalized(input, running_mean, running_var, momentum, residual, where, weights)
+
+    def _normalized(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        residual: Tensor | None,
+        where: Tensor | None,
+        weights: Tensor | None,
+    ) -> Tensor:
+        return batch_norm(
+            input,
+            running_mean,
+            running_var,
+            self.weight,
+            self.bias,
+            self.training or (running_mean is None and running_var is None),
+            momentum,
+            self.eps,
+            where=where,
+            weights=weights,
+            residual=residual,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )
+
+    def _count_batch(self) -> float:
+        """Count a batch of training, and return the weight of its statistics in the running ones."""
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # the plain average over all batches
+                return 1.0 / float(self.num_batches_tracked)
+        return 0.0 if self.momentum is None else self.momentum
+
+    def extra_repr(self) -> str:
+        """Return torch's text, and the activation where there is one."""
+        text: str = super().extra_repr()
+        if self.activation is None:
+            return text
+        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
+        return f"{text}, activation={self.activation!r}{slope}"
+
+
+class BatchNorm1d(BatchNormMixin, torch.nn.BatchNorm1d):
+    """``torch.nn.BatchNorm1d`` by fastbn's kernels: batch normalization of input of shape (N, C) or (N, C, L).
+
+    A subclass of torch's, with its parameters, buffers and keys of ``state_dict``::
+
+        y = activation(weight * (input - mean) / sqrt(var + eps) + bias + residual)
+
+    Parameters
+    ----------
+    num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        As for ``torch.nn.BatchNorm1d``.
+    activation : {"relu", "leaky_relu"}, optional
+        Applied last, at no cost. Not part of ``state_dict``.
+    negative_slope : float, default 0.01
+        Of "leaky_relu".
+
+    See Also
+    --------
+    fastbn.torch.batch_norm : What it calls; says which tensors go to torch's own operation instead.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> layer = fastbn.torch.BatchNorm1d(2, activation="relu")
+    >>> layer
+    BatchNorm1d(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True, activation='relu')
+    >>> isinstance(layer, torch.nn.BatchNorm1d)
+    True
+    >>> layer(torch.tensor([[1.0, 10.0], [3.0, 30.0]])).detach().round(decimals=3)
+    tensor([[0., 0.],
+            [1., 1.]])
+    """
+
+
+class BatchNorm2d(BatchNormMixin, torch.nn.BatchNorm2d):
+    """``torch.nn.BatchNorm2d`` by fastbn's kernels, for input of shape (N, C, H, W).
+
+    Parameters, attributes and the formula: `BatchNorm1d`.
+    """
+
+
+class BatchNorm3d(BatchNormMixin, torch.nn.BatchNorm3d):
+    """``torch.nn.BatchNorm3d`` by fastbn's kernels, for input of shape (N, C, D, H, W).
+
+    Parameters, attributes and the formula: `BatchNorm1d`.
+    """
+
+
+class LazyBatchNorm1d(BatchNormMixin, torch.nn.LazyBatchNorm1d):
+    """`BatchNorm1d` whose ``num_features`` the first batch decides."""
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(BatchNormMixin, torch.nn.LazyBatchNorm2d):
+    """`BatchNorm2d` whose ``num_features`` the first batch decides."""
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(BatchNormMixin, torch.nn.LazyBatchNorm3d):
+    """`BatchNorm3d` whose ``num_features`` the first batch decides."""
+
+    cls_to_become = BatchNorm3d

@@ -1,0 +1,302 @@
+"""Promise: `fastbn.torch.batch_norm` is torch's, in every type and memory order, and right where torch's is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from fastbn.torch import batch_norm
+from support import oracle
+
+TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# y: a rounding of each type's last place from either side; torch's own sums of float32 are good to some 1e-5.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "permuted": lambda x: x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0),
+    "every second": lambda x: torch.stack((x, x), -1)[..., 0],
+    "expanded": lambda x: x[:, :, :1].expand(x.shape),
+}
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def parameters(channels: int, dtype: torch.dtype, seed: int = 5) -> list[torch.Tensor]:
+    """Return running mean and variance, weight and bias."""
+    made = [tensor(channels, dtype=dtype, seed=seed + i) for i in range(4)]
+    return [made[0], made[1].square() + 0.5, made[2], made[3]]
+
+
+def outcome(function: Any, x: torch.Tensor, given: list[torch.Tensor], training: bool, **options: Any) -> list[Any]:
+    """Return y, the running statistics after the call, and the gradients of x, weight and bias."""
+    x = x.detach().requires_grad_()
+    mean, var = (value.clone() for value in given[:2])
+    weight, bias = (value.clone().requires_grad_() for value in given[2:])
+    y = function(x, mean, var, weight, bias, training, **options)
+    dy = tensor(*y.shape, dtype=y.dtype, seed=99)
+    return [y.detach(), mean, var, *torch.autograd.grad(y, (x, weight, bias), dy)]
+
+
+def assert_all_close(got: list[Any], want: list[Any], rtol: float) -> None:
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=rtol, atol=rtol * max(1.0, float(other.abs().max())))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_agrees_with_torch(dtype: torch.dtype, layout: str, training: bool) -> None:
+    x = LAYOUTS[layout](tensor(4, 3, 5, 6, dtype=dtype))
+    of_parameters = torch.float64 if dtype == torch.float64 else torch.float32
+    given = parameters(3, of_parameters)
+    assert_all_close(
+        outcome(batch_norm, x, given, training), outcome(F.batch_norm, x, given, training), TOLERANCE[dtype]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_parameters_of_half_precision(dtype: torch.dtype, training: bool) -> None:
+    x, given = tensor(6, 3, 4, dtype=dtype), parameters(3, dtype)
+    got = outcome(batch_norm, x, given, training)
+    want = outcome(F.batch_norm, x.double(), [value.double() for value in given], training)
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other.to(dtype), rtol=2 * TOLERANCE[dtype], atol=4 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory_format"),
+    [
+        ((4, 3, 5, 6), torch.channels_last),
+        ((4, 3, 1, 1), torch.channels_last),
+        ((4, 1, 5, 6), torch.channels_last),
+        ((2, 3, 4, 5, 6), torch.channels_last_3d),
+        ((2, 3, 1, 5, 1), torch.channels_last_3d),
+        ((4, 3, 5, 6), torch.contiguous_format),
+        ((4, 3, 1, 1), torch.contiguous_format),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_memory_order_is_kept(shape: tuple[int, ...], memory_format: Any, dtype: torch.dtype) -> None:
+    x = tensor(*shape, dtype=dtype).to(memory_format=memory_format)
+    residual = x.clone().requires_grad_()
+    x.requires_grad_()
+    y = batch_norm(x, training=True, residual=residual, activation="relu")
+    gradients = torch.autograd.grad(y, (x, residual), x.detach())
+    for each in (y, *gradients):
+        assert each.stride() == x.stride()
+
+
+def test_x_is_not_copied_and_y_is_new() -> None:
+    x = tensor(4, 3)
+    before = x.clone()
+    y = batch_norm(x, training=True)
+    y.zero_()
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4, 4), (2, 3, 0), (4, 0)])
+def test_empty_batches(shape: tuple[int, ...], training: bool) -> None:
+    given = parameters(shape[1], torch.float32)
+    got = outcome(batch_norm, tensor(*shape), given, training)
+    assert got[0].shape == shape
+    assert [torch.equal(one, other) for one, other in zip(got[1:3], given, strict=False)] == [True, True]
+    assert all((gradient == 0).all() for gradient in got[3:])
+
+
+@pytest.mark.parametrize("shape", [(1000, 4), (200, 4, 5), (50, 4, 5, 4)])
+@pytest.mark.parametrize("mean", [1e4, 1e6])
+def test_is_right_where_the_mean_is_large(shape: tuple[int, ...], mean: float) -> None:
+    x = tensor(*shape) + mean
+    if len(shape) == 4:
+        x = x.to(memory_format=torch.channels_last)
+    running = [torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)]
+    y = batch_norm(x, *running, training=True, momentum=1.0)
+    want = oracle.train(x.numpy())
+    torch.testing.assert_close(y, torch.from_numpy(want.y.astype(np.float32)), rtol=1e-6, atol=1e-6)
+    n = x.numel() // 4
+    np.testing.assert_allclose(running[1].numpy(), (want.biased * n / (n - 1)).astype(float), rtol=2e-9)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("counted", [(), ("where",), ("weights",), ("where", "weights")])
+def test_masks_weights_residual_and_activation(counted: tuple[str, ...], training: bool, activation: Any) -> None:
+    x, dy, residual = (tensor(6, 3, 5, dtype=torch.float64, seed=seed) for seed in range(3))
+    mean, var, weight, bias = parameters(3, torch.float64)
+    given = {"where": tensor(6, 1, 5, seed=7) > 0, "weights": tensor(6, 3, 1, seed=8).square()}
+    options = {name: given[name] for name in counted}
+    leaves = [value.requires_grad_() for value in (x, weight, bias, residual)]
+    known = (mean.clone(), var.clone())
+    y = batch_norm(
+        x, *known, weight, bias, training, residual=residual, activation=activation, negative_slope=0.2, **options
+    )
+    gradients = torch.autograd.grad(y, leaves, dy)
+
+    arrays = {name: value.detach().numpy() for name, value in options.items()}
+    p = oracle.element_weights(x.shape, **arrays) if training else None
+    xs, w, b, r = (leaf.detach().numpy() for leaf in leaves)
+    epilogue = {"residual": r, "activation": activation, "slope": 0.2}
+    if training:
+        want = oracle.train(xs, w, b, p=p, **epilogue)
+        wanted_y, used = want.y, (want.mean, want.invstd)
+        unbiased = want.biased * want.count / (want.count - 1)
+        for got, old, new in zip(known, (mean, var), (want.mean, unbiased), strict=True):
+            np.testing.assert_allclose(got.numpy(), oracle.updated(old.numpy(), new, 0.1).astype(float), rtol=1e-12)
+    else:
+        wanted_y = oracle.normalize(xs, mean.numpy(), var.numpy(), w, b, **epilogue)
+        used = (mean.numpy(), oracle.invstd_of(var.numpy().astype(np.longdouble), 1e-5))
+    np.testing.assert_allclose(y.detach().numpy(), wanted_y.astype(float), rtol=1e-12, atol=1e-12)
+    back = oracle.backward(
+        dy.numpy(), xs, w, *used, training=training, p=p, bias=b, residual=r, activation=activation, slope=0.2
+    )
+    for got, wanted in zip(gradients, (back.dx, back.dweight, back.dbias, back.dresidual), strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted.astype(float), rtol=1e-11, atol=1e-12)
+
+
+def test_what_is_masked_out_has_no_influence() -> None:
+    x, where = tensor(6, 3), torch.tensor([True, True, False, True, True, True]).unsqueeze(1)
+    spoilt = x.clone()
+    spoilt[2] = float("nan")
+    want = batch_norm(x, training=True, where=where)
+    got = batch_norm(spoilt, training=True, where=where)
+    assert torch.equal(got[where[:, 0]], want[where[:, 0]])
+
+
+def test_running_statistics_count_as_changed() -> None:
+    mean, var = torch.zeros(3), torch.ones(3)
+    before = mean._version, var._version
+    batch_norm(tensor(4, 3), mean, var, training=True)
+    assert (mean._version, var._version) == (before[0] + 1, before[1] + 1)
+
+
+def test_frozen_statistics_may_change_between_forward_and_backward() -> None:
+    x, (mean, var, _, _) = tensor(4, 3).requires_grad_(), parameters(3, torch.float32)
+    y = batch_norm(x, mean, var)
+    want = (1 / (var + 1e-5).sqrt()).expand(4, 3).clone()
+    var.fill_(100)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(dx, want, rtol=1e-6, atol=0)
+
+
+def test_no_gradient_is_kept_where_none_is_asked_for() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    with torch.no_grad():
+        assert not batch_norm(tensor(4, 3), weight=weight, training=True).requires_grad
+    assert batch_norm(tensor(4, 3), weight=weight, training=True).requires_grad
+    with torch.inference_mode():
+        assert batch_norm(tensor(4, 3), torch.zeros(3), torch.ones(3), weight, training=True).is_inference()
+
+
+def test_parameters_of_which_no_gradient_is_asked_get_none() -> None:
+    x, weight = tensor(4, 3), torch.ones(3, requires_grad=True)
+    residual = tensor(4, 3, seed=3)
+    batch_norm(x, weight=weight, bias=torch.zeros(3), training=True, residual=residual).square().sum().backward()
+    assert weight.grad is not None
+    assert x.grad is None
+    assert residual.grad is None
+
+
+# What the kernels do not serve, and errors.
+
+
+def test_other_devices_go_to_torch() -> None:
+    x = torch.empty(4, 3, 5, device="meta", requires_grad=True)
+    y = batch_norm(x, training=True, activation="leaky_relu", residual=x)
+    assert (y.device.type, y.shape) == ("meta", x.shape)
+    y = batch_norm(x, training=True, where=torch.ones(4, 1, 1, dtype=torch.bool, device="meta"))
+    assert (y.device.type, y.shape) == ("meta", x.shape)
+
+
+def test_other_layouts_go_to_torch() -> None:
+    x, (mean, var, weight, bias) = tensor(2, 3, 4, 4), parameters(3, torch.float32)
+    y = batch_norm(x.to_mkldnn(), mean, var, weight, bias)
+    torch.testing.assert_close(y.to_dense(), batch_norm(x, mean, var, weight, bias))
+
+
+def test_momentum_may_be_any_number_as_with_torch() -> None:
+    x, given = tensor(4, 3), parameters(3, torch.float32)
+    for momentum in (-1.2, 2.0):
+        got, want = (outcome(function, x, given, True, momentum=momentum) for function in (batch_norm, F.batch_norm))
+        assert_all_close(got, want, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "given", "options"),
+    [
+        (tensor(1, 3), {}, {"training": True}),
+        (tensor(1, 3, 1, 1), {}, {"training": True}),
+        (tensor(4, 3), {}, {"training": False}),
+        (tensor(4, 3), {"running_mean": torch.zeros(2), "running_var": torch.ones(2)}, {}),
+        (tensor(4, 3), {"running_mean": torch.zeros(3), "running_var": torch.ones(2)}, {}),
+        (tensor(4, 3), {"running_mean": torch.zeros(2), "running_var": torch.ones(2)}, {"training": True}),
+        (tensor(4, 3), {"weight": torch.ones(2)}, {"training": True}),
+        (tensor(4, 3), {"bias": torch.ones(4)}, {"training": True}),
+        (tensor(4, 3), {"running_mean": torch.zeros(3)}, {"training": True}),
+        (tensor(4, 3), {}, {"training": True, "eps": 0.0}),
+        (tensor(4, 3), {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}, {"eps": -1.0}),
+        (tensor(4), {}, {"training": True}),
+        (torch.ones(4, 3, dtype=torch.int32), {}, {"training": True}),
+        (torch.ones(4, 3, dtype=torch.complex64), {}, {"training": True}),
+    ],
+)
+@pytest.mark.parametrize("grad", [True, False])
+def test_errors_are_torchs(x: torch.Tensor, given: dict[str, Any], options: dict[str, Any], grad: bool) -> None:
+    x = x.clone().requires_grad_(grad and x.is_floating_point())
+    given = {"running_mean": None, "running_var": None} | given
+    found = []
+    for function in (F.batch_norm, batch_norm):
+        with pytest.raises((ValueError, RuntimeError, IndexError)) as raised:
+            function(x, **given, **options)
+        found.append((raised.type, str(raised.value)))
+    assert found[1] == found[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"activation": "gelu"}, ValueError, "activation must be None, 'relu' or 'leaky_relu', got 'gelu'"),
+        ({"residual": torch.ones(3)}, ValueError, r"residual must have input's shape \(4, 3\), got \(3,\)"),
+        ({"where": torch.ones(5, 3, dtype=torch.bool)}, ValueError, "where must"),
+        ({"where": torch.ones(4, 3)}, TypeError, "where must"),
+        ({"weights": -torch.ones(4, 3)}, ValueError, "weights must"),
+    ],
+)
+def test_errors_of_what_torch_does_not_have(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        batch_norm(tensor(4, 3), training=True, **options)
+
+
+def test_errors_where_the_kernels_are_not_called() -> None:
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        batch_norm(tensor(1, 3), training=True, weights=torch.ones(1, 1, requires_grad=True))
+    with pytest.raises(RuntimeError, match="running_mean must be defined in evaluation mode"):
+        torch.func.jvp(batch_norm, (tensor(4, 3),), (tensor(4, 3),))
+
+
+def test_a_failed_call_changes_nothing() -> None:
+    mean, var = torch.zeros(3), torch.ones(3)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        batch_norm(tensor(1, 3), mean, var, training=True)
+    with pytest.raises(ValueError, match="weights must"):
+        batch_norm(tensor(4, 3), mean, var, training=True, weights=torch.full((4, 1), float("nan")))
+    assert torch.equal(mean, torch.zeros(3))
+    assert torch.equal(var, torch.ones(3))
+
+
+def test_a_residual_of_another_type_is_cast() -> None:
+    x, residual = tensor(4, 3, dtype=torch.bfloat16), tensor(4, 3, seed=1).requires_grad_()
+    y = batch_norm(x, training=True, residual=residual)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert residual.grad.dtype == torch.float32

@@ -1,0 +1,380 @@
+"""Promise: `SyncBatchNorm` gives in several processes what one process gives for the whole batch.
+
+The scenarios are those of PyTorch's own tests of its SyncBatchNorm, and parts that are empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import fastbn.torch
+from fastbn import _core
+from fastbn.torch import SyncBatchNorm, _calls, convert, convert_sync, revert
+from support import oracle
+from support.torch_ranks import Ranks
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    group = Ranks(request.param, tmp_path_factory.mktemp("ranks"))
+    yield group
+    group.close()
+
+
+def tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def state(module: nn.Module) -> list[torch.Tensor]:
+    return [module.running_mean, module.running_var, module.num_batches_tracked]
+
+
+def own_part(rank: int, parts: list[dict[str, Any]], options: dict[str, Any]) -> list[Any]:
+    """Train two steps on this rank's part; return the last y, gradients and statistics."""
+    module = SyncBatchNorm(3, **options)
+    for seed, parameter in enumerate(module.parameters()):
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
+    part = dict(parts[rank])
+    dy = part.pop("dy")
+    for each in ("input", "residual"):
+        if each in part:
+            part[each].requires_grad_()
+    module(**part)
+    y = module(**part)
+    y.backward(dy)
+    gradients = [part["input"].grad, *([part["residual"].grad] if "residual" in part else [])]
+    parameters = [p.grad for p in module.parameters()]
+    return [y.detach(), gradients, parameters, state(module) if module.track_running_stats else []]
+
+
+def assert_as_whole(
+    ranks: Ranks,
+    sizes: list[int],
+    shape: tuple[int, ...],
+    options: dict[str, Any],
+    given: Any = (),
+    rtol: float = 1e-10,
+) -> list[Any]:
+    """Hold the parts' results against those of one module of ours, which other tests hold against the oracle."""
+    dtype = given[-1] if given and isinstance(given[-1], torch.dtype) else torch.float64
+    of_parameters = torch.float64 if dtype == torch.float64 else torch.float32
+    options = {"dtype": of_parameters, **options}
+    precision = 1e-10 if of_parameters == torch.float64 else 1e-5
+    n = sum(sizes)
+    whole: dict[str, Any] = {
+        "input": tensor(n, 3, *shape, dtype=dtype) * 3 + 2,
+        "dy": tensor(n, 3, *shape, seed=1, dtype=dtype),
+    }
+    if "residual" in given:
+        whole["residual"] = tensor(n, 3, *shape, seed=2, dtype=dtype)
+    if "where" in given:
+        whole["where"] = tensor(n, 1, *shape, seed=3) > -0.5
+    if "weights" in given:
+        whole["weights"] = tensor(n, 3, *[1] * len(shape), seed=4).square()
+    if "channels_last" in given:
+        whole = {name: value.to(memory_format=torch.channels_last) for name, value in whole.items()}
+    pieces = {name: value.split(sizes) for name, value in whole.items()}
+    parts = [{name: split[rank].clone() for name, split in pieces.items()} for rank in range(ranks.size)]
+    results = ranks.run(own_part, parts, options)
+    y, gradients, parameters, running = own_part(0, [whole], options)  # one process: no group here
+    joined = [torch.cat([result[0] for result in results])]
+    joined += [torch.cat(split) for split in zip(*(result[1] for result in results), strict=True)]
+    for got, want in zip(joined, [y, *gradients], strict=True):
+        assert got.dtype == want.dtype
+        torch.testing.assert_close(got, want, rtol=rtol, atol=rtol * float(want.abs().max()))
+    for got, want in zip(zip(*(result[2] for result in results), strict=True), parameters, strict=True):
+        torch.testing.assert_close(sum(got), want, rtol=rtol, atol=rtol * float(want.abs().max()))
+    for result in results:
+        torch.testing.assert_close(result[3], running, rtol=precision, atol=precision)
+        for got, other in zip(result[3], results[0][3], strict=True):
+            assert torch.equal(got, other)  # the same bits in every process
+    return results
+
+
+def sizes_of(ranks: Ranks, *some: int) -> list[int]:
+    return list(some[: ranks.size])
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3), (2, 3, 2)])
+def test_equal_and_unequal_parts_of_every_rank(ranks: Ranks, shape: tuple[int, ...]) -> None:
+    assert_as_whole(ranks, sizes_of(ranks, 4, 4, 4), shape, {})
+    assert_as_whole(ranks, sizes_of(ranks, 2, 7, 3), shape, {})
+
+
+def test_one_value_per_process(ranks: Ranks) -> None:
+    assert_as_whole(ranks, sizes_of(ranks, 1, 1, 1), (), {})
+
+
+@pytest.mark.parametrize("sizes", [(0, 5, 3), (4, 0, 0), (0, 2, 0)])
+def test_empty_parts(ranks: Ranks, sizes: tuple[int, ...]) -> None:
+    assert_as_whole(ranks, sizes_of(ranks, *sizes), (2, 3), {"momentum": 0.3})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"affine": False},
+        {"bias": False},
+        {"track_running_stats": False},
+        {"momentum": None},
+        {"activation": "relu"},
+        {"activation": "leaky_relu", "negative_slope": 0.2, "eps": 1e-2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("given", [(), ("residual",), ("where", "residual"), ("where", "weights")], ids=str)
+def test_options(ranks: Ranks, options: dict[str, Any], given: tuple[str, ...]) -> None:
+    assert_as_whole(ranks, sizes_of(ranks, 3, 5, 2), (4,), options, given)
+
+
+def test_channels_last(ranks: Ranks) -> None:
+    results = assert_as_whole(ranks, sizes_of(ranks, 2, 3, 2), (4, 3), {}, ("channels_last",))
+    for y, gradients, *_ in results:
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7), (torch.float16, 2**-10)], ids=str
+)
+@pytest.mark.parametrize("given", [(), ("residual",), ("weights",)], ids=str)
+def test_other_types(ranks: Ranks, dtype: torch.dtype, rtol: float, given: tuple[str, ...]) -> None:
+    options = {"activation": "relu"} if given == ("residual",) else {}
+    assert_as_whole(ranks, sizes_of(ranks, 3, 4, 5), (4,), options, (*given, dtype), rtol)
+
+
+def large_mean(rank: int, parts: list[torch.Tensor]) -> Any:
+    module = SyncBatchNorm(3, momentum=1.0, affine=False, dtype=torch.float64)
+    return module(parts[rank]), module.running_var
+
+
+def test_statistics_are_right_at_a_large_mean(ranks: Ranks) -> None:
+    x = (tensor(600, 3) + 1e6).float()
+    results = ranks.run(large_mean, list(x.split([100, 500] if ranks.size == 2 else [100, 200, 300])))
+    want = oracle.train(x.numpy())
+    np.testing.assert_allclose(results[0][1].numpy(), (want.biased * 600 / 599).astype(float), rtol=2e-9)
+    got = torch.cat([y for y, _ in results])
+    torch.testing.assert_close(got, torch.from_numpy(want.y.astype(np.float32)), rtol=1e-6, atol=1e-6)
+
+
+def subgroup(rank: int, parts: list[torch.Tensor]) -> Any:
+    group = distributed.new_group([0, 1])
+    alone = distributed.new_group([2]) if distributed.get_world_size() > 2 else None
+    model = convert_sync(nn.Sequential(nn.BatchNorm1d(3)), group if rank < 2 else alone)
+    return model(parts[rank]).detach()
+
+
+def test_a_subgroup(ranks: Ranks) -> None:
+    parts = [tensor(4 + rank, 3, seed=rank, dtype=torch.float32) for rank in range(ranks.size)]
+    results = ranks.run(subgroup, parts)
+    want = [fastbn.torch.BatchNorm1d(3)(torch.cat(parts[:2])), *(fastbn.torch.BatchNorm1d(3)(x) for x in parts[2:])]
+    for got, wanted in zip([torch.cat(results[:2]), *results[2:]], want, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+def evaluated(rank: int, x: torch.Tensor) -> Any:
+    module = SyncBatchNorm(3)
+    module.running_var.fill_(4.0)
+    if rank == 0:  # no other process needs to call
+        return module.eval()(x).detach()
+    return None
+
+
+def test_evaluation_is_each_processs_own(ranks: Ranks) -> None:
+    x = tensor(4, 3, dtype=torch.float32)
+    torch.testing.assert_close(ranks.run(evaluated, x)[0], x / (4 + 1e-5) ** 0.5)
+
+
+def refused(rank: int, parts: list[torch.Tensor], where: list[Any]) -> Any:
+    module = SyncBatchNorm(3)
+    try:
+        module(parts[rank], where=where[rank])
+    except (ValueError, RuntimeError) as error:
+        return type(error).__name__, str(error), float(module.running_mean.sum())
+    return "no error", "", 0.0
+
+
+def test_an_error_in_one_process_is_one_in_all(ranks: Ranks) -> None:
+    nothing = [None] * ranks.size
+    parts = [torch.ones(1, 3)] + [torch.ones(0, 3)] * (ranks.size - 1)
+    for result in ranks.run(refused, parts, nothing):
+        assert result[0] == "ValueError"
+        assert result[1].startswith("Expected more than 1 value per channel when training, got input size")
+    parts = [torch.ones(2, 3)] * ranks.size
+    results = ranks.run(refused, parts, [torch.ones(5, 3, dtype=torch.bool), *nothing[1:]])
+    assert results[0][0] == "ValueError"
+    assert results[0][1].startswith("where must")
+    assert {result[:2] for result in results[1:]} == {
+        ("RuntimeError", "input and its options must be valid in all processes, got errors in those of rank [0]")
+    }
+    assert {result[2] for result in results} == {0.0}
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(54, 4), nn.BatchNorm1d(4)
+    ).double()
+
+
+def trained_in_parallel(rank: int, parts: list[torch.Tensor]) -> Any:
+    model = DistributedDataParallel(convert_sync(convert(network(), fuse_activations=True)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        # DistributedDataParallel averages over processes: scaled so that the sum is the whole batch's loss.
+        (model(parts[rank]).sin().sum() * len(parts)).backward()
+        optimizer.step()
+    return {name: value.detach() for name, value in model.module.state_dict().items()}
+
+
+def test_training_in_distributed_data_parallel_is_that_of_the_whole_batch(ranks: Ranks) -> None:
+    parts = list(tensor(9, 3, 5, 5).split(sizes_of(ranks, 4, 5) if ranks.size == 2 else [4, 3, 2]))
+    results = ranks.run(trained_in_parallel, parts)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.cat(parts)).sin().sum().backward()
+        optimizer.step()
+    for result in results:
+        torch.testing.assert_close(result, dict(model.state_dict()), rtol=1e-8, atol=1e-8)
+
+
+def compiled(rank: int, parts: list[torch.Tensor]) -> Any:
+    return torch.compile(SyncBatchNorm(3), backend="eager")(parts[rank]).detach()
+
+
+def test_under_a_compiler(ranks: Ranks) -> None:
+    parts = [tensor(3, 3, seed=rank, dtype=torch.float32) for rank in range(ranks.size)]
+    want = fastbn.torch.BatchNorm1d(3)(torch.cat(parts)).detach()
+    torch.testing.assert_close(torch.cat(ranks.run(compiled, parts)), want, rtol=1e-6, atol=1e-6)
+
+
+# In one process.
+
+
+def test_one_process_needs_no_group() -> None:
+    x = tensor(4, 3, 2, dtype=torch.float32)
+    torch.testing.assert_close(SyncBatchNorm(3)(x), nn.BatchNorm1d(3)(x), rtol=1e-5, atol=1e-5)
+
+
+def test_wrong_inputs_are_refused_as_by_torch() -> None:
+    for x, channels in ((torch.ones(3), 3), (torch.ones(3, 0), 0)):
+        found = []
+        for module in (nn.SyncBatchNorm(channels), SyncBatchNorm(channels)):
+            with pytest.raises(ValueError, match="input") as raised:
+                module(x)
+            found.append(str(raised.value))
+        assert found[0] == found[1]
+
+
+def test_conversion() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.SyncBatchNorm(3), fastbn.torch.BatchNorm2d(3, activation="relu"))
+    keys = list(model.state_dict())
+    assert convert_sync(model) is model
+    assert [type(each) for each in model] == [SyncBatchNorm] * 3
+    assert [each.process_group for each in model] == [None] * 3
+    assert model[2].activation == "relu"
+    assert list(model.state_dict()) == keys
+    model[2] = nn.Identity()
+    assert [type(each) for each in revert(model)[:2]] == [nn.SyncBatchNorm] * 2
+    assert type(convert(nn.SyncBatchNorm(3))) is SyncBatchNorm
+    with pytest.raises(ValueError, match=r"no lazy batch norm that has seen no batch, got \['0'\]"):
+        convert_sync(nn.Sequential(nn.LazyBatchNorm1d()))
+
+
+def of_integers(rank: int) -> Any:
+    try:
+        SyncBatchNorm(3)(torch.ones(4, 3, dtype=torch.int32))
+    except TypeError as error:
+        return str(error)
+    return "no error"
+
+
+def test_integers_are_refused_before_anyone_waits(ranks: Ranks) -> None:
+    for message in ranks.run(of_integers):
+        assert message.startswith("input must be a plain strided tensor of a floating-point type, got")
+
+
+def test_other_devices_go_to_torch() -> None:
+    module = SyncBatchNorm(3, device="meta", activation="relu")
+    x = torch.empty(4, 3, device="meta")
+    assert module(x, residual=x).device.type == "meta"
+    with pytest.raises(ValueError, match="where and weights must be None on other devices than the CPU"):
+        module(x, where=x > 0)
+
+
+# The core's own functions for the two halves of backward, which `_calls` uses where they are there. Stand-ins by the
+# formulas of the oracle say how they are called.
+
+
+def behind_activation(dy: Any, x: Any, weight: Any, bias: Any, given: dict[str, Any]) -> Any:
+    back = oracle.backward(
+        dy,
+        x,
+        weight,
+        given["mean"],
+        given["invstd"],
+        training=False,
+        bias=bias,
+        residual=given["residual"],
+        activation=given["activation"],
+        slope=given["negative_slope"],
+    )
+    return back.dresidual.astype(float)
+
+
+def gradient_sums(dy: Any, x: Any, weight: Any, bias: Any, **given: Any) -> Any:
+    assert given.pop("where") is given.pop("weights") is None
+    dz = behind_activation(dy, x, weight, bias, given)
+    xhat = oracle.affine(x, given["mean"], given["invstd"])
+    return tuple(np.asarray((dz * each).sum((0, 2)), float) for each in (xhat, 1.0))
+
+
+def input_gradient(dy: Any, x: Any, weight: Any, bias: Any, **given: Any) -> Any:
+    dz, along = behind_activation(dy, x, weight, bias, given), (1, -1, 1)
+    xhat = oracle.affine(x, given["mean"], given["invstd"])
+    p = oracle.element_weights(x.shape, given["where"], given["weights"])
+    through = given["mean_dy"].reshape(along) + xhat * given["mean_dy_xhat"].reshape(along)
+    dx = (weight * given["invstd"]).reshape(along) * (dz - p * through)
+    return (dx.astype(float),) if given["residual"] is None else (dx.astype(float), dz)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("given", [(), ("residual",), ("where", "weights")], ids=str)
+def test_the_halves_of_backward(monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], activation: Any) -> None:
+    x, dy, residual, weights = (tensor(5, 3, 2, seed=seed).numpy() for seed in range(4))
+    weight, bias = tensor(3, seed=5).numpy(), tensor(3, seed=6).numpy()
+    options = {"where": weights > -1, "weights": weights**2, "residual": residual}
+    where, weights, residual = (options[name] if name in given else None for name in options)
+    p = oracle.element_weights(x.shape, where, weights) if where is not None else None
+    found = oracle.train(x, weight, bias, p=p, residual=residual, activation=activation)
+    mean, invstd = found.mean.astype(float), found.invstd.astype(float)
+    want = oracle.backward(dy, x, weight, mean, invstd, p=p, bias=bias, residual=residual, activation=activation)
+    saved, epilogue = _calls.Saved(mean, invstd, None), _calls.Epilogue(activation)
+
+    def halves() -> Any:
+        sums = _calls.gradient_sums(dy, x, weight, bias, saved, residual, epilogue)
+        means = np.stack(sums) / np.asarray(found.count, float)
+        return sums, _calls.input_gradient(dy, x, weight, bias, saved, means, where, weights, residual, epilogue)
+
+    for there in (False, True):
+        if there:
+            monkeypatch.setattr(_core, "gradient_sums", gradient_sums, raising=False)
+            monkeypatch.setattr(_core, "input_gradient", input_gradient, raising=False)
+        (sum_dy_xhat, sum_dy), (dx, dresidual) = halves()
+        np.testing.assert_allclose(sum_dy_xhat, want.dweight.astype(float), rtol=1e-12)
+        np.testing.assert_allclose(sum_dy, want.dbias.astype(float), rtol=1e-12)
+        np.testing.assert_allclose(dx, want.dx.astype(float), rtol=1e-10, atol=1e-12)
+        if "residual" in given and activation is not None:
+            np.testing.assert_allclose(dresidual, want.dresidual.astype(float))
+        else:
+            assert dresidual is None
