@@ -632,11 +632,13 @@ class ArrowTable:
         names = self.schema.names if everything else [self.schema.names[i] for i in chosen]
         width = max(1, len(names)) * (8 * (_REWRITTEN if everything else _COPIES) + self._reading.beside)
         rows = max(_LEAST_ROWS, self._reading.block_bytes // width)
+        # To find many columns by name takes longer than to read the others too.
+        few = names if 2 * len(names) <= len(self.schema.names) else None
         options = {"batch_size": rows, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
         total, at, number = self._fragment.count_rows(), 0, 0
-        for number, batch in enumerate(self._fragment.to_batches(columns=names, **options), 1):
+        for number, batch in enumerate(self._fragment.to_batches(columns=few, **options), 1):
             if number > start:
-                yield Batch(batch, number, (at + batch.num_rows) / max(1, total), at)
+                yield Batch(batch.select(names), number, (at + batch.num_rows) / max(1, total), at)
             at += batch.num_rows
         if number <= start:
             yield Batch(self.schema.empty_table().select(names), start, 1.0, at)

@@ -540,16 +540,17 @@ class TableWriter:
     def _spelled(self, rows: Any) -> Any:
         """Return rows as they are to be in a text: an empty line would be no row, a comma may be the decimal point."""
         pa = needed("pyarrow", "Tables")
+        if not self._single and self._decimal == ".":
+            return rows
+        columns = list(rows.columns)
         for number, field in enumerate(rows.schema):
             if pa.types.is_floating(field.type):
-                column = rows.column(number)
-                if self._single:
-                    column = column.fill_null(np.nan)
+                column = columns[number].fill_null(np.nan) if self._single else columns[number]
                 if self._decimal != ".":
                     compute = needed("pyarrow.compute", "Tables")
                     column = compute.replace_substring(column.cast(pa.string()), ".", self._decimal)
-                rows = rows.set_column(number, field.name, column)
-        return rows
+                columns[number] = column
+        return pa.Table.from_arrays(columns, names=rows.column_names)
 
 
 def _text_stream(path: str, compression: str | None, encoding: str) -> Any:
