@@ -15,7 +15,6 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fastbn.torch
-from fastbn import _core
 from fastbn.torch import SyncBatchNorm, _calls, convert, convert_sync, revert
 from support import oracle
 from support.torch_ranks import Ranks
@@ -312,45 +311,9 @@ def test_other_devices_go_to_torch() -> None:
         module(x, where=x > 0)
 
 
-# The core's own functions for the two halves of backward, which `_calls` uses where they are there. Stand-ins by the
-# formulas of the oracle say how they are called.
-
-
-def behind_activation(dy: Any, x: Any, weight: Any, bias: Any, given: dict[str, Any]) -> Any:
-    back = oracle.backward(
-        dy,
-        x,
-        weight,
-        given["mean"],
-        given["invstd"],
-        training=False,
-        bias=bias,
-        residual=given["residual"],
-        activation=given["activation"],
-        slope=given["negative_slope"],
-    )
-    return back.dresidual.astype(float)
-
-
-def gradient_sums(dy: Any, x: Any, weight: Any, bias: Any, **given: Any) -> Any:
-    assert given.pop("where") is given.pop("weights") is None
-    dz = behind_activation(dy, x, weight, bias, given)
-    xhat = oracle.affine(x, given["mean"], given["invstd"])
-    return tuple(np.asarray((dz * each).sum((0, 2)), float) for each in (xhat, 1.0))
-
-
-def input_gradient(dy: Any, x: Any, weight: Any, bias: Any, **given: Any) -> Any:
-    dz, along = behind_activation(dy, x, weight, bias, given), (1, -1, 1)
-    xhat = oracle.affine(x, given["mean"], given["invstd"])
-    p = oracle.element_weights(x.shape, given["where"], given["weights"])
-    through = given["mean_dy"].reshape(along) + xhat * given["mean_dy_xhat"].reshape(along)
-    dx = (weight * given["invstd"]).reshape(along) * (dz - p * through)
-    return (dx.astype(float),) if given["residual"] is None else (dx.astype(float), dz)
-
-
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("given", [(), ("residual",), ("where", "weights")], ids=str)
-def test_the_halves_of_backward(monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], activation: Any) -> None:
+def test_the_halves_of_backward(given: tuple[str, ...], activation: Any) -> None:
     x, dy, residual, weights = (tensor(5, 3, 2, seed=seed).numpy() for seed in range(4))
     weight, bias = tensor(3, seed=5).numpy(), tensor(3, seed=6).numpy()
     options = {"where": weights > -1, "weights": weights**2, "residual": residual}
@@ -360,21 +323,13 @@ def test_the_halves_of_backward(monkeypatch: pytest.MonkeyPatch, given: tuple[st
     mean, invstd = found.mean.astype(float), found.invstd.astype(float)
     want = oracle.backward(dy, x, weight, mean, invstd, p=p, bias=bias, residual=residual, activation=activation)
     saved, epilogue = _calls.Saved(mean, invstd, None), _calls.Epilogue(activation)
-
-    def halves() -> Any:
-        sums = _calls.gradient_sums(dy, x, weight, bias, saved, residual, epilogue)
-        means = np.stack(sums) / np.asarray(found.count, float)
-        return sums, _calls.input_gradient(dy, x, weight, bias, saved, means, where, weights, residual, epilogue)
-
-    for there in (False, True):
-        if there:
-            monkeypatch.setattr(_core, "gradient_sums", gradient_sums, raising=False)
-            monkeypatch.setattr(_core, "input_gradient", input_gradient, raising=False)
-        (sum_dy_xhat, sum_dy), (dx, dresidual) = halves()
-        np.testing.assert_allclose(sum_dy_xhat, want.dweight.astype(float), rtol=1e-12)
-        np.testing.assert_allclose(sum_dy, want.dbias.astype(float), rtol=1e-12)
-        np.testing.assert_allclose(dx, want.dx.astype(float), rtol=1e-10, atol=1e-12)
-        if "residual" in given and activation is not None:
-            np.testing.assert_allclose(dresidual, want.dresidual.astype(float))
-        else:
-            assert dresidual is None
+    sum_dy_xhat, sum_dy = _calls.gradient_sums(dy, x, weight, bias, saved, residual, epilogue)
+    means = np.stack([sum_dy_xhat, sum_dy]) / np.asarray(found.count, float)
+    dx, dresidual = _calls.input_gradient(dy, x, weight, bias, saved, means, where, weights, residual, epilogue)
+    np.testing.assert_allclose(sum_dy_xhat, want.dweight.astype(float), rtol=1e-12)
+    np.testing.assert_allclose(sum_dy, want.dbias.astype(float), rtol=1e-12)
+    np.testing.assert_allclose(dx, want.dx.astype(float), rtol=1e-10, atol=1e-12)
+    if "residual" in given and activation is not None:
+        np.testing.assert_allclose(dresidual, want.dresidual.astype(float))
+    else:
+        assert dresidual is None
