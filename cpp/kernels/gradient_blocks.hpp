@@ -81,17 +81,17 @@ struct ActivatedGradient {
     void add(GradientBlocks& blocks, const Y* dy_at, const X* x_at, std::ptrdiff_t r,
              std::ptrdiff_t i, N n, const Wide& mean, const Wide& invstd) const {
         const Block<C> x = load<C>(x_at, n);
-        const Block<C> dy = load<C>(dy_at, n);
+        Block<C> dz = load<C>(dy_at, n);
         if constexpr (relu_alone) {
-            const Block<C> z = (x - affine.center) * affine.scale + affine.shift;
-            add_to<false>(blocks, relu_gradient(z, dy), x_at, x, n, mean, invstd);
+            apply_relu_gradient((x - affine.center) * affine.scale + affine.shift, dz);
+            add_to<false>(blocks, dz, x_at, x, n, mean, invstd);
         } else {
             Block<C> z = (x * pre - affine.center) * affine.scale + affine.shift;
             const Tile<const Y> residual = typed<const Y>(options.residual);
             if (residual.data != nullptr) {
                 z = z + load<C>(residual.data + r * residual.stride + i, n);
             }
-            const Block<C> dz = activation.gradient(z, dy);
+            activation.apply_gradient(z, dz);
             if (options.skip_zeros) {
                 add_to<true>(blocks, dz, x_at, x, n, mean, invstd);
             } else {

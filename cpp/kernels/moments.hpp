@@ -289,32 +289,45 @@ inline void set_shift(ColumnSums<X, Unweighted>& c, const Unweighted&, double ro
     set_looks(c, n);
 }
 
-template <class X>
-[[gnu::noinline]] void check_zeros(Wide& m2, const ColumnSums<X, Unweighted>& c) {
-    double values[lanes];
-    double shifts[lanes];
+// `m2`: the lanes', in which it may be 0.
+[[gnu::noinline]] void check_m2(double* m2, const Wide& shifts, const Wide& differences) {
+    double shift[lanes];
     double different[lanes];
-    store(values, Full{}, m2);
-    store(shifts, Full{}, c.shift);
-    store(different, Full{}, c.sums.differences.bits);
+    store(shift, Full{}, shifts);
+    store(different, Full{}, differences);
     for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-        values[j] = checked_m2<false>(values[j], shifts[j], different[j]);
+        m2[j] = checked_m2<false>(m2[j], shift[j], different[j]);
     }
-    m2 = load<double>(values, Full{});
+}
+
+// A function of its own, since it is the same for all types but double.
+template <bool twice, class N>
+FASTBN_FLATTEN [[gnu::noinline]] void fold_block(const Wide& shift,
+                                                 const ShiftedSums<Wide>& shifted,
+                                                 const ExactSum<Wide>& first_total,
+                                                 const Wide& differences, double rows, double count,
+                                                 const MomentsSums& state, N n) {
+    ExactSum<Wide> total;
+    if constexpr (twice) {
+        copy(first_total, total);
+    } else {
+        total.high = two_sum(shift * rows, shifted.d, total.low);
+    }
+    Moments<Wide> chunk = moments_from<false>(shifted, rows, shift, total);
+    if (twice && !all_positive(chunk.m2, n)) {
+        double m2[lanes];
+        store(m2, Full{}, chunk.m2);
+        check_m2(m2, shift, differences);
+        copy(load<double>(m2, Full{}), chunk.m2);
+    }
+    write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
 }
 
 template <class X, class N>
 inline void fold_columns(const ColumnSums<X, Unweighted>& c, const Unweighted&, double rows,
                          double count, const MomentsSums& state, N n) {
-    ExactSum<Wide> total;
-    if constexpr (two_passes<X>) {
-        total = c.sums.total;
-    } else {
-        total.high = two_sum(c.shift * rows, c.sums.shifted.d, total.low);
-    }
-    Moments<Wide> chunk = moments_from<false>(c.sums.shifted, rows, c.shift, total);
-    if (two_passes<X> && !all_positive(chunk.m2, n)) check_zeros(chunk.m2, c);
-    write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
+    fold_block<two_passes<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences.bits, rows,
+                              count, state, n);
 }
 
 // ---- The same where values have weights ----
