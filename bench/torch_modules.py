@@ -82,7 +82,8 @@ def calls(op: str, shape: tuple[int, ...], channels_last: bool) -> dict[str, Cal
         return lambda: torch.autograd.grad(forward[name](), wanted, dy)
 
     found = {OURS: step(OURS, ours), THEIRS: step(THEIRS, theirs)}
-    torch.testing.assert_close(found[OURS]()[0], found[THEIRS]()[0], rtol=1e-2, atol=1e-2)
+    off = (found[OURS]()[0] - found[THEIRS]()[0]).abs().mean()  # single values may lie on either side of ReLU's kink
+    assert off < 1e-4, f"the gradients differ by {off} in the mean"
     return found
 
 

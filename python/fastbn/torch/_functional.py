@@ -122,7 +122,7 @@ def batch_norm(
     follow_threads()
     try:
         if torch.is_grad_enabled() and _any_requires_grad(input, weight, bias, residual):
-            y: Tensor = _Function.apply(input, weight, bias, residual, arguments)
+            y: Tensor = _applied(input, weight, bias, residual, arguments)
             return y
         return _inference(input, weight, bias, residual, arguments)
     except (TypeError, ValueError, RuntimeError):
@@ -178,7 +178,7 @@ def _inference(
 ) -> Tensor:
     """Return y where no gradient will be asked for."""
     if arguments.training:
-        return _trained(x, weight, bias, residual, arguments)[0]
+        return _trained(x, array_of(weight), array_of(bias), residual, arguments)[0]
     running_mean, running_var, _, _, eps, _, _, epilogue = arguments
     y = _calls.infer(
         array_of(x),
@@ -193,14 +193,13 @@ def _inference(
     return ordered_like(tensor_of(y), x)
 
 
-def _trained(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: _Arguments
-) -> tuple[Tensor, Saved]:
+def _trained(x: Tensor, weight: Any, bias: Any, residual: Tensor | None, arguments: _Arguments) -> tuple[Tensor, Saved]:
+    """Return y and what backward needs; weight and bias are arrays."""
     running_mean, running_var, _, momentum, eps, where, weights, epilogue = arguments
     result = _calls.train(
         array_of(x),
-        array_of(weight),
-        array_of(bias),
+        weight,
+        bias,
         array_of(running_mean),
         array_of(running_var),
         momentum,
@@ -230,8 +229,12 @@ class _Function(torch.autograd.Function):
         ctx.arguments = arguments
         ctx.save_for_backward(x, weight, bias, residual, arguments.where, arguments.weights)
         if arguments.training:
-            y, ctx.saved = _trained(x, weight, bias, residual, arguments)
+            # Backward takes the arrays of the same two tensors again, rather than spend microseconds on making them.
+            ctx.weight, ctx.weight_array = weight, array_of(weight)
+            ctx.bias, ctx.bias_array = bias, array_of(bias)
+            y, ctx.saved = _trained(x, ctx.weight_array, ctx.bias_array, residual, arguments)
             return y
+        ctx.weight = ctx.bias = ctx.weight_array = ctx.bias_array = None
         y = _inference(x, weight, bias, residual, arguments)
         # Copies, since the running statistics may have changed when backward reads them.
         mean, var = array_of(arguments.running_mean), array_of(arguments.running_var)
@@ -262,8 +265,8 @@ class _Function(torch.autograd.Function):
             dx_array, dweight, dbias, dresidual_array = _calls.backward(
                 array,
                 array_of(x),
-                array_of(weight),
-                array_of(bias),
+                ctx.weight_array if weight is ctx.weight else array_of(weight),
+                ctx.bias_array if bias is ctx.bias else array_of(bias),
                 saved,
                 arguments.training,
                 array_of(where),
@@ -279,6 +282,10 @@ class _Function(torch.autograd.Function):
             else:
                 dresidual = ordered_like(tensor_of(dresidual_array), x)
         return dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None, None
+
+
+# Function.apply without its questions about transforms, which `is_served` has answered.
+_applied = super(torch.autograd.Function, _Function).apply
 
 
 def _array_of_gradient(dy: Tensor) -> Any:
