@@ -86,7 +86,7 @@ inline double checked_m2(double m2, double shift, double different) {
     const bool no_look = large & !any_number;
     const bool look = large | (shift == 0.0);
     const bool equal = no_look | (look & (different == 0.0));
-    return (m2 == 0.0) & !equal ? lost_square : m2;
+    return ((m2 == 0.0) & !equal) ? lost_square : m2;
 }
 
 // The quotient of two sums, and the other way round. Counts are whole numbers, and short: count *
@@ -373,15 +373,16 @@ struct alignas(64) WeightedLanes {
         offset[j] = chunk.offset;
         m2[j] = chunk.m2;
     }
-    template <bool any_number>
-    void set_total(std::ptrdiff_t j) {
-        const ExactSum<double> sum = total_from<any_number>(d[j], weight[j], shift[j]);
-        total[j] = sum.high;
-        total_lo[j] = sum.low;
-    }
-    template <bool any_number>
-    void check_m2(std::ptrdiff_t j) {
-        m2[j] = checked_m2<any_number>(m2[j], shift[j], different[j]);
+    // What is left to do: of values that were read twice the total is known.
+    template <bool any_number, bool twice>
+    void complete(std::ptrdiff_t j) {
+        if constexpr (twice) {
+            m2[j] = checked_m2<any_number>(m2[j], shift[j], different[j]);
+        } else {
+            const ExactSum<double> sum = total_from<any_number>(d[j], weight[j], shift[j]);
+            total[j] = sum.high;
+            total_lo[j] = sum.low;
+        }
     }
     void fold(const MomentsSums& state, std::ptrdiff_t j) const {
         const Moments<double> chunk{shift[j], offset[j], m2[j], 0.0, total[j], total_lo[j]};
@@ -400,13 +401,8 @@ FASTBN_FLATTEN [[gnu::noinline]] void fold_lanes(WeightedLanes& sums, const Mome
                                                  std::ptrdiff_t n) {
 #pragma omp simd
     for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_moments<any_number>(j);
-    if constexpr (twice) {
 #pragma omp simd
-        for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.check_m2<any_number>(j);
-    } else {
-#pragma omp simd
-        for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_total<any_number>(j);
-    }
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.complete<any_number, twice>(j);
 #pragma omp simd
     for (std::ptrdiff_t j = 0; j < n; ++j) sums.fold(state, j);
 }
@@ -437,7 +433,7 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     const Policy by(weights, rows);
     const double size = static_cast<double>(rows);
     auto* const columns = static_cast<ColumnSums<X, Policy>*>(scratch);
-    each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+    each_block(0, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
         ColumnSums<X, Policy>& c = columns[i / lanes];
         clear(c.sums);
         if constexpr (!two_passes<X>) c.shift = column_shifts(x, by, rows, i, n);

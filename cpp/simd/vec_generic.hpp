@@ -136,6 +136,7 @@ struct Vec {
         for (std::ptrdiff_t i = 0; i < n; ++i) bytes[i] = p[i];
         return bytes != T(0);
     }
+    // NOLINTNEXTLINE(misc-redundant-expression): NaN alone differs from itself
     static Mask numbers(Vec a) { return a.v == a.v; }
     struct Count {
         Mask v;
@@ -149,7 +150,7 @@ struct Vec {
     static Vec lesser(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
     static Vec greater(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
     static Vec add_one_where_nan(Vec count, Vec a) {
-        return {count.v + keep(a.v != a.v, broadcast(T(1))).v};
+        return {count.v + keep(~numbers(a), broadcast(T(1))).v};
     }
 
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
