@@ -22,7 +22,9 @@ std::string shape_text(const ArrayRef& array) { return shape_text(array.shape, a
 }  // namespace
 
 Features features_of(const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff_t n) {
-    if (x.ndim < 2) refuse("x", "have at least 2 dimensions", std::to_string(x.ndim));
+    if (x.ndim < 2) {
+        refuse("x", "have at least 2 dimensions (one feature: x[:, None])", std::to_string(x.ndim));
+    }
     Features features;
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const std::ptrdiff_t axis = axes[i];

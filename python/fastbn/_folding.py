@@ -197,7 +197,9 @@ def _checked_channel_axes(kernel: Array, axis: Any, groups: Any, features: int, 
     other = pair[0] + pair[1] - along
     size, beside = kernel.shape[along], kernel.shape[other]
     grouped = size != features
-    rule = f"{features} channels along axis {axis}, or in {groups} group(s) as many in all"
+    rule = f"{features} channels along axis {axis}"
+    if groups > 1:
+        rule += f", or as many in all in {groups} groups"
     if grouped and size * groups != features:
         raise ValueError(f"weight must have {rule}, got {size} (shape {kernel.shape})")
     divided, name = (beside, f"axis {other}") if grouped else (features, f"axis {axis}")

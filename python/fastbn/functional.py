@@ -89,7 +89,8 @@ def batch_norm(
         in memory.
     weights : array_like of real numbers, optional
         Broadcastable to x; finite and not negative. Frequency weights: a sample of weight 3 enters the statistics as if
-        it had been seen three times. `running_var` therefore takes P / (P - correction).
+        it had been seen three times. With P the sum of a channel's weights, `running_var` therefore takes
+        P / (P - correction).
     residual : array_like, optional
         Of x's shape and y's dtype, added before the activation.
     activation : {"relu", "leaky_relu"}, optional
@@ -124,7 +125,7 @@ def batch_norm(
     An empty batch gives an empty result and leaves the running statistics alone. A channel with NaN or infinity in
     it becomes NaN as a whole in training; the other channels do not notice.
 
-    A channel with P = 0 has xhat = 0, and leaves its running statistics alone. So does a channel with
+    A channel whose weights sum to P = 0 has xhat = 0, and leaves its running statistics alone. So does a channel with
     P <= `correction`, since it has no unbiased variance; but if weights are the same for all channels, that is a
     ValueError where running statistics are given. Weights below 1e-30 of the largest may be taken for 0. All weights
     equal, or all of `where` True, gives the bits of the call without.
@@ -180,7 +181,10 @@ def batch_norm_train(
 ) -> TrainResult:
     """Normalize x by its own statistics, and return these as well.
 
-    Computes the module's formula (Ioffe & Szegedy 2015, Algorithm 1).
+    For every channel, over its N values (Ioffe & Szegedy 2015, Algorithm 1)::
+
+        mean = sum(x) / N        var = sum((x - mean)**2) / N        invstd = 1 / sqrt(var + eps)
+        y = weight * (x - mean) * invstd + bias
 
     Parameters
     ----------

@@ -1072,7 +1072,7 @@ class BatchNorm:
     def _checked_gradient(self, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:
         if self._last is None:
             raise RuntimeError(
-                "backward needs a call of the layer on x before it, which out= has overwritten nothing of, got none"
+                "backward needs a call of the layer before it, whose out= left x as it was, got none"
             )
         grad = converted("dy", dy)
         if grad.dtype != self._last.dtype:
@@ -1122,7 +1122,7 @@ class BatchNorm:
 
     def _require(self, array: Array | None) -> Array:
         if array is None:
-            raise RuntimeError("num_features must be given or decided by a batch in training mode first, got None")
+            raise RuntimeError("num_features must be known in evaluation mode: give it, or call the layer once in training mode, got None")
         return array
 
     def _decide_features(self, shape: Shape) -> None:
