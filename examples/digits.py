@@ -112,8 +112,8 @@ def print_identity(digits: images.Digits, console: Console) -> None:
     x = networks(seed=0)["without"].layers[0](digits.train_images)
     errors = {dtype: facts.identity_error(x.astype(dtype)) for dtype in ("float64", "float32")}
     console.print(
-        "1. gamma = sigma, beta = mu gives the input back. Largest error on what enters\n"
-        f"   the first sigmoids, |x| <= {np.abs(x).max():.1f}: "
+        "1. gamma = sigma, beta = mu gives the input back. Largest difference from it, for\n"
+        f"   the input of the first sigmoids, |x| <= {np.abs(x).max():.1f}: "
         f"{', '.join(f'{error:.1e} in {dtype}' for dtype, error in errors.items())}."
     )
 
@@ -129,7 +129,7 @@ def print_bias(digits: images.Digits, console: Console) -> None:
         "   ever and leave the loss as it is (here the bias alone takes steps, rate 1)."
     )
     right, wrong = (classifier.walk(1000, through_statistics=flow) for flow in (True, False))
-    table = right_aligned("step", "|b|", "loss", "|b|, mean constant", "loss, mean constant")
+    table = right_aligned("step", "|b|", "loss", "|b|, wrong gradient", "loss, wrong gradient")
     for step in (0, 1, 10, 100, 1000):
         cells = [text for walk in (right, wrong) for text in (f"{walk.bias[step]:.1e}", f"{walk.loss[step]:.12f}")]
         table.add_row(str(step), *cells)

@@ -1071,9 +1071,7 @@ class BatchNorm:
 
     def _checked_gradient(self, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:
         if self._last is None:
-            raise RuntimeError(
-                "backward needs a call of the layer before it, whose out= left x as it was, got none"
-            )
+            raise RuntimeError("backward needs a call of the layer before it, whose out= left x as it was, got none")
         grad = converted("dy", dy)
         if grad.dtype != self._last.dtype:
             raise TypeError(f"dy must have y's dtype {self._last.dtype}, got {grad.dtype}")
@@ -1122,7 +1120,8 @@ class BatchNorm:
 
     def _require(self, array: Array | None) -> Array:
         if array is None:
-            raise RuntimeError("num_features must be known in evaluation mode: give it, or call the layer once in training mode, got None")
+            rule = "be known in evaluation mode (give it, or call the layer once in training mode)"
+            raise RuntimeError(f"num_features must {rule}, got None")
         return array
 
     def _decide_features(self, shape: Shape) -> None:
