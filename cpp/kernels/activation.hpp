@@ -1,6 +1,5 @@
 // Activations: the value, and what the derivative makes of a gradient, apart, so that either may be
-// any function of z. Both work register by register: of a whole block chosen by a branch g++ 12
-// makes a copy in memory, and waits for it.
+// any function of z.
 #pragma once
 
 #include "kernels/table.hpp"
@@ -9,59 +8,55 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// An activation for values of type C.
+// An activation of values of type C, which is not `none`. Blocks are changed in place, register by
+// register: of a whole block chosen by a branch g++ 12 makes a copy in memory, and waits for it.
 template <class C>
-struct ActivationOf {
-    bool is_leaky;
-    Vec<C> slope;
-
-    // `of` is one: its kind is not `none`.
+class ActivationOf {
+public:
     explicit ActivationOf(const Activation& of)
-        : is_leaky(of.kind == ActivationKind::leaky_relu),
-          slope(Vec<C>::broadcast(static_cast<C>(of.slope))) {}
+        : is_leaky_(of.kind == ActivationKind::leaky_relu),
+          slope_(Vec<C>::broadcast(static_cast<C>(of.slope))) {}
 
-    // activation(z)
-    Block<C> value(const Block<C>& z) const {
-        Block<C> y;
+    // z becomes activation(z),
+    void apply(Block<C>& z) const {
         FASTBN_UNROLL
-        for (int k = 0; k < Block<C>::registers; ++k) {
-            const Vec<C> v = z.reg[k];
-            y.reg[k] = is_leaky ? Vec<C>::unless_positive(v, v, v * slope)
-                                : Vec<C>::zero_unless_positive(v, v);
-        }
-        return y;
+        for (int k = 0; k < Block<C>::registers; ++k) z.reg[k] = value(z.reg[k]);
     }
-    // dy * activation'(z), where the derivative at 0 is the one from below, and at NaN 1.
-    Block<C> gradient(const Block<C>& z, const Block<C>& dy) const {
-        Block<C> dz;
+    // and dy the gradient dz.
+    void apply_gradient(const Block<C>& z, Block<C>& dy) const {
         FASTBN_UNROLL
-        for (int k = 0; k < Block<C>::registers; ++k) {
-            const Vec<C> g = dy.reg[k];
-            dz.reg[k] = is_leaky ? Vec<C>::unless_positive(z.reg[k], g, g * slope)
-                                 : Vec<C>::zero_unless_positive(z.reg[k], g);
-        }
-        return dz;
+        for (int k = 0; k < Block<C>::registers; ++k) dy.reg[k] = gradient(z.reg[k], dy.reg[k]);
     }
+
+private:
+    Vec<C> value(Vec<C> z) const {
+        return is_leaky_ ? Vec<C>::unless_positive(z, z, z * slope_)
+                         : Vec<C>::zero_unless_positive(z, z);
+    }
+    // dy * activation'(z). The derivative at 0 is the one from below, and at NaN 1.
+    Vec<C> gradient(Vec<C> z, Vec<C> dy) const {
+        return is_leaky_ ? Vec<C>::unless_positive(z, dy, dy * slope_)
+                         : Vec<C>::zero_unless_positive(z, dy);
+    }
+
+    bool is_leaky_;
+    Vec<C> slope_;
 };
 
 // The same for relu, which needs no slope and has loops of its own.
 template <class C>
-inline Block<C> relu(const Block<C>& z) {
-    Block<C> y;
+inline void apply_relu(Block<C>& z) {
     FASTBN_UNROLL
     for (int k = 0; k < Block<C>::registers; ++k) {
-        y.reg[k] = Vec<C>::zero_unless_positive(z.reg[k], z.reg[k]);
+        z.reg[k] = Vec<C>::zero_unless_positive(z.reg[k], z.reg[k]);
     }
-    return y;
 }
 template <class C>
-inline Block<C> relu_gradient(const Block<C>& z, const Block<C>& dy) {
-    Block<C> dz;
+inline void apply_relu_gradient(const Block<C>& z, Block<C>& dy) {
     FASTBN_UNROLL
     for (int k = 0; k < Block<C>::registers; ++k) {
-        dz.reg[k] = Vec<C>::zero_unless_positive(z.reg[k], dy.reg[k]);
+        dy.reg[k] = Vec<C>::zero_unless_positive(z.reg[k], dy.reg[k]);
     }
-    return dz;
 }
 
 }  // namespace

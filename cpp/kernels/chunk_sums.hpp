@@ -120,12 +120,10 @@ struct ExactSum {
 };
 
 // The sum of the lanes, as horizontal_sum of a block.
-inline ExactSum<double> horizontal_sum(const ExactSum<Wide>& sum) {
-    double high[lanes];
-    double low[lanes];
-    store(high, Full{}, sum.high);
-    store(low, Full{}, sum.low);
+[[gnu::noinline]] inline ExactSum<double> sum_of_lanes(double* high, double* low) {
+    FASTBN_UNROLL
     for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        FASTBN_UNROLL
         for (std::ptrdiff_t i = 0; i < half; ++i) {
             double error;
             high[i] = two_sum(high[i], high[i + half], error);
@@ -133,6 +131,13 @@ inline ExactSum<double> horizontal_sum(const ExactSum<Wide>& sum) {
         }
     }
     return {high[0], low[0]};
+}
+inline ExactSum<double> horizontal_sum(const ExactSum<Wide>& sum) {
+    double high[lanes];
+    double low[lanes];
+    store(high, Full{}, sum.high);
+    store(low, Full{}, sum.low);
+    return sum_of_lanes(high, low);
 }
 
 inline ShiftedSums<double> horizontal_sum(const ShiftedSums<Wide>& sums) {

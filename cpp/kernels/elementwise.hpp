@@ -11,7 +11,7 @@
 //         Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients&) const;
 //     };
 //
-// and a function blend(n, a, b) of the coefficients as of blocks.
+// and, for the loops that hold on to coefficients, a function blend(n, a, b) of these as of blocks.
 #pragma once
 
 #include <cstddef>
@@ -48,12 +48,6 @@ struct ScaledAffineBlocks {
     Block<C> pre;
     AffineBlocks<C> affine;
 };
-
-template <class C>
-inline ScaledAffineBlocks<C> blend(std::ptrdiff_t n, const ScaledAffineBlocks<C>& a,
-                                   const ScaledAffineBlocks<C>& b) {
-    return {blend(n, a.pre, b.pre), blend(n, a.affine, b.affine)};
-}
 
 // The coefficients of columns i to i + n - 1, or of all columns of channel i.
 template <class C, class Formula, class N>
@@ -179,7 +173,7 @@ inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula, con
     }
 }
 
-// Of a short formula, with loops of its own for either kind of store.
+// A short formula, with loops of its own for either kind of store.
 template <class C, class Y, class Formula>
 inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula) {
     if (e.stream) {
@@ -189,10 +183,14 @@ inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula
     }
 }
 
-// Of a longer one.
+// A longer one, for which the branch does not show where blocks are of many registers.
 template <class C, class Y, class Formula>
 inline void write_compact(Tile<Y> out, const Elementwise& e, const Formula& formula) {
-    write<C>(out, e, formula, CachedOrStreamed{e.stream});
+    if constexpr (Block<C>::registers > 2) {
+        write<C>(out, e, formula, CachedOrStreamed{e.stream});
+    } else {
+        write_fast<C>(out, e, formula);
+    }
 }
 
 // A formula whose code for parts of blocks is there once for all loops: longer ones would take
@@ -217,24 +215,43 @@ struct Outlined {
 template <class Formula>
 Outlined(Formula) -> Outlined<Formula>;
 
-// A formula whose code is there once for everything.
-template <class Formula>
-struct OutOfLine {
-    using Coefficients = typename Formula::Coefficients;
-    Formula formula;
+// ---- For channels out of range ----
+//
+// Formulas with many coefficients, and calls so rare that a block may be a call of its own, which
+// finds its coefficients itself.
 
-    template <class At>
-    Coefficients coefficients(const At& at) const {
-        return formula.coefficients(at);
+// The coefficients of the block of n columns from i on, of which `channel_width` have one in
+// common. A null array is of ones.
+template <class C>
+[[gnu::noinline]] Block<C> coefficients_at(const C* array, std::ptrdiff_t i, std::ptrdiff_t n,
+                                           std::ptrdiff_t channel_width) {
+    if (array == nullptr) return broadcast(C(1));
+    if (channel_width == 1) return load<C>(array + i, n);
+    const std::ptrdiff_t channel = i / channel_width;
+    const std::ptrdiff_t left = (channel + 1) * channel_width - i;
+    const Block<C> here = broadcast(array[channel]);
+    return left >= n ? here : blend(left, here, broadcast(array[channel + 1]));
+}
+
+template <class C, class Y, class Formula, class N>
+FASTBN_FLATTEN [[gnu::noinline]] void write_block(Y* to, const Formula& formula, std::ptrdiff_t r,
+                                                  std::ptrdiff_t i, N n,
+                                                  std::ptrdiff_t channel_width) {
+    const auto at = [=](const C* array) {
+        return coefficients_at(array, i, count_of(n), channel_width);
+    };
+    store(to, n, formula(r, i, n, formula.coefficients(at)));
+}
+
+template <class C, class Y, class Formula>
+inline void write_by_blocks(Tile<Y> out, const Elementwise& e, const Formula& formula) {
+    for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
+        Y* const row = out.data + r * out.stride;
+        each_block(0, e.cols, [&](std::ptrdiff_t i, auto n) {
+            write_block<C>(row + i, formula, r, i, n, e.channel_width);
+        });
     }
-    template <class N>
-    [[gnu::noinline]] auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n,
-                                      const Coefficients& c) const {
-        return formula(r, i, n, c);
-    }
-};
-template <class Formula>
-OutOfLine(Formula) -> OutOfLine<Formula>;
+}
 
 }  // namespace
 }  // namespace fastbn::FASTBN_ISA

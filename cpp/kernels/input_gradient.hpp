@@ -62,13 +62,6 @@ struct ScaledGradientBlocks {
     ScaledAffineBlocks<C> z;
 };
 
-template <class C>
-inline ScaledGradientBlocks<C> blend(std::ptrdiff_t n, const ScaledGradientBlocks<C>& a,
-                                     const ScaledGradientBlocks<C>& b) {
-    return {blend(n, a.dx, b.dx), blend(n, a.pre, b.pre), blend(n, a.dy_pre, b.dy_pre),
-            blend(n, a.z, b.z)};
-}
-
 // ---- What a formula reads, and its options ----
 
 template <class X, class Y>
@@ -110,15 +103,13 @@ struct GradientOptions {
 
     // From dy to dz, by z without its residual.
     template <class N>
-    Block<C> activate(const Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i,
-                      N n) const {
-        if (!has_activation) return dy;
+    void activate(Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        if (!has_activation) return;
         if (residual.data != nullptr) {
             z = z + load<C>(residual.data + r * residual.stride + i, n);
         }
-        const Block<C> result = activation.gradient(z, dy);
-        if (dz.data != nullptr) store(dz.data + r * dz.stride + i, n, result);
-        return result;
+        activation.apply_gradient(z, dy);
+        if (dz.data != nullptr) store(dz.data + r * dz.stride + i, n, dy);
     }
 
     // Leaves of what flows back through the statistics a value's part: nothing, whatever that is,
@@ -126,7 +117,8 @@ struct GradientOptions {
     template <class N>
     void weigh(Block<C>& flow, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (weights.frozen) {
-            flow = broadcast(C(0));
+            FASTBN_UNROLL
+            for (Vec<C>& reg : flow.reg) reg = Vec<C>::broadcast(C(0));
         } else if (weights.mask.data != nullptr) {
             keep(load<C>(weights.mask.data + r * weights.mask.stride + i, n), flow, flow);
         } else if (weights.rows != nullptr) {
@@ -183,8 +175,8 @@ struct ActivatedInputGradient {
     template <class N>
     Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
         const Block<C> centred = in.load_x(r, i, n) - c.dx.center;
-        const Block<C> dy = in.load_dy(r, i, n);
-        const Block<C> dz = activation.gradient(centred * c.dx.scale + c.z_shift, dy);
+        Block<C> dz = in.load_dy(r, i, n);
+        activation.apply_gradient(centred * c.dx.scale + c.z_shift, dz);
         return (dz - (centred * c.dx.coef_x + c.dx.coef_const)) * c.dx.scale;
     }
 };
@@ -205,8 +197,8 @@ struct InputGradientWithOptions {
     template <class N>
     Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
         const Block<C> centred = in.load_x(r, i, n) - c.dx.center;
-        const Block<C> dy = in.load_dy(r, i, n);
-        const Block<C> dz = options.activate(dy, centred * c.dx.scale + c.z_shift, r, i, n);
+        Block<C> dz = in.load_dy(r, i, n);
+        options.activate(dz, centred * c.dx.scale + c.z_shift, r, i, n);
         Block<C> flow = centred * c.dx.coef_x + c.dx.coef_const;
         options.weigh(flow, r, i, n);
         return (dz - flow) * c.dx.scale;
@@ -220,12 +212,9 @@ struct ScaledInputGradient {
     GradientInput<X, Y> in;
     GradientOptions<Y> options;
 
-    // An array that is not there is of no use, or it is a power of two and 1.
+    // What z has no arrays for is not used, without an activation, or a power of two that is 1.
     template <class At>
-    Coefficients coefficients(const At& at_array) const {
-        const auto at = [&](const C* array) {
-            return array != nullptr ? at_array(array) : broadcast(C(1));
-        };
+    Coefficients coefficients(const At& at) const {
         return {input_gradient_blocks(in.dx, at),
                 at(in.dx.pre),
                 at(in.dx.dy_pre),
@@ -234,9 +223,9 @@ struct ScaledInputGradient {
     template <class N>
     Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
         const Block<C> x = in.load_x(r, i, n);
-        const Block<C> dy = in.load_dy(r, i, n);
+        Block<C> dz = in.load_dy(r, i, n);
         const Block<C> z = (x * c.z.pre - c.z.affine.center) * c.z.affine.scale + c.z.affine.shift;
-        const Block<C> dz = options.activate(dy, z, r, i, n);
+        options.activate(dz, z, r, i, n);
         Block<C> flow = (x * c.pre - c.dx.center) * c.dx.coef_x + c.dx.coef_const;
         options.weigh(flow, r, i, n);
         return (dz * c.dy_pre - flow) * c.dx.scale;
@@ -258,7 +247,7 @@ FASTBN_FLATTEN void input_gradient(Tile<const void> dy, Tile<const void> x, Tile
                                      ActivationOf<C>(activation.activation),
                                      typed<const Y>(activation.residual), typed<Y>(dz), weights};
     if (in.dx.pre != nullptr || in.z.pre != nullptr) {
-        write_compact<C>(dx, e, OutOfLine{ScaledInputGradient<X, Y>{in, options}});
+        write_by_blocks<C>(dx, e, ScaledInputGradient<X, Y>{in, options});
     } else if (!options.has_activation && !options.has_weights()) {
         write_fast<C>(dx, e, PlainInputGradient<X, Y>{in});
     } else if (options.residual.data == nullptr && options.dz.data == nullptr &&

@@ -199,16 +199,8 @@ struct ColumnSums {
 template <class X, class Policy>
 inline void clear(ChunkSums<X, Policy>& sums) {
     if constexpr (two_passes<X>) sums.total = {};
-    if constexpr (two_passes<X> && Policy::any_number) sums.differences = {};
     sums.weight = {};
     sums.shifted = {};
-}
-
-// Whether a column's mean is 0, or nearly.
-template <class X, class Policy, class N>
-inline void set_looks(ColumnSums<X, Policy>& c, N n) {
-    c.looks = !all_positive(c.shift * c.shift, n);
-    if (c.looks) c.sums.differences = {};
 }
 
 // Adds rows `begin` to `end` of the block of n columns from i on.
@@ -254,7 +246,8 @@ inline void add_shifted(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, 
             ColumnSums<X, Policy>& c = columns[i / lanes];
             if constexpr (!two_passes<X>) {
                 add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
-            } else if constexpr (Policy::any_number) {
+            } else if constexpr (always_looks<X, Policy> ||
+                                 (!Policy::all_count && !is_full<decltype(n)>)) {
                 add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
             } else if (c.looks) {
                 add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
@@ -283,38 +276,52 @@ inline void write(const MomentsSums& s, N n, const Moments<Wide>& p) {
 }
 
 template <class X, class N>
-inline void set_shift(ColumnSums<X, Unweighted>& c, const Unweighted&, double rows, N n) {
+inline void set_shift(ColumnSums<X, Unweighted>& c, double rows, N n) {
     Wide low;
     c.shift = quotient(c.sums.total.high, c.sums.total.low, rows, low);
-    set_looks(c, n);
+    c.looks = !all_positive(c.shift * c.shift, n);
+    if (c.looks) c.sums.differences = {};
 }
 
-template <class X>
-[[gnu::noinline]] void check_zeros(Wide& m2, const ColumnSums<X, Unweighted>& c) {
-    double values[lanes];
-    double shifts[lanes];
+// `m2`: the lanes', in which it may be 0.
+[[gnu::noinline]] void check_m2(double* m2, const Wide& shifts, const Wide& differences) {
+    double shift[lanes];
     double different[lanes];
-    store(values, Full{}, m2);
-    store(shifts, Full{}, c.shift);
-    store(different, Full{}, c.sums.differences.bits);
+    store(shift, Full{}, shifts);
+    store(different, Full{}, differences);
     for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-        values[j] = checked_m2<false>(values[j], shifts[j], different[j]);
+        m2[j] = checked_m2<false>(m2[j], shift[j], different[j]);
     }
-    m2 = load<double>(values, Full{});
+}
+
+// A function of its own, since it is the same for all types but double.
+template <bool twice, class N>
+FASTBN_FLATTEN [[gnu::noinline]] void fold_block(const Wide& shift,
+                                                 const ShiftedSums<Wide>& shifted,
+                                                 const ExactSum<Wide>& first_total,
+                                                 const Wide& differences, double rows, double count,
+                                                 const MomentsSums& state, N n) {
+    ExactSum<Wide> total;
+    if constexpr (twice) {
+        copy(first_total, total);
+    } else {
+        total.high = two_sum(shift * rows, shifted.d, total.low);
+    }
+    Moments<Wide> chunk = moments_from(shifted, rows, shift, total);
+    if (twice && !all_positive(chunk.m2, n)) {
+        double m2[lanes];
+        store(m2, Full{}, chunk.m2);
+        check_m2(m2, shift, differences);
+        copy(load<double>(m2, Full{}), chunk.m2);
+    }
+    write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
 }
 
 template <class X, class N>
-inline void fold_columns(const ColumnSums<X, Unweighted>& c, const Unweighted&, double rows,
-                         double count, const MomentsSums& state, N n) {
-    ExactSum<Wide> total;
-    if constexpr (two_passes<X>) {
-        total = c.sums.total;
-    } else {
-        total.high = two_sum(c.shift * rows, c.sums.shifted.d, total.low);
-    }
-    Moments<Wide> chunk = moments_from(c.sums.shifted, rows, c.shift, total);
-    if (two_passes<X> && !all_positive(chunk.m2, n)) check_zeros(chunk.m2, c);
-    write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
+inline void fold_columns(const ColumnSums<X, Unweighted>& c, double rows, double count,
+                         const MomentsSums& state, N n) {
+    fold_block<two_passes<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences.bits, rows,
+                              count, state, n);
 }
 
 // ---- The same where values have weights ----
@@ -397,19 +404,20 @@ FASTBN_FLATTEN [[gnu::noinline]] void fold_lanes(WeightedLanes& sums, const Mome
     for (std::ptrdiff_t j = 0; j < n; ++j) sums.fold(state, j);
 }
 
-template <class X, class Policy, class N>
-inline void set_shift(ColumnSums<X, Policy>& c, const Policy& by, double, N n) {
+template <class X, class Policy>
+[[gnu::noinline]] void set_weighted_shift(ColumnSums<X, Policy>& c, const Policy& by) {
     WeightedLanes sums(c, by);
     set_shift<Policy::any_number>(sums);
     c.shift = load<double>(sums.shift, Full{});
-    set_looks(c, n);
+    c.looks = !all_positive(c.shift * c.shift, Full{});
+    c.sums.differences = {};
 }
 
-template <class X, class Policy, class N>
-inline void fold_columns(const ColumnSums<X, Policy>& c, const Policy& by, double, double,
-                         const MomentsSums& state, N n) {
+template <class X, class Policy>
+[[gnu::noinline]] void fold_weighted_columns(const ColumnSums<X, Policy>& c, const Policy& by,
+                                             const MomentsSums& state, std::ptrdiff_t n) {
     WeightedLanes sums(c, by);
-    fold_lanes<Policy::any_number, two_passes<X>>(sums, state, count_of(n));
+    fold_lanes<Policy::any_number, two_passes<X>>(sums, state, n);
 }
 
 // ---- The kernel ----
@@ -430,12 +438,21 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     });
     if constexpr (two_passes<X>) {
         add_totals(x, by, rows, cols, columns);
-        each_block(0, cols,
-                   [&](std::ptrdiff_t i, auto n) { set_shift(columns[i / lanes], by, size, n); });
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+            if constexpr (Policy::all_count) {
+                set_shift(columns[i / lanes], size, n);
+            } else {
+                set_weighted_shift(columns[i / lanes], by);
+            }
+        });
     }
     add_shifted(x, by, rows, cols, columns);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        fold_columns(columns[i / lanes], by, size, count, state_from(state, i), n);
+        if constexpr (Policy::all_count) {
+            fold_columns(columns[i / lanes], size, count, state_from(state, i), n);
+        } else {
+            fold_weighted_columns(columns[i / lanes], by, state_from(state, i), count_of(n));
+        }
     });
 }
 

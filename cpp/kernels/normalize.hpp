@@ -41,8 +41,8 @@ struct Normalized {
     }
     template <class N>
     Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
-        const Block<C> z = normalized(x(r, i, n), c);
-        if constexpr (with_relu) return relu(z);
+        Block<C> z = normalized(x(r, i, n), c);
+        if constexpr (with_relu) apply_relu(z);
         return z;
     }
 };
@@ -64,7 +64,7 @@ struct NormalizeOptions {
         if (residual.data != nullptr) {
             z = z + load<C>(residual.data + r * residual.stride + i, n);
         }
-        if (has_activation) z = activation.value(z);
+        if (has_activation) activation.apply(z);
         return z;
     }
 };
@@ -122,7 +122,7 @@ FASTBN_FLATTEN void normalize(Tile<const void> x, Tile<void> untyped_y, Elementw
                                       ActivationOf<C>(epilogue.activation), infinite};
     const bool has_options = options.residual.data != nullptr || infinite != nullptr;
     if (input.affine.pre != nullptr) {
-        write_compact<C>(y, e, OutOfLine{ScaledNormalized<X, Y>{input, options}});
+        write_by_blocks<C>(y, e, ScaledNormalized<X, Y>{input, options});
     } else if (!has_options && activation == ActivationKind::none) {
         write_fast<C>(y, e, Normalized<X, C, false>{input});
     } else if (!has_options && activation == ActivationKind::relu) {

@@ -27,8 +27,14 @@ inline void copy(NoWeightSum, NoWeightSum&) {}
 
 // Where each value counts once or not at all: exact.
 struct CountSum {
-    Wide sum;
-    void add(int k, OnceIf by) { sum.reg[k] = add_evenly(k + 1, sum.reg[k], number(by)); }
+    Vec<double>::Count reg[Wide::registers];
+    void add(int k, OnceIf by) { reg[k] = Vec<double>::add_one(by.mask, reg[k]); }
+    Wide sum() const {
+        Wide values;
+        FASTBN_UNROLL
+        for (int k = 0; k < Wide::registers; ++k) values.reg[k] = Vec<double>::value_of(reg[k]);
+        return values;
+    }
 };
 
 // Of other numbers: for statistics of float64 a double-double, for float32 rounded.
@@ -41,12 +47,15 @@ struct ExactWeightSum {
     void add(int k, TimesOrNot by) { sum.add(k, by.weight); }
 };
 
-inline void copy(const CountSum& from, CountSum& to) { copy(from.sum, to.sum); }
+inline void copy(const CountSum& from, CountSum& to) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Wide::registers; ++k) to.reg[k] = from.reg[k];
+}
 inline void copy(const RoundedWeightSum& from, RoundedWeightSum& to) { copy(from.sum, to.sum); }
 inline void copy(const ExactWeightSum& from, ExactWeightSum& to) { copy(from.sum, to.sum); }
 
 inline ExactSum<double> total_of(const CountSum& weights) {
-    return {horizontal_sum(weights.sum), 0.0};
+    return {horizontal_sum(weights.sum()), 0.0};
 }
 inline ExactSum<double> total_of(const RoundedWeightSum& weights) {
     return {horizontal_sum(weights.sum), 0.0};
@@ -54,7 +63,7 @@ inline ExactSum<double> total_of(const RoundedWeightSum& weights) {
 inline ExactSum<double> total_of(const ExactWeightSum& weights) {
     return horizontal_sum(weights.sum);
 }
-inline ExactSum<Wide> lanes_of(const CountSum& weights) { return {weights.sum, broadcast(0.0)}; }
+inline ExactSum<Wide> lanes_of(const CountSum& weights) { return {weights.sum(), broadcast(0.0)}; }
 inline ExactSum<Wide> lanes_of(const RoundedWeightSum& weights) {
     return {weights.sum, broadcast(0.0)};
 }

@@ -8,16 +8,6 @@
 #include "simd/tile.hpp"
 #include "simd/vec.hpp"
 
-// Loops over a block's registers are to vanish, and what a kernel calls to become part of it. With
-// the sanitizers' checks in every line that would take minutes to compile.
-#ifdef FASTBN_SANITIZE
-#define FASTBN_FLATTEN
-#define FASTBN_UNROLL
-#else
-#define FASTBN_FLATTEN [[gnu::flatten]]
-#define FASTBN_UNROLL _Pragma("GCC unroll 8")
-#endif
-
 namespace fastbn::FASTBN_ISA {
 namespace {
 
@@ -56,6 +46,7 @@ inline void each_register(Full, const Body& body) {
 
 template <class Body>
 inline void each_register(std::ptrdiff_t n, const Body& body) {
+    FASTBN_UNROLL
     for (int k = 0; k < Wide::registers; ++k) {
         const std::ptrdiff_t in = in_register<double>(n, k);
         if (in > 0) body(k, in);
@@ -75,6 +66,7 @@ inline void each_block(std::ptrdiff_t begin, std::ptrdiff_t end, Body&& body) {
 template <class T>
 inline Block<T> broadcast(T a) {
     Block<T> b;
+    FASTBN_UNROLL
     for (Vec<T>& reg : b.reg) reg = Vec<T>::broadcast(a);
     return b;
 }
@@ -140,6 +132,7 @@ inline Vec<double> add_evenly(int k, Vec<double> a, Vec<double> b) {
 }
 
 inline Wide clamp_negative(Wide a) {
+    FASTBN_UNROLL
     for (Vec<double>& reg : a.reg) reg = clamp_negative(reg);
     return a;
 }
@@ -148,7 +141,8 @@ inline double clamp_negative(double a) { return a < 0.0 ? 0.0 : a; }
 // Whether the first n lanes are all > 0.
 inline bool all_positive(const Wide& block, Full) {
     bool all = true;
-    for (const Vec<double>& reg : block.reg) all = all && Vec<double>::all_positive(reg);
+    FASTBN_UNROLL
+    for (const Vec<double>& reg : block.reg) all = all & Vec<double>::all_positive(reg);
     return all;
 }
 inline bool all_positive(const Wide& block, std::ptrdiff_t n) {
@@ -275,14 +269,20 @@ inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdif
     return Vec<T>::marked(p + k * Vec<T>::width, in);
 }
 
-// The sum of the lanes: the upper half onto the lower, four times.
-inline double horizontal_sum(const Wide& b) {
-    double a[lanes];
-    store(a, Full{}, b);
+// The sum of the lanes: the upper half onto the lower, four times. Out of line, and handed an
+// array: a block whose address is known elsewhere is kept in memory.
+[[gnu::noinline]] inline double sum_of_lanes(double* a) {
+    FASTBN_UNROLL
     for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        FASTBN_UNROLL
         for (std::ptrdiff_t i = 0; i < half; ++i) a[i] += a[i + half];
     }
     return a[0];
+}
+inline double horizontal_sum(const Wide& b) {
+    double values[lanes];
+    store(values, Full{}, b);
+    return sum_of_lanes(values);
 }
 
 }  // namespace

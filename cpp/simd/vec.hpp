@@ -39,6 +39,9 @@
 //     zero_where_zero(p, a)      0 where p == 0, else a
 //     all_positive(p)            whether every lane is > 0
 //     numbers(a)                 the lanes that are not NaN, as a Mask
+//     Count                      a number below 2^51 for each lane; Count{} is 0
+//     add_one(mask, count)       one more in the mask's lanes
+//     value_of(count)            the numbers, as a Vec<double>
 //     a | b                      the bits of both
 //
 // Functions:
@@ -57,6 +60,16 @@
 
 #include <cstddef>
 #include <cstdint>
+
+// Loops over registers are to vanish, and what a kernel calls to become part of it. With
+// the sanitizers' checks in every line that would take minutes to compile.
+#ifdef FASTBN_SANITIZE
+#define FASTBN_FLATTEN
+#define FASTBN_UNROLL
+#else
+#define FASTBN_FLATTEN [[gnu::flatten]]
+#define FASTBN_UNROLL _Pragma("GCC unroll 8")
+#endif
 
 #include FASTBN_VEC
 
@@ -99,6 +112,9 @@ struct VecContract {
 };
 template struct VecContract<float>;
 template struct VecContract<double>;
+
+using CountContract = Vec<double>::Count;
+static_assert(is_same<decltype(Vec<double>::value_of(CountContract{})), Vec<double>>);
 
 static_assert(2 * Vec<double>::width == Vec<float>::width);
 

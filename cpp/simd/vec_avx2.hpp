@@ -203,6 +203,18 @@ struct Vec<double> {
     static Mask marked(const std::uint8_t* p) { return marked(load_32(p)); }
     static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) { return marked(load_bytes(p, n)); }
     static Mask numbers(Vec a) { return _mm256_cmp_pd(a.v, a.v, _CMP_ORD_Q); }
+    // Integers: a mask is -1, and the units for floating point have enough to do.
+    struct Count {
+        __m256i v;
+    };
+    static Count add_one(Mask mask, Count count) {
+        return {_mm256_sub_epi64(count.v, _mm256_castpd_si256(mask))};
+    }
+    static Vec value_of(Count count) {  // the last bits of 2^52 + count
+        const __m256d large = _mm256_set1_pd(0x1p52);
+        const __m256i sum = _mm256_or_si256(_mm256_castpd_si256(large), count.v);
+        return {_mm256_sub_pd(_mm256_castsi256_pd(sum), large)};
+    }
     static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_pd(b.v, a.v, mask)}; }
     static Vec keep(Mask mask, Vec a) { return {_mm256_and_pd(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm256_min_pd(a.v, b.v)}; }

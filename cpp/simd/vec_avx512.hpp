@@ -179,6 +179,11 @@ struct Vec<double> {
         return static_cast<__mmask8>(_mm_test_epi8_mask(bytes, bytes));
     }
     static Mask numbers(Vec a) { return _mm512_cmp_pd_mask(a.v, a.v, _CMP_ORD_Q); }
+    using Count = Vec;
+    static Count add_one(Mask mask, Count count) {
+        return {_mm512_mask_add_pd(count.v, mask, count.v, _mm512_set1_pd(1.0))};
+    }
+    static Vec value_of(Count count) { return count; }
     static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_pd(b.v, mask, a.v)}; }
     static Vec keep(Mask mask, Vec a) { return {_mm512_maskz_mov_pd(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm512_maskz_min_pd(all_8, a.v, b.v)}; }

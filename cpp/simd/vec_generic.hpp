@@ -15,22 +15,30 @@
 namespace fastbn::generic {
 namespace {
 
-// Elements one by one, out of line: these would make up most of the object.
-template <class T, class S>
-[[gnu::noinline]] void widen_elements(const S* from, T* to, std::ptrdiff_t n) {
-    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<T>(widen(from[i]));
+// One element.
+inline float widened(float value) { return value; }
+inline float widened(std::uint8_t value) { return static_cast<float>(value); }
+template <class H>
+inline float widened(H value) {
+    return widen(value);
 }
-template <class T>
-void widen_elements(const float* from, T* to, std::ptrdiff_t n) {
-    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
+
+// Elements one by one, out of line: these would make up most of the object. Of a whole register,
+// and of less.
+template <class T, class S, std::ptrdiff_t width>
+[[gnu::noinline]] void widen_all(const S* from, T (&to)[width]) {
+    FASTBN_UNROLL
+    for (std::ptrdiff_t i = 0; i < width; ++i) to[i] = static_cast<T>(widened(from[i]));
 }
-template <class T>
-[[gnu::noinline]] void widen_elements(const std::uint8_t* from, T* to, std::ptrdiff_t n) {
-    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
+template <class T, std::ptrdiff_t width>
+inline void widen_all(const float* from, T (&to)[width]) {
+    FASTBN_UNROLL
+    for (std::ptrdiff_t i = 0; i < width; ++i) to[i] = static_cast<T>(from[i]);
 }
-template <class Y>
-[[gnu::noinline]] void narrow_elements(const float* from, Y* to, std::ptrdiff_t n) {
-    for (std::ptrdiff_t i = 0; i < n; ++i) narrow(from[i], to[i]);
+template <class Y, std::ptrdiff_t width>
+[[gnu::noinline]] void narrow_all(const float (&from)[width], Y* to) {
+    FASTBN_UNROLL
+    for (std::ptrdiff_t i = 0; i < width; ++i) narrow(from[i], to[i]);
 }
 
 template <class T>
@@ -41,6 +49,7 @@ struct Vec {
 
     static Vec broadcast(T a) {
         Vec all;
+        FASTBN_UNROLL
         for (std::ptrdiff_t i = 0; i < width; ++i) all.v[i] = a;
         return all;
     }
@@ -48,14 +57,14 @@ struct Vec {
     template <class S>
     static Vec load(const S* p) {
         T a[width];
-        widen_elements(p, a, width);
+        widen_all(p, a);
         return load(a);
     }
     template <class S>
     [[gnu::noinline]] static Vec load(const S* p, std::ptrdiff_t n, Vec fill) {
         T a[width];
         fill.store(a);
-        widen_elements(p, a, n);
+        for (std::ptrdiff_t i = 0; i < n; ++i) a[i] = static_cast<T>(widened(p[i]));
         return load(a);
     }
     [[gnu::noinline]] static Vec load(const T* p, std::ptrdiff_t n, Vec fill) {
@@ -64,6 +73,7 @@ struct Vec {
     }
     static Vec half_of(Vec<float> a, bool upper) {
         Vec half;
+        FASTBN_UNROLL
         for (std::ptrdiff_t i = 0; i < width; ++i) half.v[i] = a.v[upper ? width + i : i];
         return half;
     }
@@ -85,13 +95,9 @@ struct Vec {
     }
     template <class Y>
     void store(Y* p) const {
-        store(p, width);
-    }
-    template <class Y>
-    void store(Y* p, std::ptrdiff_t n) const {
         T a[width];
         store(a);
-        narrow_elements(a, p, n);
+        narrow_all(a, p);
     }
     template <class Y>
     void stream(Y* p) const {
@@ -111,24 +117,31 @@ struct Vec {
         for (std::ptrdiff_t i = 0; i < width; ++i) all = all && p.v[i] > T(0);
         return all;
     }
-    static bool any_infinite(Vec a) {
+    // Out of line: it is seldom asked, and would take the registers from what surrounds it.
+    [[gnu::noinline]] static bool any_infinite(Vec a) {
         bool any = false;
+        FASTBN_UNROLL
         for (std::ptrdiff_t i = 0; i < width; ++i) any = any || __builtin_isinf(a.v[i]);
         return any;
     }
 
     using Mask = decltype(Native{} == Native{});  // a lane is 0 or -1
     static Mask marked(const std::uint8_t* p) {
-        Mask bytes{};
+        Native bytes{};
         for (std::ptrdiff_t i = 0; i < width; ++i) bytes[i] = p[i];
-        return bytes != 0;
+        return bytes != T(0);
     }
     [[gnu::noinline]] static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) {
-        Mask bytes{};
+        Native bytes{};
         for (std::ptrdiff_t i = 0; i < n; ++i) bytes[i] = p[i];
-        return bytes != 0;
+        return bytes != T(0);
     }
     static Mask numbers(Vec a) { return a.v == a.v; }
+    struct Count {
+        Mask v;
+    };
+    static Count add_one(Mask mask, Count count) { return {count.v - mask}; }
+    static Vec value_of(Count count) { return {__builtin_convertvector(count.v, Native)}; }
     static Vec select(Mask mask, Vec a, Vec b) { return {mask ? a.v : b.v}; }
     static Vec keep(Mask mask, Vec a) {
         return {reinterpret_cast<Native>(mask & reinterpret_cast<Mask>(a.v))};
