@@ -98,12 +98,13 @@ inline double mean_of(ExactSum<double> total, ExactSum<double> weight) {
                       : quotient(total.high, total.low, weight.high, low);
 }
 template <bool any_number>
-inline ExactSum<double> total_from(double d, double weight, double shift) {
+inline ExactSum<double> total_from(double d, ExactSum<double> weight, double shift) {
     double error = 0.0;
-    const double product = any_number ? two_product(shift, weight, error) : shift * weight;
+    const double product =
+        any_number ? two_product(shift, weight.high, error) : shift * weight.high;
     ExactSum<double> total{};
     total.high = two_sum(product, d, total.low);
-    if (any_number) total.low += error;
+    if (any_number) total.low += error + shift * weight.low;
     return total;
 }
 
@@ -165,7 +166,7 @@ inline void fold_tile(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, st
     const ShiftedSums<double> shifted = horizontal_sum(sums.shifted);
     if constexpr (!two_passes<X>) {
         weight = by.tile_weight(sums.weight, rows, cols);
-        total = total_from<Policy::any_number>(shifted.d, weight.high, shift);
+        total = total_from<Policy::any_number>(shifted.d, weight, shift);
     }
     Moments<double> chunk = moments_from(shifted, weight.high, shift, total);
     if (two_passes<X> && chunk.m2 == 0.0) {
@@ -368,7 +369,8 @@ struct alignas(64) WeightedLanes {
     }
     template <bool any_number>
     void set_total(std::ptrdiff_t j) {
-        const ExactSum<double> sum = total_from<any_number>(d[j], weight[j], shift[j]);
+        const ExactSum<double> sum =
+            total_from<any_number>(d[j], {weight[j], weight_lo[j]}, shift[j]);
         total[j] = sum.high;
         total_lo[j] = sum.low;
     }
