@@ -235,7 +235,8 @@ private:
             std::fill_n(dz, slab.channels, 0.0);
             std::fill_n(dz_xhat, slab.channels, 0.0);
         } else if (known_.mean_dy != nullptr) {
-            // The kernels' weights are divided by it; of equal weights, which they do not see, it is one.
+            // The kernels' weights are divided by it; of equal weights, which they do not see, it
+            // is one.
             const double divisor = weights_.divisor();
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
                 dz[c] = known_.mean_dy[slab.channel + c] * divisor;

@@ -121,7 +121,9 @@ struct ExactSum {
 
 // The sum of the lanes, as horizontal_sum of a block.
 [[gnu::noinline]] inline ExactSum<double> sum_of_lanes(double* high, double* low) {
+    FASTBN_UNROLL
     for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        FASTBN_UNROLL
         for (std::ptrdiff_t i = 0; i < half; ++i) {
             double error;
             high[i] = two_sum(high[i], high[i + half], error);

@@ -173,22 +173,23 @@ inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula, con
     }
 }
 
-// A long formula.
-template <class C, class Y, class Formula>
-inline void write_compact(Tile<Y> out, const Elementwise& e, const Formula& formula) {
-    write<C>(out, e, formula, CachedOrStreamed{e.stream});
-}
-
-// A short one, with loops of its own for either kind of store; unless blocks are of so many
-// registers that the branch does not show here either.
+// A short formula, with loops of its own for either kind of store.
 template <class C, class Y, class Formula>
 inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula) {
-    if constexpr (Block<C>::registers > 4) {
-        write_compact<C>(out, e, formula);
-    } else if (e.stream) {
+    if (e.stream) {
         write<C>(out, e, formula, Streamed{});
     } else {
         write<C>(out, e, formula, Cached{});
+    }
+}
+
+// A longer one, for which the branch does not show where blocks are of many registers.
+template <class C, class Y, class Formula>
+inline void write_compact(Tile<Y> out, const Elementwise& e, const Formula& formula) {
+    if constexpr (Block<C>::registers > 2) {
+        write<C>(out, e, formula, CachedOrStreamed{e.stream});
+    } else {
+        write_fast<C>(out, e, formula);
     }
 }
 

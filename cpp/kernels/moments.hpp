@@ -98,12 +98,13 @@ inline double mean_of(ExactSum<double> total, ExactSum<double> weight) {
                       : quotient(total.high, total.low, weight.high, low);
 }
 template <bool any_number>
-inline ExactSum<double> total_from(double d, double weight, double shift) {
+inline ExactSum<double> total_from(double d, ExactSum<double> weight, double shift) {
     double error = 0.0;
-    const double product = any_number ? two_product(shift, weight, error) : shift * weight;
+    const double product =
+        any_number ? two_product(shift, weight.high, error) : shift * weight.high;
     ExactSum<double> total{};
     total.high = two_sum(product, d, total.low);
-    if (any_number) total.low += error;
+    if (any_number) total.low += error + shift * weight.low;
     return total;
 }
 
@@ -165,7 +166,7 @@ inline void fold_tile(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, st
     const ShiftedSums<double> shifted = horizontal_sum(sums.shifted);
     if constexpr (!two_passes<X>) {
         weight = by.tile_weight(sums.weight, rows, cols);
-        total = total_from<Policy::any_number>(shifted.d, weight.high, shift);
+        total = total_from<Policy::any_number>(shifted.d, weight, shift);
     }
     Moments<double> chunk = moments_from<Policy::any_number>(shifted, weight.high, shift, total);
     if (two_passes<X> && chunk.m2 == 0.0) {
@@ -199,16 +200,8 @@ struct ColumnSums {
 template <class X, class Policy>
 inline void clear(ChunkSums<X, Policy>& sums) {
     if constexpr (two_passes<X>) sums.total = {};
-    if constexpr (two_passes<X> && Policy::any_number) sums.differences = {};
     sums.weight = {};
     sums.shifted = {};
-}
-
-// Whether a column's mean is 0, or nearly.
-template <class X, class Policy, class N>
-inline void set_looks(ColumnSums<X, Policy>& c, N n) {
-    c.looks = !all_positive(c.shift * c.shift, n);
-    if (c.looks) c.sums.differences = {};
 }
 
 // Adds rows `begin` to `end` of the block of n columns from i on.
@@ -254,7 +247,8 @@ inline void add_shifted(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, 
             ColumnSums<X, Policy>& c = columns[i / lanes];
             if constexpr (!two_passes<X>) {
                 add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
-            } else if constexpr (Policy::any_number) {
+            } else if constexpr (always_looks<X, Policy> ||
+                                 (!Policy::all_count && !is_full<decltype(n)>)) {
                 add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
             } else if (c.looks) {
                 add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
@@ -283,10 +277,11 @@ inline void write(const MomentsSums& s, N n, const Moments<Wide>& p) {
 }
 
 template <class X, class N>
-inline void set_shift(ColumnSums<X, Unweighted>& c, const Unweighted&, double rows, N n) {
+inline void set_shift(ColumnSums<X, Unweighted>& c, double rows, N n) {
     Wide low;
     c.shift = quotient(c.sums.total.high, c.sums.total.low, rows, low);
-    set_looks(c, n);
+    c.looks = !all_positive(c.shift * c.shift, n);
+    if (c.looks) c.sums.differences = {};
 }
 
 // `m2`: the lanes', in which it may be 0.
@@ -324,8 +319,8 @@ FASTBN_FLATTEN [[gnu::noinline]] void fold_block(const Wide& shift,
 }
 
 template <class X, class N>
-inline void fold_columns(const ColumnSums<X, Unweighted>& c, const Unweighted&, double rows,
-                         double count, const MomentsSums& state, N n) {
+inline void fold_columns(const ColumnSums<X, Unweighted>& c, double rows, double count,
+                         const MomentsSums& state, N n) {
     fold_block<two_passes<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences.bits, rows,
                               count, state, n);
 }
@@ -379,7 +374,8 @@ struct alignas(64) WeightedLanes {
         if constexpr (twice) {
             m2[j] = checked_m2<any_number>(m2[j], shift[j], different[j]);
         } else {
-            const ExactSum<double> sum = total_from<any_number>(d[j], weight[j], shift[j]);
+            const ExactSum<double> sum =
+                total_from<any_number>(d[j], {weight[j], weight_lo[j]}, shift[j]);
             total[j] = sum.high;
             total_lo[j] = sum.low;
         }
@@ -407,19 +403,20 @@ FASTBN_FLATTEN [[gnu::noinline]] void fold_lanes(WeightedLanes& sums, const Mome
     for (std::ptrdiff_t j = 0; j < n; ++j) sums.fold(state, j);
 }
 
-template <class X, class Policy, class N>
-inline void set_shift(ColumnSums<X, Policy>& c, const Policy& by, double, N n) {
+template <class X, class Policy>
+[[gnu::noinline]] void set_weighted_shift(ColumnSums<X, Policy>& c, const Policy& by) {
     WeightedLanes sums(c, by);
     set_shift<Policy::any_number>(sums);
     c.shift = load<double>(sums.shift, Full{});
-    set_looks(c, n);
+    c.looks = !all_positive(c.shift * c.shift, Full{});
+    c.sums.differences = {};
 }
 
-template <class X, class Policy, class N>
-inline void fold_columns(const ColumnSums<X, Policy>& c, const Policy& by, double, double,
-                         const MomentsSums& state, N n) {
+template <class X, class Policy>
+[[gnu::noinline]] void fold_weighted_columns(const ColumnSums<X, Policy>& c, const Policy& by,
+                                             const MomentsSums& state, std::ptrdiff_t n) {
     WeightedLanes sums(c, by);
-    fold_lanes<Policy::any_number, two_passes<X>>(sums, state, count_of(n));
+    fold_lanes<Policy::any_number, two_passes<X>>(sums, state, n);
 }
 
 // ---- The kernel ----
@@ -440,12 +437,21 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     });
     if constexpr (two_passes<X>) {
         add_totals(x, by, rows, cols, columns);
-        each_block(0, cols,
-                   [&](std::ptrdiff_t i, auto n) { set_shift(columns[i / lanes], by, size, n); });
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+            if constexpr (Policy::all_count) {
+                set_shift(columns[i / lanes], size, n);
+            } else {
+                set_weighted_shift(columns[i / lanes], by);
+            }
+        });
     }
     add_shifted(x, by, rows, cols, columns);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        fold_columns(columns[i / lanes], by, size, count, state_from(state, i), n);
+        if constexpr (Policy::all_count) {
+            fold_columns(columns[i / lanes], size, count, state_from(state, i), n);
+        } else {
+            fold_weighted_columns(columns[i / lanes], by, state_from(state, i), count_of(n));
+        }
     });
 }
 

@@ -123,15 +123,17 @@ static inline Moments<V> merge(const Moments<V>& a, double count_a, const Moment
 }
 
 // The same where either count may be 0: what that one covers is then nothing, and need not even be
-// numbers near the other's.
+// numbers near the other's. Means that differ leave an m2 that is not 0, however small the weights.
 static inline Moments<double> merge_weighted(const Moments<double>& a, double weight_a,
                                              const Moments<double>& b, double weight_b) {
     const Moments<double> both = merge(a, weight_a, b, weight_a + weight_b > 0.0 ? weight_b : 1.0);
     const bool only_a = weight_b == 0.0;
     const bool only_b = weight_a == 0.0;
+    const double delta = ((b.ref - a.ref) + b.offset) - a.offset;
+    const double m2 = (both.m2 == 0.0) & (delta != 0.0) ? lost_square : both.m2;
     return {only_b ? b.ref : a.ref,
             only_b ? b.offset : (only_a ? a.offset : both.offset),
-            only_b ? b.m2 : (only_a ? a.m2 : both.m2),
+            only_b ? b.m2 : (only_a ? a.m2 : m2),
             only_b ? b.m2_lo : (only_a ? a.m2_lo : both.m2_lo),
             only_b ? b.sum : (only_a ? a.sum : both.sum),
             only_b ? b.sum_lo : (only_a ? a.sum_lo : both.sum_lo)};

@@ -272,7 +272,9 @@ inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdif
 // The sum of the lanes: the upper half onto the lower, four times. Out of line, and handed an
 // array: a block whose address is known elsewhere is kept in memory.
 [[gnu::noinline]] inline double sum_of_lanes(double* a) {
+    FASTBN_UNROLL
     for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        FASTBN_UNROLL
         for (std::ptrdiff_t i = 0; i < half; ++i) a[i] += a[i + half];
     }
     return a[0];

@@ -117,11 +117,11 @@ struct Vec {
         for (std::ptrdiff_t i = 0; i < width; ++i) all = all && p.v[i] > T(0);
         return all;
     }
-    static bool any_infinite(Vec a) {
-        const Native size = a.v < T(0) ? -a.v : a.v;
-        const auto infinite = size == static_cast<T>(__builtin_inf());
+    // Out of line: it is seldom asked, and would take the registers from what surrounds it.
+    [[gnu::noinline]] static bool any_infinite(Vec a) {
         bool any = false;
-        for (std::ptrdiff_t i = 0; i < width; ++i) any = any | (infinite[i] != 0);
+        FASTBN_UNROLL
+        for (std::ptrdiff_t i = 0; i < width; ++i) any = any || __builtin_isinf(a.v[i]);
         return any;
     }
 

@@ -1,0 +1,613 @@
+// Every kernel of every instruction set that this machine runs, on random tiles: elementwise ones
+// against their formula written out value by value, to the bit; reductions against long double; and
+// all of them against the generic set, to the bit, since that is promised. Ends with the number of
+// checks that failed.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "kernels/table.hpp"
+#include "numerics/half.hpp"
+
+namespace fastbn {
+namespace {
+
+struct Set {
+    const char* name;
+    const MomentsTable& moments;
+    const NormalizeTable& normalize;
+    const GradientTable& gradient;
+};
+
+std::vector<Set> sets() {
+    std::vector<Set> all = {
+        {"generic", generic::moments_table, generic::normalize_table, generic::gradient_table}};
+#ifdef FASTBN_X86
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c")) {
+        all.push_back({"avx2", avx2::moments_table, avx2::normalize_table, avx2::gradient_table});
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+            all.push_back(
+                {"avx512", avx512::moments_table, avx512::normalize_table, avx512::gradient_table});
+        }
+    }
+#endif
+    return all;
+}
+
+int checks = 0;
+int failures = 0;
+
+void check(bool holds, const std::string& what) {
+    ++checks;
+    if (!holds && ++failures <= 20) std::printf("failed: %s\n", what.c_str());
+}
+
+std::mt19937_64 bits(1);  // NOLINT(bugprone-random-generator-seed): the same tiles every time
+
+double normal(double mean, double std) {
+    static std::normal_distribution<double> standard;
+    return mean + std * standard(bits);
+}
+bool chance(int one_in) { return bits() % static_cast<std::uint64_t>(one_in) == 0; }
+
+// Values as they are stored, at an address that is a multiple of their size and no more.
+class Array {
+public:
+    Array(DType dtype, std::ptrdiff_t n)
+        : dtype_(dtype), memory_(static_cast<std::size_t>(n * size_of(dtype)) + 32) {}
+    template <class Value>
+    Array(DType dtype, std::ptrdiff_t n, const Value& value) : Array(dtype, n) {
+        for (std::ptrdiff_t i = 0; i < n; ++i) set(i, value(i));
+    }
+
+    void* data() { return memory_.data() + 16; }
+    const void* data() const { return memory_.data() + 16; }
+    const std::vector<char>& memory() const { return memory_; }
+
+    double at(std::ptrdiff_t i) const {
+        return visit_dtype(dtype_, [&](auto zero) {
+            const auto value = static_cast<const decltype(zero)*>(data())[i];
+            if constexpr (std::is_same_v<decltype(zero), Float16> ||
+                          std::is_same_v<decltype(zero), Bfloat16>) {
+                return static_cast<double>(widen(value));
+            } else {
+                return static_cast<double>(value);
+            }
+        });
+    }
+    void set(std::ptrdiff_t i, double value) {
+        visit_dtype(dtype_, [&](auto zero) {
+            auto& to = static_cast<decltype(zero)*>(data())[i];
+            if constexpr (std::is_same_v<decltype(zero), Float16> ||
+                          std::is_same_v<decltype(zero), Bfloat16>) {
+                narrow(static_cast<float>(value), to);
+            } else {
+                to = static_cast<decltype(zero)>(value);
+            }
+        });
+    }
+
+private:
+    DType dtype_;
+    std::vector<char> memory_;
+};
+
+const char* name_of(DType dtype) {
+    static const char* const names[] = {"float32", "float64", "float16", "bfloat16", "uint8"};
+    return names[static_cast<int>(dtype)];
+}
+
+struct Shape {
+    std::ptrdiff_t rows;
+    std::ptrdiff_t cols;
+    std::ptrdiff_t stride;
+
+    std::ptrdiff_t size() const { return rows * stride; }
+    std::string text() const { return std::to_string(rows) + "x" + std::to_string(cols); }
+};
+const Shape shapes[] = {{1, 1, 1}, {1, 64, 64}, {9, 5, 8}, {3, 49, 49}, {20, 16, 20}, {37, 40, 43}};
+
+// ---- Moments ----
+
+// MomentsSums and what follows from them, for so many channels.
+struct Channels {
+    std::vector<double> values;
+    std::ptrdiff_t n;
+    bool weighted;
+
+    Channels(std::ptrdiff_t channels, bool has_weights)
+        : values(static_cast<std::size_t>(13 * channels), 0.0),
+          n(channels),
+          weighted(has_weights) {}
+    double* field(std::ptrdiff_t i) { return values.data() + i * n; }
+    MomentsSums sums() {
+        return {field(0),
+                field(1),
+                field(2),
+                field(3),
+                field(4),
+                field(5),
+                weighted ? field(6) : nullptr,
+                weighted ? field(7) : nullptr};
+    }
+    Statistics statistics() { return {field(8), field(9), field(10), field(11), field(12)}; }
+};
+
+struct Reference {
+    long double mean = 0;
+    long double var = 0;
+    long double spread = 0;  // the largest distance to the mean
+    long double weight = 0;
+};
+
+Reference reference_of(const std::vector<std::pair<double, double>>& values) {
+    Reference r;
+    for (const auto& [value, weight] : values) r.weight += weight;
+    if (r.weight == 0) return r;
+    const long double first = values[0].first;
+    for (const auto& [value, weight] : values) r.mean += weight * (value - first) / r.weight;
+    r.mean += first;
+    for (const auto& [value, weight] : values) {
+        const long double d = value - r.mean;
+        r.var += weight * d * d / r.weight;
+        r.spread = std::max(r.spread, std::fabs(d));
+    }
+    return r;
+}
+
+// The weights of a tile, in the form's own memory.
+struct Weights {
+    WeightsForm form;
+    std::vector<double> numbers;
+    std::vector<std::uint8_t> mask;
+    std::ptrdiff_t stride;
+
+    Weights(WeightsForm which, const Shape& shape) : form(which), stride(shape.cols) {
+        const std::ptrdiff_t n = form == WeightsForm::by_row ? shape.rows : shape.rows * shape.cols;
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            mask.push_back(chance(3) ? 0 : 1);
+            numbers.push_back(chance(5) ? 0.0 : std::fmod(std::fabs(normal(1.0, 1.0)), 2.0));
+        }
+    }
+    Tile<const void> tile() const {
+        if (form == WeightsForm::by_mask) return {mask.data(), stride};
+        if (form == WeightsForm::by_row || form == WeightsForm::by_element)
+            return {numbers.data(), stride};
+        return {nullptr, 0};
+    }
+    double of(std::ptrdiff_t r, std::ptrdiff_t i, double value) const {
+        switch (form) {
+            case WeightsForm::none:
+                return 1.0;
+            case WeightsForm::omit_nan:
+                return std::isnan(value) ? 0.0 : 1.0;
+            case WeightsForm::by_row:
+                return numbers[static_cast<std::size_t>(r)];
+            case WeightsForm::by_mask:
+                return mask[static_cast<std::size_t>(r * stride + i)];
+            case WeightsForm::by_element:
+                break;
+        }
+        return numbers[static_cast<std::size_t>(r * stride + i)];
+    }
+};
+
+// Two tiles after another, with the weights of each.
+Channels moments_of(const Set& set, const MomentsKernels& row, const std::vector<Array>& tiles,
+                    const std::vector<Weights>& weights, const Shape& shape, bool columns) {
+    const WeightsForm form = weights[0].form;
+    const auto& kernels = row.moments[static_cast<int>(form)];
+    Channels result(columns ? shape.cols : 1, form != WeightsForm::none);
+    std::vector<char> memory(column_scratch_bytes *
+                             static_cast<std::size_t>(shape.cols / lanes + 2));
+    void* scratch = memory.data();
+    std::size_t room = memory.size();
+    scratch = std::align(64, column_scratch_bytes, scratch, room);
+    double count = 0.0;
+    for (std::size_t i = 0; i < tiles.size(); ++i) {
+        (columns ? kernels.columns : kernels.tile)({tiles[i].data(), shape.stride},
+                                                   weights[i].tile(), shape.rows, shape.cols, count,
+                                                   result.sums(), scratch);
+        count += static_cast<double>(columns ? shape.rows : shape.rows * shape.cols);
+    }
+    set.moments.channels.finalize_moments(result.sums(), count, 1e-5, result.statistics(),
+                                          result.n);
+    return result;
+}
+
+void check_moments(const Set& set, int row_index, WeightsForm form, const Shape& shape,
+                   bool columns, double mean) {
+    const MomentsKernels& row = set.moments.rows[row_index];
+    const std::string what = std::string(set.name) + " moments of " + name_of(row.x) + " form " +
+                             std::to_string(static_cast<int>(form)) +
+                             (columns ? " columns " : " tile ") + shape.text();
+    if (row.moments[static_cast<int>(form)].tile == nullptr) {
+        check(row_index >= 2 && form != WeightsForm::none, what + " missing");
+        return;
+    }
+    std::vector<Array> tiles;
+    std::vector<Weights> weights;
+    for (int i = 0; i < 2; ++i) {
+        weights.emplace_back(form, shape);
+        tiles.emplace_back(row.x, shape.size(), [&](std::ptrdiff_t) {
+            const bool hole = form == WeightsForm::omit_nan && chance(4);
+            return hole ? std::nan("")
+                        : (row.x == DType::uint8 ? std::fabs(normal(100, 30)) : normal(mean, 1.0));
+        });
+    }
+    Channels result = moments_of(set, row, tiles, weights, shape, columns);
+    const Channels other =
+        moments_of(sets()[0], sets()[0].moments.rows[row_index], tiles, weights, shape, columns);
+    check(std::memcmp(result.values.data(), other.values.data(),
+                      result.values.size() * sizeof(double)) == 0,
+          what + ": not the generic set's bits");
+    const Statistics s = result.statistics();
+    for (std::ptrdiff_t c = 0; c < result.n; ++c) {
+        std::vector<std::pair<double, double>> values;
+        for (std::size_t t = 0; t < tiles.size(); ++t) {
+            for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+                for (std::ptrdiff_t i = columns ? c : 0; i < (columns ? c + 1 : shape.cols); ++i) {
+                    const double value = tiles[t].at(r * shape.stride + i);
+                    const double weight = weights[t].of(r, i, value);
+                    if (weight > 0.0) values.emplace_back(value, weight);
+                }
+            }
+        }
+        // float32: see chunk_sums.hpp. float64: the mean as a double-double, and m2 to some
+        // roundings.
+        const Reference ref = reference_of(values);
+        const bool is_double = row.x == DType::float64;
+        const long double mean_error =
+            std::fabs(static_cast<long double>(s.mean[c]) + s.mean_lo[c] - ref.mean);
+        check(
+            mean_error <= ref.spread * (is_double ? 1e-18L : 1e-15L) + std::fabs(ref.mean) * 1e-18L,
+            what + ": mean");
+        check(std::fabs(s.var[c] - ref.var) <= ref.var * (is_double ? 1e-14L : 1e-11L),
+              what + ": variance");
+    }
+}
+
+// float64: an m2 of exactly 0 where all that counts is equal, and nowhere else.
+void check_constants(const Set& set, WeightsForm form, bool columns) {
+    const double tiny = 1e-200;
+    const double large = 1e200;
+    const double next = std::nextafter(large, 1e300);
+    const std::pair<std::vector<double>, bool> cases[] = {
+        {{0.0}, true},       {{-0.0, 0.0}, true},    {{0.1}, true},        {{large}, true},
+        {{0.1, 0.2}, false}, {{tiny, -tiny}, false}, {{0.0, tiny}, false}, {{large, next}, false},
+        {{5e-324}, false},   {{tiny}, false}};  // too small: the engine has to look
+    for (const auto& [values, is_constant] : cases) {
+        const Shape shape{20, 21, 21};
+        std::vector<Array> tiles;
+        std::vector<Weights> weights;
+        for (int t = 0; t < 2; ++t) {
+            weights.emplace_back(form, shape);
+            tiles.emplace_back(DType::float64, shape.size(), [&](std::ptrdiff_t i) {
+                return values[static_cast<std::size_t>(i / shape.cols) % values.size()];
+            });
+        }
+        Channels result = moments_of(set, set.moments.rows[1], tiles, weights, shape, columns);
+        const MomentsSums sums = result.sums();
+        const Statistics s = result.statistics();
+        for (std::ptrdiff_t c = 0; c < result.n; ++c) {
+            if (sums.weight != nullptr && sums.weight[c] == 0.0) continue;
+            check((sums.m2[c] == 0.0) == is_constant,
+                  std::string(set.name) + " constant columns of form " +
+                      std::to_string(static_cast<int>(form)) + " of " + std::to_string(values[0]));
+            if (is_constant) check(s.mean[c] == values[0] && s.var[c] == 0.0, "a constant's mean");
+        }
+    }
+}
+
+void check_range(const Set& set, int row_index, const Shape& shape, bool columns, bool masked) {
+    const MomentsKernels& row = set.moments.rows[row_index];
+    const Array x(row.x, shape.size(),
+                  [](std::ptrdiff_t) { return chance(9) ? std::nan("") : normal(0, 1); });
+    const Weights mask(WeightsForm::by_mask, shape);
+    const std::ptrdiff_t channels = columns ? shape.cols : 1;
+    const std::size_t n = static_cast<std::size_t>(channels);
+    std::vector<double> min(n, std::numeric_limits<double>::infinity());
+    std::vector<double> max(n, -std::numeric_limits<double>::infinity());
+    std::vector<double> nans(n, 0.0);
+    std::vector<double> expected_min = min;
+    std::vector<double> expected_max = max;
+    std::vector<double> expected_nans = nans;
+    for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+        for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
+            const std::size_t c = static_cast<std::size_t>(columns ? i : 0);
+            const double value = x.at(r * shape.stride + i);
+            if (masked && mask.of(r, i, value) == 0.0) continue;
+            expected_min[c] = std::fmin(expected_min[c], value);
+            expected_max[c] = std::fmax(expected_max[c], value);
+            expected_nans[c] += std::isnan(value) ? 1.0 : 0.0;
+        }
+    }
+    (columns ? row.value_range.columns : row.value_range.tile)(
+        {x.data(), shape.stride}, {masked ? mask.mask.data() : nullptr, shape.cols}, shape.rows,
+        shape.cols, {min.data(), max.data(), nans.data()});
+    check(min == expected_min && max == expected_max && nans == expected_nans,
+          std::string(set.name) + " range of " + name_of(row.x) +
+              (columns ? " columns " : " tile ") + shape.text());
+}
+
+// ---- Elementwise ----
+
+// Coefficients of type `computed`, some of them 0 and the powers of two 1, 2 or 1/2.
+Array coefficients(DType computed, std::ptrdiff_t n, bool powers) {
+    return Array(computed, n, [&](std::ptrdiff_t i) {
+        return powers ? std::ldexp(1.0, static_cast<int>(i % 3) - 1) : normal(0.2, 1.0);
+    });
+}
+
+template <class C>
+C activate(const Activation& activation, C z) {
+    if (activation.kind == ActivationKind::none || !(z <= C(0))) return z;
+    return activation.kind == ActivationKind::relu ? C(0) : z * static_cast<C>(activation.slope);
+}
+template <class C>
+C gradient_of(const Activation& activation, C z, C dy) {
+    if (activation.kind == ActivationKind::none || !(z <= C(0))) return dy;
+    return activation.kind == ActivationKind::relu ? C(0) : dy * static_cast<C>(activation.slope);
+}
+
+struct Options {
+    ActivationKind activation;
+    bool residual;
+    bool out_of_range;
+    bool stream;
+    std::ptrdiff_t channel_width;  // 1, or all columns, or half of them
+};
+
+std::vector<Options> all_options(std::ptrdiff_t cols) {
+    std::vector<Options> all;
+    std::vector<std::ptrdiff_t> widths = {1, cols};
+    if (cols % 2 == 0 && cols / 2 >= lanes) widths.push_back(cols / 2);
+    for (const auto activation :
+         {ActivationKind::none, ActivationKind::relu, ActivationKind::leaky_relu}) {
+        for (int flags = 0; flags < 8; ++flags) {
+            for (const auto width : widths) {
+                all.push_back(
+                    {activation, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, width});
+            }
+        }
+    }
+    return all;
+}
+
+template <class C>
+void check_normalize(const Set& set, int row_index, const Shape& shape, const Options& options) {
+    const NormalizeKernels& row = set.normalize.rows[row_index];
+    const Array x(row.x, shape.size(), [](std::ptrdiff_t) { return normal(3, 1); });
+    const Array residual(row.y, shape.size(), [](std::ptrdiff_t) { return normal(0, 1); });
+    const Array pre = coefficients(row.computed, shape.cols, true);
+    const Array center = coefficients(row.computed, shape.cols, false);
+    const Array scale = coefficients(row.computed, shape.cols, false);
+    const Array shift = coefficients(row.computed, shape.cols, false);
+    const Activation activation{options.activation, 0.125};
+    Array y(row.y, shape.size());
+    Array expected(row.y, shape.size());
+    for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+        for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
+            const std::ptrdiff_t at = r * shape.stride + i;
+            const std::ptrdiff_t c = i / options.channel_width;
+            C z = static_cast<C>(x.at(at));
+            if (options.out_of_range) z = z * static_cast<C>(pre.at(c));
+            z = (z - static_cast<C>(center.at(c))) * static_cast<C>(scale.at(c)) +
+                static_cast<C>(shift.at(c));
+            if (options.residual) z = z + static_cast<C>(residual.at(at));
+            expected.set(at, activate(activation, z));
+        }
+    }
+    row.normalize(
+        {x.data(), shape.stride}, {y.data(), shape.stride},
+        {shape.rows, shape.cols, options.channel_width, 0, options.stream},
+        {options.out_of_range ? pre.data() : nullptr, center.data(), scale.data(), shift.data()},
+        {{options.residual ? residual.data() : nullptr, shape.stride}, activation}, nullptr);
+    check(y.memory() == expected.memory(), std::string(set.name) + " normalize " + name_of(row.x) +
+                                               " to " + name_of(row.y) + " " + shape.text());
+}
+
+// ---- Gradients ----
+
+enum class GradientForm { same, frozen, rows, mask, elements };
+
+template <class C>
+void check_input_gradient(const Set& set, int row_index, const Shape& shape, const Options& options,
+                          GradientForm form) {
+    const GradientKernels& row = set.gradient.rows[row_index];
+    const bool has_residual = options.residual && options.activation != ActivationKind::none;
+    const Array dy(row.dy, shape.size(), [](std::ptrdiff_t) { return normal(0, 1); });
+    const Array x(row.x, shape.size(), [](std::ptrdiff_t) { return normal(3, 1); });
+    const Array residual(row.dy, shape.size(), [](std::ptrdiff_t) { return normal(0, 1); });
+    const Array pre = coefficients(row.computed, shape.cols, true);
+    const Array center = coefficients(row.computed, shape.cols, false);
+    const Array coef_x = coefficients(row.computed, shape.cols, false);
+    const Array coef_const = coefficients(row.computed, shape.cols, false);
+    const Array scale = coefficients(row.computed, shape.cols, false);
+    const Array shift = coefficients(row.computed, shape.cols, false);
+    const Weights numbers(
+        form == GradientForm::rows ? WeightsForm::by_row : WeightsForm::by_element, shape);
+    const Array elements(row.computed, shape.rows * shape.cols, [&](std::ptrdiff_t i) {
+        return numbers.numbers[static_cast<std::size_t>(i) % numbers.numbers.size()];
+    });
+    const Activation activation{options.activation, 0.125};
+    Array dx(row.dy, shape.size());
+    Array dz(row.dy, shape.size());
+    Array expected(row.dy, shape.size());
+    Array expected_dz(row.dy, shape.size());
+    for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+        for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
+            const std::ptrdiff_t at = r * shape.stride + i;
+            const std::ptrdiff_t c = i / options.channel_width;
+            const C power = options.out_of_range ? static_cast<C>(pre.at(c)) : C(1);
+            const C centred = static_cast<C>(x.at(at)) * power - static_cast<C>(center.at(c));
+            C z = centred * static_cast<C>(scale.at(c)) + static_cast<C>(shift.at(c));
+            if (has_residual) z = z + static_cast<C>(residual.at(at));
+            const C grad = gradient_of(activation, z, static_cast<C>(dy.at(at)));
+            if (has_residual) expected_dz.set(at, grad);
+            C flow = centred * static_cast<C>(coef_x.at(c)) + static_cast<C>(coef_const.at(c));
+            const std::ptrdiff_t element = r * shape.cols + i;
+            switch (form) {
+                case GradientForm::same:
+                    break;
+                case GradientForm::frozen:
+                    flow = 0;
+                    break;
+                case GradientForm::rows:
+                    flow = flow * static_cast<C>(numbers.numbers[static_cast<std::size_t>(r)]);
+                    if (numbers.numbers[static_cast<std::size_t>(r)] == 0.0) flow = 0;
+                    break;
+                case GradientForm::mask:
+                    if (numbers.mask[static_cast<std::size_t>(element)] == 0) flow = 0;
+                    break;
+                case GradientForm::elements:
+                    flow = flow * static_cast<C>(elements.at(element));
+                    if (elements.at(element) == 0.0) flow = 0;
+                    break;
+            }
+            expected.set(at, (grad * power - flow) * static_cast<C>(scale.at(c)));
+        }
+    }
+    const void* const power = options.out_of_range ? pre.data() : nullptr;
+    const bool activated = options.activation != ActivationKind::none;
+    row.input_gradient(
+        {dy.data(), shape.stride}, {x.data(), shape.stride}, {dx.data(), shape.stride},
+        {has_residual ? dz.data() : nullptr, shape.stride},
+        {shape.rows, shape.cols, options.channel_width, 0, options.stream},
+        {power, power, center.data(), coef_x.data(), coef_const.data(), scale.data()},
+        {activation,
+         activated ? Affine<const void>{power, center.data(), scale.data(), shift.data()}
+                   : Affine<const void>{},
+         {has_residual ? residual.data() : nullptr, shape.stride},
+         false},
+        {form == GradientForm::frozen,
+         form == GradientForm::rows ? numbers.numbers.data() : nullptr,
+         {form == GradientForm::mask ? numbers.mask.data() : nullptr, shape.cols},
+         {form == GradientForm::elements ? elements.data() : nullptr, shape.cols}});
+    const std::string what =
+        std::string(set.name) + " input_gradient of " + name_of(row.x) + " " + shape.text();
+    check(dx.memory() == expected.memory(), what);
+    check(dz.memory() == expected_dz.memory(), what + " dz");
+}
+
+template <class C>
+void check_gradient_sums(const Set& set, int row_index, const Shape& shape, const Options& options,
+                         bool columns) {
+    const GradientKernels& row = set.gradient.rows[row_index];
+    const bool activated = options.activation != ActivationKind::none;
+    const Array dy(row.dy, shape.size(),
+                   [](std::ptrdiff_t) { return chance(6) ? 0.0 : normal(0, 1); });
+    const Array x(row.x, shape.size(), [](std::ptrdiff_t) { return normal(3, 1); });
+    const Array center = coefficients(row.computed, shape.cols, false);
+    const Array scale = coefficients(row.computed, shape.cols, false);
+    const Array shift = coefficients(row.computed, shape.cols, false);
+    const Activation activation{options.activation, 0.125};
+    const std::size_t n = static_cast<std::size_t>(columns ? shape.cols : 1);
+    const std::vector<double> mean(n, 3.0);
+    const std::vector<double> invstd(n, 0.75);
+    std::vector<std::vector<double>> sums;
+    for (const Set& which : {set, sets()[0]}) {
+        const auto& kernels = which.gradient.rows[row_index].sums;
+        sums.emplace_back(2 * n, 0.0);
+        (columns ? kernels.columns : kernels.tile)(
+            {dy.data(), shape.stride}, {x.data(), shape.stride}, shape.rows, shape.cols,
+            {mean.data(), invstd.data(), sums.back().data(), sums.back().data() + n},
+            {activation,
+             activated ? Affine<const void>{nullptr, center.data(), scale.data(), shift.data()}
+                       : Affine<const void>{},
+             {nullptr, 0},
+             options.residual});  // either way: there is no NaN
+    }
+    const std::string what = std::string(set.name) + " gradient sums of " + name_of(row.x) +
+                             (columns ? " columns " : " tile ") + shape.text();
+    check(sums[0] == sums[1], what + ": not the generic set's bits");
+    for (std::size_t c = 0; c < n; ++c) {
+        long double sum_dy = 0;
+        long double sum_dy_xhat = 0;
+        long double size = 0;
+        for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+            for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
+                if (columns && i != static_cast<std::ptrdiff_t>(c)) continue;
+                const std::ptrdiff_t at = r * shape.stride + i;
+                const std::ptrdiff_t k = columns ? i : 0;
+                const C z = (static_cast<C>(x.at(at)) - static_cast<C>(center.at(k))) *
+                                static_cast<C>(scale.at(k)) +
+                            static_cast<C>(shift.at(k));
+                const long double dz =
+                    static_cast<double>(gradient_of(activation, z, static_cast<C>(dy.at(at))));
+                sum_dy += dz;
+                sum_dy_xhat += dz * (x.at(at) - 3.0L) * 0.75L;
+                size += std::fabs(dz) * (1.0L + std::fabs(x.at(at) - 3.0L));
+            }
+        }
+        check(std::fabs(sums[0][c] - sum_dy) <= size * 1e-13L, what + ": dy");
+        check(std::fabs(sums[0][n + c] - sum_dy_xhat) <= size * 1e-13L, what + ": dy * xhat");
+    }
+}
+
+void check_set(const Set& set) {
+    const WeightsForm forms[] = {WeightsForm::none, WeightsForm::omit_nan, WeightsForm::by_row,
+                                 WeightsForm::by_mask, WeightsForm::by_element};
+    for (const bool columns : {false, true}) {
+        for (const WeightsForm form : forms) {
+            check_constants(set, form, columns);
+            for (const Shape& shape : shapes) {
+                for (int row = 0; row < moments_rows; ++row) {
+                    check_moments(set, row, form, shape, columns, 0.5);
+                    if (row < 2) check_moments(set, row, form, shape, columns, 1e5);
+                }
+            }
+        }
+        for (const Shape& shape : shapes) {
+            for (int row = 0; row < 2; ++row) {
+                check_range(set, row, shape, columns, false);
+                check_range(set, row, shape, columns, true);
+            }
+        }
+    }
+    for (const Shape& shape : shapes) {
+        for (const Options& options : all_options(shape.cols)) {
+            for (int row = 0; row < normalize_rows; ++row) {
+                const bool in_double = set.normalize.rows[row].computed == DType::float64;
+                (in_double ? check_normalize<double> : check_normalize<float>)(set, row, shape,
+                                                                               options);
+            }
+            for (int row = 0; row < gradient_rows; ++row) {
+                const bool in_double = set.gradient.rows[row].computed == DType::float64;
+                for (const bool columns : {false, true}) {
+                    (in_double ? check_gradient_sums<double>
+                               : check_gradient_sums<float>)(set, row, shape, options, columns);
+                }
+                for (const auto form :
+                     {GradientForm::same, GradientForm::frozen, GradientForm::rows,
+                      GradientForm::mask, GradientForm::elements}) {
+                    (in_double ? check_input_gradient<double>
+                               : check_input_gradient<float>)(set, row, shape, options, form);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace fastbn
+
+int main() {
+    for (const fastbn::Set& set : fastbn::sets()) {
+        const int before = fastbn::checks;
+        fastbn::check_set(set);
+        std::printf("%s: %d checks\n", set.name, fastbn::checks - before);
+    }
+    std::printf("%d of %d checks failed\n", fastbn::failures, fastbn::checks);
+    return fastbn::failures == 0 ? 0 : 1;
+}
