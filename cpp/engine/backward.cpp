@@ -7,6 +7,7 @@
 #include "engine/dispatch.hpp"
 #include "engine/executor.hpp"
 #include "engine/operations.hpp"
+#include "engine/origins.hpp"
 #include "engine/pack.hpp"
 #include "engine/parameters.hpp"
 #include "engine/weights.hpp"
@@ -417,7 +418,10 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     const bool weighted = through_statistics && weights.differ();
     if (weighted) weights.arrange(layout);
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
-    GradientOperands operands{operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x),
+    const ChannelInputs channels(normalization, features);
+    const ChannelOrigins origins(x, layout, channels.mean.data());
+    GradientOperands operands{operand_of(dy, layout, kernels.dy),
+                              operand_of(x, layout, kernels.x, origins.origins()),
                               operand_of(epilogue.residual, layout, kernels.dy),
                               operand_of(out.dx, layout, kernels.dy),
                               operand_of(out.dz, layout, kernels.dy)};
@@ -431,7 +435,6 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     }
     if (weighted) weights.take_staging(staging);
 
-    const ChannelInputs channels(normalization, features);
     const ForwardValues forward(channels.parameters(), epilogue.activation, kernels.computed,
                                 features.channels, plan);
     execute(plan, staging,

@@ -70,21 +70,82 @@ void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n
     }
 }
 
-// visit(a value of the operand's type, one of the type that kernels see it as).
+// visit(a value of the type that the operand has in memory, one of the type that kernels see it
+// as).
 template <class Visit>
 void visit_types(const Operand& operand, const Visit& visit) {
+    const auto with_stored = [&](auto seen) {
+        visit_stored(operand.dtype, operand.swapped, [&](auto stored) { visit(stored, seen); });
+    };
     if (operand.kernel_dtype == DType::float64) {
-        visit_dtype(operand.dtype, [&](auto stored) { visit(stored, double{}); });
+        with_stored(double{});
     } else if (operand.kernel_dtype == DType::float32) {
-        visit_dtype(operand.dtype, [&](auto stored) { visit(stored, float{}); });
-    } else {  // the sixteen-bit types and bytes come as they are
-        visit_dtype(operand.kernel_dtype, [&](auto stored) { visit(stored, stored); });
+        with_stored(float{});
+    } else {  // the sixteen-bit types and bytes are seen as they are
+        visit_dtype(operand.kernel_dtype, [&](auto seen) {
+            if constexpr (sizeof seen > 1) {
+                if (operand.swapped) return visit(Swapped<decltype(seen)>{seen}, seen);
+            }
+            visit(seen, seen);
+        });
     }
+}
+
+// value - origin, rounded once: whatever the two are, the size of their difference fits 64 bits.
+template <class T>
+double difference(T value, T origin) {
+    const auto up = static_cast<std::uint64_t>(value) - static_cast<std::uint64_t>(origin);
+    const double size = static_cast<double>(value < origin ? 0 - up : up);
+    return value < origin ? -size : size;
+}
+
+// A tile of 64-bit integers as differences from their channels' origins.
+template <class S>
+void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
+    const auto value_at = [](const char* from) {
+        const S stored = read_element<S>(from);
+        if constexpr (is_swapped<S>) {
+            return reverse_bytes(stored.reversed);
+        } else {
+            return stored;
+        }
+    };
+    using T = decltype(value_at(nullptr));
+    const std::uint64_t* const origins = operand.origins.of_channel;
+    each_tile_stretch(
+        operand, tile,
+        [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            double* const to = buffer + index;
+            if (operand.origins.by_column) {
+                const std::uint64_t* const of_column = origins + tile.col + index % tile.cols;
+                for (std::ptrdiff_t i = 0; i < length; ++i) {
+                    to[i] = difference(value_at(at + i * stride), static_cast<T>(of_column[i]));
+                }
+            } else {
+                const auto origin = static_cast<T>(origins[tile.channel]);
+                for (std::ptrdiff_t i = 0; i < length; ++i) {
+                    to[i] = difference(value_at(at + i * stride), origin);
+                }
+            }
+        });
+}
+
+void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
+    const auto pack = [&](auto value) {
+        if (operand.swapped) {
+            pack_differences<Swapped<decltype(value)>>(operand, tile, buffer);
+        } else {
+            pack_differences<decltype(value)>(operand, tile, buffer);
+        }
+    };
+    if (operand.dtype == DType::int64) return pack(std::int64_t{});
+    pack(std::uint64_t{});
 }
 
 }  // namespace
 
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
+    if (operand.origins) return pack_differences(operand, tile, static_cast<double*>(buffer));
     visit_types(operand, [&](auto stored, auto seen) {
         using S = decltype(stored);
         using T = decltype(seen);
