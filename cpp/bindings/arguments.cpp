@@ -155,9 +155,9 @@ void refuse_masked(const char* name, PyObject* value) {
 ArrayArg describe(const char* name, py::object array, Kind kind) {
     const ArrayFields fields = fields_of_array(array.ptr());
     const StoredType type = checked_dtype(name, fields.dtype, kind);
-    return {name, std::move(array),
-            ArrayRef(fields.data, type.dtype, fields.ndim, fields.shape, fields.strides,
-                     type.swapped)};
+    return {
+        name, std::move(array),
+        ArrayRef(fields.data, type.dtype, fields.ndim, fields.shape, fields.strides, type.swapped)};
 }
 
 // The value of an attribute that may not be there, and may raise.

@@ -140,7 +140,8 @@ bool is_on_cpu(std::int32_t device) {
 
 // An array of the tensor's memory; empty where NumPy has none like it.
 py::object array_on(const Tensor& tensor, const py::object& owner) {
-    if (!is_on_cpu(tensor.device.type) || tensor.ndim < 0 || tensor.ndim > max_dimensions) return {};
+    if (!is_on_cpu(tensor.device.type) || tensor.ndim < 0 || tensor.ndim > max_dimensions)
+        return {};
     const py::object dtype = numpy_dtype_of(tensor.dtype);
     if (!dtype) return {};
     std::ptrdiff_t shape[max_dimensions];
@@ -151,7 +152,8 @@ py::object array_on(const Tensor& tensor, const py::object& owner) {
         shape[i] = tensor.shape[i];
         if (shape[i] < 0) return {};
         empty = empty || shape[i] == 0;
-        strides[i] = tensor.strides == nullptr ? dense : tensor.strides[i] * (tensor.dtype.bits / 8);
+        strides[i] =
+            tensor.strides == nullptr ? dense : tensor.strides[i] * (tensor.dtype.bits / 8);
         dense *= std::max<std::ptrdiff_t>(shape[i], 1);
     }
     // Memory of no bytes may be nowhere.

@@ -102,8 +102,7 @@ struct RunningArgs {
 void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
                     const char* typed_name) {
     if (!residual || residual.ref.dtype == type) return;
-    wrong_type(residual.name,
-               std::string("have ") + typed_name + "'s dtype " + name_of(numpy_type),
+    wrong_type(residual.name, std::string("have ") + typed_name + "'s dtype " + name_of(numpy_type),
                name_of(numpy_dtype(residual)));
 }
 
@@ -488,8 +487,7 @@ struct BackwardInput {
     }
     // The array that dx goes to, which shares no memory with `others` either.
     ArrayArg output(const Argument& out, const ArrayArg& other, const ArrayArg& another) const {
-        return output_argument(out, gradient_type, in.x,
-                               {&dy, &in.x, &epilogue.residual},
+        return output_argument(out, gradient_type, in.x, {&dy, &in.x, &epilogue.residual},
                                {&parameters.weight, &parameters.bias, &mean, &invstd,
                                 &weighting.where, &weighting.weights, &other, &another});
     }
@@ -521,8 +519,7 @@ py::object batch_norm_backward(const BackwardArguments& arguments) {
     normalization.through_statistics = bool_argument(arguments.training);
     normalization.allow_single = bool_argument(arguments.allow_single);
     const ArrayArg dx = input.output(arguments.out, count, {});
-    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type,
-                                     dx);
+    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type, dx);
     const StatisticArray dweight(input.in.features);
     const StatisticArray dbias(input.in.features);
     input.run(normalization, {dx.ref, dresidual.engine(), dweight.data(), dbias.data()});
@@ -584,8 +581,7 @@ py::object input_gradient(const InputGradientArguments& arguments) {
     normalization.mean_dy = mean_dy.ref;
     normalization.mean_dy_xhat = mean_dy_xhat.ref;
     const ArrayArg dx = input.output(arguments.out, mean_dy, mean_dy_xhat);
-    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type,
-                                     dx);
+    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type, dx);
     input.run(normalization, {dx.ref, dresidual.engine(), nullptr, nullptr});
     return dresidual.result() ? tuple_of(dx.owner, dresidual.result()) : tuple_of(dx.owner);
 }

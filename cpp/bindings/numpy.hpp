@@ -66,7 +66,6 @@ py::object dtype_of(int num);
 py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape);
 // On other memory, which `base` keeps alive.
 py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
-                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides,
-                        bool writeable);
+                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides, bool writeable);
 
 }  // namespace fastbn::bindings

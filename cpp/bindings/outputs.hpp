@@ -12,8 +12,8 @@ namespace fastbn::bindings {
 ArrayArg writable_argument(const Argument& argument);
 
 // The array a result goes to: `out`, checked, or a fresh one in like's memory order and of type
-// `type`, or where that is empty of like's result_type_of. `out` may be exactly one of the arrays in `sources`, and shares no memory with any of `others`, nor partly
-// with a source.
+// `type`, or where that is empty of like's result_type_of. `out` may be exactly one of the arrays
+// in `sources`, and shares no memory with any of `others`, nor partly with a source.
 ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
                          std::initializer_list<const ArrayArg*> sources,
                          std::initializer_list<const ArrayArg*> others);

@@ -420,11 +420,10 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
     const ChannelInputs channels(normalization, features);
     const ChannelOrigins origins(x, layout, channels.mean.data());
-    GradientOperands operands{operand_of(dy, layout, kernels.dy),
-                              operand_of(x, layout, kernels.x, origins.origins()),
-                              operand_of(epilogue.residual, layout, kernels.dy),
-                              operand_of(out.dx, layout, kernels.dy),
-                              operand_of(out.dz, layout, kernels.dy)};
+    GradientOperands operands{
+        operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x, origins.origins()),
+        operand_of(epilogue.residual, layout, kernels.dy), operand_of(out.dx, layout, kernels.dy),
+        operand_of(out.dz, layout, kernels.dy)};
     Work work = backward_work(operands, weights, weighted);
     work.reduces = sums;
     const Plan plan = plan_of(layout, x.dtype, work);

@@ -51,9 +51,9 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const We
     for (std::ptrdiff_t c = 0; c < layout.channels; ++c) {
         std::ptrdiff_t i = 0;
         while (weights.differ() && i < layout.count && weights.weight(layout, c, i) == 0.0) ++i;
-        of_channel_.data()[c] = i == layout.count
-                        ? 0
-                        : bits_at(first + channels.offset(c) + values.offset(i), x.swapped);
+        of_channel_.data()[c] =
+            i == layout.count ? 0
+                              : bits_at(first + channels.offset(c) + values.offset(i), x.swapped);
     }
 }
 

@@ -130,7 +130,7 @@ def _checked_int(name: str, value: Any, shown: Any, rule: str) -> int:
 
 
 def converted(name: str, value: Any) -> npt.NDArray[Any]:
-    """Return the array that DLPack or NumPy makes of the value; an array, of whatever subclass, is returned as it is."""
+    """Return the array that DLPack or NumPy makes of the value; an array, of any subclass, is returned as it is."""
     if isinstance(value, np.ndarray):
         return value
     try:
