@@ -5,8 +5,10 @@
 #include <climits>
 #include <cmath>
 #include <iterator>
+#include <optional>
 #include <utility>
 
+#include "bindings/dlpack.hpp"
 #include "bindings/numpy.hpp"
 
 namespace fastbn::bindings {
@@ -67,14 +69,21 @@ constexpr StorageType storage_types[] = {
     {DType::float16, "float16", numpy_float16}, {DType::bfloat16, "bfloat16", known_by_name},
     {DType::uint8, "uint8", numpy_uint8},       {DType::int8, "int8", numpy_int8},
     {DType::uint16, "uint16", numpy_uint16},    {DType::int16, "int16", numpy_int16},
-    {DType::int32, "int32", numpy_int32},       {DType::boolean, "bool", numpy_bool},
+    {DType::int32, "int32", numpy_int32},       {DType::uint32, "uint32", numpy_uint32},
+    {DType::int64, "int64", numpy_longlong},    {DType::uint64, "uint64", numpy_ulonglong},
+    {DType::boolean, "bool", numpy_bool},
+};
+// C's long is one of them, but has a number of its own.
+constexpr StorageType long_types[] = {
+    {long_has_64_bits ? DType::int64 : DType::int32, "long", numpy_long},
+    {long_has_64_bits ? DType::uint64 : DType::uint32, "unsigned long", numpy_ulong},
 };
 
 constexpr char native_order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
 
 bool is_kind(DType dtype, Kind kind) {
     if (kind == Kind::boolean) return dtype == DType::boolean;
-    return is_float(dtype) || (kind != Kind::floating && dtype != DType::boolean);
+    return kind == Kind::data || is_float(dtype);
 }
 
 // A type known by its name. The numbers found are remembered, since the name of a dtype takes a
@@ -105,12 +114,33 @@ std::string names_of(Kind kind) {
     return names.empty() ? last : names + " or " + last;
 }
 
-DType checked_dtype(const char* name, PyObject* dtype, Kind kind) {
-    const std::optional<DType> known = engine_dtype(dtype);
-    if (known && is_kind(*known, kind)) return *known;
-    const std::string rule = kind == Kind::numbers ? "have a native dtype of real numbers"
-                                                   : "have dtype " + names_of(kind);
-    wrong_type(name, rule, name_of(dtype));
+struct StoredType {
+    DType dtype;
+    bool swapped;
+};
+
+// Empty for a dtype that the engine does not have.
+std::optional<StoredType> stored_type(PyObject* dtype) {
+    const DTypeFields fields = fields_of_dtype(dtype);
+    const char order = fields.byteorder;  // the machine's own may be spelled out
+    const bool swapped = order != '=' && order != '|' && order != native_order;
+    if (fields.num >= numpy_first_user_type) {
+        const std::optional<DType> known = user_dtype(dtype, fields.num);
+        return known ? std::optional(StoredType{*known, swapped}) : std::nullopt;
+    }
+    for (const StorageType& type : storage_types) {
+        if (type.num == fields.num) return StoredType{type.dtype, swapped};
+    }
+    for (const StorageType& type : long_types) {
+        if (type.num == fields.num) return StoredType{type.dtype, swapped};
+    }
+    return std::nullopt;
+}
+
+StoredType checked_dtype(const char* name, PyObject* dtype, Kind kind) {
+    const std::optional<StoredType> known = stored_type(dtype);
+    if (known && is_kind(known->dtype, kind)) return *known;
+    wrong_type(name, "have dtype " + names_of(kind), name_of(dtype));
 }
 
 // ---- Arrays ----
@@ -124,30 +154,70 @@ void refuse_masked(const char* name, PyObject* value) {
 
 ArrayArg describe(const char* name, py::object array, Kind kind) {
     const ArrayFields fields = fields_of_array(array.ptr());
-    const DType dtype = checked_dtype(name, fields.dtype, kind);
-    return {name, std::move(array),
-            ArrayRef(fields.data, dtype, fields.ndim, fields.shape, fields.strides)};
+    const StoredType type = checked_dtype(name, fields.dtype, kind);
+    return {
+        name, std::move(array),
+        ArrayRef(fields.data, type.dtype, fields.ndim, fields.shape, fields.strides, type.swapped)};
+}
+
+// The value of an attribute that may not be there, and may raise.
+py::object attribute_or_none(PyObject* value, const char* name) {
+    auto found = optional_owned(PyObject_GetAttrString(value, name));
+    if (found) return found;
+    clear_conversion_error();
+    return none();
+}
+
+bool is_true(PyObject* value, const char* attribute_name) {
+    return attribute_or_none(value, attribute_name).ptr() == Py_True;
+}
+
+// What NumPy makes no array of, or one object, may say why.
+void refuse_known(const Argument& argument) {
+    PyObject* const value = argument.value;
+    if (PyType_Check(value) != 0) return;
+    if (is_true(value, "requires_grad")) {
+        wrong_type(argument.name, "not require a gradient: give .detach() of it",
+                   "a " + type_name(value) + " that does");
+    }
+    if (attribute_or_none(value, "nnz").ptr() != Py_None || is_true(value, "is_sparse") ||
+        is_true(value, "is_sparse_csr")) {
+        wrong_type(argument.name, "be dense: make an array of it first",
+                   "a sparse " + type_name(value));
+    }
+}
+
+bool equals(PyObject* text, const char* ascii) {
+    return PyUnicode_CompareWithASCIIString(text, ascii) == 0;
+}
+
+// PyTorch's own way to NumPy copies nothing either, and takes a third of the time; but it has no
+// bfloat16.
+bool is_of_torch(PyObject* value) {
+    const py::object module =
+        attribute_or_none(reinterpret_cast<PyObject*>(Py_TYPE(value)), "__module__");
+    return PyUnicode_Check(module.ptr()) != 0 &&
+           (equals(module.ptr(), "torch") || equals(module.ptr(), "torch.nn.parameter"));
 }
 
 py::object as_array(const Argument& argument) {
     if (argument.is_none()) wrong_type(argument.name, "be an array", "None");
+    if (is_array(argument.value)) return borrowed(argument.value);
+    const bool torch_first = is_of_torch(argument.value);
+    py::object exported = torch_first ? py::object() : array_from_dlpack(argument.value);
+    if (exported) return exported;
     const py::object convert = imported("numpy", "asarray");
     auto array = optional_owned(PyObject_CallOneArg(convert.ptr(), argument.value));
     if (!array) {
         const std::string reason = take_reason();
+        if (torch_first) exported = array_from_dlpack(argument.value);
+        if (exported) return exported;
+        refuse_known(argument);
         wrong_type(argument.name, "be an array", shown(argument.value) + " (" + reason + ")");
     }
+    const ArrayFields fields = fields_of_array(array.ptr());
+    if (fields.ndim == 0 && fields_of_dtype(fields.dtype).kind == 'O') refuse_known(argument);
     return array;
-}
-
-// Integers of 64 bits, and unsigned ones of 32, as float64; everything else as it is.
-py::object as_double(const Argument& argument) {
-    refuse_masked(argument.name, argument.value);
-    py::object array = as_array(argument);
-    PyObject* const dtype = fields_of_array(array.ptr()).dtype;
-    const char kind = fields_of_dtype(dtype).kind;
-    if ((kind != 'i' && kind != 'u') || engine_dtype(dtype)) return array;
-    return call(attribute(array.ptr(), "astype"), float64_dtype());
 }
 
 // ---- Numbers ----
@@ -167,10 +237,6 @@ std::ptrdiff_t integer(const char* name, PyObject* value, const char* rule) {
     }
     // Beyond its range this saturates, which no check of a range lets pass.
     return PyNumber_AsSsize_t(index.ptr(), nullptr);
-}
-
-bool equals(PyObject* text, const char* ascii) {
-    return PyUnicode_CompareWithASCIIString(text, ascii) == 0;
 }
 
 }  // namespace
@@ -206,24 +272,13 @@ std::string name_of(PyObject* dtype) { return utf8(owned(PyObject_Str(dtype)).pt
 
 PyObject* numpy_dtype(const ArrayArg& array) { return fields_of_array(array.owner.ptr()).dtype; }
 
-std::optional<DType> engine_dtype(PyObject* dtype) {
-    const DTypeFields fields = fields_of_dtype(dtype);
-    const char order = fields.byteorder;  // the machine's own may be spelled out
-    if (order != '=' && order != '|' && order != native_order) return std::nullopt;
-    if (fields.num >= numpy_first_user_type) return user_dtype(dtype, fields.num);
-    for (const StorageType& type : storage_types) {
-        if (type.num == fields.num) return type.dtype;
-    }
-    return std::nullopt;
-}
-
 ResultType dtype_argument(const Argument& argument) {
     if (argument.is_none()) return {};
     const py::object convert = imported("numpy", "dtype");
     auto dtype = optional_owned(PyObject_CallOneArg(convert.ptr(), argument.value));
     if (!dtype) clear_conversion_error();
-    const std::optional<DType> known = dtype ? engine_dtype(dtype.ptr()) : std::nullopt;
-    if (known && is_float(*known)) return {std::move(dtype), *known};
+    const std::optional<StoredType> known = dtype ? stored_type(dtype.ptr()) : std::nullopt;
+    if (known && is_float(known->dtype) && !known->swapped) return {std::move(dtype), known->dtype};
     wrong_type(argument.name, "be " + names_of(Kind::floating) + " (once ml_dtypes is imported)",
                shown(argument.value));
 }
@@ -247,8 +302,7 @@ ArrayArg optional_argument(const Argument& argument, Kind kind) {
 
 ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg& x) {
     if (argument.is_none()) return {argument.name, {}, {}};
-    ArrayArg array = kind == Kind::numbers ? describe(argument.name, as_double(argument), kind)
-                                           : array_argument(argument, kind);
+    ArrayArg array = array_argument(argument, kind);
     const int missing = x.ref.ndim - array.ref.ndim;
     bool fits = missing >= 0;
     std::ptrdiff_t strides[max_dimensions] = {};
@@ -264,7 +318,8 @@ ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg&
             "be broadcastable to x's shape " + shown(attribute(x.owner.ptr(), "shape").ptr()),
             shown(attribute(array.owner.ptr(), "shape").ptr()));
     }
-    array.ref = ArrayRef(array.ref.data, array.ref.dtype, x.ref.ndim, x.ref.shape, strides);
+    array.ref = ArrayRef(array.ref.data, array.ref.dtype, x.ref.ndim, x.ref.shape, strides,
+                         array.ref.swapped);
     return array;
 }
 

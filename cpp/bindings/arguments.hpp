@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <string>
 
 #include "bindings/python.hpp"
@@ -24,20 +23,20 @@ struct ArrayArg {
 
 // Which dtypes an argument may have.
 enum class Kind {
-    data,      // those of `floating`, and integers of up to 32 bits
+    data,      // those of `floating`, integers of 8 to 64 bits, and bool, which is 0 and 1
     floating,  // float32, float64, float16, bfloat16
-    numbers,   // those of `data`; other integers are converted to float64
     boolean,
 };
 
-// Anything NumPy can make an array of is taken; raises TypeError for another dtype.
-ArrayArg array_argument(const Argument& argument, Kind kind = Kind::floating);
+// Anything NumPy can make an array of is taken, in any byte order, and what DLPack describes as it
+// is; raises TypeError for another dtype.
+ArrayArg array_argument(const Argument& argument, Kind kind = Kind::data);
 // The same, or None.
-ArrayArg optional_argument(const Argument& argument, Kind kind = Kind::floating);
+ArrayArg optional_argument(const Argument& argument, Kind kind = Kind::data);
 // The same, seen in the shape of x: with strides of 0 along axes that it does not have.
 ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg& x);
 // An array as it is, without conversion; raises TypeError for another dtype and for masked arrays.
-ArrayArg described(const char* name, py::object array, Kind kind = Kind::floating);
+ArrayArg described(const char* name, py::object array, Kind kind);
 
 // The type that results are to have, or empty where that is not said.
 struct ResultType {
@@ -48,8 +47,6 @@ struct ResultType {
 };
 // As numpy.dtype takes it, or None. Raises TypeError for any but the floating-point types.
 ResultType dtype_argument(const Argument& argument);
-// An empty result for a dtype that the engine does not have, and for one of the other byte order.
-std::optional<DType> engine_dtype(PyObject* dtype);
 PyObject* numpy_dtype(const ArrayArg& array);
 std::string name_of(PyObject* dtype);
 

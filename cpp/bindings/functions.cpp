@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bindings/arguments.hpp"
+#include "bindings/dlpack.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/outputs.hpp"
 #include "bindings/signature.hpp"
@@ -20,7 +21,7 @@ namespace {
 // x and the axes that are its features.
 struct Input {
     Input(const Argument& x_argument, const Argument& axis)
-        : x(array_argument(x_argument, Kind::data)), features(features_argument(x, axis)) {}
+        : x(array_argument(x_argument)), features(features_argument(x, axis)) {}
 
     std::ptrdiff_t bytes() const {
         return features.channels * features.count * size_of(x.ref.dtype);
@@ -35,7 +36,7 @@ struct WeightingArgs {
     WeightingArgs(const Argument& where_argument, const Argument& weights_argument,
                   const ArrayArg& x)
         : where(broadcast_argument(where_argument, Kind::boolean, x)),
-          weights(broadcast_argument(weights_argument, Kind::numbers, x)) {}
+          weights(broadcast_argument(weights_argument, Kind::data, x)) {}
 
     bool given() const { return where || weights; }
     Weighting engine(bool omit_nan = false) const { return {where.ref, weights.ref, omit_nan}; }
@@ -48,7 +49,7 @@ struct WeightingArgs {
 struct EpilogueArgs {
     EpilogueArgs(const Argument& residual_argument, const Argument& activation_name,
                  const Argument& negative_slope)
-        : residual(optional_argument(residual_argument)),
+        : residual(optional_argument(residual_argument, Kind::floating)),
           activation(activation_argument(activation_name, negative_slope)) {}
 
     EpilogueRef engine() const { return {residual.ref, activation}; }
@@ -98,10 +99,10 @@ struct RunningArgs {
     bool skip_nonfinite;
 };
 
-void check_residual(const ArrayArg& residual, const ArrayArg& typed, const char* typed_name) {
-    if (!residual || residual.ref.dtype == typed.ref.dtype) return;
-    wrong_type(residual.name,
-               std::string("have ") + typed_name + "'s dtype " + name_of(numpy_dtype(typed)),
+void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
+                    const char* typed_name) {
+    if (!residual || residual.ref.dtype == type) return;
+    wrong_type(residual.name, std::string("have ") + typed_name + "'s dtype " + name_of(numpy_type),
                name_of(numpy_dtype(residual)));
 }
 
@@ -205,6 +206,17 @@ struct CheckWeightsArguments : ArgumentList {
     Argument weights = optional("weights");
 };
 
+struct FromDlpackArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument value = required("value");
+};
+
+// Returns an array of the same memory, or None where the value offers none that NumPy can have.
+py::object from_dlpack(const FromDlpackArguments& arguments) {
+    const py::object array = array_from_dlpack(arguments.value.value);
+    return array ? array : none();
+}
+
 // Raises what the other functions would for these arguments.
 py::object check_weights(const CheckWeightsArguments& arguments) {
     const Input in(arguments.x, arguments.axis);
@@ -229,7 +241,7 @@ ArrayArg train(const Input& in, const WeightingArgs& weighting, const EpilogueAr
     ArrayArg y = output_argument(out, dtype_argument(dtype), in.x, {&in.x, &epilogue.residual},
                                  {&weighting.where, &weighting.weights, &parameters.weight,
                                   &parameters.bias, &running.mean, &running.var});
-    check_residual(epilogue.residual, y, "y");
+    check_residual(epilogue.residual, y.ref.dtype, numpy_dtype(y), "y");
     without_gil(in.bytes(), [&] {
         fastbn::train(in.x.ref, y.ref, in.features, weighting.engine(), epilogue.engine(),
                       parameters.engine(), eps, running.engine(), allow_single, statistics);
@@ -294,7 +306,7 @@ void check_nothing_overwritten(const Argument& out) {
 py::object transform(const Input& in, const ArrayArg& mean, const ArrayArg& var,
                      const ParameterArgs& parameters, const EpilogueArgs& epilogue, double eps,
                      const ArrayArg& y, bool refuse_infinity) {
-    check_residual(epilogue.residual, y, "y");
+    check_residual(epilogue.residual, y.ref.dtype, numpy_dtype(y), "y");
     bool infinite = false;
     without_gil(in.bytes(), [&] {
         infinite =
@@ -426,12 +438,15 @@ struct BackwardArguments : ArgumentList {
 // The residual's gradient is dz: what the activation lets through of dy, or without one dy itself.
 class ResidualGradient {
 public:
+    // type: what results have for this dy.
     ResidualGradient(const EpilogueArgs& epilogue, const ArrayArg& x, const ArrayArg& dy,
-                     const ArrayArg& dx) {
+                     const ResultType& type, const ArrayArg& dx) {
         if (!epilogue.residual) return;
         if (epilogue.activation.kind != ActivationKind::none) {
-            dz_ = output_like("dresidual", x, dy);
+            dz_ = output_like("dresidual", x, type);
             result_ = dz_.owner;
+        } else if (dy.ref.swapped || dy.ref.dtype != type.engine) {
+            result_ = call(attribute(dy.owner.ptr(), "astype"), type.numpy.ptr());
         } else if (dx.ref.data == dy.ref.data) {  // dx will be written over dy
             result_ = call(attribute(dy.owner.ptr(), "copy"));
         } else {
@@ -457,8 +472,10 @@ struct BackwardInput {
           weighting(arguments.where, arguments.weights, in.x),
           epilogue(arguments.residual, arguments.activation, arguments.negative_slope),
           mean(array_argument(arguments.mean)),
-          invstd(array_argument(arguments.invstd)) {
-        check_residual(epilogue.residual, dy, "dy");
+          invstd(array_argument(arguments.invstd)),
+          gradient_type(result_type_of(dy)) {
+        check_residual(epilogue.residual, gradient_type.engine, gradient_type.numpy.ptr(),
+                       is_float(dy.ref.dtype) ? "dy" : "dx");
     }
 
     Normalization normalization() const {
@@ -470,8 +487,7 @@ struct BackwardInput {
     }
     // The array that dx goes to, which shares no memory with `others` either.
     ArrayArg output(const Argument& out, const ArrayArg& other, const ArrayArg& another) const {
-        return output_argument(out, {borrowed(numpy_dtype(dy)), dy.ref.dtype}, in.x,
-                               {&dy, &in.x, &epilogue.residual},
+        return output_argument(out, gradient_type, in.x, {&dy, &in.x, &epilogue.residual},
                                {&parameters.weight, &parameters.bias, &mean, &invstd,
                                 &weighting.where, &weighting.weights, &other, &another});
     }
@@ -489,6 +505,7 @@ struct BackwardInput {
     EpilogueArgs epilogue;
     ArrayArg mean;
     ArrayArg invstd;
+    ResultType gradient_type;  // of dx and the residual's gradient
 };
 
 // Returns (dx, dweight, dbias), and with a residual its gradient too.
@@ -496,13 +513,13 @@ py::object batch_norm_backward(const BackwardArguments& arguments) {
     const BackwardInput input(arguments);
     // Without weights the count is the number of values, whatever the caller says.
     const ArrayArg count =
-        input.weighting.given() ? optional_argument(arguments.count, Kind::numbers) : ArrayArg{};
+        input.weighting.given() ? optional_argument(arguments.count) : ArrayArg{};
     Normalization normalization = input.normalization();
     normalization.count = count.ref;
     normalization.through_statistics = bool_argument(arguments.training);
     normalization.allow_single = bool_argument(arguments.allow_single);
     const ArrayArg dx = input.output(arguments.out, count, {});
-    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, dx);
+    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type, dx);
     const StatisticArray dweight(input.in.features);
     const StatisticArray dbias(input.in.features);
     input.run(normalization, {dx.ref, dresidual.engine(), dweight.data(), dbias.data()});
@@ -564,7 +581,7 @@ py::object input_gradient(const InputGradientArguments& arguments) {
     normalization.mean_dy = mean_dy.ref;
     normalization.mean_dy_xhat = mean_dy_xhat.ref;
     const ArrayArg dx = input.output(arguments.out, mean_dy, mean_dy_xhat);
-    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, dx);
+    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type, dx);
     input.run(normalization, {dx.ref, dresidual.engine(), nullptr, nullptr});
     return dresidual.result() ? tuple_of(dx.owner, dresidual.result()) : tuple_of(dx.owner);
 }
@@ -582,6 +599,7 @@ void add_array_functions(PyObject* module) {
         Function<normalize>::entry("normalize"),
         Function<value_range>::entry("value_range"),
         Function<check_weights>::entry("check_weights"),
+        Function<from_dlpack>::entry("from_dlpack"),
         {nullptr, nullptr, 0, nullptr},
     };
     if (PyModule_AddFunctions(module, functions) != 0) throw PythonError();

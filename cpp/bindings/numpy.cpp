@@ -43,6 +43,7 @@ DTypeFields fields_of_dtype(PyObject* dtype) {
 
 PyObject* float32_dtype() { return float32; }
 PyObject* float64_dtype() { return float64; }
+py::object dtype_of(int num) { return py::dtype(num); }
 
 py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape) {
     return owned(numpy().PyArray_NewFromDescr_(numpy().PyArray_Type_,
@@ -51,10 +52,12 @@ py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape) {
 }
 
 py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
-                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides) {
+                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides,
+                        bool writeable) {
     py::object array = owned(numpy().PyArray_NewFromDescr_(
         numpy().PyArray_Type_, borrowed(dtype).release().ptr(), ndim, unchanged(shape),
-        unchanged(strides), data, py::detail::npy_api::NPY_ARRAY_WRITEABLE_, nullptr));
+        unchanged(strides), data, writeable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0,
+        nullptr));
     if (numpy().PyArray_SetBaseObject_(array.ptr(), borrowed(base).release().ptr()) != 0) {
         throw PythonError();
     }

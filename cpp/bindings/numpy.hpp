@@ -43,18 +43,29 @@ constexpr int numpy_uint8 = 2;
 constexpr int numpy_int16 = 3;
 constexpr int numpy_uint16 = 4;
 constexpr int numpy_int32 = 5;
+constexpr int numpy_uint32 = 6;
+constexpr int numpy_long = 7;
+constexpr int numpy_ulong = 8;
+constexpr int numpy_longlong = 9;
+constexpr int numpy_ulonglong = 10;
 constexpr int numpy_float32 = 11;
 constexpr int numpy_float64 = 12;
 constexpr int numpy_float16 = 23;
 constexpr int numpy_first_user_type = 256;
 
+// C's long has 32 bits or 64, and a number of its own.
+constexpr bool long_has_64_bits = sizeof(long) == 8;
+constexpr int numpy_int64 = long_has_64_bits ? numpy_long : numpy_longlong;
+constexpr int numpy_uint64 = long_has_64_bits ? numpy_ulong : numpy_ulonglong;
+
 PyObject* float32_dtype();
 PyObject* float64_dtype();
+py::object dtype_of(int num);
 
 // In C order, of NumPy's own memory, not initialized.
 py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape);
 // On other memory, which `base` keeps alive.
 py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
-                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides);
+                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides, bool writeable);
 
 }  // namespace fastbn::bindings

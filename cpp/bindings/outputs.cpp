@@ -105,7 +105,7 @@ py::object pooled_like(const ArrayRef& like, PyObject* dtype, std::ptrdiff_t ite
     char* const data = block.release()->data;
     std::ptrdiff_t strides[max_dimensions];
     set_dense_strides(like, itemsize, strides);
-    return new_array_on(data, base.ptr(), dtype, like.ndim, like.shape, strides);
+    return new_array_on(data, base.ptr(), dtype, like.ndim, like.shape, strides, true);
 }
 
 std::ptrdiff_t size_of_array(const ArrayRef& array) {
@@ -147,7 +147,10 @@ ArrayArg writable_argument(const Argument& argument) {
     if (!is_array(argument.value)) {
         wrong_type(name, "be a numpy.ndarray", type_name(argument.value));
     }
-    const ArrayArg array = described(name, borrowed(argument.value));
+    const ArrayArg array = described(name, borrowed(argument.value), Kind::floating);
+    if (array.ref.swapped) {
+        wrong_type(name, "have this machine's byte order", name_of(numpy_dtype(array)));
+    }
     if (!fields_of_array(array.owner.ptr()).writeable) {
         wrong_value(name, "be writable", "a read-only array");
     }
@@ -163,8 +166,8 @@ ArrayArg output_argument(const Argument& out, const ResultType& type, const Arra
                          std::initializer_list<const ArrayArg*> others) {
     if (out.is_none()) {
         if (type) return fresh_output(out.name, like, type.numpy.ptr(), type.engine);
-        if (is_float(like.ref.dtype)) return output_like(out.name, like, like);
-        return fresh_output(out.name, like, float32_dtype(), DType::float32);
+        const ResultType own = result_type_of(like);
+        return fresh_output(out.name, like, own.numpy.ptr(), own.engine);
     }
     const ArrayArg output = writable_argument(out);
     if (type && type.engine != output.ref.dtype) {
@@ -178,8 +181,18 @@ ArrayArg output_argument(const Argument& out, const ResultType& type, const Arra
     return output;
 }
 
-ArrayArg output_like(const char* name, const ArrayArg& like, const ArrayArg& typed) {
-    return fresh_output(name, like, numpy_dtype(typed), typed.ref.dtype);
+ArrayArg output_like(const char* name, const ArrayArg& like, const ResultType& type) {
+    return fresh_output(name, like, type.numpy.ptr(), type.engine);
+}
+
+ResultType result_type_of(const ArrayArg& data) {
+    const DType type = data.ref.dtype;
+    if (is_wide_integer(type)) return {borrowed(float64_dtype()), DType::float64};
+    if (!is_float(type)) return {borrowed(float32_dtype()), DType::float32};
+    PyObject* const own = numpy_dtype(data);
+    if (!data.ref.swapped) return {borrowed(own), type};
+    const py::object native = to_python("=");
+    return {call(attribute(own, "newbyteorder"), native.ptr()), type};
 }
 
 void check_disjoint(const ArrayArg& written, const ArrayArg& other) {

@@ -12,14 +12,17 @@ namespace fastbn::bindings {
 ArrayArg writable_argument(const Argument& argument);
 
 // The array a result goes to: `out`, checked, or a fresh one in like's memory order and of type
-// `type`; where that is empty of like's type, or float32 where like holds integers. `out` may be
-// exactly one of the arrays in `sources`, and shares no memory with any of `others`, nor partly
-// with a source.
+// `type`, or where that is empty of like's result_type_of. `out` may be exactly one of the arrays
+// in `sources`, and shares no memory with any of `others`, nor partly with a source.
 ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
                          std::initializer_list<const ArrayArg*> sources,
                          std::initializer_list<const ArrayArg*> others);
-// A fresh array in like's memory order and of another's type.
-ArrayArg output_like(const char* name, const ArrayArg& like, const ArrayArg& typed);
+// A fresh array in like's memory order.
+ArrayArg output_like(const char* name, const ArrayArg& like, const ResultType& type);
+
+// What results have where the caller does not say: the floating-point type of the data, in this
+// machine's byte order; float64 for integers of 64 bits, float32 for others.
+ResultType result_type_of(const ArrayArg& data);
 
 // Raises ValueError if the two share memory.
 void check_disjoint(const ArrayArg& written, const ArrayArg& other);

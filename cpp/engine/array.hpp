@@ -20,23 +20,26 @@ constexpr int max_dimensions = 64;  // NumPy's own limit
 struct ArrayRef {
     char* data = nullptr;
     DType dtype = DType::float64;
+    bool swapped = false;  // its values' bytes are in the order of other machines
     int ndim = 0;
     std::ptrdiff_t shape[max_dimensions];    // only the first ndim are ever read, or copied
     std::ptrdiff_t strides[max_dimensions];  // in bytes
 
     ArrayRef() = default;
     ArrayRef(char* memory, DType type, int n, const std::ptrdiff_t* sizes,
-             const std::ptrdiff_t* steps)
-        : data(memory), dtype(type), ndim(n) {
+             const std::ptrdiff_t* steps, bool other_byte_order = false)
+        : data(memory), dtype(type), swapped(other_byte_order), ndim(n) {
         std::copy_n(sizes, n, shape);
         std::copy_n(steps, n, strides);
     }
     ArrayRef(const ArrayRef& other)
-        : ArrayRef(other.data, other.dtype, other.ndim, other.shape, other.strides) {}
+        : ArrayRef(other.data, other.dtype, other.ndim, other.shape, other.strides, other.swapped) {
+    }
     ArrayRef& operator=(const ArrayRef& other) {
         if (this == &other) return *this;
         data = other.data;
         dtype = other.dtype;
+        swapped = other.swapped;
         ndim = other.ndim;
         std::copy_n(other.shape, ndim, shape);
         std::copy_n(other.strides, ndim, strides);
@@ -116,6 +119,44 @@ void write_element(char* to, T value) {
 template <class T>
 constexpr bool is_half = std::is_same_v<T, Float16> || std::is_same_v<T, Bfloat16>;
 
+// A value whose bytes are in the order of other machines.
+template <class T>
+struct Swapped {
+    T reversed;
+};
+
+// A truth value: any byte but 0 is true, which is 1.
+struct Boolean {
+    std::uint8_t byte;
+};
+
+inline std::uint16_t reverse_bytes(std::uint16_t bits) { return __builtin_bswap16(bits); }
+inline std::uint32_t reverse_bytes(std::uint32_t bits) { return __builtin_bswap32(bits); }
+inline std::uint64_t reverse_bytes(std::uint64_t bits) { return __builtin_bswap64(bits); }
+
+template <class T>
+T reverse_bytes(T value) {
+    using Wide = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+    using Bits = std::conditional_t<sizeof(T) == 2, std::uint16_t, Wide>;
+    Bits bits;
+    std::memcpy(&bits, &value, sizeof value);
+    bits = reverse_bytes(bits);
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Calls f with a value of the type that the elements have in memory.
+template <class F>
+auto visit_stored(DType dtype, bool swapped, F&& f) {
+    if (dtype == DType::boolean) return f(Boolean{});
+    return visit_dtype(dtype, [&](auto value) {
+        if constexpr (sizeof value > 1) {
+            if (swapped) return f(Swapped<decltype(value)>{value});
+        }
+        return f(value);
+    });
+}
+
 // The float on a number's way to a narrower type: rounded to nearest it could come to lie halfway
 // between two of those, and be rounded once more. Cut off, with a last bit that says so, it cannot
 // (Boldo & Melquiond 2008, rounding to odd).
@@ -127,11 +168,24 @@ inline float round_to_odd(double value) {
     return float_of(bits | 1U);
 }
 
+template <class T>
+constexpr bool is_swapped = false;
+template <class T>
+constexpr bool is_swapped<Swapped<T>> = true;
+
 // To T, rounded once.
 template <class T, class S>
 T converted(S value) {
     if constexpr (std::is_same_v<T, S>) {
         return value;
+    } else if constexpr (is_swapped<S>) {
+        return converted<T>(reverse_bytes(value.reversed));
+    } else if constexpr (is_swapped<T>) {
+        return {reverse_bytes(converted<decltype(T::reversed)>(value))};
+    } else if constexpr (std::is_same_v<S, Boolean>) {
+        return converted<T>(static_cast<std::uint8_t>(value.byte != 0 ? 1 : 0));
+    } else if constexpr (std::is_same_v<T, Boolean>) {
+        return {converted<double>(value) != 0.0 ? std::uint8_t{1} : std::uint8_t{0}};
     } else if constexpr (is_half<S>) {
         return converted<T>(widen(value));
     } else if constexpr (is_half<T>) {

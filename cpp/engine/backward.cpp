@@ -7,6 +7,7 @@
 #include "engine/dispatch.hpp"
 #include "engine/executor.hpp"
 #include "engine/operations.hpp"
+#include "engine/origins.hpp"
 #include "engine/pack.hpp"
 #include "engine/parameters.hpp"
 #include "engine/weights.hpp"
@@ -419,10 +420,12 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     const bool weighted = through_statistics && weights.differ();
     if (weighted) weights.arrange(layout);
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
-    GradientOperands operands{operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x),
-                              operand_of(epilogue.residual, layout, kernels.dy),
-                              operand_of(out.dx, layout, kernels.dy),
-                              operand_of(out.dz, layout, kernels.dy)};
+    const ChannelInputs channels(normalization, features);
+    const ChannelOrigins origins(x, layout, channels.mean.data());
+    GradientOperands operands{
+        operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x, origins.origins()),
+        operand_of(epilogue.residual, layout, kernels.dy), operand_of(out.dx, layout, kernels.dy),
+        operand_of(out.dz, layout, kernels.dy)};
     Work work = backward_work(operands, weights, weighted);
     work.reduces = sums;
     const Plan plan = plan_of(layout, x.dtype, work);
@@ -433,7 +436,6 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     }
     if (weighted) weights.take_staging(staging);
 
-    const ChannelInputs channels(normalization, features);
     const ForwardValues forward(channels.parameters(), epilogue.activation, kernels.computed,
                                 features.channels, plan);
     execute(plan, staging,

@@ -7,6 +7,7 @@
 #include "engine/dispatch.hpp"
 #include "engine/executor.hpp"
 #include "engine/operations.hpp"
+#include "engine/origins.hpp"
 #include "engine/pack.hpp"
 #include "engine/parameters.hpp"
 #include "engine/statistics.hpp"
@@ -94,9 +95,10 @@ private:
 // y from x, by coefficients that are there: the transform of training and inference.
 struct NormalizeTransform {
     NormalizeTransform(const ArrayRef& x_array, const ArrayRef& y_array,
-                       const EpilogueRef& epilogue, const Layout& layout)
+                       const EpilogueRef& epilogue, const Layout& layout,
+                       const ChannelOrigins& origins)
         : kernels(normalize_kernels(x_array.dtype, y_array.dtype)),
-          x(operand_of(x_array, layout, kernels.x)),
+          x(operand_of(x_array, layout, kernels.x, origins.origins())),
           residual(operand_of(epilogue.residual, layout, kernels.y)),
           y(operand_of(y_array, layout, kernels.y)),
           activation(epilogue.activation) {}
@@ -288,15 +290,18 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     Weights weights(weighting, x, features);
     if (features.empty()) return fill_undefined(features, out);
     const Layout layout = arranged_layout(x, features, weights);
-    const bool wants_range = out.min != nullptr;
+    const ChannelOrigins origins(x, layout, weights);
+    // The range of values is not that of their differences, once those are rounded.
+    if (origins && out.min != nullptr) value_range(x, features, weighting, out.min, out.max);
+    const bool wants_range = out.min != nullptr && !origins;
     const DType x_type =
         wants_range ? value_range_kernels(x.dtype).x : moments_kernels(x.dtype, weights.form()).x;
     Work work;
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
-    WeightedInput input{weights, operand_of(x, layout, x_type)};
-    const MomentsReduction moments(plan, x, x_type, weights, 0.0, out);
+    WeightedInput input{weights, operand_of(x, layout, x_type, origins.origins())};
+    const MomentsReduction moments(plan, x, x_type, weights, origins, 0.0, out);
     ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, out.min, out.max);
     StagingBuffers staging(plan);
     input.take_staging(staging, weights);
@@ -343,17 +348,18 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     if (features.empty()) return fill_undefined(features, out);
 
     const Layout layout = arranged_layout(x, features, weights);
-    NormalizeTransform transform(x, y, epilogue, layout);
+    const ChannelOrigins origins(x, layout, weights);
+    NormalizeTransform transform(x, y, epilogue, layout, origins);
     Work work = transform.work();
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
     const DType moments_type = moments_kernels(x.dtype, weights.form()).x;
-    WeightedInput input{weights, operand_of(x, layout, moments_type)};
+    WeightedInput input{weights, operand_of(x, layout, moments_type, origins.origins())};
     StagingBuffers staging(plan);
     input.take_staging(staging, weights);
     transform.take_staging(staging);
-    const MomentsReduction moments(plan, x, moments_type, weights, eps, out);
+    const MomentsReduction moments(plan, x, moments_type, weights, origins, eps, out);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
     execute(plan, staging, TrainingOperation(plan, input, moments, transform, weight, bias));
@@ -377,7 +383,8 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
     if (features.empty()) return false;
 
     const Layout layout = layout_of(x, features);
-    NormalizeTransform transform(x, y, epilogue, layout);
+    const ChannelOrigins origins(x, layout, means.data());
+    NormalizeTransform transform(x, y, epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
     StagingBuffers staging(plan);
     transform.take_staging(staging);

@@ -29,9 +29,11 @@ void push_axes(Dims& dims, const ArrayRef& array, const Layout& layout, const Ax
     }
 }
 
-bool is_aligned(const ArrayRef& array) {
+// Whether each element can be loaded as it is.
+bool is_loadable(const ArrayRef& array) {
     const std::ptrdiff_t size = size_of(array.dtype);
     bool aligned =
+        !array.swapped &&
         reinterpret_cast<std::uintptr_t>(array.data) % static_cast<std::size_t>(size) == 0;
     for (int i = 0; i < array.ndim; ++i) {
         aligned = aligned && (array.shape[i] == 1 || array.strides[i] % size == 0);
@@ -88,7 +90,7 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
     const bool one_channel_loop = channels.n <= 1;
     const bool unit_reduced = reduced.n > 0 && reduced.dim[reduced.n - 1].stride == size;
     const bool unit_channel = channels.n == 1 && channels.dim[0].stride == size;
-    const bool aligned = is_aligned(x) && moments_kernels(x.dtype).x == x.dtype;
+    const bool aligned = is_loadable(x) && moments_kernels(x.dtype).x == x.dtype;
 
     if (aligned && reduced.n <= 1 && (unit_channel || (channels.n == 0 && reduced.n == 0))) {
         layout.orientation = Orientation::channels_last;
@@ -146,12 +148,15 @@ Layout layout_of(const ArrayRef& x, const Features& features) {
     return layout;
 }
 
-Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype) {
+Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype,
+                   const Origins& origins) {
     Operand operand;
     if (!array) return operand;
     operand.base = first_element(array, layout);
     operand.dtype = array.dtype;
+    operand.swapped = array.swapped;
     operand.kernel_dtype = kernel_dtype;
+    operand.origins = origins;
     const AxisList& reduced = layout.reduced_axes;
     const AxisList& channels = layout.channel_axes;
     const int split = reduced.n - layout.inner_axes;
@@ -166,7 +171,7 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
     operand.row_stride = operand.rows.n == 1 ? operand.rows.dim[0].stride : 0;
     const std::ptrdiff_t row_bytes = layout.cols * size_of(array.dtype);
     const bool dense = layout.row_fold == 1 || operand.row_stride == row_bytes;
-    operand.direct = array.dtype == kernel_dtype && is_aligned(array) && unit_cols &&
+    operand.direct = array.dtype == kernel_dtype && is_loadable(array) && unit_cols &&
                      operand.rows.n <= 1 && dense;
     const Dims& next = operand.channels;
     operand.adjacent_channels = operand.direct && layout.channels_first() &&

@@ -70,21 +70,117 @@ void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n
     }
 }
 
-// visit(a value of the operand's type, one of the type that kernels see it as).
+// visit(a value of the type that the operand has in memory, one of the type that kernels see it
+// as).
 template <class Visit>
 void visit_types(const Operand& operand, const Visit& visit) {
+    const auto with_stored = [&](auto seen) {
+        visit_stored(operand.dtype, operand.swapped, [&](auto stored) { visit(stored, seen); });
+    };
     if (operand.kernel_dtype == DType::float64) {
-        visit_dtype(operand.dtype, [&](auto stored) { visit(stored, double{}); });
+        with_stored(double{});
     } else if (operand.kernel_dtype == DType::float32) {
-        visit_dtype(operand.dtype, [&](auto stored) { visit(stored, float{}); });
-    } else {  // the sixteen-bit types and bytes come as they are
-        visit_dtype(operand.kernel_dtype, [&](auto stored) { visit(stored, stored); });
+        with_stored(float{});
+    } else {  // the sixteen-bit types and bytes are seen as they are
+        visit_dtype(operand.kernel_dtype, [&](auto seen) {
+            if constexpr (sizeof seen > 1) {
+                if (operand.swapped) return visit(Swapped<decltype(seen)>{seen}, seen);
+            }
+            visit(seen, seen);
+        });
     }
+}
+
+// value - origin, rounded once: whatever the two are, the size of their difference fits 64 bits.
+template <class T>
+double difference(T value, T origin) {
+    const auto up = static_cast<std::uint64_t>(value) - static_cast<std::uint64_t>(origin);
+    const double size = static_cast<double>(value < origin ? 0 - up : up);
+    return value < origin ? -size : size;
+}
+
+// The same of n values side by side, at once where all differences are below 2^51: added to the
+// bits of 1.5 * 2^52 they are the last bits of its mantissa. origin_of(i) is value i's.
+template <class T, class OriginOf>
+void pack_differences(const char* from, const OriginOf& origin_of, std::ptrdiff_t n, double* to) {
+    constexpr double middle = 0x1.8p52;
+    constexpr std::uint64_t middle_bits = 0x4338000000000000;
+    constexpr std::uint64_t limit = std::uint64_t{1} << 51;
+    // Unsigned integers are in the order of signed ones with the other first bit.
+    constexpr std::uint64_t other_sign = std::is_signed_v<T> ? 0 : std::uint64_t{1} << 63;
+    std::uint64_t too_large = 0;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const std::uint64_t value =
+            read_element<std::uint64_t>(from + i * std::ptrdiff_t{sizeof(T)}) ^ other_sign;
+        const std::uint64_t origin = static_cast<std::uint64_t>(origin_of(i)) ^ other_sign;
+        const std::uint64_t up = value - origin;
+        const std::uint64_t overflow = (value ^ origin) & (value ^ up);
+        too_large |= (overflow >> 63) | ((up + limit) >> 52);
+        const std::uint64_t bits = up + middle_bits;
+        double shifted;
+        std::memcpy(&shifted, &bits, sizeof shifted);
+        to[i] = shifted - middle;
+    }
+    for (std::ptrdiff_t i = 0; i < n && too_large != 0; ++i) {
+        to[i] = difference(read_element<T>(from + i * std::ptrdiff_t{sizeof(T)}),
+                           static_cast<T>(origin_of(i)));
+    }
+}
+
+// A tile of 64-bit integers as differences from their channels' origins.
+template <class S>
+void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
+    const auto value_at = [](const char* from) {
+        const S stored = read_element<S>(from);
+        if constexpr (is_swapped<S>) {
+            return reverse_bytes(stored.reversed);
+        } else {
+            return stored;
+        }
+    };
+    using T = decltype(value_at(nullptr));
+    const std::uint64_t* const origins = operand.origins.of_channel;
+    const auto pack_stretch = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t length,
+                                  const auto& origin_of, double* to) {
+        if (!is_swapped<S> && stride == std::ptrdiff_t{sizeof(T)}) {
+            return pack_differences<T>(at, origin_of, length, to);
+        }
+        for (std::ptrdiff_t i = 0; i < length; ++i) {
+            to[i] = difference(value_at(at + i * stride), static_cast<T>(origin_of(i)));
+        }
+    };
+    each_tile_stretch(
+        operand, tile,
+        [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            if (operand.origins.by_column) {
+                const std::uint64_t* const of_column = origins + tile.col + index % tile.cols;
+                pack_stretch(
+                    at, stride, length, [=](std::ptrdiff_t i) { return of_column[i]; },
+                    buffer + index);
+            } else {
+                const std::uint64_t origin = origins[tile.channel];
+                pack_stretch(
+                    at, stride, length, [=](std::ptrdiff_t) { return origin; }, buffer + index);
+            }
+        });
+}
+
+void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
+    const auto pack = [&](auto value) {
+        if (operand.swapped) {
+            pack_differences<Swapped<decltype(value)>>(operand, tile, buffer);
+        } else {
+            pack_differences<decltype(value)>(operand, tile, buffer);
+        }
+    };
+    if (operand.dtype == DType::int64) return pack(std::int64_t{});
+    pack(std::uint64_t{});
 }
 
 }  // namespace
 
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
+    if (operand.origins) return pack_differences(operand, tile, static_cast<double*>(buffer));
     visit_types(operand, [&](auto stored, auto seen) {
         using S = decltype(stored);
         using T = decltype(seen);

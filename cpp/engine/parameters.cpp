@@ -34,7 +34,7 @@ void each_element(const ArrayRef& array, std::ptrdiff_t count, Visit&& visit) {
 
 // Writes values back, rounded to the parameter's type.
 void write_parameter(const ArrayRef& parameter, const ChannelValues& values) noexcept {
-    visit_dtype(parameter.dtype, [&](auto zero) {
+    visit_stored(parameter.dtype, parameter.swapped, [&](auto zero) {
         const double* const from = values.data();
         each_element<decltype(zero)>(parameter, values.size(), [=](char* to, std::ptrdiff_t i) {
             write_element(to, converted<decltype(zero)>(from[i]));
@@ -56,7 +56,7 @@ ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features
         std::fill_n(data(), size_, otherwise);
         return;
     }
-    visit_dtype(parameter.dtype, [&](auto zero) {
+    visit_stored(parameter.dtype, parameter.swapped, [&](auto zero) {
         double* const to = data();
         each_element<decltype(zero)>(parameter, size_, [=](const char* from, std::ptrdiff_t i) {
             to[i] = converted<double>(read_element<decltype(zero)>(from));

@@ -114,6 +114,7 @@ public:
         : weights_(weights),
           layout_(layout),
           channel_(channel),
+          swapped_(x.swapped),
           first_(first_element(x, layout) + channel_dims(x, layout).offset(channel)),
           values_(reduced_dims(x, layout)) {}
 
@@ -128,8 +129,9 @@ public:
             each_stretch(values_, begin, left,
                          [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
                              for (std::ptrdiff_t i = 0; i < length; ++i) {
-                                 values[read++] =
+                                 const auto value =
                                      read_element<double>(first_ + offset + i * stride);
+                                 values[read++] = swapped_ ? reverse_bytes(value) : value;
                              }
                          });
             const std::ptrdiff_t n = keep_counted(begin, left, values, weights);
@@ -158,6 +160,7 @@ private:
     const Weights& weights_;
     const Layout& layout_;
     std::ptrdiff_t channel_;
+    bool swapped_;
     const char* first_;
     Dims values_;
 };
@@ -225,10 +228,12 @@ void copy(const double* values, std::ptrdiff_t n, double* to, std::ptrdiff_t fir
 }  // namespace
 
 MomentsReduction::MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_type,
-                                   const Weights& weights, double eps, const StatisticsOut& out)
+                                   const Weights& weights, const ChannelOrigins& origins,
+                                   double eps, const StatisticsOut& out)
     : plan_(plan),
       x_(x),
       weights_(weights),
+      origins_(origins),
       kernels_(moments_kernels(x_type, weights.form()).moments[static_cast<int>(weights.form())]),
       eps_(eps),
       out_(out) {}
@@ -368,8 +373,12 @@ Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
             if (out_.m2 != nullptr) s.m2[c] *= weights_.divisor();
         }
     }
-    copy(s.mean, n, out_.mean, slab.channel);
-    copy(s.mean_lo, n, out_.mean_lo, slab.channel);
+    if (origins_) {
+        origins_.write_means(s, slab.channel, n, out_.mean, out_.mean_lo);
+    } else {
+        copy(s.mean, n, out_.mean, slab.channel);
+        copy(s.mean_lo, n, out_.mean_lo, slab.channel);
+    }
     copy(s.m2, n, out_.m2, slab.channel);
     copy(s.var, n, out_.var, slab.channel);
     copy(s.invstd, n, out_.invstd, slab.channel);

@@ -7,6 +7,7 @@
 
 #include "engine/executor.hpp"
 #include "engine/operations.hpp"
+#include "engine/origins.hpp"
 #include "engine/plan.hpp"
 #include "engine/weights.hpp"
 #include "engine/workspace.hpp"
@@ -19,8 +20,9 @@ namespace fastbn {
 class MomentsReduction {
 public:
     // x_type: what x's tiles are read as, the type of a row of kernels that has `weights`' form.
+    // origins: x's, which are added to the means that go to `out`.
     MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_type, const Weights& weights,
-                     double eps, const StatisticsOut& out);
+                     const ChannelOrigins& origins, double eps, const StatisticsOut& out);
 
     // Its channel buffers; measured with Arrays(nullptr).
     struct Buffers {
@@ -37,7 +39,7 @@ public:
     void add(const TileRange& tile, std::ptrdiff_t span, std::ptrdiff_t position,
              Tile<const void> x, Tile<const void> weights, const Buffers& buffers,
              const Memory& memory) const noexcept;
-    // Returns the statistics of the slab's channels, from the first on.
+    // Returns the statistics of the slab's channels, from the first on: of what the kernels see.
     Statistics finalize(const Slab& slab, const Buffers& buffers,
                         const Memory& memory) const noexcept;
 
@@ -52,6 +54,7 @@ private:
     const Plan& plan_;
     const ArrayRef& x_;
     const Weights& weights_;
+    const ChannelOrigins& origins_;
     Reduction<MomentsKernel> kernels_;
     double eps_;
     StatisticsOut out_;

@@ -50,7 +50,7 @@ struct WeightRange {
 
 WeightRange range_of(const ArrayRef& weights) {
     WeightRange range;
-    visit_dtype(weights.dtype, [&](auto zero) {
+    visit_stored(weights.dtype, weights.swapped, [&](auto zero) {
         each_distinct<decltype(zero)>(weights, [&](auto value) {
             const auto weight = converted<double>(value);
             if (!(weight >= 0.0 && std::isfinite(weight))) {
@@ -300,7 +300,7 @@ double Weights::weight(const Layout& layout, std::ptrdiff_t channel,
     };
     if (where_ && read_element<char>(element(where_)) == 0) return 0.0;
     if (!weights_) return 1.0;
-    return visit_dtype(weights_.dtype, [&](auto zero) {
+    return visit_stored(weights_.dtype, weights_.swapped, [&](auto zero) {
         return converted<double>(read_element<decltype(zero)>(element(weights_))) / divisor_;
     });
 }

@@ -17,6 +17,9 @@ enum class DType {
     uint16,
     int16,
     int32,
+    uint32,
+    int64,
+    uint64,
     boolean,
 };
 
@@ -50,6 +53,12 @@ static inline auto visit_dtype(DType dtype, F&& f) {
             return f(std::int16_t{});
         case DType::int32:
             return f(std::int32_t{});
+        case DType::uint32:
+            return f(std::uint32_t{});
+        case DType::int64:
+            return f(std::int64_t{});
+        case DType::uint64:
+            return f(std::uint64_t{});
         case DType::float64:
             break;
     }
@@ -65,7 +74,12 @@ static inline bool is_float(DType dtype) { return dtype <= DType::bfloat16; }
 
 // Those whose values the 24 bits of float32's mantissa do not hold.
 static inline bool needs_double(DType dtype) {
-    return dtype == DType::float64 || dtype == DType::int32;
+    return dtype == DType::float64 || (DType::int32 <= dtype && dtype <= DType::uint64);
+}
+
+// Those whose values the 53 bits of float64's mantissa do not hold.
+static inline bool is_wide_integer(DType dtype) {
+    return dtype == DType::int64 || dtype == DType::uint64;
 }
 
 template <class T>

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastbn import _core
+
 LARGEST = sys.float_info.max
 INT_END = 2**63  # files and other libraries hold no larger integer; a count from here on is an array of float64
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -128,13 +130,17 @@ def _checked_int(name: str, value: Any, shown: Any, rule: str) -> int:
 
 
 def converted(name: str, value: Any) -> npt.NDArray[Any]:
-    """Return the array that NumPy makes of the value; an array, of whatever subclass, is returned as it is."""
+    """Return the array that DLPack or NumPy makes of the value; an array, of any subclass, is returned as it is."""
     if isinstance(value, np.ndarray):
         return value
     try:
-        return np.asarray(value)
+        shared = _core.from_dlpack(value)
+        array = np.asarray(value) if shared is None else shared
     except Exception as error:  # __array__ is foreign code, which may raise anything (a tensor on another device, say)
         raise TypeError(f"{name} must be convertible to an array, got {type(value).__name__}: {error}") from error
+    if array.ndim == 0 and array.dtype.kind == "O" and hasattr(value, "nnz"):
+        raise TypeError(f"{name} must be dense: make an array of it first, got a sparse {type(value).__name__}")
+    return array
 
 
 def refuse_masked(name: str, array: npt.NDArray[Any]) -> None:

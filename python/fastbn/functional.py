@@ -65,11 +65,11 @@ def batch_norm(
     Parameters
     ----------
     x : array_like
-        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
-    running_mean, running_var : array_like of a floating-point type, optional
+        Two dimensions or more, of a floating-point type, integers of 8 to 64 bits or bool, in any memory layout.
+    running_mean, running_var : array_like, optional
         Of the feature shape (see `axis`), both or neither. Required unless `training`; in training, writable
-        arrays. `running_var` must not be negative where it is used.
-    weight, bias : array_like of a floating-point type, optional
+        arrays of a floating-point type. `running_var` must not be negative where it is used.
+    weight, bias : array_like, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     training : bool, default False
         Whether x's own statistics are used.
@@ -189,8 +189,8 @@ def batch_norm_train(
     Parameters
     ----------
     x : array_like
-        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
-    weight, bias : array_like of a floating-point type, optional
+        Two dimensions or more, of a floating-point type, integers of 8 to 64 bits or bool, in any memory layout.
+    weight, bias : array_like, optional
         Gamma and beta, of the feature shape (see `batch_norm`); 1 and 0 where not given.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, `invstd` and xhat are 0.
@@ -277,13 +277,13 @@ def batch_norm_backward(
 
     Parameters
     ----------
-    dy : array_like of a floating-point type
+    dy : array_like
         Gradient with respect to y, of x's shape, in any memory layout; usually of y's type.
     x : array_like
         What the forward pass was given.
-    weight, bias : array_like of a floating-point type, optional
+    weight, bias : array_like, optional
         Gamma and beta, of the feature shape (see `batch_norm`). Only an activation makes beta matter.
-    mean, invstd : array_like of a floating-point type
+    mean, invstd : array_like
         What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
         ``running_mean`` and ``1 / sqrt(running_var + eps)``.
     count : array_like of real numbers, optional
@@ -362,7 +362,7 @@ def moments(
     Parameters
     ----------
     x : array_like
-        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
+        Two dimensions or more, of a floating-point type, integers of 8 to 64 bits or bool, in any memory layout.
     axis : int or tuple of ints, default 1
         The feature axis or axes (see `batch_norm`).
     where, weights : array_like, optional
@@ -416,11 +416,11 @@ def normalize(
     Parameters
     ----------
     x : array_like
-        Two dimensions or more, of a floating-point type or of integers of up to 32 bits, in any memory layout.
-    mean, var : array_like of a floating-point type
+        Two dimensions or more, of a floating-point type, integers of 8 to 64 bits or bool, in any memory layout.
+    mean, var : array_like
         Of the feature shape (see `batch_norm`); `var` must not be negative. Instead of both, `Moments`: their mean and
         biased variance; y is NaN where that is beyond float64.
-    weight, bias : array_like of a floating-point type, optional
+    weight, bias : array_like, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, y is `bias`.

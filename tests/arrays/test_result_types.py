@@ -172,7 +172,7 @@ def test_out_of_another_type_in_the_same_memory(size: int) -> None:
 # Types that are none of these.
 
 
-REFUSED = [bool, np.int64, np.uint32, np.uint64, np.complex64, ml_dtypes.float8_e5m2, ml_dtypes.int4]
+REFUSED = [np.complex64, np.complex128, ml_dtypes.float8_e5m2, ml_dtypes.int4]
 
 
 def test_a_byte_order_that_is_spelled_out(rng: np.random.Generator) -> None:
@@ -185,10 +185,10 @@ def test_a_byte_order_that_is_spelled_out(rng: np.random.Generator) -> None:
         assert fastbn.normalize(x, np.zeros(3), np.ones(3), out=out) is out
 
 
-SWAPPED = [np.dtype(d).newbyteorder("S") for d in (np.float16, np.float32, np.int16, np.uint16, np.int32)]
+SWAPPED = [np.dtype(d).newbyteorder("S") for d in (np.float16, np.float32)]
 
 
-@pytest.mark.parametrize("dtype", [*REFUSED, *SWAPPED], ids=str)
+@pytest.mark.parametrize("dtype", REFUSED, ids=str)
 def test_other_types_of_x(dtype: Any) -> None:
     x = np.ones((4, 3)).astype(dtype)
     one = np.ones(3)
@@ -203,9 +203,13 @@ def test_other_types_of_x(dtype: Any) -> None:
             call()
 
 
-@pytest.mark.parametrize("dtype", [*INTEGERS, *REFUSED, *SWAPPED[:2]], ids=str)
-def test_other_types_of_everything_else(dtype: Any) -> None:
-    """Parameters, gradients and results are floating-point."""
+@pytest.mark.parametrize(
+    ("dtype", "only_read"),
+    [(d, False) for d in REFUSED] + [(d, True) for d in (*INTEGERS, bool, np.int64, np.uint32, np.uint64, *SWAPPED)],
+    ids=str,
+)
+def test_other_types_of_everything_else(dtype: Any, only_read: bool) -> None:
+    """What is written is floating-point, in the machine's byte order; what is read may be any number."""
     x, one = np.ones((4, 3), np.float32), np.ones(3)
     features, full = np.ones(3).astype(dtype), np.ones((4, 3)).astype(dtype)
     for name, call in {
@@ -219,6 +223,9 @@ def test_other_types_of_everything_else(dtype: Any) -> None:
         "dy": lambda: fastbn.batch_norm_backward(full, x, mean=one, invstd=one),
         "out": lambda: fastbn.normalize(x, one, one, out=full),
     }.items():
+        if only_read and name not in ("running_mean", "running_var", "out"):
+            call()
+            continue
         with pytest.raises(TypeError, match=rf"^{name} must .*, got "):
             call()
 

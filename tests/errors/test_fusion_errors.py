@@ -83,9 +83,7 @@ def test_residuals_of_another_shape(shape: tuple[int, ...]) -> None:
     refuses("residual", ValueError, str(shape).replace("(", r"\(").replace(")", r"\)"), residual=np.ones(shape))
 
 
-@pytest.mark.parametrize(
-    "dtype", ["f4", "f2", BFLOAT16, "i4", "u1", "?", "c16", "O", np.dtype("f8").newbyteorder("S")], ids=str
-)
+@pytest.mark.parametrize("dtype", ["f4", "f2", BFLOAT16, "i4", "i8", "u1", "?", "c16", "O"], ids=str)
 def test_residuals_of_another_type(dtype: Any) -> None:
     refuses("residual", TypeError, residual=np.ones(SHAPE).astype(dtype))
 

@@ -90,9 +90,7 @@ def test_where_that_is_no_mask(value: Any) -> None:
     refuses("where", TypeError, where=value)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["?", "c8", "c16", "O", "U1", "S1", "M8[s]", np.dtype("f8").newbyteorder("S")], ids=str
-)
+@pytest.mark.parametrize("dtype", ["c8", "c16", "O", "U1", "S1", "M8[s]", "m8[s]"], ids=str)
 def test_weights_of_another_type(dtype: Any) -> None:
     values = np.ones((4, 1, 1)) if str(dtype) != "M8[s]" else np.ones((4, 1, 1), int)
     refuses("weights", TypeError, weights=values.astype(dtype))

@@ -394,7 +394,7 @@ def test_axis_that_x_does_not_have(x: Any, axis: Any, message: str, training: bo
         (batch(1, 3), ValueError),
         (np.ones(3), ValueError),
         (np.float64(1.0), ValueError),
-        (np.ones((6, 3), int), TypeError),
+        (np.ones((6, 3), complex), TypeError),
         (np.ma.masked_array(batch(6, 3)), TypeError),
         ([["a", "b", "c"]], TypeError),
         (None, TypeError),

@@ -151,7 +151,7 @@ NOT_ARRAYS = {
     "function": Spoiled(lambda a: len, TypeError, ("builtin", "object", "len")),
     "ellipsis": Spoiled(lambda a: ..., TypeError, ("llipsis", "object")),
     "complex": Spoiled(lambda a: 1j, TypeError, ("complex", "1j")),
-    "int": Spoiled(lambda a: 3, TypeError, ("int", "3")),
+    "int": Spoiled(lambda a: 3, (TypeError, ValueError), ()),  # an array without dimensions
     "huge-int": Spoiled(lambda a: 10**40, TypeError, ("object", "1000")),
     "list-of-ints": Spoiled(lambda a: np.ones(a.shape, int).tolist(), TypeError, ("int",)),
     "list-of-strings": Spoiled(lambda a: ["a", "b", "c"], TypeError, ("<U1", "'a'")),

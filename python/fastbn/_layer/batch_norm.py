@@ -282,9 +282,8 @@ class BatchNorm:
         Parameters
         ----------
         x : array_like, at least 2-D
-            The batch: float32, float64, float16, bfloat16 or integers of up to 32 bits (int8, uint8, int16, uint16,
-            int32). The layer keeps a reference to it for `backward`. An empty batch gives an empty result and leaves
-            the running statistics alone.
+            The batch, of any type that `batch_norm_train` takes. The layer keeps a reference to it for `backward`. An
+            empty batch gives an empty result and leaves the running statistics alone.
         where : array_like of bool, optional
             Which entries the statistics are taken of; broadcastable to x's shape.
         weights : array_like, optional
@@ -303,7 +302,8 @@ class BatchNorm:
         Returns
         -------
         ndarray
-            y, of x's shape, memory order and dtype (float32 for integers); ``out`` where that was given.
+            y, of x's shape, memory order and dtype (float32 for integers, float64 for those of 64 bits); ``out`` where
+            that was given.
 
         Raises
         ------
