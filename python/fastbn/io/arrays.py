@@ -305,6 +305,11 @@ def _npy(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Read
 def _npz(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
     archive = stack.enter_context(zipfile.ZipFile(place.files[0]))
     names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
+    if not place.member and {"config", "count", "mean", "m2"} <= set(names):
+        raise UnreadableError(
+            f"{place.name} must hold data, got a file of statistics "
+            f"(fastbn.Moments.load reads it, fastbn merge {place.name} --out COPY.npz shows it)"
+        )
     file = stack.enter_context(archive.open(f"{only_member(place, names)}.npy"))
     return _numpy(place.name, file, archive.getinfo(str(file.name)).file_size, reading), reading
 

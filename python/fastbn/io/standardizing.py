@@ -131,6 +131,12 @@ def standardize(
     from fastbn.io.statsfiles import Stats, load_stats
     from fastbn.io.writers import target_of
 
+    if isinstance(source, Moments):
+        raise TypeError("source must be a path, an array, or an iterable of these, got Moments, which come second")
+    if not isinstance(moments, (Moments, str, os.PathLike)):
+        raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
+    if not isinstance(out, (str, os.PathLike)):
+        raise TypeError(f"out must be a path, got {type(out).__name__}")
     target = target_of(out)
     if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
         raise ValueError(f"out must not be the file of moments, got {target.path!r}")
