@@ -100,6 +100,19 @@ def test_what_is_given_wins_over_what_is_remembered(tmp_path: Path, x: Array) ->
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(x), **CLOSE)
 
 
+def test_the_axis_of_arrays_is_not_that_of_tables_and_images(tmp_path: Path, x: Array) -> None:
+    pd.DataFrame(x, columns=["a", "b"]).to_csv(tmp_path / "x.csv", index=False)
+    fastbn.standardize(tmp_path / "x.csv", fastbn.stream(x.T, axis=0), tmp_path / "y.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(x), **CLOSE)
+    image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    fastbn.standardize(tmp_path / "x.png", fastbn.stream(image[np.newaxis], axis=3), tmp_path / "z.npy")
+    wanted = (image - image.mean(axis=(0, 1))) / image.std(axis=(0, 1))
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy")[0], wanted.transpose(2, 0, 1), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="axis must be 1 for images, got 3"):
+        fastbn.standardize(tmp_path / "x.png", fastbn.stream(image[np.newaxis], axis=3), tmp_path / "w.npy", axis=3)
+
+
 def test_merging_takes_names_over_and_refuses_others(x: Array, tmp_path: Path) -> None:
     frame = pd.DataFrame(x, columns=["a", "b"])
     m, n = fastbn.stream(frame), fastbn.stream(frame[["b", "a"]])

@@ -144,6 +144,7 @@ def standardize(
     if stats.moments.shape is None:
         raise ValueError("moments must have seen something, got empty ones")
     wanted = None if dtype is None else _checked_dtype(dtype)
+    axis_given = axis is not None
     axis, mode = stats.axis if axis is None and dim is None else axis, stats.mode if mode is None else mode
     reading = reading_of(
         axis=axis,
@@ -183,6 +184,7 @@ def standardize(
         dtype=wanted,
         eps=float(checked_real("eps", eps, 0, LARGEST)),
         scale=stats.scale if scale is None else checked_scale(scale),
+        axis_given=axis_given,
         listener=checked_on_error(on_error, warn),
         overwrite=checked_flag("overwrite", overwrite),
         resumable=resumable,
