@@ -261,7 +261,7 @@ def merge(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Merge statistics of parts into those of the whole, and print them."""
+    """Merge statistics of parts into those of the whole."""
     _check_outputs(out, force)
     result = merged_stats(files)
     for path in out:
