@@ -69,7 +69,7 @@ def test_columns_go_by_name_between_files(tmp_path: Path, x: Array) -> None:
     pd.DataFrame(x, columns=["a", "b"]).to_csv(tmp_path / "x.csv", index=False)
     pd.DataFrame(x[:, ::-1], columns=["b", "a"]).assign(c="text").to_parquet(tmp_path / "y.parquet")
     moments = fastbn.stream(tmp_path / "x.csv")
-    assert moments.names == ("a", "b")  # type: ignore[attr-defined]
+    assert moments.names == ("a", "b")
     fastbn.standardize(tmp_path / "y.parquet", moments, tmp_path / "z.parquet")
     np.testing.assert_allclose(pd.read_parquet(tmp_path / "z.parquet")[["a", "b"]], standard(x), **CLOSE)
     (tmp_path / "w.csv").write_text("a,c\n1,2\n")
@@ -83,7 +83,7 @@ def test_columns_go_by_name_between_files(tmp_path: Path, x: Array) -> None:
 def test_columns_of_frames_go_by_name(tmp_path: Path, x: Array, make: Callable[[Any], Any]) -> None:
     frame = make({"a": x[:, 0], "n": np.arange(len(x)), "b": x[:, 1]})
     moments = fastbn.stream(frame, columns=["a", "b"])
-    assert moments.names == ("a", "b")  # type: ignore[attr-defined]
+    assert moments.names == ("a", "b")
     assert_streamed(moments, x)
     other = make({"b": x[:, 1], "a": x[:, 0]})
     fastbn.standardize(other, moments, tmp_path / "y.npy")
@@ -96,7 +96,7 @@ def test_columns_of_frames_go_by_name(tmp_path: Path, x: Array, make: Callable[[
 
 def test_numbers_of_columns_are_no_names(tmp_path: Path, x: Array) -> None:
     moments = fastbn.stream(x, columns=[1, 0])
-    assert moments.names is None  # type: ignore[attr-defined]
+    assert moments.names is None
     fastbn.standardize(x[:, ::-1], moments, tmp_path / "y.npy")
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(x)[:, ::-1], **CLOSE)
 
@@ -104,19 +104,19 @@ def test_numbers_of_columns_are_no_names(tmp_path: Path, x: Array) -> None:
 def test_names_stay_with_moments(x: Array) -> None:
     a, b = (fastbn.stream(pd.DataFrame(part, columns=["a", "b"])) for part in (x[:5], x[5:]))
     for same in (a + b, b.copy().merge(a), pickle.loads(pickle.dumps(a + b))):
-        assert same.names == ("a", "b")  # type: ignore[attr-defined]
+        assert same.names == ("a", "b")
         assert_streamed(same, x)
     with pytest.raises(ValueError, match=r"other must have the features \('a', 'b'\), got \('b', 'a'\)"):
         a.merge(fastbn.stream(pd.DataFrame(x, columns=["b", "a"])))
-    assert (a + fastbn.stream(x)).names == ("a", "b")  # type: ignore[attr-defined]
-    assert fastbn.stream(x).names is None  # type: ignore[attr-defined]
+    assert (a + fastbn.stream(x)).names == ("a", "b")
+    assert fastbn.stream(x).names is None
 
 
 def test_a_column_without_a_name_is_shown_by_position(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.csv").write_text(",b\n1,2\n4,\n")
     moments = fastbn.stream(tmp_path / "x.csv")
-    assert moments.names == ("", "b")  # type: ignore[attr-defined]
-    show_stats(Stats(moments, moments.names))  # type: ignore[attr-defined]
+    assert moments.names == ("", "b")
+    show_stats(Stats(moments, moments.names))
     shown = capsys.readouterr().out
     assert shown.splitlines()[1].startswith("unnamed 0  ")
     assert "all" not in shown
@@ -162,7 +162,7 @@ def test_an_index_is_no_feature(tmp_path: Path) -> None:
         frame = pd.DataFrame({"v": [1.0, 2.0, 3.0, 4.0]}, index=index)
         frame.to_parquet(tmp_path / "x.parquet")
         moments = fastbn.stream(tmp_path / "x.parquet")
-        assert moments.names == ("v",)  # type: ignore[attr-defined]
+        assert moments.names == ("v",)
         fastbn.standardize(tmp_path / "x.parquet", moments, tmp_path / "y.parquet", overwrite=True)
         found = pd.read_parquet(tmp_path / "y.parquet")
         pd.testing.assert_index_equal(found.index, frame.index)
@@ -223,7 +223,7 @@ def test_a_first_line_of_numbers_is_asked_about(tmp_path: Path, line: str) -> No
         fastbn.stream(path)
     assert fastbn.stream(path, header=False).count == 3
     assert fastbn.stream(path, header=True).count == 2
-    assert fastbn.stream(path, header=True).names == tuple(line.split(","))  # type: ignore[attr-defined]
+    assert fastbn.stream(path, header=True).names == tuple(line.split(","))
 
 
 @pytest.mark.parametrize("line", ["a,b,c", "1,b,3", "x1,x2,x3", ",,", "1st,2nd,3rd", "0x1,2,3"])
@@ -311,9 +311,9 @@ def test_a_column_of_almost_numbers_is_named(tmp_path: Path) -> None:
     assert [text.partition(" of ")[0] for text in said] == ["column 'b'", "column 'd'"]
     assert all("'?' (null_values=['?'], --null, would count the others)" in text for text in said)
     assert caught[0].filename == __file__
-    assert found.names == ("a",)  # type: ignore[attr-defined]
+    assert found.names == ("a",)
     found = fastbn.stream(tmp_path / "x.csv", null_values="?", nan="omit")
-    assert (found.names, found.mean.tolist()) == (("a", "b", "d"), [3.0, 4.0, 5.5])  # type: ignore[attr-defined]
+    assert (found.names, found.mean.tolist()) == (("a", "b", "d"), [3.0, 4.0, 5.5])
     with pytest.raises(ValueError, match=r"got 'b' of .*x.csv, which holds string, '\?' for instance"):
         fastbn.stream(tmp_path / "x.csv", columns=["b"])
     with warnings.catch_warnings():
@@ -340,7 +340,7 @@ def test_hex_numbers_are_text(tmp_path: Path, ids: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = fastbn.stream(tmp_path / "x.csv")
-        assert found.names == ("v",)  # type: ignore[attr-defined]
+        assert found.names == ("v",)
         fastbn.standardize(tmp_path / "x.csv", found, tmp_path / "y.csv")
     assert pd.read_csv(tmp_path / "y.csv", dtype=str)["id"].tolist() == ids
 
@@ -355,15 +355,15 @@ def test_hex_numbers_that_come_late_are_named(tmp_path: Path) -> None:
 def test_what_is_no_number_in_memory_is_named(x: Array) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [1, "two"], "c": ["x", "y"]})
     with pytest.raises(ValueError, match="source must hold real numbers, got 'two' in column 'b'"):
-        fastbn.stream(frame[["a", "b"]])
+        fastbn.stream(frame, columns=["a", "b"])
     with pytest.raises(ValueError, match=r"source must hold real numbers, got .* in column 'c'"):
-        fastbn.stream(frame[["a", "c"]])
+        fastbn.stream(frame, columns=["a", "c"])
     with pytest.raises(ValueError, match="source must hold real numbers, got None"):
         fastbn.stream(np.array([[1, None], [2, 3]], object))
     with pytest.raises(ValueError, match=r"source\[1\] must hold real numbers, got 'no'"):
         fastbn.stream([x, np.array([[1, "no"]], object)])
     with pytest.raises(ValueError, match=r"got datetime.*in column 't'|dtype datetime64.* in column 't'"):
-        fastbn.stream(pd.DataFrame({"t": pd.date_range("2020", periods=2), "v": [1.0, 2.0]}))
+        fastbn.stream(pd.DataFrame({"t": pd.date_range("2020", periods=2), "v": [1.0, 2.0]}), columns=["t"])
     for kind in (scipy.sparse.csr_matrix, scipy.sparse.coo_array, scipy.sparse.csc_array):
         with pytest.raises(
             ValueError, match=rf"source must be dense, got a sparse {kind.__name__} \(its toarray\(\) is"
@@ -397,7 +397,7 @@ def test_spellings(tmp_path: Path, x: Array, delimiter: str, decimal: str, encod
     path.write_bytes(spelled(x, delimiter, decimal).encode(encoding))
     options: dict[str, Any] = {"delimiter": delimiter, "decimal": decimal, "encoding": encoding}
     found = fastbn.stream(path, memory=LEAST, **options)
-    assert found.names == ("näme", "b")  # type: ignore[attr-defined]
+    assert found.names == ("näme", "b")
     assert_streamed(found, x)
     fastbn.standardize(path, found, out, memory=LEAST, **options)
     again = pd.read_csv(out, sep=delimiter, decimal=decimal, encoding=encoding)
@@ -503,7 +503,7 @@ def test_feather_and_orc(tmp_path: Path, x: Array, save: Callable[[Path, pa.Tabl
     source = save(tmp_path, table)
     found = fastbn.stream(source, columns=["a", "b"], memory=LEAST)
     assert_streamed(found, x)
-    assert fastbn.stream(source).names == ("b", "a", "i")  # type: ignore[attr-defined]
+    assert fastbn.stream(source).names == ("b", "a", "i")
     out = str(tmp_path / f"y{Path(source).suffix}")
     fastbn.standardize(source, found, out, memory=LEAST)
     again = fastbn.stream(out, columns=["a", "b", "i"])

@@ -60,7 +60,7 @@ def test_a_column(tmp_path: Path, x: Array, w: Array, suffix: str) -> None:
     else:
         (frame.to_parquet if suffix == "parquet" else frame.to_feather)(source)
     found = fastbn.stream(source, weights="w", memory=LEAST)
-    assert found.names == ("a", "b", "c")  # type: ignore[attr-defined]
+    assert found.names == ("a", "b", "c")
     assert_weighted(found, x, w)
     assert_weighted(fastbn.stream(source, weights="w", columns=["b"], memory=LEAST), x[:, [1]], w)
     assert_weighted(fastbn.stream([source, source], weights="w"), np.tile(x, (2, 1)), np.tile(w, 2))

@@ -429,7 +429,7 @@ def test_save_and_load(tmp_path: pathlib.Path, rng: np.random.Generator) -> None
     assert Moments.load(str(path)) == m
     with np.load(path) as members:
         np.testing.assert_array_equal(members["mean"], m.mean)
-        more = {**members, "names": np.array(["a", "b"])}
+        more = {**members, "labels": np.array(["a", "b"])}
     with open(path, "wb") as file:
         np.savez(file, **more)
     assert Moments.load(path) == m

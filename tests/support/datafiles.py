@@ -127,4 +127,6 @@ def assert_streamed(found: fastbn.Moments, x: Array, axis: Any = 1) -> None:
 
 def same_bits(one: fastbn.Moments, other: fastbn.Moments) -> bool:
     """Whether two are the same to the last bit, the low parts that merging keeps included."""
-    return one.to_bytes() == other.to_bytes()
+    described = ("names", "scale", "axis", "mode")  # which are no statistics
+    kept = [{key: value for key, value in each.to_dict().items() if key not in described} for each in (one, other)]
+    return fastbn.Moments.from_dict(kept[0]).to_bytes() == fastbn.Moments.from_dict(kept[1]).to_bytes()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fastbn._moments.measure import measured
 from fastbn._moments.merge import Array, Count, Extremes, Statistics, merged, merged_extremes
+from fastbn._moments.provenance import Provenance, checked_provenance
 from fastbn._npz import not_written, read_npz, write_npz
 from fastbn._validation import (
     LARGEST,
@@ -34,14 +35,15 @@ from fastbn._validation import (
 M = TypeVar("M", bound="Moments")
 
 _WRITER = "Moments.save"
+_CONFIG = ("nan", "extremes", "scale", "axis", "mode")  # what files hold as JSON, not as arrays
 
 
 class Moments:
     """Count, mean and centred sum of squares of each feature, over all the data seen so far.
 
-    A value that grows with `update`, merges with others, and does not remember how it came about: parts that are
-    measured one by one, on other days or machines, and merged in any order and grouping, give what one pass over all
-    data gives, to rounding. ``Moments()`` has seen nothing and is the identity of merging.
+    A value that grows with `update` and merges with others: parts that are measured one by one, on other days or
+    machines, and merged in any order and grouping, give what one pass over all data gives, to rounding. ``Moments()``
+    has seen nothing and is the identity of merging.
 
     Parameters
     ----------
@@ -66,6 +68,8 @@ class Moments:
         Likewise; None unless every part that was merged has them.
     shape : tuple of int or None
         The feature shape; None while nothing was seen.
+    names : tuple of str or None
+        What the features are called, where `fastbn.stream` found names; in C order of the feature shape.
     nan, extremes
         The options.
 
@@ -74,6 +78,10 @@ class Moments:
     Merging is Chan, Golub & LeVeque 1983, eq. 1.5, in float64, with the rounding errors of mean and m2 carried along.
     The relative error of the variance is that of `fastbn.moments`, whatever mean / std is; data that are constant have
     an m2 of exactly 0. Values beyond 1e150 may have an infinite m2.
+
+    Names go with the statistics: into files and dicts and out of them, and in merging, which refuses other names. So do
+    the ``scale``, ``axis`` and ``mode`` that `fastbn.stream` was given, which `fastbn.standardize` goes by; in merging,
+    what differs of these is forgotten.
 
     ``count, mean, m2 = moments`` unpacks. ``==`` compares count, mean, m2, min and max, NaN being equal to itself.
 
@@ -96,6 +104,7 @@ class Moments:
     _range: Extremes | None
     _nan: Literal["propagate", "omit"]
     _extremes: bool
+    _provenance: Provenance
 
     def __init__(
         self,
@@ -110,7 +119,7 @@ class Moments:
     ) -> None:
         self._nan = checked_choice("nan", nan)
         self._extremes = checked_flag("extremes", extremes) or min is not None
-        self._statistics, self._range = None, None
+        self._statistics, self._range, self._provenance = None, None, Provenance()
         statistics = checked_statistics(count, mean, m2)
         if statistics is not None:
             self._statistics = Statistics(*statistics, *map(np.zeros_like, statistics[1:]))  # low parts of 0
@@ -150,6 +159,11 @@ class Moments:
     def shape(self) -> Shape | None:
         """The feature shape, None while nothing was seen."""
         return None if self._statistics is None else self._statistics.mean.shape
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What the features are called, None where they have no names."""
+        return self._provenance.names
 
     @property
     def nan(self) -> Literal["propagate", "omit"]:
@@ -268,7 +282,7 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """Take in what another has seen, and return self.
 
-        Extremes are kept where both have them.
+        Extremes are kept where both have them, names where one of them has them.
 
         Parameters
         ----------
@@ -283,8 +297,8 @@ class Moments:
         Raises
         ------
         TypeError, ValueError
-            If `other` is something else, has other features, or the sum of the two counts is beyond float64. Nothing is
-            taken in then.
+            If `other` is something else, has other features or other names of them, or the sum of the two counts is
+            beyond float64. Nothing is taken in then.
 
         Examples
         --------
@@ -297,16 +311,17 @@ class Moments:
         if other._statistics is None:
             return self
         if self._statistics is None:
-            self._statistics, self._range = other._statistics, other._range
+            self._statistics, self._range, self._provenance = other._statistics, other._range, other._provenance
             return self
         if self.shape != other.shape:
             raise ValueError(f"other must have features of shape {self.shape}, got {other.shape}")
+        provenance = self._provenance.merged(other._provenance)
         statistics, extremes = merged(self._statistics, other._statistics), None
         if np.isinf(statistics.count).any():
             raise ValueError(f"count must be finite and >= 0, got {statistics.count}")
         if self._range is not None and other._range is not None:
             extremes = merged_extremes(self._range, self.count, other._range, other.count)
-        self._statistics, self._range = statistics, extremes
+        self._statistics, self._range, self._provenance = statistics, extremes, provenance
         return self
 
     def __add__(self, other: Moments) -> Moments:
@@ -327,7 +342,8 @@ class Moments:
         Returns
         -------
         Moments
-            New ones, with the first part's options. Extremes are kept where all parts have them.
+            New ones, with the first part's options. Extremes are kept where all parts have them, and so are names of
+            features of one dimension.
 
         Raises
         ------
@@ -352,10 +368,14 @@ class Moments:
         extremes = None
         if len(ranges) == len(parts):
             extremes = Extremes(*(np.concatenate(arrays, axis) for arrays in zip(*ranges, strict=True)))
-        return cls._of(Statistics(counts[0], *joined), extremes, parts[0])
+        whole = cls._of(Statistics(counts[0], *joined), extremes, parts[0])
+        whole._provenance = Provenance.side_by_side([part._provenance for part in parts])
+        if whole.mean.ndim > 1:
+            whole._provenance = whole._provenance._replace(names=None)
+        return whole
 
     def copy(self: M) -> M:
-        """Return an independent one of the same statistics and options."""
+        """Return an independent one of the same statistics, names and options."""
         return self._of(self._statistics, self._range, self)
 
     # Saving and loading.
@@ -370,7 +390,8 @@ class Moments:
         Returns
         -------
         dict
-            Count and options, and arrays of float64, which are copies.
+            Count and options, and arrays of float64, which are copies; where they are known, the names of the features,
+            and the scale, axis and mode with which `fastbn.stream` read the data.
 
         Examples
         --------
@@ -382,7 +403,7 @@ class Moments:
         if self._range is not None:
             held |= self._range._asdict()
         copies = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in held.items()}
-        return copies | self._options()
+        return copies | self._options() | self._provenance.known()
 
     @classmethod
     def from_dict(cls: type[M], mapping: Mapping[str, Any]) -> M:
@@ -418,6 +439,7 @@ class Moments:
                 if key in mapping
             }
             result._statistics = result._statistics._replace(**low)
+        result._provenance = checked_provenance(mapping, result.shape)
         return result
 
     def to_bytes(self) -> bytes:
@@ -476,14 +498,14 @@ class Moments:
 
     @classmethod
     def load(cls: type[M], path: str | os.PathLike[str]) -> M:
-        """Return what `save` wrote; members of the file that are not Moments' are ignored.
+        """Return what `save` or the `fastbn` command wrote; members of the file that are not Moments' are ignored.
 
         No code in the file is run (nothing is unpickled).
 
         Parameters
         ----------
         path : path
-            Of a file that `save` wrote.
+            Of a file that `save` or ``fastbn stats --out`` wrote, the latter as .npz.
 
         Returns
         -------
@@ -509,20 +531,25 @@ class Moments:
         self = cls.__new__(cls)
         self._statistics, self._range = statistics, extremes
         self._nan, self._extremes = ("propagate", False) if like is None else (like._nan, like._extremes)
+        self._provenance = Provenance() if like is None else like._provenance
         return self
 
     def _options(self) -> dict[str, Any]:
         return {"nan": self._nan, "extremes": self._extremes}
 
     def _write(self, file: BinaryIO) -> None:
-        options = self._options()
-        write_npz(file, options, {key: value for key, value in self.to_dict().items() if key not in options})
+        held = self.to_dict()
+        config: dict[str, Any] = {key: held.pop(key) for key in _CONFIG if key in held}
+        if "names" in held:
+            held["names"] = np.array(held["names"], np.str_)
+        write_npz(file, config, held)
 
     @classmethod
     def _read(cls: type[M], file: BinaryIO, shown: str, rule: str) -> M:
         config, arrays = read_npz(file, _WRITER, shown, rule)
         try:
-            return cls.from_dict({**arrays, "nan": config["nan"], "extremes": config["extremes"]})
+            known = {key: config[key] for key in _CONFIG if key in config}
+            return cls.from_dict({**arrays, **known, "nan": config["nan"], "extremes": config["extremes"]})
         except (KeyError, TypeError, ValueError) as error:
             raise not_written(_WRITER, shown, error, rule) from error
 

@@ -17,6 +17,13 @@ class WhenUnreadable(str, Enum):
     skip = "skip"
 
 
+class WhenNan(str, Enum):
+    """What happens with values that are NaN."""
+
+    propagate = "propagate"
+    omit = "omit"
+
+
 class Computed(str, Enum):
     """What values are converted to before they count."""
 

@@ -36,6 +36,7 @@ from fastbn.command.arguments import (
     Resume,
     Scale,
     Sources,
+    WhenNan,
     WhenUnreadable,
     Written,
     axes_of,
@@ -119,6 +120,7 @@ def stats(
     weights: Annotated[
         str | None, typer.Option(help="How much each value counts: a column of a table, or a file of one for each row.")
     ] = None,
+    nan: Annotated[WhenNan, typer.Option(help="Whether NaN makes statistics NaN, or is left out.")] = WhenNan.propagate,
     where_finite: Annotated[bool, typer.Option("--where-finite", help="Leave out NaN and infinite values.")] = False,
     scale: Scale = None,
     mode: Mode = None,
@@ -170,6 +172,7 @@ def stats(
         found = streamed(
             _one_or_several(sources),
             reading,
+            nan=nan.value,
             where_finite=where_finite,
             scale=1.0 if scale is None else scale,
             on_error=_noted if on_error is WhenUnreadable.skip else "raise",

@@ -15,6 +15,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -50,6 +51,7 @@ class Stored(NamedTuple):
     origin: Origin = Origin()
     order: Sequence[int] | None = None
     names: Sequence[str] | None = None
+    suspects: Sequence[tuple[str, str]] = ()  # as in `Source`
     overlaps: bool = True  # whether a thread may read it while its owner does something else
 
 
@@ -66,7 +68,6 @@ class ArraySource:
     """One array, read in tiles. An array of one dimension is one column."""
 
     more: Sequence[str] = ()
-    suspects: Sequence[tuple[str, str]] = ()
     close: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, name: str, stored: Stored, reading: Reading) -> None:
@@ -74,7 +75,7 @@ class ArraySource:
         if not shape:
             raise UnreadableError(f"{name} must have one dimension or more, got a single value")
         self.name, self._read, self.origin, self.overlaps = name, stored.read, stored.origin, stored.overlaps
-        self.flat = len(shape) == 1
+        self.suspects, self.flat = stored.suspects, len(shape) == 1
         self.shape: Shape = (*shape, 1) if self.flat else tuple(shape)
         self.axis = _axes(name, reading, self.shape, stored.origin.dims)
         self._packing = _Packing(stored, reading.nodata is None)
@@ -304,6 +305,11 @@ def _npy(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Read
 def _npz(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
     archive = stack.enter_context(zipfile.ZipFile(place.files[0]))
     names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
+    if not place.member and {"config", "count", "mean", "m2"} <= set(names):
+        raise UnreadableError(
+            f"{place.name} must hold data, got a file of statistics "
+            f"(fastbn.Moments.load reads it, fastbn merge {place.name} --out COPY.npz shows it)"
+        )
     file = stack.enter_context(archive.open(f"{only_member(place, names)}.npy"))
     return _numpy(place.name, file, archive.getinfo(str(file.name)).file_size, reading), reading
 
@@ -464,7 +470,7 @@ def _named(name: str, array: Any, reading: Reading) -> Stored:
 def _memory(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
     array = place.array
     if is_frame(array):
-        return _frame(place.name, array), reading
+        return _frame(place.name, array, reading)
     if type(array).__module__.startswith("scipy.sparse"):
         sort = type(array).__name__
         raise UnreadableError(f"{place.name} must be dense, got a sparse {sort} (its toarray() is)")
@@ -489,22 +495,93 @@ def _memory(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, R
     return Stored(values.shape, values.dtype, lambda region: values[region], order=order, overlaps=False), reading
 
 
-def _frame(name: str, frame: Any) -> Stored:
-    """Return a frame's columns as one array: without a copy where all are of one type."""
+def _frame(name: str, frame: Any, reading: Reading) -> tuple[Stored, Reading]:
+    """Return the columns of a frame that are read as one array, and how to read that.
+
+    Where all columns are of one type of numbers, it is the whole frame, without a copy. Else it has the columns that
+    were asked for, or all of numbers, in the type that a table in a file has.
+    """
     names = list(map(str, getattr(frame, "column_names", frame.columns)))
     columns = [_column(frame, number) for number in range(len(names))]
-    for label, column in zip(names, columns, strict=True):
-        if column.dtype.kind not in "biuf":
-            _check_numbers(name, column, f" in column {label!r}")
-    same = len({column.dtype for column in columns}) == 1 and not hasattr(frame, "column_names")
-    values = np.asarray(frame) if same else np.empty((0, 0), object)
+    suspects: list[tuple[str, str]] = []
+    if len({column.dtype for column in columns}) == 1 and not hasattr(frame, "column_names"):
+        values = np.asarray(frame)
+    else:
+        values = np.empty((0, 0), object)
     if values.dtype.kind not in "biuf":
-        values = np.empty((len(columns[0]) if columns else 0, len(columns)), np.float64, order="F")
-        for number, column in enumerate(columns):
-            values[:, number] = column
+        found = [_numbers(column) for column in columns]
+        if reading.columns is None:
+            suspects = [
+                (label, str(each.odd)) for label, each in zip(names, found, strict=True) if each.odd is not None
+            ]
+        chosen = _frame_columns(name, names, columns, found, reading)
+        reading = reading._replace(columns=None, nodata=_of_chosen(name, names, chosen, reading))
+        single = all(columns[number].dtype in (np.float16, np.float32) for number in chosen)
+        shape = (len(columns[0]) if columns else 0, len(chosen))
+        values = np.empty(shape, np.float32 if single and chosen else np.float64, order="F")
+        for target, number in zip(values.T, chosen, strict=True):
+            target[...] = found[number].values
+        names = [names[number] for number in chosen]
     order = sorted(range(2), key=lambda axis: -abs(values.strides[axis]))
     read: Read = lambda region: values[region]  # noqa: E731 (one line, as above)
-    return Stored(values.shape, values.dtype, read, order=order, names=names, overlaps=False)
+    stored = Stored(values.shape, values.dtype, read, order=order, names=names, suspects=suspects, overlaps=False)
+    return stored, reading
+
+
+class _Numbers(NamedTuple):
+    """A column of a frame as numbers, None where it holds others; ``odd`` is the first other one among numbers."""
+
+    values: Array | None
+    counts: bool = False  # unless other columns are asked for
+    odd: Any = None
+
+
+def _numbers(column: Array) -> _Numbers:
+    if column.dtype.kind in "biuf":
+        return _Numbers(column, True)
+    if column.dtype != object:
+        return _Numbers(None)
+    entries = [math.nan if entry is None or type(entry).__name__ == "NAType" else entry for entry in column.tolist()]
+    others = [entry for entry in entries if not isinstance(entry, (int, float, np.number, Decimal))]
+    if others:
+        missing = sum(isinstance(entry, float) and entry != entry for entry in entries)
+        return _Numbers(None, odd=others[0] if len(others) + missing < len(entries) else None)
+    values = np.array(entries, np.float64)
+    return _Numbers(values, not np.isnan(values).all())
+
+
+def _frame_columns(
+    name: str, names: Sequence[str], columns: Sequence[Array], found: Sequence[_Numbers], reading: Reading
+) -> list[int]:
+    """Return the numbers of the columns that are read: all, if these are not the features."""
+    if reading.axis not in (None, 1, -1, (1,), (-1,)):
+        chosen = list(range(len(names)))
+    elif reading.columns is not None:
+        chosen = chosen_columns(name, reading.columns, names, len(names))
+    else:
+        chosen = [number for number, column in enumerate(found) if column.counts]
+        if not chosen:
+            kinds = ", ".join(f"{label} ({column.dtype})" for label, column in zip(names, columns, strict=True))
+            raise UnreadableError(f"{name} must have a column of numbers, got {kinds or 'no column'}")
+    for number in chosen:
+        if found[number].values is None:
+            _check_numbers(name, columns[number], f" in column {names[number]!r}")
+    return chosen
+
+
+def _of_chosen(name: str, names: Sequence[str], chosen: Sequence[int], reading: Reading) -> Any:
+    """Return what is no data by the numbers of the chosen columns among themselves."""
+    if reading.nodata is None:
+        return None
+    result: dict[int | str | None, tuple[Any, ...]] = {}
+    for column, values in reading.nodata.items():
+        if column is None:
+            result[None] = values
+            continue
+        (number,) = chosen_columns(name, [column], names, len(names))
+        if number in chosen:
+            result[chosen.index(number)] = values
+    return result
 
 
 def _column(frame: Any, number: int) -> Array:

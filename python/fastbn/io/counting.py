@@ -230,7 +230,9 @@ def joined(parts: dict[Shape, Moments], axis: int = 0) -> Moments:
 def taken(moments: Moments, order: Sequence[int]) -> Moments:
     """Return the statistics of some features, in the order given."""
     held = moments.to_dict()
-    return Moments.from_dict({k: v[list(order)] if np.ndim(v) else v for k, v in held.items()})
+    if moments.names is not None:
+        held["names"] = np.array(moments.names, object)
+    return Moments.from_dict({k: v[list(order)] if isinstance(v, np.ndarray) else v for k, v in held.items()})
 
 
 def scaled(moments: Moments, scale: float) -> Moments:

@@ -168,9 +168,10 @@ class ImageSource:
             with naming(path):
                 header = _header_of(path, self._reading)
                 if self._reading.mode is None and header.kind != self.kind:
+                    convertible = {self.kind, header.kind} == {"L", "RGB"}
+                    hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
                     raise UnreadableError(
-                        f"{path} must be of mode {self.kind} as those before it, got {header.kind} "
-                        "(or ask for one mode for all)"
+                        f"{path} must be of mode {self.kind} as those before it, got {header.kind}{hint}"
                     )
                 return header
         except (OSError, UnreadableError) as error:

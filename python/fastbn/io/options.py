@@ -56,8 +56,8 @@ class Reading(NamedTuple):
 
     ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). None: what the file
     says of itself. ``beside`` is the number of bytes per value that are needed further on; ``rowwise`` asks for C order
-    whatever the order in the file. ``unreadable`` is told of a file that cannot be read, and the others are read all
-    the same; None: its error ends the run.
+    whatever the order in the file, ``tabular`` for frames as tables with all their columns. ``unreadable`` is told of a
+    file that cannot be read, and the others are read all the same; None: its error ends the run.
     """
 
     axis: Axis | None = None
@@ -77,6 +77,7 @@ class Reading(NamedTuple):
     weights: Any = None
     beside: int = 0
     rowwise: bool = False
+    tabular: bool = False
     unreadable: Listener | None = None
 
     @property
@@ -92,7 +93,7 @@ class Reading(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Return the options as JSON has them: what makes one run another."""
         held = self._asdict()
-        for name in ("beside", "rowwise", "unreadable", "weights"):
+        for name in ("beside", "rowwise", "tabular", "unreadable", "weights"):
             del held[name]
         held["axis"] = 1 if self.axis is None else self.axis
         held["dtype"] = None if self.dtype is None else self.dtype.name

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastbn._moments.moments import Moments
+
 ARRAYS = {
     **{".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".he5": "hdf5", ".zarr": "zarr"},
     **{".nc": "netcdf", ".nc4": "netcdf", ".cdf": "netcdf"},
@@ -98,7 +100,7 @@ def places(source: Any) -> Iterable[Place]:
         return [Place("memory", "source", array=source)]
     if isinstance(source, (list, tuple)):
         return _joined(place for index, item in enumerate(source) for place in _of_item(item, index))
-    if isinstance(source, Iterable) and not isinstance(source, (dict, bytes, bytearray)):
+    if isinstance(source, Iterable) and not isinstance(source, (dict, bytes, bytearray, Moments)):
         return (place for index, item in enumerate(source) for place in _of_item(item, index))
     raise TypeError(f"source must be a path, an array, or an iterable of these, got {type(source).__name__}")
 
@@ -167,7 +169,10 @@ def _of_path(path: str) -> list[Place]:
         if not os.path.exists(bare):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), bare)
         known = ", ".join([*KINDS, "images"])
-        raise ValueError(f"source must be a folder or a file of a known kind ({known}), got {path!r}")
+        hint = (
+            f" (statistics are shown by fastbn merge {path} --out COPY.json)" if path.lower().endswith(".json") else ""
+        )
+        raise ValueError(f"source must be a folder or a file of a known kind ({known}), got {path!r}{hint}")
     return [Place(kind, path, (bare,), member)]
 
 

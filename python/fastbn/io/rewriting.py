@@ -15,7 +15,7 @@ from fastbn.functional import normalize
 from fastbn.io.atomic import removed, replacing
 from fastbn.io.checkpoints import Checkpoint, Progress
 from fastbn.io.options import Array, Listener, Reading, Report
-from fastbn.io.places import Place, is_table, is_zarr, replaces
+from fastbn.io.places import TABLES, Place, is_table, is_zarr, replaces
 from fastbn.io.run import FailedError, Run
 from fastbn.io.sources import Ring, Source, UnreadableError, needed
 from fastbn.io.statsfiles import Stats
@@ -40,6 +40,7 @@ class Rewriting:
         dtype: np.dtype[Any] | None,
         eps: float,
         scale: float,
+        axis_given: bool,
         listener: Listener | None,
         overwrite: bool,
         resumable: Resumable | None = None,
@@ -48,6 +49,7 @@ class Rewriting:
     ) -> None:
         self._places, self._stats, self._target, self._overwrite = places, stats, target, overwrite
         self._dtype, self._eps, self._scale = dtype, eps, scale
+        self._axis_given = axis_given
         self._results, self._resumable = Ring(reading), resumable
         self._state = Progress()
         self._run = Run(
@@ -103,6 +105,8 @@ class Rewriting:
 
     def _reading_of(self, place: Place) -> Reading:
         names, reading = self._stats.names, self._run.reading
+        if not self._axis_given and (place.kind == "images" or place.kind in TABLES.values()):
+            reading = reading._replace(axis=None)  # that of the arrays which the statistics are of
         if reading.columns is not None or names is None or len(set(names)) < len(names):
             return reading
         named = is_table(place) or place.kind == "images" or all(name.isdecimal() for name in names)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 from fastbn.io.options import Listener, Reading, Report
-from fastbn.io.places import ARRAYS, TABLES, Place, fingerprint, nbytes_of, places
+from fastbn.io.places import ARRAYS, TABLES, Place, fingerprint, is_frame, nbytes_of, places
 from fastbn.io.readahead import ahead
 from fastbn.io.sources import Source, UnreadableError, naming
 
@@ -26,6 +26,8 @@ class FailedError(Exception):
 def opened(place: Place, reading: Reading) -> Source:
     """Open a place."""
     kind = "arrays" if place.kind in ARRAYS.values() or place.array is not None else place.kind
+    if reading.tabular and is_frame(place.array):
+        kind = "tables"
     room = importlib.import_module(f"fastbn.io.{kind if kind in ('arrays', 'images') else 'tables'}")
     source: Source = room.opened(place, reading)
     return source
@@ -121,10 +123,11 @@ class Run:
                 stack.callback(source.close)
                 self._check(source, place)
                 for column, entry in source.suspects:
-                    self._note(
-                        f"column {column!r} of {source.name} is left out, for not all of it are numbers: {entry!r} "
-                        f"(null_values=[{entry!r}], --null, would count the others)"
+                    left_out = (
+                        f"column {column!r} of {source.name} is left out, for not all of it are numbers: {entry!r}"
                     )
+                    hint = f" (null_values=[{entry!r}], --null, would count the others)" if place.files else ""
+                    self._note(left_out + hint)
                 stack.pop_all()
                 return source
         except (OSError, UnreadableError) as error:

@@ -82,7 +82,7 @@ def standardize(
         of the source are kept where the format has them. Anything else is a folder of one file per source, or of one
         .npy file per image.
     axis, mode, scale : optional
-        As for `stream`. By default what the file of `moments` says, or else 1, None and 1.
+        As for `stream`. By default what they were when `moments` were streamed, or else 1, None and 1.
     dim, columns, nodata, max_pixels, header, null_values, delimiter, decimal, encoding, comment, memory
         As for `stream`; what is no data becomes NaN, and a text is written as it was read. An array is written with
         the chosen features alone. A table keeps its other columns as they are; as an array it has the chosen ones
@@ -126,19 +126,25 @@ def standardize(
     import hashlib
 
     from fastbn.io.checkpoints import Checkpoint, identity
-    from fastbn.io.places import places, replaces
+    from fastbn.io.places import TABLES, places, replaces
     from fastbn.io.rewriting import Rewriting
     from fastbn.io.statsfiles import Stats, load_stats
     from fastbn.io.writers import target_of
 
+    if isinstance(source, Moments):
+        raise TypeError("source must be a path, an array, or an iterable of these, got Moments, which come second")
+    if not isinstance(moments, (Moments, str, os.PathLike)):
+        raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
+    if not isinstance(out, (str, os.PathLike)):
+        raise TypeError(f"out must be a path, got {type(out).__name__}")
     target = target_of(out)
     if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
         raise ValueError(f"out must not be the file of moments, got {target.path!r}")
-    names = getattr(moments, "names", None)
-    stats = Stats(moments, names) if isinstance(moments, Moments) else load_stats(moments)
+    stats = Stats.of(moments) if isinstance(moments, Moments) else load_stats(moments)
     if stats.moments.shape is None:
         raise ValueError("moments must have seen something, got empty ones")
     wanted = None if dtype is None else _checked_dtype(dtype)
+    axis_given = axis is not None
     axis, mode = stats.axis if axis is None and dim is None else axis, stats.mode if mode is None else mode
     reading = reading_of(
         axis=axis,
@@ -174,10 +180,11 @@ def standardize(
         found,
         stats,
         target,
-        reading._replace(rowwise=True),
+        reading._replace(rowwise=True, tabular=target.kind in TABLES.values()),
         dtype=wanted,
         eps=float(checked_real("eps", eps, 0, LARGEST)),
         scale=stats.scale if scale is None else checked_scale(scale),
+        axis_given=axis_given,
         listener=checked_on_error(on_error, warn),
         overwrite=checked_flag("overwrite", overwrite),
         resumable=resumable,

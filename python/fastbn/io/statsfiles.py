@@ -10,48 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastbn._moments.provenance import Provenance
 from fastbn._npz import not_written, read_npz, write_npz
 from fastbn.io.atomic import replacing
 from fastbn.io.counting import taken
-from fastbn.io.options import Moments, checked_axis, checked_mode, checked_scale
+from fastbn.io.options import Moments, checked_mode
 
 KIND = "fastbn statistics"
 _FORMAT = 1
 _ARRAYS = ("count", "mean", "m2", "mean_lo", "m2_lo", "min", "max")
 _WRITER = "fastbn stats"
-
-
-class NamedMoments(Moments):
-    """What `fastbn.stream` returns: Moments that know the names of their features, None where these have none."""
-
-    names: tuple[str, ...] | None = None
-
-    @classmethod
-    def of(cls, moments: Moments, names: Sequence[str] | None) -> NamedMoments:
-        """Return the same statistics with names."""
-        named = cls.from_dict(moments.to_dict())
-        named.names = None if names is None else tuple(names)
-        return named
-
-    def copy(self) -> NamedMoments:
-        """Return an independent one of the same statistics, options and names."""
-        return self.of(self, self.names)
-
-    def merge(self, other: Moments) -> NamedMoments:
-        """Take in what another has seen of the same features, and return self."""
-        names = getattr(other, "names", None)
-        if None not in (names, self.names) and names != self.names:
-            raise ValueError(f"other must have the features {self.names}, got {names}")
-        super().merge(other)
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a dict and names."""
-        return _restored, (self.to_dict(), self.names)
-
-
-def _restored(held: dict[str, Any], names: tuple[str, ...] | None) -> NamedMoments:
-    return NamedMoments.of(Moments.from_dict(held), names)
 
 
 class Stats(NamedTuple):
@@ -65,6 +33,12 @@ class Stats(NamedTuple):
     scale: float = 1.0
     axis: int | tuple[int, ...] = 1
     mode: str | None = None
+
+    @classmethod
+    def of(cls, moments: Moments) -> Stats:
+        """Return statistics with what they remember of the data, and what it is by default."""
+        held = {key: value for key, value in moments._provenance._asdict().items() if value is not None}
+        return cls(moments, **held)
 
     def labels(self) -> list[str]:
         """Return what to call each feature: its name, or its place in the feature shape."""
@@ -80,7 +54,7 @@ def save_stats(stats: Stats, path: str | os.PathLike[str]) -> None:
         if os.fspath(path).lower().endswith(".json"):
             file.write((to_json(stats) + "\n").encode())
             return
-        held = stats.moments.to_dict()
+        held = _statistics(stats)
         options = {key: held.pop(key) for key in ("nan", "extremes")}
         names = {} if stats.names is None else {"names": np.array(stats.names, np.str_)}
         write_npz(file, options | _head(stats), held | {"std": stats.moments.std()} | names)
@@ -100,7 +74,7 @@ def load_stats(path: str | os.PathLike[str]) -> Stats:
 
 def to_json(stats: Stats, **more: Any) -> str:
     """Return statistics as JSON from which `from_json` makes the same, to the bit; NaN is null."""
-    held = stats.moments.to_dict()
+    held = _statistics(stats)
     arrays = {key: _plain(held[key]) for key in _ARRAYS if key in held}
     options = {"format": _FORMAT, "nan": held["nan"], "extremes": held["extremes"]}
     names = None if stats.names is None else list(stats.names)
@@ -162,20 +136,15 @@ def checked_suffix(path: str | os.PathLike[str]) -> None:
 
 def _stats(held: dict[str, Any], names: Any, shown: str) -> Stats:
     try:
-        moments = Moments.from_dict(held)
-        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise TypeError(f"names must be a list of texts, got {names!r}")
-        if names is not None and (moments.shape is None or len(names) != math.prod(moments.shape)):
-            raise ValueError(f"it has {len(names)} names for features of shape {moments.shape}")
-        return Stats(
-            moments,
-            None if names is None else tuple(names),
-            checked_scale(held.get("scale", 1.0)),
-            checked_axis(held.get("axis", 1)),
-            checked_mode(held.get("mode")),
-        )
+        stats = Stats.of(Moments.from_dict(held | {"names": names}))
+        return stats._replace(mode=checked_mode(stats.mode))
     except (TypeError, ValueError) as error:
         raise not_written(_WRITER, shown, error) from error
+
+
+def _statistics(stats: Stats) -> dict[str, Any]:
+    """Return statistics and options as a dict, without what `Stats` says of the data."""
+    return {key: value for key, value in stats.moments.to_dict().items() if key not in Provenance._fields}
 
 
 def _head(stats: Stats) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def stream(
     -------
     Moments
         With extremes, unless these were not wanted. Where features have names, they are its attribute ``names``, and
-        `standardize` finds them by these.
+        `standardize` finds them by these. It goes by the `scale`, `axis` and `mode` given here, too.
 
     Raises
     ------
@@ -233,9 +233,10 @@ def streamed(
     note: Callable[[str], object] | None = None,
 ) -> Streamed:
     """Return what `stream` counts, with the names of the features and the files left out."""
+    from fastbn._moments.provenance import Provenance
     from fastbn.io.counting import Counting, scaled
     from fastbn.io.places import places
-    from fastbn.io.statsfiles import NamedMoments, Stats
+    from fastbn.io.statsfiles import Stats
 
     divisor = checked_scale(scale)
     options = {
@@ -263,7 +264,8 @@ def streamed(
     axis = 1 if reading.axis is None else reading.axis
     if reading.dim is not None and counting.axis is not None:
         axis = counting.axis
-    moments = NamedMoments.of(scaled(state.total, divisor), names if state.named else None)
+    moments = scaled(state.total, divisor).copy()
+    moments._provenance = Provenance(names if state.named else None, divisor, axis, reading.mode)
     stats = Stats(moments, names, divisor, axis, reading.mode)
     return Streamed(stats, state.skipped, state.notes, kept)
 

@@ -89,13 +89,18 @@ class TableFile(Protocol):
 
 def opened(place: Place, reading: Reading) -> TableSource:
     """Open a table."""
-    needed({"text": "pyarrow.csv", "parquet": "pyarrow.parquet"}.get(place.kind, "pyarrow.dataset"), "Tables")
+    needed(
+        {"text": "pyarrow.csv", "parquet": "pyarrow.parquet", "memory": "pyarrow"}.get(place.kind, "pyarrow.dataset"),
+        "Tables",
+    )
     with ExitStack() as stack:
         table: TableFile
         if place.kind == "text":
             table = TextTable(place, reading, stack)
         elif place.kind == "parquet":
             table = ParquetTable(place, reading, stack)
+        elif place.array is not None:
+            table = FrameTable(place.array, reading)
         else:
             table = ArrowTable(place, reading)
         source = TableSource(place.name, table, reading, named=place.kind != "text" or reading.header is not False)
@@ -642,3 +647,28 @@ class ArrowTable:
             at += batch.num_rows
         if number <= start:
             yield Batch(self.schema.empty_table().select(names), start, 1.0, at)
+
+
+class FrameTable:
+    """A data frame in memory: of pyarrow, pandas or polars. A place in it is a number of batches."""
+
+    def __init__(self, frame: Any, reading: Reading) -> None:
+        pa = needed("pyarrow", "Tables")
+        if isinstance(frame, pa.RecordBatch):
+            frame = pa.Table.from_batches([frame])
+        elif not isinstance(frame, pa.Table):
+            frame = frame.to_arrow() if hasattr(frame, "to_arrow") else pa.Table.from_pandas(frame)
+        self._frame, self._reading, self.schema = frame, reading, frame.schema
+        self.fields = _fields(self.schema)
+
+    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Batch]:
+        """Yield the batches behind so many."""
+        numbers = list(range(len(self.fields))) if everything else list(chosen)
+        width = max(1, len(numbers)) * (8 * (_REWRITTEN if everything else _COPIES) + self._reading.beside)
+        rows = max(_LEAST_ROWS, self._reading.block_bytes // width)
+        at = 0
+        found = self._frame.to_batches(max_chunksize=rows) or self.schema.empty_table().to_batches()
+        for number, batch in enumerate(found, 1):
+            if number > start:
+                yield Batch(batch.select(numbers), number, (at + batch.num_rows) / max(1, self._frame.num_rows), at)
+            at += batch.num_rows

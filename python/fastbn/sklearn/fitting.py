@@ -134,6 +134,8 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         if shape is None:
             return self
         names = getattr(other, "feature_names_in_", None)
+        if isinstance(other, Moments) and self.axis is None and not _numbered(other.names):
+            names = np.array(other.names, object)
         if hasattr(self, "n_samples_seen_"):
             known = getattr(self, "feature_names_in_", None)
             if names is not None and known is not None and list(names) != list(known):
@@ -237,6 +239,11 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
             moments = moments_behind(_attributes_of(self), self.mean_.shape, 0)
             self._publish(moments, np.asarray(self.n_samples_seen_).dtype)
         return self
+
+
+def _numbered(names: tuple[str, ...] | None) -> bool:
+    """Whether columns have no names of their own: none at all, or numbers in their place."""
+    return names is None or all(name.isdecimal() for name in names)
 
 
 def _attributes_of(scaler: Any) -> Attributes:

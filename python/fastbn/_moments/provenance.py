@@ -1,0 +1,76 @@
+"""What Moments remember of the data behind them: the names of the features, and how the values were read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbn._validation import LARGEST, Axis, Shape, checked_axis, checked_real
+
+
+class Provenance(NamedTuple):
+    """The names of the features, and how the values were read; None for what is not known.
+
+    ``scale`` is what the values were divided by, ``axis`` the feature axes, ``mode`` what images were converted to.
+    """
+
+    names: tuple[str, ...] | None = None
+    scale: float | None = None
+    axis: Axis | None = None
+    mode: str | None = None
+
+    def known(self) -> dict[str, Any]:
+        """Return what is known, by name, in types that JSON has."""
+        held = {key: value for key, value in self._asdict().items() if value is not None}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in held.items()}
+
+    def merged(self, other: Provenance) -> Provenance:
+        """Return what is true of both: what one of them does not know is the other's, what differs is not known.
+
+        Raises ValueError where the names differ.
+        """
+        if None not in (self.names, other.names) and self.names != other.names:
+            raise ValueError(f"other must have the features {self.names}, got {other.names}")
+        mine, others = self._asdict(), other._asdict()
+        for key, value in others.items():
+            if mine[key] is None:
+                mine[key] = value
+            elif value is not None and value != mine[key]:
+                mine[key] = None
+        return Provenance(**mine)
+
+    @staticmethod
+    def side_by_side(parts: Sequence[Provenance]) -> Provenance:
+        """Return what is true of features side by side: names where all parts have them, the rest where it is equal."""
+        names: tuple[str, ...] | None = ()
+        for part in parts:
+            names = None if names is None or part.names is None else names + part.names
+        same = {key: getattr(parts[0], key) for key in ("scale", "axis", "mode")}
+        equal = {key: value for key, value in same.items() if all(getattr(part, key) == value for part in parts)}
+        return Provenance(names, **equal)
+
+
+def checked_provenance(mapping: Mapping[str, Any], shape: Shape | None) -> Provenance:
+    """Return what a mapping says of features of this shape."""
+    names, scale, axis, mode = (_plain(mapping.get(key)) for key in Provenance._fields)
+    if names is not None:
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"names must be a list of texts, got {names!r}")
+        if shape is None or len(names) != math.prod(shape):
+            raise ValueError(f"names must be one for each feature, of shape {shape}, got {len(names)}")
+        names = tuple(names)
+    if scale is not None:
+        scale = float(checked_real("scale", scale, 0, LARGEST))
+        if scale == 0:
+            raise ValueError("scale must be above 0, got 0")
+    if mode is not None and not isinstance(mode, str):
+        raise TypeError(f"mode must be a text, got {mode!r}")
+    return Provenance(names, scale, None if axis is None else checked_axis(axis), mode)
+
+
+def _plain(value: Any) -> Any:
+    """Return what a file of arrays holds as Python has it."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
