@@ -57,10 +57,12 @@ def population_statistics(*layers: BatchNorm) -> Iterator[None]:
 
     Notes
     -----
-    Counters, modes, parameters and gradients stay as they are, and `backward` is refused inside. A channel keeps its
-    statistics if it was given no more than ``correction`` values (with ``on_single="biased"``: none); a batch that
-    ``on_nonfinite="skip"`` leaves out is not measured. Blocks may be nested, with the same layers too: then each block
-    has the statistics of what is called within it.
+    Counters, modes, parameters and gradients stay as they are, and `backward` is refused inside. After the block it is
+    that of the last call before, unless that call was normalized by running statistics, which the block has replaced.
+
+    A channel keeps its statistics if it was given no more than ``correction`` values (with ``on_single="biased"``:
+    none); a batch that ``on_nonfinite="skip"`` leaves out is not measured. Blocks may be nested, with the same layers
+    too: then each block has the statistics of what is called within it.
 
     With ``renorm``, y is corrected inside as in training, by the running statistics as they were before the block.
 
@@ -83,7 +85,7 @@ def population_statistics(*layers: BatchNorm) -> Iterator[None]:
             each.stop()
         for each, found in [(each, each.statistics()) for each in collected]:
             if found is not None:
-                each.layer.load_state_dict(dict(zip(_STATISTICS, found, strict=True)), strict=False)
+                each.remember(*found)
     except BaseException:
         for each in collected:
             each.undo()
@@ -110,6 +112,13 @@ class _Collected:
         layer = self.layer
         layer._populations = tuple(each for each in layer._populations if each is not self.population)
         layer._last = self.fields["_last"]
+
+    def remember(self, mean: Array, var: Array) -> None:
+        """Give the layer these running statistics."""
+        last = self.fields["_last"]
+        self.layer.load_state_dict(dict(zip(_STATISTICS, (mean, var), strict=True)), strict=False)
+        # A call that was normalized by the old running statistics cannot be differentiated by the new ones.
+        self.layer._last = None if last is None or last.mean is None else last
 
     def undo(self) -> None:
         """Make the layer what it was."""

@@ -190,3 +190,14 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r'fastbn\.interop needs torch for this: pip install "fastbn\[interop\]"'):
         from_torch(None)
+
+
+@pytest.mark.parametrize(("activation", "negative_slope"), [("relu", 0.01), ("leaky_relu", 0.3)])
+def test_fastbns_modules_are_taken_with_their_activation(activation: Any, negative_slope: float) -> None:
+    ours = pytest.importorskip("fastbn.torch")
+    module = ours.BatchNorm2d(3, activation=activation, negative_slope=negative_slope, dtype=torch.float64).eval()
+    layer, x = from_torch(module), batch(4, 3, 5, 2)
+    assert (layer.activation, layer.negative_slope) == (activation, negative_slope)
+    np.testing.assert_allclose(layer(x), module(torch.from_numpy(x)).detach().numpy(), rtol=1e-12, atol=1e-12)
+    assert from_torch(ours.BatchNorm2d(3)).activation is None
+    assert from_torch(ours.LazyBatchNorm2d(activation=activation)).activation == activation

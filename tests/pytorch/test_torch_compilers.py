@@ -182,3 +182,33 @@ def test_gradients_under_compiled_autograd_and_transforms_inside_a_graph() -> No
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
         loss(x).backward()
     torch.testing.assert_close(x.grad, want)
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize(
+    ("running", "training"),
+    [
+        ((torch.zeros(3), None), True),
+        ((None, torch.ones(3)), True),
+        ((torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)), True),
+        ((torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)), False),
+    ],
+    ids=["mean alone", "variance alone", "integers in training", "integers"],
+)
+def test_compiled_calls_refuse_what_others_refuse(running: Any, training: bool, fullgraph: bool) -> None:
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return fastbn.torch.batch_norm(x, *running, training=training)
+
+    for function in (call, torch.compile(call, backend="aot_eager", fullgraph=fullgraph)):
+        with pytest.raises(Exception, match=r"running_mean and running_var must|mixed dtype|both be provided"):
+            function(torch.randn(4, 3))
+
+
+def test_compiled_weights_that_are_too_small_leave_running_statistics_alone() -> None:
+    mean, var, weights = torch.zeros(3), torch.ones(3), torch.full((4, 1), 0.1)
+    x = torch.randn(4, 3)
+    compiled = torch.compile(fastbn.torch.batch_norm, backend="aot_eager", fullgraph=True)
+    y = compiled(x, mean, var, training=True, weights=weights)
+    torch.testing.assert_close(y, fastbn.torch.batch_norm(x, training=True, weights=weights))
+    assert torch.equal(mean, torch.zeros(3))
+    assert torch.equal(var, torch.ones(3))

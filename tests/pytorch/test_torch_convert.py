@@ -141,3 +141,24 @@ def test_converting_twice_changes_nothing_more() -> None:
     model = convert(convert(network()), fuse_activations=True)
     assert model[1].activation == "relu"
     assert classes(convert(model, fuse_activations=True)) == classes(model)
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_has_hooks_is_not_fused(which: int, hook: str) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    getattr(model[which], hook)(lambda *args: None)
+    convert(model, fuse_activations=True)
+    assert model[0].activation is None
+    assert type(model[1]) is nn.ReLU
+
+
+def test_a_hook_of_the_batch_norm_sees_what_it_saw_before() -> None:
+    seen: list[torch.Tensor] = []
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    model[0].register_forward_hook(lambda module, args, y: seen.append(y.detach()))
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    for each in (model, convert(model, fuse_activations=True)):
+        each(x)
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-5, atol=1e-6)
+    assert (seen[1] < 0).any()

@@ -300,3 +300,50 @@ def test_a_residual_of_another_type_is_cast() -> None:
     assert y.dtype == torch.bfloat16
     y.sum().backward()
     assert residual.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 0.1])
+def test_wrong_weights_are_the_same_errors_where_they_want_a_gradient(value: float) -> None:
+    errors = []
+    for wanted in (False, True):
+        mean, var = torch.zeros(3), torch.ones(3)
+        weights = torch.full((4, 1), value, requires_grad=wanted)
+        with pytest.raises(ValueError, match="weights must") as raised:
+            batch_norm(tensor(4, 3), mean, var, training=True, weights=weights)
+        errors.append(str(raised.value))
+        assert torch.equal(mean, torch.zeros(3))
+        assert torch.equal(var, torch.ones(3))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("given", ["input", "residual", "where", "weights"])
+def test_tensors_of_inference_mode_are_refused_before_anything_is_written(given: str) -> None:
+    with torch.inference_mode():
+        made = {
+            "input": tensor(4, 3),
+            "residual": tensor(4, 3),
+            "where": tensor(4, 3) > -1,
+            "weights": torch.ones(4, 1),
+        }
+    options: dict[str, Any] = {"input": tensor(4, 3), "where": torch.ones(4, 1, dtype=torch.bool), given: made[given]}
+    mean, var, weight = torch.zeros(3), torch.ones(3), torch.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="inference"):
+        batch_norm(options.pop("input"), mean, var, weight, training=True, **options)
+    if given == "input":
+        with pytest.raises(RuntimeError, match="inference"):
+            batch_norm(made["input"], mean, var, weight, training=True)
+    assert torch.equal(mean, torch.zeros(3))
+    assert torch.equal(var, torch.ones(3))
+
+
+@pytest.mark.parametrize("which", ["running_mean", "running_var"])
+def test_running_statistics_that_want_a_gradient_are_torchs(which: str) -> None:
+    given = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    given[which].requires_grad_()
+    errors = []
+    for function in (F.batch_norm, batch_norm):
+        with pytest.raises(RuntimeError) as raised:
+            function(tensor(4, 3), **given)
+        errors.append(str(raised.value))
+    assert errors[0] == errors[1]
+    assert which in errors[0]

@@ -77,6 +77,9 @@ def assert_as_whole(
         whole["where"] = tensor(n, 1, *shape, seed=3) > -0.5
     if "weights" in given:
         whole["weights"] = tensor(n, 3, *[1] * len(shape), seed=4).square()
+    for each in given:
+        if isinstance(each, dict):
+            whole |= each
     if "channels_last" in given:
         whole = {name: value.to(memory_format=torch.channels_last) for name, value in whole.items()}
     pieces = {name: value.split(sizes) for name, value in whole.items()}
@@ -131,6 +134,18 @@ def test_empty_parts(ranks: Ranks, sizes: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("given", [(), ("residual",), ("where", "residual"), ("where", "weights")], ids=str)
 def test_options(ranks: Ranks, options: dict[str, Any], given: tuple[str, ...]) -> None:
     assert_as_whole(ranks, sizes_of(ranks, 3, 5, 2), (4,), options, given)
+
+
+# Weights that are one number in each process, of which the core makes no array.
+@pytest.mark.parametrize("sizes", [(4, 3, 5), (1, 6, 2), (3, 0, 1)], ids=str)
+@pytest.mark.parametrize("given", [2.0, (2.0, 0.5, 3.0)], ids=["constant", "by process"])
+def test_weights_that_are_equal_in_a_process(ranks: Ranks, given: Any, sizes: tuple[int, ...]) -> None:
+    own = sizes_of(ranks, *sizes)
+    each = [given] * ranks.size if isinstance(given, float) else list(given[: ranks.size])
+    weights = torch.repeat_interleave(torch.tensor(each, dtype=torch.float64), torch.tensor(own))
+    for shape in ((), (4,)):
+        expanded = weights.reshape(-1, 1, *[1] * len(shape))
+        assert_as_whole(ranks, own, shape, {"activation": "relu"}, ("residual", {"weights": expanded}))
 
 
 def test_channels_last(ranks: Ranks) -> None:
@@ -214,6 +229,78 @@ def test_an_error_in_one_process_is_one_in_all(ranks: Ranks) -> None:
         ("RuntimeError", "input and its options must be valid in all processes, got errors in those of rank [0]")
     }
     assert {result[2] for result in results} == {0.0}
+
+
+def wrong(rank: int, kind: str, number: int) -> Any:
+    """Call with what is wrong in the process of this number alone; return the error and the running statistics."""
+    mine = rank == number
+    channels = 4 if mine and kind == "channels" else 3
+    module, options = SyncBatchNorm(channels), {}
+    x = torch.randn(4, channels)
+    if kind == "residual":
+        options["residual"] = torch.randn(5 if mine else 4, 3)
+    elif kind == "weights":
+        options["weights"] = torch.full((4, 1), -1.0 if mine else 1.0)
+    elif mine and kind == "dimensions":
+        x = torch.randn(4)
+    elif mine and kind == "type":
+        x = torch.ones(4, 3, dtype=torch.int32)
+    elif mine and kind == "features":
+        x = torch.randn(4, 5)
+    elif mine and kind == "parameter":
+        module.weight = nn.Parameter(torch.ones(4))
+    elif mine and kind == "running":
+        module.running_var = torch.ones(4)
+    elif mine and kind == "integer statistics":
+        module.running_mean = torch.zeros(3, dtype=torch.int64)
+    elif mine and kind == "activation":
+        module.activation = "tanh"
+    elif mine and kind == "inference mode":
+        with torch.inference_mode():
+            x = torch.randn(4, 3)
+    elif mine and kind == "running of inference mode":
+        with torch.inference_mode():
+            module.running_mean = torch.zeros(3)
+    try:
+        module(x, **options)
+    except Exception as error:
+        return type(error).__name__, str(error), float(module.running_mean.sum()), int(module.num_batches_tracked)
+    return "no error", "", 0.0, 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("residual", "ValueError", "residual must have input's shape"),
+        ("weights", "ValueError", "weights must be finite and not negative"),
+        ("dimensions", "ValueError", "expected at least 2D input"),
+        ("type", "TypeError", "input must be a plain strided tensor"),
+        ("features", "RuntimeError", "running_mean and running_var must have shape"),
+        ("parameter", "ValueError", "weight must have shape"),
+        ("running", "RuntimeError", "running_mean and running_var must have shape"),
+        ("integer statistics", "TypeError", "running_mean and running_var must be of a floating-point type"),
+        ("activation", "ValueError", "activation must be"),
+        ("inference mode", "RuntimeError", "input and its options must be made outside of torch.inference_mode()"),
+        ("running of inference mode", "RuntimeError", "running_mean and running_var must be made outside of"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_is_wrong_in_one_process_is_an_error_in_all(
+    ranks: Ranks, kind: str, error: str, message: str, number: int
+) -> None:
+    results = ranks.run(wrong, kind, number)
+    assert results[number][0] == error
+    assert results[number][1].startswith(message)
+    others = f"input and its options must be valid in all processes, got errors in those of rank [{number}]"
+    assert {each[:2] for rank, each in enumerate(results) if rank != number} == {("RuntimeError", others)}
+    assert {each[2:] for each in results} == {(0.0, 0)}
+
+
+def test_different_numbers_of_channels_are_an_error_in_all(ranks: Ranks) -> None:
+    results = ranks.run(wrong, "channels", 1)
+    got = [3, 4, 3][: ranks.size]
+    message = f"input must have as many channels in every process, got {got} in the order of ranks"
+    assert set(results) == {("ValueError", message, 0.0, 0)}
 
 
 def network() -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 import warnings
 from typing import Any
@@ -211,15 +212,15 @@ def test_features_are_decided_inside() -> None:
     np.testing.assert_allclose(layer.running_mean, batch(6, 3).mean(0), **CLOSE)
 
 
-def test_backward_is_refused_inside_and_forgets_the_call_before() -> None:
+def test_backward_is_refused_inside() -> None:
     layer, x = used(), batch(6, 3, 4)
     layer(x)
+    want = layer.backward(x)
     with population_statistics(layer):
         layer(x)
         with pytest.raises(RuntimeError, match="backward needs a call"):
             layer.backward(x)
-    with pytest.raises(RuntimeError, match="backward needs a call"):
-        layer.backward(x)
+    np.testing.assert_array_equal(layer.backward(x), want)
 
 
 def test_renormalization_and_momentum_functions_are_as_in_training() -> None:
@@ -261,3 +262,36 @@ def test_wrong_layers() -> None:
     ):
         with pytest.raises(error, match=message), population_statistics(*layers):
             pass
+
+
+def test_a_call_before_the_block_can_be_differentiated_after_it() -> None:
+    layer, alone = BatchNorm(3), BatchNorm(3)
+    x, dy = batch(6, 3, 4), batch(6, 3, 4, seed=1)
+    for each in (layer, alone):
+        each(x)
+    with population_statistics(layer):
+        layer(batch(9, 3, 4, seed=2) + 5)
+    np.testing.assert_array_equal(layer.backward(dy), alone.backward(dy))
+    np.testing.assert_array_equal(layer.grad_weight, alone.grad_weight)
+
+
+def test_a_call_by_running_statistics_cannot_when_they_are_others() -> None:
+    layer = BatchNorm(3).eval()
+    layer(batch(6, 3, 4))
+    with population_statistics(layer):
+        layer(batch(9, 3, 4, seed=2) + 5)
+    with pytest.raises(RuntimeError, match="backward needs a call of the layer before it"):
+        layer.backward(batch(6, 3, 4))
+
+
+def test_with_renorm_a_batch_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("fastbn._layer.batch_norm")
+    measured, original = [], module.moments
+    monkeypatch.setattr(module, "moments", lambda *args, **options: measured.append(1) or original(*args, **options))
+    layer, plain = BatchNorm(3, renorm=(3.0, 5.0)), BatchNorm(3)
+    with population_statistics(layer, plain):
+        layer(batch(6, 3, 4))
+        assert len(measured) == 1
+        plain(batch(6, 3, 4))
+    np.testing.assert_array_equal(layer.running_mean, plain.running_mean)
+    np.testing.assert_array_equal(layer.running_var, plain.running_var)

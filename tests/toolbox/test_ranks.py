@@ -582,3 +582,28 @@ def test_mpi_ranks(ranks: int) -> None:
     assert set(found["failed"]) == {found["failed"][0]}
     assert found["failed"][0].startswith("TypeError: where must")
     assert found["worst"] < 1e-10
+
+
+# Weights that are one number each rank, of which the core makes no array.
+
+
+@pytest.mark.parametrize("options", ["plain", "leaky", "renorm"])
+@pytest.mark.parametrize(
+    ("sizes", "each"),
+    [((4, 4, 4), (2.0, 2.0, 2.0)), ((1, 7, 4), (3.0, 3.0, 3.0)), ((5, 0, 7), (2.0, 2.0, 0.5)), ((1, 6), (0.25, 4.0))],
+    ids=["constant", "constant and one row", "by rank", "by rank and one row"],
+)
+def test_weights_that_are_equal_on_a_rank(sizes: tuple[int, ...], each: tuple[float, ...], options: str) -> None:
+    data = Data(sizes)
+    data.weights = np.repeat(each, sizes)[:, None, None]
+    parts = on_ranks(len(sizes), lambda comm: trained(comm, comm.rank, data, OPTIONS[options], residual=True))
+    whole = whole_of(data, OPTIONS[options], residual=True)
+    compared(parts, whole, CLOSE)
+    if options == "plain":
+        layer = with_state(BatchNorm(3))
+        p = oracle.element_weights(data.x.shape, None, data.weights)
+        found = oracle.train(data.x, layer.weight, layer.bias, p=p)
+        mean, invstd = found.mean.astype(float), found.invstd.astype(float)
+        want = oracle.backward(data.dy, data.x, layer.weight, mean, invstd, p=p)
+        dx = np.concatenate([part["dx"] for part in parts])
+        np.testing.assert_allclose(dx, want.dx.astype(float), rtol=1e-9, atol=1e-11)

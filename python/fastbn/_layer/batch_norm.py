@@ -149,7 +149,8 @@ class BatchNorm:
         the paper begins with ``(1, 0)``, which is plain batch normalization, and opens them slowly, up to (3, 5).
     comm : communicator, optional
         Statistics in training, and the sums in `backward`, are taken over all ranks of ``comm``: anything with
-        ``allgather(obj) -> list``, such as ``mpi4py.MPI.COMM_WORLD``. See the notes.
+        ``allgather(obj) -> list``, such as ``mpi4py.MPI.COMM_WORLD``. All ranks must be in the same mode:
+        evaluation sends nothing, so one rank in `eval` leaves those in training waiting for ever. See the notes.
     dtype : dtype, default float64
         float32 or float64, of parameters, their gradients and running statistics; independent of x.
 
@@ -912,13 +913,14 @@ class BatchNorm:
         # Comparing with the default takes less time than the check.
         skip = self.on_nonfinite != "propagate" and checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
         single = self.on_single != "error" and checked_choice("on_single", self.on_single) == "biased"
-        factors = None
-        if self.renorm is not None:
-            factors = self._renormalization(moments(x, axis=self.axis, where=where, weights=weights))
+        measured = factors = None
+        if self.renorm is not None or self._populations:
+            measured = moments(x, axis=self.axis, where=where, weights=weights)
         weight, bias = self.weight, self.bias
-        if factors is not None:
+        if self.renorm is not None and measured is not None:
+            factors = self._renormalization(measured)
             weight, bias = factors.parameters(weight, bias)
-        measured = moments(x, axis=self.axis, where=where, weights=weights) if self._populations else None
+        collects = bool(self._populations)
         # By position as far as parameters follow each other: where the values by position and twice the keywords are
         # more than thirty, CPython makes a dict, which takes half a microsecond.
         y, mean, var, invstd, count = _core.batch_norm_train(
@@ -933,14 +935,14 @@ class BatchNorm:
             residual=residual,
             activation=self.activation,
             negative_slope=self.negative_slope,
-            running_mean=self.running_mean if measured is None else None,
-            running_var=self.running_var if measured is None else None,
+            running_mean=None if collects else self.running_mean,
+            running_var=None if collects else self.running_var,
             momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
             correction=self.correction,
             skip_nonfinite=skip,
             allow_single=single,
         )
-        if measured is not None:
+        if collects and measured is not None:
             if not (skip and not _all_finite(mean, var)):
                 for population in self._populations:
                     population.merge(measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from fastbn._layer.batch_norm import BatchNorm
@@ -18,7 +19,7 @@ def from_torch(module: Any) -> BatchNorm:
     module : torch.nn.Module
         ``torch.nn.BatchNorm1d``, ``2d``, ``3d``, ``SyncBatchNorm``, a lazy one of these, or a frozen one: a module
         whose ``weight``, ``bias``, ``running_mean`` and ``running_var`` are buffers, as in
-        ``torchvision.ops.FrozenBatchNorm2d``. On any device.
+        ``torchvision.ops.FrozenBatchNorm2d``. On any device. `fastbn.torch`'s modules are taken with their activation.
 
     Returns
     -------
@@ -90,7 +91,7 @@ def to_torch(layer: BatchNorm, cls: Any = None) -> Any:
 
 
 def _from_batch_norm(module: Any, torch: Any) -> BatchNorm:
-    options = {"eps": module.eps, "momentum": module.momentum}
+    options = {"eps": module.eps, "momentum": module.momentum, **_activation_of(module)}
     kept = module.running_mean is not None
     if kept is not bool(module.track_running_stats):
         got = f"track_running_stats={module.track_running_stats} and {'some' if kept else 'none'}"
@@ -105,6 +106,14 @@ def _from_batch_norm(module: Any, torch: Any) -> BatchNorm:
     else:
         layer = layer_of(*arrays, tracked=tracked, **options)
     return layer.train(module.training)
+
+
+def _activation_of(module: Any) -> dict[str, Any]:
+    """Return the options that a module of `fastbn.torch` has and one of torch has not."""
+    ours = sys.modules.get("fastbn.torch._modules")  # where it was not imported, the module is torch's
+    if ours is None or not isinstance(module, ours.BatchNormMixin):
+        return {}
+    return {"activation": module.activation, "negative_slope": module.negative_slope}
 
 
 def _array(tensor: Any) -> Array | None:

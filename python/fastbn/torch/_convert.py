@@ -43,8 +43,8 @@ def convert(module: M, *, fuse_activations: bool = False) -> M:
         something else, are left alone.
     fuse_activations : bool, default False
         Whether a ``ReLU`` or ``LeakyReLU`` that follows a batch norm in a ``torch.nn.Sequential`` becomes part of it.
-        What stands in its place passes its input through. One that has hooks, or appears in the model more than once,
-        is left as it is; hooks of the batch norm see the activated result.
+        What stands in its place passes its input through. A pair of which one has hooks, or appears in the model more
+        than once, is left as it is.
 
     Returns
     -------
@@ -120,7 +120,8 @@ def convert_sync(module: M, process_group: Any | None = None) -> M:
 def revert(module: M) -> M:
     """Make every batch norm of a model torch's again: what `convert` did, undone.
 
-    Before a model goes to tools that look for torch's classes (quantization, export to ONNX), say.
+    Before a model goes to tools that look for torch's classes (quantization, export to ONNX), say. What `convert_sync`
+    made becomes ``torch.nn.SyncBatchNorm``, whatever it was before, which takes no tensors on the CPU in training.
 
     Parameters
     ----------
@@ -187,7 +188,8 @@ def _fuse(module: torch.nn.Module) -> None:
     for batch_norm, activation in _pairs(module):
         if type(activation) not in _FUSED or batch_norm.activation is not None:
             continue
-        if appearances[id(batch_norm)] > 1 or appearances[id(activation)] > 1 or _has_hooks(activation):
+        pair = batch_norm, activation
+        if any(appearances[id(each)] > 1 or _has_hooks(each) for each in pair):
             continue
         if isinstance(activation, torch.nn.LeakyReLU):
             batch_norm.activation, batch_norm.negative_slope = "leaky_relu", activation.negative_slope

@@ -90,7 +90,9 @@ def batch_norm(
     ------
     ValueError, RuntimeError
         As ``torch.nn.functional.batch_norm`` raises them; ValueError for a wrong where, weights, residual or
-        activation.
+        activation. The values of weights are not looked at on other devices and under transforms. Under
+        ``torch.compile``, weights that sum to no more than 1 in every channel are no error: they leave the running
+        statistics as they are.
 
     Notes
     -----
@@ -114,6 +116,9 @@ def batch_norm(
     arguments = _Arguments(
         running_mean, running_var, training, momentum, eps, where, weights, Epilogue(activation, negative_slope)
     )
+    if not training and _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
+        # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
+        return _torch_itself(input, weight, bias, residual, arguments)
     if torch.compiler.is_compiling():
         return _without_kernels(input, weight, bias, residual, arguments)
     served = is_served(input) and (not training or (eps > 0 and 0 <= momentum <= 1))
@@ -122,6 +127,7 @@ def batch_norm(
     follow_threads()
     try:
         if torch.is_grad_enabled() and _any_requires_grad(input, weight, bias, residual):
+            check_savable(input, weight, bias, residual, where, weights)
             y: Tensor = _applied(input, weight, bias, residual, arguments)
             return y
         return _inference(input, weight, bias, residual, arguments)
@@ -155,6 +161,16 @@ def is_served(x: Tensor) -> bool:
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
     return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def check_savable(*tensors: Tensor | None) -> None:
+    """Raise RuntimeError where autograd, which asks too late, would refuse to keep one of the tensors for backward."""
+    for tensor in tensors:
+        if tensor is not None and tensor.is_inference():
+            raise RuntimeError(
+                "input and its options must be made outside of torch.inference_mode() where gradients are asked for,"
+                f" got an inference tensor of shape {tuple(tensor.shape)} (a clone of it is none)"
+            )
 
 
 # As long as torch's number of threads stays the same, fastbn's is left to whoever sets it.
@@ -337,6 +353,8 @@ def _without_kernels(
                 residual,
                 epilogue,
             )
+        if training and weights is not None:
+            _check_weights(x, where, weights, running_mean, running_var)
         return _composed.forward(
             x, running_mean, running_var, weight, bias, training, momentum, eps, where, weights, residual, epilogue
         )
@@ -349,6 +367,16 @@ def _torch_itself(
     running_mean, running_var, training, momentum, eps, _, _, epilogue = arguments
     y = torch.nn.functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     return _composed.epilogue_of(y, residual, epilogue)
+
+
+def _check_weights(
+    x: Tensor, where: Tensor | None, weights: Tensor, running_mean: Tensor | None, running_var: Tensor | None
+) -> None:
+    """Raise what the kernels raise in training, where they can read the tensors; nothing is written."""
+    if torch.compiler.is_compiling() or not (is_served(x) and type(weights) in _PLAIN):
+        return
+    mean, var = (None if each is None else array_of(each).copy() for each in (running_mean, running_var))
+    _calls.train(array_of(x), None, None, mean, var, 0.0, 1.0, array_of(where), array_of(weights), None, Epilogue())
 
 
 def check_several_values(x: Tensor) -> None:

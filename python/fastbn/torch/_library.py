@@ -32,6 +32,11 @@ def batch_norm(
     epilogue: Epilogue,
 ) -> Tensor:
     """Return y, and update running statistics that are given in training."""
+    if (running_mean is None) is not (running_var is None):
+        raise ValueError("running_mean and running_var must either both be None or neither be None")
+    for running in (running_mean, running_var):
+        if running is not None and not running.dtype.is_floating_point:
+            raise TypeError(f"running_mean and running_var must be of a floating-point type, got {running.dtype}")
     activation, negative_slope = epilogue
     if not training:
         y: Tensor = torch.ops.fastbn.batch_norm_infer(

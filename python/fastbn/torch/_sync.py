@@ -1,10 +1,11 @@
 """`SyncBatchNorm`: batch normalization by the statistics of all processes of a `torch.distributed` group, on the CPU.
 
-Forward, each process measures its part of the batch; all learn all counts, means and m2 (one collective call) and merge
-them by the formula of Chan, Golub & LeVeque 1983 (eq. 1.5), in the order of ranks, so that each gets the same bits. So
-the result is that of one process with the whole batch, whatever the sizes of the parts; a part may be empty.
+Forward, each process checks its arguments and measures its part of the batch. All learn whether one has found an error
+(a collective call of one number), and then all counts, means and m2 (another). They merge these by the formula of
+Chan, Golub & LeVeque 1983 (eq. 1.5), in the order of ranks, so that each gets the same bits. So the result is that of
+one process with the whole batch, whatever the sizes of the parts; a part may be empty.
 
-Backward, the sums of dy and of dy * xhat are those over all processes (another collective call). Gradients of weight
+Backward, the sums of dy and of dy * xhat are those over all processes (one collective call). Gradients of weight
 and bias stay each process's own, for `DistributedDataParallel` to average.
 """
 
@@ -23,8 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastbn._moments.merge import Statistics, merged
 from fastbn.torch import _calls, _composed
 from fastbn.torch._arrays import array_of, channel_tensor, ordered_like, tensor_of
-from fastbn.torch._calls import Epilogue
-from fastbn.torch._functional import checked_residual, follow_threads, is_served, saved_constants
+from fastbn.torch._calls import Epilogue, Floats
+from fastbn.torch._functional import check_savable, checked_residual, follow_threads, is_served, saved_constants
 from fastbn.torch._modules import BatchNormMixin
 
 
@@ -46,11 +47,15 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
     Raises
     ------
     ValueError
-        In all processes, if there is one value per channel in all of them together.
+        In all processes, if there is one value per channel in all of them together, or if their numbers of channels
+        differ.
+    TypeError, ValueError, RuntimeError
+        In a process whose input or options are wrong, before anything is written; in all others a RuntimeError.
 
     Notes
     -----
-    All processes of the group must call it, forward and backward, as often as each other. Under ``torch.compile`` it
+    All processes of the group must call it in the same mode, and forward and backward as often as each other: one in
+    evaluation sends nothing, and the others wait for it until the group's timeout. Under ``torch.compile`` it
     breaks the graph. Gradients of gradients are not offered.
 
     Examples
@@ -84,7 +89,10 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
     ) -> Tensor:
         """Return the normalized input; the arguments are those of `fastbn.torch.BatchNorm1d`."""
         if input.is_cpu:
-            return super().forward(input, residual, where, weights)
+            group = self._group_of_several()
+            if group is None:
+                return super().forward(input, residual, where, weights)
+            return self._over_processes(input, residual, where, weights, group)
         if where is not None or weights is not None:
             raise ValueError(
                 f"where and weights must be None on other devices than the CPU, got input on {input.device}"
@@ -98,30 +106,85 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         torch.nn.SyncBatchNorm._check_input_dim(self, input)
         self._check_non_zero_input_channels(input)
 
-    def _normalized(
+    def _group_of_several(self) -> Any | None:
+        """Return the group over which a call is made; None where it is this process's alone."""
+        if not (self.training and distributed.is_available() and distributed.is_initialized()):
+            return None
+        group = self.process_group or distributed.group.WORLD
+        return group if distributed.get_world_size(group) > 1 else None
+
+    @torch.compiler.disable
+    def _over_processes(
+        self, x: Tensor, residual: Tensor | None, where: Tensor | None, weights: Tensor | None, group: Any
+    ) -> Tensor:
+        epilogue = Epilogue(self.activation, self.negative_slope)
+        running = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        own, error = None, None
+        try:
+            self._check_input_dim(x)
+            if residual is not None:
+                residual = checked_residual(residual, x)
+            self._check(x, residual, where, weights, running, epilogue)
+            follow_threads()
+            own = _own_statistics(x, where, weights)
+        except Exception as raised:
+            error = raised
+        found = _statistics_of_all(own, error, group)
+        count = np.asarray(found.count)
+        if (count == 1).all():
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+        # What has no values in any process has xhat = 0, as by an infinite variance.
+        var = np.divide(found.m2, count, out=np.full_like(found.m2, np.inf), where=count > 0)
+        momentum = self._count_batch() if self.track_running_stats else 0.0
+        arguments = _Arguments(*running, momentum, self.eps, where, weights, epilogue, group, found.mean, var, count)
+        y: Tensor = _Function.apply(x, self.weight, self.bias, residual, arguments)
+        return y
+
+    def _check(
         self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
+        x: Tensor,
         residual: Tensor | None,
         where: Tensor | None,
         weights: Tensor | None,
-    ) -> Tensor:
-        if not (self.training and distributed.is_available() and distributed.is_initialized()):
-            return super()._normalized(input, running_mean, running_var, momentum, residual, where, weights)
-        group = self.process_group or distributed.group.WORLD
-        if distributed.get_world_size(group) == 1:
-            return super()._normalized(input, running_mean, running_var, momentum, residual, where, weights)
-        epilogue = Epilogue(self.activation, self.negative_slope)
-        if residual is not None:
-            residual = checked_residual(residual, input)
-        arguments = _Arguments(running_mean, running_var, momentum, self.eps, where, weights, epilogue, group)
-        return _synchronized(input, self.weight, self.bias, residual, arguments)
+        running: tuple[Tensor | None, Tensor | None],
+        epilogue: Epilogue,
+    ) -> None:
+        """Raise what would be raised after the collective call, in this process alone."""
+        if not is_served(x):
+            raise TypeError(
+                f"input must be a plain strided tensor of a floating-point type, got {type(x)} of {x.dtype}"
+            )
+        differentiated = (x, self.weight, self.bias, residual)
+        if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in differentiated):
+            check_savable(*differentiated, where, weights)
+        channels = x.shape[1]
+        for each in running:
+            if each is None:
+                continue
+            if each.shape != (channels,):
+                raise RuntimeError(
+                    f"running_mean and running_var must have shape ({channels},), got {tuple(each.shape)}"
+                )
+            if not each.dtype.is_floating_point:
+                raise TypeError(f"running_mean and running_var must be of a floating-point type, got {each.dtype}")
+            if each.is_inference() and not torch.is_inference_mode_enabled():
+                raise RuntimeError(
+                    "running_mean and running_var must be made outside of torch.inference_mode(), got inference tensors"
+                )
+        _calls.infer(  # of no values
+            array_of(x)[:0],
+            np.zeros(channels),
+            np.ones(channels),
+            array_of(self.weight),
+            array_of(self.bias),
+            self.eps,
+            None if residual is None else array_of(residual)[:0],
+            epilogue,
+        )
 
 
 class _Arguments(NamedTuple):
-    """A call's arguments that autograd need not know."""
+    """A call's arguments that autograd need not know, and the statistics of all processes."""
 
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -131,17 +194,9 @@ class _Arguments(NamedTuple):
     weights: Tensor | None
     epilogue: Epilogue
     group: Any
-
-
-@torch.compiler.disable
-def _synchronized(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: _Arguments
-) -> Tensor:
-    if not is_served(x):
-        raise TypeError(f"input must be a plain strided tensor of a floating-point type, got {type(x)} of {x.dtype}")
-    follow_threads()
-    y: Tensor = _Function.apply(x, weight, bias, residual, arguments)
-    return y
+    mean: Floats
+    var: Floats
+    count: Floats  # type: ignore[assignment]  # shadows tuple.count, as meant
 
 
 class _Function(torch.autograd.Function):
@@ -154,15 +209,10 @@ class _Function(torch.autograd.Function):
         residual: Tensor | None,
         arguments: _Arguments,
     ) -> Tensor:
-        found = _statistics_of_all(x, arguments)
-        count = np.asarray(found.count)
-        if (count == 1).all():
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
-        # What has no values in any process has xhat = 0, as by an infinite variance.
-        var = np.divide(found.m2, count, out=np.full_like(found.m2, np.inf), where=count > 0)
+        mean, var, count = arguments.mean, arguments.var, arguments.count
         y = _calls.infer(
             array_of(x),
-            found.mean,
+            mean,
             var,
             array_of(weight),
             array_of(bias),
@@ -171,10 +221,10 @@ class _Function(torch.autograd.Function):
             arguments.epilogue,
         )
         if arguments.running_mean is not None and arguments.running_var is not None:
-            channels = _composed.Statistics(*map(torch.from_numpy, (found.mean, var, count)))
+            channels = _composed.Statistics(*map(torch.from_numpy, (mean, var, count)))
             _composed.update_running(arguments.running_mean, arguments.running_var, channels, arguments.momentum)
-        ctx.arguments, ctx.count = arguments, count
-        ctx.saved = saved_constants(found.mean, var, arguments.eps)
+        ctx.arguments = arguments
+        ctx.saved = saved_constants(mean, var, arguments.eps)
         ctx.save_for_backward(x, weight, bias, residual, arguments.where, arguments.weights)
         return ordered_like(tensor_of(y), x)
 
@@ -187,7 +237,7 @@ class _Function(torch.autograd.Function):
         arrays = array_of(dy), array_of(x), array_of(weight), array_of(bias)
         own = _calls.gradient_sums(*arrays, ctx.saved, array_of(residual), arguments.epilogue)
         of_all = np.add.reduce(_gathered(np.stack(own), arguments.group))
-        means = np.divide(of_all, ctx.count, out=np.zeros_like(of_all), where=ctx.count > 0)
+        means = np.divide(of_all, arguments.count, out=np.zeros_like(of_all), where=arguments.count > 0)
         dx, dresidual = _calls.input_gradient(
             *arrays,
             ctx.saved,
@@ -206,28 +256,33 @@ class _Function(torch.autograd.Function):
         )
 
 
-def _statistics_of_all(x: Tensor, arguments: _Arguments) -> Statistics:
+def _own_statistics(x: Tensor, where: Tensor | None, weights: Tensor | None) -> Floats:
+    """Return count, mean, m2 and the low part of mean, each a row."""
+    count, *own = _calls.moments(array_of(x), array_of(where), array_of(weights))
+    return np.stack([np.broadcast_to(np.float64(count), own[0].shape), *own])
+
+
+def _statistics_of_all(own: Floats | None, error: Exception | None, group: Any) -> Statistics:
     """Return the statistics of all processes' values; an error in one of them is raised in all, so that none waits."""
-    error: Exception | None = None
-    try:
-        count, *own = _calls.moments(array_of(x), array_of(arguments.where), array_of(arguments.weights))
-        sent = np.stack([np.broadcast_to(np.float64(count), own[0].shape), *own])
-    except (TypeError, ValueError, RuntimeError) as raised:
-        error, sent = raised, np.full((4, x.shape[1]), np.nan)
-    parts = _gathered(sent, arguments.group)
+    channels = [int(each) for each in _gathered(np.array(-1 if own is None else own.shape[1]), group)]
     if error is not None:
         raise error
-    failed = [rank for rank, (count, *_) in enumerate(parts) if np.isnan(count).any()]
-    if failed:
+    failed = [rank for rank, each in enumerate(channels) if each < 0]
+    if own is None or failed:
         raise RuntimeError(
             f"input and its options must be valid in all processes, got errors in those of rank {failed}"
         )
-    each = (Statistics(count, mean, m2, mean_lo, np.zeros_like(m2)) for count, mean, m2, mean_lo in parts)
+    if len(set(channels)) > 1:
+        raise ValueError(f"input must have as many channels in every process, got {channels} in the order of ranks")
+    each = (
+        Statistics(count, mean, m2, mean_lo, np.zeros_like(m2)) for count, mean, m2, mean_lo in _gathered(own, group)
+    )
     return functools.reduce(merged, each)
 
 
-def _gathered(values: npt.NDArray[np.float64], group: Any) -> list[npt.NDArray[np.float64]]:
+def _gathered(values: npt.NDArray[Any], group: Any) -> list[npt.NDArray[Any]]:
     """Return the values of all processes, in the order of ranks."""
-    parts = [torch.empty(values.shape, dtype=torch.float64) for _ in range(distributed.get_world_size(group))]
-    distributed.all_gather(parts, torch.from_numpy(values), group)
+    sent = torch.from_numpy(values)
+    parts = [torch.empty_like(sent) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(parts, sent, group)
     return [part.numpy() for part in parts]
