@@ -120,11 +120,8 @@ class Run:
                 source = opened(place, self._reading_of(place))
                 stack.callback(source.close)
                 self._check(source, place)
-                for column, entry in source.suspects:
-                    self._note(
-                        f"column {column!r} of {source.name} is left out, for not all of it are numbers: {entry!r} "
-                        f"(null_values=[{entry!r}], --null, would count the others)"
-                    )
+                for column, why in source.suspects:
+                    self._note(f"column {column!r} of {source.name} is left out, for {why}")
                 stack.pop_all()
                 return source
         except (OSError, UnreadableError) as error:
