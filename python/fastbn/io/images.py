@@ -330,8 +330,8 @@ def _pillow(path: str, reading: Reading) -> _Header:
                 if frames > 1:
                     image.seek(frame)
                     image.load()  # which may change the mode
-                if image.mode != image.im.mode:  # a palette behind a grey frame of a GIF, which Pillow drops
-                    raise UnreadableError(f"{path} must have frames of one mode, got {mode} and {image.mode}")
+                    if image.mode != image.im.mode:  # a palette behind a grey frame of a GIF, which Pillow drops
+                        raise UnreadableError(f"{path} must have frames of one mode, got {mode} and {image.mode}")
                 exact = asked is None and image.mode == kind
                 if asked is None and kind == "L" and image.mode not in _GREY:
                     found.append(_as_grey(path, np.asarray(image.convert("RGB"))))
