@@ -125,7 +125,104 @@ def test_bits_that_are_packed(tmp_path: Path, rng: np.random.Generator) -> None:
         assert_counts(tmp_path / "x.tif", values[..., None])
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_bits_are_of_another_kind_than_8(tmp_path: Path, bits: int) -> None:
+    """They count as stored, so that their white is no 255."""
+    page = {"shape": (2, 4), "dtype": np.uint8, "bitspersample": bits, "photometric": "minisblack"}
+    rows = bytes([255] * bits)
+    tifffile.imwrite(tmp_path / "b.tif", iter([rows]), compression=None, rowsperstrip=2, **page)
+    found = fastbn.stream(tmp_path / "b.tif")
+    assert (found.mean.tolist(), found.names) == ([2.0**bits - 1], ("L",))  # type: ignore[attr-defined]
+    Image.new("L", (4, 2), 255).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=rf"b.tif must be of mode L as those before it, got L;{bits}"):
+        fastbn.stream(tmp_path)
+
+
+# A file's name says nothing of what it holds.
+
+
+def test_the_first_bytes_say_what_reads_a_file(tmp_path: Path, rng: np.random.Generator) -> None:
+    deep = rng.integers(0, 65536, (24, 25, 3)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", deep, photometric="rgb")
+    tifffile.imwrite(tmp_path / "big.tif", deep, photometric="rgb", bigtiff=True, byteorder=">")
+    (tmp_path / "x.png").write_bytes(imagecodecs.png_encode(deep))
+    for name, codec in (("x.jp2", "jp2"), ("x.j2k", "j2k")):
+        (tmp_path / name).write_bytes(imagecodecs.jpeg2k_encode(deep, level=0, reversible=True, codecformat=codec))
+    (tmp_path / "x.jxl").write_bytes(imagecodecs.jpegxl_encode(deep, lossless=True))
+    (tmp_path / "x.ppm").write_bytes(pnm("P6", deep, 65535))
+    for path in sorted(tmp_path.iterdir()):
+        for suffix in (".png", ".tif", ".jpg", ".jp2", ".ppm"):
+            other = tmp_path / f"other{suffix}"
+            other.write_bytes(path.read_bytes())
+            assert_counts(other, deep)
+            with pytest.raises(ValueError, match=r"must have 8 bits to be of mode L|cannot be read"):
+                fastbn.stream(other, mode="L")
+            other.unlink()
+
+
+def test_formats_that_pillow_would_scale_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (4, 4), 9).save(tmp_path / "x.sgi")
+    (tmp_path / "x.sgi").rename(tmp_path / "x.png")
+    for mode in (None, "L"):
+        with pytest.raises(ValueError, match=r"x.png must be of an image format that can be read exactly, got SGI"):
+            fastbn.stream(tmp_path / "x.png", mode=mode)
+
+
 # More than one image in a file.
+
+
+def test_frames_of_several_modes_are_named(tmp_path: Path) -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    red = Image.fromarray(np.stack([ramp, ramp * 0, ramp * 0], -1))
+    Image.fromarray(ramp).save(tmp_path / "x.gif", save_all=True, append_images=[red], optimize=False, disposal=2)
+    for mode in (None, "RGB"):  # Pillow drops the palette of the second
+        with pytest.raises(ValueError, match=r"x.gif must have frames of one mode, got L and P"):
+            fastbn.stream(tmp_path / "x.gif", mode=mode)
+    small = Image.fromarray(np.stack([ramp, ramp * 0, ramp * 0], -1)[4:, 4:])
+    frames = [Image.fromarray(ramp), Image.new("RGB", (16, 16), (255, 0, 0)), small]
+    frames[0].save(tmp_path / "z.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"z.gif must have frames of one mode"):
+        fastbn.stream(tmp_path / "z.gif")
+    greys = [ramp, ramp[::-1], ramp.T // 128 * 255]
+    first, *others = [Image.fromarray(grey) for grey in greys]
+    first.save(tmp_path / "y.gif", save_all=True, append_images=others, optimize=False, disposal=2)
+    assert_counts(tmp_path / "y.gif", np.concatenate(greys)[..., None])
+
+
+@pytest.mark.parametrize(("magic", "top"), [("P4", None), ("P5", 255), ("P5", 4095), ("P6", 255), ("P6", 65535)])
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_all_images_of_a_pnm(
+    tmp_path: Path, rng: np.random.Generator, magic: str, top: int | None, between: str
+) -> None:
+    channels = 3 if magic == "P6" else 1
+    shapes = [(6, 11), (3, 4), (5, 11)]
+    images = [rng.integers(0, (top or 1) + 1, (*shape, channels)) for shape in shapes]
+    stored = [pnm(magic, each[..., 0] if magic == "P4" else each, top) for each in images]
+    (tmp_path / "x.pnm").write_bytes(between.encode().join(stored) + b" \n" * 4000)
+    shown = [(1 - each) * 255 if magic == "P4" else each for each in images]
+    values = np.concatenate([each.reshape(-1, channels) for each in shown])
+    assert_counts(tmp_path / "x.pnm", values.astype(np.uint16 if (top or 1) > 255 else np.uint8))
+    (tmp_path / "x.pnm").write_bytes(b"".join(stored)[:-1])
+    with pytest.raises(ValueError, match=r"x.pnm must hold \d+ values, got \d+: it is cut short"):
+        fastbn.stream(tmp_path / "x.pnm")
+    (tmp_path / "x.pnm").write_bytes(b"".join(stored) + b"more")
+    with pytest.raises(ValueError, match=r"x.pnm must be a PNM image .*, got b'mo' \d+ bytes behind its beginning"):
+        fastbn.stream(tmp_path / "x.pnm")
+
+
+def test_images_of_a_pnm_are_of_one_kind_and_those_of_text_alone(tmp_path: Path) -> None:
+    values = np.full((2, 3, 1), 1)
+    path = tmp_path / "x.pgm"
+    path.write_bytes(pnm("P5", values, 255) + pnm("P5", values, 256))
+    with pytest.raises(ValueError, match=r"x.pgm must hold images of one kind, got I;16 and L"):
+        fastbn.stream(path)
+    for magic, top in (("P1", None), ("P2", 255)):
+        path.write_bytes(pnm(magic, values, top) * 2)
+        with pytest.raises(ValueError, match=r"x.pgm must hold one image of 6 values, got more behind it"):
+            fastbn.stream(path)
+    path.write_bytes(pnm("P2", values * 300, 255))
+    with pytest.raises(ValueError, match=r"x.pgm must have values of 0 to 255, got 300"):
+        fastbn.stream(path)
 
 
 def test_all_pages_of_a_tiff(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -334,6 +334,70 @@ def test_first_entries_that_are_no_numbers(tmp_path: Path, entries: list[str]) -
     )
 
 
+@pytest.mark.parametrize(
+    ("entries", "options"),
+    [
+        (["1,000", "2,500"], {}),
+        (["1,000,000.5", "n.v."], {}),
+        (["10%", "20.5 %"], {}),
+        (["$5", "$7.50"], {}),
+        (["1,5", "2,5"], {}),
+        (["1.5", "2.5"], {"decimal": ","}),
+        (["1.000,5", "2.000,5"], {"decimal": ","}),
+        (["1.5", "2"], {"decimal": ","}),
+    ],
+)
+def test_numbers_that_are_spelled_in_another_way_are_named(
+    tmp_path: Path, entries: list[str], options: dict[str, Any]
+) -> None:
+    (tmp_path / "x.tsv").write_text("a\tb\tc\n" + "".join(f"1\t{entry}\tx-{entry}\n" for entry in entries))
+    with pytest.warns(RuntimeWarning) as caught:
+        found = fastbn.stream(tmp_path / "x.tsv", **options)
+    assert found.names == ("a",)  # type: ignore[attr-defined]
+    said = f"column 'b' of {tmp_path}/x.tsv is left out, for not all of its entries are written as numbers are: "
+    assert [str(warning.message) for warning in caught] == [said + repr(entries[0])]
+
+
+def test_text_that_only_looks_like_numbers_is_left_out_silently(tmp_path: Path) -> None:
+    rows = ["192.168.0.1,2024-01-02,12:30,1.2.3,A1,3-4", "10.0.0.7,2024-01-03,12:31,1.2.4,A2,5-6"]
+    (tmp_path / "x.csv").write_text("\n".join(["ip,day,time,version,code,pages,v", *(f"{row},1" for row in rows), ""]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fastbn.stream(tmp_path / "x.csv").names == ("v",)  # type: ignore[attr-defined]
+
+
+def test_a_comma_is_hinted_at_where_a_line_is_one_column(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"got a,b \(string\) \(delimiter=',' would make more columns of it\)"):
+        fastbn.stream(tmp_path / "x.csv", delimiter=";")
+
+
+@pytest.mark.parametrize("suffix", ["orc", "feather", "parquet"])
+def test_a_column_of_a_name_with_a_point_is_no_member_of_a_struct(tmp_path: Path, suffix: str) -> None:
+    table = pa.table(
+        {"s": pa.array([{"p": 9.0}, {"p": 8.0}]), "s.p": [1.0, 3.0], **{f"t{i}": ["u", "v"] for i in range(4)}}
+    )
+    write = {"orc": pa.orc.write_table, "feather": pa.feather.write_feather, "parquet": pq.write_table}[suffix]
+    write(table, str(tmp_path / f"x.{suffix}"))
+    for columns in (None, ["s.p"]):
+        assert fastbn.stream(tmp_path / f"x.{suffix}", columns=columns).mean.tolist() == [2.0]
+
+
+def test_numbers_of_a_dictionary_count_in_feather_as_in_parquet(tmp_path: Path) -> None:
+    values = {"i": [1, 2, None, 1], "f": [1.5, 2.0, 3.0, None], "b": [True, False, True, True], "s": list("abca")}
+    table = pa.table({name: pa.array(entries).dictionary_encode() for name, entries in values.items()})
+    pq.write_table(table, tmp_path / "x.parquet")
+    pa.feather.write_feather(table, str(tmp_path / "x.feather"))
+    parquet, feather = (fastbn.stream(tmp_path / f"x.{suffix}", nan="omit") for suffix in ("parquet", "feather"))
+    assert feather.names == ("i", "f", "b")  # type: ignore[attr-defined]
+    assert same_bits(feather, parquet)
+    fastbn.standardize(tmp_path / "x.feather", feather, tmp_path / "y.feather")
+    fastbn.standardize(tmp_path / "x.parquet", parquet, tmp_path / "y.parquet")
+    written, other = pa.feather.read_table(tmp_path / "y.feather"), pq.read_table(tmp_path / "y.parquet")
+    assert written.to_pydict() == other.to_pydict()
+    assert written.column("s").to_pylist() == list("abca")
+
+
 @pytest.mark.parametrize("ids", [["0x10", "0x1F", "0x2A"], ["1e5", "10", "0a3"], ["12", "13", "0xff"]])
 def test_hex_numbers_are_text(tmp_path: Path, ids: list[str]) -> None:
     (tmp_path / "x.csv").write_text("id,v\n" + "".join(f"{name},{i}\n" for i, name in enumerate(ids)))

@@ -146,6 +146,27 @@ def test_what_is_read_is_not_replaced(tmp_path: Path, x: Array, save: Callable[[
     assert all(np.array_equal(before[name], value) for name, value in held(path).items())
 
 
+@pytest.mark.parametrize("labels", [("", ""), ("row", ""), ("row", "column")])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_hdf5_has_the_labels_of_its_source_and_no_others(
+    tmp_path: Path, x: Array, labels: tuple[str, str], scaled: bool
+) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = x
+        for number, label in enumerate(labels):
+            if scaled:
+                file[f"d{number}"] = np.arange(x.shape[number])
+                file[f"d{number}"].make_scale()
+                file["x"].dims[number].attach_scale(file[f"d{number}"])
+            if label:
+                file["x"].dims[number].label = label
+        before = set(file["x"].attrs)
+    fastbn.standardize(f"{tmp_path}/x.h5:x", fastbn.stream(f"{tmp_path}/x.h5:x"), f"{tmp_path}/y.h5:x")
+    with h5py.File(tmp_path / "y.h5") as file:
+        assert tuple(dim.label for dim in file["x"].dims) == labels
+        assert ("DIMENSION_LABELS" in file["x"].attrs) == ("DIMENSION_LABELS" in before)
+
+
 def test_hdf5_keeps_how_it_was_stored(tmp_path: Path, x: Array) -> None:
     for name in ("k.h5", "other.h5"):
         with h5py.File(tmp_path / "k.h5", "w") as file:

@@ -512,7 +512,9 @@ def _frame(name: str, frame: Any, reading: Reading) -> tuple[Stored, Reading]:
         found = [_numbers(column) for column in columns]
         if reading.columns is None:
             suspects = [
-                (label, str(each.odd)) for label, each in zip(names, found, strict=True) if each.odd is not None
+                (label, f"not all of it are numbers: {str(each.odd)!r}")
+                for label, each in zip(names, found, strict=True)
+                if each.odd is not None
             ]
         chosen = _frame_columns(name, names, columns, found, reading)
         reading = reading._replace(columns=None, nodata=_of_chosen(name, names, chosen, reading))

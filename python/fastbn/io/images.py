@@ -1,7 +1,8 @@
 """Images: pixels are rows, channels features, and values what is stored, or the file is refused.
 
 TIFF is read by tifffile, PNM here, what has more than 8 bits by imagecodecs, and everything else by Pillow, which is
-exact for 8 bits. A place among images is a number of files.
+exact for 8 bits. A file's first bytes say which it is, and its suffix where they say nothing. A place among images is a
+number of files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,6 +37,16 @@ _WORKERS = min(8, os.cpu_count() or 1)
 _GREY = ("1", "L", "LA", "La")
 _EXACT = (*_GREY, "RGB", "RGBA", "RGBa", "RGBX", "P", "PA")  # modes that Pillow gives as they are stored
 _CODECS = {".jp2": "jpeg2k", ".j2k": "jpeg2k", ".avif": "avif", ".jxl": "jpegxl"}
+_MAGIC = {  # how files of a format begin
+    "tiff": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "jpeg2k": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "jpegxl": rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a",
+    "avif": rb"[\s\S]{4}ftyp",
+    "pnm": rb"P[1-6Ff][\s#]",
+}
+_PILLOW = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "PCX", "TGA", "ICO")  # which it reads as they are stored
+_MODED = (*_PILLOW, "TIFF", "PPM", "JPEG2000", "AVIF")  # of 8 bits, where a mode is asked for
 _PNM = (".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
 _MASK = 4  # of a TIFF's NewSubfileType
 _limit = threading.Lock()
@@ -266,22 +278,34 @@ def _kind(channels: int, dtype: np.dtype[Any], colour: bool) -> str:
 
 
 def _header_of(path: str, reading: Reading) -> _Header:
-    suffix = suffix_of(path)
-    reader: _Reader = _tiff if suffix in (".tif", ".tiff") else _pnm if suffix in _PNM else _pillow
-    reader = _deep if suffix in _CODECS or _deep_png(path) else reader
+    reader = _reader_of(path)
     if reading.mode is None:
         header = reader(path, reading)
     else:
         header, stored = _pillow(path, reading), ""
         with suppress(UnreadableError):  # of what only a mode makes readable, CMYK for instance
             stored = reader(path, reading._replace(mode=None)).kind
-        if stored not in ("", "L", "RGB") and not stored.endswith(" channels"):
+        if re.fullmatch(r"((L|RGB|\d+ channels)(;[2-7])?)?", stored) is None:
             raise UnreadableError(f"{path} must have 8 bits to be of mode {reading.mode}, got mode {stored}")
     if header.pixels > reading.max_pixels:
         raise UnreadableError(
             f"{path} must have at most {reading.max_pixels} pixels, got {header.pixels} (max_pixels= allows more)"
         )
     return header
+
+
+def _reader_of(path: str) -> _Reader:
+    """Return what reads a file as it is stored, by its first bytes, whatever it is called."""
+    with open(path, "rb") as file:
+        head = file.read(26)
+    suffix = suffix_of(path)
+    named = "tiff" if suffix in (".tif", ".tiff") else "pnm" if suffix in _PNM else _CODECS.get(suffix, "")
+    found = next((name for name, magic in _MAGIC.items() if re.match(magic, head)), named)
+    if found in ("tiff", "pnm"):
+        return _tiff if found == "tiff" else _pnm
+    if found in _CODECS.values() or (found == "png" and head[24:25] == b"\x10"):
+        return partial(_deep, codec=found)
+    return _pillow
 
 
 # Pillow: 8 bits, and the modes that can be asked for.
@@ -291,6 +315,8 @@ def _pillow(path: str, reading: Reading) -> _Header:
     pillow = needed("PIL.Image", "Images")
     with pillow.open(path) as image:
         mode, asked = str(image.mode), reading.mode
+        if image.format not in (_PILLOW if asked is None else _MODED):
+            raise UnreadableError(f"{path} must be of an image format that can be read exactly, got {image.format}")
         if asked is None and mode not in (*_EXACT, "I;16", "I", "F"):
             raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got mode {mode}")
         frames = 1 if image.format in ("JPEG", "MPO", "ICO") else getattr(image, "n_frames", 1)
@@ -304,32 +330,43 @@ def _pillow(path: str, reading: Reading) -> _Header:
             for frame in range(frames):
                 if frames > 1:
                     image.seek(frame)
+                    image.load()  # which may change the mode
+                    if image.mode != image.im.mode:  # a palette behind a grey frame of a GIF, which Pillow drops
+                        raise UnreadableError(f"{path} must have frames of one mode, got {mode} and {image.mode}")
                 exact = asked is None and image.mode == kind
-                found.append(np.asarray(image if exact else image.convert(kind)))
+                if asked is None and kind == "L" and image.mode not in _GREY:
+                    found.append(_as_grey(path, np.asarray(image.convert("RGB"))))
+                else:
+                    found.append(np.asarray(image if exact else image.convert(kind)))
         return found
 
     return _Header(kind, pixels, size, np.dtype(dtype), decode)
 
 
+def _as_grey(path: str, colours: Array) -> Array:
+    """Return a frame behind a grey one, which Pillow gives as RGB, as grey too."""
+    if not (colours == colours[..., :1]).all():
+        raise UnreadableError(f"{path} must have frames of one mode, or be asked for one (mode='RGB'), got L and RGB")
+    return colours[..., 0]
+
+
 # What has more than 8 bits: imagecodecs.
 
 
-def _deep_png(path: str) -> tuple[int, int] | None:
-    """Return the numbers of pixels and channels of a PNG of 16 bits, by its header; None of any other file."""
+def _png_header(path: str) -> tuple[int, int]:
+    """Return the numbers of pixels and channels of a PNG of 16 bits."""
     with open(path, "rb") as file:
         head = file.read(26)
-    if not head.startswith(b"\x89PNG\r\n\x1a\n") or head[24:25] != b"\x10":
-        return None
     return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big"), 3 if head[25] & 2 else 1
 
 
-def _deep(path: str, reading: Reading) -> _Header:
+def _deep(path: str, reading: Reading, codec: str) -> _Header:
     """Return an image by what decodes its depth, of which only PNG says something before it is decoded.
 
     Two and four channels are grey and RGB with alpha, which does not count.
     """
     codecs = needed("imagecodecs", "Images of more than 8 bits")
-    decoder = getattr(codecs, f"{_CODECS.get(suffix_of(path), 'png')}_decode")
+    decoder = getattr(codecs, f"{codec}_decode")
 
     def decode() -> list[Array]:
         with open(path, "rb") as file:
@@ -338,9 +375,8 @@ def _deep(path: str, reading: Reading) -> _Header:
         channels = {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
         return [values.reshape(-1, *values.shape[-2:])[..., :channels]]
 
-    known = _deep_png(path)
-    if known is not None:
-        pixels, channels = known
+    if codec == "png":
+        pixels, channels = _png_header(path)
         return _Header(_kind(channels, np.dtype(np.uint16), True), pixels, channels, np.dtype(np.uint16), decode)
     found = decode()
     channels = found[0].shape[-1]
@@ -348,47 +384,96 @@ def _deep(path: str, reading: Reading) -> _Header:
     return _Header(_kind(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
 
 
-# PNM, whose numbers Pillow scales to 8 or 16 bits.
+# PNM, whose numbers Pillow scales to 8 or 16 bits. Images of the binary formats may follow one another in a file.
+
+
+class _Raster(NamedTuple):
+    """An image of a PNM file: its format, shape and type, its largest value, and where its values lie."""
+
+    magic: str
+    shape: tuple[int, int, int]
+    stored: np.dtype[Any]
+    top: float
+    begin: int
+    nbytes: int
 
 
 def _pnm(path: str, reading: Reading) -> _Header:
+    rasters = list(_rasters(path))
+    kinds = [_kind(each.shape[2], each.stored.newbyteorder("="), True) for each in rasters]
+    if len(set(kinds)) > 1:
+        raise UnreadableError(f"{path} must hold images of one kind, got {' and '.join(sorted(set(kinds)))}")
+
+    def each() -> Iterator[Array]:
+        with open(path, "rb") as file:
+            for raster in rasters:
+                file.seek(raster.begin)
+                yield _unpacked(path, raster, file.read(raster.nbytes))
+
+    pixels = sum(height * width for height, width, _ in (raster.shape for raster in rasters))
+    channels, dtype = rasters[0].shape[2], rasters[0].stored.newbyteorder("=")
+    return _Header(kinds[0], pixels, channels, dtype, lambda: list(each()), (), each)
+
+
+def _rasters(path: str) -> Iterator[_Raster]:
+    """Yield what the headers in a file say, one behind the values of another."""
+    begin, size = 0, os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(1 << 12)
+        while begin < size or begin == 0:
+            file.seek(begin)
+            head = file.read(1 << 12)
+            blank = len(head) - len(head.lstrip()) if begin else 0
+            if blank == len(head) and begin:
+                begin += blank
+                continue
+            raster = _raster(path, head[blank:], begin + blank, size)
+            yield raster
+            begin = raster.begin + raster.nbytes
+
+
+def _raster(path: str, head: bytes, begin: int, size: int) -> _Raster:
     found = re.match(rb"P([1-6Ff])" + rb"(?:\s|#[^\n]*\n)+([0-9.+-]+)" * 3, head.replace(b"\0", b"0") + b" ")
     if head[:2] in (b"P1", b"P4"):
         found = re.match(rb"P([14])" + rb"(?:\s|#[^\n]*\n)+([0-9]+)" * 2 + rb"()", head)
     if found is None:
-        raise UnreadableError(f"{path} must be a PNM image (P1 to P6, Pf, PF), got {head[:2]!r}")
+        behind = f" {begin} bytes behind its beginning" if begin else ""
+        raise UnreadableError(f"{path} must be a PNM image (P1 to P6, Pf, PF), got {head[:2]!r}{behind}")
     magic, width, height = found[1].decode(), int(found[2]), int(found[3])
     channels = 3 if magic in "36F" else 1
     top = float(found[4] or 1)
     stored = np.dtype(f"{'<' if top < 0 else '>'}f4") if magic in "Ff" else np.dtype(">u2" if top > 255 else "u1")
     if magic not in "Ff" and not 1 <= top <= 65535:
         raise UnreadableError(f"{path} must have a largest value of 1 to 65535, got {found[4].decode()}")
+    begin += found.end() + (magic not in "123")
+    nbytes = height * (-(-width // 8) if magic == "4" else width * channels * stored.itemsize)
+    nbytes = size - begin if magic in "123" else nbytes
+    return _Raster(magic, (height, width, channels), stored, top, begin, nbytes)
 
-    def decode() -> list[Array]:
-        with open(path, "rb") as file:
-            data = file.read()[found.end() :]
-        values: Array
-        shape, count = (height, width, channels), height * width * channels
-        if magic in "123":
-            text = re.sub(rb"#[^\n]*", b"", data)
-            numbers = re.findall(rb"[01]" if magic == "1" else rb"\d+", text)
-            values = np.array(numbers[:count], np.int64)
-        elif magic == "4":
-            packed = np.frombuffer(data[1:], np.uint8, height * (-(-width // 8)))
-            values = np.unpackbits(packed.reshape(height, -1), axis=1)[:, :width]
-        else:
-            values = np.frombuffer(data[1:], stored, count)
-        if values.size < count:
-            raise UnreadableError(f"{path} must hold {count} values, got {values.size}: it is cut short")
-        values = values.reshape(shape)
-        if magic in "14":  # 1 is black
-            values = (1 - values) * 255
-        return [values[::-1] if magic in "Ff" else values.astype(stored.newbyteorder("="))]
 
-    native = stored.newbyteorder("=")
-    return _Header(_kind(channels, native, True), width * height, channels, native, decode)
+def _unpacked(path: str, raster: _Raster, data: bytes) -> Array:
+    """Return the values of an image; those of a text are one image, with nothing but blanks behind it."""
+    magic, stored, (height, width, channels) = raster.magic, raster.stored, raster.shape
+    count = height * width * channels
+    if magic in "123":
+        entries = re.sub(rb"#[^\n]*", b"", data).split()
+        numbers = re.findall(rb"[\s\S]", b"".join(entries)) if magic == "1" else entries
+        if len(numbers) > count:
+            raise UnreadableError(f"{path} must hold one image of {count} values, got more behind it")
+        values: Array = np.array(numbers, np.int64)
+        if values.size and not 0 <= values.min() <= values.max() <= raster.top:
+            raise UnreadableError(f"{path} must have values of 0 to {raster.top:.0f}, got {values.max()}")
+    elif magic == "4":
+        packed = np.frombuffer(data[: raster.nbytes], np.uint8)
+        whole = packed[: packed.size // (-(-width // 8) or 1) * -(-width // 8)]
+        values = np.unpackbits(whole.reshape(-1, -(-width // 8) or 1), axis=1)[:, :width]
+    else:
+        values = np.frombuffer(data[: len(data) // stored.itemsize * stored.itemsize], stored)
+    if values.size < count:
+        raise UnreadableError(f"{path} must hold {count} values, got {values.size}: it is cut short")
+    values = values.reshape(raster.shape)
+    if magic in "14":  # 1 is black
+        values = (1 - values) * 255
+    return values[::-1] if magic in "Ff" else values.astype(stored.newbyteorder("="))
 
 
 # TIFF: every page that is no smaller copy of another and no mask.
@@ -402,9 +487,9 @@ def _tiff(path: str, reading: Reading) -> _Header:
         if not pages:
             raise UnreadableError(f"{path} must hold an image, got smaller copies and masks alone")
         first = pages[0].keyframe
-        channels, dtype, colour = _samples(path, first)
+        channels, dtype, kind = _samples(path, first)
         for page in pages:
-            if _samples(path, page.keyframe) != (channels, dtype, colour):
+            if _samples(path, page.keyframe) != (channels, dtype, kind):
                 raise UnreadableError(f"{path} must hold images of one kind, got several")
         pixels = sum(series.size for series in _series(tiff)) // max(1, first.samplesperpixel)
         text = first.tags.valueof("GDAL_NODATA")
@@ -416,7 +501,7 @@ def _tiff(path: str, reading: Reading) -> _Header:
                 for page in _decoded(series):
                     yield _channels_last(*page, channels)
 
-    return _Header(_kind(channels, dtype, colour), pixels, channels, dtype, lambda: list(each()), nodata, each)
+    return _Header(kind, pixels, channels, dtype, lambda: list(each()), nodata, each)
 
 
 def _series(tiff: Any) -> Iterator[Any]:
@@ -430,20 +515,25 @@ def _pages(tiff: Any) -> Iterator[Any]:
         yield from (page for page in series.pages if page is not None)
 
 
-def _samples(path: str, page: Any) -> tuple[int, np.dtype[Any], bool]:
-    """Return how many channels count, of which type, and whether they are red, green and blue."""
+def _samples(path: str, page: Any) -> tuple[int, np.dtype[Any], str]:
+    """Return how many channels count, of which type, and what images of them are called.
+
+    What has 2 to 7 bits counts as it is stored, and is of another kind than what has 8: its white is not 255.
+    """
     photometric = page.photometric.name
     if page.dtype is None or page.dtype.kind not in "biuf":
         raise UnreadableError(f"{path} must hold real numbers, got {page.dtype}")
     if photometric == "PALETTE":
-        return 3, np.dtype(np.uint8), True
+        return 3, np.dtype(np.uint8), "RGB"
     if photometric in ("SEPARATED", "CIELAB", "ICCLAB", "ITULAB") or (
         photometric == "YCBCR" and page.compression.name not in ("JPEG", "OJPEG", "JPEG2000")
     ):
         raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got {photometric}")
     alpha = sum(int(kind) in (1, 2) for kind in page.extrasamples)
     dtype = np.dtype(np.uint8) if page.bitspersample == 1 else np.dtype(page.dtype).newbyteorder("=")
-    return page.samplesperpixel - alpha, dtype, photometric in ("RGB", "YCBCR")
+    channels = page.samplesperpixel - alpha
+    kind = _kind(channels, dtype, photometric in ("RGB", "YCBCR"))
+    return channels, dtype, f"{kind};{page.bitspersample}" if 1 < page.bitspersample < 8 else kind
 
 
 def _decoded(series: Any) -> Iterator[tuple[Any, Array]]:

@@ -97,7 +97,7 @@ def places(source: Any) -> Iterable[Place]:
     if isinstance(source, (str, os.PathLike)):
         return _of_path(os.fspath(source))
     if _is_array(source):
-        return [Place("memory", "source", array=source)]
+        return [_in_memory("source", source)]
     if isinstance(source, (list, tuple)):
         return _joined(place for index, item in enumerate(source) for place in _of_item(item, index))
     if isinstance(source, Iterable) and not isinstance(source, (dict, bytes, bytearray, Moments)):
@@ -154,8 +154,14 @@ def _of_item(item: Any, index: int) -> list[Place]:
     if isinstance(item, (str, os.PathLike)):
         return _of_path(os.fspath(item))
     if _is_array(item):
-        return [Place("memory", f"source[{index}]", array=item)]
+        return [_in_memory(f"source[{index}]", item)]
     raise TypeError(f"source must hold paths or arrays, got {type(item).__name__} at {index}")
+
+
+def _in_memory(name: str, array: Any) -> Place:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array, got {type(array).__name__}")
+    return Place("memory", name, array=array)
 
 
 def _of_path(path: str) -> list[Place]:

@@ -122,12 +122,8 @@ class Run:
                 source = opened(place, self._reading_of(place))
                 stack.callback(source.close)
                 self._check(source, place)
-                for column, entry in source.suspects:
-                    left_out = (
-                        f"column {column!r} of {source.name} is left out, for not all of it are numbers: {entry!r}"
-                    )
-                    hint = f" (null_values=[{entry!r}], --null, would count the others)" if place.files else ""
-                    self._note(left_out + hint)
+                for column, why in source.suspects:
+                    self._note(f"column {column!r} of {source.name} is left out, for {why}")
                 stack.pop_all()
                 return source
         except (OSError, UnreadableError) as error:

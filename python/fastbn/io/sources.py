@@ -50,8 +50,8 @@ class Source(Protocol):
     those of features that were not asked for and could have been. Where blocks have the features in another order,
     ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
     there is none; ``flat`` says that it has one dimension in truth, and one column here. ``suspects`` has the columns
-    that were left out though they hold numbers, each with the first entry that is none; ``notes`` says what was done
-    to the values without being asked.
+    that were left out though they hold numbers, each with the reason; ``notes`` says what was done to the values
+    without being asked.
     """
 
     name: str

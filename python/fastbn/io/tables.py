@@ -41,6 +41,10 @@ _COPIES, _REWRITTEN = 3, 6
 _PAGES = 3 << 20
 _BUFFER = 1 << 18  # bytes of a column that are read at a time
 _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
+# What is meant as a number and written in another way: 1,000 and 1.000,5 and 10% and $5.
+_SPELLED = re.compile(
+    r"[-+]?[$€£¥]?\s?(\d+([.,]\d*)?|[.,]\d+|\d{1,3}([.,'_\u2019\s]\d{3})+([.,]\d+)?)(e[-+]?\d+)?\s?[%$€£¥]?", re.I
+)
 _ARROW = ("zstd", "lz4")  # that Python has nothing for
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -49,7 +53,7 @@ class Field(NamedTuple):
     """A column of a table: its name and type, and whether it counts unless others are asked for.
 
     ``numeric`` columns can be asked for; of ``empty`` ones nothing is known yet. ``odd`` is the first entry that is no
-    number in a column of text of which others are.
+    number in a column of text of which others are, or one that is a number ``spelled`` in another way.
     """
 
     name: str
@@ -58,6 +62,14 @@ class Field(NamedTuple):
     counts: bool
     empty: bool = False
     odd: str | None = None
+    spelled: bool = False
+
+    @property
+    def why(self) -> str:
+        """Why the column is left out, though numbers were meant."""
+        if self.spelled:
+            return f"not all of its entries are written as numbers are: {self.odd!r}"
+        return f"not all of it are numbers: {self.odd!r} (null_values=[{self.odd!r}], --null, would count the others)"
 
 
 class Batch(NamedTuple):
@@ -134,7 +146,7 @@ class TableSource:
         weights = {self.fields[i].name for i in self._weights}
         self.more: Sequence[str] = sorted(counted - set(self.names) - weights)
         default = reading.columns is None
-        self.suspects = [(field.name, field.odd) for field in self.fields if default and field.odd is not None]
+        self.suspects = [(field.name, field.why) for field in self.fields if default and field.odd is not None]
         single = reading.dtype is None and all(field.type in ("float", "halffloat") for field in taken)
         self.dtype = np.dtype(np.float32) if single else reading.dtype or np.dtype(np.float64)
         self._ring = Ring(reading)
@@ -185,7 +197,7 @@ class TableSource:
 
     def _hint(self) -> str:
         """Return what may have been meant, where a whole line is one column."""
-        separator = next((mark for mark in ";\t|" if len(self.fields) == 1 and mark in self.fields[0].name), None)
+        separator = next((mark for mark in ";\t|," if len(self.fields) == 1 and mark in self.fields[0].name), None)
         return "" if separator is None else f" (delimiter={separator!r} would make more columns of it)"
 
     def _weights_of(self, reading: Reading, known: list[str] | None) -> list[int]:
@@ -213,8 +225,15 @@ def _numbers(column: Any) -> Array:
 def field_of(name: str, kind: Any, index: bool = False) -> Field:
     """Return a column's description, from its type in pyarrow; what is a frame's index does not count."""
     types = needed("pyarrow", "Tables").types
-    numeric = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)
+    kind = kind.value_type if types.is_dictionary(kind) and _is_number(kind.value_type) else kind  # as Parquet says
+    numeric = _is_number(kind)
     return Field(name, str(kind), numeric, numeric and not index, types.is_null(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    types = needed("pyarrow", "Tables").types
+    checks = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    return any(check(kind) for check in checks)
 
 
 def described(schema: Any, numbers: Sequence[int], dtype: np.dtype[Any]) -> Any:
@@ -283,7 +302,8 @@ class TextTable:
             if not field.numeric and not field.empty:
                 as_text = dict.fromkeys(self._types, needed("pyarrow", "Tables").string())
                 texts = self._parsed(sample, as_text) if texts is None else texts
-                field = field._replace(odd=self._odd(texts.column(number)))
+                odd = self._odd(texts.column(number))
+                field = field._replace(odd=odd, spelled=odd is not None and _is_spelled(odd))
             # What is empty so far may have numbers later, and is not left out silently.
             self.fields.append(field._replace(numeric=field.numeric or field.empty, counts=field.counts or field.empty))
 
@@ -316,15 +336,22 @@ class TextTable:
         return types
 
     def _odd(self, column: Any) -> str | None:
-        """Return the first entry that is no number, where others are."""
-        texts = [text for text in column.to_pylist() if text and text not in self._nulls()]
+        """Return the first entry that is no number, where others are, or one that is meant as a number."""
+        texts: list[str] = [text for text in column.to_pylist() if text and text not in self._nulls()]
         wrong = [text for text in texts if not self._is_number(text)]
-        return wrong[0] if 0 < len(wrong) < len(texts) else None
+        if 0 < len(wrong) < len(texts):
+            return wrong[0]
+        spelled: Iterator[str] = filter(_is_spelled, texts)
+        return next(spelled, None)
 
     def _nulls(self) -> list[str]:
         return [*needed("pyarrow.csv", "Tables").ConvertOptions().null_values, *self._reading.null_values]
 
     def _is_number(self, text: str) -> bool:
+        return "." not in text.replace(self._reading.decimal, "") and self._is_like_number(text)
+
+    def _is_like_number(self, text: str) -> bool:
+        """Whether a text is a number, with a point or the decimal mark."""
         try:
             float(text.replace("_", "no").replace(self._reading.decimal, "."))
         except ValueError:
@@ -333,7 +360,7 @@ class TextTable:
 
     def _all_numbers(self, entries: Sequence[str]) -> bool:
         filled = [entry.strip() for entry in entries if entry.strip() not in self._nulls()]
-        return bool(filled) and all(map(self._is_number, filled))
+        return bool(filled) and all(map(self._is_like_number, filled))
 
     def _parsed(self, lines: bytes, types: dict[str, Any] | None = None, columns: list[str] | None = None) -> Any:
         pa, csv_of = needed("pyarrow", "Tables"), needed("pyarrow.csv", "Tables")
@@ -485,6 +512,10 @@ def _decoded(name: str, line: bytes) -> str:
         ) from None
 
 
+def _is_spelled(text: str) -> bool:
+    return _SPELLED.fullmatch(text.strip()) is not None
+
+
 def _as_parsed(kind: Any) -> Any:
     """Return how a column of numbers is parsed: as float64, for a later block may have fractions."""
     pa = needed("pyarrow", "Tables")
@@ -628,6 +659,7 @@ class ArrowTable:
     def __init__(self, place: Place, reading: Reading) -> None:
         dataset = needed("pyarrow.dataset", "Tables")
         kind = "orc" if place.kind == "orc" else "ipc"
+        self._orc = kind == "orc"
         self._fragment = next(dataset.dataset(place.files[0], format=kind).get_fragments())
         self._reading, self.schema = reading, self._fragment.physical_schema
         self.fields = _fields(self.schema)
@@ -638,7 +670,7 @@ class ArrowTable:
         width = max(1, len(names)) * (8 * (_REWRITTEN if everything else _COPIES) + self._reading.beside)
         rows = max(_LEAST_ROWS, self._reading.block_bytes // width)
         # To find many columns by name takes longer than to read the others too.
-        few = names if 2 * len(names) <= len(self.schema.names) else None
+        few = names if 2 * len(names) <= len(self.schema.names) and not self._paths(names) else None
         options = {"batch_size": rows, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
         total, at, number = self._fragment.count_rows(), 0, 0
         for number, batch in enumerate(self._fragment.to_batches(columns=few, **options), 1):
@@ -647,6 +679,10 @@ class ArrowTable:
             at += batch.num_rows
         if number <= start:
             yield Batch(self.schema.empty_table().select(names), start, 1.0, at)
+
+    def _paths(self, names: Sequence[str]) -> bool:
+        """Whether a name would be taken for the path to a member of a struct: "s.p", of ORC."""
+        return self._orc and any("." in name for name in names)
 
 
 class FrameTable:

@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -277,14 +277,15 @@ class Hdf5Writer(ChunkedWriter):
         self._raw = _Lenient(path, "r+" if target.within else "w+")
         self._file = needed("h5py", "HDF5 files").File(self._raw, "r+" if target.within else "w")
         self._wanted = wanted
-        scales = self._scales(wanted)
+        scales, labels = self._scales(wanted), self._labels(wanted)
         if target.member in self._file:
             del self._file[target.member]
         self._array = self._created(target.member, wanted)
-        for dim, scale, label in zip(self._array.dims, scales, wanted.dims or scales, strict=True):
+        for dim, scale, label in zip(self._array.dims, scales, labels, strict=True):
             if scale is not None and isinstance(self._file.get(scale), type(self._array)):
                 dim.attach_scale(self._file[scale])
-            dim.label = (label or "") if wanted.dims else ""
+            if label:  # an empty one would be an attribute too
+                dim.label = label
         self._array.attrs.update(wanted.attrs)
 
     def write(self, corner: Shape, values: Array) -> None:
@@ -314,10 +315,23 @@ class Hdf5Writer(ChunkedWriter):
 
     def _scales(self, wanted: Wanted) -> list[str | None]:
         """Return the names of the source's dimension scales."""
-        source, ndim = wanted.origin.stored, len(wanted.trailing) + 1
-        if type(source) is not needed("h5py", "HDF5 files").Dataset or source.ndim != ndim:
-            return [None] * ndim
+        source = self._alike(wanted)
+        if source is None:
+            return [None] * (len(wanted.trailing) + 1)
         return [dim[0].name if len(dim) else None for dim in source.dims]
+
+    def _labels(self, wanted: Wanted) -> Sequence[str]:
+        """Return the source's labels, which are the names of dimensions where it is no array of HDF5."""
+        source = self._alike(wanted)
+        if source is None:
+            return wanted.dims or [""] * (len(wanted.trailing) + 1)
+        return [dim.label for dim in source.dims]
+
+    def _alike(self, wanted: Wanted) -> Any:
+        """Return the source, if it is an array of HDF5 with as many dimensions."""
+        source = wanted.origin.stored
+        is_dataset = type(source) is needed("h5py", "HDF5 files").Dataset
+        return source if is_dataset and source.ndim == len(wanted.trailing) + 1 else None
 
 
 class NetcdfWriter(Hdf5Writer):
