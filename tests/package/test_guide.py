@@ -13,7 +13,7 @@ from support.interpreters import run_ranks
 from support.pages import BLOCK, assert_prints, promised, sections_of
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("guide", "toolbox", "standardization", "files", "distributed")
+PAGES = ("start", "operation", "guide", "toolbox", "standardization", "files", "distributed")
 # Libraries that layers and scalers are exchanged with.
 OTHERS = "torch|keras|flax|onnx|onnxruntime|skl2onnx|skops"
 
