@@ -157,11 +157,10 @@ panels[0].legend(loc="lower right")
 # When to take which
 # ------------------
 #
-# =========================================  ==========================================================================
-# your case                                  take
-# =========================================  ==========================================================================
-# the input of a model, data at hand         standardization: one pass, exact, the same for a row in any company
-# between the layers of a network            batch normalization: what a layer gives changes while the network learns
-# raw data that change while you train       batch normalization, in batches that are not small
-# the scaling must be inside the network     a layer with the data's statistics: ``BatchNorm(64, affine=False).load_moments(stats).eval()``
-# =========================================  ==========================================================================
+# - **The input of a model, and the data are at hand**: standardization. It takes one pass, is
+#   exact, and gives a row the same result in any company.
+# - **Between the layers of a network**: batch normalization, since what a layer gives changes
+#   while the network learns.
+# - **Raw data that change while you train**: batch normalization, in batches that are not small.
+# - **The scaling must be a part of the network**: a layer that has the data's statistics and is
+#   never in training mode, ``BatchNorm(64, affine=False).load_moments(stats).eval()``.
