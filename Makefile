@@ -118,7 +118,7 @@ files: $(STAMPS)/package $(STAMPS)/extra-cli $(STAMPS)/extra-files ## measure th
 	$(BIN)/python bench/files.py $(if $(QUICK),--quick)
 
 .PHONY: numerics
-numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of README
+numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of docs/numerics.md
 	$(BIN)/python bench/numerics.py
 
 .PHONY: wheel
