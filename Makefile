@@ -60,7 +60,7 @@ docs: $(STAMPS)/package $(STAMPS)/extra-docs ## build the site, with the gallery
 	@echo 'Open $(CURDIR)/$(DOCS)/index.html'
 
 .PHONY: test-docs
-test-docs: docs $(STAMPS)/extra-test-docs ## open every page of the site in Chromium, which must be installed: wide, narrow, light, dark
+test-docs: docs $(STAMPS)/extra-test $(STAMPS)/extra-test-docs ## open every page of the site in Chromium, which must be installed: wide, narrow, light, dark
 	$(BIN)/python -m pytest tests/site
 
 .PHONY: lint lint-python lint-types lint-format lint-tidy

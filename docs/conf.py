@@ -56,6 +56,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "show_memory": False,
+    "write_computation_times": False,
     "capture_repr": (),
     "min_reported_time": 0,
     "image_srcset": ["2x"],

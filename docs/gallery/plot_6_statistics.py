@@ -43,10 +43,11 @@ for momentum, color in {0.1: "C0", 0.01: "C1", None: "C2"}.items():
     left.loglog(steps, errors, color=color, label=label)
     right.semilogx(steps, deviations, color=color, label=label)
     if momentum is not None:
-        left.loglog(steps, (1 - momentum) ** steps * MEAN / STD, ":", color="gray", linewidth=1)
-        forgotten = int(np.ceil(np.log(0.01 * STD / MEAN) / np.log(1 - momentum)))
+        start = (1 - momentum) ** steps * MEAN / STD
+        left.loglog(steps, start, ":", color="gray", linewidth=1)
+        forgotten = int(steps[start < 0.01][0])
         print(
-            f"momentum {momentum}: the start is worth less than 0.01 deviations after {forgotten} batches"
+            f"momentum {momentum}: the start is worth less than 0.01 deviations from batch {forgotten} on"
         )
 left.set(
     xlabel="batches", ylabel="deviations", title="error of the running mean", ylim=(5e-3, 10)
@@ -87,13 +88,12 @@ def evaluated(network):
     network.eval()
     logits = network(digits.test_images)
     network.train()
-    return cross_entropy(logits, digits.test_labels)[0], np.mean(
-        logits.argmax(axis=1) == digits.test_labels
-    )
+    accuracy = np.mean(logits.argmax(axis=1) == digits.test_labels)
+    return cross_entropy(logits, digits.test_labels)[0], accuracy
 
 
 def with_population_statistics(network):
-    """Return a copy of the network that knows the statistics of all training images, with the weights as they are."""
+    """Return a copy that has the statistics of all training images."""
     network = copy.deepcopy(network)
     with fastbn.population_statistics(*norms(network)):
         network(digits.train_images)
@@ -111,15 +111,12 @@ for momentum in (0.1, 0.01):
         rows = rng.integers(0, len(digits.train_labels), 60)
         train_step(network, digits.train_images[rows], digits.train_labels[rows], rate=1.0)
         if step in shown:
-            found.setdefault(f"moving average, momentum {momentum}", []).append(
-                evaluated(network)
-            )
-            if (
-                momentum == 0.1
-            ):  # the weights are the same for both: training does not look at running statistics
-                found.setdefault("population statistics", []).append(
-                    evaluated(with_population_statistics(network))
-                )
+            name = f"moving average, momentum {momentum}"
+            found.setdefault(name, []).append(evaluated(network))
+            # Training does not look at running statistics: both networks have the same weights.
+            if momentum == 0.1:
+                exact = evaluated(with_population_statistics(network))
+                found.setdefault("population statistics", []).append(exact)
 
 figure, (left, right) = plt.subplots(1, 2)
 for (name, values), color, style in zip(
@@ -128,9 +125,8 @@ for (name, values), color, style in zip(
     losses, accuracies = np.array(values).T
     left.semilogx(shown, 100 * accuracies, style, color=color, markersize=4, label=name)
     right.loglog(shown, losses, style, color=color, markersize=4)
-    print(
-        f"{name:30} test accuracy after 20, 100, 500 steps: {', '.join(f'{100 * accuracies[i]:.1f}' for i in (4, 6, 8))} %"
-    )
+    at = ", ".join(f"{100 * accuracies[i]:.1f}" for i in (4, 6, 8))
+    print(f"{name:30} test accuracy after 20, 100, 500 steps: {at} %")
 left.set(xlabel="training steps", title="test accuracy, %", ylim=(0, 105))
 right.set(xlabel="training steps", title="test loss", ylim=(0.02, 10))
 right.legend(*left.get_legend_handles_labels(), fontsize="small", loc="lower left")

@@ -61,7 +61,7 @@ def pages() -> list[Path]:
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-b", "html", str(ROOT / "docs"), str(HTML)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return sorted(HTML.rglob("*.html"))
+    return sorted(page for page in HTML.rglob("*.html") if "_static" not in page.parts)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,25 @@ def test_every_question_and_every_public_name_has_a_page(pages: list[Path]) -> N
     import fastbn
 
     assert {f"fastbn.{name}" for name in set(fastbn.__all__) - {"__version__"}} <= found
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<img src="data:image/png;base64,AAAA">', "broken image"),
+        ('<div style="width: 3000px">x</div>', "the page is 3"),
+        ('<p style="width: 50px; overflow: hidden">unbreakable_and_long</p>', "text runs out of its box"),
+        ('<p style="width: 50px; overflow-x: auto">unbreakable_and_long</p>', None),
+        ("<p>text that has room</p>", None),
+    ],
+)
+def test_what_is_wrong_is_found(browser: Any, body: str, fault: str | None) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.set_content(body)
+    found = page.evaluate(FAULTS)
+    page.close()
+    assert len(found) == (fault is not None)
+    assert fault is None or found[0].startswith(fault)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
