@@ -4,10 +4,10 @@ Is capacity kept?
 
 Whatever a network can compute without batch normalization, it can compute with it: with
 :math:`\gamma = \sqrt{\sigma^2 + \varepsilon}` and :math:`\beta = \mu` the layer is the
-identity. The paper says so after Algorithm 1 (section 3: "we could recover the original
-activations, if that were the optimal thing to do"). This page takes that literally, in a
-network with two hidden layers; and then shows what the same network's inner distributions do
-while it learns, after the paper's Figure 1.
+identity. The paper says so in section 3 ("we could recover the original activations, if that
+were the optimal thing to do"). This page takes that literally, in a network with two hidden
+layers; and then shows what the same network's inner distributions do while it learns, after the
+paper's Figure 1.
 """
 
 # %%
@@ -59,12 +59,12 @@ print(
 # What training does to the second layer's inputs
 # -----------------------------------------------
 #
-# Section 4.1 of the paper trains such a network with and without batch normalization and
-# watches the input of one sigmoid in the last hidden layer: its 15th, 50th and 85th percentile
-# over the test images (Figure 1b, 1c). Here are both networks, from the same weights, on the
-# same batches of 60, for 1,500 steps of gradient descent. The unit that is shown is the one
-# whose median moves by a typical amount: the middle one of 100. (At step 0 the running
-# statistics of the layer have seen nothing; its curve means something from the first
+# Section 4.1 of the paper trains such a network, of three hidden layers, with and without batch
+# normalization and watches the input of one sigmoid in the last hidden layer: its 15th, 50th
+# and 85th percentile over the test images (Figure 1b, 1c). Here are both networks, from the
+# same weights, on the same batches of 60, for 1,500 steps of gradient descent. The unit that is
+# shown is the one whose median moves by a typical amount: the middle one of 100. (At step 0 the
+# running statistics of the layer have seen nothing; its curve means something from the first
 # measurement after that on.)
 
 networks = {

@@ -6,7 +6,8 @@ Standardization brings each feature to variance 1, and leaves correlations betwe
 they are. Whitening removes these too: the covariance becomes the identity. LeCun and others
 recommended it for inputs long ago, and the paper would have liked it for every layer (section
 2). It then settles for less, "since the full whitening of each layer's inputs is costly and not
-everywhere differentiable" (section 3). This page shows what is given up, and what it would cost.
+everywhere differentiable" (section 3). This page shows what is given up, and what it would
+cost.
 """
 
 # %%
@@ -57,10 +58,10 @@ for panel, (name, x) in zip(
 # --------------------------
 #
 # The condition number of the inputs' covariance is what a linear model's loss is shaped like,
-# and gradient descent needs steps in proportion to it. Here 20 features have deviations from 0.1
-# to 10, and a correlation of r between neighbours. A linear regression without noise is learned
-# from them by gradient descent on all data, each time with the best fixed rate, which is 2
-# divided by the sum of the largest and the smallest eigenvalue.
+# and gradient descent needs steps in proportion to it. Here 20 features have deviations from
+# 0.1 to 10, and a correlation of r between neighbours. A linear regression without noise is
+# learned from them by gradient descent on all data, each time with the best fixed rate, which
+# is 2 divided by the sum of the largest and the smallest eigenvalue.
 
 
 def correlated(r, n=2_000, features=20):
@@ -103,8 +104,8 @@ panels[0].legend()
 # -------------
 #
 # Standardization reads each value a fixed number of times. The covariance matrix takes every
-# pair of features, :math:`N C^2` products, and its inverse square root :math:`C^3` more. Both on
-# 2,048 rows, float64, on one thread, the fastest of seven runs:
+# pair of features, :math:`N C^2` products, and its inverse square root :math:`C^3` more. Both
+# on 2,048 rows, float64, on one thread, the fastest of seven runs:
 
 channels = (16, 32, 64, 128, 256, 512)
 times = {"standardized": [], "whitened": []}
@@ -131,8 +132,8 @@ for i in (0, 2, 5):
     print(f"{channels[i]:4} features: whitening takes {ratio:.0f} times as long")
 
 # %%
-# And this is the forward pass of one layer. Training needs the gradient through the inverse square
-# root as well, whose formula divides by differences of eigenvalues; and with fewer rows than
-# features the covariance is singular. Normalizing each feature by itself has none of these
-# troubles: "we introduced two necessary simplifications", says the paper in section 3, and this
-# is the first; the second is to take the statistics of the batch.
+# And this is the forward pass of one layer. Training needs the gradient through the inverse
+# square root as well, whose formula divides by differences of eigenvalues; and with fewer rows
+# than features the covariance is singular. Normalizing each feature by itself has none of these
+# troubles: "we make two necessary simplifications", says the paper in section 3, and this is
+# the first; the second is to take the statistics of the batch.

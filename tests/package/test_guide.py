@@ -56,3 +56,10 @@ def test_the_examples_run(
         else:
             shown += assert_prints(block, names)
     assert shown
+
+
+def test_the_first_page_s_code_runs() -> None:
+    (code,) = [block for kind, block in BLOCK.findall((DOCS / "index.md").read_text()) if kind == "python"]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert getattr(names["y"], "shape", None) == (1, 64, 28, 28)
