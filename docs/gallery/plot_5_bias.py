@@ -95,7 +95,7 @@ for color, (kind, (label, style)) in zip(("C1", "C4", "C0"), kinds.items()):
     )
 left.set(xlabel="step", ylabel="|b|", title="the bias")
 left.legend(fontsize="small", loc="upper left")
-right.set(xlabel="step", ylabel="loss", title="the loss", ylim=(0, None))
+right.set(xlabel="step", ylabel="loss", title="the loss", ylim=(0, 3.2))
 print(
     f"deviations of the ten features: {fastbn.moments(u).std().min():.2f} to {fastbn.moments(u).std().max():.2f}"
 )
