@@ -37,7 +37,7 @@ demo: $(STAMPS)/package $(STAMPS)/extra-demo ## train a network on handwritten d
 .PHONY: test
 test: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-demo $(STAMPS)/extra-wheel ## run every test and doctest, with coverage
 	$(BIN)/python -m pytest --doctest-modules --ignore-glob='*/fastbn/torch/*' --ignore-glob='*/fastbn/interop/*' \
-	    --pyargs fastbn tests/ --ignore tests/pytorch --ignore tests/interop --cov --cov-report=term-missing:skip-covered
+	    --pyargs fastbn tests/ --ignore tests/pytorch --ignore tests/interop --ignore tests/site --cov --cov-report=term-missing:skip-covered
 
 # What wants PyTorch or a library that layers are exchanged with: folders of their own, doctests and pages, and tests
 # elsewhere that are skipped where these are missing.
@@ -51,6 +51,17 @@ test-torch: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/torch ## install Py
 .PHONY: sklearn-tests
 sklearn-tests: $(STAMPS)/package $(STAMPS)/extra-test ## run scikit-learn's own tests with fastbn's StandardScaler in place
 	$(BIN)/python tests/scaler/sklearn_suite.py $(if $(ALL),--all)
+
+# The gallery's matrices are small: more than one thread for each only waits.
+DOCS := build/docs/html
+.PHONY: docs
+docs: $(STAMPS)/package $(STAMPS)/extra-docs ## build the site, with the gallery run and every link checked, into build/docs/html
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -W -n --keep-going -b html docs $(DOCS)
+	@echo 'Open $(CURDIR)/$(DOCS)/index.html'
+
+.PHONY: test-docs
+test-docs: docs $(STAMPS)/extra-test $(STAMPS)/extra-test-docs ## open every page of the site in Chromium, which must be installed: wide, narrow, light, dark
+	$(BIN)/python -m pytest tests/site
 
 .PHONY: lint lint-python lint-types lint-format lint-tidy
 lint: lint-python lint-types lint-format lint-tidy ## check style, types and the usual mistakes, in Python and C++
@@ -107,7 +118,7 @@ files: $(STAMPS)/package $(STAMPS)/extra-cli $(STAMPS)/extra-files ## measure th
 	$(BIN)/python bench/files.py $(if $(QUICK),--quick)
 
 .PHONY: numerics
-numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of README
+numerics: $(STAMPS)/package $(STAMPS)/extra-bench ## print the accuracy table of docs/numerics.md
 	$(BIN)/python bench/numerics.py
 
 .PHONY: wheel
@@ -134,11 +145,11 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 .PHONY: sanitize
 sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the tests with address and undefined-behaviour checks
 	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
-	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' --ignore tests/pytorch tests/
+	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' --ignore tests/pytorch --ignore tests/site tests/
 
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too
-	rm -rf .venv build dist wheelhouse .coverage .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist wheelhouse docs/generated .coverage .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What stands behind the targets.

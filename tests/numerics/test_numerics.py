@@ -1,4 +1,4 @@
-"""Promise: the figures of the README's numerics table, for any data, on every instruction set.
+"""Promise: the figures of the table in docs/numerics.md, for any data, on every instruction set.
 
 Where the other files allow for an element that happens to lie at its channel's mean, this file does not: y is
 compared with the exact result, in ulp of the larger of |y| and |bias|, without bias of |y| alone.

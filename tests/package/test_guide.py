@@ -13,7 +13,7 @@ from support.interpreters import run_ranks
 from support.pages import BLOCK, assert_prints, promised, sections_of
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("guide", "toolbox", "standardization", "files", "distributed")
+PAGES = ("start", "operation", "guide", "toolbox", "standardization", "files", "distributed")
 # Libraries that layers and scalers are exchanged with.
 OTHERS = "torch|keras|flax|onnx|onnxruntime|skl2onnx|skops"
 
@@ -56,3 +56,10 @@ def test_the_examples_run(
         else:
             shown += assert_prints(block, names)
     assert shown
+
+
+def test_the_first_page_s_code_runs() -> None:
+    (code,) = [block for kind, block in BLOCK.findall((DOCS / "index.md").read_text()) if kind == "python"]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert getattr(names["y"], "shape", None) == (1, 64, 28, 28)
