@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -287,8 +288,8 @@ def tables(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str
         found = interleaved(
             1 if options.quick else 3,
             {
-                "pyarrow and NumPy": lambda path=path: ran(sys.executable, "-c", ARROW, str(path)),
-                STATS: lambda path=path: ran(*fastbn("stats", path, "--memory", options.memory, "--json")),
+                "pyarrow and NumPy": partial(ran, sys.executable, "-c", ARROW, str(path)),
+                STATS: partial(ran, *fastbn("stats", path, "--memory", options.memory, "--json")),
             },
         )
         yield f"{name}, {path.stat().st_size / 2**20:.0f} MiB:\n"

@@ -73,6 +73,10 @@ struct GradientOperands {
     Operand residual;
     Operand dx;
     Operand dz;
+
+    void take_staging(StagingBuffers& staging) {
+        for (Operand* operand : {&dy, &x, &residual, &dx, &dz}) staging.add(*operand);
+    }
 };
 
 // What is known of each channel beside its statistics; null where it is not.
@@ -397,6 +401,12 @@ void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     check_parameter_shape("mean_dy_xhat", normalization.mean_dy_xhat, features);
 }
 
+void fill_zeros(const Features& features, const GradientsOut& out) {
+    for (double* const to : {out.dweight, out.dbias}) {
+        if (to != nullptr) std::fill_n(to, features.channels, 0.0);
+    }
+}
+
 }  // namespace
 
 void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
@@ -409,12 +419,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     if (through_statistics && sums && out.dx && !normalization.allow_single) {
         check_trainable(features, weights.largest_total());
     }
-    if (features.empty()) {
-        for (double* const to : {out.dweight, out.dbias}) {
-            if (to != nullptr) std::fill_n(to, features.channels, 0.0);
-        }
-        return;
-    }
+    if (features.empty()) return fill_zeros(features, out);
 
     Layout layout = layout_of(x, features);
     const bool weighted = through_statistics && weights.differ();
@@ -430,10 +435,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     work.reduces = sums;
     const Plan plan = plan_of(layout, x.dtype, work);
     StagingBuffers staging(plan);
-    for (Operand* operand :
-         {&operands.dy, &operands.x, &operands.residual, &operands.dx, &operands.dz}) {
-        staging.add(*operand);
-    }
+    operands.take_staging(staging);
     if (weighted) weights.take_staging(staging);
 
     const ForwardValues forward(channels.parameters(), epilogue.activation, kernels.computed,

@@ -437,7 +437,7 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     });
     if constexpr (two_passes<X>) {
         add_totals(x, by, rows, cols, columns);
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+        each_block(0, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
             if constexpr (Policy::all_count) {
                 set_shift(columns[i / lanes], size, n);
             } else {

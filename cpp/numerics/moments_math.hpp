@@ -130,7 +130,8 @@ static inline Moments<double> merge_weighted(const Moments<double>& a, double we
     const bool only_a = weight_b == 0.0;
     const bool only_b = weight_a == 0.0;
     const double delta = ((b.ref - a.ref) + b.offset) - a.offset;
-    const double m2 = (both.m2 == 0.0) & (delta != 0.0) ? lost_square : both.m2;
+    const bool lost = (both.m2 == 0.0) & (delta != 0.0);
+    const double m2 = lost ? lost_square : both.m2;
     return {only_b ? b.ref : a.ref,
             only_b ? b.offset : (only_a ? a.offset : both.offset),
             only_b ? b.m2 : (only_a ? a.m2 : m2),

@@ -302,7 +302,7 @@ def test_x_is_kept_until_the_next_call_not_copied() -> None:
 
 
 def test_backward_before_any_call() -> None:
-    with pytest.raises(RuntimeError, match="backward needs a call of the layer on x before it"):
+    with pytest.raises(RuntimeError, match="backward needs a call of the layer before it"):
         BatchNorm(3).backward(batch(4, 3))
 
 
@@ -334,7 +334,7 @@ def test_evaluation_decides_the_features_where_it_uses_the_batch() -> None:
 )
 def test_undecided_features_are_an_error_that_says_so(use: Callable[[BatchNorm], object]) -> None:
     layer = BatchNorm()
-    with pytest.raises(RuntimeError, match="num_features must be given or decided"):
+    with pytest.raises(RuntimeError, match="num_features must be known"):
         use(layer)
     assert layer.num_features is None
 

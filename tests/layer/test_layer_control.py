@@ -226,7 +226,7 @@ def test_freezing_refused() -> None:
 
 def test_a_frozen_layer_whose_features_are_undecided() -> None:
     layer = BatchNorm().freeze()
-    with pytest.raises(RuntimeError, match="num_features must be given or decided"):
+    with pytest.raises(RuntimeError, match="num_features must be known"):
         layer(batch(9, 3))
     assert layer.num_features is None
     layer.unfreeze()(batch(9, 3))

@@ -375,7 +375,7 @@ def test_in_place_and_then_no_backward(training: bool) -> None:
     want = step(layer, x, x, running=not training)
     assert layer(x, out=x) is x
     np.testing.assert_allclose(x, want.y, **CLOSE)
-    with pytest.raises(RuntimeError, match="backward needs a call of the layer on x before it"):
+    with pytest.raises(RuntimeError, match="backward needs a call of the layer before it, whose out= left x as it was"):
         layer.backward(x)
 
 

@@ -297,7 +297,7 @@ def test_undecided_layer_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "layer.npz"
     used().save(path)
     before = path.read_bytes()
-    with pytest.raises(RuntimeError, match="num_features must be given or decided"):
+    with pytest.raises(RuntimeError, match="num_features must be known"):
         BatchNorm().save(path)
     assert path.read_bytes() == before
 

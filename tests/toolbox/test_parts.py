@@ -128,5 +128,5 @@ def test_where_the_deviation_is_zero_the_shift_is_the_bias() -> None:
 def test_scale_and_shift_need_running_statistics() -> None:
     with pytest.raises(ValueError, match="track_running_stats must be True for scale_shift, got False"):
         BatchNorm(3, track_running_stats=False).scale_shift()
-    with pytest.raises(RuntimeError, match="num_features must be given"):
+    with pytest.raises(RuntimeError, match="num_features must be known"):
         BatchNorm().scale_shift()

@@ -1122,7 +1122,7 @@ class BatchNorm:
 
     def _require(self, array: Array | None) -> Array:
         if array is None:
-            rule = "be known in evaluation mode (give it, or call the layer once in training mode)"
+            rule = "be known (give it, or call the layer once in training mode)"
             raise RuntimeError(f"num_features must {rule}, got None")
         return array
 
