@@ -120,8 +120,10 @@ void fold_input_gradient_of(std::ptrdiff_t i, const ChannelParameters& from,
         const int k = pre_exponent<T>(mean, exponent_of(invstd));
         const int coef_x_exponent = exponent_of(std::ldexp(invstd, -k)) + exponent_of(mean_dy_xhat);
         const bool large_dy = is_large<T>(mean_dy) || is_large<T>(mean_dy_xhat);
-        const int j = dy_pre_exponent<T>(whole.exponent,
-                                         std::max(coef_x_exponent, exponent_of(mean_dy)), large_dy);
+        // A coef_x of 0 subtracts nothing, however large invstd is.
+        const int term = mean_dy_xhat == 0.0 ? exponent_of(mean_dy)
+                                             : std::max(coef_x_exponent, exponent_of(mean_dy));
+        const int j = dy_pre_exponent<T>(whole.exponent, term, large_dy);
         pre = static_cast<T>(std::ldexp(1.0, k));
         dy_pre = static_cast<T>(std::ldexp(1.0, j));
         mean = std::ldexp(mean, k);

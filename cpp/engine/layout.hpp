@@ -1,5 +1,6 @@
 // How an array's axes become the loops of the kernels: x as (outer, channel, inner). Decided from x
-// alone, so that what is summed, and in which order, does not depend on where the result goes.
+// and the form of its weights alone, so that what is summed, and in which order, does not depend on
+// where the result goes.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
 // The plan of one call: which tiles there are, which of them belong together, how many threads
-// work on them. Tiles and spans follow from x's layout alone, never from the threads or the
-// machine: they fix the order of every sum, and with it the bits of every result.
+// work on them. Tiles and spans follow from x's layout and the form of its weights alone, never
+// from the threads or the machine: they fix the order of every sum, and with it the bits of every
+// result.
 #pragma once
 
 #include <cstddef>

@@ -179,7 +179,12 @@ double invstd_of_scaled(double scaled_var, int e, double eps) {
 void scan_scaled(const ChannelValuesReader& reader, double low, double high, double eps,
                  const Statistics& out) {
     int e = 0;
-    std::frexp(high / 2 - low / 2, &e);
+    if (std::isfinite(high - low)) {  // which may be subnormal, and no more after halving
+        std::frexp(high - low, &e);
+        --e;
+    } else {
+        std::frexp(high / 2 - low / 2, &e);
+    }
     double ref = 0.0;
     double offset = 0.0;
     double m2 = 0.0;

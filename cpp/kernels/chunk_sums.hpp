@@ -20,7 +20,7 @@ namespace {
 //
 // In float64 that would not do for a result in float64: a first pass takes the chunk's mean, and
 // the second, from cache, sums about it; nothing cancels, and (k + 4) 2^-53 remain, with k <= 512
-// for n = 1024 and 24 for columns. The first pass sums with the rounding errors (two_sum), those of
+// for n = 1024 and 31 for columns. The first pass sums with the rounding errors (two_sum), those of
 // products with weights too, since y near zero is a small difference and wants the mean to more
 // than float64's precision.
 template <class T>

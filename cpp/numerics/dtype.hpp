@@ -1,5 +1,5 @@
-// The types that arrays are stored in, and the one switch over them. Every instruction set's object
-// includes this file, so nothing in it may generate code of its own.
+// The types that arrays are stored in, and the switch over all of them. Every instruction set's
+// object includes this file, so nothing in it may generate code of its own.
 #pragma once
 
 #include <cstddef>

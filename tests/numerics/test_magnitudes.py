@@ -105,3 +105,20 @@ def test_a_weight_of_zero(isa: str, dtype: Any) -> None:
 def test_the_last_octave(isa: str, dtype: Any, scale: float) -> None:
     y = fastbn.normalize(np.full((1, 1), 8, dtype), np.zeros(1), np.ones(1), np.array([scale]), eps=0.0)
     assert y.item() == dtype(8 * scale)
+
+
+@pytest.mark.parametrize(("eps", "size"), [(1e-200, 1e-30), (1e-120, 1e-30), (1e-60, 1e-6)])
+def test_a_constant_channel_has_the_gradient_of_its_deviations(eps: float, size: float) -> None:
+    """The deviations are 0, so dx = weight / sqrt(eps) * (dy - mean(dy)), which float32 holds here."""
+    x, dy = np.full((4, 1), 2, np.float32), (size * np.array([[2.0], [6.0], [-6.0], [-2.0]])).astype(np.float32)
+    weight = np.array([1e30 * np.sqrt(eps)])
+    forward = fastbn.batch_norm_train(x, weight, eps=eps)
+    dx = fastbn.batch_norm_backward(dy, x, weight, mean=forward.mean, invstd=forward.invstd).dx
+    np.testing.assert_allclose(dx, 1e30 * dy.astype(np.float64), rtol=1e-6)  # a few roundings of float32
+
+
+def test_values_one_subnormal_apart_have_a_variance_of_0() -> None:
+    """The exact m2 is far below the smallest float64 number, which is no reason to return that."""
+    x = np.full((1000, 1), 3.65995361e-313)
+    x[17] = np.nextafter(x[17], 1)
+    assert fastbn.moments(x).m2 == 0

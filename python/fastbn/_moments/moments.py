@@ -56,7 +56,7 @@ class Moments:
     nan : {"propagate", "omit"}, default "propagate"
         What `update` does with NaN entries: the feature's statistics become NaN, or the entries are left out.
     extremes : bool, default False
-        Whether `update` looks for the least and the largest value too, which takes a pass of its own over the data.
+        Whether `update` looks for the least and the largest value too, in the same reading of the data.
 
     Attributes
     ----------
