@@ -67,6 +67,35 @@ private:
     Buffer<4096> memory_;
 };
 
+// How many of a mask's elements are true, counted in bytes as far as one can hold it.
+double counted(const std::uint8_t* mask, std::ptrdiff_t n) noexcept {
+    constexpr std::ptrdiff_t most = 255;
+    std::ptrdiff_t total = 0;
+    for (std::ptrdiff_t i = 0; i < n; i += most) {
+        const std::ptrdiff_t end = std::min(i + most, n);
+        std::uint8_t part = 0;
+#pragma omp simd reduction(+ : part)
+        for (std::ptrdiff_t j = i; j < end; ++j) {
+            part = static_cast<std::uint8_t>(part + (mask[j] != 0 ? 1 : 0));
+        }
+        total += part;
+    }
+    return static_cast<double>(total);
+}
+
+// The sum by several partial sums, which do not wait for each other.
+double sum_of(const double* values, std::ptrdiff_t n) noexcept {
+    constexpr int lanes = 8;
+    double parts[lanes] = {};
+    std::ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        for (int lane = 0; lane < lanes; ++lane) parts[lane] += values[i + lane];
+    }
+    for (; i < n; ++i) parts[0] += values[i];
+    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
+           ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+}
+
 struct GradientOperands {
     Operand dy;
     Operand x;
@@ -272,28 +301,30 @@ private:
         const WeightsForm form = weights_.form();
         const Tile<const void> weights = weights_.tile(tile, {}, kernels_.x, scratch);
         const std::ptrdiff_t cols = tile.kernel_cols();
-        const auto add_row = [=](const auto& weight) {
-            double sum = 0.0;
-            for (std::ptrdiff_t i = 0; i < cols && one_channel; ++i) sum += weight(i);
-            for (std::ptrdiff_t i = 0; i < cols && !one_channel; ++i) sums[i] += weight(i);
-            if (one_channel) *sums += sum;
-        };
         for (std::ptrdiff_t r = 0; r < tile.kernel_rows(); ++r) {
             if (form == WeightsForm::by_row) {
                 const double weight = static_cast<const double*>(weights.data)[r];
                 if (one_channel) {
                     *sums += weight * static_cast<double>(cols);
                 } else {
-                    add_row([=](std::ptrdiff_t) { return weight; });
+                    for (std::ptrdiff_t i = 0; i < cols; ++i) sums[i] += weight;
                 }
             } else if (form == WeightsForm::by_mask) {
                 const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
                 const std::uint8_t* const row = mask.data + r * mask.stride;
-                add_row([=](std::ptrdiff_t i) { return row[i] != 0 ? 1.0 : 0.0; });
+                if (one_channel) {
+                    *sums += counted(row, cols);
+                } else {
+                    for (std::ptrdiff_t i = 0; i < cols; ++i) sums[i] += row[i] != 0 ? 1.0 : 0.0;
+                }
             } else {
                 const Tile<const double> elements = typed<const double>(weights);
                 const double* const row = elements.data + r * elements.stride;
-                add_row([=](std::ptrdiff_t i) { return row[i]; });
+                if (one_channel) {
+                    *sums += sum_of(row, cols);
+                } else {
+                    for (std::ptrdiff_t i = 0; i < cols; ++i) sums[i] += row[i];
+                }
             }
         }
     }

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch_ranks import Ranks
 
 import fastbn.torch
 from fastbn.torch import SyncBatchNorm, _calls, convert, convert_sync, revert
 from support import oracle
-from support.torch_ranks import Ranks
 
 
 @pytest.fixture(scope="module", params=[2, 3])
