@@ -46,6 +46,8 @@ def test_columns_that_are_no_numbers_are_left_out(x: Array, make: Callable[[Any]
         assert found.names == ("a", "b")
         assert np.asarray(found.count).tolist() == [len(x) - 1, len(x)]
         np.testing.assert_allclose(found.mean, [x[1:, 0].mean(), x[:, 1].mean()], rtol=1e-14)
+    found = fastbn.stream(make(_held(x)), columns=["a", "b"], nodata=x[0, 0])
+    assert np.asarray(found.count).tolist() == [len(x) - 1, len(x)]
     with pytest.raises(ValueError, match=r"source must hold real numbers, got .* in column 'name'"):
         fastbn.stream(make(_held(x)), columns=["name", "a"])
     with pytest.raises(ValueError, match=r"source must have a column of numbers, got name \("):
@@ -87,3 +89,8 @@ def test_dates_are_left_out_and_rows_can_be_features() -> None:
     assert fastbn.stream(frame[["v", "w"]], axis=0).mean.tolist() == [2.0, 3.5]
     with pytest.raises(ValueError, match=r"source must hold real numbers, got .* in column 't'"):
         fastbn.stream(frame, axis=0)
+
+
+def test_a_record_batch_is_read_as_a_table_is(x: Array) -> None:
+    table = pa.table(_held(x))
+    assert fastbn.stream(table.to_batches()[0]) == fastbn.stream(table)

@@ -153,3 +153,12 @@ def test_pickles_hold_plain_arrays_and_those_of_earlier_versions_are_read() -> N
     np.testing.assert_array_equal(old.transform(table()), scaler.transform(table()))
     unfitted = pickle.loads(pickle.dumps(StandardScaler(clip=1.0)))
     assert unfitted.clip == 1.0
+
+
+def test_what_scikit_learn_gives_back_is_clipped() -> None:
+    x = np.array([[0.0], [1.0], [8.0]])
+    scaler = StandardScaler(clip=0.5).fit(x)
+    wanted = scaler.transform(x)
+    scaler.mean_ = scaler.mean_[np.newaxis]  # a shape that only scikit-learn's own code takes
+    np.testing.assert_allclose(scaler.transform(x), wanted, rtol=1e-15)
+    assert wanted.max() == 0.5

@@ -230,3 +230,16 @@ def test_wrong_arguments_are_named(changes: dict[str, Any], error: type[Exceptio
 def test_undecided_features() -> None:
     with pytest.raises(RuntimeError, match="num_features must be known"):
         fastbn.fold(BatchNorm(), np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_before_a_layer_of_groups_the_offsets_of_each_group_are_summed(groups: int) -> None:
+    """A kernel (outputs, inputs / groups): output o takes the inputs of its own group."""
+    w, x, layer = normal(4, 6 // groups), normal(5, 6), layer_of(6)
+
+    def result(inputs: Array, kernel: Array) -> Array:
+        parts = np.split(inputs, groups, axis=1)
+        return np.concatenate([i @ k.T for i, k in zip(parts, np.split(kernel, groups), strict=True)], axis=1)
+
+    folded, shift = fold(layer, w, axis=1, groups=groups, side="before")
+    np.testing.assert_allclose(result(x, folded) + shift, result(layer(x), w), rtol=1e-12, atol=1e-12)

@@ -331,23 +331,15 @@ def _pillow(path: str, reading: Reading) -> _Header:
                 if frames > 1:
                     image.seek(frame)
                     image.load()  # which may change the mode
-                    if image.mode != image.im.mode:  # a palette behind a grey frame of a GIF, which Pillow drops
+                    # A palette behind a grey frame of a GIF, which Pillow drops or makes RGB of.
+                    coloured = asked is None and kind == "L" and image.mode not in _GREY
+                    if coloured or image.mode != image.im.mode:
                         raise UnreadableError(f"{path} must have frames of one mode, got {mode} and {image.mode}")
                 exact = asked is None and image.mode == kind
-                if asked is None and kind == "L" and image.mode not in _GREY:
-                    found.append(_as_grey(path, np.asarray(image.convert("RGB"))))
-                else:
-                    found.append(np.asarray(image if exact else image.convert(kind)))
+                found.append(np.asarray(image if exact else image.convert(kind)))
         return found
 
     return _Header(kind, pixels, size, np.dtype(dtype), decode)
-
-
-def _as_grey(path: str, colours: Array) -> Array:
-    """Return a frame behind a grey one, which Pillow gives as RGB, as grey too."""
-    if not (colours == colours[..., :1]).all():
-        raise UnreadableError(f"{path} must have frames of one mode, or be asked for one (mode='RGB'), got L and RGB")
-    return colours[..., 0]
 
 
 # What has more than 8 bits: imagecodecs.

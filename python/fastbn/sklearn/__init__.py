@@ -171,6 +171,7 @@ class StandardScaler(LearningScaler):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = self.axis is not None
         tags.input_tags.sparse &= takes_sparse(self)
+        tags.array_api_support &= not self.correction
         return tags
 
     def _map(self, X: Any, copy: bool | None, out: Array | None, inverse: bool = False, checked: bool = False) -> Any:

@@ -231,6 +231,8 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         """Fit by scikit-learn's own code: sparse matrices, arrays of other libraries, negative weights."""
         if self.correction and sample_weight is not None and np.less(sample_weight, 0).any():
             raise ValueError("sample_weight must not be negative where correction is given")
+        if self.correction and hasattr(X, "__array_namespace__") and not isinstance(X, np.ndarray):
+            raise TypeError(f"X must be a NumPy array where correction is given, got {type(X).__module__}'s")
         if self.correction and getattr(self, "var_", None) is not None:
             self.var_ = self.moments_.var()
         super().partial_fit(X, y, sample_weight)
