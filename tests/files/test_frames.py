@@ -91,6 +91,11 @@ def test_dates_are_left_out_and_rows_can_be_features() -> None:
         fastbn.stream(frame, axis=0)
 
 
-def test_a_record_batch_is_read_as_a_table_is(x: Array) -> None:
+def test_a_record_batch_is_read_as_a_table_is(x: Array, tmp_path: Path) -> None:
     table = pa.table(_held(x))
-    assert fastbn.stream(table.to_batches()[0]) == fastbn.stream(table)
+    (batch,) = table.to_batches()
+    moments = fastbn.stream(batch)
+    assert moments == fastbn.stream(table)
+    for frame, name in ((table, "table.csv"), (batch, "batch.csv")):
+        fastbn.standardize(frame, moments, tmp_path / name)
+    assert (tmp_path / "batch.csv").read_bytes() == (tmp_path / "table.csv").read_bytes()
