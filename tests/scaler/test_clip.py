@@ -97,6 +97,9 @@ def test_array_namespaces(library: str, monkeypatch: pytest.MonkeyPatch) -> None
         pytest.skip(str(error))
     try:
         y = StandardScaler(clip=0.5).fit(x).transform(x)
+        if hasattr(x, "__array_namespace__"):
+            with pytest.raises(TypeError, match="X must be a NumPy array where correction is given"):
+                StandardScaler(correction=1).fit(x)
     finally:
         set_config(array_api_dispatch=False)
     assert type(y) is type(x)

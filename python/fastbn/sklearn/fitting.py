@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from sklearn import get_config
 from sklearn.base import _fit_context
 from sklearn.preprocessing import StandardScaler as Base
 from sklearn.utils.validation import check_is_fitted
@@ -231,7 +232,8 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         """Fit by scikit-learn's own code: sparse matrices, arrays of other libraries, negative weights."""
         if self.correction and sample_weight is not None and np.less(sample_weight, 0).any():
             raise ValueError("sample_weight must not be negative where correction is given")
-        if self.correction and hasattr(X, "__array_namespace__") and not isinstance(X, np.ndarray):
+        foreign = get_config()["array_api_dispatch"] and not isinstance(X, np.ndarray)
+        if self.correction and foreign and hasattr(X, "__array_namespace__"):
             raise TypeError(f"X must be a NumPy array where correction is given, got {type(X).__module__}'s")
         if self.correction and getattr(self, "var_", None) is not None:
             self.var_ = self.moments_.var()
