@@ -195,11 +195,10 @@ def _inference(
     """Return y where no gradient will be asked for."""
     if arguments.training:
         return _trained(x, array_of(weight), array_of(bias), residual, arguments)[0]
-    running_mean, running_var, _, _, eps, _, _, epilogue = arguments
+    _, _, _, _, eps, _, _, epilogue = arguments
     y = _calls.infer(
         array_of(x),
-        array_of(running_mean),
-        array_of(running_var),
+        *_running_arrays(arguments),
         array_of(weight),
         array_of(bias),
         eps,
@@ -207,6 +206,14 @@ def _inference(
         epilogue,
     )
     return ordered_like(tensor_of(y), x)
+
+
+def _running_arrays(arguments: _Arguments) -> tuple[Any, Any]:
+    """Return running_mean and running_var as arrays; as for torch's own layers, they must be floating."""
+    for running in (arguments.running_mean, arguments.running_var):
+        if running is not None and not running.dtype.is_floating_point:
+            raise TypeError(f"running_mean and running_var must be of a floating-point type, got {running.dtype}")
+    return array_of(arguments.running_mean), array_of(arguments.running_var)
 
 
 def _trained(x: Tensor, weight: Any, bias: Any, residual: Tensor | None, arguments: _Arguments) -> tuple[Tensor, Saved]:
