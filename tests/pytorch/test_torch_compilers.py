@@ -204,6 +204,16 @@ def test_compiled_calls_refuse_what_others_refuse(running: Any, training: bool, 
             function(torch.randn(4, 3))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_what_traces_without_data_refuses_the_same(training: bool) -> None:
+    with torch._subclasses.FakeTensorMode():
+        x, floats = torch.ones(4, 3), torch.ones(3)
+        with pytest.raises(ValueError, match="running_mean and running_var must either both be None or neither"):
+            fastbn.torch.batch_norm(x, floats, None, training=True)
+        with pytest.raises(TypeError, match=r"running_mean and running_var must be .* got torch\.int64"):
+            fastbn.torch.batch_norm(x, floats.long(), floats.long(), training=training)
+
+
 def test_compiled_weights_that_are_too_small_leave_running_statistics_alone() -> None:
     mean, var, weights = torch.zeros(3), torch.ones(3), torch.full((4, 1), 0.1)
     x = torch.randn(4, 3)
