@@ -536,8 +536,14 @@ def test_sparse_matrices_are_refused() -> None:
         for call in (fastbn.moments, fastbn.batch_norm_train, fastbn.BatchNorm(3), fastbn.Moments().update):
             with pytest.raises(TypeError, match=r"x must be dense.*sparse"):
                 call(x)
-        with pytest.raises(TypeError, match=r"weight must be dense.*sparse"):
-            fastbn.fold(fastbn.BatchNorm(3), x)
+
+
+def test_sparse_kernels_are_refused() -> None:
+    class Sparse:  # as of any library: it counts what it holds
+        nnz = 1
+
+    with pytest.raises(TypeError, match=r"weight must be dense.*got a sparse Sparse"):
+        fastbn.fold(fastbn.BatchNorm(3), Sparse())
 
 
 @pytest.mark.parametrize("dtype", ["g", "F", "D", "O", "M8[s]", "m8[s]", "U1"])
