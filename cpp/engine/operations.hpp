@@ -11,7 +11,7 @@
 
 namespace fastbn {
 
-// What follows the affine map: the residual (which may be empty) is added, then the activation
+// The epilogue of the affine map: the residual (which may be empty) is added, then the activation
 // applied.
 struct EpilogueRef {
     ArrayRef residual;

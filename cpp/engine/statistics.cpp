@@ -179,7 +179,8 @@ double invstd_of_scaled(double scaled_var, int e, double eps) {
 void scan_scaled(const ChannelValuesReader& reader, double low, double high, double eps,
                  const Statistics& out) {
     int e = 0;
-    if (std::isfinite(high - low)) {  // which may be subnormal, and no more after halving
+    // Half of a range beyond float64's is finite; half of a subnormal one would be inexact.
+    if (std::isfinite(high - low)) {
         std::frexp(high - low, &e);
         --e;
     } else {

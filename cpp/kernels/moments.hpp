@@ -327,9 +327,9 @@ inline void fold_columns(const ColumnSums<X, Unweighted>& c, double rows, double
 
 // ---- The same where values have weights ----
 
-// The sums of a block of columns, and what follows from them lane by lane. g++ 12 vectorizes loops
-// that call a function with a lane's number and nothing else, and in which no condition follows
-// from another; hence so many arrays and small loops.
+// The sums of a block of columns, and what is computed of them lane by lane. g++ 12 vectorizes
+// loops that call a function with a lane's number and nothing else, and in which no condition
+// follows from another; hence so many arrays and small loops.
 struct alignas(64) WeightedLanes {
     double shift[lanes];
     double total[lanes];

@@ -59,7 +59,7 @@ struct ChannelGradients {
     double count;  // what both are divided by
 };
 
-// Coefficients between 1 / most and most leave room for every intermediate result.
+// Coefficients between 1 / most and most keep every intermediate result in range.
 template <class T>
 static constexpr double most() {
     return sizeof(T) == 4 ? 0x1p100 : 0x1p996;

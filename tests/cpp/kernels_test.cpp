@@ -211,8 +211,8 @@ Channels moments_of(const Set& set, const MomentsKernels& row, const std::vector
     std::vector<char> memory(column_scratch_bytes *
                              static_cast<std::size_t>(shape.cols / lanes + 2));
     void* scratch = memory.data();
-    std::size_t room = memory.size();
-    scratch = std::align(64, column_scratch_bytes, scratch, room);
+    std::size_t space = memory.size();
+    scratch = std::align(64, column_scratch_bytes, scratch, space);
     double count = 0.0;
     for (std::size_t i = 0; i < tiles.size(); ++i) {
         (columns ? kernels.columns : kernels.tile)({tiles[i].data(), shape.stride},

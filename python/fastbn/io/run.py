@@ -28,8 +28,8 @@ def opened(place: Place, reading: Reading) -> Source:
     kind = "arrays" if place.kind in ARRAYS.values() or place.array is not None else place.kind
     if reading.tabular and is_frame(place.array):
         kind = "tables"
-    room = importlib.import_module(f"fastbn.io.{kind if kind in ('arrays', 'images') else 'tables'}")
-    source: Source = room.opened(place, reading)
+    module = importlib.import_module(f"fastbn.io.{kind if kind in ('arrays', 'images') else 'tables'}")
+    source: Source = module.opened(place, reading)
     return source
 
 

@@ -14,6 +14,13 @@ from torch import Tensor
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
+def check_running_dtypes(*running: Tensor | None) -> None:
+    """Refuse running statistics that are not floating, as torch does."""
+    for each in running:
+        if each is not None and not each.dtype.is_floating_point:
+            raise TypeError(f"running_mean and running_var must be of a floating-point type, got {each.dtype}")
+
+
 def array_of(tensor: Tensor | None) -> Any:
     """Return the tensor's memory as an array; None for None."""
     if tensor is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastbn.torch import _calls, _composed, _library
-from fastbn.torch._arrays import array_of, channel_tensor, ordered_like, tensor_of
+from fastbn.torch._arrays import array_of, channel_tensor, check_running_dtypes, ordered_like, tensor_of
 from fastbn.torch._calls import Epilogue, Saved
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
@@ -195,25 +195,18 @@ def _inference(
     """Return y where no gradient will be asked for."""
     if arguments.training:
         return _trained(x, array_of(weight), array_of(bias), residual, arguments)[0]
-    _, _, _, _, eps, _, _, epilogue = arguments
+    check_running_dtypes(arguments.running_mean, arguments.running_var)
     y = _calls.infer(
         array_of(x),
-        *_running_arrays(arguments),
+        array_of(arguments.running_mean),
+        array_of(arguments.running_var),
         array_of(weight),
         array_of(bias),
-        eps,
+        arguments.eps,
         array_of(residual),
-        epilogue,
+        arguments.epilogue,
     )
     return ordered_like(tensor_of(y), x)
-
-
-def _running_arrays(arguments: _Arguments) -> tuple[Any, Any]:
-    """Return running_mean and running_var as arrays; as for torch's own layers, they must be floating."""
-    for running in (arguments.running_mean, arguments.running_var):
-        if running is not None and not running.dtype.is_floating_point:
-            raise TypeError(f"running_mean and running_var must be of a floating-point type, got {running.dtype}")
-    return array_of(arguments.running_mean), array_of(arguments.running_var)
 
 
 def _trained(x: Tensor, weight: Any, bias: Any, residual: Tensor | None, arguments: _Arguments) -> tuple[Tensor, Saved]:

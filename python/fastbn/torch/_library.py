@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastbn.torch import _calls, _composed
-from fastbn.torch._arrays import array_of, tensor_of
+from fastbn.torch._arrays import array_of, check_running_dtypes, tensor_of
 from fastbn.torch._calls import Epilogue, Saved
 from fastbn.torch._composed import Statistics
 
@@ -34,9 +34,7 @@ def batch_norm(
     """Return y, and update running statistics that are given in training."""
     if (running_mean is None) is not (running_var is None):
         raise ValueError("running_mean and running_var must either both be None or neither be None")
-    for running in (running_mean, running_var):
-        if running is not None and not running.dtype.is_floating_point:
-            raise TypeError(f"running_mean and running_var must be of a floating-point type, got {running.dtype}")
+    check_running_dtypes(running_mean, running_var)
     activation, negative_slope = epilogue
     if not training:
         y: Tensor = torch.ops.fastbn.batch_norm_infer(

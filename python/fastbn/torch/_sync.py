@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastbn._moments.merge import Statistics, merged
 from fastbn.torch import _calls, _composed
-from fastbn.torch._arrays import array_of, channel_tensor, ordered_like, tensor_of
+from fastbn.torch._arrays import array_of, channel_tensor, check_running_dtypes, ordered_like, tensor_of
 from fastbn.torch._calls import Epilogue, Floats
 from fastbn.torch._functional import check_savable, checked_residual, follow_threads, is_served, saved_constants
 from fastbn.torch._modules import BatchNormMixin
@@ -165,8 +165,7 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
                 raise RuntimeError(
                     f"running_mean and running_var must have shape ({channels},), got {tuple(each.shape)}"
                 )
-            if not each.dtype.is_floating_point:
-                raise TypeError(f"running_mean and running_var must be of a floating-point type, got {each.dtype}")
+            check_running_dtypes(each)
             if each.is_inference() and not torch.is_inference_mode_enabled():
                 raise RuntimeError(
                     "running_mean and running_var must be made outside of torch.inference_mode(), got inference tensors"
