@@ -227,6 +227,14 @@ def test_wrong_arguments_are_named(changes: dict[str, Any], error: type[Exceptio
         fold(**arguments)
 
 
+def test_sparse_matrices_are_refused() -> None:
+    class Sparse:  # as of any library: it counts what it holds
+        nnz = 1
+
+    with pytest.raises(TypeError, match=r"weight must be dense.*got a sparse Sparse"):
+        fold(BatchNorm(3), Sparse())
+
+
 def test_undecided_features() -> None:
     with pytest.raises(RuntimeError, match="num_features must be known"):
         fastbn.fold(BatchNorm(), np.ones((4, 3)))
