@@ -1,6 +1,7 @@
 #include "bindings/functions.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -52,10 +53,11 @@ struct EpilogueArgs {
         : residual(optional_argument(residual_argument, Kind::floating)),
           activation(activation_argument(activation_name, negative_slope)) {}
 
-    EpilogueRef engine() const { return {residual.ref, activation}; }
+    EpilogueRef engine() const { return {residual.ref, activation, clip}; }
 
     ArrayArg residual;
     Activation activation;
+    double clip = std::numeric_limits<double>::infinity();
 };
 
 struct ParameterArgs {
@@ -394,6 +396,7 @@ struct NormalizeArguments : ArgumentList {
     Argument residual = optional("residual");
     Argument activation = optional("activation");
     Argument negative_slope = optional("negative_slope", 0.01);
+    Argument clip = optional("clip");
     Argument refuse_infinity = optional("refuse_infinity", false);
 };
 
@@ -403,7 +406,8 @@ py::object normalize(const NormalizeArguments& arguments) {
     const ArrayArg mean = array_argument(arguments.mean);
     const ArrayArg var = array_argument(arguments.var);
     const ParameterArgs parameters(arguments.weight, arguments.bias);
-    const EpilogueArgs epilogue(arguments.residual, arguments.activation, arguments.negative_slope);
+    EpilogueArgs epilogue(arguments.residual, arguments.activation, arguments.negative_slope);
+    if (!arguments.clip.is_none()) epilogue.clip = real_argument(arguments.clip);
     const double eps = real_argument(arguments.eps);
     const bool refuse_infinity = bool_argument(arguments.refuse_infinity);
     if (refuse_infinity) check_nothing_overwritten(arguments.out);

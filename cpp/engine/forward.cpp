@@ -5,6 +5,7 @@
 
 #include "engine/coefficients.hpp"
 #include "engine/dispatch.hpp"
+#include "engine/errors.hpp"
 #include "engine/executor.hpp"
 #include "engine/operations.hpp"
 #include "engine/origins.hpp"
@@ -101,13 +102,15 @@ struct NormalizeTransform {
           x(operand_of(x_array, layout, kernels.x, origins.origins())),
           residual(operand_of(epilogue.residual, layout, kernels.y)),
           y(operand_of(y_array, layout, kernels.y)),
-          activation(epilogue.activation) {}
+          activation(epilogue.activation),
+          clip(epilogue.clip) {}
 
     const NormalizeKernels& kernels;
     Operand x;
     Operand residual;
     Operand y;
     Activation activation;
+    double clip;
 
     Work work() const { return elementwise_work({&x, &residual}, {&y}); }
     void take_staging(StagingBuffers& staging) {
@@ -133,7 +136,7 @@ struct NormalizeTransform {
         kernels.normalize(input_tile(x, tile, memory.scratch), output_tile(y, tile, memory.scratch),
                           elementwise_loop(plan, x, y, tile),
                           kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
-                          {input_tile(residual, tile, memory.scratch), activation}, infinite);
+                          {input_tile(residual, tile, memory.scratch), activation, clip}, infinite);
         finish_output(y, tile, memory.scratch);
     }
 };
@@ -377,6 +380,7 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
     check_parameter_shape(var_name, var, features);
     check_parameters(parameters, features);
     check_eps(eps);
+    if (!(epilogue.clip >= 0.0)) refuse("clip", "be >= 0", to_text(epilogue.clip));
     const ChannelValues means(mean, features, 0.0);
     const ChannelValues variances(var, features, 1.0);
     check_variance(var_name, variances);

@@ -3,6 +3,8 @@
 // after them only memory can run out, and that too before anything is written.
 #pragma once
 
+#include <limits>
+
 #include "engine/array.hpp"
 #include "engine/features.hpp"
 #include "engine/parameters.hpp"
@@ -11,11 +13,12 @@
 
 namespace fastbn {
 
-// The epilogue of the affine map: the residual (which may be empty) is added, then the activation
-// applied.
+// The epilogue of the affine map: the residual (which may be empty) is added, the activation
+// applied, and what is then beyond `clip` in magnitude becomes that, which is a number of y's type.
 struct EpilogueRef {
     ArrayRef residual;
     Activation activation;
+    double clip = std::numeric_limits<double>::infinity();  // of normalize() alone
 };
 
 // Where statistics go, one value per channel; null where they are not asked for. The count is asked

@@ -1,4 +1,5 @@
-// From x to y = activation((x * pre - center) * scale + shift + residual), elementwise.
+// From x to y = activation((x * pre - center) * scale + shift + residual), elementwise, and clipped
+// where that is asked for.
 #pragma once
 
 #include "kernels/activation.hpp"
@@ -54,6 +55,8 @@ struct NormalizeOptions {
     Tile<const Y> residual;
     bool has_activation;
     ActivationOf<C> activation;
+    bool has_clip;
+    Vec<C> clip;
     bool* infinite;
 
     void inspect(const Block<C>& x) const {
@@ -65,6 +68,13 @@ struct NormalizeOptions {
             z = z + load<C>(residual.data + r * residual.stride + i, n);
         }
         if (has_activation) activation.apply(z);
+        if (has_clip) {
+            const Vec<C> lowest = Vec<C>::broadcast(C(0)) - clip;
+            FASTBN_UNROLL
+            for (int k = 0; k < Block<C>::registers; ++k) {
+                z.reg[k] = Vec<C>::greater(lowest, Vec<C>::lesser(clip, z.reg[k]));
+            }
+        }
         return z;
     }
 };
@@ -119,8 +129,12 @@ FASTBN_FLATTEN void normalize(Tile<const void> x, Tile<void> untyped_y, Elementw
     const ActivationKind activation = epilogue.activation.kind;
     const NormalizeOptions<Y> options{typed<const Y>(epilogue.residual),
                                       activation != ActivationKind::none,
-                                      ActivationOf<C>(epilogue.activation), infinite};
-    const bool has_options = options.residual.data != nullptr || infinite != nullptr;
+                                      ActivationOf<C>(epilogue.activation),
+                                      epilogue.clip < __builtin_inf(),
+                                      Vec<C>::broadcast(static_cast<C>(epilogue.clip)),
+                                      infinite};
+    const bool has_options =
+        options.residual.data != nullptr || options.has_clip || infinite != nullptr;
     if (input.affine.pre != nullptr) {
         write_by_blocks<C>(y, e, ScaledNormalized<X, Y>{input, options});
     } else if (!has_options && activation == ActivationKind::none) {

@@ -83,10 +83,12 @@ struct Activation {
     double slope = 0.0;
 };
 
-// What a kernel does beside the affine map: y = activation(z + residual). No data: no residual.
+// What a kernel does beside the affine map: y = activation(z + residual), in [-clip, clip] or NaN.
+// No data: no residual.
 struct Epilogue {
     Tile<const void> residual;
     Activation activation;
+    double clip = __builtin_inf();
 };
 
 // `infinite`: set if x holds infinity; null where that is not asked for.

@@ -95,19 +95,20 @@ def affine(
         center, factor, shift = zeros, scale, mean
     else:
         center, factor, shift = zeros if mean is None else mean, None if scale is None else 1 / scale, None
-    y = _core.normalize(
-        x, center, ones, factor, shift, eps=0.0, axis=axis, dtype=dtype, out=out, refuse_infinity=refuse_infinity
-    )
-    return y if clip is None or inverse else clipped(y, clip)
+    bound = None
+    if clip is not None and not inverse:
+        given = isinstance(out, np.ndarray) and out.dtype.kind in "fV"  # anything else is refused below
+        bound = bound_in(out.dtype if given and out is not None else dtype or x.dtype, clip)
+    options: dict[str, Any] = {"dtype": dtype, "out": out, "refuse_infinity": refuse_infinity, "clip": bound}
+    return _core.normalize(x, center, ones, factor, shift, eps=0.0, axis=axis, **options)
 
 
-def clipped(y: Array, clip: float) -> Array:
-    """Clip an array in place to [-clip, clip], rounded towards zero to y's type, and return it."""
+def bound_in(dtype: npt.DTypeLike, clip: float) -> Any:
+    """Return the largest number of a floating type that is at most `clip`."""
+    number: Any = np.dtype(dtype).type
     with np.errstate(over="ignore"):
-        bound = y.dtype.type(clip)
-    if float(bound) > clip:
-        bound = np.nextafter(bound, y.dtype.type(0))
-    return np.clip(y, -bound, bound, out=y)
+        bound = number(clip)
+    return np.nextafter(bound, number(0)) if float(bound) > clip else bound
 
 
 def _seen(count: Any, count_dtype: Any) -> Any:

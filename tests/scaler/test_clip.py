@@ -57,6 +57,40 @@ def test_out_in_place_axis_and_layouts() -> None:
     np.testing.assert_array_equal(StandardScaler(clip=0.5, axis=-1).fit_transform(images).reshape(-1, 4), y)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.uint8])
+def test_every_kernel_clips(isa: str, threads: Any, dtype: Any) -> None:
+    threads(2)
+    rng = np.random.default_rng(1)
+    for shape, axis in [((2000, 7), 1), ((40, 19, 67), 1), ((4000, 130), -1), ((3, 5), 0)]:
+        x = (100 * rng.random(shape)).astype(dtype)
+        usual = StandardScaler(axis=axis).fit_transform(x)
+        y = StandardScaler(axis=axis, clip=0.75).fit_transform(x)
+        np.testing.assert_array_equal(y, np.clip(usual, -0.75, 0.75))  # a number of all types
+        for out in (np.empty_like(y), np.empty(shape[::-1], y.dtype).T):
+            StandardScaler(axis=axis, clip=0.75).fit(x).transform(x, out=out)
+            np.testing.assert_array_equal(out, y)
+
+
+def test_out_of_range_channels_are_clipped() -> None:
+    x = np.float32([[3e38, 1.0, 1e-30], [-3e38, 2.0, 2e-30], [1e38, 4.0, 3e-30]])
+    usual = StandardScaler().fit_transform(x)
+    assert usual.max() > 1.0
+    np.testing.assert_array_equal(StandardScaler(clip=1.0).fit_transform(x), np.clip(usual, -1.0, 1.0))
+
+
+def test_a_bound_is_rounded_to_the_type_of_the_result_towards_zero() -> None:
+    x = table()
+    out = np.empty(x.shape, np.float16)
+    StandardScaler(clip=0.1).fit(x).transform(x, out=out)
+    assert float(out.max()) == 1638 / 2**14  # of the multiples of 2^-14 there, the largest below 0.1
+    StandardScaler(clip=0.3).fit(x).transform(x, out=out)
+    assert float(out.max()) == 1228 / 2**12  # 1229 / 2^12, which is nearer, is above 0.3
+    with pytest.raises(TypeError, match="out must"):
+        StandardScaler(clip=0.1).fit(x).transform(x, out=np.empty(x.shape, int))
+    with pytest.raises(ValueError, match="clip must be >= 0, got -1"):
+        fastbn._core.normalize(x, np.zeros(4), np.ones(4), clip=-1)
+
+
 def test_nan_stays_and_infinity_is_an_error() -> None:
     x = table()
     x[3, 1] = np.nan

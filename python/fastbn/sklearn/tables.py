@@ -17,7 +17,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastbn import _core
-from fastbn._scaling import clipped
+from fastbn._scaling import bound_in
 from fastbn._validation import Shape, checked_axis, kept_axes
 
 Array = npt.NDArray[Any]
@@ -112,11 +112,11 @@ def clipped_foreign(y: Any, clip: float | None) -> Any:
     """Return what scikit-learn gave, a sparse matrix or another library's array, clipped to [-clip, clip]."""
     if clip is None:
         return y
-    if issparse(y):
-        clipped(y.data, clip)
+    if issparse(y) or isinstance(y, np.ndarray):
+        values = y.data if issparse(y) else y
+        bound = bound_in(values.dtype, clip)
+        np.clip(values, -bound, bound, out=values)
         return y
-    if isinstance(y, np.ndarray):
-        return clipped(y, clip)
     if hasattr(y, "__array_namespace__"):
         return y.__array_namespace__().clip(y, -clip, clip)
     return y.clip(-clip, clip)
