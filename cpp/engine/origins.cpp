@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/threads.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn {
@@ -48,13 +49,17 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const We
     const char* const first = first_element(x, layout);
     const Dims channels = channel_dims(x, layout);
     const Dims values = reduced_dims(x, layout);
-    for (std::ptrdiff_t c = 0; c < layout.channels; ++c) {
-        std::ptrdiff_t i = 0;
-        while (weights.differ() && i < layout.count && weights.weight(layout, c, i) == 0.0) ++i;
-        of_channel_.data()[c] =
-            i == layout.count ? 0
-                              : bits_at(first + channels.offset(c) + values.offset(i), x.swapped);
-    }
+    const int threads =
+        weights.differ() ? threads_for(layout.channels * layout.count * size_of(x.dtype)) : 1;
+    parallel_ranges(threads, layout.channels, [&](std::ptrdiff_t begin, std::ptrdiff_t end, int) {
+        for (std::ptrdiff_t c = begin; c < end; ++c) {
+            const std::ptrdiff_t i = weights.first_counted(layout, c);
+            of_channel_.data()[c] =
+                i == layout.count
+                    ? 0
+                    : bits_at(first + channels.offset(c) + values.offset(i), x.swapped);
+        }
+    });
 }
 
 ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means)

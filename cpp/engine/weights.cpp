@@ -6,63 +6,31 @@
 #include <limits>
 
 #include "engine/errors.hpp"
+#include "engine/survey.hpp"
 
 namespace fastbn {
 namespace {
-
-// The loops over an array's elements, those that are broadcast once.
-Dims distinct_elements(const ArrayRef& array, std::ptrdiff_t& count) {
-    Dims dims;
-    count = 1;
-    for (int i = 0; i < array.ndim; ++i) {
-        if (array.shape[i] == 0) count = 0;
-        if (array.strides[i] == 0) continue;
-        dims.push(array.shape[i], array.strides[i]);
-        count *= array.shape[i];
-    }
-    return dims;
-}
-
-// visit(value) for each of them, until it returns false.
-template <class T, class Visit>
-void each_distinct(const ArrayRef& array, const Visit& visit) {
-    std::ptrdiff_t count;
-    const Dims dims = distinct_elements(array, count);
-    bool go_on = true;
-    each_stretch(dims, 0, count,
-                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                     const char* const from = array.data + offset;
-                     for (std::ptrdiff_t i = 0; i < length && go_on; ++i) {
-                         go_on = visit(read_element<T>(from + i * stride));
-                     }
-                 });
-}
 
 bool is_broadcast(const Dims& dims) {
     return std::all_of(dims.dim, dims.dim + dims.n, [](const Dim& d) { return d.stride == 0; });
 }
 
-struct WeightRange {
-    double least = std::numeric_limits<double>::infinity();
-    double most = 0.0;
-    double sum = 0.0;
-};
-
-WeightRange range_of(const ArrayRef& weights) {
-    WeightRange range;
+// Names the first weight in the order of the axes that is none.
+[[noreturn]] void refuse_weight(const ArrayRef& weights) {
+    Dims dims;
+    std::ptrdiff_t count = 1;
+    for (int i = 0; i < weights.ndim; ++i) {
+        if (weights.strides[i] == 0) continue;
+        dims.push(weights.shape[i], weights.strides[i]);
+        count *= weights.shape[i];
+    }
+    double bad = 0.0;
     visit_stored(weights.dtype, weights.swapped, [&](auto zero) {
-        each_distinct<decltype(zero)>(weights, [&](auto value) {
-            const auto weight = converted<double>(value);
-            if (!(weight >= 0.0 && std::isfinite(weight))) {
-                refuse("weights", "be finite and not negative", to_text(weight));
-            }
-            range.least = std::min(range.least, weight);
-            range.most = std::max(range.most, weight);
-            range.sum += weight;
-            return true;
-        });
+        for (std::ptrdiff_t i = 0; i < count && bad >= 0.0 && std::isfinite(bad); ++i) {
+            bad = converted<double>(read_element<decltype(zero)>(weights.data + dims.offset(i)));
+        }
     });
-    return range;
+    refuse("weights", "be finite and not negative", to_text(bad));
 }
 
 }  // namespace
@@ -72,22 +40,15 @@ Weights::Weights(const Weighting& weighting, const ArrayRef& x, const Features& 
       weights_(weighting.weights),
       omit_nan_(weighting.omit_nan && is_float(x.dtype)),
       largest_total_(static_cast<double>(features.count)) {
-    if (where_) scan_where();
+    // A mask that leaves nothing out is none.
+    if (where_ && all_true(where_)) where_.data = nullptr;
     if (weights_) scan_weights(features, x);
-}
-
-// A mask that leaves nothing out is none.
-void Weights::scan_where() {
-    bool all = true;
-    each_distinct<char>(where_, [&](char counts) { return all = counts != 0; });
-    if (all) where_.data = nullptr;
 }
 
 // Weights that are all the same, but not 0, are none. Others are divided by a power of two by which
 // the largest is between 1 and 2: their products with squares then stay within float64's range if
 // the squares do.
 void Weights::scan_weights(const Features& features, const ArrayRef& x) {
-    const WeightRange range = range_of(weights_);
     bool vary_in_channels = false;
     double copies = 1.0;
     for (int i = 0; i < x.ndim; ++i) {
@@ -98,16 +59,24 @@ void Weights::scan_weights(const Features& features, const ArrayRef& x) {
             copies *= static_cast<double>(x.shape[i]);
         }
     }
-    const double sum = range.sum * copies;
+    ArraySurvey found = survey(weights_, !vary_in_channels);
+    if (found.has_nan || found.min < 0.0 || found.max == std::numeric_limits<double>::infinity())
+        refuse_weight(weights_);
+    const double most = std::max(found.max, 0.0);
+    const double bound = most * static_cast<double>(features.count);
+    // Where no sum is taken, it is finite unless as many of the largest weight would not be.
+    if (vary_in_channels && !std::isfinite(bound * static_cast<double>(features.channels))) {
+        found = survey(weights_, true);
+    }
+    const double sum = found.sum * copies;
     if (!std::isfinite(sum)) refuse("weights", "have a finite sum", to_text(sum));
-    const double bound = range.most * static_cast<double>(features.count);
     largest_total_ = vary_in_channels ? bound : sum;
-    if (range.least == range.most && range.most > 0.0) {
-        common_weight_ = range.most;
+    if (found.min == most && most > 0.0) {
+        common_weight_ = most;
         divisor_ = common_weight_;
         weights_.data = nullptr;
-    } else if (range.most > 0.0) {
-        divisor_ = std::ldexp(1.0, std::ilogb(range.most));
+    } else if (most > 0.0) {
+        divisor_ = std::ldexp(1.0, std::ilogb(most));
     }
 }
 
@@ -290,6 +259,53 @@ GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
         }
     }
     return result;
+}
+
+namespace {
+
+// The first index from `begin` on, counted by the loops `dims`, whose element is not 0, or `end`.
+template <class T>
+std::ptrdiff_t next_nonzero(const char* first, const Dims& dims, std::ptrdiff_t begin,
+                            std::ptrdiff_t end) {
+    constexpr std::ptrdiff_t at_once = 1024;
+    for (; begin < end; begin += at_once) {
+        std::ptrdiff_t seen = begin;
+        bool is_found = false;
+        each_stretch(dims, begin, std::min(at_once, end - begin),
+                     [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                         const char* const from = first + offset;
+                         for (std::ptrdiff_t i = 0; i < length && !is_found; ++i) {
+                             is_found =
+                                 converted<double>(read_element<T>(from + i * stride)) != 0.0;
+                             seen += is_found ? 0 : 1;
+                         }
+                     });
+        if (is_found) return seen;
+    }
+    return end;
+}
+
+std::ptrdiff_t next_nonzero(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
+                            std::ptrdiff_t begin) {
+    if (!array) return begin;
+    const char* const first =
+        first_element(array, layout) + channel_dims(array, layout).offset(channel);
+    return visit_stored(array.dtype, array.swapped, [&](auto zero) {
+        return next_nonzero<decltype(zero)>(first, reduced_dims(array, layout), begin,
+                                            layout.count);
+    });
+}
+
+}  // namespace
+
+std::ptrdiff_t Weights::first_counted(const Layout& layout, std::ptrdiff_t channel) const noexcept {
+    std::ptrdiff_t index = 0;
+    for (std::ptrdiff_t before = -1; index != before && index < layout.count;) {
+        before = index;
+        index = next_nonzero(where_, layout, channel, index);
+        index = next_nonzero(weights_, layout, channel, index);
+    }
+    return index;
 }
 
 double Weights::weight(const Layout& layout, std::ptrdiff_t channel,

@@ -57,13 +57,14 @@ public:
     GradientWeights gradient_tile(const TileRange& range, DType computed,
                                   const Scratch& scratch) const noexcept;
 
-    // Of one value, slowly: `index` counts the channel's values in the order of reduced_dims.
-    // Without regard to NaN.
+    // The index of the first of a channel's values that count, in the order of reduced_dims:
+    // without regard to NaN, and their number if none does.
+    std::ptrdiff_t first_counted(const Layout& layout, std::ptrdiff_t channel) const noexcept;
+    // The weight of one value, slowly; likewise.
     double weight(const Layout& layout, std::ptrdiff_t channel,
                   std::ptrdiff_t index) const noexcept;
 
 private:
-    void scan_where();
     void scan_weights(const Features& features, const ArrayRef& x);
     double* pack(const TileRange& range, const Scratch& scratch) const noexcept;
     Tile<const double> elements(const TileRange& range, const Scratch& scratch) const noexcept;
