@@ -1,8 +1,8 @@
 """Build what is uploaded, and try it: an sdist and a wheel for each Python, in dist/.
 
-    .ci/release.py [--compiler-root FOLDER] [--python PYTHON | --python ROOT:PYTHON ...]    everything
-    .ci/release.py sdist                                                                    the sdist alone
-    .ci/release.py check FILE...                                                            look at what others built
+    python3 .ci/release.py [--compiler-root FOLDER] [--python PYTHON | ROOT:PYTHON] ...    everything
+    python3 .ci/release.py sdist                                                           the sdist alone
+    python3 .ci/release.py check FILE...                                                   look at what others built
 
 Everything is made of the commit that is checked out, not of the work tree. The sdist and the first Python's wheel are
 built twice in two folders, and must have the same bytes. Each file is installed into an empty environment, where
