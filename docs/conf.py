@@ -93,6 +93,7 @@ MOVED = {
     "bench/NOTES.md": "attempts.md",
     "docs/design.md": "design.md",
     "docs/stability.md": "stability.md",
+    "docs/trust.md": "trust.md",
 }
 
 
