@@ -129,6 +129,12 @@ wheel: $(STAMPS)/venv $(STAMPS)/extra-wheel ## build sdist and repaired wheel in
 	mv build/wheel/*.tar.gz dist/
 	$(BIN)/python tests/support/footprint.py dist/*.whl
 
+# Wheels run on older systems than this one where an older Debian's compiler makes them: COMPILER=folder, which
+# debootstrap fills if it is empty (as root). PYTHONS=the interpreters; without, those that are found.
+.PHONY: release
+release: $(STAMPS)/venv ## build sdist and wheels of the commit into dist/, each checked and tested in an empty environment
+	$(BIN)/python .ci/release.py $(if $(COMPILER),--compiler-root '$(COMPILER)') $(foreach python,$(PYTHONS),--python '$(python)')
+
 .PHONY: ctest
 ctest: $(DEBUG)/compile_commands.json ## build with assertions and check the objects of each instruction set
 	cmake --build $(DEBUG)
@@ -138,14 +144,29 @@ ctest: $(DEBUG)/compile_commands.json ## build with assertions and check the obj
 # interceptor of __cxa_throw finds nothing to call. Left out: tests marked `wheel`, whose environment is built afresh
 # without this library. Leaks are not looked for: the interpreter never frees all it holds. pytest must leave stderr alone,
 # where a report goes just before the process ends.
-SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    PYTHONPATH=$(CURDIR)/$(SANITIZE)/site $(BIN)/python
+SANITIZERS = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+SANITIZED_SITE := $(CURDIR)/$(SANITIZE)/site
+SANITIZED = $(SANITIZERS) PYTHONPATH=$(SANITIZED_SITE) $(BIN)/python
 
 .PHONY: sanitize
 sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the tests with address and undefined-behaviour checks
 	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
 	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' --ignore tests/pytorch --ignore tests/site tests/
+
+# First the engine, under the sanitizers, then every reader and loader of files, as long each; what is found is left in
+# build/fuzz/. The files that a run begins with are kept in tests/fuzz/corpus/.
+MINUTES ?= 15
+FUZZED := moments layer archive stats dictionary state checkpoint npy npz csv named pnm png tiff zarr
+.PHONY: fuzz
+fuzz: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-fuzz $(SANITIZE)/stamp ## make random calls, and read files that nobody wrote (MINUTES=15 each)
+	$(SANITIZERS) PYTHONPATH=$(SANITIZED_SITE):tests:bench $(BIN)/python tests/fuzz/calls.py --minutes $(MINUTES)
+	for target in $(FUZZED); do \
+	    mkdir -p build/fuzz/$$target; \
+	    (cd build/fuzz && $(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/files.py $$target \
+	        -max_total_time=$$((60 * $(MINUTES) / $(words $(FUZZED)))) -artifact_prefix=$$target- \
+	        $$target $(CURDIR)/tests/fuzz/corpus/$$target) || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too

@@ -92,6 +92,8 @@ MOVED = {
     "bench/README.md": "method.md",
     "bench/NOTES.md": "attempts.md",
     "docs/design.md": "design.md",
+    "docs/stability.md": "stability.md",
+    "docs/trust.md": "trust.md",
 }
 
 

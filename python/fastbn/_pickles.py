@@ -18,9 +18,18 @@ _MOVED = (
     ("fastbn.layer", "BatchNorm", "fastbn"),
     ("fastbn.statistics", "Moments", "fastbn"),
     ("fastbn.pool", "PoolInfo", "fastbn"),
+    ("fastbn.memory", "PoolInfo", "fastbn"),
     ("fastbn.scaling", "Attributes", "fastbn._scaling"),
     ("fastbn.checks", "IncompatibleKeys", "fastbn._layer.state"),
 )
+
+
+class FirstMoments:
+    """Makes `Moments` of the named tuple that ``fastbn.results.Moments`` was in version 0.1.0 and its pickles."""
+
+    def __new__(cls, count: Any, mean: Any, m2: Any) -> Any:
+        """Return Moments that have seen what the tuple had."""
+        return importlib.import_module("fastbn").Moments(count, mean, m2)
 
 
 def name_publicly(*classes: type) -> None:

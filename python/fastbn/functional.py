@@ -317,7 +317,7 @@ def batch_norm_backward(
     Notes
     -----
     In float64, mean is rounded, while the forward pass used it with more digits. Where z is smaller than
-    1e-16 * |mean| * weight * invstd, its sign may be taken for the other one.
+    ``1e-16 * abs(mean) * weight * invstd``, its sign may be taken for the other one.
 
     Examples
     --------

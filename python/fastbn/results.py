@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastbn import _pickles
 
 
 class TrainResult(NamedTuple):
@@ -59,3 +61,12 @@ class ResidualGradients(NamedTuple):
     dweight: NDArray[np.float64]
     dbias: NDArray[np.float64]
     dresidual: NDArray[Any]
+
+
+if not TYPE_CHECKING:  # type checkers would take it to mean that every name exists
+
+    def __getattr__(name: str) -> Any:
+        """Find the class that pickles of version 0.1.0 look for here."""
+        if name == "Moments":
+            return _pickles.FirstMoments
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,6 +70,8 @@ def test_what_else_was_pickled_is_found() -> None:
 def test_modules_that_are_gone_hold_nothing_else() -> None:
     with pytest.raises(AttributeError, match=r"fastbn\.layer"):
         pickle.loads(b"cfastbn.layer\nLayerModes\n.")
+    with pytest.raises(AttributeError, match=r"fastbn\.results"):
+        pickle.loads(b"cfastbn.results\nSums\n.")
 
 
 def test_a_layer_of_an_earlier_version() -> None:
