@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("fastbn"):
             raise
-        print('fastbn: error: the command needs typer and rich: pip install "fastbn[cli]"', file=sys.stderr)
+        print('fastbn: error: the command needs click and rich: pip install "fastbn[cli]"', file=sys.stderr)
         raise SystemExit(1) from error
     run(arguments)
 

@@ -645,12 +645,12 @@ def test_a_module_that_is_run(tmp_path: Path, source: str) -> None:
     assert json.loads(done.stdout)["names"] == ["c0", "c1", "c2"]
 
 
-def test_without_typer(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "typer", None)
+def test_without_click(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "click", None)
     monkeypatch.delitem(sys.modules, "fastbn.command.cli", raising=False)
     code, out, err = command("info")
     assert (code, out) == (1, "")
-    assert err == 'fastbn: error: the command needs typer and rich: pip install "fastbn[cli]"\n'
+    assert err == 'fastbn: error: the command needs click and rich: pip install "fastbn[cli]"\n'
 
 
 def test_a_module_of_our_own_that_is_missing_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,7 +678,7 @@ import sys, numpy
 before = set(sys.modules)
 import fastbn
 new = {name.partition(".")[0] for name in set(sys.modules) - before} - {"fastbn"}
-print(sorted(new & {"json", "zipfile", "threading", "queue", "concurrent", "csv", "socket", "glob", "typer", "rich",
+print(sorted(new & {"json", "zipfile", "threading", "queue", "concurrent", "csv", "socket", "glob", "click", "rich",
     "pyarrow", "h5py", "zarr", "PIL", "hashlib", "base64", "tempfile", "shutil"}))
 print(sorted(name for name in sys.modules if name.startswith("fastbn.io.sources") or name == "fastbn.io.arrays"))
 """)

@@ -2,77 +2,227 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
-import typer
+import click
 
 from fastbn import config
 from fastbn.command import display
-from fastbn.command.arguments import (
-    Axis,
-    Columns,
-    Comment,
-    Computed,
-    Decimal,
-    Delimiter,
-    Dim,
-    Encoding,
-    Force,
-    Header,
-    Json,
-    MaxPixels,
-    Memory,
-    Mode,
-    NoData,
-    NullValues,
-    OnErrors,
-    Resume,
-    Scale,
-    Sources,
-    WhenNan,
-    WhenUnreadable,
-    Written,
-    axes_of,
-    columns_of,
-    delimiter_of,
-    dims_of,
-    nbytes_of,
-    nodata_of,
-)
 from fastbn.io.checkpoints import is_checkpoint
-from fastbn.io.options import MAX_PIXELS, MEMORY, reading_of
+from fastbn.io.counting import streamed
+from fastbn.io.options import MAX_PIXELS, MEMORY, Options
 from fastbn.io.places import is_zarr, left_out, places, replaces
 from fastbn.io.run import other_columns
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
-from fastbn.io.streaming import streamed
 
-app = typer.Typer(
-    name="fastbn",
-    help="Statistics and standardization of data larger than memory.",
+# What arguments mean.
+
+
+def _nbytes(text: str) -> int:
+    """Return a number of bytes."""
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    unit = {"K": 10, "M": 20, "G": 30}.get(digits[-1:], 0)
+    try:
+        return int(float(digits[:-1] if unit else digits) * 2**unit)
+    except (ValueError, OverflowError):
+        raise click.UsageError(f"--memory must be a number of bytes such as 64M or 1G, got {text!r}") from None
+
+
+def _axes(text: str) -> int | tuple[int, ...]:
+    """Return one axis, or several."""
+    try:
+        axes = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise click.UsageError(f"--axis must be numbers with commas between, got {text!r}") from None
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _columns(context: Any, option: Any, texts: Sequence[str]) -> list[str] | None:
+    """Return the columns of all texts, in each of which commas are between."""
+    return [column for text in texts for column in next(csv.reader([text], skipinitialspace=True), [])] or None
+
+
+def _nodata(context: Any, option: Any, texts: Sequence[str]) -> Any:
+    """Return the values that are no data: of all columns, of some, or none at all; None where nothing is said."""
+    found: dict[str | None, list[float]] = {}
+    for text in texts:
+        column, equals, value = text.rpartition("=")
+        values = found.setdefault(column if equals else None, [])
+        if value.lower() != "none":
+            values.append(_number(value))
+    return found.get(None) if found.keys() <= {None} else found
+
+
+def _delimiter(context: Any, option: Any, text: str | None) -> str | None:
+    """Return what is between columns, of which a tab is hard to type."""
+    return "\t" if text in ("tab", "\\t") else text
+
+
+def _number(text: str) -> float:
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    raise click.UsageError(f"--nodata must be numbers, got {text!r}")
+
+
+def _option(names: str, text: str, **settings: Any) -> Any:
+    return click.Option(names.split(), help=text, **settings)
+
+
+def _texts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+_SOURCES = click.Argument(["sources"], metavar="SOURCE...", nargs=-1, required=True)
+_RESULT = "Write the statistics to .npz or .json; may be repeated."
+_FORCE = _option("--force", "Replace a file (or Zarr store) that is there already.", is_flag=True)
+_JSON = _option("--json as_json", "Print JSON.", is_flag=True)
+# How sources are read: the options of `stream` and of `standardize` alike, by the names that these have for them.
+_READING = [
+    _option(
+        "--axis", "Feature axis or axes of arrays. By default 1, or as in the statistics.", type=_axes, metavar="TEXT"
+    ),
+    _option("--dim", "Names of the dimensions to reduce, with commas between.", type=_texts, metavar="TEXT"),
+    _option("--columns", "Names or numbers of the features, with commas between.", multiple=True, callback=_columns),
+    _option("--scale", "Divide values by this: 255 for images in units of 0 to 1.", type=float),
+    _option("--mode", "Convert images to this mode: L, RGB, RGBA, ..."),
+    _option(
+        "--nodata",
+        "A stored value that is no data, or COLUMN=VALUE; may be repeated; 'none': not even what the file says.",
+        multiple=True,
+        callback=_nodata,
+    ),
+    _option("--max-pixels", "The largest image to decode.", type=int, default=MAX_PIXELS),
+    _option("--header/--no-header", "Whether the first line of texts has the columns' names.", default=None),
+    _option("--null null_values", "What else stands for a missing entry; may be repeated.", multiple=True),
+    _option("--delimiter", "What is between the columns of texts; 'tab' is one.", callback=_delimiter),
+    _option("--decimal", "The decimal point of texts.", default="."),
+    _option("--encoding", "The encoding of texts.", default="utf-8"),
+    _option("--comment", "What begins a comment in texts."),
+    _option("--memory", "Most memory for data, as 64M.", type=_nbytes, default=f"{MEMORY >> 20}M", metavar="TEXT"),
+    _option(
+        "--on-error",
+        "What to do about a file that cannot be read.",
+        type=click.Choice(["raise", "skip"]),
+        default="raise",
+    ),
+    _option("--resume", "Go on where the same command was stopped, if it was.", is_flag=True),
+    _FORCE,
+]
+
+
+# What the parts do.
+
+
+def stats(
+    sources: Sequence[str], out: Sequence[str], checkpoint: str | None, force: bool, as_json: bool, **given: Any
+) -> None:
+    """Print count, mean, std, min and max of each feature."""
+    _check_outputs(out, force, sources)
+    kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
+    if given["resume"] and kept is None:
+        raise click.UsageError("--resume needs --out or --checkpoint, which say where the checkpoint is")
+    if kept is not None:
+        _check_checkpoint(kept, given["resume"], out, sources)
+    source = _one_or_several(sources)
+    with _resumable(kept), display.progress("counting") as report:
+        options = Options.of(_told(given), checkpoint=kept, progress=report, note=display.note)
+        found = streamed(source, options)
+    _note_left_out(sources)
+    for path in out:
+        save_stats(found.stats, path)
+    if out:
+        found.settle()
+    others = [] if given["columns"] else other_columns(source, options)
+    _show(found.stats, as_json, others, skipped=found.skipped, notes=found.notes)
+    sys.stdout.flush()
+    found.settle()
+
+
+def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, **given: Any) -> None:
+    """Write (x - mean) / std of all values."""
+    with _resumable("" if given["resume"] else None), display.progress("writing") as report:
+        source = _one_or_several(sources)
+        write_standardized(source, statistics, out, overwrite=force, progress=report, **_told(given))
+    _note_left_out(sources)
+    spoiled = display.spoiled(load_stats(statistics))
+    if spoiled:
+        display.note(f"no finite statistics, so only NaN is written: {', '.join(spoiled)}")
+
+
+def merge(files: Sequence[str], out: Sequence[str], force: bool, as_json: bool) -> None:
+    """Merge statistics of parts into those of the whole."""
+    _check_outputs(out, force)
+    result = merged_stats(files)
+    for path in out:
+        save_stats(result, path)
+    _show(result, as_json)
+
+
+def info(as_json: bool) -> None:
+    """Print instruction set, threads and versions."""
+    found = {**config.show_config("dicts"), **display.versions()}
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in found.items()]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name.ljust(width)}  {'not installed' if value == 'None' else value}" for name, value in rows))
+
+
+_PARAMETERS: dict[Any, list[Any]] = {
+    stats: [
+        _SOURCES,
+        _option("--out -o", _RESULT, multiple=True),
+        *_READING,
+        _option("--dtype", "Convert values to this before they count.", type=click.Choice(["float32", "float64"])),
+        _option("--weights", "How much each value counts: a column of a table, or a file of one for each row."),
+        _option(
+            "--nan", "What NaN makes of statistics.", type=click.Choice(["propagate", "omit"]), default="propagate"
+        ),
+        _option("--where-finite", "Leave out NaN and infinite values.", is_flag=True),
+        _option("--checkpoint", "Where to keep how far the run is. By default OUT.checkpoint."),
+        _option("--every", "Seconds between checkpoints.", type=float, default=5.0),
+        _JSON,
+    ],
+    standardize: [
+        _SOURCES,
+        _option("--stats statistics", "Statistics, as `fastbn stats --out` writes them.", required=True),
+        _option("--out -o", "A file, or a folder of one file for each source or image.", required=True),
+        *_READING,
+        _option("--dtype", "Type of what is written.", type=click.Choice(["float16", "float32", "float64"])),
+        _option("--eps", "Added to the variance.", type=float, default=0.0),
+    ],
+    merge: [
+        click.Argument(["files"], metavar="STATS...", nargs=-1, required=True),
+        _option("--out -o", _RESULT, multiple=True, required=True),
+        _FORCE,
+        _JSON,
+    ],
+    info: [_JSON],
+}
+app = click.Group(
+    "fastbn",
+    commands=[
+        click.Command(call.__name__, callback=call, params=parameters, help=call.__doc__)
+        for call, parameters in _PARAMETERS.items()
+    ],
+    help="Statistics and standardization of data larger than memory. A SOURCE is a file (.npy, .npz, .csv, .parquet, "
+    ".h5, .nc, .zarr, images) or a folder; FILE:NAME is one array of several.",
     epilog="The exit code is 0; 1 if something is wrong with the data or the result cannot be written; 2 if the "
     "arguments make no sense; 130 after Ctrl-C and 143 after SIGTERM, which leave no half-written file.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
-
-
-F = TypeVar("F", bound=Callable[..., None])
-
-
-def _command(command: F) -> F:
-    app.command()(command)
-    return command
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -107,194 +257,28 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-@_command
-def stats(
-    sources: Sources,
-    out: Annotated[
-        list[str], typer.Option("--out", "-o", help="Write the statistics to .npz or .json; may be repeated.")
-    ] = [],  # noqa: B006
-    axis: Axis = None,
-    dim: Dim = None,
-    columns: Columns = [],  # noqa: B006
-    dtype: Annotated[Computed | None, typer.Option(help="Convert values to this before they count.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="How much each value counts: a column of a table, or a file of one for each row.")
-    ] = None,
-    nan: Annotated[WhenNan, typer.Option(help="Whether NaN makes statistics NaN, or is left out.")] = WhenNan.propagate,
-    where_finite: Annotated[bool, typer.Option("--where-finite", help="Leave out NaN and infinite values.")] = False,
-    scale: Scale = None,
-    mode: Mode = None,
-    nodata: NoData = [],  # noqa: B006
-    max_pixels: MaxPixels = MAX_PIXELS,
-    header: Header = None,
-    null_values: NullValues = [],  # noqa: B006
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    encoding: Encoding = "utf-8",
-    comment: Comment = None,
-    memory: Memory = f"{MEMORY >> 20}M",
-    on_error: OnErrors = WhenUnreadable.stop,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Where to keep how far the run is.  [default: OUT.checkpoint]")
-    ] = None,
-    every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 5.0,
-    resume: Resume = False,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Print count, mean, std, min and max of each feature."""
-    _check_outputs(out, force, sources)
-    kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
-    if resume and kept is None:
-        raise typer.BadParameter("--resume needs --out or --checkpoint, which say where the checkpoint is")
-    if kept is not None:
-        _check_checkpoint(kept, out, sources)
-        _note_checkpoint(kept, resume)
-    chosen = None if dtype is None else dtype.value
-    reading = reading_of(
-        axis=None if axis is None else axes_of(axis),
-        dim=dims_of(dim),
-        columns=columns_of(columns),
-        weights=weights,
-        dtype=chosen,
-        mode=mode,
-        nodata=nodata_of(nodata),
-        max_pixels=max_pixels,
-        header=header,
-        null_values=null_values,
-        delimiter=delimiter_of(delimiter),
-        decimal=decimal,
-        encoding=encoding,
-        comment=comment,
-        memory=nbytes_of(memory),
-    )
-    with _resumable(kept), display.progress("counting") as report:
-        found = streamed(
-            _one_or_several(sources),
-            reading,
-            nan=nan.value,
-            where_finite=where_finite,
-            scale=1.0 if scale is None else scale,
-            on_error=_noted if on_error is WhenUnreadable.skip else "raise",
-            checkpoint=kept,
-            every=every,
-            resume=resume,
-            progress=report,
-            note=display.note,
-        )
-    _note_left_out(sources)
-    for path in out:
-        save_stats(found.stats, path)
-    if out:
-        found.settle()
-    others = [] if columns else other_columns(_one_or_several(sources), reading)
-    _show(found.stats, as_json, others, skipped=found.skipped, notes=found.notes)
-    sys.stdout.flush()
-    found.settle()
-
-
-@_command
-def standardize(
-    sources: Sources,
-    statistics: Annotated[str, typer.Option("--stats", help="Statistics, as `fastbn stats --out` writes them.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="A file, or a folder of one file for each source or image.")],
-    axis: Annotated[
-        str | None, typer.Option(help="Feature axis or axes of arrays. By default as in the statistics.")
-    ] = None,
-    dim: Dim = None,
-    columns: Columns = [],  # noqa: B006
-    dtype: Annotated[Written | None, typer.Option(help="Type of what is written.")] = None,
-    eps: Annotated[float, typer.Option(help="Added to the variance.")] = 0.0,
-    scale: Scale = None,
-    mode: Mode = None,
-    nodata: NoData = [],  # noqa: B006
-    max_pixels: MaxPixels = MAX_PIXELS,
-    header: Header = None,
-    null_values: NullValues = [],  # noqa: B006
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    encoding: Encoding = "utf-8",
-    comment: Comment = None,
-    memory: Memory = f"{MEMORY >> 20}M",
-    on_error: OnErrors = WhenUnreadable.stop,
-    resume: Resume = False,
-    force: Force = False,
-) -> None:
-    """Write (x - mean) / std of all values."""
-    axes = None if axis is None else axes_of(axis)
-    with _resumable("" if resume else None), display.progress("writing") as report:
-        write_standardized(
-            _one_or_several(sources),
-            statistics,
-            out,
-            axis=axes,
-            dim=dims_of(dim),
-            columns=columns_of(columns),
-            dtype=None if dtype is None else dtype.value,
-            eps=eps,
-            scale=scale,
-            mode=mode,
-            nodata=nodata_of(nodata),
-            max_pixels=max_pixels,
-            header=header,
-            null_values=null_values,
-            delimiter=delimiter_of(delimiter),
-            decimal=decimal,
-            encoding=encoding,
-            comment=comment,
-            memory=nbytes_of(memory),
-            on_error=_noted if on_error is WhenUnreadable.skip else "raise",
-            overwrite=force,
-            resume=resume,
-            progress=report,
-        )
-    _note_left_out(sources)
-    spoiled = display.spoiled(load_stats(statistics))
-    if spoiled:
-        display.note(f"no finite statistics, so only NaN is written: {', '.join(spoiled)}")
-
-
-@_command
-def merge(
-    files: Annotated[list[str], typer.Argument(metavar="STATS", help="Statistics, .npz or .json.")],
-    out: Annotated[list[str], typer.Option("--out", "-o", help="Write the result to .npz or .json; may be repeated.")],
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Merge statistics of parts into those of the whole."""
-    _check_outputs(out, force)
-    result = merged_stats(files)
-    for path in out:
-        save_stats(result, path)
-    _show(result, as_json)
-
-
-@_command
-def info(as_json: Json = False) -> None:
-    """Print instruction set, threads and versions."""
-    found = {**config.show_config("dicts"), **display.versions()}
-    if as_json:
-        print(json.dumps(found))
-        return
-    rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in found.items()]
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name.ljust(width)}  {'not installed' if value == 'None' else value}" for name, value in rows))
-
-
-def _one_or_several(sources: list[str]) -> Any:
+def _one_or_several(sources: Sequence[str]) -> Any:
     return sources[0] if len(sources) == 1 else sources
 
 
-def _check_outputs(paths: list[str], force: bool, sources: Sequence[str] = ()) -> None:
+def _told(given: dict[str, Any]) -> dict[str, Any]:
+    """Return options with someone to tell of files that are left out."""
+    return given | ({"on_error": _noted} if given["on_error"] == "skip" else {})
+
+
+def _noted(name: str, error: Exception) -> None:
+    display.note(f"left out: {_one_line(error)}")
+
+
+def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = ()) -> None:
     for path in paths:
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if _is_source(path, sources):
-            raise ValueError(f"--out must not be a source, got {path!r}")
+        _check_no_source("--out", path, sources)
         try:
             checked_suffix(path)
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+            raise click.UsageError(str(error)) from None
         if os.path.lexists(path) and not force:
             raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} (--force replaces it)", path)
         folder = os.path.dirname(os.path.abspath(path))
@@ -303,24 +287,20 @@ def _check_outputs(paths: list[str], force: bool, sources: Sequence[str] = ()) -
             raise OSError(code, os.strerror(code), folder)
 
 
-def _is_source(path: str, sources: Sequence[str]) -> bool:
-    if not os.path.exists(path):  # which saves a look into large folders
-        return False
-    return replaces(path, (file for place in places(sources) for file in place.files))
-
-
-def _check_checkpoint(path: str, outputs: list[str], sources: Sequence[str]) -> None:
+def _check_checkpoint(path: str, resume: bool, outputs: Sequence[str], sources: Sequence[str]) -> None:
     if os.path.realpath(path) in map(os.path.realpath, outputs):  # the end of the run would remove the result
         raise ValueError(f"--checkpoint must not be --out, got {path!r}")
-    if _is_source(path, sources):
-        raise ValueError(f"--checkpoint must not be a source, got {path!r}")
-
-
-def _note_checkpoint(path: str, resume: bool) -> None:
+    _check_no_source("--checkpoint", path, sources)
     if not resume and is_checkpoint(path):
         display.note(f"{path} is of a run that was interrupted; --resume would have gone on from it")
     if resume and not os.path.exists(path):
         display.note(f"{path} is not there, so this begins at the beginning")
+
+
+def _check_no_source(name: str, path: str, sources: Sequence[str]) -> None:
+    # What is not there saves a look into large folders.
+    if os.path.exists(path) and replaces(path, (file for place in places(sources) for file in place.files)):
+        raise ValueError(f"{name} must not be a source, got {path!r}")
 
 
 @contextmanager
@@ -336,16 +316,12 @@ def _resumable(checkpoint: str | None) -> Iterator[None]:
         raise
 
 
-def _note_left_out(sources: list[str]) -> None:
+def _note_left_out(sources: Sequence[str]) -> None:
     for source in sources:
         others = left_out(source) if os.path.isdir(source) and not is_zarr(source) else []
         if others:
             shown = f"{others[0]}, ..." if len(others) > 1 else others[0]
             display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {shown}")
-
-
-def _noted(name: str, error: Exception) -> None:
-    display.note(f"left out: {_one_line(error)}")
 
 
 def _show(result: Stats, as_json: bool, others: Sequence[str] = (), notes: Sequence[str] = (), **more: Any) -> None:

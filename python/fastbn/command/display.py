@@ -17,7 +17,7 @@ _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal
 _PACKAGES = (
     *("numpy", "pyarrow", "h5py", "zarr", "h5netcdf", "xarray"),
-    *("pillow", "tifffile", "imagecodecs", "typer", "rich"),
+    *("pillow", "tifffile", "imagecodecs", "click", "rich"),
 )
 
 

@@ -15,12 +15,14 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastbn.io.options import Array, Axis, Reading, Shape, converted
+from fastbn._validation import Axis, Shape, converted
+from fastbn.io.options import Array, Options
 from fastbn.io.places import Place, is_frame
 from fastbn.io.sources import Block, NoData, Origin, Ring, UnreadableError, chosen_columns, needed, nodata_of
 
@@ -55,11 +57,11 @@ class Stored(NamedTuple):
     overlaps: bool = True  # whether a thread may read it while its owner does something else
 
 
-def opened(place: Place, reading: Reading) -> ArraySource:
+def opened(place: Place, options: Options) -> ArraySource:
     """Open an array: the one that a place names, the only one of a file, or what is given."""
     with ExitStack() as stack:
-        stored, reading = _OPEN[place.kind](place, reading, stack)
-        source = ArraySource(place.name, stored, reading)
+        stored, options = _OPEN[place.kind](place, options, stack)
+        source = ArraySource(place.name, stored, options)
         source.close = stack.pop_all().close
         return source
 
@@ -70,20 +72,20 @@ class ArraySource:
     more: Sequence[str] = ()
     close: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, name: str, stored: Stored, reading: Reading) -> None:
+    def __init__(self, name: str, stored: Stored, options: Options) -> None:
         shape = stored.shape
         if not shape:
             raise UnreadableError(f"{name} must have one dimension or more, got a single value")
         self.name, self._read, self.origin, self.overlaps = name, stored.read, stored.origin, stored.overlaps
         self.suspects, self.flat = stored.suspects, len(shape) == 1
         self.shape: Shape = (*shape, 1) if self.flat else tuple(shape)
-        self.axis = _axes(name, reading, self.shape, stored.origin.dims)
-        self._packing = _Packing(stored, reading.nodata is None)
-        self.dtype = computed_as(name, self._packing.dtype, reading.dtype)
+        self.axis = _axes(name, options, self.shape, stored.origin.dims)
+        self._packing = _Packing(stored, options.nodata is None)
+        self.dtype = computed_as(name, self._packing.dtype, options.dtype)
         self.notes = self._packing.notes
-        self._copies, self._reads_as = Ring(reading), stored.dtype
+        self._copies, self._reads_as = Ring(options), stored.dtype
         known = self.shape[self.axis[0]] if len(self.axis) == 1 else 0
-        self._chosen = self._choose(reading, stored.names, known)
+        self._chosen = self._choose(options, stored.names, known)
         sizes = {} if self._chosen is None else {self.axis[0]: len(self._chosen)}
         self.features: Shape = tuple(sizes.get(a, self.shape[a]) for a in self.axis)
         self._sorted = np.array(sorted(self._chosen or ()), np.intp)
@@ -94,10 +96,10 @@ class ArraySource:
         else:
             self.names = None
         inside = sorted(every) if len(self.axis) == 1 else [0]
-        nodata = nodata_of(reading, name, inside, stored.names, known)
+        nodata = nodata_of(options, name, inside, stored.names, known)
         self._nodata = NoData([self._packing.nodata] if nodata is None else nodata, self.axis)
         axes = tuple(range(len(shape)) if stored.order is None else stored.order)
-        self._grid = self._cut((*axes, 1) if self.flat else axes, reading)
+        self._grid = self._cut((*axes, 1) if self.flat else axes, options)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the tiles in order, as blocks of the chosen features in a type that can be computed with."""
@@ -119,31 +121,31 @@ class ArraySource:
             corner = tuple(part.start for part in region)
             yield Block(values, corner, number + 1, (number + 1) / len(self._grid), valid)
 
-    def _cut(self, order: Shape, reading: Reading) -> Grid:
+    def _cut(self, order: Shape, options: Options) -> Grid:
         chunks, natural = self.origin.chunks, tuple(range(len(self.shape)))
         whole = (1,) * len(self.shape) if chunks is None else (*chunks, 1) if self.flat else tuple(chunks)
-        if reading.rowwise and order != natural:
+        if options.rowwise and order != natural:
             # What is read in one order and written in another has pieces of some length in both.
             whole, order = tuple(_PIECE if axis == order[-1] else 1 for axis in natural), natural
         # Chunks are decoded into memory of their own before they are put together, from what is stored of them.
-        per_value = self._reads_as.itemsize * (1 if chunks is None else 3) + reading.beside
+        per_value = self._reads_as.itemsize * (1 if chunks is None else 3) + options.beside
         if self._chosen is not None or self._reads_as != self.dtype:
             per_value += self.dtype.itemsize
-        most = reading.block_bytes // per_value
+        most = options.block_bytes // per_value
         least = math.prod(min(chunk, max(1, size)) for chunk, size in zip(whole, self.shape, strict=True))
         if least > max(1, most):
             raise UnreadableError(
                 f"memory must be {-(-least * per_value * 4 >> 20)} MiB or more for {self.name}, "
-                f"whose chunks are {chunks}, got {reading.memory / 2**20:g} MiB"
+                f"whose chunks are {chunks}, got {options.memory / 2**20:g} MiB"
             )
         return Grid(self.shape, order, whole, most)
 
-    def _choose(self, reading: Reading, names: Sequence[str] | None, count: int) -> tuple[int, ...] | None:
-        if reading.columns is None:
+    def _choose(self, options: Options, names: Sequence[str] | None, count: int) -> tuple[int, ...] | None:
+        if options.columns is None:
             return None
         if len(self.axis) != 1:
             raise UnreadableError(f"columns must come with one feature axis, got axis {self.axis} for {self.name}")
-        return tuple(chosen_columns(self.name, reading.columns, names, count))
+        return tuple(chosen_columns(self.name, options.columns, names, count))
 
     def _within(self, region: Region) -> tuple[tuple[Any, ...] | None, int]:
         """Return the index of the chosen features in a tile (None if it has none), and the number of the first."""
@@ -222,15 +224,15 @@ def computed_as(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any] | None) -
     return np.dtype(np.float64) if wide else dtype.newbyteorder("=")
 
 
-def _axes(name: str, reading: Reading, shape: Shape, dims: tuple[str, ...] | None) -> Shape:
+def _axes(name: str, options: Options, shape: Shape, dims: tuple[str, ...] | None) -> Shape:
     """Return the feature axes: as asked for, or all that are not reduced."""
     ndim = len(shape)
-    if reading.dim is not None:
-        if dims is None or not set(reading.dim) <= set(dims):
+    if options.dim is not None:
+        if dims is None or not set(options.dim) <= set(dims):
             known = "none that have names" if dims is None else ", ".join(dims)
-            raise UnreadableError(f"dim must name dimensions of {name} ({known}), got {', '.join(reading.dim)}")
-        return tuple(number for number, dim in enumerate(dims) if dim not in reading.dim)
-    axis: Axis = 1 if reading.axis is None else reading.axis
+            raise UnreadableError(f"dim must name dimensions of {name} ({known}), got {', '.join(options.dim)}")
+        return tuple(number for number, dim in enumerate(dims) if dim not in options.dim)
+    axis: Axis = 1 if options.axis is None else options.axis
     axes = (axis,) if isinstance(axis, int) else axis
     if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
         raise UnreadableError(f"axis must name axes among the {ndim} of {name}, got {axis}")
@@ -296,13 +298,13 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
 # and a file that another program cuts short while it is mapped ends this one with SIGBUS instead of an error.
 
 
-def _npy(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
+def _npy(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
     file = stack.enter_context(open(place.files[0], "rb", buffering=0))  # noqa: SIM115 (it is one)
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    return _numpy(place.name, file, os.fstat(file.fileno()).st_size, reading), reading
+    return _numpy(place.name, file, os.fstat(file.fileno()).st_size, options), options
 
 
-def _npz(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
+def _npz(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
     archive = stack.enter_context(zipfile.ZipFile(place.files[0]))
     names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
     if not place.member and {"config", "count", "mean", "m2"} <= set(names):
@@ -311,10 +313,10 @@ def _npz(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Read
             f"(fastbn.Moments.load reads it, fastbn merge {place.name} --out COPY.npz shows it)"
         )
     file = stack.enter_context(archive.open(f"{only_member(place, names)}.npy"))
-    return _numpy(place.name, file, archive.getinfo(str(file.name)).file_size, reading), reading
+    return _numpy(place.name, file, archive.getinfo(str(file.name)).file_size, options), options
 
 
-def _numpy(name: str, file: Any, size: int, reading: Reading) -> Stored:
+def _numpy(name: str, file: Any, size: int, options: Options) -> Stored:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise UnreadableError(f"{name} must hold real numbers, got a header of version {version}")
@@ -327,7 +329,7 @@ def _numpy(name: str, file: Any, size: int, reading: Reading) -> Stored:
     least = math.prod(shape) * dtype.itemsize
     if size - begin < least:
         raise UnreadableError(f"{name} must hold {least} bytes of values, got {size - begin}: it is cut short")
-    ring, turn = Ring(reading), slice(None, None, -1 if fortran else 1)
+    ring, turn = Ring(options), slice(None, None, -1 if fortran else 1)
 
     def read(region: Region) -> Array:
         values, position = ring.take(extent(region), dtype).reshape(-1), 0
@@ -367,18 +369,18 @@ def only_member(place: Place, names: Sequence[str]) -> str:
 # Files of other libraries.
 
 
-def _hdf5(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
+def _hdf5(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
     h5py = needed("h5py", "HDF5 files")
     file = stack.enter_context(h5py.File(place.files[0], "r"))
     if place.member and isinstance(file.get(place.member), h5py.Dataset):
-        return sliced(place.name, file[place.member], reading), reading
+        return sliced(place.name, file[place.member], options), options
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     scales = [name for name in names if file[name].attrs.get("CLASS") == b"DIMENSION_SCALE"]
-    return sliced(place.name, file[only_member(place, _without(names, scales))], reading), reading
+    return sliced(place.name, file[only_member(place, _without(names, scales))], options), options
 
 
-def _zarr(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
+def _zarr(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
     zarr = needed("zarr", "Zarr stores")
     found = zarr.open(place.files[0], mode="r")
     if not isinstance(found, zarr.Array):
@@ -386,20 +388,20 @@ def _zarr(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Rea
         coords = [name for name in names if _dims_of(found[name]) == (name.rpartition("/")[2],)]
         coords += " ".join(str(found[name].attrs.get("coordinates", "")) for name in names).split()
         found = found[only_member(place, names if place.member else _without(names, coords))]
-    return sliced(place.name, found, reading), reading
+    return sliced(place.name, found, options), options
 
 
-def _netcdf(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
+def _netcdf(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
     xarray = needed("xarray", "NetCDF files")
     group, _, member = place.member.rpartition("/")
-    options: dict[str, Any] = {"group": group or None, "decode_times": False, "mask_and_scale": False, "cache": False}
+    how: dict[str, Any] = {"group": group or None, "decode_times": False, "mask_and_scale": False, "cache": False}
     with open(place.files[0], "rb") as file:
         new = file.read(8) == b"\x89HDF\r\n\x1a\n"
     needed("h5netcdf" if new else "scipy", "NetCDF files")
-    found = stack.enter_context(xarray.open_dataset(place.files[0], engine="h5netcdf" if new else "scipy", **options))
+    found = stack.enter_context(xarray.open_dataset(place.files[0], engine="h5netcdf" if new else "scipy", **how))
     names = [str(name) for name in (found.variables if place.member else found.data_vars)]
     name = only_member(place._replace(member=member), names)
-    return _named(place.name, found[name], reading), reading
+    return _named(place.name, found[name], options), options
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -416,7 +418,7 @@ def _zarr_names(group: Any, zarr: Any, prefix: str = "") -> Iterator[str]:
             yield from _zarr_names(group[name], zarr, f"{prefix}{name}/")
 
 
-def sliced(name: str, array: Any, reading: Reading) -> Stored:
+def sliced(name: str, array: Any, options: Options) -> Stored:
     """Return what is read by slicing and tells its chunks: a data set of HDF5, an array of Zarr."""
 
     def read(region: Region) -> Array:
@@ -429,7 +431,7 @@ def sliced(name: str, array: Any, reading: Reading) -> Stored:
     if array.shape is None:
         raise UnreadableError(f"{name} must hold an array, got one without a shape")
     direct = getattr(array, "read_direct", None)
-    ring, dtype = Ring(reading), np.dtype(array.dtype)
+    ring, dtype = Ring(options), np.dtype(array.dtype)
     attrs = dict(getattr(array, "attrs", {}))
     fill = getattr(array, "fill_value", None)
     if "_ARRAY_DIMENSIONS" in attrs and fill is not None:  # Zarr's version 2, as xarray writes it
@@ -447,7 +449,7 @@ def _dims_of(array: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if names and all(names) else None
 
 
-def _named(name: str, array: Any, reading: Reading) -> Stored:
+def _named(name: str, array: Any, options: Options) -> Stored:
     """Return an xarray data array: read by slicing, so that one of a file comes in blocks."""
     variable = array.variable
     sizes = variable.encoding.get("preferred_chunks") or {}
@@ -467,10 +469,10 @@ def _named(name: str, array: Any, reading: Reading) -> Stored:
 # What is in memory, or opened by the caller.
 
 
-def _memory(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, Reading]:
+def _memory(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
     array = place.array
     if is_frame(array):
-        return _frame(place.name, array, reading)
+        return _frame(place.name, array, options)
     if type(array).__module__.startswith("scipy.sparse"):
         sort = type(array).__name__
         raise UnreadableError(f"{place.name} must be dense, got a sparse {sort} (its toarray() is)")
@@ -480,22 +482,22 @@ def _memory(place: Place, reading: Reading, stack: ExitStack) -> tuple[Stored, R
     if getattr(array, "ndim", 2) < 2 and not hasattr(array, "dims"):
         raise UnreadableError(f"{place.name} must have two dimensions or more, got {array.ndim}")
     if hasattr(array, "dims") and hasattr(array, "coords"):
-        return _named(place.name, array, reading), reading
+        return _named(place.name, array, options), options
     if not isinstance(array, np.ndarray) and all(hasattr(array, name) for name in ("shape", "dtype", "chunks")):
-        return sliced(place.name, array, reading), reading
+        return sliced(place.name, array, options), options
     values = converted("source", array)
     order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
     if _is_map(values):
         # Pages of the map count as memory of the process, so they are let go once they are copied.
-        counted = reading._replace(beside=reading.beside + values.itemsize)
-        return Stored(values.shape, values.dtype, _copier(values, reading), order=order), counted
+        counted = replace(options, beside=options.beside + values.itemsize)
+        return Stored(values.shape, values.dtype, _copier(values, options), order=order), counted
     if values.dtype == object:
         _check_numbers(place.name, values.reshape(-1), "")
     # Whoever yields arrays may fill them anew for the next.
-    return Stored(values.shape, values.dtype, lambda region: values[region], order=order, overlaps=False), reading
+    return Stored(values.shape, values.dtype, lambda region: values[region], order=order, overlaps=False), options
 
 
-def _frame(name: str, frame: Any, reading: Reading) -> tuple[Stored, Reading]:
+def _frame(name: str, frame: Any, options: Options) -> tuple[Stored, Options]:
     """Return the columns of a frame that are read as one array, and how to read that.
 
     Where all columns are of one type of numbers, it is the whole frame, without a copy. Else it has the columns that
@@ -510,14 +512,14 @@ def _frame(name: str, frame: Any, reading: Reading) -> tuple[Stored, Reading]:
         values = np.empty((0, 0), object)
     if values.dtype.kind not in "biuf":
         found = [_numbers(column) for column in columns]
-        if reading.columns is None:
+        if options.columns is None:
             suspects = [
                 (label, f"not all of it are numbers: {str(each.odd)!r}")
                 for label, each in zip(names, found, strict=True)
                 if each.odd is not None
             ]
-        chosen = _frame_columns(name, names, columns, found, reading)
-        reading = reading._replace(columns=None, nodata=_of_chosen(name, names, chosen, reading))
+        chosen = _frame_columns(name, names, columns, found, options)
+        options = replace(options, columns=None, nodata=_of_chosen(name, names, chosen, options))
         single = all(columns[number].dtype in (np.float16, np.float32) for number in chosen)
         shape = (len(columns[0]) if columns else 0, len(chosen))
         values = np.empty(shape, np.float32 if single and chosen else np.float64, order="F")
@@ -527,7 +529,7 @@ def _frame(name: str, frame: Any, reading: Reading) -> tuple[Stored, Reading]:
     order = sorted(range(2), key=lambda axis: -abs(values.strides[axis]))
     read: Read = lambda region: values[region]  # noqa: E731 (one line, as above)
     stored = Stored(values.shape, values.dtype, read, order=order, names=names, suspects=suspects, overlaps=False)
-    return stored, reading
+    return stored, options
 
 
 class _Numbers(NamedTuple):
@@ -553,13 +555,13 @@ def _numbers(column: Array) -> _Numbers:
 
 
 def _frame_columns(
-    name: str, names: Sequence[str], columns: Sequence[Array], found: Sequence[_Numbers], reading: Reading
+    name: str, names: Sequence[str], columns: Sequence[Array], found: Sequence[_Numbers], options: Options
 ) -> list[int]:
     """Return the numbers of the columns that are read: all, if these are not the features."""
-    if reading.axis not in (None, 1, -1, (1,), (-1,)):
+    if options.axis not in (None, 1, -1, (1,), (-1,)):
         chosen = list(range(len(names)))
-    elif reading.columns is not None:
-        chosen = chosen_columns(name, reading.columns, names, len(names))
+    elif options.columns is not None:
+        chosen = chosen_columns(name, options.columns, names, len(names))
     else:
         chosen = [number for number, column in enumerate(found) if column.counts]
         if not chosen:
@@ -571,12 +573,12 @@ def _frame_columns(
     return chosen
 
 
-def _of_chosen(name: str, names: Sequence[str], chosen: Sequence[int], reading: Reading) -> Any:
+def _of_chosen(name: str, names: Sequence[str], chosen: Sequence[int], options: Options) -> Any:
     """Return what is no data by the numbers of the chosen columns among themselves."""
-    if reading.nodata is None:
+    if options.nodata is None:
         return None
     result: dict[int | str | None, tuple[Any, ...]] = {}
-    for column, values in reading.nodata.items():
+    for column, values in options.nodata.items():
         if column is None:
             result[None] = values
             continue
@@ -612,8 +614,8 @@ def _is_map(array: Any) -> bool:
     return isinstance(array, np.memmap) and array.mode in _OF_THE_FILE
 
 
-def _copier(array: Array, reading: Reading) -> Read:
-    ring, pages = Ring(reading), _map_of(array)
+def _copier(array: Array, options: Options) -> Read:
+    ring, pages = Ring(options), _map_of(array)
 
     def read(region: Region) -> Array:
         values = array[region]
@@ -633,7 +635,7 @@ def _map_of(array: Array) -> mmap.mmap | None:
     return base
 
 
-_OPEN: dict[str, Callable[[Place, Reading, ExitStack], tuple[Stored, Reading]]] = {
+_OPEN: dict[str, Callable[[Place, Options, ExitStack], tuple[Stored, Options]]] = {
     "npy": _npy,
     "npz": _npz,
     "hdf5": _hdf5,

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastbn._moments.moments import Moments
+from fastbn._validation import Shape
 from fastbn.io.atomic import replacing
-from fastbn.io.options import Moments, Shape
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2
@@ -126,8 +127,13 @@ class _Differs(Exception):  # noqa: N818 (never leaves this file)
     pass
 
 
-def identity(places: Iterable[Place], options: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run the same run: files with their sizes and times of change, and options."""
+def identity(name: str, places: Iterable[Place], options: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a run the same run: files with their sizes and times of change, and options.
+
+    ValueError, with the name of the option that asks for it, if the data cannot be read again.
+    """
+    if not isinstance(places, list) or any(place.array is not None for place in places):
+        raise ValueError(f"{name} must come with files, which can be read again, got arrays")
     return {"options": options, "sources": [fingerprint(place) for place in places]}
 
 

@@ -2,59 +2,85 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn.io.checkpoints import Checkpoint, Progress
-from fastbn.io.options import Array, Listener, Moments, Reading, Report, Shape
-from fastbn.io.places import Place, is_table, places
+from fastbn import _core
+from fastbn._moments.moments import Moments
+from fastbn._moments.provenance import Provenance
+from fastbn._validation import Shape
+from fastbn.io.checkpoints import Checkpoint, Progress, identity
+from fastbn.io.options import Array, Options
+from fastbn.io.places import Place, is_table, places, replaces
 from fastbn.io.run import Run, opened
 from fastbn.io.sources import Block, Source, UnreadableError
+from fastbn.io.statsfiles import Stats, taken
 
 # How often each is divided where values are divided once.
 _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
 
 
+class Streamed(NamedTuple):
+    """What was counted, the files left out with the reasons, and what was done to values without being asked.
+
+    Its checkpoint stays until it is settled.
+    """
+
+    stats: Stats
+    skipped: dict[str, str]
+    notes: list[str]
+    checkpoint: Checkpoint | None
+
+    def settle(self) -> None:
+        """Remove the checkpoint: the result is where it is to be."""
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
+
+
+def streamed(source: Any, options: Options) -> Streamed:
+    """Return what `stream` counts, with the names of the features and the files left out."""
+    if options.checkpoint is None and options.resume:
+        raise ValueError("checkpoint must be given to resume, got None")
+    found = places(source)
+    kept = None
+    if options.checkpoint is not None:
+        path, told = os.fspath(options.checkpoint), {"version": _core.version} | options.identity()
+        kept = Checkpoint(path, identity("checkpoint", found, told), options.every)
+        if replaces(path, (file for place in found for file in place.files)):
+            raise ValueError(f"checkpoint must not be one of the sources, got {path!r}")
+    counting = Counting(found, options, kept)
+    state = counting.run()
+    axis = 1 if options.axis is None else options.axis
+    if options.dim is not None and counting.axis is not None:
+        axis = counting.axis
+    names, scale = None if state.names is None else tuple(state.names), options.scale or 1.0
+    moments = scaled(state.total, scale).copy()
+    moments._provenance = Provenance(names if state.named else None, scale, axis, options.mode)
+    return Streamed(Stats(moments, names, scale, axis, options.mode), state.skipped, state.notes, kept)
+
+
 class Counting:
     """One run over places, which counts them together."""
 
-    def __init__(
-        self,
-        places: Iterable[Place],
-        reading: Reading,
-        *,
-        nan: Literal["propagate", "omit"] = "propagate",
-        where_finite: bool = False,
-        extremes: bool = True,
-        listener: Listener | None,
-        checkpoint: Checkpoint | None,
-        report: Report,
-        note: Callable[[str], object],
-    ) -> None:
-        self._checkpoint, self._where_finite, self._listener = checkpoint, where_finite, listener
-        self._options: dict[str, Any] = {"nan": "omit" if where_finite else nan, "extremes": extremes}
-        self.state = Progress(total=Moments(**self._options))
+    def __init__(self, places: Iterable[Place], options: Options, checkpoint: Checkpoint | None) -> None:
+        self._asked, self._checkpoint, self._listener = options, checkpoint, options.listener
+        nan = "omit" if options.where_finite else options.nan
+        self._kind: dict[str, Any] = {"nan": nan, "extremes": options.extremes}
+        self.state = Progress(total=Moments(**self._kind))
         self.axis: Shape | None = None
-        self._run = Run(
-            places,
-            reading,
-            listener=None if listener is None else self._leave_out,
-            report=report,
-            note=note,
-            reading_of=self._reading_of,
-            check=lambda source, place: _check_agreement(source, self.state, self._known(place)),
-        )
-        self._weights = None if reading.weights is None else Weights(reading.weights)
+        self._weights = None if options.weights is None else Weights(options.weights)
+        listener = None if self._listener is None else self._leave_out
+        self._run = Run(places, options, listener, self._options_of, self._check)
 
-    def run(self, resume: bool = False) -> Progress:
+    def run(self) -> Progress:
         """Count everything, or what a checkpoint has not counted."""
         if self._checkpoint is not None:
-            self.state = (self._checkpoint.load() if resume else None) or self.state
+            self.state = (self._checkpoint.load() if self._asked.resume else None) or self.state
             self._checkpoint.start()
         for done in self._run.each(self._take, self.state.place):
             self.state.place, self.state.position, self.state.parts = done, 0, {}
@@ -66,15 +92,27 @@ class Counting:
             raise ValueError(f"source must hold something that can be read, got {found}")
         return self.state
 
-    def _reading_of(self, place: Place) -> Reading:
+    def _options_of(self, place: Place) -> Options:
         known = self._known(place)
-        return self._run.reading if known is None else self._run.reading._replace(columns=tuple(known))
+        return self._run.options if known is None else replace(self._run.options, columns=tuple(known))
 
     def _known(self, place: Place) -> list[str] | None:
         """Return the columns of the tables before this one, of which it must have all and no more."""
-        if self.state.names is None or self._run.reading.columns is not None or not is_table(place):
+        if self.state.names is None or self._asked.columns is not None or not is_table(place):
             return None
         return self.state.names if len(set(self.state.names)) == len(self.state.names) else None
+
+    def _check(self, source: Source, place: Place) -> None:
+        """Refuse a source that has other features than those before it."""
+        shape, names, known = self.state.total.shape, self.state.names, self._known(place)
+        before = f"{source.name} must have the {{}} of those before it"
+        if known is not None and source.more:
+            columns = f"({', '.join(known)}), got {', '.join(source.more)} too"
+            raise UnreadableError(f"{before.format('columns')} {columns}")
+        if names is not None and source.names is not None and list(source.names) != names:
+            raise UnreadableError(f"{before.format('features')} ({', '.join(names)}), got {', '.join(source.names)}")
+        if shape not in (None, source.features):
+            raise UnreadableError(f"{before.format('features')}, of shape {shape}, got {source.features}")
 
     def _take(self, source: Source, place: Place) -> None:
         self.axis = source.axis if self.axis is None else self.axis
@@ -90,7 +128,7 @@ class Counting:
 
     def _count(self, source: Source, block: Block) -> None:
         corner = tuple(block.corner[axis] for axis in source.axis)
-        part = self.state.parts.setdefault(corner, Moments(**self._options))
+        part = self.state.parts.setdefault(corner, Moments(**self._kind))
         weights = self._weights and self._weights.of(source, block, self.state.before)
         part.merge(self._measured(block, source.axis, weights))
         self.state.row = max(self.state.row, block.corner[0] + block.values.shape[0])
@@ -103,11 +141,11 @@ class Counting:
 
     def _measured(self, block: Block, axis: Shape, weights: Any) -> Moments:
         """Return a block's statistics; infinite values that are to be left out become NaN, in a copy."""
-        values, options = block.values, {"axis": axis, "where": block.valid, "weights": weights}
-        part = Moments(**self._options).update(values, **options)
-        if self._where_finite and not np.isfinite(np.where(np.asarray(part.count) > 0, part.mean, 0.0)).all():
+        values, given = block.values, {"axis": axis, "where": block.valid, "weights": weights}
+        part = Moments(**self._kind).update(values, **given)
+        if self._asked.where_finite and not np.isfinite(np.where(np.asarray(part.count) > 0, part.mean, 0.0)).all():
             finite = np.where(np.isfinite(values), values, np.nan).astype(values.dtype, copy=False)
-            part = Moments(**self._options).update(finite, **options)
+            part = Moments(**self._kind).update(finite, **given)
         return part
 
     def _leave_out(self, name: str, error: Exception) -> None:
@@ -123,53 +161,40 @@ class Weights:
     """
 
     def __init__(self, given: Any) -> None:
-        self._column = given if isinstance(given, str) else None
-        self._array: Any = None if isinstance(given, (str, os.PathLike)) else given
-        self._path = given
+        self._path = given if isinstance(given, (str, os.PathLike)) else None
+        self._array: Any = given if self._path is None else None
 
     def of(self, source: Source, block: Block, before: int) -> Array:
         """Return the weights of a block's values, in a shape that broadcasts to theirs."""
-        ndim = block.values.ndim
+        ndim, rows = block.values.ndim, block.values.shape[0]
         if block.weights is not None:
             return block.weights.reshape(-1, *(1,) * (ndim - 1))
         if self._array is None:
             self._array = self._loaded(source)
         array = _ordered(self._array, source)
         if array.ndim == 1:
-            begin = before + block.corner[0]
-            rows = array[begin : begin + block.values.shape[0]]
-            if len(rows) < block.values.shape[0]:
+            found = array[before + block.corner[0] :][:rows]
+            if len(found) < rows:
                 raise ValueError(f"weights must have one for each row, got {len(array)}, and {source.name} has more")
-            return rows.reshape(-1, *(1,) * (ndim - 1))
+            return found.reshape(-1, *(1,) * (ndim - 1))
         if source.shape is None or not _broadcasts(array.shape, source.shape):
             raise ValueError(f"weights must have a shape that broadcasts to {source.shape}, got {array.shape}")
-        if source.order is not None and array.shape[source.axis[0] - source.shape.__len__()] > 1:
-            raise ValueError("weights must not differ between features where columns are chosen")
         array = array.reshape((1,) * (ndim - array.ndim) + array.shape)
-        region = (
-            slice(None) if size == 1 else slice(at, at + length)
-            for size, at, length in zip(array.shape, block.corner, block.values.shape, strict=True)
-        )
-        return array[tuple(region)]
-
-    def digest(self) -> str:
-        """Return what tells these weights from others."""
-        if self._array is None:
-            return str(self._path)
-        values = np.ascontiguousarray(self._array)
-        return hashlib.sha256(repr((values.shape, values.dtype)).encode() + values.tobytes()).hexdigest()
+        if source.order is not None and array.shape[source.axis[0]] > 1:
+            raise ValueError("weights must not differ between features where columns are chosen")
+        parts = zip(array.shape, block.corner, block.values.shape, strict=True)
+        return array[tuple(slice(None) if size == 1 else slice(at, at + length) for size, at, length in parts)]
 
     def _loaded(self, source: Source) -> Array:
         """Return the array in a file of weights."""
-        path = os.fspath(self._path)
-        if self._column is not None and source.shape is None and not os.path.exists(path):
+        path = os.fspath(self._path or "")
+        if isinstance(self._path, str) and source.shape is None and not os.path.exists(path):
             raise UnreadableError(f"weights must be a column of {source.name} or a file, got {path!r}")
         (place, *more) = places(path)
         if more:
             raise ValueError(f"weights must be one file, got the folder {path!r}")
-        with closing(opened(place, Reading() if is_table(place) else Reading(axis=()))) as found:
-            blocks = [np.array(block.values, np.float64) for block in found.blocks()]
-            array = np.concatenate(blocks)
+        with closing(opened(place, Options() if is_table(place) else Options(axis=()))) as found:
+            array = np.concatenate([np.array(block.values, np.float64) for block in found.blocks()])
             if found.shape is None and found.features != (1,):
                 raise ValueError(f"weights must be a table of one column, got {found.features[0]} in {path!r}")
             return array[:, 0] if found.flat or found.shape is None else array
@@ -177,40 +202,18 @@ class Weights:
 
 def _ordered(weights: Any, source: Source) -> Array:
     """Return weights along a source's axes: those that have dimension names in the order of these."""
-    names = getattr(weights, "dims", None)
-    if names is None or not isinstance(names, tuple):
+    names, dims = getattr(weights, "dims", None), source.origin.dims
+    if not isinstance(names, tuple):
         return np.asarray(weights, np.float64)
-    dims = source.origin.dims
     if dims is None or not set(names) <= set(dims):
         raise ValueError(f"weights must have dimensions of {source.name} ({dims}), got {names}")
     array = np.asarray(weights.transpose(*(dim for dim in dims if dim in names)).values, np.float64)
-    sizes = iter(array.shape)
-    shape = tuple(next(sizes) if dim in names else 1 for dim in dims)
-    return array.reshape(shape if len(shape) > 1 else (*shape, 1))
+    array = array[tuple(slice(None) if dim in names else np.newaxis for dim in dims)]
+    return array if array.ndim > 1 else array[:, np.newaxis]
 
 
 def _broadcasts(shape: Shape, to: Shape) -> bool:
-    if len(shape) > len(to):
-        return False
-    return all(size in (1, other) for size, other in zip(shape[::-1], to[::-1], strict=False))
-
-
-def _check_agreement(source: Source, state: Progress, known: list[str] | None) -> None:
-    shape, names = state.total.shape, state.names
-    if known is not None and source.more:
-        raise UnreadableError(
-            f"{source.name} must have the columns of those before it ({', '.join(known)}), "
-            f"got {', '.join(source.more)} too"
-        )
-    if names is not None and source.names is not None and list(source.names) != names:
-        raise UnreadableError(
-            f"{source.name} must have the features of those before it ({', '.join(names)}), "
-            f"got {', '.join(source.names)}"
-        )
-    if shape not in (None, source.features):
-        raise UnreadableError(
-            f"{source.name} must have the features of those before it, of shape {shape}, got {source.features}"
-        )
+    return len(shape) <= len(to) and all(size in (1, other) for size, other in zip(shape[::-1], to[::-1], strict=False))
 
 
 # Statistics made of others.
@@ -225,14 +228,6 @@ def joined(parts: dict[Shape, Moments], axis: int = 0) -> Moments:
         groups.setdefault(corner[axis], {})[corner] = parts[corner]
     rows = [joined(group, axis + 1) for group in groups.values()]
     return Moments.concatenate(rows, axis) if len(rows) > 1 else rows[0]
-
-
-def taken(moments: Moments, order: Sequence[int]) -> Moments:
-    """Return the statistics of some features, in the order given."""
-    held = moments.to_dict()
-    if moments.names is not None:
-        held["names"] = np.array(moments.names, object)
-    return Moments.from_dict({k: v[list(order)] if isinstance(v, np.ndarray) else v for k, v in held.items()})
 
 
 def scaled(moments: Moments, scale: float) -> Moments:

@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastbn.io.options import MAX_PIXELS, Array, Reading, Shape
+from fastbn._validation import Shape
+from fastbn.io.options import MAX_PIXELS, Array, Options
 from fastbn.io.places import Place, suffix_of
 from fastbn.io.sources import (
     Block,
@@ -86,7 +88,7 @@ class _Header(NamedTuple):
     each: Callable[[], Iterator[Array]] | None = None
 
 
-_Reader: TypeAlias = Callable[[str, Reading], _Header]
+_Reader: TypeAlias = Callable[[str, Options], _Header]
 
 
 class ImageSource:
@@ -101,28 +103,28 @@ class ImageSource:
     order: tuple[int, ...] | None = None
     origin = Origin()
 
-    def __init__(self, place: Place, reading: Reading) -> None:
-        if reading.axis not in (None, 1, -1) or reading.dim is not None:
-            raise UnreadableError(f"axis must be 1 for images, got {reading.dim or reading.axis} for {place.name}")
-        if reading.weights is not None:
+    def __init__(self, place: Place, options: Options) -> None:
+        if options.axis not in (None, 1, -1) or options.dim is not None:
+            raise UnreadableError(f"axis must be 1 for images, got {options.dim or options.axis} for {place.name}")
+        if options.weights is not None:
             raise UnreadableError(f"weights must come with arrays or tables, got the images of {place.name}")
         needed("PIL.Image", "Images")
-        self.name, self._files, self._reading = place.name, place.files, reading
+        self.name, self._files, self._options = place.name, place.files, options
         first = self._first()
-        self.kind = reading.mode or first.kind
+        self.kind = options.mode or first.kind
         bands = _bands(self.kind, first.channels)
-        self.chosen = chosen_columns(self.name, reading.columns, bands, len(bands))
+        self.chosen = chosen_columns(self.name, options.columns, bands, len(bands))
         self._all = self.chosen == list(range(len(bands)))
         self.names: tuple[str, ...] | None = tuple(bands[i] for i in self.chosen)
         self.features: Shape = (len(self.chosen),)
         wide = first.dtype.kind == "b" or first.dtype.itemsize == 8 or first.dtype == np.uint32
         own = np.dtype(np.float64) if wide else first.dtype
-        self.dtype = reading.dtype or (np.dtype(np.uint8) if reading.mode else own)
-        nodata = nodata_of(reading, self.name, self.chosen, bands, len(bands))
-        own_nodata = () if reading.mode else first.nodata
+        self.dtype = options.dtype or (np.dtype(np.uint8) if options.mode else own)
+        nodata = nodata_of(options, self.name, self.chosen, bands, len(bands))
+        own_nodata = () if options.mode else first.nodata
         self.notes = [f"left out as no data: {v:.15g} (GDAL_NODATA)" for v in own_nodata if nodata is None and v == v]
         self._nodata = NoData([own_nodata] * len(self.chosen) if nodata is None else nodata, self.axis)
-        self._ring, self._most = Ring(reading), reading.block_bytes
+        self._ring, self._most = Ring(options), options.block_bytes
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the pixels of as many images as fit into a block."""
@@ -149,13 +151,13 @@ class ImageSource:
     def pictures(self, start: int = 0) -> Iterator[Picture]:
         """Yield the images in order, the next ones being decoded meanwhile."""
         waiting: deque[_Waiting] = deque()
-        with _bounded(self._reading), ThreadPoolExecutor(_WORKERS) as pool:
+        with _bounded(self._options), ThreadPoolExecutor(_WORKERS) as pool:
             for index in range(start, len(self._files)):
                 header = self._header(index)
                 if header is None:
                     continue
                 channels = 4 if header.dtype == np.uint8 else header.channels * header.dtype.itemsize
-                nbytes = header.pixels * channels * (1 + self._reading.beside)
+                nbytes = header.pixels * channels * (1 + self._options.beside)
                 while len(waiting) >= 2 * _WORKERS or (waiting and _held(waiting) + nbytes > self._most):
                     yield from self._finished(waiting.popleft())
                 if header.each is not None and nbytes > self._most:
@@ -178,8 +180,8 @@ class ImageSource:
         path = self._files[index]
         try:
             with naming(path):
-                header = _header_of(path, self._reading)
-                if self._reading.mode is None and header.kind != self.kind:
+                header = _header_of(path, self._options)
+                if self._options.mode is None and header.kind != self.kind:
                     convertible = {self.kind, header.kind} == {"L", "RGB"}
                     hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
                     raise UnreadableError(
@@ -223,18 +225,18 @@ class ImageSource:
         first: Exception | None = None
         for path in self._files:
             try:
-                with _bounded(self._reading), naming(path):
-                    return _header_of(path, self._reading)
+                with _bounded(self._options), naming(path):
+                    return _header_of(path, self._options)
             except (OSError, UnreadableError) as error:
-                if self._reading.unreadable is None:
+                if self._options.unreadable is None:
                     raise
                 first = first or error
         raise UnreadableError(f"{self.name} must hold an image that can be read: {first}")
 
     def _unreadable(self, path: str, error: Exception) -> None:
-        if self._reading.unreadable is None:
+        if self._options.unreadable is None:
             raise error
-        self._reading.unreadable(path, error)
+        self._options.unreadable(path, error)
 
 
 opened = ImageSource
@@ -245,9 +247,9 @@ def _held(waiting: Iterable[_Waiting]) -> int:
 
 
 @contextmanager
-def _bounded(reading: Reading) -> Iterator[None]:
+def _bounded(options: Options) -> Iterator[None]:
     """Let Pillow, which has one bound for all, open what the options allow, while that is more than its own."""
-    if reading.max_pixels <= MAX_PIXELS:
+    if options.max_pixels <= MAX_PIXELS:
         yield
         return
     image = needed("PIL.Image", "Images")
@@ -277,19 +279,19 @@ def _kind(channels: int, dtype: np.dtype[Any], colour: bool) -> str:
     return stem if dtype == np.uint8 else f"{stem};{dtype.name}"
 
 
-def _header_of(path: str, reading: Reading) -> _Header:
+def _header_of(path: str, options: Options) -> _Header:
     reader = _reader_of(path)
-    if reading.mode is None:
-        header = reader(path, reading)
+    if options.mode is None:
+        header = reader(path, options)
     else:
-        header, stored = _pillow(path, reading), ""
+        header, stored = _pillow(path, options), ""
         with suppress(UnreadableError):  # of what only a mode makes readable, CMYK for instance
-            stored = reader(path, reading._replace(mode=None)).kind
+            stored = reader(path, replace(options, mode=None)).kind
         if re.fullmatch(r"((L|RGB|\d+ channels)(;[2-7])?)?", stored) is None:
-            raise UnreadableError(f"{path} must have 8 bits to be of mode {reading.mode}, got mode {stored}")
-    if header.pixels > reading.max_pixels:
+            raise UnreadableError(f"{path} must have 8 bits to be of mode {options.mode}, got mode {stored}")
+    if header.pixels > options.max_pixels:
         raise UnreadableError(
-            f"{path} must have at most {reading.max_pixels} pixels, got {header.pixels} (max_pixels= allows more)"
+            f"{path} must have at most {options.max_pixels} pixels, got {header.pixels} (max_pixels= allows more)"
         )
     return header
 
@@ -311,10 +313,10 @@ def _reader_of(path: str) -> _Reader:
 # Pillow: 8 bits, and the modes that can be asked for.
 
 
-def _pillow(path: str, reading: Reading) -> _Header:
+def _pillow(path: str, options: Options) -> _Header:
     pillow = needed("PIL.Image", "Images")
     with pillow.open(path) as image:
-        mode, asked = str(image.mode), reading.mode
+        mode, asked = str(image.mode), options.mode
         if image.format not in (_PILLOW if asked is None else _MODED):
             raise UnreadableError(f"{path} must be of an image format that can be read exactly, got {image.format}")
         if asked is None and mode not in (*_EXACT, "I;16", "I", "F"):
@@ -352,7 +354,7 @@ def _png_header(path: str) -> tuple[int, int]:
     return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big"), 3 if head[25] & 2 else 1
 
 
-def _deep(path: str, reading: Reading, codec: str) -> _Header:
+def _deep(path: str, options: Options, codec: str) -> _Header:
     """Return an image by what decodes its depth, of which only PNG says something before it is decoded.
 
     Two and four channels are grey and RGB with alpha, which does not count.
@@ -390,7 +392,7 @@ class _Raster(NamedTuple):
     nbytes: int
 
 
-def _pnm(path: str, reading: Reading) -> _Header:
+def _pnm(path: str, options: Options) -> _Header:
     rasters = list(_rasters(path))
     kinds = [_kind(each.shape[2], each.stored.newbyteorder("="), True) for each in rasters]
     if len(set(kinds)) > 1:
@@ -471,7 +473,7 @@ def _unpacked(path: str, raster: _Raster, data: bytes) -> Array:
 # TIFF: every page that is no smaller copy of another and no mask.
 
 
-def _tiff(path: str, reading: Reading) -> _Header:
+def _tiff(path: str, options: Options) -> _Header:
     tifffile = needed("tifffile", "TIFF images")
     needed("imagecodecs", "TIFF images")
     with tifffile.TiffFile(path) as tiff:

@@ -1,25 +1,26 @@
-"""The options of `fastbn.stream` and `fastbn.standardize`, checked before anything is opened. Imports nothing large."""
+"""The options of `fastbn.stream` and `fastbn.standardize`: one object, checked once, for all that is behind them."""
 
 from __future__ import annotations
 
 import os
+import sys
+import types
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._moments.moments import Moments
 from fastbn._validation import (
     LARGEST,
     Axis,
-    Shape,
     checked_axis,
     checked_choice,
     checked_dtype,
     checked_flag,
     checked_real,
-    converted,
 )
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -30,55 +31,79 @@ OnError: TypeAlias = Literal["raise", "skip"] | Callable[[str, Exception], objec
 Report: TypeAlias = Callable[[int, int | None], object]
 Listener: TypeAlias = Callable[[str, Exception], object]
 
-# What else the files of this folder take from the rest of fastbn.
-__all__ = [
-    "LARGEST",
-    "Axis",
-    "Moments",
-    "Shape",
-    "checked_axis",
-    "checked_choice",
-    "checked_flag",
-    "checked_real",
-    "converted",
-]
-
 MEMORY = 64 << 20
-LEAST_MEMORY = 1 << 18
 MAX_PIXELS = 178_956_970  # what Pillow takes for the largest image that is no attack
-IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")  # that can be asked for
+_LEAST_MEMORY = 1 << 18
 # Blocks larger than this gain nothing; more memory then means more of them under way.
 _LARGEST_BLOCK = 32 << 20
+_IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
-class Reading(NamedTuple):
-    """How to read: the options of `fastbn.stream` that concern sources.
+def warn(text: str) -> None:
+    """Warn at the line that called into the package, from however deep inside."""
+    frame: types.FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, RuntimeWarning, stacklevel=level)
 
-    ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). None: what the file
-    says of itself. ``beside`` is the number of bytes per value that are needed further on; ``rowwise`` asks for C order
-    whatever the order in the file, ``tabular`` for frames as tables with all their columns. ``unreadable`` is told of a
-    file that cannot be read, and the others are read all the same; None: its error ends the run.
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What both functions can be asked for, by the names of their parameters; ``written`` is `standardize`'s dtype.
+
+    ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). What stands behind
+    ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
+    that are needed further on; ``rowwise`` asks for C order whatever the order in the file, ``tabular`` for frames as
+    tables with all their columns; ``unreadable`` is told of images that cannot be read (None: that ends the run).
     """
 
     axis: Axis | None = None
-    columns: tuple[int | str, ...] | None = None
-    dtype: np.dtype[Any] | None = None
-    mode: str | None = None
-    header: bool | None = None
-    memory: int = MEMORY
     dim: tuple[str, ...] | None = None
+    columns: tuple[int | str, ...] | None = None
+    weights: Any = None
+    dtype: np.dtype[Any] | None = None
+    written: np.dtype[Any] | None = None
+    nan: Literal["propagate", "omit"] = "propagate"
+    where_finite: bool = False
     nodata: dict[int | str | None, tuple[Any, ...]] | None = None
+    extremes: bool = True
+    scale: float | None = None
+    eps: float = 0.0
+    mode: str | None = None
+    max_pixels: int = MAX_PIXELS
+    header: bool | None = None
     null_values: tuple[str, ...] = ()
     delimiter: str | None = None
     decimal: str = "."
     encoding: str = "utf-8"
     comment: str | None = None
-    max_pixels: int = MAX_PIXELS
-    weights: Any = None
+    memory: int = MEMORY
+    on_error: OnError = "raise"
+    checkpoint: Path | None = None
+    every: float = 5.0
+    resume: bool = False
+    overwrite: bool = False
+    progress: Report | None = None
+    note: Callable[[str], object] = warn
     beside: int = 0
     rowwise: bool = False
     tabular: bool = False
     unreadable: Listener | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], **more: Any) -> Options:
+        """Return the options among the arguments of a function or of a command."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in given.items() if name in known} | more)
+
+    def __post_init__(self) -> None:
+        """Bring each option into its one form, or refuse it."""
+        if self.dim is not None and self.axis is not None:
+            raise ValueError(f"dim must come without axis, got dim={self.dim!r} and axis={self.axis!r}")
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
 
     @property
     def block_bytes(self) -> int:
@@ -90,91 +115,65 @@ class Reading(NamedTuple):
         """How many blocks may wait between reading and computing."""
         return max(1, self.memory // self.block_bytes - 3)
 
+    @property
+    def listener(self) -> Listener | None:
+        """Whom to tell of a file that cannot be read; None if that ends the run."""
+        if callable(self.on_error):
+            return self.on_error
+        return None if self.on_error == "raise" else lambda name, error: self.note(f"left out: {error}")
+
     def identity(self) -> dict[str, Any]:
-        """Return the options as JSON has them: what makes one run another."""
-        held = self._asdict()
-        for name in ("beside", "rowwise", "tabular", "unreadable", "weights"):
-            del held[name]
-        held["axis"] = 1 if self.axis is None else self.axis
-        held["dtype"] = None if self.dtype is None else self.dtype.name
-        held["nodata"] = None if self.nodata is None else repr(self.nodata)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in held.items()}
+        """Return what makes one run another, as JSON has it."""
+        held = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_OF_THE_RESULT}
+        held |= {"axis": 1 if self.axis is None else self.axis, "weights": _digest(self.weights)}
+        held |= {"on_error": "raise" if self.on_error == "raise" else "skip", "nodata": repr(self.nodata)}
+        named = {name: value.name for name, value in held.items() if isinstance(value, np.dtype)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in (held | named).items()}
 
 
-def reading_of(
-    *,
-    axis: Any = None,
-    columns: Any = None,
-    dtype: Any = None,
-    mode: Any = None,
-    header: Any = None,
-    memory: Any = MEMORY,
-    dim: Any = None,
-    nodata: Any = None,
-    null_values: Any = (),
-    delimiter: Any = None,
-    decimal: Any = ".",
-    encoding: Any = "utf-8",
-    comment: Any = None,
-    max_pixels: Any = MAX_PIXELS,
-    weights: Any = None,
-    beside: int = 0,
-) -> Reading:
-    """Return the options that concern sources, checked."""
-    if columns is not None:
-        valid = isinstance(columns, Sequence) and not isinstance(columns, (str, bytes))
-        if not valid or any(isinstance(c, bool) or not isinstance(c, (int, str, np.integer)) for c in columns):
-            raise TypeError(f"columns must be a list of names and numbers, got {columns!r}")
-        columns = tuple(c if isinstance(c, str) else int(c) for c in columns)
-    if isinstance(memory, bool) or not isinstance(memory, (int, np.integer)):
-        raise TypeError(f"memory must be a number of bytes, got {memory!r}")
-    if memory < LEAST_MEMORY:
-        raise ValueError(f"memory must be {LEAST_MEMORY} bytes or more, got {memory}")
-    if dim is not None and axis is not None:
-        raise ValueError(f"dim must come without axis, got dim={dim!r} and axis={axis!r}")
-    return Reading(
-        None if axis is None else checked_axis(axis),
-        columns,
-        None if dtype is None else checked_dtype(dtype),
-        checked_mode(mode),
-        None if header is None else checked_flag("header", header),
-        int(memory),
-        None if dim is None else _texts("dim", dim),
-        None if nodata is None else _checked_nodata(nodata),
-        _texts("null_values", null_values),
-        None if delimiter is None else _character("delimiter", delimiter),
-        _character("decimal", decimal),
-        _checked_encoding(encoding),
-        None if comment is None else _character("comment", comment),
-        int(checked_real("max_pixels", max_pixels, 1, LARGEST)),
-        weights,
-        beside,
-    )
+_NOT_OF_THE_RESULT = {
+    "scale",  # of statistics, which are divided at the end
+    *("checkpoint", "every", "resume", "overwrite", "progress", "note"),
+    *("beside", "rowwise", "tabular", "unreadable"),
+}
 
 
-def checked_on_error(on_error: Any, warn: Callable[[str], object]) -> Listener | None:
-    """Return whom to tell of a file that cannot be read; None if it is to be raised."""
-    if callable(on_error):
-        told: Listener = on_error
-        return told
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
-    return None if on_error == "raise" else lambda name, error: warn(f"left out: {error}")
+def _digest(weights: Any) -> str | None:
+    """Return what tells weights from others."""
+    if weights is None or isinstance(weights, (str, os.PathLike)):
+        return None if weights is None else os.fspath(weights)
+    import hashlib
+
+    values = np.ascontiguousarray(weights)
+    return hashlib.sha256(repr((values.shape, values.dtype)).encode() + values.tobytes()).hexdigest()
 
 
-def checked_mode(mode: Any) -> str | None:
-    """Return a mode that images can be converted to, or None."""
-    if mode is None or (isinstance(mode, str) and mode in IMAGE_MODES):
-        return mode
-    raise ValueError(f"mode must be one of {', '.join(IMAGE_MODES)}, got {mode!r}")
+# Checks: each returns the option in its one form.
 
 
-def checked_scale(scale: Any) -> float:
-    """Return a finite divisor above 0."""
-    divisor = float(checked_real("scale", scale, 0, LARGEST))
-    if divisor == 0:
-        raise ValueError(f"scale must be above 0, got {scale!r}")
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _real(name: str, value: Any) -> float:
+    return float(checked_real(name, value, 0, LARGEST))
+
+
+def _scale(name: str, value: Any) -> float:
+    if (divisor := _real(name, value)) == 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
     return divisor
+
+
+def _columns(name: str, value: Any) -> tuple[int | str, ...]:
+    valid = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    if not valid or not all(_is_column(column) for column in value):
+        raise TypeError(f"{name} must be a list of names and numbers, got {value!r}")
+    return tuple(column if isinstance(column, str) else int(column) for column in value)
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, (int, str, np.integer)) and not isinstance(value, bool)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -192,30 +191,88 @@ def _character(name: str, value: Any) -> str:
     return value
 
 
-def _checked_encoding(encoding: Any) -> str:
+def _encoding(name: str, value: Any) -> str:
     import codecs
 
-    if not isinstance(encoding, str):
-        raise TypeError(f"encoding must be a text, got {encoding!r}")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
     try:
-        return codecs.lookup(encoding).name
+        return codecs.lookup(value).name
     except LookupError:
-        raise ValueError(f"encoding must be one that Python knows, got {encoding!r}") from None
+        raise ValueError(f"{name} must be one that Python knows, got {value!r}") from None
 
 
-def _checked_nodata(nodata: Any) -> dict[int | str | None, tuple[Any, ...]]:
-    given = nodata if isinstance(nodata, Mapping) else {None: nodata}
+def _nodata(name: str, value: Any) -> dict[int | str | None, tuple[Any, ...]]:
     found: dict[int | str | None, tuple[Any, ...]] = {}
-    for column, values in given.items():
-        if column is not None and (isinstance(column, bool) or not isinstance(column, (int, str, np.integer))):
-            raise TypeError(f"nodata must have names or numbers of columns as its keys, got {column!r}")
+    for column, values in (value if isinstance(value, Mapping) else {None: value}).items():
+        if column is not None and not _is_column(column):
+            raise TypeError(f"{name} must have names or numbers of columns as its keys, got {column!r}")
         several = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, (str, bytes))
         key = int(column) if isinstance(column, np.integer) else column
-        found[key] = tuple(_number(value) for value in (values if several else [values]))
+        found[key] = tuple(_number(name, each) for each in (values if several else [values]))
     return found
 
 
-def _number(value: Any) -> int | float:
+def _number(name: str, value: Any) -> int | float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"nodata must hold real numbers, got {value!r}")
+        raise TypeError(f"{name} must hold real numbers, got {value!r}")
     return int(value) if isinstance(value, (int, np.integer)) else float(value)
+
+
+def checked_mode(name: str, value: Any) -> str | None:
+    """Return a mode that images can be converted to, or None."""
+    if value is None or (isinstance(value, str) and value in _IMAGE_MODES):
+        return value
+    raise ValueError(f"{name} must be one of {', '.join(_IMAGE_MODES)}, got {value!r}")
+
+
+def _memory(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a number of bytes, got {value!r}")
+    if value < _LEAST_MEMORY:
+        raise ValueError(f"{name} must be {_LEAST_MEMORY} bytes or more, got {value}")
+    return int(value)
+
+
+def _on_error(name: str, value: Any) -> OnError:
+    if callable(value) or value in ("raise", "skip"):
+        return value  # type: ignore[no-any-return]
+    raise ValueError(f"{name} must be 'raise', 'skip' or a function, got {value!r}")
+
+
+def _written(name: str, value: Any) -> np.dtype[Any]:
+    try:
+        wanted: np.dtype[Any] = np.dtype(value)
+    except TypeError:
+        wanted = np.dtype(object)
+    if wanted not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"dtype must be float16, float32 or float64, got {value!r}")
+    return wanted
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "axis": _optional(lambda name, value: checked_axis(value)),
+    "dim": _optional(_texts),
+    "columns": _optional(_columns),
+    "dtype": _optional(lambda name, value: checked_dtype(value)),
+    "written": _optional(_written),
+    "nan": checked_choice,
+    "where_finite": checked_flag,
+    "nodata": _optional(_nodata),
+    "extremes": checked_flag,
+    "scale": _optional(_scale),
+    "eps": _real,
+    "mode": checked_mode,
+    "max_pixels": lambda name, value: int(checked_real(name, value, 1, LARGEST)),
+    "header": _optional(checked_flag),
+    "null_values": _texts,
+    "delimiter": _optional(_character),
+    "decimal": _character,
+    "encoding": _encoding,
+    "comment": _optional(_character),
+    "memory": _memory,
+    "on_error": _on_error,
+    "every": _real,
+    "resume": checked_flag,
+    "overwrite": checked_flag,
+}

@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import closing
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from fastbn._moments.moments import divisor_variance
+from fastbn._moments.moments import Moments, divisor_variance
 from fastbn.functional import normalize
 from fastbn.io.atomic import removed, replacing
-from fastbn.io.checkpoints import Checkpoint, Progress
-from fastbn.io.options import Array, Listener, Reading, Report
-from fastbn.io.places import TABLES, Place, is_table, is_zarr, replaces
+from fastbn.io.checkpoints import Checkpoint, Progress, identity
+from fastbn.io.options import Array, Options
+from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
 from fastbn.io.run import FailedError, Run
 from fastbn.io.sources import Ring, Source, UnreadableError, needed
-from fastbn.io.statsfiles import Stats
+from fastbn.io.statsfiles import Stats, load_stats
 from fastbn.io.tables import described
-from fastbn.io.writers import FileSink, FolderSink, Piece, Target
+from fastbn.io.writers import FileSink, FolderSink, Piece, Target, target_of
 
-Resumable: TypeAlias = Callable[[str], Checkpoint]  # makes one, in a file of that name
+
+def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
+    """Write what `standardize` is asked for."""
+    if isinstance(source, Moments):
+        raise TypeError("source must be a path, an array, or an iterable of these, got Moments, which come second")
+    if not isinstance(moments, (Moments, str, os.PathLike)):
+        raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
+    if not isinstance(out, (str, os.PathLike)):
+        raise TypeError(f"out must be a path, got {type(out).__name__}")
+    target = target_of(out)
+    if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
+        raise ValueError(f"out must not be the file of moments, got {target.path!r}")
+    stats = Stats.of(moments) if isinstance(moments, Moments) else load_stats(moments)
+    if stats.moments.shape is None:
+        raise ValueError("moments must have seen something, got empty ones")
+    wanted = replace(
+        options,
+        axis=stats.axis if options.axis is None and options.dim is None else options.axis,
+        mode=options.mode or stats.mode,
+        scale=options.scale or stats.scale,
+        beside=8 if options.written is None else options.written.itemsize,
+        rowwise=True,
+        tabular=target.kind in TABLES.values(),
+    )
+    found, run_of = places(source), None
+    if options.resume:
+        digest = hashlib.sha256(stats.moments.to_bytes()).hexdigest()
+        run_of = identity("resume", found, wanted.identity() | {"moments": digest, "scale": wanted.scale})
+        if target.kind not in ("npy", "zarr", "folder") or target.within:
+            raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
+    Rewriting(found, stats, target, wanted, options.axis is not None, run_of).run()
 
 
 class Rewriting:
-    """One run over places, into one target."""
+    """One run over places, into one target; ``run_of`` is the identity of one that can go on later."""
 
     _sink: FileSink | FolderSink
 
@@ -35,47 +67,34 @@ class Rewriting:
         places: Iterable[Place],
         stats: Stats,
         target: Target,
-        reading: Reading,
-        *,
-        dtype: np.dtype[Any] | None,
-        eps: float,
-        scale: float,
+        options: Options,
         axis_given: bool,
-        listener: Listener | None,
-        overwrite: bool,
-        resumable: Resumable | None = None,
-        report: Report,
-        note: Callable[[str], object],
+        run_of: dict[str, Any] | None,
     ) -> None:
-        self._places, self._stats, self._target, self._overwrite = places, stats, target, overwrite
-        self._dtype, self._eps, self._scale = dtype, eps, scale
-        self._axis_given = axis_given
-        self._results, self._resumable = Ring(reading), resumable
-        self._state = Progress()
-        self._run = Run(
-            places,
-            reading,
-            listener=listener,
-            report=report,
-            note=note,
-            reading_of=self._reading_of,
-            check=self._check,
-        )
+        self._places, self._stats, self._target, self._options = places, stats, target, options
+        self._axis_given, self._run_of = axis_given, run_of
+        self._results, self._state, self._checkpoint = Ring(options), Progress(), None
+        self._run = Run(places, options, options.listener, self._options_of, self._check)
 
     def run(self) -> None:
         """Write everything, or nothing."""
-        self._check_target()
-        with replacing(self._target.path, keep=self._resumable is not None) as path:
-            checkpoint = None if self._resumable is None else self._resumable(f"{path}.json")
+        target = self._target
+        for place in self._places if isinstance(self._places, list) else ():
+            self._check_apart(place)
+        replaceable = not os.path.isdir(target.path) or is_zarr(target.path)
+        if target.is_there() and not (self._options.overwrite and replaceable):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
+        with replacing(target.path, keep=self._run_of is not None) as path:
+            checkpoint = None if self._run_of is None else Checkpoint(f"{path}.json", self._run_of, self._options.every)
             found = None if checkpoint is None or not os.path.exists(path) else checkpoint.load()
             if found is None:
                 removed(path)
             self._state = found or self._state
-            if self._target.kind == "folder":
-                self._sink = FolderSink(path, self._run.reading, found is not None)
+            if target.kind == "folder":
+                self._sink = FolderSink(path, self._run.options, found is not None)
             else:
-                before = (self._state.before, self._state.row) if found is not None else None
-                self._sink = FileSink(self._target, path, self._run.reading, before)
+                before = None if found is None else (found.before, found.row)
+                self._sink = FileSink(target, path, self._run.options, before)
             with closing(self._sink):
                 for done in self._run.each(
                     lambda source, place: self._take(source, place, checkpoint),
@@ -89,28 +108,20 @@ class Rewriting:
         if checkpoint is not None:
             checkpoint.remove()
 
-    def _check_target(self) -> None:
-        target = self._target
-        for place in self._places if isinstance(self._places, list) else ():
-            self._check_apart(place)
-        replaceable = not os.path.isdir(target.path) or is_zarr(target.path)
-        if target.is_there() and not (self._overwrite and replaceable):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
-
     def _check_apart(self, place: Place) -> None:
         """Refuse a target that a place is read from, or a Zarr store that it lies in; other arrays of a file may be."""
         target = self._target
         if replaces(target.path, (*place.files, *_behind(place.array))) and not target.spares(place):
             raise ValueError(f"out must not be one of the sources, got {target.name!r}")
 
-    def _reading_of(self, place: Place) -> Reading:
-        names, reading = self._stats.names, self._run.reading
+    def _options_of(self, place: Place) -> Options:
+        names, options = self._stats.names, self._run.options
         if not self._axis_given and (place.kind == "images" or place.kind in TABLES.values()):
-            reading = reading._replace(axis=None)  # that of the arrays which the statistics are of
-        if reading.columns is not None or names is None or len(set(names)) < len(names):
-            return reading
+            options = replace(options, axis=None)  # that of the arrays which the statistics are of
+        if options.columns is not None or names is None or len(set(names)) < len(names):
+            return options
         named = is_table(place) or place.kind == "images" or all(name.isdecimal() for name in names)
-        return reading._replace(columns=names) if named else reading
+        return replace(options, columns=names) if named else options
 
     def _check(self, source: Source, place: Place) -> None:
         self._check_apart(place)  # of those that come one by one
@@ -136,10 +147,10 @@ class Rewriting:
 
     def _statistics(self, source: Source) -> tuple[Array, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
+        scale, names = self._options.scale or 1.0, self._stats.names
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
-            mean = self._stats.moments.mean * self._scale
-            var = divisor_variance(self._stats.moments.var() * self._scale * self._scale)
-        names = self._stats.names
+            mean = self._stats.moments.mean * scale
+            var = divisor_variance(self._stats.moments.var() * scale * scale)
         if names is not None and source.names is not None and names != source.names:
             numbers = {name: number for number, name in enumerate(names)}
             missing = [name for name in source.names if name not in numbers]
@@ -204,18 +215,17 @@ class Rewriting:
                 values = picture.values.astype(source.dtype, copy=False)
                 values = self._normalized(values, mean, var, (2,), source.valid(values)).transpose(2, 0, 1)
                 done = (picture.following or 0) / len(place.files)
-                corner = (number, 0, 0, 0)
                 values = np.ascontiguousarray(values)[np.newaxis]
-                yield Piece(values, corner, picture.path, done, picture.following, several)
+                yield Piece(values, (number, 0, 0, 0), picture.path, done, picture.following, several)
 
     def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...], valid: Array | None) -> Array:
         """Return standardized values, NaN for those that are no data."""
-        dtype = self._dtype
+        dtype = self._options.written
         if dtype is None:  # as `normalize` has it, but for bfloat16, which NumPy cannot read again
             dtype = values.dtype if values.dtype.name in ("float16", "float64") else np.dtype(np.float32)
         columns = values.ndim == 2 and values.flags.f_contiguous
         out = self._results.take(values.shape[::-1], dtype).T if columns else self._results.take(values.shape, dtype)
-        y: Array = normalize(values, mean, var, eps=self._eps, axis=axis, out=out)
+        y: Array = normalize(values, mean, var, eps=self._options.eps, axis=axis, out=out)
         if valid is not None:
             y[~valid] = np.nan
         return y

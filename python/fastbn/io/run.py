@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from fastbn.io.options import Listener, Reading, Report
+from fastbn.io.options import Listener, Options
 from fastbn.io.places import ARRAYS, TABLES, Place, fingerprint, is_frame, nbytes_of, places
 from fastbn.io.readahead import ahead
 from fastbn.io.sources import Source, UnreadableError, naming
@@ -23,23 +24,23 @@ class FailedError(Exception):
         self.error = error
 
 
-def opened(place: Place, reading: Reading) -> Source:
+def opened(place: Place, options: Options) -> Source:
     """Open a place."""
     kind = "arrays" if place.kind in ARRAYS.values() or place.array is not None else place.kind
-    if reading.tabular and is_frame(place.array):
+    if options.tabular and is_frame(place.array):
         kind = "tables"
     module = importlib.import_module(f"fastbn.io.{kind if kind in ('arrays', 'images') else 'tables'}")
-    source: Source = module.opened(place, reading)
+    source: Source = module.opened(place, options)
     return source
 
 
-def other_columns(source: Any, reading: Reading) -> list[str]:
+def other_columns(source: Any, options: Options) -> list[str]:
     """Return the columns of the first table of a source that are not numbers, and so not read."""
     for place in places(source):
         if place.kind not in TABLES.values():
             continue
         try:
-            with closing(opened(place, reading)) as table:
+            with closing(opened(place, options)) as table:
                 fields = enumerate(getattr(table, "fields", ()))
                 return [field.name or f"unnamed {number}" for number, field in fields if not field.counts]
         except (OSError, UnreadableError):  # left out itself
@@ -50,26 +51,22 @@ def other_columns(source: Any, reading: Reading) -> list[str]:
 class Run:
     """One run over places, in order: opens each, says which cannot be read, and how far it is.
 
-    ``reading_of`` says how to read a place, ``check`` raises UnreadableError where an opened one does not fit;
-    ``listener`` is told of files that cannot be read (None: they end the run), ``note`` of anything else.
+    ``listener`` is told of files that cannot be read (None: they end the run), ``options_of`` says how to read a place,
+    and ``check`` raises UnreadableError where an opened one does not fit.
     """
 
     def __init__(
         self,
         places: Iterable[Place],
-        reading: Reading,
-        *,
+        options: Options,
         listener: Listener | None,
-        report: Report,
-        note: Callable[[str], object],
-        reading_of: Callable[[Place], Reading],
+        options_of: Callable[[Place], Options],
         check: Callable[[Source, Place], object],
     ) -> None:
-        self._places, self._listener, self._report, self._note = places, listener, report, note
-        self._reading_of, self._check = reading_of, check
+        self._places, self._listener, self._options_of, self._check = places, listener, options_of, check
         self._unreadable: list[tuple[str, Exception]] = []
         noted = None if listener is None else lambda path, error: self._unreadable.append((path, error))
-        self.reading = reading._replace(unreadable=noted)
+        self.options = replace(options, unreadable=noted)
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
         self._total = None if self._sizes is None else sum(self._sizes)
         self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
@@ -102,7 +99,7 @@ class Run:
 
     def overlapped(self, items: Generator[T, None, None], source: Source) -> closing[Generator[T, None, None]]:
         """Return items that a thread gets, where it may."""
-        return closing(ahead(items, self.reading.depth) if source.overlaps else items)
+        return closing(ahead(items, self.options.depth) if source.overlaps else items)
 
     def settle(self) -> None:
         """Say which files could not be read. Here, for the thread that reads is not the caller's."""
@@ -114,16 +111,17 @@ class Run:
     def tell(self, done: float, nbytes: int = 0) -> None:
         """Report how far the run is: of the place under way so great a part, or so many bytes of unknown ones more."""
         self._read += nbytes if self._sizes is None else 0
-        self._report(self._read + int(done * self._size), self._total)
+        if self.options.progress is not None:
+            self.options.progress(self._read + int(done * self._size), self._total)
 
     def _opened(self, place: Place) -> Source:
         try:
             with naming(place.name), ExitStack() as stack:
-                source = opened(place, self._reading_of(place))
+                source = opened(place, self._options_of(place))
                 stack.callback(source.close)
                 self._check(source, place)
                 for column, why in source.suspects:
-                    self._note(f"column {column!r} of {source.name} is left out, for {why}")
+                    self.options.note(f"column {column!r} of {source.name} is left out, for {why}")
                 stack.pop_all()
                 return source
         except (OSError, UnreadableError) as error:

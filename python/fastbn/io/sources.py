@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fastbn.io.options import Array, Reading, Shape
+from fastbn._validation import Shape
+from fastbn.io.options import Array, Options
 
 
 class Block(NamedTuple):
@@ -120,8 +121,8 @@ class Ring:
     It is mapped, not allocated, so that it goes back to the system when it is no longer needed.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        self._slots: list[Array] = [np.empty(0, np.uint8)] * (reading.depth + 2)
+    def __init__(self, options: Options) -> None:
+        self._slots: list[Array] = [np.empty(0, np.uint8)] * (options.depth + 2)
         self._turn = 0
 
     def take(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
@@ -207,13 +208,13 @@ def _valid(values: Array, nodata: tuple[Any, ...]) -> Array | None:
 
 
 def nodata_of(
-    reading: Reading, name: str, chosen: Sequence[int], names: Sequence[str] | None, count: int
+    options: Options, name: str, chosen: Sequence[int], names: Sequence[str] | None, count: int
 ) -> list[tuple[Any, ...]] | None:
     """Return the values that are no data of each chosen feature, None where the options say nothing of them."""
-    if reading.nodata is None:
+    if options.nodata is None:
         return None
     by_number: dict[int, tuple[Any, ...]] = {}
-    for column, values in reading.nodata.items():
+    for column, values in options.nodata.items():
         if column is not None:
             by_number[chosen_columns(name, [column], names, count)[0]] = values
-    return [by_number.get(number, reading.nodata.get(None, ())) for number in chosen]
+    return [by_number.get(number, options.nodata.get(None, ())) for number in chosen]

@@ -1,39 +1,13 @@
-"""Standardized copies of data larger than memory: `standardize`, its options checked. The work is in `rewriting`.
-
-`import fastbn` imports this, so what only a call needs is imported by the call.
-"""
+"""Standardized copies of data larger than memory: `standardize`. The work is in `rewriting`, which a call imports."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from fastbn.io.options import (
-    LARGEST,
-    MAX_PIXELS,
-    MEMORY,
-    Columns,
-    Moments,
-    NoData,
-    OnError,
-    Path,
-    Report,
-    checked_flag,
-    checked_on_error,
-    checked_real,
-    checked_scale,
-    reading_of,
-)
-from fastbn.io.streaming import warn
-
-if TYPE_CHECKING:
-    from fastbn.io.places import Place
-    from fastbn.io.writers import Target
+from fastbn._moments.moments import Moments
+from fastbn.io.options import MAX_PIXELS, MEMORY, Columns, NoData, OnError, Options, Path, Report
 
 
 def standardize(
@@ -123,89 +97,7 @@ def standardize(
     >>> y.shape, bool(np.allclose(y.std(axis=0), 1))
     ((1000, 3), True)
     """
-    import hashlib
+    options = Options.of({**locals(), "written": dtype, "dtype": None})
+    from fastbn.io.rewriting import standardized
 
-    from fastbn.io.checkpoints import Checkpoint, identity
-    from fastbn.io.places import TABLES, places, replaces
-    from fastbn.io.rewriting import Rewriting
-    from fastbn.io.statsfiles import Stats, load_stats
-    from fastbn.io.writers import target_of
-
-    if isinstance(source, Moments):
-        raise TypeError("source must be a path, an array, or an iterable of these, got Moments, which come second")
-    if not isinstance(moments, (Moments, str, os.PathLike)):
-        raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
-    if not isinstance(out, (str, os.PathLike)):
-        raise TypeError(f"out must be a path, got {type(out).__name__}")
-    target = target_of(out)
-    if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
-        raise ValueError(f"out must not be the file of moments, got {target.path!r}")
-    stats = Stats.of(moments) if isinstance(moments, Moments) else load_stats(moments)
-    if stats.moments.shape is None:
-        raise ValueError("moments must have seen something, got empty ones")
-    wanted = None if dtype is None else _checked_dtype(dtype)
-    axis_given = axis is not None
-    axis, mode = stats.axis if axis is None and dim is None else axis, stats.mode if mode is None else mode
-    reading = reading_of(
-        axis=axis,
-        columns=columns,
-        mode=mode,
-        header=header,
-        memory=memory,
-        dim=dim,
-        nodata=nodata,
-        null_values=null_values,
-        delimiter=delimiter,
-        decimal=decimal,
-        encoding=encoding,
-        comment=comment,
-        max_pixels=max_pixels,
-        beside=8 if wanted is None else wanted.itemsize,
-    )
-    found = places(source)
-    seconds = float(checked_real("every", every, 0, LARGEST))
-    resumable = None
-    if checked_flag("resume", resume):
-        _check_resumable(found, target)
-        options = {
-            **reading.identity(),
-            "moments": hashlib.sha256(stats.moments.to_bytes()).hexdigest(),
-            "written": None if wanted is None else wanted.name,
-            "eps": eps,
-            "scale": scale,
-            "on_error": "raise" if on_error == "raise" else "skip",
-        }
-        resumable = partial(Checkpoint, identity=identity(found, options), every=seconds)
-    Rewriting(
-        found,
-        stats,
-        target,
-        reading._replace(rowwise=True, tabular=target.kind in TABLES.values()),
-        dtype=wanted,
-        eps=float(checked_real("eps", eps, 0, LARGEST)),
-        scale=stats.scale if scale is None else checked_scale(scale),
-        axis_given=axis_given,
-        listener=checked_on_error(on_error, warn),
-        overwrite=checked_flag("overwrite", overwrite),
-        resumable=resumable,
-        report=progress or (lambda done, total: None),
-        note=warn,
-    ).run()
-
-
-def _check_resumable(found: Iterable[Place], target: Target) -> None:
-    if not isinstance(found, list) or any(place.array is not None for place in found):
-        raise ValueError("resume must come with files, which can be read again, got arrays")
-    if target.kind not in ("npy", "zarr", "folder") or target.within:
-        raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
-
-
-def _checked_dtype(dtype: Any) -> np.dtype[Any]:
-    try:
-        wanted: np.dtype[Any] = np.dtype(dtype)
-    except TypeError:
-        wanted = np.dtype(object)
-    for kind in (np.float16, np.float32, np.float64):
-        if wanted == kind:
-            return np.dtype(kind)
-    raise TypeError(f"dtype must be float16, float32 or float64, got {dtype!r}")
+    standardized(source, moments, out, options)

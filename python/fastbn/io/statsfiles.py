@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastbn._moments.moments import Moments
 from fastbn._moments.provenance import Provenance
 from fastbn._npz import not_written, read_npz, write_npz
 from fastbn.io.atomic import replacing
-from fastbn.io.counting import taken
-from fastbn.io.options import Moments, checked_mode
+from fastbn.io.options import Path, checked_mode
 
 KIND = "fastbn statistics"
 _FORMAT = 1
-_ARRAYS = ("count", "mean", "m2", "mean_lo", "m2_lo", "min", "max")
 _WRITER = "fastbn stats"
 
 
@@ -37,8 +36,7 @@ class Stats(NamedTuple):
     @classmethod
     def of(cls, moments: Moments) -> Stats:
         """Return statistics with what they remember of the data, and what it is by default."""
-        held = {key: value for key, value in moments._provenance._asdict().items() if value is not None}
-        return cls(moments, **held)
+        return cls(moments, **{key: value for key, value in moments._provenance._asdict().items() if value is not None})
 
     def labels(self) -> list[str]:
         """Return what to call each feature: its name, or its place in the feature shape."""
@@ -47,20 +45,18 @@ class Stats(NamedTuple):
         return [",".join(map(str, at)) or "all" for at in np.ndindex(self.moments.shape or ())]
 
 
-def save_stats(stats: Stats, path: str | os.PathLike[str]) -> None:
+def save_stats(stats: Stats, path: Path) -> None:
     """Write a file by its suffix, .npz or .json, whole or not at all."""
     checked_suffix(path)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         if os.fspath(path).lower().endswith(".json"):
             file.write((to_json(stats) + "\n").encode())
-            return
-        held = _statistics(stats)
-        options = {key: held.pop(key) for key in ("nan", "extremes")}
-        names = {} if stats.names is None else {"names": np.array(stats.names, np.str_)}
-        write_npz(file, options | _head(stats), held | {"std": stats.moments.std()} | names)
+        else:
+            told, arrays = _held(stats)
+            write_npz(file, told, arrays if stats.names is None else arrays | {"names": np.array(stats.names, np.str_)})
 
 
-def load_stats(path: str | os.PathLike[str]) -> Stats:
+def load_stats(path: Path) -> Stats:
     """Read a file of `save_stats` or of `Moments.save`; ValueError if it is neither, OSError if it cannot be read."""
     name = os.fspath(path)
     checked_suffix(name)
@@ -68,18 +64,15 @@ def load_stats(path: str | os.PathLike[str]) -> Stats:
         if name.lower().endswith(".json"):
             return from_json(file.read().decode(errors="replace"), repr(name))
         config, arrays = read_npz(file, _WRITER, repr(name))
-    names = arrays.pop("names", None)
-    return _stats({**arrays, **config}, None if names is None else names.tolist(), repr(name))
+    return _stats(arrays | config, repr(name))
 
 
 def to_json(stats: Stats, **more: Any) -> str:
     """Return statistics as JSON from which `from_json` makes the same, to the bit; NaN is null."""
-    held = _statistics(stats)
-    arrays = {key: _plain(held[key]) for key in _ARRAYS if key in held}
-    options = {"format": _FORMAT, "nan": held["nan"], "extremes": held["extremes"]}
+    told, arrays = _held(stats)
     names = None if stats.names is None else list(stats.names)
-    last = {"names": names, **arrays, "std": _plain(stats.moments.std()), **more}
-    return json.dumps(_head(stats) | options | last, allow_nan=False)
+    plain = {key: _plain(value) for key, value in arrays.items()}
+    return json.dumps({"format": _FORMAT, **told, "names": names, **plain, **more}, allow_nan=False)
 
 
 def from_json(text: str, shown: str) -> Stats:
@@ -88,14 +81,12 @@ def from_json(text: str, shown: str) -> Stats:
         held = json.loads(text)
         if held["kind"] != KIND or held["format"] != _FORMAT:
             raise ValueError("its format is not known to this version")
-        count = {"count": held["count"]} if "count" in held else {}
-        arrays = {key: _numbers(held[key]) for key in _ARRAYS if key in held} | count
     except Exception as error:  # it may be nested too deep, or hold numbers beyond all bounds
         raise not_written(_WRITER, shown, error) from error
-    return _stats(held | arrays, held.get("names"), shown)
+    return _stats(held, shown)
 
 
-def merged_stats(paths: Sequence[str | os.PathLike[str]]) -> Stats:
+def merged_stats(paths: Sequence[Path]) -> Stats:
     """Return what several files hold together; ValueError names the first that does not fit those before it."""
     total: Stats | None = None
     for path in paths:
@@ -103,66 +94,64 @@ def merged_stats(paths: Sequence[str | os.PathLike[str]]) -> Stats:
         if total is None:
             total = stats
             continue
+        must = f"{os.fspath(path)} must have"
         for name in ("scale", "axis", "mode"):
-            if getattr(stats, name) != getattr(total, name):
-                rule = f"must have the {name} of those before it, {getattr(total, name)!r}"
-                raise ValueError(f"{os.fspath(path)} {rule}, got {getattr(stats, name)!r}")
-        moments, names = stats.moments, stats.names or total.names
+            before, now = getattr(total, name), getattr(stats, name)
+            if before != now:
+                raise ValueError(f"{must} the {name} of those before it, {before!r}, got {now!r}")
+        moments, names, shape = stats.moments, stats.names or total.names, total.moments.shape
         if total.names is not None and names is not None and names != total.names:
             if sorted(names) != sorted(total.names):
                 known = f"({', '.join(total.names)}), got {', '.join(names)}"
-                raise ValueError(f"{os.fspath(path)} must have the features of those before it {known}")
+                raise ValueError(f"{must} the features of those before it {known}")
             if len(set(names)) < len(names):
-                raise ValueError(
-                    f"{os.fspath(path)} must have its features in the order of those before it, got {names}"
-                )
+                raise ValueError(f"{must} its features in the order of those before it, got {names}")
             moments, names = taken(moments, [names.index(name) for name in total.names]), total.names
-        if None not in (moments.shape, total.moments.shape) and moments.shape != total.moments.shape:
-            raise ValueError(
-                f"{os.fspath(path)} must have the features of those before it, of shape {total.moments.shape}, "
-                f"got {moments.shape}"
-            )
+        if None not in (moments.shape, shape) and moments.shape != shape:
+            raise ValueError(f"{must} the features of those before it, of shape {shape}, got {moments.shape}")
         total = total._replace(moments=total.moments + moments, names=names)
     if total is None:
         raise ValueError("paths must name a file at least, got none")
     return total
 
 
-def checked_suffix(path: str | os.PathLike[str]) -> None:
+def taken(moments: Moments, order: Sequence[int]) -> Moments:
+    """Return the statistics of some features, in the order given."""
+    held = moments.to_dict()
+    if moments.names is not None:
+        held["names"] = np.array(moments.names, object)
+    return Moments.from_dict({k: v[list(order)] if isinstance(v, np.ndarray) else v for k, v in held.items()})
+
+
+def checked_suffix(path: Path) -> None:
     """Refuse a name that does not say how the file is written."""
     if not os.fspath(path).lower().endswith((".npz", ".json")):
         raise ValueError(f"a file of statistics must be .npz or .json, got {os.fspath(path)!r}")
 
 
-def _stats(held: dict[str, Any], names: Any, shown: str) -> Stats:
+def _stats(held: dict[str, Any], shown: str) -> Stats:
     try:
-        stats = Stats.of(Moments.from_dict(held | {"names": names}))
-        return stats._replace(mode=checked_mode(stats.mode))
-    except (TypeError, ValueError) as error:
+        stats = Stats.of(Moments.from_dict(held))
+        checked_mode("mode", stats.mode)
+        return stats
+    except Exception as error:  # as above
         raise not_written(_WRITER, shown, error) from error
 
 
-def _statistics(stats: Stats) -> dict[str, Any]:
-    """Return statistics and options as a dict, without what `Stats` says of the data."""
-    return {key: value for key, value in stats.moments.to_dict().items() if key not in Provenance._fields}
-
-
-def _head(stats: Stats) -> dict[str, Any]:
-    return {"kind": KIND, "scale": stats.scale, "axis": stats.axis, "mode": stats.mode}
+def _held(stats: Stats) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a file says of statistics, and the statistics."""
+    arrays = {key: value for key, value in stats.moments.to_dict().items() if key not in Provenance._fields}
+    told = {"kind": KIND, "scale": stats.scale, "axis": stats.axis, "mode": stats.mode}
+    told |= {key: arrays.pop(key) for key in ("nan", "extremes")}
+    return told, arrays | {"std": stats.moments.std()}
 
 
 def _plain(value: Any) -> Any:
     """Return numbers as JSON has them, which knows neither NaN nor infinity."""
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()] if value.ndim else _plain(value.item())
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "inf" if value > 0 else "-inf"
     return value
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, list):
-        return np.array([_numbers(item) for item in value], np.float64)
-    return math.nan if value is None else float(value)

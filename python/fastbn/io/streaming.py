@@ -1,44 +1,14 @@
-"""Statistics of data larger than memory: `stream`, its options checked. What is done with them is in `counting`.
-
-`import fastbn` imports this, so what only a call needs is imported by the call.
-"""
+"""Statistics of data larger than memory: `stream`. The work is in `counting`, which a call imports."""
 
 from __future__ import annotations
 
-import os
-import sys
-import types
-import warnings
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy.typing as npt
 
-from fastbn.io.options import (
-    LARGEST,
-    MAX_PIXELS,
-    MEMORY,
-    Columns,
-    Moments,
-    NoData,
-    OnError,
-    Path,
-    Reading,
-    Report,
-    checked_choice,
-    checked_flag,
-    checked_on_error,
-    checked_real,
-    checked_scale,
-    reading_of,
-)
-
-if TYPE_CHECKING:
-    from fastbn.io.checkpoints import Checkpoint
-    from fastbn.io.places import Place
-    from fastbn.io.statsfiles import Stats
-
-_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+from fastbn._moments.moments import Moments
+from fastbn.io.options import MAX_PIXELS, MEMORY, Columns, NoData, OnError, Options, Path, Report
 
 
 def stream(
@@ -167,130 +137,9 @@ def stream(
     >>> bool(np.allclose(parts.mean, m.mean[2:], rtol=1e-14))
     True
     """
-    found = streamed(
-        source,
-        reading_of(
-            axis=axis,
-            columns=columns,
-            dtype=dtype,
-            mode=mode,
-            header=header,
-            memory=memory,
-            dim=dim,
-            nodata=nodata,
-            null_values=null_values,
-            delimiter=delimiter,
-            decimal=decimal,
-            encoding=encoding,
-            comment=comment,
-            max_pixels=max_pixels,
-            weights=weights,
-        ),
-        nan=nan,
-        where_finite=where_finite,
-        extremes=extremes,
-        scale=scale,
-        on_error=on_error,
-        checkpoint=checkpoint,
-        every=every,
-        resume=resume,
-        progress=progress,
-    )
+    options = Options.of(locals())
+    from fastbn.io.counting import streamed
+
+    found = streamed(source, options)
     found.settle()
     return found.stats.moments
-
-
-class Streamed(NamedTuple):
-    """What was counted, the files left out with the reasons, and what was done to values without being asked.
-
-    Its checkpoint stays until it is settled.
-    """
-
-    stats: Stats
-    skipped: dict[str, str]
-    notes: list[str]
-    checkpoint: Checkpoint | None
-
-    def settle(self) -> None:
-        """Remove the checkpoint: the result is where it is to be."""
-        if self.checkpoint is not None:
-            self.checkpoint.remove()
-
-
-def streamed(
-    source: Any,
-    reading: Reading,
-    *,
-    nan: Literal["propagate", "omit"] = "propagate",
-    where_finite: bool = False,
-    extremes: bool = True,
-    scale: float = 1.0,
-    on_error: OnError = "raise",
-    checkpoint: Path | None = None,
-    every: float = 5.0,
-    resume: bool = False,
-    progress: Report | None = None,
-    note: Callable[[str], object] | None = None,
-) -> Streamed:
-    """Return what `stream` counts, with the names of the features and the files left out."""
-    from fastbn._moments.provenance import Provenance
-    from fastbn.io.counting import Counting, scaled
-    from fastbn.io.places import places
-    from fastbn.io.statsfiles import Stats
-
-    divisor = checked_scale(scale)
-    options = {
-        "nan": checked_choice("nan", nan),
-        "where_finite": checked_flag("where_finite", where_finite),
-        "extremes": checked_flag("extremes", extremes),
-    }
-    seconds = float(checked_real("every", every, 0, LARGEST))
-    resume = checked_flag("resume", resume)
-    if checkpoint is None and resume:
-        raise ValueError("checkpoint must be given to resume, got None")
-    found = places(source)
-    kept = None if checkpoint is None else _checkpoint(checkpoint, found, reading, options, on_error, seconds)
-    counting = Counting(
-        found,
-        reading,
-        **options,
-        listener=checked_on_error(on_error, warn),
-        checkpoint=kept,
-        report=progress or (lambda done, total: None),
-        note=note or warn,
-    )
-    state = counting.run(resume)
-    names = None if state.names is None else tuple(state.names)
-    axis = 1 if reading.axis is None else reading.axis
-    if reading.dim is not None and counting.axis is not None:
-        axis = counting.axis
-    moments = scaled(state.total, divisor).copy()
-    moments._provenance = Provenance(names if state.named else None, divisor, axis, reading.mode)
-    stats = Stats(moments, names, divisor, axis, reading.mode)
-    return Streamed(stats, state.skipped, state.notes, kept)
-
-
-def _checkpoint(
-    path: Path, found: Iterable[Place], reading: Reading, options: dict[str, Any], on_error: OnError, every: float
-) -> Checkpoint:
-    from fastbn import _core
-    from fastbn.io.checkpoints import Checkpoint, identity
-    from fastbn.io.counting import Weights
-    from fastbn.io.places import replaces
-
-    if not isinstance(found, list) or any(place.array is not None for place in found):
-        raise ValueError("checkpoint must come with files, which can be read again, got arrays")
-    if replaces(os.fspath(path), (file for place in found for file in place.files)):
-        raise ValueError(f"checkpoint must not be one of the sources, got {os.fspath(path)!r}")
-    shown = {"version": _core.version, **reading.identity(), "on_error": "raise" if on_error == "raise" else "skip"}
-    shown["weights"] = None if reading.weights is None else Weights(reading.weights).digest()
-    return Checkpoint(os.fspath(path), identity(found, shown | options), every)
-
-
-def warn(text: str) -> None:
-    """Warn at the line that called into the package, from however deep inside."""
-    frame: types.FrameType | None = sys._getframe()
-    level = 1
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, RuntimeWarning, stacklevel=level)

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from fastbn.io.options import Array, Reading, Shape
+from fastbn._validation import Shape
+from fastbn.io.options import Array, Options
 from fastbn.io.places import TEXTS, Place, compression_of, suffix_of
 from fastbn.io.sources import (
     Block,
@@ -99,7 +100,7 @@ class TableFile(Protocol):
         ...
 
 
-def opened(place: Place, reading: Reading) -> TableSource:
+def opened(place: Place, options: Options) -> TableSource:
     """Open a table."""
     needed(
         {"text": "pyarrow.csv", "parquet": "pyarrow.parquet", "memory": "pyarrow"}.get(place.kind, "pyarrow.dataset"),
@@ -108,14 +109,14 @@ def opened(place: Place, reading: Reading) -> TableSource:
     with ExitStack() as stack:
         table: TableFile
         if place.kind == "text":
-            table = TextTable(place, reading, stack)
+            table = TextTable(place, options, stack)
         elif place.kind == "parquet":
-            table = ParquetTable(place, reading, stack)
+            table = ParquetTable(place, options, stack)
         elif place.array is not None:
-            table = FrameTable(place.array, reading)
+            table = FrameTable(place.array, options)
         else:
-            table = ArrowTable(place, reading)
-        source = TableSource(place.name, table, reading, named=place.kind != "text" or reading.header is not False)
+            table = ArrowTable(place, options)
+        source = TableSource(place.name, table, options, named=place.kind != "text" or options.header is not False)
         source.close = stack.pop_all().close
         return source
 
@@ -132,25 +133,25 @@ class TableSource:
     notes: Sequence[str] = ()
     origin = Origin()
 
-    def __init__(self, name: str, table: TableFile, reading: Reading, *, named: bool = True) -> None:
-        if reading.axis not in (None, 1, -1) or reading.dim is not None:
-            raise UnreadableError(f"axis must be 1 for tables, got {reading.dim or reading.axis} for {name}")
+    def __init__(self, name: str, table: TableFile, options: Options, *, named: bool = True) -> None:
+        if options.axis not in (None, 1, -1) or options.dim is not None:
+            raise UnreadableError(f"axis must be 1 for tables, got {options.dim or options.axis} for {name}")
         self.name, self._table, self.fields, self.schema = name, table, tuple(table.fields), table.schema
         known = [field.name for field in self.fields] if named else None
-        self._weights = self._weights_of(reading, known)
-        self.chosen = self._chosen(reading, known)
+        self._weights = self._weights_of(options, known)
+        self.chosen = self._chosen(options, known)
         taken = [self.fields[i] for i in self.chosen]
         self.names: tuple[str, ...] | None = tuple(known[i] if known else str(i) for i in self.chosen)
         self.features: Shape = (len(taken),)
         counted = {field.name for field in self.fields if field.counts and not field.empty}
         weights = {self.fields[i].name for i in self._weights}
         self.more: Sequence[str] = sorted(counted - set(self.names) - weights)
-        default = reading.columns is None
+        default = options.columns is None
         self.suspects = [(field.name, field.why) for field in self.fields if default and field.odd is not None]
-        single = reading.dtype is None and all(field.type in ("float", "halffloat") for field in taken)
-        self.dtype = np.dtype(np.float32) if single else reading.dtype or np.dtype(np.float64)
-        self._ring = Ring(reading)
-        nodata = nodata_of(reading, name, self.chosen, known, len(self.fields))
+        single = options.dtype is None and all(field.type in ("float", "halffloat") for field in taken)
+        self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
+        self._ring = Ring(options)
+        nodata = nodata_of(options, name, self.chosen, known, len(self.fields))
         self._nodata = NoData(nodata or [()], self.axis)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
@@ -176,16 +177,16 @@ class TableSource:
                     begin += len(chunk)
         return matrix.T, self._nodata.valid(matrix.T, first)
 
-    def _chosen(self, reading: Reading, known: list[str] | None) -> list[int]:
-        if reading.columns is None:
+    def _chosen(self, options: Options, known: list[str] | None) -> list[int]:
+        if options.columns is None:
             found = [i for i, field in enumerate(self.fields) if field.counts and i not in self._weights]
             if not found:
                 kinds = ", ".join(f"{field.name} ({field.type})" for field in self.fields) or "no column"
                 raise UnreadableError(f"{self.name} must have a column of numbers, got {kinds}{self._hint()}")
             return found
-        found = chosen_columns(self.name, reading.columns, known, len(self.fields))
+        found = chosen_columns(self.name, options.columns, known, len(self.fields))
         if set(found) & set(self._weights):
-            raise UnreadableError(f"weights must not be among the columns, got {reading.weights!r} of {self.name}")
+            raise UnreadableError(f"weights must not be among the columns, got {options.weights!r} of {self.name}")
         for field in (self.fields[i] for i in found):
             if not (field.numeric or field.empty):
                 odd = "" if field.odd is None else f", {field.odd!r} for instance"
@@ -200,12 +201,12 @@ class TableSource:
         separator = next((mark for mark in ";\t|," if len(self.fields) == 1 and mark in self.fields[0].name), None)
         return "" if separator is None else f" (delimiter={separator!r} would make more columns of it)"
 
-    def _weights_of(self, reading: Reading, known: list[str] | None) -> list[int]:
-        if not isinstance(reading.weights, str) or known is None or reading.weights not in known:
+    def _weights_of(self, options: Options, known: list[str] | None) -> list[int]:
+        if not isinstance(options.weights, str) or known is None or options.weights not in known:
             return []
-        (number,) = chosen_columns(self.name, [reading.weights], known, len(known))
+        (number,) = chosen_columns(self.name, [options.weights], known, len(known))
         if not self.fields[number].numeric:
-            raise UnreadableError(f"weights must name a column of numbers, got {reading.weights!r} of {self.name}")
+            raise UnreadableError(f"weights must name a column of numbers, got {options.weights!r} of {self.name}")
         return [number]
 
 
@@ -277,22 +278,22 @@ class TextTable:
 
     schema = None
 
-    def __init__(self, place: Place, reading: Reading, stack: ExitStack) -> None:
-        self._name, self._place, self._reading = place.name, place, reading
-        self._size = reading.block_bytes // (_GROWTH * (2 if reading.beside else 1))
-        self._delimiter = reading.delimiter or TEXTS[suffix_of(place.files[0])]
-        self._text = _Text(place, reading.encoding, stack)
+    def __init__(self, place: Place, options: Options, stack: ExitStack) -> None:
+        self._name, self._place, self._options = place.name, place, options
+        self._size = options.block_bytes // (_GROWTH * (2 if options.beside else 1))
+        self._delimiter = options.delimiter or TEXTS[suffix_of(place.files[0])]
+        self._text = _Text(place, options.encoding, stack)
         names, after = self._first_row()
         if not names:
-            kind = "values" if reading.header is False else "names"
+            kind = "values" if options.header is False else "names"
             raise UnreadableError(f"{place.name} must begin with a line of {kind}, got nothing")
-        if reading.header is None and self._all_numbers(names):
+        if options.header is None and self._all_numbers(names):
             raise UnreadableError(
                 f"{place.name} must begin with the columns' names, or say whether it does by header=True or "
                 f"header=False (--header, --no-header), got numbers alone: {names}"
             )
-        self._begin = 0 if reading.header is False else after
-        self._names = [str(i) for i in range(len(names))] if reading.header is False else names
+        self._begin = 0 if options.header is False else after
+        self._names = [str(i) for i in range(len(names))] if options.header is False else names
         sample = next(self._lines(self._begin), (b"", 0))[0]
         self._types = self._inferred(sample)
         texts: Any = None  # of the sample, if there is a column that holds some
@@ -345,15 +346,15 @@ class TextTable:
         return next(spelled, None)
 
     def _nulls(self) -> list[str]:
-        return [*needed("pyarrow.csv", "Tables").ConvertOptions().null_values, *self._reading.null_values]
+        return [*needed("pyarrow.csv", "Tables").ConvertOptions().null_values, *self._options.null_values]
 
     def _is_number(self, text: str) -> bool:
-        return "." not in text.replace(self._reading.decimal, "") and self._is_like_number(text)
+        return "." not in text.replace(self._options.decimal, "") and self._is_like_number(text)
 
     def _is_like_number(self, text: str) -> bool:
         """Whether a text is a number, with a point or the decimal mark."""
         try:
-            float(text.replace("_", "no").replace(self._reading.decimal, "."))
+            float(text.replace("_", "no").replace(self._options.decimal, "."))
         except ValueError:
             return False
         return True
@@ -367,7 +368,7 @@ class TextTable:
         numbers = [str(i) for i in range(len(self._names))]
         if lines.count(b'"') % 2:
             _check_quotes(self._name, lines, self._delimiter)
-        lines = _without_comments(lines, self._reading.comment)
+        lines = _without_comments(lines, self._options.comment)
         if not lines.strip():
             return pa.schema([(n, types[n] if types else pa.null()) for n in columns or numbers]).empty_table()
         # With threads of its own pyarrow aborts now and then as the interpreter ends:
@@ -379,7 +380,7 @@ class TextTable:
                 pa.BufferReader(lines),
                 read_options=read,
                 parse_options=csv_of.ParseOptions(delimiter=self._delimiter, newlines_in_values=b'"' in lines),
-                convert_options=csv_of.ConvertOptions(decimal_point=self._reading.decimal, **convert),
+                convert_options=csv_of.ConvertOptions(decimal_point=self._options.decimal, **convert),
             )
         except pa.ArrowInvalid as error:
             said = re.sub(r"Row #\d+: ", "", str(error)).splitlines()[0]  # counted from where the block begins
@@ -403,7 +404,7 @@ class TextTable:
             if lines.tell() == self._size and not data.endswith(b"\n"):
                 raise self._too_long()
             begin += lines.tell()
-            comment = self._reading.comment
+            comment = self._options.comment
             if row is None or (row and not (comment and row[0].lstrip().startswith(comment))):
                 return row or [], begin
 
@@ -564,15 +565,15 @@ class ParquetTable:
     twice. A place in the file is a number of rows of such slabs.
     """
 
-    def __init__(self, place: Place, reading: Reading, stack: ExitStack) -> None:
+    def __init__(self, place: Place, options: Options, stack: ExitStack) -> None:
         parquet = needed("pyarrow.parquet", "Tables")
         metadata = parquet.read_metadata(place.files[0])
         self._columns = _column_bytes(metadata)
         # Columns that are shorter than a buffer are read whole, without one.
         buffer = _BUFFER if max(self._columns.values(), default=0) > _BUFFER else 0
-        options: dict[str, Any] = {"metadata": metadata, "buffer_size": buffer, "pre_buffer": False}
-        self._file = stack.enter_context(parquet.ParquetFile(place.files[0], **options))
-        self._name, self._reading, self.schema = place.name, reading, self._file.schema_arrow
+        how: dict[str, Any] = {"metadata": metadata, "buffer_size": buffer, "pre_buffer": False}
+        self._file = stack.enter_context(parquet.ParquetFile(place.files[0], **how))
+        self._name, self._options, self.schema = place.name, options, self._file.schema_arrow
         self._names = self.schema.names
         self.fields = _fields(self.schema)
         metadata = self._file.metadata
@@ -584,7 +585,7 @@ class ParquetTable:
         """Yield what comes behind a place, so that batches are the same wherever one starts."""
         names = self._names if everything else [self._names[i] for i in chosen]
         self._check_names(names)
-        whole = everything or self._reading.rowwise or isinstance(self._reading.weights, str)
+        whole = everything or self._options.rowwise or isinstance(self._options.weights, str)
         slabs = {0: names} if whole else self._slabs(names)
         width = max(1, *map(len, slabs.values()))
         size = self._rows(max(1, width), _REWRITTEN if everything else _COPIES)
@@ -622,7 +623,7 @@ class ParquetTable:
         first, held = 0, 0
         for number, name in enumerate(names):
             nbytes = min(_PAGES, self._columns.get(name, _PAGES)) + 256
-            if slabs[first] and held + nbytes > self._reading.block_bytes:
+            if slabs[first] and held + nbytes > self._options.block_bytes:
                 first, held = number, 0
                 slabs[first] = []
             slabs[first].append(name)
@@ -632,8 +633,8 @@ class ParquetTable:
     def _rows(self, columns: int, copies: int) -> int:
         """Return how many rows of so many columns are read at a time; where their pages fill the memory, not many."""
         pages = min(_PAGES, max(self._columns.values(), default=0)) * columns
-        left = min(self._reading.block_bytes, max(self._reading.memory - pages, self._reading.memory // 8) // 3)
-        return max(_LEAST_ROWS, left // ((copies * 8 + self._reading.beside) * columns))
+        left = min(self._options.block_bytes, max(self._options.memory - pages, self._options.memory // 8) // 3)
+        return max(_LEAST_ROWS, left // ((copies * 8 + self._options.beside) * columns))
 
 
 def _column_bytes(metadata: Any) -> dict[str, int]:
@@ -656,19 +657,19 @@ def _column_bytes(metadata: Any) -> dict[str, int]:
 class ArrowTable:
     """A Feather (Arrow) or ORC file, by pyarrow.dataset. A place in it is a number of batches."""
 
-    def __init__(self, place: Place, reading: Reading) -> None:
+    def __init__(self, place: Place, options: Options) -> None:
         dataset = needed("pyarrow.dataset", "Tables")
         kind = "orc" if place.kind == "orc" else "ipc"
         self._orc = kind == "orc"
         self._fragment = next(dataset.dataset(place.files[0], format=kind).get_fragments())
-        self._reading, self.schema = reading, self._fragment.physical_schema
+        self._options, self.schema = options, self._fragment.physical_schema
         self.fields = _fields(self.schema)
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Batch]:
         """Yield the batches behind so many."""
         names = self.schema.names if everything else [self.schema.names[i] for i in chosen]
-        width = max(1, len(names)) * (8 * (_REWRITTEN if everything else _COPIES) + self._reading.beside)
-        rows = max(_LEAST_ROWS, self._reading.block_bytes // width)
+        width = max(1, len(names)) * (8 * (_REWRITTEN if everything else _COPIES) + self._options.beside)
+        rows = max(_LEAST_ROWS, self._options.block_bytes // width)
         # To find many columns by name takes longer than to read the others too.
         few = names if 2 * len(names) <= len(self.schema.names) and not self._paths(names) else None
         options = {"batch_size": rows, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
@@ -688,20 +689,20 @@ class ArrowTable:
 class FrameTable:
     """A data frame in memory: of pyarrow, pandas or polars. A place in it is a number of batches."""
 
-    def __init__(self, frame: Any, reading: Reading) -> None:
+    def __init__(self, frame: Any, options: Options) -> None:
         pa = needed("pyarrow", "Tables")
         if isinstance(frame, pa.RecordBatch):
             frame = pa.Table.from_batches([frame])
         elif not isinstance(frame, pa.Table):
             frame = frame.to_arrow() if hasattr(frame, "to_arrow") else pa.Table.from_pandas(frame)
-        self._frame, self._reading, self.schema = frame, reading, frame.schema
+        self._frame, self._options, self.schema = frame, options, frame.schema
         self.fields = _fields(self.schema)
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Batch]:
         """Yield the batches behind so many."""
         numbers = list(range(len(self.fields))) if everything else list(chosen)
-        width = max(1, len(numbers)) * (8 * (_REWRITTEN if everything else _COPIES) + self._reading.beside)
-        rows = max(_LEAST_ROWS, self._reading.block_bytes // width)
+        width = max(1, len(numbers)) * (8 * (_REWRITTEN if everything else _COPIES) + self._options.beside)
+        rows = max(_LEAST_ROWS, self._options.block_bytes // width)
         at = 0
         found = self._frame.to_batches(max_chunksize=rows) or self.schema.empty_table().to_batches()
         for number, batch in enumerate(found, 1):

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastbn._validation import Shape
 from fastbn.io.arrays import PACKING, runs
 from fastbn.io.atomic import removed
-from fastbn.io.options import Array, Path, Reading, Shape
+from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import KINDS, TABLES, TEXTS, Place, compression_of, split, suffix_of
 from fastbn.io.sources import Origin, Source, needed
 
@@ -522,9 +523,9 @@ _WRITERS: dict[str, Callable[[Target, str, Wanted], ArrayWriter]] = {
 class TableWriter:
     """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
 
-    def __init__(self, target: Target, path: str, schema: Any, reading: Reading) -> None:
+    def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
         self._text = target.kind == "text"
-        self._decimal, self._single = reading.decimal, len(schema) == 1
+        self._decimal, self._single = options.decimal, len(schema) == 1
         self._stream: Any = None
         if target.kind == "parquet":
             self._writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
@@ -534,11 +535,11 @@ class TableWriter:
             self._writer = needed("pyarrow", "Tables").ipc.new_file(path, schema)
         else:
             csv = needed("pyarrow.csv", "Tables")
-            delimiter = reading.delimiter or TEXTS[suffix_of(target.path)]
-            options = csv.WriteOptions(include_header=reading.header is not False, delimiter=delimiter)
-            self._stream = _text_stream(path, compression_of(target.path), reading.encoding)
+            delimiter = options.delimiter or TEXTS[suffix_of(target.path)]
+            how = csv.WriteOptions(include_header=options.header is not False, delimiter=delimiter)
+            self._stream = _text_stream(path, compression_of(target.path), options.encoding)
             spelled = self._spelled(schema.empty_table()).schema
-            self._writer = csv.CSVWriter(self._stream or path, spelled, write_options=options)
+            self._writer = csv.CSVWriter(self._stream or path, spelled, write_options=how)
 
     def write(self, rows: Any) -> None:
         """Append rows, a table of pyarrow's with the columns of the first."""
@@ -602,9 +603,9 @@ class Piece(NamedTuple):
 class FileSink:
     """One file. Sources follow each other along axis 0."""
 
-    def __init__(self, target: Target, path: str, reading: Reading, resumed: tuple[int, int] | None = None) -> None:
+    def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
         self.tabular = target.kind in TABLES.values()
-        self._target, self._path, self._reading = target, path, reading
+        self._target, self._path, self._options = target, path, options
         self._array: ArrayWriter | None = None
         self._table: TableWriter | None = None
         self._schema: Any = None
@@ -680,7 +681,7 @@ class FileSink:
     def _write_rows(self, piece: Piece) -> None:
         if self._table is None:
             self._schema = piece.values.schema
-            self._table = TableWriter(self._target, self._path, self._schema, self._reading)
+            self._table = TableWriter(self._target, self._path, self._schema, self._options)
         if piece.values.schema.names != self._schema.names or piece.values.schema.types != self._schema.types:
             raise ValueError(f"out must be a folder where columns or types differ, got {piece.name}")
         self.rows += piece.values.num_rows
@@ -694,8 +695,8 @@ class FolderSink:
 
     rows = 0
 
-    def __init__(self, path: str, reading: Reading, resumed: bool = False) -> None:
-        self._path, self._reading, self._resumed = path, reading, resumed
+    def __init__(self, path: str, options: Options, resumed: bool = False) -> None:
+        self._path, self._options, self._resumed = path, options, resumed
         self._file: FileSink | None = None
         self._made = ""
         self._root: str | None = None
@@ -713,7 +714,7 @@ class FolderSink:
         self._resumed = False
         self._made = self._free(name, place.name)
         target = Target(KINDS[suffix_of(name)], name, place.member or "data", bool(place.member))
-        self._file = FileSink(target, self._made, self._reading)
+        self._file = FileSink(target, self._made, self._options)
         self._file.begin(place, source)
         self.tabular = self._file.tabular
 
