@@ -1,7 +1,7 @@
 """The `fastbn` command on files larger than the memory it may use: rate, peak of memory, and going on after kill -9.
 
     python bench/files.py [--quick] [--bytes 4G] [--images 2000] [--rows 1000000] [--kills 50] [--memory 64M]
-                          [--folder build/bench/files]
+                          [--folder build/bench/files] [--parts arrays tables images kills]
 
 Makes the files, runs each command in a process of its own beside plain reading, copying, decoding, and pyarrow with
 NumPy, kills commands at random moments, prints tables, writes them to build/bench/files.md and removes the files. Knows
@@ -359,6 +359,9 @@ def kills(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str]
         yield f"{name}: killed {options.kills - complete} times at random moments, {complete} complete; {wrong} wrong."
 
 
+PARTS = {"arrays": arrays, "tables": tables, "images": images, "kills": kills}
+
+
 def nbytes_of(text: str) -> int:
     """Return a size as 64M or 4G as a number."""
     return int(float(text[:-1]) * 2 ** {"K": 10, "M": 20, "G": 30}[text[-1].upper()])
@@ -385,6 +388,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="how often each command is killed")
     parser.add_argument("--memory", default="64M", help="what the command may use")
     parser.add_argument("--folder", type=Path, default=native.BUILD / "files", help="where the files are made")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     parser.add_argument("--markdown", type=Path, default=native.BUILD / "files.md", help="where the tables go")
     options = parser.parse_args()
     if options.quick:
@@ -396,8 +400,8 @@ def main() -> None:
         bare = median([ran(*fastbn("info")) for _ in range(3)])
         lines = ["# Files larger than memory", "", surroundings(), ""]
         lines.append(f"`fastbn info`, a bare command: {bare.seconds:.2f} s, {bare.peak / 2**20:.0f} MiB.\n")
-        for measured in (arrays, tables, images, kills):
-            for line in measured(options.folder, options, bare):
+        for part in options.parts:
+            for line in PARTS[part](options.folder, options, bare):
                 lines.append(line)
                 print(line, flush=True)
     finally:

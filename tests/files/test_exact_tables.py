@@ -418,15 +418,15 @@ def test_hex_numbers_that_come_late_are_named(tmp_path: Path) -> None:
 
 def test_what_is_no_number_in_memory_is_named(x: Array) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [1, "two"], "c": ["x", "y"]})
-    with pytest.raises(ValueError, match="source must hold real numbers, got 'two' in column 'b'"):
+    with pytest.raises(ValueError, match=r"columns must name .* numbers, got 'b' of source, .*, 'two' for inst"):
         fastbn.stream(frame, columns=["a", "b"])
-    with pytest.raises(ValueError, match=r"source must hold real numbers, got .* in column 'c'"):
+    with pytest.raises(ValueError, match=r"columns must name columns of numbers, got 'c' of source, which holds"):
         fastbn.stream(frame, columns=["a", "c"])
     with pytest.raises(ValueError, match="source must hold real numbers, got None"):
         fastbn.stream(np.array([[1, None], [2, 3]], object))
     with pytest.raises(ValueError, match=r"source\[1\] must hold real numbers, got 'no'"):
         fastbn.stream([x, np.array([[1, "no"]], object)])
-    with pytest.raises(ValueError, match=r"got datetime.*in column 't'|dtype datetime64.* in column 't'"):
+    with pytest.raises(ValueError, match=r"got 't' of source, which holds timestamp"):
         fastbn.stream(pd.DataFrame({"t": pd.date_range("2020", periods=2), "v": [1.0, 2.0]}), columns=["t"])
     for kind in (scipy.sparse.csr_matrix, scipy.sparse.coo_array, scipy.sparse.csc_array):
         with pytest.raises(

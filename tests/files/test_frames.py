@@ -48,7 +48,7 @@ def test_columns_that_are_no_numbers_are_left_out(x: Array, make: Callable[[Any]
         np.testing.assert_allclose(found.mean, [x[1:, 0].mean(), x[:, 1].mean()], rtol=1e-14)
     found = fastbn.stream(make(_held(x)), columns=["a", "b"], nodata=x[0, 0])
     assert np.asarray(found.count).tolist() == [len(x) - 1, len(x)]
-    with pytest.raises(ValueError, match=r"source must hold real numbers, got .* in column 'name'"):
+    with pytest.raises(ValueError, match=r"columns must name columns of numbers, got 'name' of source, which"):
         fastbn.stream(make(_held(x)), columns=["name", "a"])
     with pytest.raises(ValueError, match=r"source must have a column of numbers, got name \("):
         fastbn.stream(make({"name": ["a", "b"]}))
@@ -87,7 +87,7 @@ def test_dates_are_left_out_and_rows_can_be_features() -> None:
     frame = pd.DataFrame({"t": pd.date_range("2020", periods=2), "v": [1.0, 2.0], "w": [3, 5]})
     assert fastbn.stream(frame).names == ("v", "w")
     assert fastbn.stream(frame[["v", "w"]], axis=0).mean.tolist() == [2.0, 3.5]
-    with pytest.raises(ValueError, match=r"source must hold real numbers, got .* in column 't'"):
+    with pytest.raises(ValueError, match=r"source must hold real numbers, got Timestamp"):
         fastbn.stream(frame, axis=0)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -26,7 +26,7 @@ def count_up(seen: list[int], limit: int = 10**9, error: Exception | None = None
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "fastbn-readahead"]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("fastbn-readahead")]
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -76,16 +76,16 @@ def test_closing_waits_for_the_item_under_way() -> None:
     assert not threads()
 
 
-def test_an_interruption_inside_the_queue_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    get, calls = queue.Queue._get, itertools.count()
+def test_an_interruption_of_the_wait_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, calls = Future.result, itertools.count()
 
-    def interrupted(self: queue.Queue[object]) -> object:
-        item = get(self)
+    def interrupted(self: Future[object], timeout: float | None = None) -> object:
+        item = result(self, timeout)
         if next(calls) == 3:
-            raise KeyboardInterrupt  # the item is out, and the thread that waits for its place not yet told
+            raise KeyboardInterrupt
         return item
 
-    monkeypatch.setattr(queue.Queue, "_get", interrupted)
+    monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(ahead(iter(range(100))))
     assert threads() == []

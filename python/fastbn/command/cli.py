@@ -20,7 +20,6 @@ from fastbn.io.checkpoints import is_checkpoint
 from fastbn.io.counting import streamed
 from fastbn.io.options import MAX_PIXELS, MEMORY, Options
 from fastbn.io.places import is_zarr, left_out, places, replaces
-from fastbn.io.run import other_columns
 from fastbn.io.standardizing import standardize as write_standardized
 from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
 
@@ -133,17 +132,15 @@ def stats(
         raise click.UsageError("--resume needs --out or --checkpoint, which say where the checkpoint is")
     if kept is not None:
         _check_checkpoint(kept, given["resume"], out, sources)
-    source = _one_or_several(sources)
     with _resumable(kept), display.progress("counting") as report:
         options = Options.of(_told(given), checkpoint=kept, progress=report, note=display.note)
-        found = streamed(source, options)
+        found = streamed(_one_or_several(sources), options)
     _note_left_out(sources)
     for path in out:
         save_stats(found.stats, path)
     if out:
         found.settle()
-    others = [] if given["columns"] else other_columns(source, options)
-    _show(found.stats, as_json, others, skipped=found.skipped, notes=found.notes)
+    _show(found.stats, as_json, [] if given["columns"] else found.others, skipped=found.skipped, notes=found.notes)
     sys.stdout.flush()
     found.settle()
 

@@ -15,8 +15,6 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,7 +22,7 @@ import numpy as np
 from fastbn._validation import Axis, Shape, converted
 from fastbn.io.options import Array, Options
 from fastbn.io.places import Place, is_frame
-from fastbn.io.sources import Block, NoData, Origin, Ring, UnreadableError, chosen_columns, needed, nodata_of
+from fastbn.io.sources import Block, NoData, Origin, Ring, Source, UnreadableError, chosen_columns, needed
 
 Region: TypeAlias = tuple[slice, ...]
 Read: TypeAlias = Callable[[Region], Array]
@@ -44,7 +42,7 @@ PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsign
 class Stored(NamedTuple):
     """An array as a library has it. ``order`` lists its axes from the slowest to the fastest in memory.
 
-    ``names`` are those of the columns of a frame.
+    ``names`` are those of the columns of a frame; ``beside`` is how many bytes per value a copy takes.
     """
 
     shape: Shape
@@ -53,53 +51,50 @@ class Stored(NamedTuple):
     origin: Origin = Origin()
     order: Sequence[int] | None = None
     names: Sequence[str] | None = None
-    suspects: Sequence[tuple[str, str]] = ()  # as in `Source`
     overlaps: bool = True  # whether a thread may read it while its owner does something else
+    beside: int = 0
 
 
 def opened(place: Place, options: Options) -> ArraySource:
     """Open an array: the one that a place names, the only one of a file, or what is given."""
     with ExitStack() as stack:
-        stored, options = _OPEN[place.kind](place, options, stack)
-        source = ArraySource(place.name, stored, options)
+        source = ArraySource(place.name, _OPEN[place.kind](place, options, stack), options)
         source.close = stack.pop_all().close
         return source
 
 
-class ArraySource:
+class ArraySource(Source):
     """One array, read in tiles. An array of one dimension is one column."""
 
-    more: Sequence[str] = ()
-    close: Callable[[], None] = staticmethod(lambda: None)
+    shape: Shape
 
     def __init__(self, name: str, stored: Stored, options: Options) -> None:
-        shape = stored.shape
-        if not shape:
+        if not stored.shape:
             raise UnreadableError(f"{name} must have one dimension or more, got a single value")
-        self.name, self._read, self.origin, self.overlaps = name, stored.read, stored.origin, stored.overlaps
-        self.suspects, self.flat = stored.suspects, len(shape) == 1
-        self.shape: Shape = (*shape, 1) if self.flat else tuple(shape)
+        self.name, self._stored, self.origin, self.overlaps = name, stored, stored.origin, stored.overlaps
+        self.flat = len(stored.shape) == 1
+        self.shape = (*stored.shape, 1) if self.flat else tuple(stored.shape)
         self.axis = _axes(name, options, self.shape, stored.origin.dims)
         self._packing = _Packing(stored, options.nodata is None)
         self.dtype = computed_as(name, self._packing.dtype, options.dtype)
-        self.notes = self._packing.notes
-        self._copies, self._reads_as = Ring(options), stored.dtype
-        known = self.shape[self.axis[0]] if len(self.axis) == 1 else 0
-        self._chosen = self._choose(options, stored.names, known)
-        sizes = {} if self._chosen is None else {self.axis[0]: len(self._chosen)}
-        self.features: Shape = tuple(sizes.get(a, self.shape[a]) for a in self.axis)
-        self._sorted = np.array(sorted(self._chosen or ()), np.intp)
-        self.order = None if self._chosen is None else tuple(np.searchsorted(self._sorted, self._chosen).tolist())
-        every = range(known) if self._chosen is None else self._chosen
-        if self._chosen is not None or (stored.names is not None and self.axis == (1,)):
-            self.names: tuple[str, ...] | None = tuple(stored.names[i] if stored.names else str(i) for i in every)
-        else:
-            self.names = None
-        inside = sorted(every) if len(self.axis) == 1 else [0]
-        nodata = nodata_of(options, name, inside, stored.names, known)
-        self._nodata = NoData([self._packing.nodata] if nodata is None else nodata, self.axis)
-        axes = tuple(range(len(shape)) if stored.order is None else stored.order)
-        self._grid = self._cut((*axes, 1) if self.flat else axes, options)
+        self.notes, self._copies = self._packing.notes, Ring(options)
+        lone = len(self.axis) == 1
+        count = self.shape[self.axis[0]] if lone else 0
+        self.features = tuple(self.shape[a] for a in self.axis)
+        chosen: Sequence[int] = range(count) if lone else [0]
+        if options.columns is not None:
+            if not lone:
+                raise UnreadableError(f"columns must come with one feature axis, got axis {self.axis} for {name}")
+            chosen = chosen_columns(name, options.columns, stored.names, count)
+            self.features = (len(chosen),)
+            self.order = tuple(np.argsort(np.argsort(chosen)).tolist())
+        if options.columns is not None or (stored.names is not None and self.axis == (1,)):
+            self.names = tuple(stored.names[i] if stored.names else str(i) for i in chosen)
+        self._sorted = np.sort(np.array(chosen, np.intp))
+        self._nodata = NoData(
+            options, name, self._sorted.tolist(), stored.names, count, self.axis, self._packing.nodata
+        )
+        self._grid = self._cut(options)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the tiles in order, as blocks of the chosen features in a type that can be computed with."""
@@ -108,7 +103,7 @@ class ArraySource:
             kept, first = self._within(region)
             if kept is None:
                 continue
-            values = self._read(region[:1] if self.flat else region).reshape(extent(region))[kept]
+            values = self._stored.read(region[:1] if self.flat else region).reshape(extent(region))[kept]
             values = self._packing.signed(values)
             valid = self._nodata.valid(values, first)
             if values.dtype == self.dtype and not self._packing.packed:
@@ -118,18 +113,18 @@ class ArraySource:
                 with np.errstate(all="ignore"):
                     np.copyto(copy, self._packing.unpacked(values), casting="unsafe")
                 values = copy
-            corner = tuple(part.start for part in region)
-            yield Block(values, corner, number + 1, (number + 1) / len(self._grid), valid)
+            yield Block(values, tuple(part.start for part in region), number + 1, (number + 1) / len(self._grid), valid)
 
-    def _cut(self, order: Shape, options: Options) -> Grid:
-        chunks, natural = self.origin.chunks, tuple(range(len(self.shape)))
+    def _cut(self, options: Options) -> Grid:
+        stored, chunks, natural = self._stored, self.origin.chunks, tuple(range(len(self.shape)))
+        order = (*(stored.order or range(len(stored.shape))), 1) if self.flat else tuple(stored.order or natural)
         whole = (1,) * len(self.shape) if chunks is None else (*chunks, 1) if self.flat else tuple(chunks)
         if options.rowwise and order != natural:
             # What is read in one order and written in another has pieces of some length in both.
             whole, order = tuple(_PIECE if axis == order[-1] else 1 for axis in natural), natural
         # Chunks are decoded into memory of their own before they are put together, from what is stored of them.
-        per_value = self._reads_as.itemsize * (1 if chunks is None else 3) + options.beside
-        if self._chosen is not None or self._reads_as != self.dtype:
+        per_value = stored.dtype.itemsize * (1 if chunks is None else 3) + options.beside + stored.beside
+        if self.order is not None or stored.dtype != self.dtype:
             per_value += self.dtype.itemsize
         most = options.block_bytes // per_value
         least = math.prod(min(chunk, max(1, size)) for chunk, size in zip(whole, self.shape, strict=True))
@@ -140,16 +135,9 @@ class ArraySource:
             )
         return Grid(self.shape, order, whole, most)
 
-    def _choose(self, options: Options, names: Sequence[str] | None, count: int) -> tuple[int, ...] | None:
-        if options.columns is None:
-            return None
-        if len(self.axis) != 1:
-            raise UnreadableError(f"columns must come with one feature axis, got axis {self.axis} for {self.name}")
-        return tuple(chosen_columns(self.name, options.columns, names, count))
-
     def _within(self, region: Region) -> tuple[tuple[Any, ...] | None, int]:
         """Return the index of the chosen features in a tile (None if it has none), and the number of the first."""
-        if self._chosen is None:
+        if self.order is None:
             return (...,), region[self.axis[0]].start if len(self.axis) == 1 else 0
         axis = self.axis[0]
         first, end = np.searchsorted(self._sorted, (region[axis].start, region[axis].stop))
@@ -298,25 +286,23 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
 # and a file that another program cuts short while it is mapped ends this one with SIGBUS instead of an error.
 
 
-def _npy(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
-    file = stack.enter_context(open(place.files[0], "rb", buffering=0))  # noqa: SIM115 (it is one)
-    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    return _numpy(place.name, file, os.fstat(file.fileno()).st_size, options), options
-
-
-def _npz(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
-    archive = stack.enter_context(zipfile.ZipFile(place.files[0]))
-    names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
-    if not place.member and {"config", "count", "mean", "m2"} <= set(names):
-        raise UnreadableError(
-            f"{place.name} must hold data, got a file of statistics "
-            f"(fastbn.Moments.load reads it, fastbn merge {place.name} --out COPY.npz shows it)"
-        )
-    file = stack.enter_context(archive.open(f"{only_member(place, names)}.npy"))
-    return _numpy(place.name, file, archive.getinfo(str(file.name)).file_size, options), options
-
-
-def _numpy(name: str, file: Any, size: int, options: Options) -> Stored:
+def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
+    name, path = place.name, place.files[0]
+    if place.kind == "npz":
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
+        if not place.member and {"config", "count", "mean", "m2"} <= set(names):
+            raise UnreadableError(
+                f"{name} must hold data, got a file of statistics "
+                f"(fastbn.Moments.load reads it, fastbn merge {name} --out COPY.npz shows it)"
+            )
+        member = f"{only_member(place, names)}.npy"
+        file: Any = stack.enter_context(archive.open(member))
+        size = archive.getinfo(member).file_size
+    else:
+        file = stack.enter_context(open(path, "rb", buffering=0))  # noqa: SIM115 (it is one)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        size = os.fstat(file.fileno()).st_size
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise UnreadableError(f"{name} must hold real numbers, got a header of version {version}")
@@ -369,18 +355,18 @@ def only_member(place: Place, names: Sequence[str]) -> str:
 # Files of other libraries.
 
 
-def _hdf5(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
+def _hdf5(place: Place, options: Options, stack: ExitStack) -> Stored:
     h5py = needed("h5py", "HDF5 files")
     file = stack.enter_context(h5py.File(place.files[0], "r"))
     if place.member and isinstance(file.get(place.member), h5py.Dataset):
-        return sliced(place.name, file[place.member], options), options
+        return _sliced(place.name, file[place.member], options)
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     scales = [name for name in names if file[name].attrs.get("CLASS") == b"DIMENSION_SCALE"]
-    return sliced(place.name, file[only_member(place, _without(names, scales))], options), options
+    return _sliced(place.name, file[only_member(place, _without(names, scales))], options)
 
 
-def _zarr(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
+def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     zarr = needed("zarr", "Zarr stores")
     found = zarr.open(place.files[0], mode="r")
     if not isinstance(found, zarr.Array):
@@ -388,20 +374,19 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Opt
         coords = [name for name in names if _dims_of(found[name]) == (name.rpartition("/")[2],)]
         coords += " ".join(str(found[name].attrs.get("coordinates", "")) for name in names).split()
         found = found[only_member(place, names if place.member else _without(names, coords))]
-    return sliced(place.name, found, options), options
+    return _sliced(place.name, found, options)
 
 
-def _netcdf(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
+def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
     xarray = needed("xarray", "NetCDF files")
     group, _, member = place.member.rpartition("/")
     how: dict[str, Any] = {"group": group or None, "decode_times": False, "mask_and_scale": False, "cache": False}
     with open(place.files[0], "rb") as file:
-        new = file.read(8) == b"\x89HDF\r\n\x1a\n"
-    needed("h5netcdf" if new else "scipy", "NetCDF files")
-    found = stack.enter_context(xarray.open_dataset(place.files[0], engine="h5netcdf" if new else "scipy", **how))
+        engine = "h5netcdf" if file.read(8) == b"\x89HDF\r\n\x1a\n" else "scipy"
+    needed(engine, "NetCDF files")
+    found = stack.enter_context(xarray.open_dataset(place.files[0], engine=engine, **how))
     names = [str(name) for name in (found.variables if place.member else found.data_vars)]
-    name = only_member(place._replace(member=member), names)
-    return _named(place.name, found[name], options), options
+    return _sliced(place.name, found[only_member(place._replace(member=member), names)], options)
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -418,204 +403,82 @@ def _zarr_names(group: Any, zarr: Any, prefix: str = "") -> Iterator[str]:
             yield from _zarr_names(group[name], zarr, f"{prefix}{name}/")
 
 
-def sliced(name: str, array: Any, options: Options) -> Stored:
-    """Return what is read by slicing and tells its chunks: a data set of HDF5, an array of Zarr."""
+def _sliced(name: str, array: Any, options: Options) -> Stored:
+    """Return what is read by slicing and tells its chunks: a data set of HDF5, an array of Zarr or of xarray."""
+    if array.shape is None:
+        raise UnreadableError(f"{name} must hold an array, got one without a shape")
+    named = hasattr(array, "coords")
+    inner, direct = array.variable if named else array, getattr(array, "read_direct", None)
+    ring, dtype = Ring(options), np.dtype(array.dtype)
 
     def read(region: Region) -> Array:
         if direct is None or 0 in extent(region):
-            return np.asarray(array[region])
+            return np.asarray(inner[region])
         values = ring.take(extent(region), dtype)
         direct(values, region)
         return values
 
-    if array.shape is None:
-        raise UnreadableError(f"{name} must hold an array, got one without a shape")
-    direct = getattr(array, "read_direct", None)
-    ring, dtype = Ring(options), np.dtype(array.dtype)
     attrs = dict(getattr(array, "attrs", {}))
     fill = getattr(array, "fill_value", None)
     if "_ARRAY_DIMENSIONS" in attrs and fill is not None:  # Zarr's version 2, as xarray writes it
         attrs.setdefault("_FillValue", fill)
-    origin = Origin(getattr(array, "shards", None) or array.chunks, _dims_of(array), attrs, array)
-    return Stored(tuple(array.shape), dtype, read, origin)
+    coords = array.coords.to_dataset() if named else None
+    return Stored(tuple(array.shape), dtype, read, Origin(_chunks_of(array), _dims_of(array), attrs, array, coords))
+
+
+def _chunks_of(array: Any) -> Shape | None:
+    if not hasattr(array, "coords"):
+        chunks: Shape | None = getattr(array, "shards", None) or array.chunks
+        return chunks
+    if array.variable.chunks:  # dask's
+        return tuple(max(sizes) for sizes in array.variable.chunks)
+    sizes = array.variable.encoding.get("preferred_chunks")
+    pairs = zip(array.dims, array.shape, strict=True)
+    return tuple(int(sizes.get(dim, size)) for dim, size in pairs) if sizes else None
 
 
 def _dims_of(array: Any) -> tuple[str, ...] | None:
     """Return the names of an array's dimensions: Zarr's, xarray's in Zarr of version 2, or HDF5's labels and scales."""
     names: Any = getattr(getattr(array, "metadata", None), "dimension_names", None)
     names = names or getattr(array, "attrs", {}).get("_ARRAY_DIMENSIONS")
-    if names is None and hasattr(array, "dims"):
+    if names is None and hasattr(array, "coords"):
+        names = array.dims
+    elif names is None and hasattr(array, "dims"):
         names = [dim.label or (os.path.basename(dim[0].name) if len(dim) else "") for dim in array.dims]
     return tuple(map(str, names)) if names and all(names) else None
-
-
-def _named(name: str, array: Any, options: Options) -> Stored:
-    """Return an xarray data array: read by slicing, so that one of a file comes in blocks."""
-    variable = array.variable
-    sizes = variable.encoding.get("preferred_chunks") or {}
-    chunks = tuple(int(sizes.get(dim, size)) for dim, size in zip(array.dims, array.shape, strict=True))
-    if variable.chunks:
-        chunks = tuple(max(sizes) for sizes in variable.chunks)
-    origin = Origin(
-        chunks if sizes or variable.chunks else None,
-        tuple(map(str, array.dims)),
-        dict(array.attrs),
-        array,
-        array.coords.to_dataset(),
-    )
-    return Stored(tuple(array.shape), np.dtype(array.dtype), lambda region: np.asarray(variable[region].values), origin)
 
 
 # What is in memory, or opened by the caller.
 
 
-def _memory(place: Place, options: Options, stack: ExitStack) -> tuple[Stored, Options]:
-    array = place.array
-    if is_frame(array):
-        return _frame(place.name, array, options)
+def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
+    name, array = place.name, place.array
     if type(array).__module__.startswith("scipy.sparse"):
-        sort = type(array).__name__
-        raise UnreadableError(f"{place.name} must be dense, got a sparse {sort} (its toarray() is)")
+        raise UnreadableError(f"{name} must be dense, got a sparse {type(array).__name__} (its toarray() is)")
     if type(array).__name__ == "Dataset" and hasattr(array, "data_vars"):
-        names = [str(name) for name in array.data_vars]
-        array = array[only_member(place, names)]
+        array = array[only_member(place, [str(each) for each in array.data_vars])]
     if getattr(array, "ndim", 2) < 2 and not hasattr(array, "dims"):
-        raise UnreadableError(f"{place.name} must have two dimensions or more, got {array.ndim}")
-    if hasattr(array, "dims") and hasattr(array, "coords"):
-        return _named(place.name, array, options), options
-    if not isinstance(array, np.ndarray) and all(hasattr(array, name) for name in ("shape", "dtype", "chunks")):
-        return sliced(place.name, array, options), options
-    values = converted("source", array)
+        raise UnreadableError(f"{name} must have two dimensions or more, got {array.ndim}")
+    if not isinstance(array, np.ndarray) and all(hasattr(array, each) for each in ("shape", "dtype", "chunks")):
+        return _sliced(name, array, options)
+    values = np.asarray(array) if is_frame(array) else converted("source", array)
     order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
-    if _is_map(values):
-        # Pages of the map count as memory of the process, so they are let go once they are copied.
-        counted = replace(options, beside=options.beside + values.itemsize)
-        return Stored(values.shape, values.dtype, _copier(values, options), order=order), counted
-    if values.dtype == object:
-        _check_numbers(place.name, values.reshape(-1), "")
+    if isinstance(values, np.memmap) and values.mode in _OF_THE_FILE:
+        read = _copier(values, Ring(options))
+        return Stored(values.shape, values.dtype, read, order=order, beside=values.itemsize)
+    for value in values.ravel().tolist() if values.dtype == object else ():
+        if not isinstance(value, (int, float, np.number)):
+            raise UnreadableError(f"{name} must hold real numbers, got {value!r}")
+    names = list(map(str, getattr(array, "column_names", array.columns))) if is_frame(array) else None
     # Whoever yields arrays may fill them anew for the next.
-    return Stored(values.shape, values.dtype, lambda region: values[region], order=order, overlaps=False), options
+    return Stored(values.shape, values.dtype, values.__getitem__, order=order, names=names, overlaps=False)
 
 
-def _frame(name: str, frame: Any, options: Options) -> tuple[Stored, Options]:
-    """Return the columns of a frame that are read as one array, and how to read that.
-
-    Where all columns are of one type of numbers, it is the whole frame, without a copy. Else it has the columns that
-    were asked for, or all of numbers, in the type that a table in a file has.
-    """
-    names = list(map(str, getattr(frame, "column_names", frame.columns)))
-    columns = [_column(frame, number) for number in range(len(names))]
-    suspects: list[tuple[str, str]] = []
-    if len({column.dtype for column in columns}) == 1 and not hasattr(frame, "column_names"):
-        values = np.asarray(frame)
-    else:
-        values = np.empty((0, 0), object)
-    if values.dtype.kind not in "biuf":
-        found = [_numbers(column) for column in columns]
-        if options.columns is None:
-            suspects = [
-                (label, f"not all of it are numbers: {str(each.odd)!r}")
-                for label, each in zip(names, found, strict=True)
-                if each.odd is not None
-            ]
-        chosen = _frame_columns(name, names, columns, found, options)
-        options = replace(options, columns=None, nodata=_of_chosen(name, names, chosen, options))
-        single = all(columns[number].dtype in (np.float16, np.float32) for number in chosen)
-        shape = (len(columns[0]) if columns else 0, len(chosen))
-        values = np.empty(shape, np.float32 if single and chosen else np.float64, order="F")
-        for target, number in zip(values.T, chosen, strict=True):
-            target[...] = found[number].values
-        names = [names[number] for number in chosen]
-    order = sorted(range(2), key=lambda axis: -abs(values.strides[axis]))
-    read: Read = lambda region: values[region]  # noqa: E731 (one line, as above)
-    stored = Stored(values.shape, values.dtype, read, order=order, names=names, suspects=suspects, overlaps=False)
-    return stored, options
-
-
-class _Numbers(NamedTuple):
-    """A column of a frame as numbers, None where it holds others; ``odd`` is the first other one among numbers."""
-
-    values: Array | None
-    counts: bool = False  # unless other columns are asked for
-    odd: Any = None
-
-
-def _numbers(column: Array) -> _Numbers:
-    if column.dtype.kind in "biuf":
-        return _Numbers(column, True)
-    if column.dtype != object:
-        return _Numbers(None)
-    entries = [math.nan if entry is None or type(entry).__name__ == "NAType" else entry for entry in column.tolist()]
-    others = [entry for entry in entries if not isinstance(entry, (int, float, np.number, Decimal))]
-    if others:
-        missing = sum(isinstance(entry, float) and entry != entry for entry in entries)
-        return _Numbers(None, odd=others[0] if len(others) + missing < len(entries) else None)
-    values = np.array(entries, np.float64)
-    return _Numbers(values, not np.isnan(values).all())
-
-
-def _frame_columns(
-    name: str, names: Sequence[str], columns: Sequence[Array], found: Sequence[_Numbers], options: Options
-) -> list[int]:
-    """Return the numbers of the columns that are read: all, if these are not the features."""
-    if options.axis not in (None, 1, -1, (1,), (-1,)):
-        chosen = list(range(len(names)))
-    elif options.columns is not None:
-        chosen = chosen_columns(name, options.columns, names, len(names))
-    else:
-        chosen = [number for number, column in enumerate(found) if column.counts]
-        if not chosen:
-            kinds = ", ".join(f"{label} ({column.dtype})" for label, column in zip(names, columns, strict=True))
-            raise UnreadableError(f"{name} must have a column of numbers, got {kinds or 'no column'}")
-    for number in chosen:
-        if found[number].values is None:
-            _check_numbers(name, columns[number], f" in column {names[number]!r}")
-    return chosen
-
-
-def _of_chosen(name: str, names: Sequence[str], chosen: Sequence[int], options: Options) -> Any:
-    """Return what is no data by the numbers of the chosen columns among themselves."""
-    if options.nodata is None:
-        return None
-    result: dict[int | str | None, tuple[Any, ...]] = {}
-    for column, values in options.nodata.items():
-        if column is None:
-            result[None] = values
-            continue
-        (number,) = chosen_columns(name, [column], names, len(names))
-        if number in chosen:
-            result[chosen.index(number)] = values
-    return result
-
-
-def _column(frame: Any, number: int) -> Array:
-    """Return a column as it is, or in float64 with NaN for what is missing where NumPy would make objects of it."""
-    if hasattr(frame, "iloc"):
-        column = frame.iloc[:, number]
-    else:
-        column = frame.column(number) if hasattr(frame, "column_names") else frame[:, number]
-    values = np.asarray(column)
-    kind = getattr(getattr(column, "dtype", None), "kind", "O")
-    if values.dtype == object and kind in "biuf":  # pragma: no cover (version 2 of pandas)
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return values
-
-
-def _check_numbers(name: str, values: Array, where: str) -> None:
-    """Refuse what holds something else than numbers, and say what: it is the first such value."""
-    if values.dtype == object and values.size:
-        for value in values.tolist():
-            if not isinstance(value, (int, float, np.number)):
-                raise UnreadableError(f"{name} must hold real numbers, got {value!r}{where}")
-    raise UnreadableError(f"{name} must hold real numbers, got dtype {values.dtype}{where}")
-
-
-def _is_map(array: Any) -> bool:
-    return isinstance(array, np.memmap) and array.mode in _OF_THE_FILE
-
-
-def _copier(array: Array, options: Options) -> Read:
-    ring, pages = Ring(options), _map_of(array)
+def _copier(array: Array, ring: Ring) -> Read:
+    """Return what copies from a map, whose pages count as memory of the process, and are let go when they are read."""
+    pages: Any = array
+    while pages is not None and not isinstance(pages, mmap.mmap):
+        pages = getattr(pages, "base", None)
 
     def read(region: Region) -> Array:
         values = array[region]
@@ -628,18 +491,6 @@ def _copier(array: Array, options: Options) -> Read:
     return read
 
 
-def _map_of(array: Array) -> mmap.mmap | None:
-    base: Any = array
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    return base
-
-
-_OPEN: dict[str, Callable[[Place, Options, ExitStack], tuple[Stored, Options]]] = {
-    "npy": _npy,
-    "npz": _npz,
-    "hdf5": _hdf5,
-    "zarr": _zarr,
-    "netcdf": _netcdf,
-    "memory": _memory,
+_OPEN: dict[str, Callable[[Place, Options, ExitStack], Stored]] = {
+    **{"npy": _numpy, "npz": _numpy, "hdf5": _hdf5, "zarr": _zarr, "netcdf": _netcdf, "memory": _memory}
 }

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastbn.io.atomic import replacing
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2
-_NUMBERS = ("place", "position", "row", "before", "named")
+_PLAIN = ("place", "position", "row", "before", "named", "names", "skipped", "notes", "others")  # fields that JSON has
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Progress:
 
     ``total`` has the places that are done; ``parts`` has, by their corners, the features of the one under way.
     ``row`` is the number of rows counted of that, ``before`` of those that are done. ``skipped`` has the files that
-    could not be read, with the reasons; ``notes`` what was done to values without being asked.
+    could not be read, with the reasons; ``notes`` what was done to values without being asked, and
+    ``others`` the columns of the first table that are not numbers.
     """
 
     place: int = 0
@@ -39,6 +40,7 @@ class Progress:
     named: bool = False  # whether these are more than numbers
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    others: list[str] | None = None
 
 
 class Checkpoint:
@@ -50,35 +52,37 @@ class Checkpoint:
 
     def load(self) -> Progress | None:
         """Return how far the run came; None if there is no file, ValueError if it is of another run."""
-        try:
-            with open(self._path, "rb") as file:
-                text = file.read()
-        except FileNotFoundError:
+        if not os.path.exists(self._path):
             return None
+        with open(self._path, "rb") as file:
+            text = file.read()
         try:
             held = json.loads(text)
             if held["format"] != _FORMAT:
                 raise ValueError("its format is not known to this version")
             if held.pop("digest") != _digest(held):
                 raise ValueError("it was changed or damaged after that")
-            if held["identity"] != self._identity:
-                raise _Differs(_difference(held["identity"], self._identity))
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
-            corners = [tuple(corner) for corner in held["corners"]]
-            counted = dict(zip(corners, parts, strict=True))
-            numbers = {name: held[name] for name in _NUMBERS}
-            texts = {"names": held["names"], "skipped": dict(held["skipped"]), "notes": list(held["notes"])}
-            return Progress(total=total, parts=counted, **numbers, **texts)
-        except _Differs as error:
-            raise ValueError(f"checkpoint must be of this run, got {self._path!r}, of another: {error}") from None
+            counted = dict(zip(map(tuple, held["corners"]), parts, strict=True))
         except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere
             raise ValueError(f"checkpoint must name a file that a run left, got {self._path!r}: {error}") from error
+        if held["identity"] != self._identity:
+            differs = _difference(held["identity"], self._identity)
+            raise ValueError(f"checkpoint must be of this run, got {self._path!r}, of another: {differs}")
+        return Progress(total=total, parts=counted, **{name: held[name] for name in _PLAIN})
 
-    def save(self, progress: Progress) -> None:
-        """Write how far the run is, unless that was done a short while ago."""
-        if self.due():
-            self._write(progress)
-            self._last = time.monotonic()
+    def save(self, progress: Progress, settle: Callable[[], object] = lambda: None) -> None:
+        """Write how far the run is, unless that was done a short while ago; first settle what it has written."""
+        if self._last is not None and time.monotonic() - self._last < self._every:
+            return
+        settle()
+        held: dict[str, Any] = {name: getattr(progress, name) for name in _PLAIN}
+        held |= {"format": _FORMAT, "identity": self._identity, "corners": [list(corner) for corner in progress.parts]}
+        moments = [progress.total, *progress.parts.values()]
+        held["moments"] = [base64.b64encode(part.to_bytes()).decode("ascii") for part in moments]
+        with replacing(self._path) as path, open(path, "w", encoding="utf-8") as file:
+            json.dump(held | {"digest": _digest(held)}, file)
+        self._last = time.monotonic()
 
     def start(self) -> None:
         """Begin to count the time to the first checkpoint; ValueError if that would go over anything else."""
@@ -86,26 +90,10 @@ class Checkpoint:
             raise ValueError(f"checkpoint must name a file that a run left, or none, got {self._path!r}")
         self._last = time.monotonic() if self._every else None
 
-    def due(self) -> bool:
-        """Whether the last one was written long enough ago."""
-        return self._last is None or time.monotonic() - self._last >= self._every
-
     def remove(self) -> None:
         """Remove the file, and nothing else that came to have its name: the run is complete."""
         if is_checkpoint(self._path):
             os.unlink(self._path)
-
-    def _write(self, progress: Progress) -> None:
-        moments = [progress.total, *progress.parts.values()]
-        held: dict[str, Any] = {
-            "format": _FORMAT,
-            "identity": self._identity,
-            **{name: getattr(progress, name) for name in (*_NUMBERS, "names", "skipped", "notes")},
-            "corners": [list(corner) for corner in progress.parts],
-            "moments": [base64.b64encode(part.to_bytes()).decode("ascii") for part in moments],
-        }
-        with replacing(self._path) as path, open(path, "w", encoding="utf-8") as file:
-            json.dump(held | {"digest": _digest(held)}, file)
 
 
 def is_checkpoint(path: str) -> bool:
@@ -121,10 +109,6 @@ def is_checkpoint(path: str) -> bool:
 def _digest(held: dict[str, Any]) -> str:
     """Return what a checkpoint's content comes to, so that nothing goes on from a place that no run was at."""
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-
-
-class _Differs(Exception):  # noqa: N818 (never leaves this file)
-    pass
 
 
 def identity(name: str, places: Iterable[Place], options: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fastbn._moments.provenance import Provenance
 from fastbn._validation import Shape
 from fastbn.io.checkpoints import Checkpoint, Progress, identity
 from fastbn.io.options import Array, Options
-from fastbn.io.places import Place, is_table, places, replaces
+from fastbn.io.places import TABLES, Place, is_table, places, replaces
 from fastbn.io.run import Run, opened
 from fastbn.io.sources import Block, Source, UnreadableError
 from fastbn.io.statsfiles import Stats, taken
@@ -28,12 +28,14 @@ _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
 class Streamed(NamedTuple):
     """What was counted, the files left out with the reasons, and what was done to values without being asked.
 
-    Its checkpoint stays until it is settled.
+    ``others`` are the columns of the first table that are not numbers, and so not read. The checkpoint stays until this
+    is settled.
     """
 
     stats: Stats
     skipped: dict[str, str]
     notes: list[str]
+    others: list[str]
     checkpoint: Checkpoint | None
 
     def settle(self) -> None:
@@ -61,7 +63,9 @@ def streamed(source: Any, options: Options) -> Streamed:
     names, scale = None if state.names is None else tuple(state.names), options.scale or 1.0
     moments = scaled(state.total, scale).copy()
     moments._provenance = Provenance(names if state.named else None, scale, axis, options.mode)
-    return Streamed(Stats(moments, names, scale, axis, options.mode), state.skipped, state.notes, kept)
+    return Streamed(
+        Stats(moments, names, scale, axis, options.mode), state.skipped, state.notes, state.others or [], kept
+    )
 
 
 class Counting:
@@ -117,6 +121,9 @@ class Counting:
     def _take(self, source: Source, place: Place) -> None:
         self.axis = source.axis if self.axis is None else self.axis
         self.state.notes += [note for note in source.notes if note not in self.state.notes]
+        if self.state.others is None and place.kind in TABLES.values():
+            fields = enumerate(getattr(source, "fields", ()))
+            self.state.others = [field.name or f"unnamed {number}" for number, field in fields if not field.counts]
         blocks = source.blocks(self.state.position, self.state.row)
         with self._run.coming(blocks, source, place) as coming:
             for block in coming:

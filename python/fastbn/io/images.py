@@ -7,11 +7,14 @@ number of files.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import re
+import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,88 +23,53 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastbn._validation import Shape
 from fastbn.io.options import MAX_PIXELS, Array, Options
 from fastbn.io.places import Place, suffix_of
-from fastbn.io.sources import (
-    Block,
-    NoData,
-    Origin,
-    Ring,
-    UnreadableError,
-    chosen_columns,
-    naming,
-    needed,
-    nodata_of,
-)
+from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, naming, needed
 
 _WORKERS = min(8, os.cpu_count() or 1)
 _GREY = ("1", "L", "LA", "La")
 _EXACT = (*_GREY, "RGB", "RGBA", "RGBa", "RGBX", "P", "PA")  # modes that Pillow gives as they are stored
-_CODECS = {".jp2": "jpeg2k", ".j2k": "jpeg2k", ".avif": "avif", ".jxl": "jpegxl"}
-_MAGIC = {  # how files of a format begin
-    "tiff": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
-    "png": rb"\x89PNG\r\n\x1a\n",
-    "jpeg2k": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
-    "jpegxl": rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a",
-    "avif": rb"[\s\S]{4}ftyp",
-    "pnm": rb"P[1-6Ff][\s#]",
-}
 _PILLOW = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "PCX", "TGA", "ICO")  # which it reads as they are stored
 _MODED = (*_PILLOW, "TIFF", "PPM", "JPEG2000", "AVIF")  # of 8 bits, where a mode is asked for
-_PNM = (".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
 _MASK = 4  # of a TIFF's NewSubfileType
 _limit = threading.Lock()
 
 
 class Picture(NamedTuple):
-    """A decoded image of shape (height, width, channels).
+    """A decoded image of shape (height, width, channels): the ``page`` of a file, and the ``number`` among all.
 
-    ``following`` is how many files come before the next one, None where more of this one comes.
+    ``following`` is how many files come before the next one, None where more of this one comes; ``done`` is their part.
     """
 
     path: str
     values: Array
-    following: int | None
-
-
-class _Waiting(NamedTuple):
-    """A file that is being decoded, of so many bytes at most."""
-
+    page: int
     number: int
-    nbytes: int
-    pictures: Future[list[Array]]
+    following: int | None
+    done: float
 
 
 class _Header(NamedTuple):
-    """What an image is, before it is decoded: of which kind and size, and how to decode all that a file has of them.
+    """What an image is, before it is decoded: of which kind and size, and what decodes all that a file has of them.
 
-    ``each`` decodes them one by one, where that can be.
+    ``images`` is how many these are, where they can come one by one, and else 1.
     """
 
     kind: str
     pixels: int
     channels: int
     dtype: np.dtype[Any]
-    decode: Callable[[], list[Array]]
+    decode: Callable[[], Iterable[Array]]
+    images: int = 1
     nodata: tuple[Any, ...] = ()
-    each: Callable[[], Iterator[Array]] | None = None
 
 
 _Reader: TypeAlias = Callable[[str, Options], _Header]
 
 
-class ImageSource:
+class ImageSource(Source):
     """Images of one kind: that of the first, grey or RGB, if no mode is asked for; alpha then does not count."""
-
-    overlaps = True
-    axis: Shape = (1,)
-    shape: Shape | None = None
-    flat = False
-    more: Sequence[str] = ()
-    suspects: Sequence[tuple[str, str]] = ()
-    order: tuple[int, ...] | None = None
-    origin = Origin()
 
     def __init__(self, place: Place, options: Options) -> None:
         if options.axis not in (None, 1, -1) or options.dim is not None:
@@ -115,15 +83,14 @@ class ImageSource:
         bands = _bands(self.kind, first.channels)
         self.chosen = chosen_columns(self.name, options.columns, bands, len(bands))
         self._all = self.chosen == list(range(len(bands)))
-        self.names: tuple[str, ...] | None = tuple(bands[i] for i in self.chosen)
-        self.features: Shape = (len(self.chosen),)
+        self.names = tuple(bands[i] for i in self.chosen)
+        self.features = (len(self.chosen),)
         wide = first.dtype.kind == "b" or first.dtype.itemsize == 8 or first.dtype == np.uint32
         own = np.dtype(np.float64) if wide else first.dtype
         self.dtype = options.dtype or (np.dtype(np.uint8) if options.mode else own)
-        nodata = nodata_of(options, self.name, self.chosen, bands, len(bands))
-        own_nodata = () if options.mode else first.nodata
-        self.notes = [f"left out as no data: {v:.15g} (GDAL_NODATA)" for v in own_nodata if nodata is None and v == v]
-        self._nodata = NoData([own_nodata] * len(self.chosen) if nodata is None else nodata, self.axis)
+        said = () if options.mode or options.nodata is not None else first.nodata
+        self.notes = [f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in said if value == value]
+        self._nodata = NoData(options, self.name, self.chosen, bands, len(bands), own=said)
         self._ring, self._most = Ring(options), options.block_bytes
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
@@ -148,9 +115,14 @@ class ImageSource:
         valid = self._nodata.valid(values)
         return Block(values, (0, 0), done if resumable else None, done / len(self._files), valid)
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
-        """Yield the images in order, the next ones being decoded meanwhile."""
-        waiting: deque[_Waiting] = deque()
+    def pictures(self, start: int = 0, number: int = 0) -> Iterator[Picture]:
+        """Yield the images from a file on, of which the first has this number; the next ones are decoded meanwhile."""
+        for found in self._decoded_ahead(start):
+            yield found._replace(number=number)
+            number += 1
+
+    def _decoded_ahead(self, start: int) -> Iterator[Picture]:
+        waiting: deque[tuple[int, int, Future[list[Array]]]] = deque()  # numbers of files, bytes at most, and images
         with _bounded(self._options), ThreadPoolExecutor(_WORKERS) as pool:
             for index in range(start, len(self._files)):
                 header = self._header(index)
@@ -158,17 +130,18 @@ class ImageSource:
                     continue
                 channels = 4 if header.dtype == np.uint8 else header.channels * header.dtype.itemsize
                 nbytes = header.pixels * channels * (1 + self._options.beside)
-                while len(waiting) >= 2 * _WORKERS or (waiting and _held(waiting) + nbytes > self._most):
+                while waiting and (
+                    len(waiting) >= 2 * _WORKERS or sum(held for _, held, _ in waiting) + nbytes > self._most
+                ):
                     yield from self._finished(waiting.popleft())
-                if header.each is not None and nbytes > self._most:
-                    yield from self._one_by_one(index, header.each())
-                    continue
-                waiting.append(_Waiting(index, nbytes, pool.submit(self._decoded, header)))
+                if header.images > 1 and nbytes > self._most:  # where one of these is damaged, the run ends
+                    with naming(self._files[index]):
+                        yield from self._named(index, map(self._as_chosen, header.decode()))
+                else:
+                    future = pool.submit(self._decoded, header)
+                    waiting.append((index, nbytes, future))
             while waiting:
                 yield from self._finished(waiting.popleft())
-
-    def close(self) -> None:
-        """Do nothing: a file is open while it is decoded."""
 
     def valid(self, values: Array) -> Array | None:
         """Return which of an image's values are data."""
@@ -192,29 +165,28 @@ class ImageSource:
             self._unreadable(path, error)
             return None
 
-    def _finished(self, waiting: _Waiting) -> Iterator[Picture]:
-        path = self._files[waiting.number]
+    def _finished(self, waiting: tuple[int, int, Future[list[Array]]]) -> Iterator[Picture]:
+        index, _, future = waiting
         try:
-            with naming(path):
-                pictures = waiting.pictures.result()
+            with naming(self._files[index]):
+                images = future.result()
         except (OSError, UnreadableError) as error:
-            self._unreadable(path, error)
-            return
-        for number, values in enumerate(pictures, 1):
-            yield Picture(path, values, waiting.number + 1 if number == len(pictures) else None)
+            self._unreadable(self._files[index], error)
+        else:
+            yield from self._named(index, images)
 
-    def _one_by_one(self, index: int, images: Iterator[Array]) -> Iterator[Picture]:
-        """Yield the images of a file that are too many for the memory; where one is damaged, the run ends."""
-        path = self._files[index]
-        with naming(path):
-            last = next(images)
-            for image in images:
-                yield Picture(path, self._as_chosen(last), None)
-                last = image
-            yield Picture(path, self._as_chosen(last), index + 1)
+    def _named(self, index: int, images: Iterable[Array]) -> Iterator[Picture]:
+        """Yield the images of a file; the last one says that the next file follows."""
+        path, last = self._files[index], None
+        for page, image in enumerate(images):
+            if last is not None:
+                yield last
+            last = Picture(path, image, page, 0, None, index / len(self._files))
+        if last is not None:
+            yield last._replace(following=index + 1, done=(index + 1) / len(self._files))
 
     def _decoded(self, header: _Header) -> list[Array]:
-        return [self._as_chosen(values) for values in header.decode()]
+        return list(map(self._as_chosen, header.decode()))
 
     def _as_chosen(self, values: Array) -> Array:
         values = values.reshape(*values.shape[:2], -1)
@@ -240,10 +212,6 @@ class ImageSource:
 
 
 opened = ImageSource
-
-
-def _held(waiting: Iterable[_Waiting]) -> int:
-    return sum(each.nbytes for each in waiting)
 
 
 @contextmanager
@@ -300,14 +268,9 @@ def _reader_of(path: str) -> _Reader:
     """Return what reads a file as it is stored, by its first bytes, whatever it is called."""
     with open(path, "rb") as file:
         head = file.read(26)
-    suffix = suffix_of(path)
-    named = "tiff" if suffix in (".tif", ".tiff") else "pnm" if suffix in _PNM else _CODECS.get(suffix, "")
-    found = next((name for name, magic in _MAGIC.items() if re.match(magic, head)), named)
-    if found in ("tiff", "pnm"):
-        return _tiff if found == "tiff" else _pnm
-    if found in _CODECS.values() or (found == "png" and head[24:25] == b"\x10"):
-        return partial(_deep, codec=found)
-    return _pillow
+    begun = (reader for begin, _, reader in _FORMATS if re.match(begin, head))
+    named = (reader for _, suffixes, reader in _FORMATS if suffix_of(path) in suffixes)
+    return next(itertools.chain(begun, named), _pillow)
 
 
 # Pillow: 8 bits, and the modes that can be asked for.
@@ -326,8 +289,7 @@ def _pillow(path: str, options: Options) -> _Header:
         pixels, size = image.width * image.height * frames, len(pillow.new(kind, (1, 1)).getbands())
     dtype = {"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(kind, np.uint8)
 
-    def decode() -> list[Array]:
-        found = []
+    def decode() -> Iterator[Array]:
         with pillow.open(path) as image:
             for frame in range(frames):
                 if frames > 1:
@@ -337,9 +299,7 @@ def _pillow(path: str, options: Options) -> _Header:
                     coloured = asked is None and kind == "L" and image.mode not in _GREY
                     if coloured or image.mode != image.im.mode:
                         raise UnreadableError(f"{path} must have frames of one mode, got {mode} and {image.mode}")
-                exact = asked is None and image.mode == kind
-                found.append(np.asarray(image if exact else image.convert(kind)))
-        return found
+                yield np.asarray(image if asked is None and image.mode == kind else image.convert(kind))
 
     return _Header(kind, pixels, size, np.dtype(dtype), decode)
 
@@ -347,20 +307,12 @@ def _pillow(path: str, options: Options) -> _Header:
 # What has more than 8 bits: imagecodecs.
 
 
-def _png_header(path: str) -> tuple[int, int]:
-    """Return the numbers of pixels and channels of a PNG of 16 bits."""
-    with open(path, "rb") as file:
-        head = file.read(26)
-    return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big"), 3 if head[25] & 2 else 1
-
-
 def _deep(path: str, options: Options, codec: str) -> _Header:
     """Return an image by what decodes its depth, of which only PNG says something before it is decoded.
 
     Two and four channels are grey and RGB with alpha, which does not count.
     """
-    codecs = needed("imagecodecs", "Images of more than 8 bits")
-    decoder = getattr(codecs, f"{codec}_decode")
+    decoder = getattr(needed("imagecodecs", "Images of more than 8 bits"), f"{codec}_decode")
 
     def decode() -> list[Array]:
         with open(path, "rb") as file:
@@ -370,11 +322,12 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
         return [values.reshape(-1, *values.shape[-2:])[..., :channels]]
 
     if codec == "png":
-        pixels, channels = _png_header(path)
-        return _Header(_kind(channels, np.dtype(np.uint16), True), pixels, channels, np.dtype(np.uint16), decode)
+        with open(path, "rb") as file:
+            width, height, _, colour = struct.unpack(">16x2I2B", file.read(26))
+        channels, deep = 3 if colour & 2 else 1, np.dtype(np.uint16)
+        return _Header(_kind(channels, deep, True), width * height, channels, deep, decode)
     found = decode()
-    channels = found[0].shape[-1]
-    dtype = found[0].dtype
+    channels, dtype = found[0].shape[-1], found[0].dtype
     return _Header(_kind(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
 
 
@@ -398,15 +351,14 @@ def _pnm(path: str, options: Options) -> _Header:
     if len(set(kinds)) > 1:
         raise UnreadableError(f"{path} must hold images of one kind, got {' and '.join(sorted(set(kinds)))}")
 
-    def each() -> Iterator[Array]:
+    def decode() -> Iterator[Array]:
         with open(path, "rb") as file:
             for raster in rasters:
                 file.seek(raster.begin)
                 yield _unpacked(path, raster, file.read(raster.nbytes))
 
-    pixels = sum(height * width for height, width, _ in (raster.shape for raster in rasters))
-    channels, dtype = rasters[0].shape[2], rasters[0].stored.newbyteorder("=")
-    return _Header(kinds[0], pixels, channels, dtype, lambda: list(each()), (), each)
+    pixels = sum(math.prod(raster.shape[:2]) for raster in rasters)
+    return _Header(kinds[0], pixels, rasters[0].shape[2], rasters[0].stored.newbyteorder("="), decode, len(rasters))
 
 
 def _rasters(path: str) -> Iterator[_Raster]:
@@ -417,37 +369,33 @@ def _rasters(path: str) -> Iterator[_Raster]:
             file.seek(begin)
             head = file.read(1 << 12)
             blank = len(head) - len(head.lstrip()) if begin else 0
-            if blank == len(head) and begin:
-                begin += blank
-                continue
-            raster = _raster(path, head[blank:], begin + blank, size)
-            yield raster
-            begin = raster.begin + raster.nbytes
+            begin += blank
+            if blank < len(head) or not begin:
+                raster = _raster(path, head[blank:], begin, size)
+                yield raster
+                begin = raster.begin + raster.nbytes
 
 
 def _raster(path: str, head: bytes, begin: int, size: int) -> _Raster:
-    found = re.match(rb"P([1-6Ff])" + rb"(?:\s|#[^\n]*\n)+([0-9.+-]+)" * 3, head.replace(b"\0", b"0") + b" ")
-    if head[:2] in (b"P1", b"P4"):
-        found = re.match(rb"P([14])" + rb"(?:\s|#[^\n]*\n)+([0-9]+)" * 2 + rb"()", head)
+    bits = head[:2] in (b"P1", b"P4")  # which have no largest value
+    numbers = rb"(?:\s|#[^\n]*\n)+([0-9.+-]+)" * (2 if bits else 3) + rb"()" * bits
+    found = re.match(rb"P([1-6Ff])" + numbers, head.replace(b"\0", b"0"))
     if found is None:
         behind = f" {begin} bytes behind its beginning" if begin else ""
         raise UnreadableError(f"{path} must be a PNM image (P1 to P6, Pf, PF), got {head[:2]!r}{behind}")
-    magic, width, height = found[1].decode(), int(found[2]), int(found[3])
+    magic, width, height, top = found[1].decode(), int(found[2]), int(found[3]), float(found[4] or 1)
     channels = 3 if magic in "36F" else 1
-    top = float(found[4] or 1)
     stored = np.dtype(f"{'<' if top < 0 else '>'}f4") if magic in "Ff" else np.dtype(">u2" if top > 255 else "u1")
     if magic not in "Ff" and not 1 <= top <= 65535:
         raise UnreadableError(f"{path} must have a largest value of 1 to 65535, got {found[4].decode()}")
     begin += found.end() + (magic not in "123")
     nbytes = height * (-(-width // 8) if magic == "4" else width * channels * stored.itemsize)
-    nbytes = size - begin if magic in "123" else nbytes
-    return _Raster(magic, (height, width, channels), stored, top, begin, nbytes)
+    return _Raster(magic, (height, width, channels), stored, top, begin, size - begin if magic in "123" else nbytes)
 
 
 def _unpacked(path: str, raster: _Raster, data: bytes) -> Array:
     """Return the values of an image; those of a text are one image, with nothing but blanks behind it."""
-    magic, stored, (height, width, channels) = raster.magic, raster.stored, raster.shape
-    count = height * width * channels
+    magic, stored, width, count = raster.magic, raster.stored, raster.shape[1], math.prod(raster.shape)
     if magic in "123":
         entries = re.sub(rb"#[^\n]*", b"", data).split()
         numbers = re.findall(rb"[\s\S]", b"".join(entries)) if magic == "1" else entries
@@ -477,36 +425,31 @@ def _tiff(path: str, options: Options) -> _Header:
     tifffile = needed("tifffile", "TIFF images")
     needed("imagecodecs", "TIFF images")
     with tifffile.TiffFile(path) as tiff:
-        pages = list(_pages(tiff))
+        pages = [page for series in _series(tiff) for page in series.pages if page is not None]
         if not pages:
             raise UnreadableError(f"{path} must hold an image, got smaller copies and masks alone")
         first = pages[0].keyframe
         channels, dtype, kind = _samples(path, first)
-        for page in pages:
-            if _samples(path, page.keyframe) != (channels, dtype, kind):
-                raise UnreadableError(f"{path} must hold images of one kind, got several")
-        pixels = sum(series.size for series in _series(tiff)) // max(1, first.samplesperpixel)
+        if any(_samples(path, page.keyframe) != (channels, dtype, kind) for page in pages):
+            raise UnreadableError(f"{path} must hold images of one kind, got several")
+        values = sum(series.size for series in _series(tiff))
+        count = len(pages) if values == sum(page.keyframe.size for page in pages) else 2  # or more, behind a page
         text = first.tags.valueof("GDAL_NODATA")
     nodata = () if text is None else _gdal(str(text), dtype)
 
-    def each() -> Iterator[Array]:
+    def decode() -> Iterator[Array]:
         with tifffile.TiffFile(path) as tiff:
             for series in _series(tiff):
-                for page in _decoded(series):
-                    yield _channels_last(*page, channels)
+                for page, values in _pages(series):
+                    yield _channels_last(page, values, channels)
 
-    return _Header(kind, pixels, channels, dtype, lambda: list(each()), nodata, each)
+    return _Header(kind, values // max(1, first.samplesperpixel), channels, dtype, decode, count, nodata)
 
 
 def _series(tiff: Any) -> Iterator[Any]:
     for series in tiff.series:
         if not (series.keyframe.is_reduced or series.keyframe.subfiletype & _MASK):
             yield series
-
-
-def _pages(tiff: Any) -> Iterator[Any]:
-    for series in _series(tiff):
-        yield from (page for page in series.pages if page is not None)
 
 
 def _samples(path: str, page: Any) -> tuple[int, np.dtype[Any], str]:
@@ -530,7 +473,7 @@ def _samples(path: str, page: Any) -> tuple[int, np.dtype[Any], str]:
     return channels, dtype, f"{kind};{page.bitspersample}" if 1 < page.bitspersample < 8 else kind
 
 
-def _decoded(series: Any) -> Iterator[tuple[Any, Array]]:
+def _pages(series: Any) -> Iterator[tuple[Any, Array]]:
     """Yield each page of a series, or all that lies behind its first one."""
     if len(series.pages) == 1 and series.size > series.keyframe.size:
         values = series.asarray(maxworkers=1)
@@ -567,3 +510,14 @@ def _gdal(text: str, dtype: np.dtype[Any]) -> tuple[Any, ...]:
         with suppress(ValueError):
             return (number(text),)
     return ()
+
+
+_FORMATS: list[tuple[bytes, tuple[str, ...], _Reader]] = [  # how their files begin and are called, and what reads them
+    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", (".tif", ".tiff"), _tiff),
+    (rb"P[1-6Ff][\s#]", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), _pnm),
+    (rb"\x89PNG\r\n\x1a\n[\s\S]{16}\x10", (), partial(_deep, codec="png")),  # of 16 bits
+    (rb"\x89PNG\r\n\x1a\n", (), _pillow),
+    (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k"), partial(_deep, codec="jpeg2k")),
+    (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", (".jxl",), partial(_deep, codec="jpegxl")),
+    (rb"[\s\S]{4}ftyp", (".avif",), partial(_deep, codec="avif")),
+]

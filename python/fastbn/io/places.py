@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn._moments.moments import Moments
+from fastbn._validation import refuse_masked
 
 ARRAYS = {
     **{".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".he5": "hdf5", ".zarr": "zarr"},
@@ -94,15 +95,12 @@ def is_zarr(path: str) -> bool:
 
 def places(source: Any) -> Iterable[Place]:
     """Return the places of a path, an array, or a collection of these; of a generator one by one."""
-    if isinstance(source, (str, os.PathLike)):
-        return _of_path(os.fspath(source))
-    if _is_array(source):
-        return [_in_memory("source", source)]
-    if isinstance(source, (list, tuple)):
-        return _joined(place for index, item in enumerate(source) for place in _of_item(item, index))
-    if isinstance(source, Iterable) and not isinstance(source, (dict, bytes, bytearray, Moments)):
-        return (place for index, item in enumerate(source) for place in _of_item(item, index))
-    raise TypeError(f"source must be a path, an array, or an iterable of these, got {type(source).__name__}")
+    found = _of_item("source", source)
+    if found is not None:
+        return found
+    if not isinstance(source, Iterable) or isinstance(source, (dict, bytes, bytearray, Moments)):
+        raise TypeError(f"source must be a path, an array, or an iterable of these, got {type(source).__name__}")
+    return _joined(_each(source)) if isinstance(source, (list, tuple)) else _each(source)
 
 
 def replaces(path: str, files: Iterable[str]) -> bool:
@@ -150,18 +148,22 @@ def _found(place: Place) -> Iterator[tuple[str, os.stat_result]]:
                 yield file, os.stat(file)
 
 
-def _of_item(item: Any, index: int) -> list[Place]:
+def _each(source: Iterable[Any]) -> Iterator[Place]:
+    for index, item in enumerate(source):
+        found = _of_item(f"source[{index}]", item)
+        if found is None:
+            raise TypeError(f"source must hold paths or arrays, got {type(item).__name__} at {index}")
+        yield from found
+
+
+def _of_item(name: str, item: Any) -> list[Place] | None:
+    """Return the places of a path or of an array; None where something is neither."""
     if isinstance(item, (str, os.PathLike)):
         return _of_path(os.fspath(item))
-    if _is_array(item):
-        return [_in_memory(f"source[{index}]", item)]
-    raise TypeError(f"source must hold paths or arrays, got {type(item).__name__} at {index}")
-
-
-def _in_memory(name: str, array: Any) -> Place:
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array, got {type(array).__name__}")
-    return Place("memory", name, array=array)
+    if not (isinstance(item, (np.ndarray, np.generic)) or hasattr(item, "__array__") or hasattr(item, "dtype")):
+        return None
+    refuse_masked(name, item)
+    return [Place("memory", name, array=item)]
 
 
 def _of_path(path: str) -> list[Place]:
@@ -174,10 +176,8 @@ def _of_path(path: str) -> list[Place]:
     if kind is None:
         if not os.path.exists(bare):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), bare)
-        known = ", ".join([*KINDS, "images"])
-        hint = (
-            f" (statistics are shown by fastbn merge {path} --out COPY.json)" if path.lower().endswith(".json") else ""
-        )
+        known, shown = ", ".join([*KINDS, "images"]), f" (statistics are shown by fastbn merge {path} --out COPY.json)"
+        hint = shown if path.lower().endswith(".json") else ""
         raise ValueError(f"source must be a folder or a file of a known kind ({known}), got {path!r}{hint}")
     return [Place(kind, path, (bare,), member)]
 
@@ -221,7 +221,3 @@ def _joined(places: Iterable[Place]) -> list[Place]:
             alike = [Place("images", f"{alike[0].name}, ...", tuple(files))]
         result += alike
     return result
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__") or hasattr(value, "dtype")

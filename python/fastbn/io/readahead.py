@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,39 +16,16 @@ def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     What the thread raises is raised here, after the items before it. Once this iterator is closed the thread ends with
     the item that it is at.
     """
-    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
-    end = object()
-    left = threading.Event()
-
-    def fetch() -> None:
-        last: tuple[Any, BaseException | None] = (end, None)
-        try:
-            for item in items:
-                waiting.put((item, None))
-                if left.is_set():
-                    break
-        except BaseException as error:  # whatever it is belongs to the one who iterates
-            last = (end, error)
-        finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
-            waiting.put(last)
-
-    thread = threading.Thread(target=fetch, name="fastbn-readahead", daemon=True)
-    thread.start()
+    end: Any = object()
+    iterator = iter(items)
+    pool = ThreadPoolExecutor(1, "fastbn-readahead")
     try:
-        while True:
-            item, error = waiting.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(depth + 1))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, iterator, end))
             yield item
     finally:
-        left.set()
-        while thread.is_alive():
-            with waiting.mutex:  # not by get(): an interruption in there may have kept it from waking the thread
-                waiting.queue.clear()
-                waiting.not_full.notify_all()
-            thread.join(0.01)
+        pool.shutdown(cancel_futures=True)
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()

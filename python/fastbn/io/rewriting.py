@@ -129,13 +129,12 @@ class Rewriting:
 
     def _save(self, checkpoint: Checkpoint | None) -> None:
         """Note how far the run is, once that is on the disk."""
-        if checkpoint is not None and checkpoint.due():
-            self._sink.settle()
-            checkpoint.save(self._state)
+        if checkpoint is not None:
+            checkpoint.save(self._state, self._sink.settle)
 
     def _take(self, source: Source, place: Place, checkpoint: Checkpoint | None) -> None:
         self._sink.begin(place, source)
-        with self._run.overlapped(self._pieces(source, place, self._sink.tabular), source) as pieces:
+        with self._run.overlapped(self._pieces(source, place), source) as pieces:
             for piece in pieces:
                 self._sink.write(piece)
                 self._run.settle()
@@ -168,55 +167,49 @@ class Rewriting:
             mean[list(source.order)], var[list(source.order)] = mean.copy(), var.copy()
         return mean, var
 
-    def _pieces(self, source: Source, place: Place, tabular: bool) -> Generator[Piece, None, None]:
-        if hasattr(source, "batches") and tabular:
-            return self._tables(source, place)
-        if tabular:
-            raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
-        return self._pictures(source, place) if hasattr(source, "pictures") else self._regions(source, place)
-
-    def _regions(self, source: Source, place: Place) -> Generator[Piece, None, None]:
-        mean, var = self._statistics(source)
+    def _pieces(self, source: Any, place: Place) -> Generator[Piece, None, None]:
+        """Yield a source's values, standardized; the next ones are read meanwhile."""
         start, row = self._state.position, self._state.row - self._state.before
-        with self._run.coming(source.blocks(start, row), source, place) as blocks:
-            for block in blocks:
-                at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
-                values = self._normalized(block.values, mean[at], var[at], source.axis, block.valid)
-                if source.order is not None:
-                    if len(source.order) > block.values.shape[source.axis[0]]:
-                        raise FailedError(UnreadableError(f"memory must hold a row of {source.name} to choose columns"))
-                    values = np.take(values, source.order, source.axis[0])
-                yield Piece(values, block.corner, source.name, block.done, block.following)
+        items, piece_of = source.blocks, self._region
+        if self._sink.tabular and not hasattr(source, "batches"):
+            raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
+        if self._sink.tabular:
+            items, piece_of = source.batches, self._table
+        elif hasattr(source, "pictures"):
+            items, piece_of = source.pictures, self._picture
+        mean, var = self._statistics(source)
+        with self._run.coming(items(start, row), source, place) as coming:
+            for item in coming:
+                yield piece_of(source, item, mean, var)
 
-    def _tables(self, source: Any, place: Place) -> Generator[Piece, None, None]:
+    def _region(self, source: Any, block: Any, mean: Array, var: Array, /) -> Piece:
+        at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
+        values = self._normalized(block.values, mean[at], var[at], source.axis, block.valid)
+        if source.order is not None:
+            if len(source.order) > block.values.shape[source.axis[0]]:
+                raise FailedError(UnreadableError(f"memory must hold a row of {source.name} to choose columns"))
+            values = np.take(values, source.order, source.axis[0])
+        return Piece(values, block.corner, source.name, block.done, block.following)
+
+    def _table(self, source: Any, batch: Any, mean: Array, var: Array, /) -> Piece:
         pa = needed("pyarrow", "Tables")
-        mean, var = self._statistics(source)
+        chosen = [batch.rows.column(number) for number in source.chosen]
+        values, valid = source.matrix(chosen, batch.rows.num_rows)
+        values = self._normalized(values, mean, var, (1,), valid)
+        columns = list(batch.rows.columns)
+        for number, column in zip(source.chosen, values.T, strict=True):
+            columns[number] = pa.array(column, from_pandas=True)
         names = [field.name for field in source.fields]
-        with self._run.coming(source.batches(), source, place) as batches:
-            for batch in batches:
-                chosen = [batch.rows.column(number) for number in source.chosen]
-                values, valid = source.matrix(chosen, batch.rows.num_rows)
-                values = self._normalized(values, mean, var, (1,), valid)
-                columns = list(batch.rows.columns)
-                for number, column in zip(source.chosen, values.T, strict=True):
-                    columns[number] = pa.array(column, from_pandas=True)
-                schema = pa.schema(list(zip(names, batch.rows.schema.types, strict=True)))
-                schema = described(source.schema or schema, source.chosen, values.dtype)
-                yield Piece(pa.Table.from_arrays(columns, schema=schema), (), source.name, batch.done)
+        schema = source.schema or pa.schema(list(zip(names, batch.rows.schema.types, strict=True)))
+        rows = pa.Table.from_arrays(columns, schema=described(schema, source.chosen, values.dtype))
+        return Piece(rows, (), source.name, batch.done)
 
-    def _pictures(self, source: Any, place: Place) -> Generator[Piece, None, None]:
-        mean, var = self._statistics(source)
-        first = self._state.row - self._state.before
-        with self._run.coming(source.pictures(self._state.position), source, place) as pictures:
-            page = 0
-            for number, picture in enumerate(pictures, first):
-                several = f"-{page}" if page or picture.following is None else ""
-                page = page + 1 if picture.following is None else 0
-                values = picture.values.astype(source.dtype, copy=False)
-                values = self._normalized(values, mean, var, (2,), source.valid(values)).transpose(2, 0, 1)
-                done = (picture.following or 0) / len(place.files)
-                values = np.ascontiguousarray(values)[np.newaxis]
-                yield Piece(values, (number, 0, 0, 0), picture.path, done, picture.following, several)
+    def _picture(self, source: Any, picture: Any, mean: Array, var: Array, /) -> Piece:
+        several = f"-{picture.page}" if picture.page or picture.following is None else ""
+        values = picture.values.astype(source.dtype, copy=False)
+        values = self._normalized(values, mean, var, (2,), source.valid(values)).transpose(2, 0, 1)
+        values, corner = np.ascontiguousarray(values)[np.newaxis], (picture.number, 0, 0, 0)
+        return Piece(values, corner, picture.path, picture.done, picture.following, several)
 
     def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...], valid: Array | None) -> Array:
         """Return standardized values, NaN for those that are no data."""

@@ -8,8 +8,10 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
+
 from fastbn.io.options import Listener, Options
-from fastbn.io.places import ARRAYS, TABLES, Place, fingerprint, is_frame, nbytes_of, places
+from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of
 from fastbn.io.readahead import ahead
 from fastbn.io.sources import Source, UnreadableError, naming
 
@@ -25,27 +27,19 @@ class FailedError(Exception):
 
 
 def opened(place: Place, options: Options) -> Source:
-    """Open a place."""
-    kind = "arrays" if place.kind in ARRAYS.values() or place.array is not None else place.kind
-    if options.tabular and is_frame(place.array):
+    """Open a place. A frame is a table, unless its rows are features or all of it is one array of NumPy."""
+    kind = "images" if place.kind == "images" else "tables" if place.kind in TABLES.values() else "arrays"
+    if is_frame(place.array) and (options.tabular or not _is_array(place.array, options)):
         kind = "tables"
-    module = importlib.import_module(f"fastbn.io.{kind if kind in ('arrays', 'images') else 'tables'}")
-    source: Source = module.opened(place, options)
+    source: Source = importlib.import_module(f"fastbn.io.{kind}").opened(place, options)
     return source
 
 
-def other_columns(source: Any, options: Options) -> list[str]:
-    """Return the columns of the first table of a source that are not numbers, and so not read."""
-    for place in places(source):
-        if place.kind not in TABLES.values():
-            continue
-        try:
-            with closing(opened(place, options)) as table:
-                fields = enumerate(getattr(table, "fields", ()))
-                return [field.name or f"unnamed {number}" for number, field in fields if not field.counts]
-        except (OSError, UnreadableError):  # left out itself
-            continue
-    return []
+def _is_array(frame: Any, options: Options) -> bool:
+    kinds = set(getattr(frame, "dtypes", ()))
+    return options.axis not in (None, 1, -1, (1,), (-1,)) or (
+        len(kinds) == 1 and all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in kinds)
+    )
 
 
 class Run:

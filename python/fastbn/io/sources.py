@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import mmap
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,37 +45,34 @@ class Origin(NamedTuple):
     coords: Any = None
 
 
-class Source(Protocol):
+class Source:
     """One opened file, folder or array; ``features`` is the shape of its statistics, along ``axis`` of its blocks.
 
     ``names`` are those of the chosen features in the order asked for, None where they are just numbered, and ``more``
     those of features that were not asked for and could have been. Where blocks have the features in another order,
     ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
-    there is none; ``flat`` says that it has one dimension in truth, and one column here. ``suspects`` has the columns
-    that were left out though they hold numbers, each with the reason; ``notes`` says what was done to the values
-    without being asked.
+    there is none; ``flat`` says that it has one dimension in truth, and one column here. A thread may read ahead where
+    it ``overlaps``. ``suspects`` has the columns that were left out though they hold numbers, each with the reason;
+    ``notes`` says what was done to the values without being asked.
     """
 
     name: str
-    axis: Shape
+    axis: Shape = (1,)
     features: Shape
-    names: tuple[str, ...] | None
-    more: Sequence[str]
-    order: tuple[int, ...] | None
-    shape: Shape | None
-    flat: bool
-    overlaps: bool  # whether a thread may read ahead
-    suspects: Sequence[tuple[str, str]]
-    notes: Sequence[str]
-    origin: Origin
+    names: tuple[str, ...] | None = None
+    more: Sequence[str] = ()
+    order: tuple[int, ...] | None = None
+    shape: Shape | None = None
+    flat: bool = False
+    overlaps: bool = True
+    suspects: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
+    origin: Origin = Origin()
+    close: Callable[[], None] = staticmethod(lambda: None)
 
+    @abstractmethod
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield everything, or what follows a block that was read before, up to a row."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the file."""
-        ...
 
 
 class UnreadableError(ValueError):
@@ -141,41 +139,50 @@ def chosen_columns(
     """Return the numbers of the columns asked for, in that order; a text of digits is a number if it is no name."""
     if columns is None:
         return list(range(count))
-    places: dict[str, list[int]] = {}
-    for number, known in enumerate(names or ()):
-        places.setdefault(known, []).append(number)
     found: list[int] = []
+    numbers: dict[Any, list[int]] = {}
+    for number, known in enumerate(names or ()):
+        numbers.setdefault(known, []).append(number)
     for column in columns:
-        if isinstance(column, str) and column in places:
-            if len(places[column]) > 1:
-                raise UnreadableError(
-                    f"columns must say which of several, got {column!r}, which {name} has more than once"
-                )
-            found.append(places[column][0])
-            continue
+        places = numbers.get(column, []) if isinstance(column, str) else []
+        if len(places) > 1:
+            raise UnreadableError(f"columns must say which of several, got {column!r}, which {name} has more than once")
         digits = isinstance(column, int) or column.removeprefix("-").isdecimal()
-        if digits and -count <= int(column) < count:
+        if places:
+            found += places
+        elif digits and -count <= int(column) < count:
             found.append(int(column) % count)
         elif isinstance(column, int):
             raise UnreadableError(f"columns must be among the {count} of {name}, got {column}")
         else:
-            known = f"the {count}" if names is None else ", ".join(names)
-            raise UnreadableError(f"columns must be among those of {name} ({known}), got {column!r}")
+            these = f"the {count}" if names is None else ", ".join(names)
+            raise UnreadableError(f"columns must be among those of {name} ({these}), got {column!r}")
     if len(set(found)) < len(found):
         raise UnreadableError(f"columns must not name one of {name} twice, got {columns!r}")
     return found
 
 
 class NoData:
-    """Which values of a source are no data, of all its features or of some of them.
+    """Which stored values are no data: those that the options say, of all features or of some, or else ``own``.
 
-    ``values`` are those of each feature in the order of blocks; ``axis`` is the feature axis.
+    ``chosen`` are the numbers of the features in the order of blocks, of ``count`` and by ``names``, along ``axis``.
     """
 
-    def __init__(self, values: Sequence[tuple[Any, ...]], axis: Shape) -> None:
-        same = all(given == values[0] for given in values[1:])
-        self._all = tuple(values[0]) if same and values else ()
-        self._each = () if same else tuple(values)
+    def __init__(
+        self,
+        options: Options,
+        name: str,
+        chosen: Sequence[int],
+        names: Sequence[str] | None,
+        count: int,
+        axis: Shape = (1,),
+        own: tuple[Any, ...] = (),
+    ) -> None:
+        given = {None: own} if options.nodata is None else options.nodata
+        columns = {column: values for column, values in given.items() if column is not None}
+        by_number = {chosen_columns(name, [column], names, count)[0]: values for column, values in columns.items()}
+        self._all = given.get(None, ())
+        self._each = [by_number.get(number, self._all) for number in chosen] if by_number else []
         self._axis = axis[0] if axis else 0
 
     def valid(self, values: Array, first: int = 0) -> Array | None:
@@ -205,16 +212,3 @@ def _valid(values: Array, nodata: tuple[Any, ...]) -> Array | None:
         if found is not None and found.any():
             bad = found if bad is None else bad | found
     return None if bad is None else ~bad
-
-
-def nodata_of(
-    options: Options, name: str, chosen: Sequence[int], names: Sequence[str] | None, count: int
-) -> list[tuple[Any, ...]] | None:
-    """Return the values that are no data of each chosen feature, None where the options say nothing of them."""
-    if options.nodata is None:
-        return None
-    by_number: dict[int, tuple[Any, ...]] = {}
-    for column, values in options.nodata.items():
-        if column is not None:
-            by_number[chosen_columns(name, [column], names, count)[0]] = values
-    return [by_number.get(number, options.nodata.get(None, ())) for number in chosen]

@@ -12,8 +12,9 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,19 +64,21 @@ class Target(NamedTuple):
         if self.kind == "npz":
             with zipfile.ZipFile(self.path) as archive:
                 return f"{self.member}.npy" in archive.namelist()
+        found: Any
         if self.kind == "hdf5":
             with needed("h5py", "HDF5 files").File(self.path, "r") as file:
                 found = file.get(self.member)
-                there, array = found is not None, hasattr(found, "dtype")
+                array = hasattr(found, "dtype")
         elif self.kind == "zarr":
-            group = needed("zarr", "Zarr stores").open(self.path, mode="r")
-            there = not hasattr(group, "array_keys") or self.member in group
-            array = there and hasattr(group[self.member] if hasattr(group, "array_keys") else group, "dtype")
+            found = needed("zarr", "Zarr stores").open(self.path, mode="r")
+            if hasattr(found, "array_keys"):
+                found = found.get(self.member, None)
+            array = hasattr(found, "dtype")
         else:
             raise ValueError(f"out must be a new file where it is NetCDF, got {self.name!r}, in a file that is there")
-        if there and not array:
+        if found is not None and not array:
             raise ValueError(f"out must name an array, got the group {self.name!r}")
-        return there
+        return found is not None
 
     def spares(self, place: Place) -> bool:
         """Whether a place is another array of the file, which stays."""
@@ -95,26 +98,6 @@ def target_of(out: Path) -> Target:
     if suffix and not path.endswith(os.sep):
         raise ValueError(f"out must be a folder or a file of a known kind ({', '.join(KINDS)}), got {path!r}")
     return Target("folder", path.rstrip(os.sep) or os.sep)
-
-
-class ArrayWriter(Protocol):
-    """Takes an array region by region; how many rows there are shows at the end."""
-
-    def write(self, corner: Shape, values: Array) -> None:
-        """Write values to where they begin in the whole array."""
-        ...
-
-    def finish(self, rows: int) -> None:
-        """Complete the file, of so many rows."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the file, complete or not."""
-        ...
-
-    def settle(self, rows: int) -> None:
-        """Have the system write out what was written, an array of so many rows, so that a run can go on from here."""
-        ...
 
 
 class Wanted(NamedTuple):
@@ -172,7 +155,39 @@ def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
     return tuple(chunk)
 
 
-class NpyWriter:
+class _ArrayWriter:
+    """Takes an array region by region; how many rows there are shows at the end.
+
+    An array that can grow: ``resize`` and slicing is all that is known of it here.
+    """
+
+    _array: Any
+
+    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+        raise NotImplementedError  # pragma: no cover (each kind has its own)
+
+    def write(self, corner: Shape, values: Array) -> None:
+        """Write values to where they begin in the whole array, which grows if it must."""
+        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
+        if region[0].stop > self._array.shape[0]:
+            self._resize(region[0].stop)
+        self._array[region] = values
+
+    def settle(self, rows: int) -> None:
+        """Have the system write out what was written, an array of so many rows, so that a run can go on from here."""
+        os.sync()  # it is in many files
+
+    def finish(self, rows: int) -> None:
+        """Complete the file, of so many rows."""
+
+    def close(self) -> None:
+        """Let go of the file, complete or not."""
+
+    def _resize(self, rows: int) -> None:
+        self._array.resize((rows, *self._array.shape[1:]))
+
+
+class _NpyWriter(_ArrayWriter):
     """An .npy file in C order. Its header has the number of rows, and room to write it once more at the end."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -190,30 +205,26 @@ class NpyWriter:
             self._file.write(data[position : position + count].data)
             position += count
 
-    def finish(self, rows: int) -> None:
-        """Write the header as it is to be."""
-        self._file.seek(0)
-        self._header(rows)
-        self._file.truncate(self._begin + rows * math.prod(self._trailing) * self._dtype.itemsize)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
     def settle(self, rows: int) -> None:
-        """Have the system write out what was written, with the header that it needs."""
-        self._file.seek(0)
         self._header(rows)
         self._file.flush()
         os.fsync(self._file.fileno())
 
+    def finish(self, rows: int) -> None:
+        self._header(rows)
+        self._file.truncate(self._begin + rows * math.prod(self._trailing) * self._dtype.itemsize)
+
+    def close(self) -> None:
+        self._file.close()
+
     def _header(self, rows: int) -> None:
+        self._file.seek(0)
         descr = np.lib.format.dtype_to_descr(self._dtype)
         header = {"descr": descr, "fortran_order": False, "shape": (rows, *self._trailing)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-class NpzWriter(NpyWriter):
+class _NpzWriter(_NpyWriter):
     """An array of an .npz file, which is written beside it first: its size must be known before the rest."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -225,69 +236,53 @@ class NpzWriter(NpyWriter):
         super().finish(rows)
         super().close()
         name = f"{self._target.member}.npy"
-        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            if self._target.within:
-                _copy_members(self._target.path, archive, name)
+        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive, ExitStack() as stack:
+            old = stack.enter_context(zipfile.ZipFile(self._target.path)) if self._target.within else None
+            for member in old.infolist() if old else ():
+                if old and member.filename != name:
+                    with old.open(member) as source, archive.open(member, "w", force_zip64=True) as copy:
+                        shutil.copyfileobj(source, copy, _CHUNK_BYTES)
             archive.write(self._beside, name)
 
     def close(self) -> None:
-        """Remove what was written beside the archive."""
         try:
             super().close()
         finally:  # a full disk says so once more, of what was still to be written
             removed(self._beside)
 
 
-def _copy_members(path: str, archive: zipfile.ZipFile, but: str) -> None:
-    with zipfile.ZipFile(path) as old:
-        for member in old.infolist():
-            if member.filename != but:
-                with old.open(member) as source, archive.open(member, "w", force_zip64=True) as copy:
-                    shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-
-
-class ChunkedWriter:
-    """An array that is stored in chunks and can grow: ``resize`` and slicing is all it needs to know."""
-
-    _array: Any
-
-    def write(self, corner: Shape, values: Array) -> None:
-        """Let the array grow if it must, and write the region."""
-        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
-        if region[0].stop > self._array.shape[0]:
-            self._resize(region[0].stop)
-        self._array[region] = values
-
-    def finish(self, rows: int) -> None:
-        """Do nothing: it has grown as it was written."""
-
-    def settle(self, rows: int) -> None:
-        """Have the system write out what was written, which is in many files."""
-        os.sync()
-
-    def _resize(self, rows: int) -> None:
-        self._array.resize((rows, *self._array.shape[1:]))
-
-
-class Hdf5Writer(ChunkedWriter):
+class _Hdf5Writer(_ArrayWriter):
     """An array of an HDF5 file: a new one, or a copy of one of which everything else stays."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
         if target.within:
             shutil.copyfile(target.path, path)
-        self._raw = _Lenient(path, "r+" if target.within else "w+")
-        self._file = needed("h5py", "HDF5 files").File(self._raw, "r+" if target.within else "w")
-        self._wanted = wanted
-        scales, labels = self._scales(wanted), self._labels(wanted)
+        self._file = self._opened(path, target.within)
+        stored, options = wanted.origin.stored, {}
+        source = stored if type(stored) is needed("h5py", "HDF5 files").Dataset else None
+        if source is not None and source.chunks is not None:
+            known = source.compression in ("gzip", "lzf")
+            options = {"compression": source.compression, "compression_opts": source.compression_opts} if known else {}
+            options |= {"shuffle": source.shuffle, "fletcher32": source.fletcher32}
         if target.member in self._file:
             del self._file[target.member]
-        self._array = self._created(target.member, wanted)
-        for dim, scale, label in zip(self._array.dims, scales, labels, strict=True):
-            if scale is not None and isinstance(self._file.get(scale), type(self._array)):
+        limit, ndim = (None, *wanted.trailing), len(wanted.trailing) + 1
+        how = {"maxshape": limit, "chunks": wanted.chunks, **options}
+        self._array = self._file.create_dataset(target.member, (0, *wanted.trailing), wanted.dtype, **how)
+        dims = list(source.dims) if source is not None and source.ndim == ndim else []
+        labels = [dim.label for dim in dims] or wanted.dims or [""] * ndim
+        for number, (dim, label) in enumerate(zip(self._array.dims, labels, strict=True)):
+            scale = dims[number][0].name if dims and len(dims[number]) else ""
+            if scale and isinstance(self._file.get(scale), type(self._array)):
                 dim.attach_scale(self._file[scale])
             if label:  # an empty one would be an attribute too
                 dim.label = label
         self._array.attrs.update(wanted.attrs)
+
+    def _opened(self, path: str, there: bool) -> Any:
+        self._raw = _Lenient(path, "r+" if there else "w+")
+        self._hdf5 = needed("h5py", "HDF5 files").File(self._raw, "r+" if there else "w")
+        return self._hdf5
 
     def write(self, corner: Shape, values: Array) -> None:
         """Write the region, and see whether that and what was held back before went well."""
@@ -296,55 +291,23 @@ class Hdf5Writer(ChunkedWriter):
 
     def finish(self, rows: int) -> None:
         """Complete the file, which writes what HDF5 has held back."""
-        super().finish(rows)
         self._file.close()
+        self._hdf5.close()
         self._raw.check()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        self._hdf5.close()
         self._raw.close()
 
-    def _created(self, member: str, wanted: Wanted) -> Any:
-        source, options = wanted.origin.stored, {}
-        if type(source) is needed("h5py", "HDF5 files").Dataset and source.chunks is not None:
-            known = source.compression in ("gzip", "lzf")
-            options = {"compression": source.compression, "compression_opts": source.compression_opts} if known else {}
-            options |= {"shuffle": source.shuffle, "fletcher32": source.fletcher32}
-        shape, limit = (0, *wanted.trailing), (None, *wanted.trailing)
-        return self._file.create_dataset(member, shape, wanted.dtype, maxshape=limit, chunks=wanted.chunks, **options)
 
-    def _scales(self, wanted: Wanted) -> list[str | None]:
-        """Return the names of the source's dimension scales."""
-        source = self._alike(wanted)
-        if source is None:
-            return [None] * (len(wanted.trailing) + 1)
-        return [dim[0].name if len(dim) else None for dim in source.dims]
-
-    def _labels(self, wanted: Wanted) -> Sequence[str]:
-        """Return the source's labels, which are the names of dimensions where it is no array of HDF5."""
-        source = self._alike(wanted)
-        if source is None:
-            return wanted.dims or [""] * (len(wanted.trailing) + 1)
-        return [dim.label for dim in source.dims]
-
-    def _alike(self, wanted: Wanted) -> Any:
-        """Return the source, if it is an array of HDF5 with as many dimensions."""
-        source = wanted.origin.stored
-        is_dataset = type(source) is needed("h5py", "HDF5 files").Dataset
-        return source if is_dataset and source.ndim == len(wanted.trailing) + 1 else None
-
-
-class NetcdfWriter(Hdf5Writer):
+class _NetcdfWriter(_Hdf5Writer):
     """A NetCDF file of one variable and the coordinates of its source."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
-        coords = wanted.coords()
+        h5netcdf, coords = needed("h5netcdf", "NetCDF files"), wanted.coords()
         if coords is not None:
-            coords.to_netcdf(path, engine=needed("h5netcdf", "NetCDF files").__name__)
-        self._raw = _Lenient(path, "r+" if coords is not None else "w+")
-        self._hdf5 = needed("h5py", "HDF5 files").File(self._raw, "r+" if coords is not None else "w")
-        self._file = needed("h5netcdf", "NetCDF files").File(self._hdf5, "a")
+            coords.to_netcdf(path, engine="h5netcdf")
+        self._file = h5netcdf.File(self._opened(path, coords is not None), "a")
         self._dims = wanted.dims or tuple(f"dim_{axis}" for axis in range(len(wanted.trailing) + 1))
         for name, size in zip(self._dims, (None, *wanted.trailing), strict=True):
             if name not in self._file.dimensions:
@@ -358,22 +321,12 @@ class NetcdfWriter(Hdf5Writer):
         if names:
             self._array.attrs["coordinates"] = " ".join(names)
 
-    def finish(self, rows: int) -> None:
-        """Complete the file."""
-        ChunkedWriter.finish(self, rows)
-        self._file.close()
-        self._hdf5.close()
-        self._raw.check()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._hdf5.close()
-        self._raw.close()
-
     def _resize(self, rows: int) -> None:
-        if not self._file.dimensions[self._dims[0]].isunlimited():
-            size = self._file.dimensions[self._dims[0]].size
-            raise ValueError(f"out must hold as many rows as its coordinate {self._dims[0]!r}, {size}, got {rows}")
+        first = self._file.dimensions[self._dims[0]]
+        if not first.isunlimited():
+            raise ValueError(
+                f"out must hold as many rows as its coordinate {self._dims[0]!r}, {first.size}, got {rows}"
+            )
         self._file.resize_dimension(self._dims[0], rows)
 
 
@@ -411,7 +364,7 @@ class _Lenient(io.FileIO):
             raise self._error
 
 
-class ZarrWriter(ChunkedWriter):
+class _ZarrWriter(_ArrayWriter):
     """An array of a Zarr store in a folder: a new one, or a copy of one of which everything else stays."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -430,7 +383,6 @@ class ZarrWriter(ChunkedWriter):
 
     def finish(self, rows: int) -> None:
         """Complete the array, and what the store says of all of them."""
-        super().finish(rows)
         if self._consolidated:
             with warnings.catch_warnings():  # that this is no part of version 3, which the store has it in
                 warnings.simplefilter("ignore")
@@ -479,25 +431,23 @@ def _cloned(source: str, path: str, but: str) -> bool:
 
     Chunks, which are never written to once they are there, are the same files; descriptions are copies.
     """
-    consolidated = False
-    for root, folders, names in os.walk(source):
-        inside = os.path.normpath(os.path.relpath(root, source))
-        folders[:] = [name for name in folders if os.path.normpath(os.path.join(inside, name)) != but]
-        made = os.path.normpath(os.path.join(path, inside))
-        os.makedirs(made, exist_ok=True)
-        for name in names:
-            file, copy = os.path.join(root, name), os.path.join(made, name)
-            if name == "zarr.json" or name.startswith(".z"):
-                shutil.copy2(file, copy)
-                if inside == ".":
-                    with open(file, "rb") as described:
-                        consolidated |= name == ".zmetadata" or b'"consolidated_metadata": {' in described.read()
-                continue
-            try:
-                os.link(file, copy)
-            except OSError:  # a file system without such links
-                shutil.copy2(file, copy)
-    return consolidated
+
+    def copied(file: str, copy: str) -> None:
+        name = os.path.basename(file)
+        try:
+            (shutil.copy2 if name == "zarr.json" or name.startswith(".z") else os.link)(file, copy)
+        except OSError:  # a file system without such links
+            shutil.copy2(file, copy)
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if os.path.relpath(os.path.join(folder, name), source) == but]
+
+    shutil.copytree(source, path, copy_function=copied, ignore=left_out)
+    described = os.path.join(path, "zarr.json")
+    if not os.path.exists(described):
+        return os.path.exists(os.path.join(path, ".zmetadata"))
+    with open(described, "rb") as file:
+        return b'"consolidated_metadata": {' in file.read()
 
 
 async def _others_done() -> None:
@@ -508,19 +458,19 @@ async def _others_done() -> None:
         await asyncio.wait(others, timeout=_PATIENCE)
 
 
-_WRITERS: dict[str, Callable[[Target, str, Wanted], ArrayWriter]] = {
-    "npy": NpyWriter,
-    "npz": NpzWriter,
-    "hdf5": Hdf5Writer,
-    "netcdf": NetcdfWriter,
-    "zarr": ZarrWriter,
+_WRITERS: dict[str, type[_ArrayWriter]] = {
+    "npy": _NpyWriter,
+    "npz": _NpzWriter,
+    "hdf5": _Hdf5Writer,
+    "netcdf": _NetcdfWriter,
+    "zarr": _ZarrWriter,
 }
 
 
 # Tables.
 
 
-class TableWriter:
+class _TableWriter:
     """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
 
     def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
@@ -606,8 +556,8 @@ class FileSink:
     def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
         self.tabular = target.kind in TABLES.values()
         self._target, self._path, self._options = target, path, options
-        self._array: ArrayWriter | None = None
-        self._table: TableWriter | None = None
+        self._array: _ArrayWriter | None = None
+        self._table: _TableWriter | None = None
         self._schema: Any = None
         self._dtype: Any = None
         self._trailing: Shape = ()
@@ -681,7 +631,7 @@ class FileSink:
     def _write_rows(self, piece: Piece) -> None:
         if self._table is None:
             self._schema = piece.values.schema
-            self._table = TableWriter(self._target, self._path, self._schema, self._options)
+            self._table = _TableWriter(self._target, self._path, self._schema, self._options)
         if piece.values.schema.names != self._schema.names or piece.values.schema.types != self._schema.types:
             raise ValueError(f"out must be a folder where columns or types differ, got {piece.name}")
         self.rows += piece.values.num_rows
