@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,17 @@ def test_a_record_batch_is_read_as_a_table_is(x: Array, tmp_path: Path) -> None:
     for frame, name in ((table, "table.csv"), (batch, "batch.csv")):
         fastbn.standardize(frame, moments, tmp_path / name)
     assert (tmp_path / "batch.csv").read_bytes() == (tmp_path / "table.csv").read_bytes()
+
+
+def test_numbers_that_arrow_has_no_type_for_count() -> None:
+    frame = pd.DataFrame(
+        {
+            "sparse": pd.arrays.SparseArray([0, 1, 5]),
+            "large": [2**70, None, 2],
+            "complex": [1j, 2j, 3j],
+            "mixed": [Decimal("1.5"), 2.5, None],
+        }
+    ).astype({"large": object, "mixed": object})
+    found = fastbn.stream(frame, nan="omit")
+    assert found.names == ("sparse", "large", "mixed")
+    assert found.mean.tolist() == [2.0, 2.0**69 + 1, 2.0]

@@ -1,5 +1,6 @@
 """The options of `fastbn.stream` and `fastbn.standardize`: one object, checked once, for all that is behind them."""
 
+# ruff: noqa: RUF009 (a default that is a call is a field with its check)
 from __future__ import annotations
 
 import os
@@ -7,7 +8,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -49,110 +50,11 @@ def warn(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What both functions can be asked for, by the names of their parameters; ``written`` is `standardize`'s dtype.
-
-    ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). What stands behind
-    ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
-    that are needed further on; ``rowwise`` asks for C order whatever the order in the file, ``tabular`` for frames as
-    tables with all their columns; ``unreadable`` is told of images that cannot be read (None: that ends the run).
-    """
-
-    axis: Axis | None = None
-    dim: tuple[str, ...] | None = None
-    columns: tuple[int | str, ...] | None = None
-    weights: Any = None
-    dtype: np.dtype[Any] | None = None
-    written: np.dtype[Any] | None = None
-    nan: Literal["propagate", "omit"] = "propagate"
-    where_finite: bool = False
-    nodata: dict[int | str | None, tuple[Any, ...]] | None = None
-    extremes: bool = True
-    scale: float | None = None
-    eps: float = 0.0
-    mode: str | None = None
-    max_pixels: int = MAX_PIXELS
-    header: bool | None = None
-    null_values: tuple[str, ...] = ()
-    delimiter: str | None = None
-    decimal: str = "."
-    encoding: str = "utf-8"
-    comment: str | None = None
-    memory: int = MEMORY
-    on_error: OnError = "raise"
-    checkpoint: Path | None = None
-    every: float = 5.0
-    resume: bool = False
-    overwrite: bool = False
-    progress: Report | None = None
-    note: Callable[[str], object] = warn
-    beside: int = 0
-    rowwise: bool = False
-    tabular: bool = False
-    unreadable: Listener | None = None
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any], **more: Any) -> Options:
-        """Return the options among the arguments of a function or of a command."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in given.items() if name in known} | more)
-
-    def __post_init__(self) -> None:
-        """Bring each option into its one form, or refuse it."""
-        if self.dim is not None and self.axis is not None:
-            raise ValueError(f"dim must come without axis, got dim={self.dim!r} and axis={self.axis!r}")
-        for name, check in _CHECKS.items():
-            object.__setattr__(self, name, check(name, getattr(self, name)))
-
-    @property
-    def block_bytes(self) -> int:
-        """Most bytes of one block: one is read, one computed with, `depth` wait, and one more is slack."""
-        return min(self.memory // 4, _LARGEST_BLOCK)
-
-    @property
-    def depth(self) -> int:
-        """How many blocks may wait between reading and computing."""
-        return max(1, self.memory // self.block_bytes - 3)
-
-    @property
-    def listener(self) -> Listener | None:
-        """Whom to tell of a file that cannot be read; None if that ends the run."""
-        if callable(self.on_error):
-            return self.on_error
-        return None if self.on_error == "raise" else lambda name, error: self.note(f"left out: {error}")
-
-    def identity(self) -> dict[str, Any]:
-        """Return what makes one run another, as JSON has it."""
-        held = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_OF_THE_RESULT}
-        held |= {"axis": 1 if self.axis is None else self.axis, "weights": _digest(self.weights)}
-        held |= {"on_error": "raise" if self.on_error == "raise" else "skip", "nodata": repr(self.nodata)}
-        named = {name: value.name for name, value in held.items() if isinstance(value, np.dtype)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in (held | named).items()}
+# Checks: each returns an option in its one form. None goes through where it is the default.
 
 
-_NOT_OF_THE_RESULT = {
-    "scale",  # of statistics, which are divided at the end
-    *("checkpoint", "every", "resume", "overwrite", "progress", "note"),
-    *("beside", "rowwise", "tabular", "unreadable"),
-}
-
-
-def _digest(weights: Any) -> str | None:
-    """Return what tells weights from others."""
-    if weights is None or isinstance(weights, (str, os.PathLike)):
-        return None if weights is None else os.fspath(weights)
-    import hashlib
-
-    values = np.ascontiguousarray(weights)
-    return hashlib.sha256(repr((values.shape, values.dtype)).encode() + values.tobytes()).hexdigest()
-
-
-# Checks: each returns the option in its one form.
-
-
-def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    return lambda name, value: None if value is None else check(name, value)
+def _checked(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    return field(default=default, metadata={"check": check})
 
 
 def _real(name: str, value: Any) -> float:
@@ -219,9 +121,9 @@ def _number(name: str, value: Any) -> int | float:
     return int(value) if isinstance(value, (int, np.integer)) else float(value)
 
 
-def checked_mode(name: str, value: Any) -> str | None:
-    """Return a mode that images can be converted to, or None."""
-    if value is None or (isinstance(value, str) and value in _IMAGE_MODES):
+def checked_mode(name: str, value: Any) -> str:
+    """Return a mode that images can be converted to."""
+    if isinstance(value, str) and value in _IMAGE_MODES:
         return value
     raise ValueError(f"{name} must be one of {', '.join(_IMAGE_MODES)}, got {value!r}")
 
@@ -250,29 +152,105 @@ def _written(name: str, value: Any) -> np.dtype[Any]:
     return wanted
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "axis": _optional(lambda name, value: checked_axis(value)),
-    "dim": _optional(_texts),
-    "columns": _optional(_columns),
-    "dtype": _optional(lambda name, value: checked_dtype(value)),
-    "written": _optional(_written),
-    "nan": checked_choice,
-    "where_finite": checked_flag,
-    "nodata": _optional(_nodata),
-    "extremes": checked_flag,
-    "scale": _optional(_scale),
-    "eps": _real,
-    "mode": checked_mode,
-    "max_pixels": lambda name, value: int(checked_real(name, value, 1, LARGEST)),
-    "header": _optional(checked_flag),
-    "null_values": _texts,
-    "delimiter": _optional(_character),
-    "decimal": _character,
-    "encoding": _encoding,
-    "comment": _optional(_character),
-    "memory": _memory,
-    "on_error": _on_error,
-    "every": _real,
-    "resume": checked_flag,
-    "overwrite": checked_flag,
+# The options.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What both functions can be asked for, by the names of their parameters; ``written`` is `standardize`'s dtype.
+
+    ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). What stands behind
+    ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
+    that are needed further on; ``rowwise`` asks for C order whatever the order in the file, ``tabular`` for frames as
+    tables with all their columns; ``unreadable`` is told of images that cannot be read (None: that ends the run).
+    """
+
+    axis: Axis | None = _checked(None, lambda name, value: checked_axis(value))
+    dim: tuple[str, ...] | None = _checked(None, _texts)
+    columns: tuple[int | str, ...] | None = _checked(None, _columns)
+    weights: Any = None
+    dtype: np.dtype[Any] | None = _checked(None, lambda name, value: checked_dtype(value))
+    written: np.dtype[Any] | None = _checked(None, _written)
+    nan: Literal["propagate", "omit"] = _checked("propagate", checked_choice)
+    where_finite: bool = _checked(False, checked_flag)
+    nodata: dict[int | str | None, tuple[Any, ...]] | None = _checked(None, _nodata)
+    extremes: bool = _checked(True, checked_flag)
+    scale: float | None = _checked(None, _scale)
+    eps: float = _checked(0.0, _real)
+    mode: str | None = _checked(None, checked_mode)
+    max_pixels: int = _checked(MAX_PIXELS, lambda name, value: int(checked_real(name, value, 1, LARGEST)))
+    header: bool | None = _checked(None, checked_flag)
+    null_values: tuple[str, ...] = _checked((), _texts)
+    delimiter: str | None = _checked(None, _character)
+    decimal: str = _checked(".", _character)
+    encoding: str = _checked("utf-8", _encoding)
+    comment: str | None = _checked(None, _character)
+    memory: int = _checked(MEMORY, _memory)
+    on_error: OnError = _checked("raise", _on_error)
+    every: float = _checked(5.0, _real)
+    resume: bool = _checked(False, checked_flag)
+    overwrite: bool = _checked(False, checked_flag)
+    checkpoint: Path | None = None
+    progress: Report | None = None
+    note: Callable[[str], object] = warn
+    beside: int = 0
+    rowwise: bool = False
+    tabular: bool = False
+    unreadable: Listener | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], **more: Any) -> Options:
+        """Return the options among the arguments of a function or of a command."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in given.items() if name in known} | more)
+
+    def __post_init__(self) -> None:
+        """Bring each option into its one form, or refuse it."""
+        if self.dim is not None and self.axis is not None:
+            raise ValueError(f"dim must come without axis, got dim={self.dim!r} and axis={self.axis!r}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "check" in each.metadata and (value is not None or each.default is not None):
+                object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
+
+    @property
+    def block_bytes(self) -> int:
+        """Most bytes of one block: one is read, one computed with, `depth` wait, and one more is slack."""
+        return min(self.memory // 4, _LARGEST_BLOCK)
+
+    @property
+    def depth(self) -> int:
+        """How many blocks may wait between reading and computing."""
+        return max(1, self.memory // self.block_bytes - 3)
+
+    @property
+    def listener(self) -> Listener | None:
+        """Whom to tell of a file that cannot be read; None if that ends the run."""
+        if callable(self.on_error):
+            return self.on_error
+        return None if self.on_error == "raise" else lambda name, error: self.note(f"left out: {error}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes one run another, as JSON has it."""
+        held = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NOT_OF_THE_RESULT}
+        held |= {"axis": 1 if self.axis is None else self.axis, "weights": _digest(self.weights)}
+        held |= {"on_error": "raise" if self.on_error == "raise" else "skip", "nodata": repr(self.nodata)}
+        named = {name: value.name for name, value in held.items() if isinstance(value, np.dtype)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in (held | named).items()}
+
+
+_NOT_OF_THE_RESULT = {
+    "scale",  # of statistics, which are divided at the end
+    *("checkpoint", "every", "resume", "overwrite", "progress", "note"),
+    *("beside", "rowwise", "tabular", "unreadable"),
 }
+
+
+def _digest(weights: Any) -> str | None:
+    """Return what tells weights from others."""
+    if weights is None or isinstance(weights, (str, os.PathLike)):
+        return None if weights is None else os.fspath(weights)
+    import hashlib
+
+    values = np.ascontiguousarray(weights)
+    return hashlib.sha256(repr((values.shape, values.dtype)).encode() + values.tobytes()).hexdigest()

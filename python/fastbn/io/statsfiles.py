@@ -132,8 +132,7 @@ def checked_suffix(path: Path) -> None:
 def _stats(held: dict[str, Any], shown: str) -> Stats:
     try:
         stats = Stats.of(Moments.from_dict(held))
-        checked_mode("mode", stats.mode)
-        return stats
+        return stats if stats.mode is None else stats._replace(mode=checked_mode("mode", stats.mode))
     except Exception as error:  # as above
         raise not_written(_WRITER, shown, error) from error
 

@@ -610,11 +610,14 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[str, str]]:
     for name, column in zip(map(str, frame.columns), (frame.iloc[:, i] for i in range(frame.shape[1])), strict=True):
         try:
             arrays.append(pa.array(column, from_pandas=True))
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            others = [entry for entry in column.dropna() if not isinstance(entry, (int, float, np.number, Decimal))]
-            if not others:
-                raise
-            arrays.append(pa.array([str(entry) for entry in column]))
-            if len(others) < column.count():
+        except (pa.ArrowException, OverflowError):  # of several types, or of one that Arrow has not
+            others = [
+                entry
+                for entry in column.dropna()
+                if not isinstance(entry, (int, float, np.bool_, np.integer, np.floating, Decimal))
+            ]
+            if 0 < len(others) < column.count():
                 odd[name] = others[0]
+            numbers = None if others else column.to_numpy(np.float64, na_value=np.nan)
+            arrays.append(pa.array(list(map(str, column)) if numbers is None else numbers))
     return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), odd
