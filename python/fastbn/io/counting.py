@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +97,7 @@ class Counting:
 
     def _options_of(self, place: Place) -> Options:
         known = self._known(place)
-        return self._run.options if known is None else replace(self._run.options, columns=tuple(known))
+        return self._run.options if known is None else self._run.options.but(columns=tuple(known))
 
     def _known(self, place: Place) -> list[str] | None:
         """Return the columns of the tables before this one, of which it must have all and no more."""

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -125,7 +124,7 @@ class ImageSource(Source):
         waiting: deque[tuple[int, int, Future[list[Array]]]] = deque()  # numbers of files, bytes at most, and images
         with _bounded(self._options), ThreadPoolExecutor(_WORKERS) as pool:
             for index in range(start, len(self._files)):
-                header = self._header(index)
+                header = self._header(self._files[index])
                 if header is None:
                     continue
                 channels = 4 if header.dtype == np.uint8 else header.channels * header.dtype.itemsize
@@ -138,8 +137,7 @@ class ImageSource(Source):
                     with naming(self._files[index]):
                         yield from self._named(index, map(self._as_chosen, header.decode()))
                 else:
-                    future = pool.submit(self._decoded, header)
-                    waiting.append((index, nbytes, future))
+                    waiting.append((index, nbytes, pool.submit(self._decoded, header)))
             while waiting:
                 yield from self._finished(waiting.popleft())
 
@@ -148,32 +146,34 @@ class ImageSource(Source):
         valid = self._nodata.valid(values.reshape(-1, values.shape[-1]))
         return None if valid is None else valid.reshape(values.shape)
 
-    def _header(self, index: int) -> _Header | None:
+    def _header(self, path: str) -> _Header | None:
         """Return what an image is; None if it cannot be read."""
-        path = self._files[index]
-        try:
-            with naming(path):
-                header = _header_of(path, self._options)
-                if self._options.mode is None and header.kind != self.kind:
-                    convertible = {self.kind, header.kind} == {"L", "RGB"}
-                    hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
-                    raise UnreadableError(
-                        f"{path} must be of mode {self.kind} as those before it, got {header.kind}{hint}"
-                    )
-                return header
-        except (OSError, UnreadableError) as error:
-            self._unreadable(path, error)
-            return None
+        with self._noting(path):
+            header = _header_of(path, self._options)
+            if self._options.mode is None and header.kind != self.kind:
+                convertible = {self.kind, header.kind} == {"L", "RGB"}
+                hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
+                raise UnreadableError(f"{path} must be of mode {self.kind} as those before it, got {header.kind}{hint}")
+            return header
+        return None
 
     def _finished(self, waiting: tuple[int, int, Future[list[Array]]]) -> Iterator[Picture]:
         index, _, future = waiting
+        images: list[Array] = []
+        with self._noting(self._files[index]):
+            images = future.result()
+        yield from self._named(index, images)
+
+    @contextmanager
+    def _noting(self, path: str) -> Iterator[None]:
+        """Tell of an image that cannot be read, and go on, if there is someone to tell."""
         try:
-            with naming(self._files[index]):
-                images = future.result()
+            with naming(path):
+                yield
         except (OSError, UnreadableError) as error:
-            self._unreadable(self._files[index], error)
-        else:
-            yield from self._named(index, images)
+            if self._options.unreadable is None:
+                raise
+            self._options.unreadable(path, error)
 
     def _named(self, index: int, images: Iterable[Array]) -> Iterator[Picture]:
         """Yield the images of a file; the last one says that the next file follows."""
@@ -204,11 +204,6 @@ class ImageSource(Source):
                     raise
                 first = first or error
         raise UnreadableError(f"{self.name} must hold an image that can be read: {first}")
-
-    def _unreadable(self, path: str, error: Exception) -> None:
-        if self._options.unreadable is None:
-            raise error
-        self._options.unreadable(path, error)
 
 
 opened = ImageSource
@@ -254,7 +249,7 @@ def _header_of(path: str, options: Options) -> _Header:
     else:
         header, stored = _pillow(path, options), ""
         with suppress(UnreadableError):  # of what only a mode makes readable, CMYK for instance
-            stored = reader(path, replace(options, mode=None)).kind
+            stored = reader(path, options.but(mode=None)).kind
         if re.fullmatch(r"((L|RGB|\d+ channels)(;[2-7])?)?", stored) is None:
             raise UnreadableError(f"{path} must have 8 bits to be of mode {options.mode}, got mode {stored}")
     if header.pixels > options.max_pixels:

@@ -204,6 +204,12 @@ class Options:
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in given.items() if name in known} | more)
 
+    def but(self, **others: Any) -> Options:
+        """Return these options with others in the place of some, which are in their one form already."""
+        result = object.__new__(type(self))
+        result.__dict__.update(self.__dict__ | others)
+        return result
+
     def __post_init__(self) -> None:
         """Bring each option into its one form, or refuse it."""
         if self.dim is not None and self.axis is not None:

@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,7 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
     stats = Stats.of(moments) if isinstance(moments, Moments) else load_stats(moments)
     if stats.moments.shape is None:
         raise ValueError("moments must have seen something, got empty ones")
-    wanted = replace(
-        options,
+    wanted = options.but(
         axis=stats.axis if options.axis is None and options.dim is None else options.axis,
         mode=options.mode or stats.mode,
         scale=options.scale or stats.scale,
@@ -117,11 +115,11 @@ class Rewriting:
     def _options_of(self, place: Place) -> Options:
         names, options = self._stats.names, self._run.options
         if not self._axis_given and (place.kind == "images" or place.kind in TABLES.values()):
-            options = replace(options, axis=None)  # that of the arrays which the statistics are of
+            options = options.but(axis=None)  # that of the arrays which the statistics are of
         if options.columns is not None or names is None or len(set(names)) < len(names):
             return options
         named = is_table(place) or place.kind == "images" or all(name.isdecimal() for name in names)
-        return replace(options, columns=names) if named else options
+        return options.but(columns=names) if named else options
 
     def _check(self, source: Source, place: Place) -> None:
         self._check_apart(place)  # of those that come one by one

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,7 +59,7 @@ class Run:
         self._places, self._listener, self._options_of, self._check = places, listener, options_of, check
         self._unreadable: list[tuple[str, Exception]] = []
         noted = None if listener is None else lambda path, error: self._unreadable.append((path, error))
-        self.options = replace(options, unreadable=noted)
+        self.options = options.but(unreadable=noted)
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
         self._total = None if self._sizes is None else sum(self._sizes)
         self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
