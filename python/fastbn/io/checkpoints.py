@@ -64,12 +64,14 @@ class Checkpoint:
                 raise ValueError("it was changed or damaged after that")
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
             counted = dict(zip(map(tuple, held["corners"]), parts, strict=True))
+            held.setdefault("others", None)  # which version 0.1 did not note
+            progress = Progress(total=total, parts=counted, **{name: held[name] for name in _PLAIN})
+            differs = _difference(held["identity"], self._identity) if held["identity"] != self._identity else ""
         except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere
             raise ValueError(f"checkpoint must name a file that a run left, got {self._path!r}: {error}") from error
-        if held["identity"] != self._identity:
-            differs = _difference(held["identity"], self._identity)
+        if differs:
             raise ValueError(f"checkpoint must be of this run, got {self._path!r}, of another: {differs}")
-        return Progress(total=total, parts=counted, **{name: held[name] for name in _PLAIN})
+        return progress
 
     def save(self, progress: Progress, settle: Callable[[], object] = lambda: None) -> None:
         """Write how far the run is, unless that was done a short while ago; first settle what it has written."""
