@@ -50,8 +50,8 @@ def streamed(source: Any, options: Options) -> Streamed:
     found = places(source)
     kept = None
     if options.checkpoint is not None:
-        path, told = os.fspath(options.checkpoint), {"version": _core.version} | options.identity()
-        kept = Checkpoint(path, identity("checkpoint", found, told), options.every)
+        path, told = os.fspath(options.checkpoint), options.identity("weights", "nan", "where_finite", "extremes")
+        kept = Checkpoint(path, identity("checkpoint", found, {"version": _core.version} | told), options.every)
         if replaces(path, (file for place in found for file in place.files)):
             raise ValueError(f"checkpoint must not be one of the sources, got {path!r}")
     counting = Counting(found, options, kept)

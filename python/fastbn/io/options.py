@@ -236,20 +236,22 @@ class Options:
             return self.on_error
         return None if self.on_error == "raise" else lambda name, error: self.note(f"left out: {error}")
 
-    def identity(self) -> dict[str, Any]:
-        """Return what makes one run another, as JSON has it."""
-        held = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NOT_OF_THE_RESULT}
-        held |= {"axis": 1 if self.axis is None else self.axis, "weights": _digest(self.weights)}
-        held |= {"on_error": "raise" if self.on_error == "raise" else "skip", "nodata": repr(self.nodata)}
+    def identity(self, *more: str) -> dict[str, Any]:
+        """Return what makes one run another, as JSON has it: how sources are read, and some other options."""
+        held = {name: getattr(self, name) for name in (*_READING, *more)}
+        held["axis"] = 1 if self.axis is None else self.axis
+        held["on_error"] = "raise" if self.on_error == "raise" else "skip"
+        held["nodata"] = None if self.nodata is None else repr(self.nodata)
+        if "weights" in held:
+            held["weights"] = _digest(self.weights)
         named = {name: value.name for name, value in held.items() if isinstance(value, np.dtype)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in (held | named).items()}
 
 
-_NOT_OF_THE_RESULT = {
-    "scale",  # of statistics, which are divided at the end
-    *("checkpoint", "every", "resume", "overwrite", "progress", "note"),
-    *("beside", "rowwise", "tabular", "unreadable"),
-}
+_READING = (
+    *("axis", "dim", "columns", "dtype", "nodata", "mode", "max_pixels", "header", "null_values", "delimiter"),
+    *("decimal", "encoding", "comment", "memory", "on_error"),
+)
 
 
 def _digest(weights: Any) -> str | None:

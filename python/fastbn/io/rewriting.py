@@ -49,7 +49,9 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
     found, run_of = places(source), None
     if options.resume:
         digest = hashlib.sha256(stats.moments.to_bytes()).hexdigest()
-        run_of = identity("resume", found, wanted.identity() | {"moments": digest, "scale": wanted.scale})
+        run_of = identity(
+            "resume", found, wanted.identity("written", "eps") | {"moments": digest, "scale": options.scale}
+        )
         if target.kind not in ("npy", "zarr", "folder") or target.within:
             raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
     Rewriting(found, stats, target, wanted, options.axis is not None, run_of).run()
