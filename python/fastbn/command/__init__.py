@@ -1,1 +1,1 @@
-"""The `fastbn` command: what only it needs, typer and rich."""
+"""The `fastbn` command: what only it needs, click and rich."""
