@@ -375,6 +375,7 @@ def test_pnm_of_bits_and_of_floats(tmp_path: Path, rng: np.random.Generator) -> 
     [
         (b"P7\n1 1\n255\n\0", "must be a PNM image"),
         (b"P5\n2 2\n70000\n\0\0\0\0", "must have a largest value of 1 to 65535, got 70000"),
+        (b"Pf\n2 -2\n5\n\0\0\0\7P", "must have a width and a height of 0 or more, got 2 and -2"),
         (b"P5\n4 4\n255\n\0\0", "x.pgm"),
         (b"P2\n4 4\n255\n1 2 3\n", "must hold 16 values, got 3: it is cut short"),
     ],

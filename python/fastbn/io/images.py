@@ -431,6 +431,8 @@ def _raster(path: str, head: bytes, begin: int, size: int) -> _Raster:
         behind = f" {begin} bytes behind its beginning" if begin else ""
         raise UnreadableError(f"{path} must be a PNM image (P1 to P6, Pf, PF), got {head[:2]!r}{behind}")
     magic, width, height = found[1].decode(), int(found[2]), int(found[3])
+    if min(width, height) < 0:  # or the next image would begin before this one
+        raise UnreadableError(f"{path} must have a width and a height of 0 or more, got {width} and {height}")
     channels = 3 if magic in "36F" else 1
     top = float(found[4] or 1)
     stored = np.dtype(f"{'<' if top < 0 else '>'}f4") if magic in "Ff" else np.dtype(">u2" if top > 255 else "u1")
