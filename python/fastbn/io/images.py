@@ -7,6 +7,7 @@ number of files.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
@@ -485,6 +486,10 @@ def _tiff(path: str, reading: Reading) -> _Header:
         for page in pages:
             if _samples(path, page.keyframe) != (channels, dtype, kind):
                 raise UnreadableError(f"{path} must hold images of one kind, got several")
+            # Zeros would be read in the place of those that are missing, or looked for as long as there are any.
+            parts, known = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
+            if known < parts:
+                raise UnreadableError(f"{path} must say where its {parts} strips or tiles are, got {known} places")
         pixels = sum(series.size for series in _series(tiff)) // max(1, first.samplesperpixel)
         text = first.tags.valueof("GDAL_NODATA")
     nodata = () if text is None else _gdal(str(text), dtype)
