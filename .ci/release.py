@@ -406,7 +406,7 @@ def check_wheel(wheel: Path) -> None:
 def tried(python: Python, what: Path) -> str:
     """Install a file into an empty environment, use it there, and return what was done."""
     environment = python.environment("try")
-    environment.install(what)
+    environment.install(shutil.copy(what, WORK))  # which is seen from every root
     source = unpacked(next(DIST.glob("*.tar.gz")), WORK / "sources" / "tests")
     began = time.monotonic()
     # The first command wants NumPy alone beside what is tried.

@@ -335,6 +335,18 @@ def test_pages_become_arrays_of_their_own(tmp_path: Path, rng: np.random.Generat
     assert sorted(path.name for path in (tmp_path / "y").iterdir()) == ["x-0.npy", "x-1.npy", "x-2.npy"]
 
 
+@pytest.mark.parametrize("tag", ["StripOffsets", "StripByteCounts"])
+def test_tiff_with_places_missing(tmp_path: Path, tag: str) -> None:
+    """The strips that nothing is known of were read as zeros."""
+    values = np.full((8, 3), 100, np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", compression="zlib", rowsperstrip=2)
+    assert_counts(tmp_path / "x.tif", values[..., np.newaxis])
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as tiff:
+        tiff.pages.first.tags[tag].overwrite(tiff.pages.first.tags[tag].value[:2])
+    with pytest.raises(ValueError, match=r"x.tif must say where its 4 strips or tiles are, got 2 places"):
+        fastbn.stream(tmp_path / "x.tif")
+
+
 # PNM.
 
 
@@ -375,6 +387,7 @@ def test_pnm_of_bits_and_of_floats(tmp_path: Path, rng: np.random.Generator) -> 
     [
         (b"P7\n1 1\n255\n\0", "must be a PNM image"),
         (b"P5\n2 2\n70000\n\0\0\0\0", "must have a largest value of 1 to 65535, got 70000"),
+        (b"Pf\n2 -2\n5\n\0\0\0\7P", "must have a width and a height of 0 or more, got 2 and -2"),
         (b"P5\n4 4\n255\n\0\0", "x.pgm"),
         (b"P2\n4 4\n255\n1 2 3\n", "must hold 16 values, got 3: it is cut short"),
     ],

@@ -29,6 +29,9 @@ def fuzz(target: str, options: list[str]) -> None:
 
     with atheris.instrument_imports(include=["fastbn", "targets"]):
         import targets
+    for name, _, content in targets.seeds():  # so that no file waits for a library to be imported
+        if name == target:
+            targets.read(target, content)
     limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *limits, *options], lambda data: targets.read(target, data))
     try:

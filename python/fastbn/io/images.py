@@ -379,6 +379,8 @@ def _raster(path: str, head: bytes, begin: int, size: int) -> _Raster:
         behind = f" {begin} bytes behind its beginning" if begin else ""
         raise UnreadableError(f"{path} must be a PNM image (P1 to P6, Pf, PF), got {head[:2]!r}{behind}")
     magic, width, height, top = found[1].decode(), int(found[2]), int(found[3]), float(found[4] or 1)
+    if min(width, height) < 0:  # or the next image would begin before this one
+        raise UnreadableError(f"{path} must have a width and a height of 0 or more, got {width} and {height}")
     channels = 3 if magic in "36F" else 1
     stored = np.dtype(f"{'<' if top < 0 else '>'}f4") if magic in "Ff" else np.dtype(">u2" if top > 255 else "u1")
     if magic not in "Ff" and not 1 <= top <= 65535:
@@ -425,8 +427,13 @@ def _tiff(path: str, options: Options) -> _Header:
             raise UnreadableError(f"{path} must hold an image, got smaller copies and masks alone")
         first = pages[0].keyframe
         channels, dtype, kind = _samples(path, first)
-        if any(_samples(path, page.keyframe) != (channels, dtype, kind) for page in pages):
-            raise UnreadableError(f"{path} must hold images of one kind, got several")
+        for page in pages:
+            if _samples(path, page.keyframe) != (channels, dtype, kind):
+                raise UnreadableError(f"{path} must hold images of one kind, got several")
+            # Zeros would be read in the place of those that are missing, or looked for as long as there are any.
+            parts, known = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
+            if known < parts:
+                raise UnreadableError(f"{path} must say where its {parts} strips or tiles are, got {known} places")
         values = sum(series.size for series in _series(tiff))
         count = len(pages) if values == sum(page.keyframe.size for page in pages) else 2  # or more, behind a page
         text = first.tags.valueof("GDAL_NODATA")
