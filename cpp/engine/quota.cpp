@@ -58,28 +58,29 @@ bool lists(const std::string& controllers, const std::string& wanted) {
 }  // namespace
 
 int quota_of(const std::string& root) {
-    // Lines of "number:controllers:path", version 2 without controllers.
+    const std::string mount = root + "/sys/fs/cgroup";
     std::ifstream groups(root + "/proc/self/cgroup");
     double found = unlimited;
+    // Lines of "number:controllers:path", without controllers for version 2.
     for (std::string line; std::getline(groups, line);) {
         const std::size_t first = line.find(':');
         const std::size_t second = line.find(':', first + 1);
         if (first == std::string::npos || second == std::string::npos) continue;
         const std::string controllers = line.substr(first + 1, second - first - 1);
         const std::string path = line.substr(second + 1);
-        const std::string mounts = root + "/sys/fs/cgroup";
         if (controllers.empty()) {
-            found = std::min(found, least(mounts, path, group_v2));
+            found = std::min(found, least(mount, path, group_v2));
         } else if (lists(controllers, "cpu")) {
-            // Mounted under the controllers' names, or with a link of each name to it.
-            for (const std::string& name : {controllers, std::string("cpu")}) {
-                found = std::min(found, least(mounts + "/" + name, path, group_v1));
+            // Mounted under the controllers' names, to which some systems link each name.
+            for (const char* const name : {controllers.c_str(), "cpu"}) {
+                std::string folder = mount;
+                folder.append("/").append(name);
+                found = std::min(found, least(folder, path, group_v1));
             }
         }
     }
     if (found == unlimited) return 0;
-    constexpr double most = std::numeric_limits<int>::max();
-    return static_cast<int>(std::clamp(found, 1.0, most));
+    return static_cast<int>(std::clamp<double>(found, 1, std::numeric_limits<int>::max()));
 }
 
 }  // namespace fastbn

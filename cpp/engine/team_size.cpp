@@ -7,8 +7,9 @@
 namespace fastbn {
 namespace {
 
-// What it costs to wake a thread, at most, where the system is idle: no reason to do without it.
-constexpr Nanoseconds wake = 100'000;
+// What it costs to wake a thread, at most, where the system is idle: no reason to do without it, or
+// a team that was halved would lose at every first try, since its threads are asleep then.
+constexpr Nanoseconds wake = 200'000;
 
 // So much of what was gained counts against later losses: about the time for which the system gives
 // a processor to somebody else, which now and then happens on idle machines too.
