@@ -105,6 +105,10 @@ compare: $(STAMPS)/package $(STAMPS)/extra-bench ## compare a build, OLD=folder,
 	$(BIN)/python bench/compare.py '$(OLD)' '$(or $(NEW),$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))'))' \
 	    $(if $(QUICK),--quick) $(if $(BITS),--same-bits)
 
+.PHONY: busy
+busy: $(STAMPS)/package $(STAMPS)/extra-bench ## measure several threads beside one on a machine that is idle, then busy (OLD=folder: both builds)
+	$(BIN)/python bench/busy.py $(if $(OLD),'$(OLD)') "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+
 .PHONY: scaler
 scaler: $(STAMPS)/package $(STAMPS)/extra-bench ## measure StandardScaler beside scikit-learn's (QUICK=1: fewer rounds)
 	$(BIN)/python bench/scaler.py $(if $(QUICK),--quick)

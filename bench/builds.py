@@ -117,6 +117,19 @@ class _OutsideOfBuilds(MetaPathFinder):
         return None
 
 
+def load_one(folder: Path) -> tuple[Build]:
+    """Import a single build.
+
+    Raises
+    ------
+    BuildError
+        If the folder has none.
+    """
+    one = Build("NEW", folder)
+    sys.meta_path.insert(0, _OutsideOfBuilds())
+    return (one,)
+
+
 def load(old: Path, new: Path) -> tuple[Build, Build]:
     """Import both builds and make sure that they are two.
 

@@ -40,9 +40,11 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int | None], None]]:
-    """Return `set_num_threads`; the default number comes back after the test."""
+    """Return `set_num_threads`; until the test ends, so many threads do run, whatever processors there are."""
+    fastbn._core.set_full_teams(True)
     yield fastbn.set_num_threads
     fastbn.set_num_threads(None)
+    fastbn._core.set_full_teams(False)
 
 
 @pytest.fixture

@@ -27,6 +27,41 @@ py::object set_num_threads(const ThreadsArguments& arguments) {
 
 py::object get_num_threads(const NoArguments&) { return to_python(fastbn::get_num_threads()); }
 
+// Returns the processors that a call may use.
+py::object processors(const NoArguments&) { return to_python(fastbn::processors()); }
+
+struct QuotaArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument root = required("root");
+};
+
+// For tests: reads the container's quota once more, below a folder that stands for the root.
+py::object read_quota(const QuotaArguments& arguments) {
+    fastbn::read_quota(text_argument(arguments.root));
+    return none();
+}
+
+struct FullTeamsArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument full = required("full");
+};
+
+py::object set_full_teams(const FullTeamsArguments& arguments) {
+    fastbn::set_full_teams(bool_argument(arguments.full));
+    return none();
+}
+
+struct TeamArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument nbytes = required("nbytes");
+};
+
+// For tests: returns the threads that a call on so many bytes would take now.
+py::object team_size(const TeamArguments& arguments) {
+    const std::ptrdiff_t bytes = bytes_argument(arguments.nbytes);
+    return to_python(choose_team(bytes, bytes).threads);
+}
+
 struct PoolLimitArguments : ArgumentList {
     using ArgumentList::ArgumentList;
     Argument nbytes = required("nbytes");
@@ -78,12 +113,17 @@ void fill(PyObject* module) {
     choose_isa();
     load_numpy();
     install_fork_handler();
+    fastbn::read_quota("");
     pool::protect_from_fork();
 
     add_array_functions(module);
     static PyMethodDef settings[] = {
         Function<set_num_threads>::entry("set_num_threads"),
         Function<get_num_threads>::entry("get_num_threads"),
+        Function<processors>::entry("processors"),
+        Function<read_quota>::entry("read_quota"),
+        Function<set_full_teams>::entry("set_full_teams"),
+        Function<team_size>::entry("team_size"),
         Function<pool_info>::entry("pool_info"),
         Function<set_pool_limit>::entry("set_pool_limit"),
         Function<clear_pool>::entry("clear_pool"),

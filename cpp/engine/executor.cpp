@@ -31,52 +31,51 @@ void transform_backwards(const Plan& plan, const Slab& slab, const Memory& memor
 }
 
 // Each slab through all phases on one thread.
-void execute_fused(const Plan& plan, const Workspace& workspace, const Operation& operation) {
+void execute_fused(const Plan& plan, const Workspace& workspace, const Operation& operation,
+                   Member& member) {
     const bool transforms = operation.transforms();
-    parallel_ranges(plan.threads, plan.slabs,
-                    [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-                        for (std::ptrdiff_t i = begin; i < end; ++i) {
-                            const Slab slab = plan.slab(i);
-                            const Memory memory = workspace.memory(slab, thread);
-                            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
-                                operation.reduce(slab, span, memory);
-                            }
-                            operation.finalize(slab, memory);
-                            if (transforms) transform_backwards(plan, slab, memory, operation);
-                        }
-                    });
+    member.share(plan.slabs, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            const Slab slab = plan.slab(i);
+            const Memory memory = workspace.memory(slab, member.thread());
+            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
+                operation.reduce(slab, span, memory);
+            }
+            operation.finalize(slab, memory);
+            if (transforms) transform_backwards(plan, slab, memory, operation);
+        }
+    });
 }
 
 // One phase after the other, each over all slabs.
-void execute_phases(const Plan& plan, const Workspace& workspace, const Operation& operation) {
+void execute_phases(const Plan& plan, const Workspace& workspace, const Operation& operation,
+                    Member& member) {
+    const int thread = member.thread();
     if (plan.reduces) {
-        parallel_ranges(plan.threads, plan.slabs * plan.spans,
-                        [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-                            for (std::ptrdiff_t i = begin; i < end; ++i) {
-                                const SlabSpan piece = slab_span(plan, i);
-                                const Slab slab = plan.slab(piece.slab);
-                                operation.reduce(slab, piece.span, workspace.memory(slab, thread));
-                            }
-                        });
+        member.share(plan.slabs * plan.spans, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+            for (std::ptrdiff_t i = begin; i < end; ++i) {
+                const SlabSpan piece = slab_span(plan, i);
+                const Slab slab = plan.slab(piece.slab);
+                operation.reduce(slab, piece.span, workspace.memory(slab, thread));
+            }
+        });
     }
-    parallel_ranges(plan.threads, plan.slabs,
-                    [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-                        for (std::ptrdiff_t i = begin; i < end; ++i) {
-                            const Slab slab = plan.slab(i);
-                            operation.finalize(slab, workspace.memory(slab, thread));
-                        }
-                    });
+    member.share(plan.slabs, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            const Slab slab = plan.slab(i);
+            operation.finalize(slab, workspace.memory(slab, thread));
+        }
+    });
     if (!operation.transforms()) return;
     // Strip by strip in the order of memory; from the end if sums have just been taken up to there.
     const std::ptrdiff_t strips = plan.strips();
-    parallel_ranges(plan.threads, strips,
-                    [&](std::ptrdiff_t begin, std::ptrdiff_t end, int thread) {
-                        const Memory memory = workspace.memory(Slab{}, thread);
-                        for (std::ptrdiff_t i = begin; i < end; ++i) {
-                            const std::ptrdiff_t index = plan.reduces ? strips - 1 - i : i;
-                            operation.transform(plan.strip(index), memory);
-                        }
-                    });
+    member.share(strips, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        const Memory memory = workspace.memory(Slab{}, thread);
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            const std::ptrdiff_t index = plan.reduces ? strips - 1 - i : i;
+            operation.transform(plan.strip(index), memory);
+        }
+    });
 }
 
 }  // namespace
@@ -105,11 +104,13 @@ void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range
 
 void execute(const Plan& plan, const StagingBuffers& staging, const Operation& operation) {
     const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(), staging);
-    if (plan.fused) {
-        execute_fused(plan, workspace, operation);
-    } else {
-        execute_phases(plan, workspace, operation);
-    }
+    run_team(plan.team, [&](Member& member) {
+        if (plan.fused) {
+            execute_fused(plan, workspace, operation, member);
+        } else {
+            execute_phases(plan, workspace, operation, member);
+        }
+    });
 }
 
 }  // namespace fastbn

@@ -49,9 +49,9 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const We
     const char* const first = first_element(x, layout);
     const Dims channels = channel_dims(x, layout);
     const Dims values = reduced_dims(x, layout);
-    const int threads =
-        weights.differ() ? threads_for(layout.channels * layout.count * size_of(x.dtype)) : 1;
-    parallel_ranges(threads, layout.channels, [&](std::ptrdiff_t begin, std::ptrdiff_t end, int) {
+    const std::ptrdiff_t bytes = layout.channels * layout.count * size_of(x.dtype);
+    const Team team = weights.differ() ? choose_team(bytes, layout.channels) : Team{};
+    parallel_ranges(team, layout.channels, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t c = begin; c < end; ++c) {
             const std::ptrdiff_t i = weights.first_counted(layout, c);
             of_channel_.data()[c] =

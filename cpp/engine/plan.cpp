@@ -103,8 +103,9 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     const std::ptrdiff_t size = size_of(x);
     const std::ptrdiff_t pieces = std::max(plan.slabs * plan.spans, plan.positions);
     const std::ptrdiff_t touched = plan.values() * std::max(size, work.result_size);
-    plan.threads = static_cast<int>(std::min<std::ptrdiff_t>(threads_for(touched), pieces));
-    const bool enough_slabs = plan.threads == 1 || plan.slabs >= 2 * std::ptrdiff_t{plan.threads};
+    plan.team = choose_team(touched, pieces);
+    const std::ptrdiff_t threads = plan.team.threads;
+    const bool enough_slabs = threads == 1 || plan.slabs >= 2 * threads;
     // Channels are far apart in memory, and the third-level cache may hold what the second does
     // not; but columns are neighbours, and a slab of them alone is a bad walk.
     const std::ptrdiff_t bytes = plan.slab_buffer_size * layout.count * size;

@@ -8,6 +8,7 @@
 #include <initializer_list>
 
 #include "engine/layout.hpp"
+#include "engine/team_size.hpp"
 
 namespace fastbn {
 
@@ -66,7 +67,7 @@ struct Plan {
     std::ptrdiff_t slabs = 1;
 
     // What does not.
-    int threads = 1;
+    Team team;
     bool reduces = false;
     bool fused = false;   // each slab goes through all phases on one thread
     bool stream = false;  // results are better written past the caches

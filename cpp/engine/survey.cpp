@@ -50,7 +50,7 @@ struct Row {
     }
 
     std::ptrdiff_t chunks() const { return (count + chunk - 1) / chunk; }
-    int threads() const { return threads_for(count * size_of(elements.dtype)); }
+    Team team() const { return choose_team(count * size_of(elements.dtype), chunks()); }
     TileRange range(std::ptrdiff_t index) const {
         TileRange range{};
         range.rows = range.channels = range.row_fold = 1;
@@ -71,28 +71,26 @@ ArraySurvey survey(const ArrayRef& array, bool with_sum) {
     std::vector<double> sums(static_cast<std::size_t>(with_sum ? row.chunks() : 0));
     ArraySurvey found;
     std::mutex of_found;
-    parallel_ranges(
-        row.threads(), row.chunks(), [&](std::ptrdiff_t begin, std::ptrdiff_t end, int) {
-            alignas(64) std::byte staging[chunk * sizeof(double)];
-            const Scratch scratch{nullptr, staging};
-            ArraySurvey here;
-            double nans = 0.0;
-            for (std::ptrdiff_t i = begin; i < end; ++i) {
-                const TileRange range = row.range(i);
-                const Tile<const void> values = input_tile(row.elements, range, scratch);
-                range_kernel(values, {nullptr, 0}, 1, range.cols, {&here.min, &here.max, &nans});
-                if (!with_sum) continue;
-                double ref, offset, m2, m2_lo, sum, sum_lo;
-                moments_kernel(values, {nullptr, 0}, 1, range.cols, 0.0,
-                               {&ref, &offset, &m2, &m2_lo, &sum, &sum_lo, nullptr, nullptr},
-                               nullptr);
-                sums[static_cast<std::size_t>(i)] = std::isfinite(sum) ? sum + sum_lo : sum;
-            }
-            const std::lock_guard<std::mutex> lock(of_found);
-            found.min = std::min(found.min, here.min);
-            found.max = std::max(found.max, here.max);
-            found.has_nan = found.has_nan || nans > 0.0;
-        });
+    parallel_ranges(row.team(), row.chunks(), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        alignas(64) std::byte staging[chunk * sizeof(double)];
+        const Scratch scratch{nullptr, staging};
+        ArraySurvey here;
+        double nans = 0.0;
+        for (std::ptrdiff_t i = begin; i < end; ++i) {
+            const TileRange range = row.range(i);
+            const Tile<const void> values = input_tile(row.elements, range, scratch);
+            range_kernel(values, {nullptr, 0}, 1, range.cols, {&here.min, &here.max, &nans});
+            if (!with_sum) continue;
+            double ref, offset, m2, m2_lo, sum, sum_lo;
+            moments_kernel(values, {nullptr, 0}, 1, range.cols, 0.0,
+                           {&ref, &offset, &m2, &m2_lo, &sum, &sum_lo, nullptr, nullptr}, nullptr);
+            sums[static_cast<std::size_t>(i)] = std::isfinite(sum) ? sum + sum_lo : sum;
+        }
+        const std::lock_guard<std::mutex> lock(of_found);
+        found.min = std::min(found.min, here.min);
+        found.max = std::max(found.max, here.max);
+        found.has_nan = found.has_nan || nans > 0.0;
+    });
     double low = 0.0;
     for (const double sum : sums) {
         double error;
@@ -106,7 +104,7 @@ ArraySurvey survey(const ArrayRef& array, bool with_sum) {
 bool all_true(const ArrayRef& mask) {
     const Row row(mask, DType::boolean);
     std::atomic<bool> all{true};
-    const auto look = [&](std::ptrdiff_t begin, std::ptrdiff_t end, int) {
+    const auto look = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t i = begin; i < end && all.load(std::memory_order_relaxed); ++i) {
             const TileRange range = row.range(i);
             each_stretch(row.elements.cols, range.col, range.cols,
@@ -125,8 +123,8 @@ bool all_true(const ArrayRef& mask) {
         }
     };
     // Most masks leave out one of their first elements, and need no other thread to say so.
-    look(0, std::min<std::ptrdiff_t>(1, row.chunks()), 0);
-    if (all) parallel_ranges(row.threads(), row.chunks(), look);
+    look(0, std::min<std::ptrdiff_t>(1, row.chunks()));
+    if (all) parallel_ranges(row.team(), row.chunks(), look);
     return all;
 }
 

@@ -1,13 +1,18 @@
 #include "engine/threads.hpp"
 
 #include <algorithm>
-#include <atomic>
+#include <thread>
+
+#include "engine/quota.hpp"
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#endif
+#ifdef FASTBN_X86
+#include <immintrin.h>
 #endif
 
 namespace fastbn {
@@ -16,28 +21,47 @@ namespace {
 // A thread is worth waking for this much memory: some 10 us of streaming.
 constexpr std::ptrdiff_t bytes_per_thread = std::ptrdiff_t{128} << 10;
 
+// So long a thread that waits for others keeps its processor; from then on it offers it to whoever
+// wants it, who may be the thread that is waited for.
+constexpr Nanoseconds keep_processor = 20'000;
+
 // More than the system can start would end the process.
-int most_threads() {
-#ifdef _OPENMP
-    constexpr int per_processor = 4;
-    constexpr int always = 64;
-    return std::min(std::max(per_processor * omp_get_num_procs(), always), omp_get_thread_limit());
-#else
-    return 1;
+constexpr int most_threads = 64;
+
+std::atomic<int> chosen_threads{0};
+std::atomic<int> quota{0};    // 0: none
+std::atomic<int> engaged{0};  // threads of all calls that run just now, but for small ones
+std::atomic<bool> full_teams{false};
+std::atomic<bool> in_forked_child{false};
+
+void pause() {
+#ifdef FASTBN_X86
+    _mm_pause();
 #endif
 }
 
-std::atomic<int> chosen_threads{0};
-std::atomic<bool> in_forked_child{false};
+template <class Condition>
+void wait_until(const Condition& condition) {
+    constexpr int looks = 64;
+    if (condition()) return;
+    const Nanoseconds end = now() + keep_processor;
+    do {
+        for (int i = 0; i < looks; ++i) {
+            if (condition()) return;
+            pause();
+        }
+    } while (now() < end);
+    while (!condition()) std::this_thread::yield();
+}
 
 }  // namespace
 
 void set_num_threads(int n) { chosen_threads = n; }
 
 int get_num_threads() {
+#ifdef _OPENMP
     if (in_forked_child) return 1;
     const int chosen = chosen_threads;
-#ifdef _OPENMP
     return chosen > 0 ? chosen : omp_get_max_threads();
 #else
     return 1;
@@ -52,12 +76,31 @@ bool has_openmp() {
 #endif
 }
 
-int threads_for(std::ptrdiff_t bytes) {
-    if (bytes < 2 * bytes_per_thread) return 1;
-    const std::ptrdiff_t useful = bytes / bytes_per_thread;
-    const std::ptrdiff_t asked = std::min(get_num_threads(), most_threads());
-    return static_cast<int>(std::min(asked, useful));
+int processors() {
+#ifdef _OPENMP
+    const int seen = omp_get_num_procs();
+    const int limit = quota;
+    return limit > 0 ? std::min(seen, limit) : seen;
+#else
+    return 1;
+#endif
 }
+
+void read_quota(const std::string& root) { quota = quota_of(root); }
+
+Team choose_team(std::ptrdiff_t bytes, std::ptrdiff_t pieces) {
+    const std::ptrdiff_t useful = std::min(bytes / bytes_per_thread, pieces);
+    const std::ptrdiff_t asked = get_num_threads();
+    if (useful < 2 || asked < 2) return {};
+    const int most = static_cast<int>(std::min(asked, useful));
+    if (full_teams) return {std::min(most, most_threads), 0, nullptr};
+    TeamSize& size = TeamSize::of(bytes);
+    const int halvings = size.halvings();
+    const int free = std::clamp(processors() - engaged, 1, most);
+    return {std::max(1, free >> halvings), halvings, &size};
+}
+
+void set_full_teams(bool full) { full_teams = full; }
 
 void install_fork_handler() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -65,27 +108,68 @@ void install_fork_handler() {
 #endif
 }
 
-void run_ranges(int threads, std::ptrdiff_t n, RangeTask task, const void* context) noexcept {
-#ifdef _OPENMP
-    if (threads > 1 && n > 1) {
-        std::atomic<std::ptrdiff_t> next{0};
-        const auto work = [&](int thread, std::ptrdiff_t of) {
-            for (std::ptrdiff_t begin = next; begin < n;) {
-                // A share of what is left: long stretches first, short ones to end together.
-                const std::ptrdiff_t end =
-                    begin + std::max<std::ptrdiff_t>(1, (n - begin) / (2 * of));
-                if (!next.compare_exchange_weak(begin, end)) continue;
-                task(context, begin, end, thread);
-                begin = next;
-            }
-        };
-        // OpenMP may grant fewer threads than asked for.
-#pragma omp parallel num_threads(threads)
-        work(omp_get_thread_num(), omp_get_num_threads());
-        return;
+Phase::Range Phase::take(std::ptrdiff_t n, int members) {
+    std::ptrdiff_t begin = next_.load(std::memory_order_relaxed);
+    while (begin < n) {
+        const std::ptrdiff_t part = (n - begin) / (2 * std::ptrdiff_t{members});
+        const std::ptrdiff_t end = begin + std::max<std::ptrdiff_t>(1, part);
+        if (next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) return {begin, end};
     }
+    return {n, n};
+}
+
+void Phase::wait_for_all(std::ptrdiff_t n) const {
+    wait_until([&] { return done_.load(std::memory_order_acquire) == n; });
+}
+
+void Phase::add_time(Nanoseconds worked, std::ptrdiff_t mine, std::ptrdiff_t n) {
+    if (mine == 0) return;
+    const double part = static_cast<double>(mine) / static_cast<double>(n);
+    const auto alone = static_cast<Nanoseconds>(static_cast<double>(worked) / part);
+    Nanoseconds least = alone_.load(std::memory_order_relaxed);
+    while (alone < least) {
+        if (alone_.compare_exchange_weak(least, alone, std::memory_order_relaxed)) return;
+    }
+}
+
+Nanoseconds Phase::alone() const {
+    const Nanoseconds alone = alone_.load(std::memory_order_relaxed);
+    return alone == unknown ? 0 : alone;
+}
+
+void run_team(const Team& team, TeamTask task, const void* context) noexcept {
+    const bool small = team.threads == 1 && team.learns == nullptr;
+    if (!small) engaged.fetch_add(team.threads, std::memory_order_relaxed);
+    const Nanoseconds started = team.learns == nullptr ? 0 : now();
+    Nanoseconds alone = 0;
+    int members = 1;
+#ifdef _OPENMP
+    if (team.threads > 1) {
+        Phases phases;
+        std::atomic<int> left{0};
+#pragma omp parallel num_threads(team.threads)
+        {
+            // OpenMP may grant fewer threads than asked for.
+            Member member(omp_get_thread_num(), omp_get_num_threads(), &phases);
+            task(context, member);
+            left.fetch_add(1, std::memory_order_relaxed);
+            if (member.thread() == 0) {
+                members = omp_get_num_threads();
+                // OpenMP itself would keep the processor for milliseconds.
+                wait_until([&] { return left.load(std::memory_order_relaxed) == members; });
+            }
+        }
+        for (const Phase& phase : phases) alone += phase.alone();
+    } else
 #endif
-    if (n > 0) task(context, 0, n, 0);
+    {
+        Member member(0, 1, nullptr);
+        task(context, member);
+    }
+    if (team.learns != nullptr) {
+        team.learns->learn({members, team.halvings, team.learns}, now() - started, alone);
+    }
+    if (!small) engaged.fetch_sub(team.threads, std::memory_order_relaxed);
 }
 
 }  // namespace fastbn

@@ -105,14 +105,14 @@ public:
     Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_columns,
               const StagingBuffers& staging)
         : plan_(plan),
-          owners_(plan.fused ? plan.threads : 1),
+          owners_(plan.fused ? plan.team.threads : 1),
           buffer_bytes_(flag_bytes + buffer_bytes),
           column_bytes_(sums_columns && !plan.layout.channels_first()
                             ? (plan.slab_buffer_size + lanes - 1) / lanes *
                                   static_cast<std::ptrdiff_t>(column_scratch_bytes)
                             : 0),
           scratch_bytes_(column_bytes_ + staging.bytes()),
-          memory_(owners_ * buffer_bytes_ + plan.threads * scratch_bytes_) {
+          memory_(owners_ * buffer_bytes_ + plan.team.threads * scratch_bytes_) {
         for (std::ptrdiff_t i = 0; i < owners_; ++i) {
             new (memory_.data() + i * buffer_bytes_) std::atomic<bool>(false);
         }

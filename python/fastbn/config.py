@@ -10,7 +10,9 @@ from fastbn import _core
 def set_num_threads(n: int | None) -> None:
     """Set how many threads a call may use.
 
-    Results do not depend on it, to the last bit.
+    Results do not depend on it, to the last bit. A call takes fewer where the array is small, where the affinity, the
+    container's quota or other calls leave fewer processors, and where calls before it were slowed down by threads that
+    the system did not run.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def set_num_threads(n: int | None) -> None:
 def get_num_threads() -> int:
     """Return how many threads a call may use.
 
-    Small arrays take fewer. In a process forked from one that had imported fastbn it is 1.
+    A call may take fewer (see `set_num_threads`). In a process forked from one that had imported fastbn it is 1.
 
     Returns
     -------
@@ -71,7 +73,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     -------
     dict or None
         With ``mode="dicts"``: version, the instruction set in use (isa), those that can be used here (isas),
-        num_threads, openmp, compiler and build_type.
+        num_threads, processors (how many of them the affinity and the container's quota leave), openmp, compiler and
+        build_type.
 
     Raises
     ------
@@ -91,6 +94,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         "isa": _core.get_isa(),
         "isas": list(_core.isas()),
         "num_threads": _core.get_num_threads(),
+        "processors": _core.processors(),
         "openmp": _core.openmp,
         "compiler": _core.compiler,
         "build_type": _core.build_type,

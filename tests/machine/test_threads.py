@@ -251,7 +251,7 @@ def test_openmp_decides_at_every_call() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 @pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer reserves terabytes of it")
 def test_more_threads_than_the_system_can_start() -> None:
-    """However many are asked for, no more are started than there is work for, and a few per processor."""
+    """However many are asked for, no more are started than there are processors."""
     program = """
 import resource, numpy as np, fastbn
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
