@@ -139,7 +139,7 @@ bool is_on_cpu(std::int32_t device) {
 }
 
 // An array of the tensor's memory; empty where NumPy has none like it.
-py::object array_on(const Tensor& tensor, const py::object& owner) {
+py::object array_on(const Tensor& tensor, const py::object& owner, bool writeable) {
     if (!is_on_cpu(tensor.device.type) || tensor.ndim < 0 || tensor.ndim > max_dimensions)
         return {};
     const py::object dtype = numpy_dtype_of(tensor.dtype);
@@ -160,7 +160,7 @@ py::object array_on(const Tensor& tensor, const py::object& owner) {
     if (empty) return new_array(dtype.ptr(), tensor.ndim, shape);
     if (tensor.data == nullptr) return {};
     char* const data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-    return new_array_on(data, owner.ptr(), dtype.ptr(), tensor.ndim, shape, strides, false);
+    return new_array_on(data, owner.ptr(), dtype.ptr(), tensor.ndim, shape, strides, writeable);
 }
 
 // ---- The protocol's methods ----
@@ -202,10 +202,47 @@ py::object exported(PyObject* value) {
     }
     if (PyType_Check(value) != 0 || !may_be_on_cpu(value)) return {};
     const OwnedTensor found = tensor_of(capsule_of(method).ptr());
-    return found.tensor != nullptr ? array_on(*found.tensor, found.owner) : py::object();
+    return found.tensor != nullptr ? array_on(*found.tensor, found.owner, false) : py::object();
+}
+
+// ---- What a type offers ----
+
+// DLPack's DLPackExchangeAPI of version 1.3: functions in C, for all objects of a type.
+struct ExchangeApi {
+    Version version;
+    const ExchangeApi* previous;
+    void* allocate;
+    void* managed_from_object;
+    void* object_from_managed;
+    int (*tensor_from_object)(void* object, Tensor* tensor);  // null, or returns 0 unless it raises
+    void* current_stream;
+};
+
+const ExchangeApi* exchange_api_of(PyObject* value) {
+    static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
+    if (name == nullptr) throw PythonError();
+    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+    const auto capsule = optional_owned(PyObject_GetAttr(type, name));
+    if (!capsule) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
+        PyErr_Clear();
+        return nullptr;
+    }
+    const auto* const api =
+        static_cast<ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (api == nullptr) throw PythonError();
+    return api->version.major == known_major ? api : nullptr;
 }
 
 }  // namespace
+
+py::object array_from_exchange_api(PyObject* value) {
+    const ExchangeApi* const api = exchange_api_of(value);
+    if (api == nullptr || api->tensor_from_object == nullptr) return {};
+    Tensor tensor{};
+    if (api->tensor_from_object(value, &tensor) != 0) throw PythonError();
+    return array_on(tensor, borrowed(value), true);
+}
 
 py::object array_from_dlpack(PyObject* value) {
     try {

@@ -219,6 +219,12 @@ py::object from_dlpack(const FromDlpackArguments& arguments) {
     return array ? array : none();
 }
 
+// The same by the functions in C that the value's type may offer, and writable.
+py::object from_exchange_api(const FromDlpackArguments& arguments) {
+    const py::object array = array_from_exchange_api(arguments.value.value);
+    return array ? array : none();
+}
+
 // Raises what the other functions would for these arguments.
 py::object check_weights(const CheckWeightsArguments& arguments) {
     const Input in(arguments.x, arguments.axis);
@@ -604,6 +610,7 @@ void add_array_functions(PyObject* module) {
         Function<value_range>::entry("value_range"),
         Function<check_weights>::entry("check_weights"),
         Function<from_dlpack>::entry("from_dlpack"),
+        Function<from_exchange_api>::entry("from_exchange_api"),
         {nullptr, nullptr, 0, nullptr},
     };
     if (PyModule_AddFunctions(module, functions) != 0) throw PythonError();

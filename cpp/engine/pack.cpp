@@ -1,5 +1,6 @@
 #include "engine/pack.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -63,6 +64,10 @@ void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n
             }
             return;
         }
+    }
+    if (to.is_dense() && from.stride == 0) {  // a broadcast axis, in one store for many values
+        std::fill_n(to.dense(), n, converted<T>(read_element<S>(from.data)));
+        return;
     }
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const S value = read_element<S>(from.data + i * from.stride);

@@ -58,6 +58,8 @@ struct PlainGradient {
              N n, const Wide& mean, const Wide& invstd) const {
         blocks.add(dy, x_at, n, mean, invstd, skip_zeros);
     }
+    template <class Prefetch>
+    void prefetch_residual(const Prefetch&) const {}
 };
 
 // What the sign of z takes, which is the forward pass's own.
@@ -115,6 +117,11 @@ struct ActivatedGradient {
             store(values, Full{}, dz);
             blocks.add(values, x_at, n, mean, invstd, skip);
         }
+    }
+    // Calls prefetch(residual) if there is one.
+    template <class Prefetch>
+    void prefetch_residual(const Prefetch& prefetch) const {
+        if (!relu_alone && in.residual.data != nullptr) prefetch(in.residual);
     }
 };
 

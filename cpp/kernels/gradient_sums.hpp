@@ -21,6 +21,7 @@ FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<cons
     const Wide invstd = broadcast(*sums.invstd);
     const RowPrefetch<Y> next_dy(dy, cols);
     const RowPrefetch<X> next_x(x, cols);
+    const RowPrefetch<Y> next_residual(typed<const Y>(activation.residual), cols);
     GradientBlocks blocks{};
     const auto at = [](const C* array) { return broadcast(*array); };
     with_gradient<Y>(activation, at, [&](const auto& gradient) {
@@ -30,6 +31,9 @@ FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<cons
             each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
                 next_dy.at(dy_row + i);
                 next_x.at(x_row + i);
+                gradient.prefetch_residual([&](Tile<const Y> residual) {
+                    next_residual.at(residual.data + r * residual.stride + i);
+                });
                 gradient.add(blocks, dy_row + i, x_row + i, r, i, n, mean, invstd);
             });
         }
@@ -48,28 +52,31 @@ FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
     const Tile<const X> x = typed<const X>(untyped_x);
     ColumnPrefetch<Y> dy_ahead(dy, cols);
     ColumnPrefetch<X> x_ahead(x, cols);
+    ColumnPrefetch<Y> residual_ahead(typed<const Y>(activation.residual), cols);
     const auto begin = [&](std::ptrdiff_t r) {
         dy_ahead.begin_group(r);
         x_ahead.begin_group(r);
+        residual_ahead.begin_group(r);
     };
-    each_row_group(rows, cols, begin,
-                   [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-                       const Wide mean = load<double>(sums.mean + i, n);
-                       const Wide invstd = load<double>(sums.invstd + i, n);
-                       GradientBlocks blocks{load<double>(sums.sum_dy + i, n),
-                                             load<double>(sums.sum_dy_xhat + i, n)};
-                       const auto at = [=](const C* array) { return load<C>(array + i, n); };
-                       with_gradient<Y>(activation, at, [&](const auto& gradient) {
-                           for (std::ptrdiff_t row = r; row < end; ++row) {
-                               dy_ahead.next_block();
-                               x_ahead.next_block();
-                               gradient.add(blocks, dy.data + row * dy.stride + i,
-                                            x.data + row * x.stride + i, row, i, n, mean, invstd);
-                           }
-                       });
-                       store(sums.sum_dy + i, n, blocks.dz);
-                       store(sums.sum_dy_xhat + i, n, blocks.dz_xhat);
-                   });
+    each_row_group(
+        rows, cols, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+            const Wide mean = load<double>(sums.mean + i, n);
+            const Wide invstd = load<double>(sums.invstd + i, n);
+            GradientBlocks blocks{load<double>(sums.sum_dy + i, n),
+                                  load<double>(sums.sum_dy_xhat + i, n)};
+            const auto at = [=](const C* array) { return load<C>(array + i, n); };
+            with_gradient<Y>(activation, at, [&](const auto& gradient) {
+                for (std::ptrdiff_t row = r; row < end; ++row) {
+                    dy_ahead.next_block();
+                    x_ahead.next_block();
+                    gradient.prefetch_residual([&](Tile<const Y>) { residual_ahead.next_block(); });
+                    gradient.add(blocks, dy.data + row * dy.stride + i, x.data + row * x.stride + i,
+                                 row, i, n, mean, invstd);
+                }
+            });
+            store(sums.sum_dy + i, n, blocks.dz);
+            store(sums.sum_dy_xhat + i, n, blocks.dz_xhat);
+        });
 }
 
 }  // namespace

@@ -93,7 +93,9 @@ struct GradientOptions {
     bool has_activation;
     ActivationOf<C> activation;
     Tile<const Y> residual;
+    SlabPrefetch<Y> next_residual;
     Tile<Y> dz;
+    bool streams_dz;
     GradientWeights weights;
 
     bool has_weights() const {
@@ -106,10 +108,12 @@ struct GradientOptions {
     void activate(Block<C>& dy, Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (!has_activation) return;
         if (residual.data != nullptr) {
-            z = z + load<C>(residual.data + r * residual.stride + i, n);
+            const Y* const at = residual.data + r * residual.stride + i;
+            next_residual.at(at);
+            z = z + load<C>(at, n);
         }
         activation.apply_gradient(z, dy);
-        if (dz.data != nullptr) store(dz.data + r * dz.stride + i, n, dy);
+        if (dz.data != nullptr) put_dz(dz.data + r * dz.stride + i, n, dy);
     }
 
     // Leaves of what flows back through the statistics a value's part: nothing, whatever that is,
@@ -132,6 +136,13 @@ struct GradientOptions {
     }
 
 private:
+    template <class N>
+    void put_dz(Y* to, N n, const Block<C>& block) const {
+        if constexpr (is_full<N>) {
+            if (streams_dz) return stream(to, block);
+        }
+        store(to, n, block);
+    }
     static void keep(const Block<C>& weight, const Block<C>& weighted, Block<C>& flow) {
         FASTBN_UNROLL
         for (int k = 0; k < Block<C>::registers; ++k) {
@@ -232,6 +243,16 @@ struct ScaledInputGradient {
     }
 };
 
+// Whether dz may go past the caches where dx does: its blocks must lie on the same boundaries.
+template <class Y>
+inline bool aligned_alike(Tile<Y> dx, Tile<Y> dz) {
+    constexpr std::uintptr_t boundary = 64;
+    return dz.stride == dx.stride &&
+           (reinterpret_cast<std::uintptr_t>(dz.data) - reinterpret_cast<std::uintptr_t>(dx.data)) %
+                   boundary ==
+               0;
+}
+
 template <class X, class Y>
 FASTBN_FLATTEN void input_gradient(Tile<const void> dy, Tile<const void> x, Tile<void> untyped_dx,
                                    Tile<void> dz, Elementwise e,
@@ -243,10 +264,15 @@ FASTBN_FLATTEN void input_gradient(Tile<const void> dy, Tile<const void> x, Tile
     const GradientInput<X, Y> in{typed<const Y>(dy),           typed<const X>(x),
                                  SlabPrefetch<Y>(e.prefetch),  SlabPrefetch<X>(e.prefetch),
                                  typed<const C>(coefficients), typed<const C>(activation.z)};
+    const bool scaled = in.dx.pre != nullptr || in.z.pre != nullptr;
     const GradientOptions<Y> options{activation.activation.kind != ActivationKind::none,
                                      ActivationOf<C>(activation.activation),
-                                     typed<const Y>(activation.residual), typed<Y>(dz), weights};
-    if (in.dx.pre != nullptr || in.z.pre != nullptr) {
+                                     typed<const Y>(activation.residual),
+                                     SlabPrefetch<Y>(e.prefetch),
+                                     typed<Y>(dz),
+                                     !scaled && e.stream && aligned_alike(dx, typed<Y>(dz)),
+                                     weights};
+    if (scaled) {
         write_by_blocks<C>(dx, e, ScaledInputGradient<X, Y>{in, options});
     } else if (!options.has_activation && !options.has_weights()) {
         write_fast<C>(dx, e, PlainInputGradient<X, Y>{in});

@@ -53,6 +53,7 @@ template <class Y>
 struct NormalizeOptions {
     using C = Computed<Y>;
     Tile<const Y> residual;
+    SlabPrefetch<Y> next_residual;
     bool has_activation;
     ActivationOf<C> activation;
     bool has_clip;
@@ -65,7 +66,9 @@ struct NormalizeOptions {
     template <class N>
     Block<C> finish(Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (residual.data != nullptr) {
-            z = z + load<C>(residual.data + r * residual.stride + i, n);
+            const Y* const at = residual.data + r * residual.stride + i;
+            next_residual.at(at);
+            z = z + load<C>(at, n);
         }
         if (has_activation) activation.apply(z);
         if (has_clip) {
@@ -128,6 +131,7 @@ FASTBN_FLATTEN void normalize(Tile<const void> x, Tile<void> untyped_y, Elementw
                                      typed<const C>(untyped_affine)};
     const ActivationKind activation = epilogue.activation.kind;
     const NormalizeOptions<Y> options{typed<const Y>(epilogue.residual),
+                                      SlabPrefetch<Y>(e.prefetch),
                                       activation != ActivationKind::none,
                                       ActivationOf<C>(epilogue.activation),
                                       epilogue.clip < __builtin_inf(),

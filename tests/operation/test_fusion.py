@@ -78,6 +78,23 @@ def test_backward(layout: Layout, dtype: Any, training: bool, rng: np.random.Gen
         assert got._fields == ("dx", "dweight", "dbias", "dresidual")[: 4 if with_residual else 3]
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("shift", [0, 4], ids=["dx and dresidual on the same boundaries", "on others"])
+def test_gradients_too_large_for_the_caches(axis: int, shift: int, rng: np.random.Generator) -> None:
+    shape = (13, 61, 65, 64) if axis == 1 else (13, 65, 61, 64)
+    x, dy, residual = (rng.standard_normal(shape, dtype=np.float32) for _ in range(3))
+    _, mean, _, invstd, _ = fastbn.batch_norm_train(x, axis=axis)
+    saved = {"mean": mean, "invstd": invstd, "axis": axis}
+    mine, oracles = epilogue("relu", residual)
+    dy = off_the_kink(dy, x, None, None, **saved, residual=residual)
+    out = np.empty(x.nbytes + 128, np.uint8)
+    begin = -out.ctypes.data % 64 + shift  # dresidual begins on a multiple of 64 bytes
+    out = out[begin : begin + x.nbytes].view(np.float32).reshape(shape)
+    got = fastbn.batch_norm_backward(dy, x, **saved, **mine, out=out)
+    assert got.dx is out
+    assert_gradients(got, dy, x, **saved, **oracles)
+
+
 @every_layout
 def test_same_bits_on_every_isa(layout: Layout) -> None:
     for turn, (activation, with_residual) in enumerate(FUSED):

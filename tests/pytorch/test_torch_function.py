@@ -207,6 +207,39 @@ def test_parameters_of_which_no_gradient_is_asked_get_none() -> None:
     assert residual.grad is None
 
 
+def test_tensors_whose_memory_is_not_their_values() -> None:
+    # The imaginary part of a conjugate: negated wherever it is read.
+    negated = torch.complex(tensor(4, 3, seed=1), tensor(4, 3, seed=2)).conj().imag
+    assert negated.is_neg()
+    weight = torch.complex(tensor(3, seed=1), tensor(3, seed=2)).conj().imag
+    for x, w in ((negated, tensor(3)), (tensor(4, 3), weight)):
+        got = batch_norm(x, weight=w, training=True)
+        torch.testing.assert_close(got, F.batch_norm(x, None, None, w, None, True), rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_of_classes_of_their_own() -> None:
+    class Weight(torch.Tensor):
+        pass
+
+    weight = tensor(3).as_subclass(Weight)
+    got, want = (f(tensor(4, 3), None, None, weight, None, True) for f in (batch_norm, F.batch_norm))
+    torch.testing.assert_close(got, want.as_subclass(torch.Tensor), rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_may_be_freed_and_filled_again_between_forward_and_backward() -> None:
+    # As is done with parameters that are sharded over processes.
+    x, weight, dy = tensor(4, 3).requires_grad_(), torch.ones(3, requires_grad=True), tensor(4, 3, seed=3)
+    want = torch.autograd.grad(F.batch_norm(x, None, None, weight, None, True), (x, weight), dy)
+    y = batch_norm(x, weight=weight, training=True)
+    memory = weight.untyped_storage()
+    size = memory.nbytes()
+    memory.resize_(0)
+    memory.resize_(size)
+    weight.data.fill_(1.0)
+    got = torch.autograd.grad(y, (x, weight), dy)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
 # What the kernels do not serve, and errors.
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastbn.torch._arguments import Arguments
 from fastbn.torch._calls import Epilogue
 
 
@@ -25,20 +26,10 @@ class Statistics(NamedTuple):
 
 
 def forward(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    where: Tensor | None,
-    weights: Tensor | None,
-    residual: Tensor | None,
-    epilogue: Epilogue,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: Arguments
 ) -> Tensor:
     """Return y, and update running statistics that are given in training."""
+    running_mean, running_var, training, momentum, eps, where, weights, epilogue = arguments
     if training:
         found = statistics(x, where, weights)
         if running_mean is not None and running_var is not None:

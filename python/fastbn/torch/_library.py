@@ -12,37 +12,27 @@ import torch
 from torch import Tensor
 
 from fastbn.torch import _calls, _composed
+from fastbn.torch._arguments import Arguments
 from fastbn.torch._arrays import array_of, check_running_dtypes, tensor_of
 from fastbn.torch._calls import Epilogue, Saved
 from fastbn.torch._composed import Statistics
 
 
 def batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    where: Tensor | None,
-    weights: Tensor | None,
-    residual: Tensor | None,
-    epilogue: Epilogue,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: Arguments
 ) -> Tensor:
     """Return y, and update running statistics that are given in training."""
+    running_mean, running_var, training, momentum, eps, where, weights, epilogue = arguments
     if (running_mean is None) is not (running_var is None):
         raise ValueError("running_mean and running_var must either both be None or neither be None")
     check_running_dtypes(running_mean, running_var)
-    activation, negative_slope = epilogue
     if not training:
         y: Tensor = torch.ops.fastbn.batch_norm_infer(
-            x, running_mean, running_var, weight, bias, residual, eps, activation, negative_slope
+            x, running_mean, running_var, weight, bias, residual, eps, *epilogue
         )
         return y
     y, mean, var, _, count = torch.ops.fastbn.batch_norm_train(
-        x, weight, bias, where, weights, residual, eps, activation, negative_slope
+        x, weight, bias, where, weights, residual, eps, *epilogue
     )
     if running_mean is not None and running_var is not None:
         _composed.update_running(running_mean, running_var, Statistics(mean, var, count), momentum)

@@ -63,18 +63,6 @@ class BatchNormMixin(torch.nn.Module):
         momentum = self._count_batch() if self.training and self.track_running_stats else 0.0
         use_running = not self.training or self.track_running_stats
         running_mean, running_var = (self.running_mean, self.running_var) if use_running else (None, None)
-        return self._normalized(input, running_mean, running_var, momentum, residual, where, weights)
-
-    def _normalized(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
-        residual: Tensor | None,
-        where: Tensor | None,
-        weights: Tensor | None,
-    ) -> Tensor:
         return batch_norm(
             input,
             running_mean,
@@ -93,11 +81,12 @@ class BatchNormMixin(torch.nn.Module):
 
     def _count_batch(self) -> float:
         """Count a batch of training, and return the weight of its statistics in the running ones."""
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # the plain average over all batches
-                return 1.0 / float(self.num_batches_tracked)
-        return 0.0 if self.momentum is None else self.momentum
+        counted, momentum = self.num_batches_tracked, self.momentum
+        if counted is not None:
+            counted.add_(1)
+            if momentum is None:  # the plain average over all batches
+                return 1.0 / float(counted)
+        return 0.0 if momentum is None else momentum
 
     def extra_repr(self) -> str:
         """Return torch's text, and the activation where there is one."""

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastbn._moments.merge import Statistics, merged
 from fastbn.torch import _calls, _composed
-from fastbn.torch._arrays import array_of, channel_tensor, check_running_dtypes, ordered_like, tensor_of
+from fastbn.torch._arrays import array_of, channel_tensor, check_running_dtypes, in_order_of, ordered_like, tensor_of
 from fastbn.torch._calls import Epilogue, Floats
 from fastbn.torch._functional import check_savable, checked_residual, follow_threads, is_served, saved_constants
 from fastbn.torch._modules import BatchNormMixin
@@ -233,7 +233,7 @@ class _Function(torch.autograd.Function):
         x, weight, bias, residual, where, weights = ctx.saved_tensors
         arguments: _Arguments = ctx.arguments
         wanted = ctx.needs_input_grad
-        arrays = array_of(dy), array_of(x), array_of(weight), array_of(bias)
+        arrays = array_of(in_order_of(dy, x)), array_of(x), array_of(weight), array_of(bias)
         own = _calls.gradient_sums(*arrays, ctx.saved, array_of(residual), arguments.epilogue)
         of_all = np.add.reduce(_gathered(np.stack(own), arguments.group))
         means = np.divide(of_all, arguments.count, out=np.zeros_like(of_all), where=arguments.count > 0)
