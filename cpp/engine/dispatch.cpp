@@ -65,16 +65,18 @@ struct Isa {
     const MomentsTable* moments;
     const NormalizeTable* normalize;
     const GradientTable* gradient;
+    const PackTable* pack;
     bool (*can_run)();
 };
 
 const Isa isas[] = {
     {"generic", &generic::moments_table, &generic::normalize_table, &generic::gradient_table,
-     always},
+     &generic::pack_table, always},
 #ifdef FASTBN_X86
-    {"avx2", &avx2::moments_table, &avx2::normalize_table, &avx2::gradient_table, can_run_avx2},
+    {"avx2", &avx2::moments_table, &avx2::normalize_table, &avx2::gradient_table,
+     &avx2::pack_table, can_run_avx2},
     {"avx512", &avx512::moments_table, &avx512::normalize_table, &avx512::gradient_table,
-     can_run_avx512},
+     &avx512::pack_table, can_run_avx512},
 #endif
 };
 
@@ -143,6 +145,11 @@ const CoefficientKernels& coefficient_kernels(DType computed) {
 const ConversionKernels& conversion_kernels(DType half) {
     return *find_row(active.load()->normalize->conversions,
                      [=](const ConversionKernels& row) { return row.half == half; });
+}
+
+const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size) {
+    return *find_row(active.load()->pack->transposes,
+                     [=](const TransposeKernels& row) { return row.size == element_size; });
 }
 
 std::vector<std::string> available_isas() {

@@ -31,5 +31,6 @@ const GradientKernels& gradient_kernels(DType x, DType dy);
 const ChannelKernels& channel_kernels();
 const CoefficientKernels& coefficient_kernels(DType computed);
 const ConversionKernels& conversion_kernels(DType half);
+const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size);
 
 }  // namespace fastbn

@@ -137,7 +137,7 @@ struct NormalizeTransform {
                           elementwise_loop(plan, x, y, tile),
                           kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
                           {input_tile(residual, tile, memory.scratch), activation, clip}, infinite);
-        finish_output(y, tile, memory.scratch);
+        finish_output(y, tile, memory.scratch, plan.stream);
     }
 };
 
@@ -276,6 +276,15 @@ void apply_common_weight(const Features& features, const Weights& weights,
     }
 }
 
+// The layout for a transform alone, which may go by y as well as by x. Tiles of many neighbouring
+// channels can be transposed on their way to the other array; a tile of one channel cannot.
+Layout transform_layout(const ArrayRef& x, const ArrayRef& y, const Features& features) {
+    const Layout layout = layout_of(x, features);
+    if (!layout.channels_first()) return layout;
+    const Layout layout_of_y = layout_of(y, features);
+    return layout_of_y.channels_first() ? layout : layout_of_y;
+}
+
 Layout arranged_layout(const ArrayRef& x, const Features& features, Weights& weights) {
     Layout layout = layout_of(x, features);
     weights.arrange(layout);
@@ -386,7 +395,7 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
     check_variance(var_name, variances);
     if (features.empty()) return false;
 
-    const Layout layout = layout_of(x, features);
+    const Layout layout = transform_layout(x, y, features);
     const ChannelOrigins origins(x, layout, means.data());
     NormalizeTransform transform(x, y, epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());

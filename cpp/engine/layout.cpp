@@ -29,16 +29,21 @@ void push_axes(Dims& dims, const ArrayRef& array, const Layout& layout, const Ax
     }
 }
 
+// Whether elements are whole numbers of elements apart.
+bool has_whole_strides(const ArrayRef& array) {
+    const std::ptrdiff_t size = size_of(array.dtype);
+    bool whole = true;
+    for (int i = 0; i < array.ndim; ++i) {
+        whole = whole && (array.shape[i] == 1 || array.strides[i] % size == 0);
+    }
+    return whole;
+}
+
 // Whether each element can be loaded as it is.
 bool is_loadable(const ArrayRef& array) {
-    const std::ptrdiff_t size = size_of(array.dtype);
-    bool aligned =
-        !array.swapped &&
-        reinterpret_cast<std::uintptr_t>(array.data) % static_cast<std::size_t>(size) == 0;
-    for (int i = 0; i < array.ndim; ++i) {
-        aligned = aligned && (array.shape[i] == 1 || array.strides[i] % size == 0);
-    }
-    return aligned;
+    const auto size = static_cast<std::size_t>(size_of(array.dtype));
+    return !array.swapped && reinterpret_cast<std::uintptr_t>(array.data) % size == 0 &&
+           has_whole_strides(array);
 }
 
 // Sums may run in any order, so reduced axes are put by descending stride, all of them positive;
@@ -173,6 +178,9 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
     const bool dense = layout.row_fold == 1 || operand.row_stride == row_bytes;
     operand.direct = array.dtype == kernel_dtype && is_loadable(array) && unit_cols &&
                      operand.rows.n <= 1 && dense;
+    const bool unit_rows =
+        operand.rows.n > 0 && operand.rows.dim[operand.rows.n - 1].stride == size_of(array.dtype);
+    operand.transposed = unit_rows && !unit_cols && has_whole_strides(array);
     const Dims& next = operand.channels;
     operand.adjacent_channels = operand.direct && layout.channels_first() &&
                                 layout.cols > max_inner_fold && next.n == 1 &&

@@ -45,6 +45,11 @@ struct Strided {
     T* dense() const { return reinterpret_cast<T*>(data); }
 };
 
+template <class T>
+Strided<T> dense(std::byte* values) {
+    return {reinterpret_cast<char*>(values), sizeof(T)};
+}
+
 template <class T, class S>
 void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n) noexcept {
     if (to.is_dense() && from.is_dense()) {
@@ -177,6 +182,81 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
     pack(std::uint64_t{});
 }
 
+// From a contiguous tile.
+void unpack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
+    visit_types(operand, [&](auto stored, auto seen) {
+        using S = decltype(stored);
+        using T = decltype(seen);
+        each_tile_stretch(
+            operand, tile,
+            [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+                char* const from = reinterpret_cast<char*>(static_cast<T*>(buffer) + index);
+                copy_stretch(Strided<S>{at, stride}, Strided<T>{from, sizeof(T)}, length);
+            });
+    });
+}
+
+// visit(the packed rows x cols, their place in the array, rows, cols) for every part of the tile of
+// a transposed operand whose rows are side by side in the array, and whose columns evenly spaced.
+template <class Visit>
+void each_transposed_part(const Operand& operand, const TileRange& tile, char* packed,
+                          const Visit& visit) {
+    const std::ptrdiff_t size = size_of(operand.dtype);
+    char* const base = operand.base + channel_offset(operand, tile);
+    std::ptrdiff_t row = 0;
+    each_stretch(operand.rows, tile.row, tile.rows,
+                 [&](std::ptrdiff_t row_offset, std::ptrdiff_t rows, std::ptrdiff_t) {
+                     std::ptrdiff_t col = 0;
+                     each_stretch(
+                         operand.cols, tile.col, tile.cols,
+                         [&](std::ptrdiff_t offset, std::ptrdiff_t cols, std::ptrdiff_t stride) {
+                             visit(Tile<void>{packed + (row * tile.cols + col) * size, tile.cols},
+                                   Tile<void>{base + row_offset + offset, stride / size}, rows,
+                                   cols);
+                             col += cols;
+                         });
+                     row += rows;
+                 });
+}
+
+void pack_transposed(const Operand& operand, const TileRange& tile,
+                     const Scratch& scratch) noexcept {
+    std::byte* const seen_values = scratch.staging + operand.staging;
+    std::byte* const stored_values =
+        operand.converted() ? scratch.staging + operand.stored_staging : seen_values;
+    const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
+    each_transposed_part(operand, tile, reinterpret_cast<char*>(stored_values),
+                         [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows,
+                             std::ptrdiff_t cols) {
+                             kernels.pack({array.data, array.stride}, packed, rows, cols);
+                         });
+    if (!operand.converted()) return;
+    visit_types(operand, [&](auto stored, auto seen) {
+        copy_stretch(dense<decltype(seen)>(seen_values), dense<decltype(stored)>(stored_values),
+                     tile.rows * tile.cols);
+    });
+}
+
+void unpack_transposed(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+                       bool stream) noexcept {
+    std::byte* const seen_values = scratch.staging + operand.staging;
+    std::byte* stored_values = seen_values;
+    if (operand.converted()) {
+        stored_values = scratch.staging + operand.stored_staging;
+        visit_types(operand, [&](auto stored, auto seen) {
+            copy_stretch(dense<decltype(stored)>(stored_values), dense<decltype(seen)>(seen_values),
+                         tile.rows * tile.cols);
+        });
+    }
+    const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
+    each_transposed_part(operand, tile, reinterpret_cast<char*>(stored_values),
+                         [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows,
+                             std::ptrdiff_t cols) {
+                             kernels.unpack({packed.data, packed.stride}, array, rows, cols,
+                                            stream);
+                         });
+}
+
 }  // namespace
 
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
@@ -189,21 +269,6 @@ void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noex
             [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
                 char* const to = reinterpret_cast<char*>(static_cast<T*>(buffer) + index);
                 copy_stretch(Strided<T>{to, sizeof(T)}, Strided<S>{at, stride}, length);
-            });
-    });
-}
-
-void unpack_tile(const Operand& operand, const TileRange& tile, const void* buffer) noexcept {
-    visit_types(operand, [&](auto stored, auto seen) {
-        using S = decltype(stored);
-        using T = decltype(seen);
-        // Only read, but Strided serves both sides.
-        T* const values = static_cast<T*>(const_cast<void*>(buffer));
-        each_tile_stretch(
-            operand, tile,
-            [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
-                char* const from = reinterpret_cast<char*>(values + index);
-                copy_stretch(Strided<S>{at, stride}, Strided<T>{from, sizeof(T)}, length);
             });
     });
 }
@@ -242,14 +307,19 @@ Tile<void> output_tile(const Operand& operand, const TileRange& tile,
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
                             const Scratch& scratch) noexcept {
     const Tile<void> found = output_tile(operand, tile, scratch);
-    if (operand && !operand.direct) pack_tile(operand, tile, found.data);
+    if (operand && operand.transposed && !operand.origins) {
+        pack_transposed(operand, tile, scratch);
+    } else if (operand && !operand.direct) {
+        pack_tile(operand, tile, found.data);
+    }
     return {found.data, found.stride};
 }
 
-void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch) noexcept {
-    if (operand && !operand.direct) {
-        unpack_tile(operand, tile, scratch.staging + operand.staging);
-    }
+void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+                   bool stream) noexcept {
+    if (!operand || operand.direct) return;
+    if (operand.transposed) return unpack_transposed(operand, tile, scratch, stream);
+    unpack_tile(operand, tile, scratch.staging + operand.staging);
 }
 
 }  // namespace fastbn

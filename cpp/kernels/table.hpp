@@ -180,7 +180,20 @@ struct ConversionKernels {
     void (*narrow)(const float* from, void* to, std::ptrdiff_t n) noexcept;
 };
 
-// ---- The tables: one for each of the three sources that an instruction set is compiled from ----
+// A packed tile of rows x cols elements of `size` bytes, which has its columns side by side, from and
+// to an array in which a column's elements are: as a tile, the array is cols x rows. `pack` writes,
+// and `unpack` reads, up to transpose_overhang bytes behind the packed tile's end.
+struct TransposeKernels {
+    int size;
+    void (*pack)(Tile<const void> array, Tile<void> packed, std::ptrdiff_t rows,
+                 std::ptrdiff_t cols) noexcept;
+    // stream: past the caches.
+    void (*unpack)(Tile<const void> packed, Tile<void> array, std::ptrdiff_t rows,
+                   std::ptrdiff_t cols, bool stream) noexcept;
+};
+constexpr std::ptrdiff_t transpose_overhang = 16;
+
+// ---- The tables: one for each of the four sources that an instruction set is compiled from ----
 
 constexpr int moments_rows = 5;
 constexpr int normalize_rows = 5;
@@ -200,20 +213,27 @@ struct GradientTable {
     GradientKernels rows[gradient_rows];
 };
 
+struct PackTable {
+    TransposeKernels transposes[4];
+};
+
 namespace generic {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
 extern const GradientTable gradient_table;
+extern const PackTable pack_table;
 }  // namespace generic
 namespace avx2 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
 extern const GradientTable gradient_table;
+extern const PackTable pack_table;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
 extern const GradientTable gradient_table;
+extern const PackTable pack_table;
 }  // namespace avx512
 
 }  // namespace fastbn

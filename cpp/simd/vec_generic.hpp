@@ -195,6 +195,71 @@ inline Vec<double> clamp_negative(Vec<double> a) {
     return {a.v < zero.v ? zero.v : a.v};
 }
 
+struct Bytes {
+    static constexpr std::ptrdiff_t groups = 1;
+    using Native [[gnu::vector_size(16)]] = unsigned char;
+    Native v;
+
+    static Bytes load(const char* p) {
+        Bytes a;
+        __builtin_memcpy(&a.v, p, sizeof a.v);
+        return a;
+    }
+    static Bytes load_groups(const char* p, std::ptrdiff_t) { return load(p); }
+    void store(char* p) const { __builtin_memcpy(p, &v, sizeof v); }
+    void stream(char* p) const {
+#ifdef __SSE2__
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#else
+        store(p);
+#endif
+    }
+    template <int g>
+    void store_group(char* p) const {
+        store(p);
+    }
+#ifdef __SSE2__
+    template <int size>
+    static Bytes interleave_lower(Bytes a, Bytes b) {
+        const auto x = reinterpret_cast<__m128i>(a.v);
+        const auto y = reinterpret_cast<__m128i>(b.v);
+        if constexpr (size == 1) return {reinterpret_cast<Native>(_mm_unpacklo_epi8(x, y))};
+        if constexpr (size == 2) return {reinterpret_cast<Native>(_mm_unpacklo_epi16(x, y))};
+        if constexpr (size == 4) return {reinterpret_cast<Native>(_mm_unpacklo_epi32(x, y))};
+        if constexpr (size == 8) return {reinterpret_cast<Native>(_mm_unpacklo_epi64(x, y))};
+    }
+    template <int size>
+    static Bytes interleave_upper(Bytes a, Bytes b) {
+        const auto x = reinterpret_cast<__m128i>(a.v);
+        const auto y = reinterpret_cast<__m128i>(b.v);
+        if constexpr (size == 1) return {reinterpret_cast<Native>(_mm_unpackhi_epi8(x, y))};
+        if constexpr (size == 2) return {reinterpret_cast<Native>(_mm_unpackhi_epi16(x, y))};
+        if constexpr (size == 4) return {reinterpret_cast<Native>(_mm_unpackhi_epi32(x, y))};
+        if constexpr (size == 8) return {reinterpret_cast<Native>(_mm_unpackhi_epi64(x, y))};
+    }
+#else
+    // Of the halves that begin at byte `first`.
+    template <int size>
+    static Bytes interleave(Bytes a, Bytes b, int first) {
+        Bytes both;
+        for (int i = 0; i < 16; ++i) {
+            const int element = i / size;
+            const int from = first + element / 2 * size + i % size;
+            both.v[i] = element % 2 == 0 ? a.v[from] : b.v[from];
+        }
+        return both;
+    }
+    template <int size>
+    static Bytes interleave_lower(Bytes a, Bytes b) {
+        return interleave<size>(a, b, 0);
+    }
+    template <int size>
+    static Bytes interleave_upper(Bytes a, Bytes b) {
+        return interleave<size>(a, b, 8);
+    }
+#endif
+};
+
 inline void stream_fence() {
 #ifdef __SSE2__
     _mm_sfence();
