@@ -414,8 +414,9 @@ py::object normalize(const NormalizeArguments& arguments) {
     if (refuse_infinity) check_nothing_overwritten(arguments.out);
     const ResultType type = dtype_argument(arguments.dtype);
     const AxisList order = axis_order_argument(in.x, arguments.axis, arguments.out_axis);
-    const ArrayArg y = output_argument(arguments.out, type, in.x, order, {&in.x, &epilogue.residual},
-                                       {&mean, &var, &parameters.weight, &parameters.bias});
+    const ArrayArg y =
+        output_argument(arguments.out, type, in.x, order, {&in.x, &epilogue.residual},
+                        {&mean, &var, &parameters.weight, &parameters.bias});
     return transform(in, mean, var, parameters, epilogue, eps, y, refuse_infinity);
 }
 

@@ -56,7 +56,9 @@ Features features_of(const ArrayRef& x, const AxisList& axes) {
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x) {
     bool same = array.ndim == x.ndim;
     for (int i = 0; same && i < x.ndim; ++i) same = array.shape[i] == x.shape[i];
-    if (!same) refuse(name, "have x's shape " + shape_text(x.shape, x.ndim), shape_text(array.shape, array.ndim));
+    if (!same)
+        refuse(name, "have x's shape " + shape_text(x.shape, x.ndim),
+               shape_text(array.shape, array.ndim));
 }
 
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features) {

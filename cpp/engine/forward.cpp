@@ -303,11 +303,15 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     if (features.empty()) return fill_undefined(features, out);
     const Layout layout = arranged_layout(x, features, weights);
     const ChannelOrigins origins(x, layout, weights);
-    // The range of values is not that of their differences, once those are rounded.
-    if (origins && out.min != nullptr) value_range(x, features, weighting, out.min, out.max);
-    const bool wants_range = out.min != nullptr && !origins;
+    // The range of values is not that of their differences, once those are rounded; and integers
+    // that are summed as they are have their range taken of floating-point numbers.
+    const bool range_apart = origins || integer_sums_kernels(x.dtype, weights.form()) != nullptr;
+    if (range_apart && out.min != nullptr) {
+        value_range(x, features, weighting, out.min, out.max);
+    }
+    const bool wants_range = out.min != nullptr && !range_apart;
     const DType x_type =
-        wants_range ? value_range_kernels(x.dtype).x : moments_kernels(x.dtype, weights.form()).x;
+        wants_range ? value_range_kernels(x.dtype).x : moments_type(x.dtype, weights.form());
     Work work;
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
@@ -366,12 +370,12 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
-    const DType moments_type = moments_kernels(x.dtype, weights.form()).x;
-    WeightedInput input{weights, operand_of(x, layout, moments_type, origins.origins())};
+    const DType x_type = moments_type(x.dtype, weights.form());
+    WeightedInput input{weights, operand_of(x, layout, x_type, origins.origins())};
     StagingBuffers staging(plan);
     input.take_staging(staging, weights);
     transform.take_staging(staging);
-    const MomentsReduction moments(plan, x, moments_type, weights, origins, eps, out);
+    const MomentsReduction moments(plan, x, x_type, weights, origins, eps, out);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
     execute(plan, staging, TrainingOperation(plan, input, moments, transform, weight, bias));

@@ -95,7 +95,7 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
     const bool one_channel_loop = channels.n <= 1;
     const bool unit_reduced = reduced.n > 0 && reduced.dim[reduced.n - 1].stride == size;
     const bool unit_channel = channels.n == 1 && channels.dim[0].stride == size;
-    const bool aligned = is_loadable(x) && moments_kernels(x.dtype).x == x.dtype;
+    const bool aligned = is_loadable(x) && moments_type(x.dtype) == x.dtype;
 
     if (aligned && reduced.n <= 1 && (unit_channel || (channels.n == 0 && reduced.n == 0))) {
         layout.orientation = Orientation::channels_last;

@@ -70,8 +70,8 @@ struct Operand {
     std::ptrdiff_t row_stride = 0;   // in bytes, where direct
     bool direct = false;             // kernels can walk the array's own memory
     bool adjacent_channels = false;  // channels_first: channels follow each other along a row
-    bool transposed = false;         // not direct, and of a column's values the rows are side by side
-    std::ptrdiff_t staging = 0;      // where not direct: its staging buffer in a thread's scratch,
+    bool transposed = false;     // not direct, and of a column's values the rows are side by side
+    std::ptrdiff_t staging = 0;  // where not direct: its staging buffer in a thread's scratch,
     std::ptrdiff_t stored_staging = 0;  // and where transposed and converted: one of stored values
 
     bool converted() const { return swapped || dtype != kernel_dtype; }

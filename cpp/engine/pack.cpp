@@ -225,11 +225,11 @@ void pack_transposed(const Operand& operand, const TileRange& tile,
     std::byte* const stored_values =
         operand.converted() ? scratch.staging + operand.stored_staging : seen_values;
     const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
-    each_transposed_part(operand, tile, reinterpret_cast<char*>(stored_values),
-                         [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows,
-                             std::ptrdiff_t cols) {
-                             kernels.pack({array.data, array.stride}, packed, rows, cols);
-                         });
+    each_transposed_part(
+        operand, tile, reinterpret_cast<char*>(stored_values),
+        [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows, std::ptrdiff_t cols) {
+            kernels.pack({array.data, array.stride}, packed, rows, cols);
+        });
     if (!operand.converted()) return;
     visit_types(operand, [&](auto stored, auto seen) {
         copy_stretch(dense<decltype(seen)>(seen_values), dense<decltype(stored)>(stored_values),
@@ -249,12 +249,11 @@ void unpack_transposed(const Operand& operand, const TileRange& tile, const Scra
         });
     }
     const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
-    each_transposed_part(operand, tile, reinterpret_cast<char*>(stored_values),
-                         [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows,
-                             std::ptrdiff_t cols) {
-                             kernels.unpack({packed.data, packed.stride}, array, rows, cols,
-                                            stream);
-                         });
+    each_transposed_part(
+        operand, tile, reinterpret_cast<char*>(stored_values),
+        [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows, std::ptrdiff_t cols) {
+            kernels.unpack({packed.data, packed.stride}, array, rows, cols, stream);
+        });
 }
 
 }  // namespace

@@ -4,8 +4,7 @@
 
 namespace fastbn::FASTBN_ISA {
 
-extern constexpr PackTable pack_table = {
-    {transpose_kernels<1>(), transpose_kernels<2>(), transpose_kernels<4>(),
-     transpose_kernels<8>()}};
+extern constexpr PackTable pack_table = {{transpose_kernels<1>(), transpose_kernels<2>(),
+                                          transpose_kernels<4>(), transpose_kernels<8>()}};
 
 }  // namespace fastbn::FASTBN_ISA

@@ -163,8 +163,8 @@ inline void each_block_of_rows(std::ptrdiff_t begin, std::ptrdiff_t rows, const 
 template <int size>
 inline std::ptrdiff_t rows_before_boundary(Rows<char> array) {
     constexpr auto boundary = static_cast<std::ptrdiff_t>(sizeof(Bytes));
-    const auto past = static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(array.data) %
-                                                  sizeof(Bytes));
+    const auto past =
+        static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(array.data) % sizeof(Bytes));
     if (past % size != 0 || array.step % boundary != 0) return -1;
     return (boundary - past) % boundary / size;
 }
@@ -183,9 +183,8 @@ FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, 
     const auto store = [](char* p, Bytes a) { a.store(p); };
     if (rows < height) return unpack_few<size>(packed, array, rows, cols);
     const std::ptrdiff_t before = stream ? rows_before_boundary<size>(array) : -1;
-    if (before < 0) return each_block_of_rows<size>(0, rows, [&](std::ptrdiff_t r) {
-        unpack_at(r, store);
-    });
+    if (before < 0)
+        return each_block_of_rows<size>(0, rows, [&](std::ptrdiff_t r) { unpack_at(r, store); });
     std::ptrdiff_t r = before;
     if (r > 0) unpack_few<size>(packed, array, r, cols);
     for (; r + height <= rows; r += height) {
