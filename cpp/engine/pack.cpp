@@ -19,7 +19,15 @@ template <class Visit>
 void each_tile_stretch(const Operand& operand, const TileRange& tile, Visit&& visit) {
     char* const base = operand.base + channel_offset(operand, tile);
     std::ptrdiff_t packed = 0;
+    // Where columns are evenly spaced, rows need no search for their stretches.
+    const bool one_stretch = operand.cols.n == 1;
+    const Dim even = one_stretch ? operand.cols.dim[0] : Dim{1, 0};
     const auto columns_of = [&](char* row) {
+        if (one_stretch) {
+            visit(row + tile.col * even.stride, even.stride, packed, tile.cols);
+            packed += tile.cols;
+            return;
+        }
         each_stretch(operand.cols, tile.col, tile.cols,
                      [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
                          visit(row + offset, stride, packed, length);

@@ -1,5 +1,6 @@
 // Sums of integers of 8 and 16 bits, and of their squares: whole numbers, in which no order of
-// addition shows, so that the compiler may choose the registers. Double-doubles hold them exactly.
+// addition shows. A kernel adds up at most 65,536 values of a channel in elements of 32 bits, and
+// then hands them on as double-doubles.
 #pragma once
 
 #include <cstddef>
@@ -8,134 +9,287 @@
 #include "kernels/per_channel.hpp"
 #include "kernels/table.hpp"
 #include "numerics/moments_math.hpp"
+#include "simd/prefetch.hpp"
 #include "simd/tile.hpp"
+#include "simd/vec.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// What an element counts as: a truth value other than 0 is 1.
-template <class X>
-inline X number(X value) {
-    return value;
-}
+// ---- Types ----
+
+// A truth value is 1 if any bit of its byte is.
 struct Truth {
     std::uint8_t byte;
 };
-inline std::uint8_t number(Truth value) { return value.byte != 0 ? 1 : 0; }
 
-// A square, and the type it fits. Squares of 16 bits are added up in two halves: of the sum of
-// either, 32 bits hold 65,536 of them.
+// What registers add up are bytes without a sign and pairs of bytes with one: of a type with other
+// values, its values less an offset, which are its bits with the first one flipped.
 template <class X>
-constexpr bool is_short = sizeof(X) == 2;
-template <class X>
-struct SquareOf {
-    using Type = std::uint16_t;
+struct Read {
+    static constexpr std::uint16_t zero = 0;  // the bits that are read as 0
+    static constexpr std::int64_t offset = 0;
+    static Bytes from(Bytes stored) { return stored; }
+};
+template <std::uint16_t first_bits, std::int64_t less>
+struct ReadFlipped {
+    static constexpr std::uint16_t zero = first_bits;
+    static constexpr std::int64_t offset = less;
+    static Bytes from(Bytes stored) { return stored ^ Bytes::broadcast(first_bits); }
 };
 template <>
-struct SquareOf<std::int16_t> {
-    using Type = std::uint32_t;
-};
+struct Read<std::int8_t> : ReadFlipped<0x8080, -128> {};
 template <>
-struct SquareOf<std::uint16_t> {
-    using Type = std::uint32_t;
+struct Read<std::uint16_t> : ReadFlipped<0x8000, 32768> {};
+template <>
+struct Read<Truth> {
+    static constexpr std::uint16_t zero = 0;
+    static constexpr std::int64_t offset = 0;
+    static Bytes from(Bytes stored) {
+        return Bytes::lesser_of_bytes(stored, Bytes::broadcast(0x0101));
+    }
 };
+
 template <class X>
-inline std::uint32_t square(X stored) {
-    using Square = typename SquareOf<X>::Type;
-    const auto value = static_cast<Square>(number(stored));
-    return static_cast<Square>(value * value);
+constexpr std::ptrdiff_t elements_of = sizeof(Bytes) / sizeof(X);
+
+template <class X>
+inline Bytes read(const X* p) {
+    return Read<X>::from(Bytes::load(reinterpret_cast<const char*>(p)));
 }
-inline std::uint32_t lower(std::uint32_t square) { return square & 0xffffU; }
-inline std::uint32_t upper(std::uint32_t square) { return square >> 16U; }
+// The first n elements, and zeros.
+template <class X>
+[[gnu::noinline]] Bytes read(const X* p, std::ptrdiff_t n) {
+    alignas(64) char part[sizeof(Bytes)];
+    Bytes::broadcast(Read<X>::zero).store(part);
+    __builtin_memcpy(part, p, static_cast<std::size_t>(n) * sizeof(X));
+    return Read<X>::from(Bytes::load(part));
+}
+
+// The sums of n values, of which `offset` was subtracted before they were added up.
+template <class X>
+inline void add_sums(const IntegerSums& to, std::ptrdiff_t i, std::ptrdiff_t n, double sum,
+                     double squares) {
+    constexpr auto offset = static_cast<double>(Read<X>::offset);
+    const double all = offset * static_cast<double>(n);
+    add_integers(to, i, sum + all, squares + offset * (2.0 * sum + all));
+}
+
+// Squares of 16 bits need the whole of 32 already. They are added up in two halves, each in an
+// element of its own: the lower one first.
+inline Bytes lower_halves(Bytes squares) { return Bytes::interleave_lower<2>(squares, Bytes{}); }
+inline Bytes upper_halves(Bytes squares) { return Bytes::interleave_upper<2>(squares, Bytes{}); }
+inline double from_halves(std::uint32_t lower, std::uint32_t upper) {
+    return static_cast<double>(lower) + static_cast<double>(upper) * 0x1p16;
+}
+
+inline Bytes squares_of_pairs(Bytes a) { return Bytes::sums_of_products(a, a); }
 
 // ---- A tile of one channel ----
 
-// Folds a tile of at most 65,536 values into the sums.
+struct TileSums {
+    Bytes sum{};
+    Bytes squares[2]{};
+
+    void add_bytes(Bytes x) {
+        sum = Bytes::add<4>(sum, Bytes::sums_of_bytes(x));
+        add_squares(squares_of_pairs(Bytes::interleave_lower<1>(x, Bytes{})),
+                    squares_of_pairs(Bytes::interleave_upper<1>(x, Bytes{})));
+    }
+    void add_shorts(Bytes x) {
+        sum = Bytes::add<4>(sum, Bytes::sums_of_products(x, Bytes::broadcast(1)));
+        const Bytes pairs = squares_of_pairs(x);
+        add_squares(lower_halves(pairs), upper_halves(pairs));
+    }
+    template <class X>
+    void add(Bytes x) {
+        if constexpr (sizeof(X) == 1) add_bytes(x);
+        if constexpr (sizeof(X) == 2) add_shorts(x);
+    }
+
+private:
+    void add_squares(Bytes a, Bytes b) {
+        squares[0] = Bytes::add<4>(squares[0], a);
+        squares[1] = Bytes::add<4>(squares[1], b);
+    }
+};
+
+constexpr std::ptrdiff_t words = sizeof(Bytes) / sizeof(std::uint32_t);
+
+inline void store_words(Bytes a, std::uint32_t* p) { a.store(reinterpret_cast<char*>(p)); }
+
+template <class X>
+void fold_sums(const TileSums& sums, std::ptrdiff_t n, const IntegerSums& to) {
+    std::uint32_t sum[words];
+    std::uint32_t squares[2 * words];
+    store_words(sums.sum, sum);
+    store_words(sums.squares[0], squares);
+    store_words(sums.squares[1], squares + words);
+    std::int64_t total = 0;
+    std::uint64_t total_squares = 0;
+    for (const std::uint32_t part : sum) total += static_cast<std::int32_t>(part);
+    for (std::ptrdiff_t i = 0; i < 2 * words; ++i) {
+        const bool is_upper_half = sizeof(X) == 2 && i % 2 != 0;
+        total_squares += std::uint64_t{squares[i]} << (is_upper_half ? 16U : 0U);
+    }
+    add_sums<X>(to, 0, n, static_cast<double>(total), static_cast<double>(total_squares));
+}
+
 template <class X>
 FASTBN_FLATTEN void sums_of_tile(Tile<const void> untyped_x, std::ptrdiff_t rows,
-                                 std::ptrdiff_t cols, IntegerSums sums, void*) noexcept {
+                                 std::ptrdiff_t cols, IntegerSums to, void*) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
-    std::int64_t total = 0;
-    std::uint64_t squares = 0;
+    constexpr std::ptrdiff_t width = elements_of<X>;
+    TileSums sums;
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const X* const row = x.data + r * x.stride;
-        std::int32_t sum = 0;
-        std::uint32_t low = 0;
-        std::uint32_t high = 0;
-#pragma omp simd reduction(+ : sum, low, high)
-        for (std::ptrdiff_t i = 0; i < cols; ++i) {
-            sum += number(row[i]);
-            if constexpr (is_short<X>) {
-                low += lower(square(row[i]));
-                high += upper(square(row[i]));
-            } else {
-                low += square(row[i]);
-            }
-        }
-        total += sum;
-        squares += low + (std::uint64_t{high} << 16U);
+        std::ptrdiff_t i = 0;
+        for (; i + width <= cols; i += width) sums.add<X>(read(row + i));
+        if (i < cols) sums.add<X>(read(row + i, cols - i));
     }
-    add_integers(sums, 0, static_cast<double>(total), static_cast<double>(squares));
+    fold_sums<X>(sums, rows * cols, to);
 }
 
 // ---- A tile of columns ----
 
-// Each column's sums, in three arrays.
+// The sums of a register's columns, taken of two rows at a time. Each of two registers of sums has
+// half of every group's columns, each of four registers of squares a quarter.
 struct ColumnIntegers {
-    std::int32_t* sum;
-    std::uint32_t* low;
-    std::uint32_t* high;
+    Bytes sum[2]{};
+    Bytes squares[4]{};
 
-    // Adds `count` rows from x on.
-    template <int count, class X>
-    void add_rows(const X* x, std::ptrdiff_t stride, std::ptrdiff_t cols) const {
-#pragma omp simd
-        for (std::ptrdiff_t i = 0; i < cols; ++i) {
-            std::int32_t rows_sum = 0;
-            std::uint32_t rows_low = 0;
-            std::uint32_t rows_high = 0;
-            FASTBN_UNROLL
-            for (int r = 0; r < count; ++r) {
-                const X value = x[r * stride + i];
-                rows_sum += number(value);
-                if constexpr (is_short<X>) {
-                    rows_low += lower(square(value));
-                    rows_high += upper(square(value));
-                } else {
-                    rows_low += square(value);
-                }
-            }
-            sum[i] += rows_sum;
-            low[i] += rows_low;
-            if constexpr (is_short<X>) high[i] += rows_high;
-        }
+    // In elements of two bytes: 256 rows at most.
+    void add_bytes(Bytes a, Bytes b) {
+        add_bytes(0, Bytes::interleave_lower<1>(a, Bytes{}), Bytes::interleave_lower<1>(b, Bytes{}));
+        add_bytes(1, Bytes::interleave_upper<1>(a, Bytes{}), Bytes::interleave_upper<1>(b, Bytes{}));
+    }
+    void add_shorts(Bytes a, Bytes b) {
+        add_shorts(0, Bytes::interleave_lower<2>(a, b));
+        add_shorts(1, Bytes::interleave_upper<2>(a, b));
+    }
+    template <class X>
+    void add(Bytes a, Bytes b) {
+        if constexpr (sizeof(X) == 1) add_bytes(a, b);
+        if constexpr (sizeof(X) == 2) add_shorts(a, b);
+    }
+
+private:
+    void add_squares(int k, Bytes a) { squares[k] = Bytes::add<4>(squares[k], a); }
+    void add_bytes(int half, Bytes a, Bytes b) {
+        sum[half] = Bytes::add<2>(sum[half], Bytes::add<2>(a, b));
+        add_squares(2 * half, squares_of_pairs(Bytes::interleave_lower<2>(a, b)));
+        add_squares(2 * half + 1, squares_of_pairs(Bytes::interleave_upper<2>(a, b)));
+    }
+    void add_shorts(int half, Bytes pairs) {
+        const Bytes ones = Bytes::broadcast(1);
+        sum[half] = Bytes::add<4>(sum[half], Bytes::sums_of_products(pairs, ones));
+        add_squares(2 * half, lower_halves(squares_of_pairs(pairs)));
+        add_squares(2 * half + 1, upper_halves(squares_of_pairs(pairs)));
     }
 };
 
-// The same for a tile of as many rows.
+// Group g of n registers one after the other, then group g + 1.
+template <int n, int g = 0>
+inline void store_by_groups(const Bytes (&from)[n], char* to) {
+    if constexpr (g < Bytes::groups) {
+        FASTBN_UNROLL
+        for (int k = 0; k < n; ++k) {
+            from[k].template store_group<g>(to + (g * n + k) * group_bytes);
+        }
+        store_by_groups<n, g + 1>(from, to);
+    }
+}
+
+// What a column's sum is stored as: two bytes for bytes, which have no sign, else four.
+template <std::size_t size>
+struct SumOf {
+    using Type = std::uint16_t;
+};
+template <>
+struct SumOf<2> {
+    using Type = std::int32_t;
+};
+
+// Folds columns `first` to `end` of a register that begins with column 0 of `to`.
+template <class X>
+inline void fold_columns(const ColumnIntegers& columns, std::ptrdiff_t first, std::ptrdiff_t end,
+                         std::ptrdiff_t rows, const IntegerSums& to) {
+    using Sum = typename SumOf<sizeof(X)>::Type;
+    alignas(64) Sum sum[elements_of<X>];
+    alignas(64) std::uint32_t squares[4 * words];
+    static_assert(sizeof(sum) == 2 * sizeof(Bytes));
+    store_by_groups(columns.sum, reinterpret_cast<char*>(sum));
+    store_by_groups(columns.squares, reinterpret_cast<char*>(squares));
+#pragma omp simd
+    for (std::ptrdiff_t i = first; i < end; ++i) {
+        if constexpr (sizeof(X) == 1) {
+            add_sums<X>(to, i, rows, static_cast<double>(sum[i]), static_cast<double>(squares[i]));
+        } else {
+            add_sums<X>(to, i, rows, static_cast<double>(sum[i]),
+                        from_halves(squares[2 * i], squares[2 * i + 1]));
+        }
+    }
+}
+
+// The sums of a register of columns, each of its rows by read(row).
+template <class X, class ReadRow>
+inline ColumnIntegers sums_of_rows(Tile<const X> x, std::ptrdiff_t rows, const ReadRow& read_row) {
+    ColumnIntegers sums;
+    std::ptrdiff_t r = 0;
+    for (; r + 2 <= rows; r += 2) {
+        const X* const row = x.data + r * x.stride;
+        sums.add<X>(read_row(row), read_row(row + x.stride));
+    }
+    if (r < rows) sums.add<X>(read_row(x.data + r * x.stride), Bytes{});
+    return sums;
+}
+
+// For a walk down a tile's rows, a register of columns at a time, which no hardware prefetcher
+// follows: for each register that is read, one of what comes after the tile, in the order of memory.
+class NextTilePrefetch {
+public:
+    NextTilePrefetch(const void* x, std::ptrdiff_t rows, std::ptrdiff_t row_bytes,
+                     std::ptrdiff_t step)
+        : row_(reinterpret_cast<std::uintptr_t>(x) + static_cast<std::uintptr_t>(rows * step)),
+          step_(static_cast<std::uintptr_t>(step)),
+          row_bytes_(static_cast<std::uintptr_t>(row_bytes)) {}
+
+    void next_register() {
+        prefetch(row_ + at_);
+        at_ += sizeof(Bytes);
+        if (at_ < row_bytes_) return;
+        row_ += step_;
+        at_ = 0;
+    }
+
+private:
+    std::uintptr_t row_;
+    std::uintptr_t step_;
+    std::uintptr_t row_bytes_;
+    std::uintptr_t at_ = 0;
+};
+
+// Of at most 256 rows. Where columns do not fill the last register, it begins earlier.
 template <class X>
 FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t rows,
-                                    std::ptrdiff_t cols, IntegerSums sums, void* scratch) noexcept {
-    constexpr int at_once = 8;
+                                    std::ptrdiff_t cols, IntegerSums to, void*) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
-    auto* const low = static_cast<std::uint32_t*>(scratch);
-    std::uint32_t* const high = low + cols;
-    auto* const sum = reinterpret_cast<std::int32_t*>(high + cols);
-    static_assert(lanes * 3 * sizeof(*low) <= column_scratch_bytes);
-    for (std::ptrdiff_t i = 0; i < cols; ++i) {
-        sum[i] = 0;
-        low[i] = high[i] = 0;
+    constexpr std::ptrdiff_t width = elements_of<X>;
+    constexpr std::ptrdiff_t size = sizeof(X);
+    if (cols < width) {
+        const auto read_part = [=](const X* row) { return read(row, cols); };
+        return fold_columns<X>(sums_of_rows(x, rows, read_part), 0, cols, rows, to);
     }
-    const ColumnIntegers columns{sum, low, high};
-    std::ptrdiff_t r = 0;
-    for (; r + at_once <= rows; r += at_once) {
-        columns.add_rows<at_once>(x.data + r * x.stride, x.stride, cols);
-    }
-    for (; r < rows; ++r) columns.add_rows<1>(x.data + r * x.stride, x.stride, cols);
-#pragma omp simd
-    for (std::ptrdiff_t i = 0; i < cols; ++i) {
-        const double squares = static_cast<double>(low[i]) + static_cast<double>(high[i]) * 0x1p16;
-        add_integers(sums, i, static_cast<double>(sum[i]), squares);
+    NextTilePrefetch next(x.data, rows, cols * size, x.stride * size);
+    const auto read_all = [&](const X* row) {
+        next.next_register();
+        return read(row);
+    };
+    for (std::ptrdiff_t i = 0; i < cols; i += width) {
+        const std::ptrdiff_t begin = i + width <= cols ? i : cols - width;
+        const Tile<const X> columns{x.data + begin, x.stride};
+        fold_columns<X>(sums_of_rows(columns, rows, read_all), i - begin, width, rows,
+                        {to.sum + begin, to.squares + begin, to.squares_lo + begin});
     }
 }
 

@@ -56,6 +56,13 @@
 //     interleave_lower<size>(a, b)   in each group the elements of `size` bytes, 1, 2, 4 or 8, of
 //                                    the lower halves: the first of a, the first of b, and so on
 //     interleave_upper<size>(a, b)   the same of the upper halves
+//     broadcast(a)               sixteen bits, in all elements of two bytes
+//     a ^ b                      exclusive or
+//     add<size>(a, b)            the sums of elements of 2 or 4 bytes, modulo 2^16 or 2^32
+//     lesser_of_bytes(a, b)      of every two bytes the lesser one
+//     sums_of_bytes(a)           of every eight bytes the sum, as an element of eight bytes
+//     sums_of_products(a, b)     of elements of two bytes, signed: the sum of the products of every
+//                                two neighbours, as an element of four bytes, modulo 2^32
 //
 // Functions:
 //
@@ -135,6 +142,9 @@ constexpr std::ptrdiff_t group_bytes = 16;
 static_assert(sizeof(Bytes) == group_bytes * Bytes::groups);
 static_assert(is_same<decltype(Bytes::interleave_lower<1>(Bytes{}, Bytes{})), Bytes>);
 static_assert(is_same<decltype(Bytes::interleave_upper<8>(Bytes{}, Bytes{})), Bytes>);
+static_assert(is_same<decltype(Bytes::add<2>(Bytes{}, Bytes::broadcast(1))), Bytes>);
+static_assert(is_same<decltype(Bytes::sums_of_bytes(Bytes{} ^ Bytes{})), Bytes>);
+static_assert(is_same<decltype(Bytes::sums_of_products(Bytes{}, Bytes{})), Bytes>);
 
 }  // namespace
 }  // namespace fastbn::FASTBN_ISA

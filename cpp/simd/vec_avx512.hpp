@@ -246,6 +246,20 @@ struct Bytes {
         if constexpr (size == 4) return {_mm512_maskz_unpackhi_epi32(all_16, a.v, b.v)};
         if constexpr (size == 8) return {_mm512_maskz_unpackhi_epi64(all_8, a.v, b.v)};
     }
+    static Bytes broadcast(std::uint16_t a) {
+        return {_mm512_set1_epi16(static_cast<std::int16_t>(a))};
+    }
+    template <int size>
+    static Bytes add(Bytes a, Bytes b) {
+        if constexpr (size == 2) return {_mm512_add_epi16(a.v, b.v)};
+        if constexpr (size == 4) return {_mm512_add_epi32(a.v, b.v)};
+    }
+    static Bytes lesser_of_bytes(Bytes a, Bytes b) { return {_mm512_min_epu8(a.v, b.v)}; }
+    static Bytes sums_of_bytes(Bytes a) {
+        return {_mm512_sad_epu8(a.v, _mm512_setzero_si512())};
+    }
+    static Bytes sums_of_products(Bytes a, Bytes b) { return {_mm512_madd_epi16(a.v, b.v)}; }
+    friend Bytes operator^(Bytes a, Bytes b) { return {_mm512_xor_si512(a.v, b.v)}; }
 };
 
 inline void stream_fence() { _mm_sfence(); }
