@@ -160,6 +160,11 @@ const ConversionKernels& conversion_kernels(DType half) {
                      [=](const ConversionKernels& row) { return row.half == half; });
 }
 
+const DifferenceKernels& difference_kernels(DType x) {
+    return *find_row(active.load()->pack->differences,
+                     [=](const DifferenceKernels& row) { return row.x == x; });
+}
+
 const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size) {
     return *find_row(active.load()->pack->transposes,
                      [=](const TransposeKernels& row) { return row.size == element_size; });

@@ -36,6 +36,7 @@ const ChannelKernels& channel_kernels();
 const IntegersTable& integers_table();
 const CoefficientKernels& coefficient_kernels(DType computed);
 const ConversionKernels& conversion_kernels(DType half);
+const DifferenceKernels& difference_kernels(DType x);  // of a 64-bit integer
 const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size);
 
 }  // namespace fastbn

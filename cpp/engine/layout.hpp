@@ -68,7 +68,8 @@ struct Operand {
     Dims cols;
     Dims channels;                   // channels_first only: where each channel's tile begins
     std::ptrdiff_t row_stride = 0;   // in bytes, where direct
-    bool direct = false;             // kernels can walk the array's own memory
+    bool walkable = false;           // the array has its values where kernels can walk to them
+    bool direct = false;             // and they have the type that the kernels read or write
     bool adjacent_channels = false;  // channels_first: channels follow each other along a row
     bool transposed = false;     // not direct, and of a column's values the rows are side by side
     std::ptrdiff_t staging = 0;  // where not direct: its staging buffer in a thread's scratch,

@@ -43,12 +43,16 @@ void each_tile_stretch(const Operand& operand, const TileRange& tile, Visit&& vi
 }
 
 template <class T>
+bool is_aligned(const char* data) {
+    return reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
+}
+
+template <class T>
 struct Strided {
     char* data;
     std::ptrdiff_t stride;  // in bytes
     bool is_dense() const {
-        return stride == static_cast<std::ptrdiff_t>(sizeof(T)) &&
-               reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
+        return stride == static_cast<std::ptrdiff_t>(sizeof(T)) && is_aligned<T>(data);
     }
     T* dense() const { return reinterpret_cast<T*>(data); }
 };
@@ -69,11 +73,9 @@ void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n
         } else if constexpr (is_half<T> && std::is_same_v<S, float>) {
             return conversion_kernels(dtype_of<T>).narrow(from.dense(), to.dense(), n);
         } else {
-            constexpr std::ptrdiff_t step = sizeof(T);
-            for (std::ptrdiff_t i = 0; i < n; ++i) {
-                const S value = read_element<S>(from.data + i * std::ptrdiff_t{sizeof(S)});
-                write_element(to.data + i * step, converted<T>(value));
-            }
+            const S* const values = from.dense();
+            T* const results = to.dense();
+            for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
             return;
         }
     }
@@ -112,35 +114,8 @@ double difference(T value, T origin) {
     return value < origin ? -size : size;
 }
 
-// The same of n values side by side, at once where all differences are below 2^51: added to the
-// bits of 1.5 * 2^52 they are the last bits of its mantissa. origin_of(i) is value i's.
-template <class T, class OriginOf>
-void pack_differences(const char* from, const OriginOf& origin_of, std::ptrdiff_t n, double* to) {
-    constexpr double middle = 0x1.8p52;
-    constexpr std::uint64_t middle_bits = 0x4338000000000000;
-    constexpr std::uint64_t limit = std::uint64_t{1} << 51;
-    // Unsigned integers are in the order of signed ones with the other first bit.
-    constexpr std::uint64_t other_sign = std::is_signed_v<T> ? 0 : std::uint64_t{1} << 63;
-    std::uint64_t too_large = 0;
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const std::uint64_t value =
-            read_element<std::uint64_t>(from + i * std::ptrdiff_t{sizeof(T)}) ^ other_sign;
-        const std::uint64_t origin = static_cast<std::uint64_t>(origin_of(i)) ^ other_sign;
-        const std::uint64_t up = value - origin;
-        const std::uint64_t overflow = (value ^ origin) & (value ^ up);
-        too_large |= (overflow >> 63) | ((up + limit) >> 52);
-        const std::uint64_t bits = up + middle_bits;
-        double shifted;
-        std::memcpy(&shifted, &bits, sizeof shifted);
-        to[i] = shifted - middle;
-    }
-    for (std::ptrdiff_t i = 0; i < n && too_large != 0; ++i) {
-        to[i] = difference(read_element<T>(from + i * std::ptrdiff_t{sizeof(T)}),
-                           static_cast<T>(origin_of(i)));
-    }
-}
-
-// A tile of 64-bit integers as differences from their channels' origins.
+// A tile of 64-bit integers as differences from their channels' origins, by a kernel where values
+// lie side by side and differences are small.
 template <class S>
 void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
     const auto value_at = [](const char* from) {
@@ -152,33 +127,40 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
         }
     };
     using T = decltype(value_at(nullptr));
-    const std::uint64_t* const origins = operand.origins.of_channel;
-    const auto pack_stretch = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t length,
-                                  const auto& origin_of, double* to) {
-        if (!is_swapped<S> && stride == std::ptrdiff_t{sizeof(T)}) {
-            return pack_differences<T>(at, origin_of, length, to);
-        }
-        for (std::ptrdiff_t i = 0; i < length; ++i) {
-            to[i] = difference(value_at(at + i * stride), static_cast<T>(origin_of(i)));
-        }
-    };
+    const DifferenceKernels& kernels = difference_kernels(operand.dtype);
+    const bool by_column = operand.origins.by_column;
     each_tile_stretch(
         operand, tile,
         [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
-            if (operand.origins.by_column) {
-                const std::uint64_t* const of_column = origins + tile.col + index % tile.cols;
-                pack_stretch(
-                    at, stride, length, [=](std::ptrdiff_t i) { return of_column[i]; },
-                    buffer + index);
-            } else {
-                const std::uint64_t origin = origins[tile.channel];
-                pack_stretch(
-                    at, stride, length, [=](std::ptrdiff_t) { return origin; }, buffer + index);
+            const std::uint64_t* const origins =
+                operand.origins.of_channel +
+                (by_column ? tile.col + index % tile.cols : tile.channel);
+            const bool side_by_side =
+                !is_swapped<S> && stride == std::ptrdiff_t{sizeof(T)} && is_aligned<T>(at);
+            if (side_by_side && !by_column &&
+                kernels.from_origin(at, *origins, length, buffer + index)) {
+                return;
+            }
+            for (std::ptrdiff_t i = 0; i < length; ++i) {
+                const std::uint64_t origin = origins[by_column ? i : 0];
+                buffer[index + i] = difference(value_at(at + i * stride), static_cast<T>(origin));
             }
         });
 }
 
+// The same of columns with an origin each, all rows at once, which may be short; false where that
+// cannot be.
+bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
+                              double* buffer) noexcept {
+    if (!operand.walkable || !operand.origins.by_column) return false;
+    const Tile<void> x = direct_tile(operand, tile);
+    return difference_kernels(operand.dtype)
+        .from_origins({x.data, x.stride}, operand.origins.of_channel + tile.col, tile.rows,
+                      tile.cols, buffer);
+}
+
 void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
+    if (pack_rows_of_differences(operand, tile, buffer)) return;
     const auto pack = [&](auto value) {
         if (operand.swapped) {
             pack_differences<Swapped<decltype(value)>>(operand, tile, buffer);
@@ -266,6 +248,13 @@ void unpack_transposed(const Operand& operand, const TileRange& tile, const Scra
 
 }  // namespace
 
+Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
+    const std::ptrdiff_t size = size_of(operand.dtype);
+    char* const first = operand.base + channel_offset(operand, tile) +
+                        tile.row * operand.row_stride + tile.col * size;
+    return {first, operand.row_stride / size * tile.row_fold};
+}
+
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
     if (operand.origins) return pack_differences(operand, tile, static_cast<double*>(buffer));
     visit_types(operand, [&](auto stored, auto seen) {
@@ -295,13 +284,6 @@ void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexc
                 }
             }
         });
-}
-
-Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
-    const std::ptrdiff_t size = size_of(operand.dtype);
-    char* const first = operand.base + channel_offset(operand, tile) +
-                        tile.row * operand.row_stride + tile.col * size;
-    return {first, operand.row_stride / size * tile.row_fold};
 }
 
 Tile<void> output_tile(const Operand& operand, const TileRange& tile,

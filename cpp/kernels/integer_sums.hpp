@@ -160,8 +160,10 @@ struct ColumnIntegers {
 
     // In elements of two bytes: 256 rows at most.
     void add_bytes(Bytes a, Bytes b) {
-        add_bytes(0, Bytes::interleave_lower<1>(a, Bytes{}), Bytes::interleave_lower<1>(b, Bytes{}));
-        add_bytes(1, Bytes::interleave_upper<1>(a, Bytes{}), Bytes::interleave_upper<1>(b, Bytes{}));
+        add_bytes(0, Bytes::interleave_lower<1>(a, Bytes{}),
+                  Bytes::interleave_lower<1>(b, Bytes{}));
+        add_bytes(1, Bytes::interleave_upper<1>(a, Bytes{}),
+                  Bytes::interleave_upper<1>(b, Bytes{}));
     }
     void add_shorts(Bytes a, Bytes b) {
         add_shorts(0, Bytes::interleave_lower<2>(a, b));
@@ -245,7 +247,8 @@ inline ColumnIntegers sums_of_rows(Tile<const X> x, std::ptrdiff_t rows, const R
 }
 
 // For a walk down a tile's rows, a register of columns at a time, which no hardware prefetcher
-// follows: for each register that is read, one of what comes after the tile, in the order of memory.
+// follows: for each register that is read, one of what comes after the tile, in the order of
+// memory.
 class NextTilePrefetch {
 public:
     NextTilePrefetch(const void* x, std::ptrdiff_t rows, std::ptrdiff_t row_bytes,

@@ -203,6 +203,17 @@ struct TransposeKernels {
 };
 constexpr std::ptrdiff_t transpose_overhang = 16;
 
+// 64-bit integers, less one that all n have in common, or a tile of them less one for each column,
+// as doubles side by side. False where a difference is 2^51 or more: what was written is then
+// wrong.
+struct DifferenceKernels {
+    DType x;
+    bool (*from_origin)(const void* values, std::uint64_t origin, std::ptrdiff_t n,
+                        double* to) noexcept;
+    bool (*from_origins)(Tile<const void> x, const std::uint64_t* origins, std::ptrdiff_t rows,
+                         std::ptrdiff_t cols, double* to) noexcept;
+};
+
 // ---- The tables: one for each of the five sources that an instruction set is compiled from ----
 
 constexpr int moments_rows = 4;
@@ -232,6 +243,7 @@ struct IntegersTable {
 };
 struct PackTable {
     TransposeKernels transposes[4];
+    DifferenceKernels differences[2];
 };
 
 namespace generic {

@@ -293,9 +293,7 @@ struct Bytes {
         if constexpr (size == 4) return {_mm256_add_epi32(a.v, b.v)};
     }
     static Bytes lesser_of_bytes(Bytes a, Bytes b) { return {_mm256_min_epu8(a.v, b.v)}; }
-    static Bytes sums_of_bytes(Bytes a) {
-        return {_mm256_sad_epu8(a.v, _mm256_setzero_si256())};
-    }
+    static Bytes sums_of_bytes(Bytes a) { return {_mm256_sad_epu8(a.v, _mm256_setzero_si256())}; }
     static Bytes sums_of_products(Bytes a, Bytes b) { return {_mm256_madd_epi16(a.v, b.v)}; }
     friend Bytes operator^(Bytes a, Bytes b) { return {_mm256_xor_si256(a.v, b.v)}; }
 };

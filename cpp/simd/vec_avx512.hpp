@@ -255,9 +255,7 @@ struct Bytes {
         if constexpr (size == 4) return {_mm512_add_epi32(a.v, b.v)};
     }
     static Bytes lesser_of_bytes(Bytes a, Bytes b) { return {_mm512_min_epu8(a.v, b.v)}; }
-    static Bytes sums_of_bytes(Bytes a) {
-        return {_mm512_sad_epu8(a.v, _mm512_setzero_si512())};
-    }
+    static Bytes sums_of_bytes(Bytes a) { return {_mm512_sad_epu8(a.v, _mm512_setzero_si512())}; }
     static Bytes sums_of_products(Bytes a, Bytes b) { return {_mm512_madd_epi16(a.v, b.v)}; }
     friend Bytes operator^(Bytes a, Bytes b) { return {_mm512_xor_si512(a.v, b.v)}; }
 };
