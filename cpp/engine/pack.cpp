@@ -19,25 +19,32 @@ template <class Visit>
 void each_tile_stretch(const Operand& operand, const TileRange& tile, Visit&& visit) {
     char* const base = operand.base + channel_offset(operand, tile);
     std::ptrdiff_t packed = 0;
-    // Where columns are evenly spaced, rows need no search for their stretches.
-    const bool one_stretch = operand.cols.n == 1;
-    const Dim even = one_stretch ? operand.cols.dim[0] : Dim{1, 0};
+    const auto visit_next = [&](char* at, std::ptrdiff_t length, std::ptrdiff_t stride) {
+        visit(at, stride, packed, length);
+        packed += length;
+    };
     const auto columns_of = [&](char* row) {
-        if (one_stretch) {
-            visit(row + tile.col * even.stride, even.stride, packed, tile.cols);
-            packed += tile.cols;
-            return;
-        }
         each_stretch(operand.cols, tile.col, tile.cols,
                      [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                         visit(row + offset, stride, packed, length);
-                         packed += length;
+                         visit_next(row + offset, length, stride);
                      });
     };
+    // Evenly spaced columns need no search for their stretches, and rows of them may be one.
+    const bool even = operand.cols.n <= 1;
+    const std::ptrdiff_t step = operand.cols.n == 1 ? operand.cols.dim[0].stride : 0;
     each_stretch(operand.rows, tile.row, tile.rows,
                  [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     char* const first = base + offset + tile.col * step;
+                     if (even && tile.cols == 1) return visit_next(first, length, stride);
+                     if (even && stride == tile.cols * step) {
+                         return visit_next(first, length * tile.cols, step);
+                     }
                      for (std::ptrdiff_t r = 0; r < length; ++r) {
-                         columns_of(base + offset + r * stride);
+                         if (even) {
+                             visit_next(first + r * stride, tile.cols, step);
+                         } else {
+                             columns_of(base + offset + r * stride);
+                         }
                      }
                  });
 }
@@ -133,8 +140,7 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
         operand, tile,
         [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
             const std::uint64_t* const origins =
-                operand.origins.of_channel +
-                (by_column ? tile.col + index % tile.cols : tile.channel);
+                operand.origins.of_channel + (by_column ? tile.col : tile.channel);
             const bool side_by_side =
                 !is_swapped<S> && stride == std::ptrdiff_t{sizeof(T)} && is_aligned<T>(at);
             if (side_by_side && !by_column &&
@@ -142,7 +148,7 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
                 return;
             }
             for (std::ptrdiff_t i = 0; i < length; ++i) {
-                const std::uint64_t origin = origins[by_column ? i : 0];
+                const std::uint64_t origin = origins[by_column ? (index + i) % tile.cols : 0];
                 buffer[index + i] = difference(value_at(at + i * stride), static_cast<T>(origin));
             }
         });
