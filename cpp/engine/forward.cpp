@@ -282,7 +282,8 @@ Layout transform_layout(const ArrayRef& x, const ArrayRef& y, const Features& fe
     const Layout layout = layout_of(x, features);
     if (!layout.channels_first()) return layout;
     const Layout layout_of_y = layout_of(y, features);
-    return layout_of_y.channels_first() ? layout : layout_of_y;
+    const bool has_neighbours = !layout_of_y.channels_first() && layout_of_y.inner_fold == 1;
+    return has_neighbours ? layout_of_y : layout;
 }
 
 Layout arranged_layout(const ArrayRef& x, const Features& features, Weights& weights) {
