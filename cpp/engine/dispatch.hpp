@@ -21,8 +21,8 @@ const char* get_isa();
 void choose_isa();
 
 // Each row says what x, y or dy are to be read and written as: their own type or one that they are
-// converted to. Moments of float32 and of a narrower type's values converted to it are the same to
-// the bit.
+// converted to. Moments of float32 and of a half type's values converted to it are the same to the
+// bit.
 const MomentsKernels& moments_kernels(DType x, WeightsForm form = WeightsForm::none);
 // For the types whose values are summed exactly, which take no others then; else null.
 const IntegerSumsKernels* integer_sums_kernels(DType x, WeightsForm form = WeightsForm::none);
