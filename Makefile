@@ -113,6 +113,10 @@ busy: $(STAMPS)/package $(STAMPS)/extra-bench ## measure several threads beside 
 scaler: $(STAMPS)/package $(STAMPS)/extra-bench ## measure StandardScaler beside scikit-learn's (QUICK=1: fewer rounds)
 	$(BIN)/python bench/scaler.py $(if $(QUICK),--quick)
 
+.PHONY: pixels
+pixels: $(STAMPS)/package $(STAMPS)/extra-bench ## measure images to NCHW and moments of integers beside PyTorch, OpenCV and NumKong (QUICK=1: fewer rounds)
+	$(BIN)/python bench/pixels.py $(if $(QUICK),--quick)
+
 .PHONY: modules
 modules: $(STAMPS)/package $(STAMPS)/extra-bench $(STAMPS)/torch ## measure fastbn.torch's modules beside torch.nn's (QUICK=1: fewer cases)
 	$(BIN)/python bench/torch_modules.py $(if $(QUICK),--quick)

@@ -323,20 +323,50 @@ ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg&
     return array;
 }
 
-Features features_argument(const ArrayArg& x, const Argument& axis) {
+AxisList axes_argument(const ArrayArg& x, const Argument& axis) {
     constexpr const char* rule = "be an integer or a tuple of integers";
     // Of more axes than an array can have, some must be wrong or be there twice: enough to refuse.
     std::ptrdiff_t axes[max_dimensions + 1];
     if (PyTuple_Check(axis.value) == 0 && PyList_Check(axis.value) == 0) {
         axes[0] = integer(axis.name, axis.value, rule);
-        return features_of(x.ref, axes, 1);
+        return axes_of(axis.name, x.ref, axes, 1);
     }
     const py::object items = owned(PySequence_Tuple(axis.value));
     const Py_ssize_t n = std::min<Py_ssize_t>(PyTuple_GET_SIZE(items.ptr()), std::size(axes));
     for (Py_ssize_t i = 0; i < n; ++i) {
         axes[i] = integer(axis.name, PyTuple_GET_ITEM(items.ptr(), i), rule);
     }
-    return features_of(x.ref, axes, n);
+    return axes_of(axis.name, x.ref, axes, n);
+}
+
+Features features_argument(const ArrayArg& x, const Argument& axis) {
+    return features_of(x.ref, axes_argument(x, axis));
+}
+
+AxisList axis_order_argument(const ArrayArg& x, const Argument& axis, const Argument& out_axis) {
+    AxisList order;
+    if (out_axis.is_none()) return order;
+    const AxisList from = axes_argument(x, axis);
+    const AxisList to = axes_argument(x, out_axis);
+    if (from.n != to.n) {
+        wrong_value(out_axis.name, "name as many axes as axis, " + std::to_string(from.n),
+                    std::to_string(to.n));
+    }
+    constexpr int free = -1;
+    std::fill_n(order.axis, x.ref.ndim, free);
+    order.n = x.ref.ndim;
+    bool moved[max_dimensions] = {};
+    for (int i = 0; i < from.n; ++i) {
+        order.axis[to.axis[i]] = from.axis[i];
+        moved[from.axis[i]] = true;
+    }
+    int next = 0;
+    for (int i = 0; i < order.n; ++i) {
+        if (order.axis[i] != free) continue;
+        while (moved[next]) ++next;
+        order.axis[i] = next++;
+    }
+    return order;
 }
 
 Activation activation_argument(const Argument& activation, const Argument& negative_slope) {

@@ -52,6 +52,9 @@ std::string name_of(PyObject* dtype);
 
 // What the axes of x make its features.
 Features features_argument(const ArrayArg& x, const Argument& axis);
+// Which axis of x each axis of a result is, whose feature axes `axis` stand at `out_axis`, as in
+// numpy.moveaxis. Empty where out_axis is None.
+AxisList axis_order_argument(const ArrayArg& x, const Argument& axis, const Argument& out_axis);
 
 Activation activation_argument(const Argument& activation, const Argument& negative_slope);
 

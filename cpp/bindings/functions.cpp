@@ -404,6 +404,7 @@ struct NormalizeArguments : ArgumentList {
     Argument negative_slope = optional("negative_slope", 0.01);
     Argument clip = optional("clip");
     Argument refuse_infinity = optional("refuse_infinity", false);
+    Argument out_axis = optional("out_axis");
 };
 
 // Returns y. refuse_infinity: ValueError where x holds it, found while y is written.
@@ -417,9 +418,11 @@ py::object normalize(const NormalizeArguments& arguments) {
     const double eps = real_argument(arguments.eps);
     const bool refuse_infinity = bool_argument(arguments.refuse_infinity);
     if (refuse_infinity) check_nothing_overwritten(arguments.out);
-    const ArrayArg y = output_argument(arguments.out, dtype_argument(arguments.dtype), in.x,
-                                       {&in.x, &epilogue.residual},
-                                       {&mean, &var, &parameters.weight, &parameters.bias});
+    const ResultType type = dtype_argument(arguments.dtype);
+    const AxisList order = axis_order_argument(in.x, arguments.axis, arguments.out_axis);
+    const ArrayArg y =
+        output_argument(arguments.out, type, in.x, order, {&in.x, &epilogue.residual},
+                        {&mean, &var, &parameters.weight, &parameters.bias});
     return transform(in, mean, var, parameters, epilogue, eps, y, refuse_infinity);
 }
 

@@ -96,16 +96,14 @@ struct PooledBlock {
     std::ptrdiff_t bytes;
 };
 
-py::object pooled_like(const ArrayRef& like, PyObject* dtype, std::ptrdiff_t itemsize,
-                       std::ptrdiff_t bytes) {
+py::object pooled_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape,
+                        const std::ptrdiff_t* strides, std::ptrdiff_t bytes) {
     auto block = std::make_unique<PooledBlock>(bytes);
     const py::object base = owned(PyCapsule_New(block.get(), nullptr, [](PyObject* capsule) {
         delete static_cast<PooledBlock*>(PyCapsule_GetPointer(capsule, nullptr));
     }));
     char* const data = block.release()->data;
-    std::ptrdiff_t strides[max_dimensions];
-    set_dense_strides(like, itemsize, strides);
-    return new_array_on(data, base.ptr(), dtype, like.ndim, like.shape, strides, true);
+    return new_array_on(data, base.ptr(), dtype, ndim, shape, strides, true);
 }
 
 std::ptrdiff_t size_of_array(const ArrayRef& array) {
@@ -122,7 +120,9 @@ py::object empty_like(const ArrayArg& like, PyObject* dtype, DType type) {
     const std::ptrdiff_t itemsize = size_of(type);
     const std::ptrdiff_t bytes = size_of_array(like.ref) * itemsize;
     if (bytes >= pool::pooled_from && !is_broadcast(like.ref)) {
-        return pooled_like(like.ref, dtype, itemsize, bytes);
+        std::ptrdiff_t strides[max_dimensions];
+        set_dense_strides(like.ref, itemsize, strides);
+        return pooled_array(dtype, like.ref.ndim, like.ref.shape, strides, bytes);
     }
     if (fields_of_array(like.owner.ptr()).c_contiguous) {
         return new_array(dtype, like.ref.ndim, like.ref.shape);
@@ -138,6 +138,52 @@ ArrayArg fresh_output(const char* name, const ArrayArg& like, PyObject* dtype, D
     const ArrayFields fields = fields_of_array(array.ptr());
     return {name, std::move(array),
             ArrayRef(fields.data, type, fields.ndim, fields.shape, fields.strides)};
+}
+
+// A fresh C-contiguous array.
+py::object empty(const ResultType& type, int ndim, const std::ptrdiff_t* shape) {
+    const std::ptrdiff_t itemsize = size_of(type.engine);
+    std::ptrdiff_t strides[max_dimensions];
+    std::ptrdiff_t bytes = itemsize;
+    for (int i = ndim; i-- > 0;) {
+        strides[i] = bytes;
+        bytes *= shape[i];
+    }
+    if (bytes < pool::pooled_from) return new_array(type.numpy.ptr(), ndim, shape);
+    return pooled_array(type.numpy.ptr(), ndim, shape, strides, bytes);
+}
+
+// An array whose axis i is axis order.axis[i] of another one, seen with its axes in the other's
+// order.
+ArrayArg in_order_of_axes(const ArrayArg& array, const AxisList& order) {
+    ArrayArg seen = array;
+    for (int i = 0; i < order.n; ++i) {
+        seen.ref.shape[order.axis[i]] = array.ref.shape[i];
+        seen.ref.strides[order.axis[i]] = array.ref.strides[i];
+    }
+    return seen;
+}
+
+void check_shape(const ArrayArg& output, int ndim, const std::ptrdiff_t* shape) {
+    const ArrayRef& array = output.ref;
+    if (array.ndim == ndim && std::equal(shape, shape + ndim, array.shape)) return;
+    wrong_value(output.name, "have the result's shape " + shape_text(shape, ndim),
+                shape_text(array.shape, array.ndim));
+}
+
+// The rules of output_argument for an array that is given, seen with its axes in the order of the
+// sources'.
+void check_output(const ArrayArg& output, const ResultType& type,
+                  std::initializer_list<const ArrayArg*> sources,
+                  std::initializer_list<const ArrayArg*> others) {
+    if (type && type.engine != output.ref.dtype) {
+        wrong_type(output.name, "have dtype " + name_of(type.numpy.ptr()),
+                   name_of(numpy_dtype(output)));
+    }
+    for (const ArrayArg* source : sources) {
+        if (*source && !same_memory(output.ref, source->ref)) check_disjoint(output, *source);
+    }
+    for (const ArrayArg* other : others) check_disjoint(output, *other);
 }
 
 }  // namespace
@@ -165,20 +211,30 @@ ArrayArg output_argument(const Argument& out, const ResultType& type, const Arra
                          std::initializer_list<const ArrayArg*> sources,
                          std::initializer_list<const ArrayArg*> others) {
     if (out.is_none()) {
-        if (type) return fresh_output(out.name, like, type.numpy.ptr(), type.engine);
-        const ResultType own = result_type_of(like);
+        const ResultType own = type ? type : result_type_of(like);
         return fresh_output(out.name, like, own.numpy.ptr(), own.engine);
     }
     const ArrayArg output = writable_argument(out);
-    if (type && type.engine != output.ref.dtype) {
-        wrong_type(out.name, "have dtype " + name_of(type.numpy.ptr()),
-                   name_of(numpy_dtype(output)));
-    }
-    for (const ArrayArg* source : sources) {
-        if (*source && !same_memory(output.ref, source->ref)) check_disjoint(output, *source);
-    }
-    for (const ArrayArg* other : others) check_disjoint(output, *other);
+    check_output(output, type, sources, others);
     return output;
+}
+
+ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
+                         const AxisList& order, std::initializer_list<const ArrayArg*> sources,
+                         std::initializer_list<const ArrayArg*> others) {
+    if (order.n == 0) return output_argument(out, type, like, sources, others);
+    std::ptrdiff_t shape[max_dimensions];
+    for (int i = 0; i < order.n; ++i) shape[i] = like.ref.shape[order.axis[i]];
+    if (out.is_none()) {
+        const ResultType own = type ? type : result_type_of(like);
+        const py::object array = empty(own, order.n, shape);
+        return in_order_of_axes(described(out.name, array, Kind::floating), order);
+    }
+    const ArrayArg output = writable_argument(out);
+    check_shape(output, order.n, shape);
+    const ArrayArg seen = in_order_of_axes(output, order);
+    check_output(seen, type, sources, others);
+    return seen;
 }
 
 ArrayArg output_like(const char* name, const ArrayArg& like, const ResultType& type) {

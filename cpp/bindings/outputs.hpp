@@ -17,6 +17,11 @@ ArrayArg writable_argument(const Argument& argument);
 ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
                          std::initializer_list<const ArrayArg*> sources,
                          std::initializer_list<const ArrayArg*> others);
+// The same of a result whose axes are like's in another order: axis i is like's axis order.axis[i].
+// A fresh array is C-contiguous. What is returned is seen in like's order; its owner is the result.
+ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
+                         const AxisList& order, std::initializer_list<const ArrayArg*> sources,
+                         std::initializer_list<const ArrayArg*> others);
 // A fresh array in like's memory order.
 ArrayArg output_like(const char* name, const ArrayArg& like, const ResultType& type);
 

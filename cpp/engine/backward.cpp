@@ -190,9 +190,9 @@ public:
                 output_tile(operands_.dz, tile, scratch), loop,
                 kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
                 activation(tile, scratch, with_pre), weights);
-            finish_output(operands_.dz, tile, scratch);
+            finish_output(operands_.dz, tile, scratch, plan_.stream);
         }
-        finish_output(operands_.dx, tile, scratch);
+        finish_output(operands_.dx, tile, scratch, plan_.stream);
     }
 
     std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }

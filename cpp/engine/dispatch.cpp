@@ -65,16 +65,19 @@ struct Isa {
     const MomentsTable* moments;
     const NormalizeTable* normalize;
     const GradientTable* gradient;
+    const IntegersTable* integers;
+    const PackTable* pack;
     bool (*can_run)();
 };
 
 const Isa isas[] = {
     {"generic", &generic::moments_table, &generic::normalize_table, &generic::gradient_table,
-     always},
+     &generic::integers_table, &generic::pack_table, always},
 #ifdef FASTBN_X86
-    {"avx2", &avx2::moments_table, &avx2::normalize_table, &avx2::gradient_table, can_run_avx2},
+    {"avx2", &avx2::moments_table, &avx2::normalize_table, &avx2::gradient_table,
+     &avx2::integers_table, &avx2::pack_table, can_run_avx2},
     {"avx512", &avx512::moments_table, &avx512::normalize_table, &avx512::gradient_table,
-     can_run_avx512},
+     &avx512::integers_table, &avx512::pack_table, can_run_avx512},
 #endif
 };
 
@@ -110,6 +113,18 @@ const MomentsKernels& moments_kernels(DType x, WeightsForm form) {
                        [=](const MomentsKernels& row) { return row.moments[i].tile != nullptr; });
 }
 
+const IntegerSumsKernels* integer_sums_kernels(DType x, WeightsForm form) {
+    if (form != WeightsForm::none) return nullptr;
+    return find_row(active.load()->integers->rows,
+                    [=](const IntegerSumsKernels& row) { return row.x == x; });
+}
+
+DType moments_type(DType x, WeightsForm form) {
+    return integer_sums_kernels(x, form) != nullptr ? x : moments_kernels(x, form).x;
+}
+
+const IntegersTable& integers_table() { return *active.load()->integers; }
+
 const MomentsKernels& value_range_kernels(DType x) {
     return moments_row(x,
                        [](const MomentsKernels& row) { return row.value_range.tile != nullptr; });
@@ -143,6 +158,16 @@ const CoefficientKernels& coefficient_kernels(DType computed) {
 const ConversionKernels& conversion_kernels(DType half) {
     return *find_row(active.load()->normalize->conversions,
                      [=](const ConversionKernels& row) { return row.half == half; });
+}
+
+const DifferenceKernels& difference_kernels(DType x) {
+    return *find_row(active.load()->pack->differences,
+                     [=](const DifferenceKernels& row) { return row.x == x; });
+}
+
+const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size) {
+    return *find_row(active.load()->pack->transposes,
+                     [=](const TransposeKernels& row) { return row.size == element_size; });
 }
 
 std::vector<std::string> available_isas() {

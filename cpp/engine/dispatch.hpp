@@ -21,15 +21,22 @@ const char* get_isa();
 void choose_isa();
 
 // Each row says what x, y or dy are to be read and written as: their own type or one that they are
-// converted to. Moments of float32 and of a narrower type's values converted to it are the same to
-// the bit.
+// converted to. Moments of float32 and of a half type's values converted to it are the same to the
+// bit.
 const MomentsKernels& moments_kernels(DType x, WeightsForm form = WeightsForm::none);
+// For the types whose values are summed exactly, which take no others then; else null.
+const IntegerSumsKernels* integer_sums_kernels(DType x, WeightsForm form = WeightsForm::none);
+// What x is read as for its moments.
+DType moments_type(DType x, WeightsForm form = WeightsForm::none);
 const MomentsKernels& value_range_kernels(DType x);  // those that have the moments' kernels too
 const NormalizeKernels& normalize_kernels(DType x, DType y);
 const GradientKernels& gradient_kernels(DType x, DType dy);
 
 const ChannelKernels& channel_kernels();
+const IntegersTable& integers_table();
 const CoefficientKernels& coefficient_kernels(DType computed);
 const ConversionKernels& conversion_kernels(DType half);
+const DifferenceKernels& difference_kernels(DType x);  // of a 64-bit integer
+const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size);
 
 }  // namespace fastbn

@@ -6,7 +6,6 @@
 #include "engine/errors.hpp"
 
 namespace fastbn {
-namespace {
 
 std::string shape_text(const std::ptrdiff_t* shape, int ndim) {
     std::string text = "(";
@@ -17,27 +16,32 @@ std::string shape_text(const std::ptrdiff_t* shape, int ndim) {
     return text + (ndim == 1 ? ",)" : ")");
 }
 
-std::string shape_text(const ArrayRef& array) { return shape_text(array.shape, array.ndim); }
-
-}  // namespace
-
-Features features_of(const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff_t n) {
+AxisList axes_of(const char* name, const ArrayRef& x, const std::ptrdiff_t* axes,
+                 std::ptrdiff_t n) {
     if (x.ndim < 2) {
         refuse("x", "have at least 2 dimensions (one feature: x[:, None])", std::to_string(x.ndim));
     }
-    Features features;
+    AxisList found;
+    bool marked[max_dimensions] = {};
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const std::ptrdiff_t axis = axes[i];
         if (axis < -x.ndim || axis >= x.ndim) {
-            refuse("axis",
+            refuse(name,
                    "be between " + std::to_string(-x.ndim) + " and " + std::to_string(x.ndim - 1) +
                        " for x of " + std::to_string(x.ndim) + " dimensions",
                    std::to_string(axis));
         }
-        bool& marked = features.is_feature[axis < 0 ? axis + x.ndim : axis];
-        if (marked) refuse("axis", "name each axis once", std::to_string(axis) + " again");
-        marked = true;
+        const auto counted = static_cast<int>(axis < 0 ? axis + x.ndim : axis);
+        if (marked[counted]) refuse(name, "name each axis once", std::to_string(axis) + " again");
+        marked[counted] = true;
+        found.push(counted);
     }
+    return found;
+}
+
+Features features_of(const ArrayRef& x, const AxisList& axes) {
+    Features features;
+    for (int i = 0; i < axes.n; ++i) features.is_feature[axes.axis[i]] = true;
     for (int i = 0; i < x.ndim; ++i) {
         if (features.is_feature[i]) {
             features.shape[features.ndim++] = x.shape[i];
@@ -52,7 +56,9 @@ Features features_of(const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x) {
     bool same = array.ndim == x.ndim;
     for (int i = 0; same && i < x.ndim; ++i) same = array.shape[i] == x.shape[i];
-    if (!same) refuse(name, "have x's shape " + shape_text(x), shape_text(array));
+    if (!same)
+        refuse(name, "have x's shape " + shape_text(x.shape, x.ndim),
+               shape_text(array.shape, array.ndim));
 }
 
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features) {
@@ -62,7 +68,7 @@ void check_parameter_shape(const char* name, const ArrayRef& parameter, const Fe
     }
     if (!same) {
         refuse(name, "have shape " + shape_text(features.shape, features.ndim),
-               shape_text(parameter));
+               shape_text(parameter.shape, parameter.ndim));
     }
 }
 

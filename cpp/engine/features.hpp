@@ -3,10 +3,17 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "engine/array.hpp"
 
 namespace fastbn {
+
+struct AxisList {
+    int n = 0;
+    int axis[max_dimensions];
+    void push(int a) { axis[n++] = a; }
+};
 
 struct Features {
     bool is_feature[max_dimensions] = {};
@@ -18,8 +25,13 @@ struct Features {
     bool empty() const { return channels == 0 || count == 0; }
 };
 
-// axes: n of them, as the caller gave them; negative ones are counted from the end.
-Features features_of(const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff_t n);
+// Which of x's axes the n that the caller gave are, of which negative ones are counted from the
+// end.
+AxisList axes_of(const char* name, const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff_t n);
+Features features_of(const ArrayRef& x, const AxisList& axes);
+
+// As Python shows it.
+std::string shape_text(const std::ptrdiff_t* shape, int ndim);
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);

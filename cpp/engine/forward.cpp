@@ -137,7 +137,7 @@ struct NormalizeTransform {
                           elementwise_loop(plan, x, y, tile),
                           kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
                           {input_tile(residual, tile, memory.scratch), activation, clip}, infinite);
-        finish_output(y, tile, memory.scratch);
+        finish_output(y, tile, memory.scratch, plan.stream);
     }
 };
 
@@ -276,6 +276,16 @@ void apply_common_weight(const Features& features, const Weights& weights,
     }
 }
 
+// The layout for a transform alone, which may go by y as well as by x. Tiles of many neighbouring
+// channels can be transposed on their way to the other array; a tile of one channel cannot.
+Layout transform_layout(const ArrayRef& x, const ArrayRef& y, const Features& features) {
+    const Layout layout = layout_of(x, features);
+    if (!layout.channels_first()) return layout;
+    const Layout layout_of_y = layout_of(y, features);
+    const bool has_neighbours = !layout_of_y.channels_first() && layout_of_y.inner_fold == 1;
+    return has_neighbours ? layout_of_y : layout;
+}
+
 Layout arranged_layout(const ArrayRef& x, const Features& features, Weights& weights) {
     Layout layout = layout_of(x, features);
     weights.arrange(layout);
@@ -294,11 +304,15 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     if (features.empty()) return fill_undefined(features, out);
     const Layout layout = arranged_layout(x, features, weights);
     const ChannelOrigins origins(x, layout, weights);
-    // The range of values is not that of their differences, once those are rounded.
-    if (origins && out.min != nullptr) value_range(x, features, weighting, out.min, out.max);
-    const bool wants_range = out.min != nullptr && !origins;
+    // The range of values is not that of their differences, once those are rounded; and integers
+    // that are summed as they are have their range taken of floating-point numbers.
+    const bool range_apart = origins || integer_sums_kernels(x.dtype, weights.form()) != nullptr;
+    if (range_apart && out.min != nullptr) {
+        value_range(x, features, weighting, out.min, out.max);
+    }
+    const bool wants_range = out.min != nullptr && !range_apart;
     const DType x_type =
-        wants_range ? value_range_kernels(x.dtype).x : moments_kernels(x.dtype, weights.form()).x;
+        wants_range ? value_range_kernels(x.dtype).x : moments_type(x.dtype, weights.form());
     Work work;
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
@@ -357,12 +371,12 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
-    const DType moments_type = moments_kernels(x.dtype, weights.form()).x;
-    WeightedInput input{weights, operand_of(x, layout, moments_type, origins.origins())};
+    const DType x_type = moments_type(x.dtype, weights.form());
+    WeightedInput input{weights, operand_of(x, layout, x_type, origins.origins())};
     StagingBuffers staging(plan);
     input.take_staging(staging, weights);
     transform.take_staging(staging);
-    const MomentsReduction moments(plan, x, moments_type, weights, origins, eps, out);
+    const MomentsReduction moments(plan, x, x_type, weights, origins, eps, out);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
     execute(plan, staging, TrainingOperation(plan, input, moments, transform, weight, bias));
@@ -386,7 +400,7 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
     check_variance(var_name, variances);
     if (features.empty()) return false;
 
-    const Layout layout = layout_of(x, features);
+    const Layout layout = transform_layout(x, y, features);
     const ChannelOrigins origins(x, layout, means.data());
     NormalizeTransform transform(x, y, epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());

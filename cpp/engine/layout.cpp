@@ -29,16 +29,21 @@ void push_axes(Dims& dims, const ArrayRef& array, const Layout& layout, const Ax
     }
 }
 
+// Whether elements are whole numbers of elements apart.
+bool has_whole_strides(const ArrayRef& array) {
+    const std::ptrdiff_t size = size_of(array.dtype);
+    bool whole = true;
+    for (int i = 0; i < array.ndim; ++i) {
+        whole = whole && (array.shape[i] == 1 || array.strides[i] % size == 0);
+    }
+    return whole;
+}
+
 // Whether each element can be loaded as it is.
 bool is_loadable(const ArrayRef& array) {
-    const std::ptrdiff_t size = size_of(array.dtype);
-    bool aligned =
-        !array.swapped &&
-        reinterpret_cast<std::uintptr_t>(array.data) % static_cast<std::size_t>(size) == 0;
-    for (int i = 0; i < array.ndim; ++i) {
-        aligned = aligned && (array.shape[i] == 1 || array.strides[i] % size == 0);
-    }
-    return aligned;
+    const auto size = static_cast<std::size_t>(size_of(array.dtype));
+    return !array.swapped && reinterpret_cast<std::uintptr_t>(array.data) % size == 0 &&
+           has_whole_strides(array);
 }
 
 // Sums may run in any order, so reduced axes are put by descending stride, all of them positive;
@@ -90,7 +95,7 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
     const bool one_channel_loop = channels.n <= 1;
     const bool unit_reduced = reduced.n > 0 && reduced.dim[reduced.n - 1].stride == size;
     const bool unit_channel = channels.n == 1 && channels.dim[0].stride == size;
-    const bool aligned = is_loadable(x) && moments_kernels(x.dtype).x == x.dtype;
+    const bool aligned = is_loadable(x) && moments_type(x.dtype) == x.dtype;
 
     if (aligned && reduced.n <= 1 && (unit_channel || (channels.n == 0 && reduced.n == 0))) {
         layout.orientation = Orientation::channels_last;
@@ -171,8 +176,11 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
     operand.row_stride = operand.rows.n == 1 ? operand.rows.dim[0].stride : 0;
     const std::ptrdiff_t row_bytes = layout.cols * size_of(array.dtype);
     const bool dense = layout.row_fold == 1 || operand.row_stride == row_bytes;
-    operand.direct = array.dtype == kernel_dtype && is_loadable(array) && unit_cols &&
-                     operand.rows.n <= 1 && dense;
+    operand.walkable = is_loadable(array) && unit_cols && operand.rows.n <= 1 && dense;
+    operand.direct = operand.walkable && array.dtype == kernel_dtype;
+    const bool unit_rows =
+        operand.rows.n > 0 && operand.rows.dim[operand.rows.n - 1].stride == size_of(array.dtype);
+    operand.transposed = unit_rows && !unit_cols && has_whole_strides(array);
     const Dims& next = operand.channels;
     operand.adjacent_channels = operand.direct && layout.channels_first() &&
                                 layout.cols > max_inner_fold && next.n == 1 &&

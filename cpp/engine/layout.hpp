@@ -24,12 +24,6 @@ constexpr std::ptrdiff_t max_inner_fold = lanes - 1;
 // Rows of few columns are folded into one of up to so many.
 constexpr std::ptrdiff_t max_folded_cols = 256;
 
-struct AxisList {
-    int n = 0;
-    int axis[max_dimensions];
-    void push(int a) { axis[n++] = a; }
-};
-
 // For each channel (channels_first) or once for all (channels_last), x is rows x cols.
 struct Layout {
     Orientation orientation = Orientation::channels_first;
@@ -74,9 +68,14 @@ struct Operand {
     Dims cols;
     Dims channels;                   // channels_first only: where each channel's tile begins
     std::ptrdiff_t row_stride = 0;   // in bytes, where direct
-    bool direct = false;             // kernels can walk the array's own memory
+    bool walkable = false;           // the array has its values where kernels can walk to them
+    bool direct = false;             // and they have the type that the kernels read or write
     bool adjacent_channels = false;  // channels_first: channels follow each other along a row
-    std::ptrdiff_t staging = 0;      // where not direct: its staging buffer in a thread's scratch
+    bool transposed = false;     // not direct, and of a column's values the rows are side by side
+    std::ptrdiff_t staging = 0;  // where not direct: its staging buffer in a thread's scratch,
+    std::ptrdiff_t stored_staging = 0;  // and where transposed and converted: one of stored values
+
+    bool converted() const { return swapped || dtype != kernel_dtype; }
 
     explicit operator bool() const { return base != nullptr; }
 };

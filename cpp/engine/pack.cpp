@@ -20,19 +20,39 @@ template <class Visit>
 void each_tile_stretch(const Operand& operand, const TileRange& tile, Visit&& visit) {
     char* const base = operand.base + channel_offset(operand, tile);
     std::ptrdiff_t packed = 0;
+    const auto visit_next = [&](char* at, std::ptrdiff_t length, std::ptrdiff_t stride) {
+        visit(at, stride, packed, length);
+        packed += length;
+    };
     const auto columns_of = [&](char* row) {
         each_stretch(operand.cols, tile.col, tile.cols,
                      [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                         visit(row + offset, stride, packed, length);
-                         packed += length;
+                         visit_next(row + offset, length, stride);
                      });
     };
+    // Evenly spaced columns need no search for their stretches, and rows of them may be one.
+    const bool even = operand.cols.n <= 1;
+    const std::ptrdiff_t step = operand.cols.n == 1 ? operand.cols.dim[0].stride : 0;
     each_stretch(operand.rows, tile.row, tile.rows,
                  [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     char* const first = base + offset + tile.col * step;
+                     if (even && tile.cols == 1) return visit_next(first, length, stride);
+                     if (even && stride == tile.cols * step) {
+                         return visit_next(first, length * tile.cols, step);
+                     }
                      for (std::ptrdiff_t r = 0; r < length; ++r) {
-                         columns_of(base + offset + r * stride);
+                         if (even) {
+                             visit_next(first + r * stride, tile.cols, step);
+                         } else {
+                             columns_of(base + offset + r * stride);
+                         }
                      }
                  });
+}
+
+template <class T>
+bool is_aligned(const char* data) {
+    return reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
 }
 
 template <class T>
@@ -40,11 +60,15 @@ struct Strided {
     char* data;
     std::ptrdiff_t stride;  // in bytes
     bool is_dense() const {
-        return stride == static_cast<std::ptrdiff_t>(sizeof(T)) &&
-               reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
+        return stride == static_cast<std::ptrdiff_t>(sizeof(T)) && is_aligned<T>(data);
     }
     T* dense() const { return reinterpret_cast<T*>(data); }
 };
+
+template <class T>
+Strided<T> dense(std::byte* values) {
+    return {reinterpret_cast<char*>(values), sizeof(T)};
+}
 
 template <class T, class S>
 void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n) noexcept {
@@ -57,11 +81,9 @@ void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n
         } else if constexpr (is_half<T> && std::is_same_v<S, float>) {
             return conversion_kernels(dtype_of<T>).narrow(from.dense(), to.dense(), n);
         } else {
-            constexpr std::ptrdiff_t step = sizeof(T);
-            for (std::ptrdiff_t i = 0; i < n; ++i) {
-                const S value = read_element<S>(from.data + i * std::ptrdiff_t{sizeof(S)});
-                write_element(to.data + i * step, converted<T>(value));
-            }
+            const S* const values = from.dense();
+            T* const results = to.dense();
+            for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
             return;
         }
     }
@@ -104,35 +126,8 @@ double difference(T value, T origin) {
     return value < origin ? -size : size;
 }
 
-// The same of n values side by side, at once where all differences are below 2^51: added to the
-// bits of 1.5 * 2^52 they are the last bits of its mantissa. origin_of(i) is value i's.
-template <class T, class OriginOf>
-void pack_differences(const char* from, const OriginOf& origin_of, std::ptrdiff_t n, double* to) {
-    constexpr double middle = 0x1.8p52;
-    constexpr std::uint64_t middle_bits = 0x4338000000000000;
-    constexpr std::uint64_t limit = std::uint64_t{1} << 51;
-    // Unsigned integers are in the order of signed ones with the other first bit.
-    constexpr std::uint64_t other_sign = std::is_signed_v<T> ? 0 : std::uint64_t{1} << 63;
-    std::uint64_t too_large = 0;
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const std::uint64_t value =
-            read_element<std::uint64_t>(from + i * std::ptrdiff_t{sizeof(T)}) ^ other_sign;
-        const std::uint64_t origin = static_cast<std::uint64_t>(origin_of(i)) ^ other_sign;
-        const std::uint64_t up = value - origin;
-        const std::uint64_t overflow = (value ^ origin) & (value ^ up);
-        too_large |= (overflow >> 63) | ((up + limit) >> 52);
-        const std::uint64_t bits = up + middle_bits;
-        double shifted;
-        std::memcpy(&shifted, &bits, sizeof shifted);
-        to[i] = shifted - middle;
-    }
-    for (std::ptrdiff_t i = 0; i < n && too_large != 0; ++i) {
-        to[i] = difference(read_element<T>(from + i * std::ptrdiff_t{sizeof(T)}),
-                           static_cast<T>(origin_of(i)));
-    }
-}
-
-// A tile of 64-bit integers as differences from their channels' origins.
+// A tile of 64-bit integers as differences from their channels' origins, by a kernel where values
+// lie side by side and differences are small.
 template <class S>
 void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
     const auto value_at = [](const char* from) {
@@ -144,33 +139,39 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
         }
     };
     using T = decltype(value_at(nullptr));
-    const std::uint64_t* const origins = operand.origins.of_channel;
-    const auto pack_stretch = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t length,
-                                  const auto& origin_of, double* to) {
-        if (!is_swapped<S> && stride == std::ptrdiff_t{sizeof(T)}) {
-            return pack_differences<T>(at, origin_of, length, to);
-        }
-        for (std::ptrdiff_t i = 0; i < length; ++i) {
-            to[i] = difference(value_at(at + i * stride), static_cast<T>(origin_of(i)));
-        }
-    };
+    const DifferenceKernels& kernels = difference_kernels(operand.dtype);
+    const bool by_column = operand.origins.by_column;
     each_tile_stretch(
         operand, tile,
         [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
-            if (operand.origins.by_column) {
-                const std::uint64_t* const of_column = origins + tile.col + index % tile.cols;
-                pack_stretch(
-                    at, stride, length, [=](std::ptrdiff_t i) { return of_column[i]; },
-                    buffer + index);
-            } else {
-                const std::uint64_t origin = origins[tile.channel];
-                pack_stretch(
-                    at, stride, length, [=](std::ptrdiff_t) { return origin; }, buffer + index);
+            const std::uint64_t* const origins =
+                operand.origins.of_channel + (by_column ? tile.col : tile.channel);
+            const bool side_by_side =
+                !is_swapped<S> && stride == std::ptrdiff_t{sizeof(T)} && is_aligned<T>(at);
+            if (side_by_side && !by_column &&
+                kernels.from_origin(at, *origins, length, buffer + index)) {
+                return;
+            }
+            for (std::ptrdiff_t i = 0; i < length; ++i) {
+                const std::uint64_t origin = origins[by_column ? (index + i) % tile.cols : 0];
+                buffer[index + i] = difference(value_at(at + i * stride), static_cast<T>(origin));
             }
         });
 }
 
+// The same of columns with an origin each, all rows at once, which may be short; false where that
+// cannot be.
+bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
+                              double* buffer) noexcept {
+    if (!operand.walkable || !operand.origins.by_column) return false;
+    const Tile<void> x = direct_tile(operand, tile);
+    return difference_kernels(operand.dtype)
+        .from_origins({x.data, x.stride}, operand.origins.of_channel + tile.col, tile.rows,
+                      tile.cols, buffer);
+}
+
 void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
+    if (pack_rows_of_differences(operand, tile, buffer)) return;
     const auto pack = [&](auto value) {
         if (operand.swapped) {
             pack_differences<Swapped<decltype(value)>>(operand, tile, buffer);
@@ -182,7 +183,88 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
     pack(std::uint64_t{});
 }
 
+// From a contiguous tile.
+void unpack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
+    visit_types(operand, [&](auto stored, auto seen) {
+        using S = decltype(stored);
+        using T = decltype(seen);
+        each_tile_stretch(
+            operand, tile,
+            [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+                char* const from = reinterpret_cast<char*>(static_cast<T*>(buffer) + index);
+                copy_stretch(Strided<S>{at, stride}, Strided<T>{from, sizeof(T)}, length);
+            });
+    });
+}
+
+// visit(the packed rows x cols, their place in the array, rows, cols) for every part of the tile of
+// a transposed operand whose rows are side by side in the array, and whose columns evenly spaced.
+template <class Visit>
+void each_transposed_part(const Operand& operand, const TileRange& tile, char* packed,
+                          const Visit& visit) {
+    const std::ptrdiff_t size = size_of(operand.dtype);
+    char* const base = operand.base + channel_offset(operand, tile);
+    std::ptrdiff_t row = 0;
+    each_stretch(operand.rows, tile.row, tile.rows,
+                 [&](std::ptrdiff_t row_offset, std::ptrdiff_t rows, std::ptrdiff_t) {
+                     std::ptrdiff_t col = 0;
+                     each_stretch(
+                         operand.cols, tile.col, tile.cols,
+                         [&](std::ptrdiff_t offset, std::ptrdiff_t cols, std::ptrdiff_t stride) {
+                             visit(Tile<void>{packed + (row * tile.cols + col) * size, tile.cols},
+                                   Tile<void>{base + row_offset + offset, stride / size}, rows,
+                                   cols);
+                             col += cols;
+                         });
+                     row += rows;
+                 });
+}
+
+void pack_transposed(const Operand& operand, const TileRange& tile,
+                     const Scratch& scratch) noexcept {
+    std::byte* const seen_values = scratch.staging + operand.staging;
+    std::byte* const stored_values =
+        operand.converted() ? scratch.staging + operand.stored_staging : seen_values;
+    const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
+    each_transposed_part(
+        operand, tile, reinterpret_cast<char*>(stored_values),
+        [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows, std::ptrdiff_t cols) {
+            kernels.pack({array.data, array.stride}, packed, rows, cols);
+        });
+    if (!operand.converted()) return;
+    visit_types(operand, [&](auto stored, auto seen) {
+        copy_stretch(dense<decltype(seen)>(seen_values), dense<decltype(stored)>(stored_values),
+                     tile.rows * tile.cols);
+    });
+}
+
+void unpack_transposed(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+                       bool stream) noexcept {
+    std::byte* const seen_values = scratch.staging + operand.staging;
+    std::byte* stored_values = seen_values;
+    if (operand.converted()) {
+        stored_values = scratch.staging + operand.stored_staging;
+        visit_types(operand, [&](auto stored, auto seen) {
+            copy_stretch(dense<decltype(stored)>(stored_values), dense<decltype(seen)>(seen_values),
+                         tile.rows * tile.cols);
+        });
+    }
+    const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
+    each_transposed_part(
+        operand, tile, reinterpret_cast<char*>(stored_values),
+        [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows, std::ptrdiff_t cols) {
+            kernels.unpack({packed.data, packed.stride}, array, rows, cols, stream);
+        });
+}
+
 }  // namespace
+
+Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
+    const std::ptrdiff_t size = size_of(operand.dtype);
+    char* const first = operand.base + channel_offset(operand, tile) +
+                        tile.row * operand.row_stride + tile.col * size;
+    return {first, operand.row_stride / size * tile.row_fold};
+}
 
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
     if (operand.origins) return pack_differences(operand, tile, static_cast<double*>(buffer));
@@ -194,21 +276,6 @@ void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noex
             [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
                 char* const to = reinterpret_cast<char*>(static_cast<T*>(buffer) + index);
                 copy_stretch(Strided<T>{to, sizeof(T)}, Strided<S>{at, stride}, length);
-            });
-    });
-}
-
-void unpack_tile(const Operand& operand, const TileRange& tile, const void* buffer) noexcept {
-    visit_types(operand, [&](auto stored, auto seen) {
-        using S = decltype(stored);
-        using T = decltype(seen);
-        // Only read, but Strided serves both sides.
-        T* const values = static_cast<T*>(const_cast<void*>(buffer));
-        each_tile_stretch(
-            operand, tile,
-            [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
-                char* const from = reinterpret_cast<char*>(values + index);
-                copy_stretch(Strided<S>{at, stride}, Strided<T>{from, sizeof(T)}, length);
             });
     });
 }
@@ -230,13 +297,6 @@ void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexc
         });
 }
 
-Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
-    const std::ptrdiff_t size = size_of(operand.dtype);
-    char* const first = operand.base + channel_offset(operand, tile) +
-                        tile.row * operand.row_stride + tile.col * size;
-    return {first, operand.row_stride / size * tile.row_fold};
-}
-
 Tile<void> output_tile(const Operand& operand, const TileRange& tile,
                        const Scratch& scratch) noexcept {
     if (!operand) return {nullptr, 0};
@@ -247,14 +307,19 @@ Tile<void> output_tile(const Operand& operand, const TileRange& tile,
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
                             const Scratch& scratch) noexcept {
     const Tile<void> found = output_tile(operand, tile, scratch);
-    if (operand && !operand.direct) pack_tile(operand, tile, found.data);
+    if (operand && operand.transposed && !operand.origins) {
+        pack_transposed(operand, tile, scratch);
+    } else if (operand && !operand.direct) {
+        pack_tile(operand, tile, found.data);
+    }
     return {found.data, found.stride};
 }
 
-void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch) noexcept {
-    if (operand && !operand.direct) {
-        unpack_tile(operand, tile, scratch.staging + operand.staging);
-    }
+void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+                   bool stream) noexcept {
+    if (!operand || operand.direct) return;
+    if (operand.transposed) return unpack_transposed(operand, tile, scratch, stream);
+    unpack_tile(operand, tile, scratch.staging + operand.staging);
 }
 
 }  // namespace fastbn

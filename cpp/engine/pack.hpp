@@ -9,9 +9,8 @@
 
 namespace fastbn {
 
-// To and from a contiguous tile of the operand's kernel_dtype.
+// To a contiguous tile of the operand's kernel_dtype.
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept;
-void unpack_tile(const Operand& operand, const TileRange& tile, const void* buffer) noexcept;
 
 // Sets values of a packed tile to 0 where `mask`, of bytes, is 0.
 void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexcept;
@@ -26,7 +25,8 @@ Tile<void> output_tile(const Operand& operand, const TileRange& tile,
 // The tile with its values, to be read.
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
                             const Scratch& scratch) noexcept;
-// Completes a write to output_tile's memory.
-void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch) noexcept;
+// Completes a write to output_tile's memory. stream: past the caches, if the operand is transposed.
+void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+                   bool stream) noexcept;
 
 }  // namespace fastbn

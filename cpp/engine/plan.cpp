@@ -23,6 +23,8 @@ constexpr std::ptrdiff_t packed_tile_rows = 32;
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
 constexpr std::ptrdiff_t max_strip_cols = 2048;
 constexpr std::ptrdiff_t wanted_strip_values = 8192;
+// Where a column's values, not a row's, are side by side in memory there had better be many.
+constexpr std::ptrdiff_t transposed_strip_cols = 64;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_pieces = 64;
@@ -117,20 +119,21 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
 }
 
-void cut_strips(Plan& plan, bool all_direct) {
+void cut_strips(Plan& plan, const Work& work) {
     const Layout& layout = plan.layout;
     plan.strip_rows = plan.tile_rows;
     plan.strip_cols = plan.tile_cols;
     if (layout.channels_first() && layout.cols > max_inner_fold) {
         plan.strip_rows = 1;
-        if (all_direct) plan.strip_cols = std::min(layout.cols, wanted_strip_values);
+        if (work.all_direct) plan.strip_cols = std::min(layout.cols, wanted_strip_values);
         if (plan.adjacent_channels) {
             plan.strip_channels =
                 std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);
         }
-    } else if (!layout.channels_first() && all_direct && layout.row_fold == 1) {
+    } else if (!layout.channels_first() && work.all_direct && layout.row_fold == 1) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
-    } else if (!layout.channels_first() && !all_direct) {  // packed tiles are to stay in cache
+    } else if (!layout.channels_first() && !work.all_direct) {  // packed tiles are to stay in cache
+        if (work.transposes) plan.strip_cols = std::min(plan.strip_cols, transposed_strip_cols);
         const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.row_fold);
         plan.strip_rows =
             std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.row_fold);
@@ -251,6 +254,7 @@ TileRange Plan::strip(std::ptrdiff_t index) const {
 void Work::read(const Operand& operand) {
     if (!operand) return;
     all_direct = all_direct && operand.direct;
+    transposes = transposes || operand.transposed;
     adjacent_channels = adjacent_channels && operand.adjacent_channels;
 }
 
@@ -272,7 +276,7 @@ Plan plan_of(const Layout& layout, DType x, const Work& work) {
     }
     split_into_spans(plan);
     choose_threads(plan, x, work);
-    cut_strips(plan, work.all_direct);
+    cut_strips(plan, work);
     choose_stores(plan, work);
     return plan;
 }

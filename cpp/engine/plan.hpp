@@ -44,6 +44,7 @@ struct Work {
     bool packed_sums = false;  // sums are taken from packed tiles, which had better be small
     // The arrays that results are computed from and written to:
     bool all_direct = true;          // none of them needs packing
+    bool transposes = false;         // some need their tiles transposed
     bool adjacent_channels = true;   // all have their channels one after the other along a row
     bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value

@@ -36,6 +36,10 @@ Statistics from(const Statistics& s, std::ptrdiff_t i) {
     return {s.mean + i, s.mean_lo + i, s.m2 + i, s.var + i, s.invstd + i};
 }
 
+IntegerSums from(const IntegerSums& s, std::ptrdiff_t i) {
+    return {s.sum + i, s.squares + i, s.squares_lo + i};
+}
+
 ValueRange from(const ValueRange& r, std::ptrdiff_t i) {
     return {r.min + i, r.max + i, r.nans + i};
 }
@@ -103,6 +107,20 @@ void merge_weighted_columns(const MomentsSums& columns, std::ptrdiff_t channels,
         *to.sum_lo = *first.sum_lo;
         *to.weight = *first.weight;
         *to.weight_lo = *first.weight_lo;
+    }
+}
+
+void merge_columns(const IntegerSums& columns, std::ptrdiff_t channels,
+                   const Layout& layout) noexcept {
+    for (std::ptrdiff_t c = 0; c < channels; ++c) {
+        const IntegerSums first = from(columns, c * layout.inner_fold);
+        for (std::ptrdiff_t i = 1; i < layout.inner_fold; ++i) {
+            integers_table().merge(first, from(first, i), 1);
+        }
+        const IntegerSums to = from(columns, c);
+        *to.sum = *first.sum;
+        *to.squares = *first.squares;
+        *to.squares_lo = *first.squares_lo;
     }
 }
 
@@ -241,6 +259,7 @@ MomentsReduction::MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_
       weights_(weights),
       origins_(origins),
       kernels_(moments_kernels(x_type, weights.form()).moments[static_cast<int>(weights.form())]),
+      integers_(integer_sums_kernels(x_type, weights.form())),
       eps_(eps),
       out_(out) {}
 
@@ -248,9 +267,15 @@ MomentsReduction::Buffers MomentsReduction::place(Arrays& arrays) const noexcept
     const std::ptrdiff_t n = plan_.spans * Workspace::buffer_size(plan_);
     const std::ptrdiff_t channels = Workspace::channels(plan_);
     Buffers b{};
-    for (double** sums :
-         {&b.sums.ref, &b.sums.offset, &b.sums.m2, &b.sums.m2_lo, &b.sums.sum, &b.sums.sum_lo}) {
-        *sums = arrays.doubles(n);
+    if (integers_ != nullptr) {
+        for (double** sums : {&b.integers.sum, &b.integers.squares, &b.integers.squares_lo}) {
+            *sums = arrays.doubles(n);
+        }
+    } else {
+        for (double** sums : {&b.sums.ref, &b.sums.offset, &b.sums.m2, &b.sums.m2_lo, &b.sums.sum,
+                              &b.sums.sum_lo}) {
+            *sums = arrays.doubles(n);
+        }
     }
     if (weights_.differ()) {
         b.sums.weight = arrays.doubles(n);
@@ -270,6 +295,12 @@ void MomentsReduction::begin(const Slab& slab, std::ptrdiff_t span, const Buffer
     if (buffers.nonfinite != nullptr) {
         std::fill_n(buffers.nonfinite + first, slab.buffer_size, std::uint8_t{0});
     }
+    if (integers_ != nullptr) {
+        const IntegerSums s = from(buffers.integers, first);
+        for (double* sums : {s.sum, s.squares, s.squares_lo}) {
+            std::fill_n(sums, slab.buffer_size, 0.0);
+        }
+    }
     if (!weights_.differ()) return;
     const MomentsSums s = from(buffers.sums, first);
     for (double* sums : {s.ref, s.offset, s.m2, s.m2_lo, s.sum, s.sum_lo, s.weight, s.weight_lo}) {
@@ -281,9 +312,16 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
                            Tile<const void> x, Tile<const void> weights, const Buffers& buffers,
                            const Memory& memory) const noexcept {
     const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
+    const bool one_channel = plan_.layout.channels_first();
+    if (integers_ != nullptr) {
+        const IntegerSumsKernel kernel =
+            one_channel ? integers_->sums.tile : integers_->sums.columns;
+        return kernel(x, tile.kernel_rows(), tile.kernel_cols(), from(buffers.integers, i),
+                      memory.scratch.columns);
+    }
     const std::ptrdiff_t before =
         plan_.count_before(position) - plan_.count_before(plan_.first_position(span));
-    const MomentsKernel kernel = plan_.layout.channels_first() ? kernels_.tile : kernels_.columns;
+    const MomentsKernel kernel = one_channel ? kernels_.tile : kernels_.columns;
     kernel(x, weights, tile.kernel_rows(), tile.kernel_cols(), static_cast<double>(before),
            from(buffers.sums, i), memory.scratch.columns);
     if (buffers.nonfinite != nullptr) {
@@ -355,22 +393,45 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
     }
 }
 
+// A slab's sums into one entry for each channel, from its first on.
+MomentsSums MomentsReduction::merge(const Slab& slab, const MomentsSums& sums,
+                                    const Memory& memory) const noexcept {
+    merge_slab(plan_, slab, memory, [&](const Merge& m) {
+        channel_kernels().merge_moments(from(sums, m.to), m.before, from(sums, m.from), m.count,
+                                        m.n);
+    });
+    const MomentsSums merged = from(sums, memory.at(0, slab.buffer_index));
+    if (plan_.layout.inner_fold > 1) {
+        const bool weighted = sums.weight != nullptr;
+        (weighted ? merge_weighted_columns : merge_equal_columns)(merged, slab.channels,
+                                                                  plan_.layout);
+    }
+    return merged;
+}
+
+IntegerSums MomentsReduction::merge(const Slab& slab, const IntegerSums& sums,
+                                    const Memory& memory) const noexcept {
+    merge_slab(plan_, slab, memory, [&](const Merge& m) {
+        integers_table().merge(from(sums, m.to), from(sums, m.from), m.n);
+    });
+    const IntegerSums merged = from(sums, memory.at(0, slab.buffer_index));
+    if (plan_.layout.inner_fold > 1) merge_columns(merged, slab.channels, plan_.layout);
+    return merged;
+}
+
 Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
                                       const Memory& memory) const noexcept {
     const bool weighted = buffers.sums.weight != nullptr;
-    merge_slab(plan_, slab, memory, [&](const Merge& m) {
-        channel_kernels().merge_moments(from(buffers.sums, m.to), m.before,
-                                        from(buffers.sums, m.from), m.count, m.n);
-    });
-    const MomentsSums sums = from(buffers.sums, memory.at(0, slab.buffer_index));
-    if (plan_.layout.inner_fold > 1) {
-        (weighted ? merge_weighted_columns : merge_equal_columns)(sums, slab.channels,
-                                                                  plan_.layout);
-    }
     const std::ptrdiff_t n = slab.channels;
     const Statistics s = from(buffers.statistics, slab.channel - memory.first_channel);
     const double count = static_cast<double>(plan_.layout.count);
-    channel_kernels().finalize_moments(sums, count, eps_, s, n);
+    MomentsSums sums{};
+    if (integers_ != nullptr) {
+        integers_table().finalize(merge(slab, buffers.integers, memory), count, eps_, s, n);
+    } else {
+        sums = merge(slab, buffers.sums, memory);
+        channel_kernels().finalize_moments(sums, count, eps_, s, n);
+    }
     if (buffers.nonfinite != nullptr) rescan_out_of_range(slab, buffers, s, memory);
     if (weighted) {
         for (std::ptrdiff_t c = 0; c < n; ++c) {

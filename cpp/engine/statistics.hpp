@@ -26,7 +26,8 @@ public:
 
     // Its channel buffers; measured with Arrays(nullptr).
     struct Buffers {
-        MomentsSums sums;         // per span, and channel or column
+        MomentsSums sums;         // per span, and channel or column; or
+        IntegerSums integers;     // as those, where x's values are summed exactly
         Statistics statistics;    // per channel
         std::uint8_t* nonfinite;  // as the sums: whether NaN or infinity was among the values of a
                                   // sum that is not finite; for float64 only, else null
@@ -44,6 +45,10 @@ public:
                         const Memory& memory) const noexcept;
 
 private:
+    MomentsSums merge(const Slab& slab, const MomentsSums& sums,
+                      const Memory& memory) const noexcept;
+    IntegerSums merge(const Slab& slab, const IntegerSums& sums,
+                      const Memory& memory) const noexcept;
     void note_nonfinite(const TileRange& tile, Tile<const void> x, Tile<const void> weights,
                         const double* m2, std::uint8_t* nonfinite) const noexcept;
     bool holds_nonfinite(const Slab& slab, std::ptrdiff_t channel, const Buffers& buffers,
@@ -56,6 +61,7 @@ private:
     const Weights& weights_;
     const ChannelOrigins& origins_;
     Reduction<MomentsKernel> kernels_;
+    const IntegerSumsKernels* integers_;  // null where x's values are not summed exactly
     double eps_;
     StatisticsOut out_;
 };

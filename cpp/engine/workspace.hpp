@@ -47,12 +47,16 @@ public:
     explicit StagingBuffers(const Plan& plan) : elements_(plan.tile_elements()) {}
 
     void add(Operand& operand) {
-        if (operand && !operand.direct) operand.staging = add(size_of(operand.kernel_dtype));
+        if (!operand || operand.direct) return;
+        operand.staging = add(size_of(operand.kernel_dtype));
+        if (operand.transposed && operand.converted()) {
+            operand.stored_staging = add(size_of(operand.dtype));
+        }
     }
     // Returns where the buffer for a tile of elements of so many bytes begins.
     std::ptrdiff_t add(std::ptrdiff_t element_size) {
         const std::ptrdiff_t begin = bytes_;
-        bytes_ += round_up_64(elements_ * element_size);
+        bytes_ += round_up_64(elements_ * element_size + transpose_overhang);
         return begin;
     }
     std::ptrdiff_t bytes() const { return bytes_; }

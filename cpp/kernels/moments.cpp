@@ -37,7 +37,7 @@ constexpr MomentsKernels unweighted_form() {
 
 extern constexpr MomentsTable moments_table = {
     {all_forms<float>(), all_forms<double>(), unweighted_form<Float16>(),
-     unweighted_form<Bfloat16>(), unweighted_form<std::uint8_t>()},
+     unweighted_form<Bfloat16>()},
     {merge_moments, finalize_moments, invert_std}};
 
 }  // namespace fastbn::FASTBN_ISA

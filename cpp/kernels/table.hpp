@@ -63,6 +63,16 @@ struct MomentsKernels {
     Reduction<ValueRangeKernel> value_range;          // likewise
 };
 
+// Folds a tile into sums of integers, whose kernels serve where every value counts once. `scratch`
+// as for MomentsKernel.
+using IntegerSumsKernel = void (*)(Tile<const void> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                   IntegerSums sums, void* scratch) noexcept;
+
+struct IntegerSumsKernels {
+    DType x;
+    Reduction<IntegerSumsKernel> sums;
+};
+
 // ---- From x to y ----
 
 // What an elementwise kernel goes over, and how.
@@ -180,11 +190,36 @@ struct ConversionKernels {
     void (*narrow)(const float* from, void* to, std::ptrdiff_t n) noexcept;
 };
 
-// ---- The tables: one for each of the three sources that an instruction set is compiled from ----
+// A packed tile of rows x cols elements of `size` bytes, which has its columns side by side, from
+// and to an array in which a column's elements are: as a tile, the array is cols x rows. `pack`
+// writes, and `unpack` reads, up to transpose_overhang bytes behind the packed tile's end.
+struct TransposeKernels {
+    int size;
+    void (*pack)(Tile<const void> array, Tile<void> packed, std::ptrdiff_t rows,
+                 std::ptrdiff_t cols) noexcept;
+    // stream: past the caches.
+    void (*unpack)(Tile<const void> packed, Tile<void> array, std::ptrdiff_t rows,
+                   std::ptrdiff_t cols, bool stream) noexcept;
+};
+constexpr std::ptrdiff_t transpose_overhang = 16;
 
-constexpr int moments_rows = 5;
+// 64-bit integers, less one that all n have in common, or a tile of them less one for each column,
+// as doubles side by side. False where a difference is 2^51 or more: what was written is then
+// wrong.
+struct DifferenceKernels {
+    DType x;
+    bool (*from_origin)(const void* values, std::uint64_t origin, std::ptrdiff_t n,
+                        double* to) noexcept;
+    bool (*from_origins)(Tile<const void> x, const std::uint64_t* origins, std::ptrdiff_t rows,
+                         std::ptrdiff_t cols, double* to) noexcept;
+};
+
+// ---- The tables: one for each of the five sources that an instruction set is compiled from ----
+
+constexpr int moments_rows = 4;
 constexpr int normalize_rows = 5;
 constexpr int gradient_rows = 4;
+constexpr int integers_rows = 5;
 
 struct MomentsTable {
     MomentsKernels rows[moments_rows];
@@ -200,20 +235,37 @@ struct GradientTable {
     GradientKernels rows[gradient_rows];
 };
 
+struct IntegersTable {
+    IntegerSumsKernels rows[integers_rows];
+    void (*merge)(IntegerSums a, IntegerSums b, std::ptrdiff_t n) noexcept;  // a = a and b
+    void (*finalize)(IntegerSums sums, double count, double eps, Statistics out,
+                     std::ptrdiff_t n) noexcept;
+};
+struct PackTable {
+    TransposeKernels transposes[4];
+    DifferenceKernels differences[2];
+};
+
 namespace generic {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
 extern const GradientTable gradient_table;
+extern const IntegersTable integers_table;
+extern const PackTable pack_table;
 }  // namespace generic
 namespace avx2 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
 extern const GradientTable gradient_table;
+extern const IntegersTable integers_table;
+extern const PackTable pack_table;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
 extern const GradientTable gradient_table;
+extern const IntegersTable integers_table;
+extern const PackTable pack_table;
 }  // namespace avx512
 
 }  // namespace fastbn

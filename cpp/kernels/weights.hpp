@@ -210,7 +210,6 @@ private:
 
 inline double first_value(const float* p) { return static_cast<double>(*p); }
 inline double first_value(const double* p) { return *p; }
-inline double first_value(const std::uint8_t* p) { return static_cast<double>(*p); }
 template <class H>
 inline double first_value(const H* p) {
     return static_cast<double>(widen(*p));

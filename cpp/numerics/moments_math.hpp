@@ -140,4 +140,43 @@ static inline Moments<double> merge_weighted(const Moments<double>& a, double we
             only_b ? b.sum_lo : (only_a ? a.sum_lo : both.sum_lo)};
 }
 
+// Sums of integers of up to 16 bits and of their squares, one array entry per channel: all of them
+// whole numbers, of which double-doubles lose nothing. No other order of addition, and no other
+// merge, gives other sums.
+struct IntegerSums {
+    double* sum;  // below 2^53 for 2^37 values
+    double* squares;
+    double* squares_lo;
+};
+
+static inline void add_integers(const IntegerSums& s, std::ptrdiff_t i, double sum,
+                                double squares) {
+    double error;
+    s.sum[i] += sum;
+    s.squares[i] = two_sum(s.squares[i], squares, error);
+    s.squares_lo[i] += error;
+}
+
+// The moments about the integer k next to the mean, from there on rounded at most to a
+// double-double's last digit: with r = sum - k count, sum((x - k)^2) = squares - k (sum + r), all
+// of it whole numbers; and of that, m2 = sum((x - k)^2) - r^2 / count is at least half.
+static inline Moments<double> moments_of_integers(const IntegerSums& s, std::ptrdiff_t i,
+                                                  double mean, double count) {
+    constexpr double whole = 0x1.8p52;  // has no digits behind the point
+    const double k = (mean + whole) - whole;
+    const double r = s.sum[i] - k * count;
+    double error;
+    const double product = two_product(s.sum[i] + r, k, error);
+    double about_k_lo;
+    const double about_k = two_sum(s.squares[i], -product, about_k_lo);
+    about_k_lo += s.squares_lo[i] - error;
+    double square_lo;
+    const double square = two_product(r, r, square_lo);
+    double share_lo;
+    const double share = quotient(square, square_lo, count, share_lo);
+    double m2_lo;
+    const double m2 = two_sum(about_k, -share, m2_lo);
+    return {k, 0.0, m2, m2_lo + (about_k_lo - share_lo), s.sum[i], 0.0};
+}
+
 }  // namespace fastbn

@@ -44,6 +44,26 @@
 //     value_of(count)            the numbers, as a Vec<double>
 //     a | b                      the bits of both
 //
+// Bytes, one register without a type, in groups of sixteen bytes:
+//
+//     groups                     how many there are
+//     load(p)                    all of them, from p on
+//     load_groups(p, step)       the sixteen bytes from p on, those from p + step on, and so on
+//     v.store(p)
+//     v.stream(p)                as store(p), past the caches if that can be; p on a boundary of
+//                                the register's size
+//     v.store_group<g>(p)        the sixteen bytes of group g
+//     interleave_lower<size>(a, b)   in each group the elements of `size` bytes, 1, 2, 4 or 8, of
+//                                    the lower halves: the first of a, the first of b, and so on
+//     interleave_upper<size>(a, b)   the same of the upper halves
+//     broadcast(a)               sixteen bits, in all elements of two bytes
+//     a ^ b                      exclusive or
+//     add<size>(a, b)            the sums of elements of 2 or 4 bytes, modulo 2^16 or 2^32
+//     lesser_of_bytes(a, b)      of every two bytes the lesser one
+//     sums_of_bytes(a)           of every eight bytes the sum, as an element of eight bytes
+//     sums_of_products(a, b)     of elements of two bytes, signed: the sum of the products of every
+//                                two neighbours, as an element of four bytes, modulo 2^32
+//
 // Functions:
 //
 //     add_by_fma(a, b)           a + b, and
@@ -117,6 +137,14 @@ using CountContract = Vec<double>::Count;
 static_assert(is_same<decltype(Vec<double>::value_of(CountContract{})), Vec<double>>);
 
 static_assert(2 * Vec<double>::width == Vec<float>::width);
+
+constexpr std::ptrdiff_t group_bytes = 16;
+static_assert(sizeof(Bytes) == group_bytes * Bytes::groups);
+static_assert(is_same<decltype(Bytes::interleave_lower<1>(Bytes{}, Bytes{})), Bytes>);
+static_assert(is_same<decltype(Bytes::interleave_upper<8>(Bytes{}, Bytes{})), Bytes>);
+static_assert(is_same<decltype(Bytes::add<2>(Bytes{}, Bytes::broadcast(1))), Bytes>);
+static_assert(is_same<decltype(Bytes::sums_of_bytes(Bytes{} ^ Bytes{})), Bytes>);
+static_assert(is_same<decltype(Bytes::sums_of_products(Bytes{}, Bytes{})), Bytes>);
 
 }  // namespace
 }  // namespace fastbn::FASTBN_ISA

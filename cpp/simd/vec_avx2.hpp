@@ -254,6 +254,50 @@ inline void stream_registers(Bfloat16* p, const Vec<float> (&a)[2]) {
     _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_16(a[0].v, a[1].v, p));
 }
 
+struct Bytes {
+    static constexpr std::ptrdiff_t groups = 2;
+    __m256i v;
+
+    static Bytes load(const char* p) {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+    }
+    static Bytes load_groups(const char* p, std::ptrdiff_t step) {
+        return {_mm256_setr_m128i(load_128(p), load_128(p + step))};
+    }
+    void store(char* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+    void stream(char* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), v); }
+    template <int g>
+    void store_group(char* p) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_extracti128_si256(v, g));
+    }
+    template <int size>
+    static Bytes interleave_lower(Bytes a, Bytes b) {
+        if constexpr (size == 1) return {_mm256_unpacklo_epi8(a.v, b.v)};
+        if constexpr (size == 2) return {_mm256_unpacklo_epi16(a.v, b.v)};
+        if constexpr (size == 4) return {_mm256_unpacklo_epi32(a.v, b.v)};
+        if constexpr (size == 8) return {_mm256_unpacklo_epi64(a.v, b.v)};
+    }
+    template <int size>
+    static Bytes interleave_upper(Bytes a, Bytes b) {
+        if constexpr (size == 1) return {_mm256_unpackhi_epi8(a.v, b.v)};
+        if constexpr (size == 2) return {_mm256_unpackhi_epi16(a.v, b.v)};
+        if constexpr (size == 4) return {_mm256_unpackhi_epi32(a.v, b.v)};
+        if constexpr (size == 8) return {_mm256_unpackhi_epi64(a.v, b.v)};
+    }
+    static Bytes broadcast(std::uint16_t a) {
+        return {_mm256_set1_epi16(static_cast<std::int16_t>(a))};
+    }
+    template <int size>
+    static Bytes add(Bytes a, Bytes b) {
+        if constexpr (size == 2) return {_mm256_add_epi16(a.v, b.v)};
+        if constexpr (size == 4) return {_mm256_add_epi32(a.v, b.v)};
+    }
+    static Bytes lesser_of_bytes(Bytes a, Bytes b) { return {_mm256_min_epu8(a.v, b.v)}; }
+    static Bytes sums_of_bytes(Bytes a) { return {_mm256_sad_epu8(a.v, _mm256_setzero_si256())}; }
+    static Bytes sums_of_products(Bytes a, Bytes b) { return {_mm256_madd_epi16(a.v, b.v)}; }
+    friend Bytes operator^(Bytes a, Bytes b) { return {_mm256_xor_si256(a.v, b.v)}; }
+};
+
 inline void stream_fence() { _mm_sfence(); }
 
 }  // namespace

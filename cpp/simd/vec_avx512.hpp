@@ -215,6 +215,51 @@ inline Vec<double> clamp_negative(Vec<double> a) {
     return {_mm512_mask_mov_pd(a.v, negative, _mm512_setzero_pd())};
 }
 
+struct Bytes {
+    static constexpr std::ptrdiff_t groups = 4;
+    __m512i v;
+
+    static Bytes load(const char* p) { return {_mm512_loadu_si512(p)}; }
+    static Bytes load_groups(const char* p, std::ptrdiff_t step) {
+        const __m256i lower = _mm256_setr_m128i(load_128(p), load_128(p + step));
+        const __m256i upper = _mm256_setr_m128i(load_128(p + 2 * step), load_128(p + 3 * step));
+        return {_mm512_maskz_inserti64x4(all_8, _mm512_castsi256_si512(lower), upper, 1)};
+    }
+    void store(char* p) const { _mm512_storeu_si512(p, v); }
+    void stream(char* p) const { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), v); }
+    template <int g>
+    void store_group(char* p) const {
+        const __m128i group = _mm512_maskz_extracti32x4_epi32(all_8, v, g);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), group);
+    }
+    template <int size>
+    static Bytes interleave_lower(Bytes a, Bytes b) {
+        if constexpr (size == 1) return {_mm512_unpacklo_epi8(a.v, b.v)};
+        if constexpr (size == 2) return {_mm512_unpacklo_epi16(a.v, b.v)};
+        if constexpr (size == 4) return {_mm512_maskz_unpacklo_epi32(all_16, a.v, b.v)};
+        if constexpr (size == 8) return {_mm512_maskz_unpacklo_epi64(all_8, a.v, b.v)};
+    }
+    template <int size>
+    static Bytes interleave_upper(Bytes a, Bytes b) {
+        if constexpr (size == 1) return {_mm512_unpackhi_epi8(a.v, b.v)};
+        if constexpr (size == 2) return {_mm512_unpackhi_epi16(a.v, b.v)};
+        if constexpr (size == 4) return {_mm512_maskz_unpackhi_epi32(all_16, a.v, b.v)};
+        if constexpr (size == 8) return {_mm512_maskz_unpackhi_epi64(all_8, a.v, b.v)};
+    }
+    static Bytes broadcast(std::uint16_t a) {
+        return {_mm512_set1_epi16(static_cast<std::int16_t>(a))};
+    }
+    template <int size>
+    static Bytes add(Bytes a, Bytes b) {
+        if constexpr (size == 2) return {_mm512_add_epi16(a.v, b.v)};
+        if constexpr (size == 4) return {_mm512_add_epi32(a.v, b.v)};
+    }
+    static Bytes lesser_of_bytes(Bytes a, Bytes b) { return {_mm512_min_epu8(a.v, b.v)}; }
+    static Bytes sums_of_bytes(Bytes a) { return {_mm512_sad_epu8(a.v, _mm512_setzero_si512())}; }
+    static Bytes sums_of_products(Bytes a, Bytes b) { return {_mm512_madd_epi16(a.v, b.v)}; }
+    friend Bytes operator^(Bytes a, Bytes b) { return {_mm512_xor_si512(a.v, b.v)}; }
+};
+
 inline void stream_fence() { _mm_sfence(); }
 
 }  // namespace

@@ -195,6 +195,105 @@ inline Vec<double> clamp_negative(Vec<double> a) {
     return {a.v < zero.v ? zero.v : a.v};
 }
 
+struct Bytes {
+    static constexpr std::ptrdiff_t groups = 1;
+    using Native [[gnu::vector_size(16)]] = unsigned char;
+    Native v;
+
+    static Bytes load(const char* p) {
+        Bytes a;
+        __builtin_memcpy(&a.v, p, sizeof a.v);
+        return a;
+    }
+    static Bytes load_groups(const char* p, std::ptrdiff_t) { return load(p); }
+    void store(char* p) const { __builtin_memcpy(p, &v, sizeof v); }
+    void stream(char* p) const {
+#ifdef __SSE2__
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#else
+        store(p);
+#endif
+    }
+    template <int g>
+    void store_group(char* p) const {
+        store(p);
+    }
+    static Bytes lesser_of_bytes(Bytes a, Bytes b) { return {a.v < b.v ? a.v : b.v}; }
+    friend Bytes operator^(Bytes a, Bytes b) { return {a.v ^ b.v}; }
+    static Bytes broadcast(std::uint16_t a) { return from(Elements<std::uint16_t>{} + a); }
+    template <int size>
+    static Bytes add(Bytes a, Bytes b) {
+        if constexpr (size == 2) return from(a.as<std::uint16_t>() + b.as<std::uint16_t>());
+        if constexpr (size == 4) return from(a.as<std::uint32_t>() + b.as<std::uint32_t>());
+    }
+
+#ifdef __SSE2__
+    template <int size>
+    static Bytes interleave_lower(Bytes a, Bytes b) {
+        if constexpr (size == 1) return from(_mm_unpacklo_epi8(a.sse(), b.sse()));
+        if constexpr (size == 2) return from(_mm_unpacklo_epi16(a.sse(), b.sse()));
+        if constexpr (size == 4) return from(_mm_unpacklo_epi32(a.sse(), b.sse()));
+        if constexpr (size == 8) return from(_mm_unpacklo_epi64(a.sse(), b.sse()));
+    }
+    template <int size>
+    static Bytes interleave_upper(Bytes a, Bytes b) {
+        if constexpr (size == 1) return from(_mm_unpackhi_epi8(a.sse(), b.sse()));
+        if constexpr (size == 2) return from(_mm_unpackhi_epi16(a.sse(), b.sse()));
+        if constexpr (size == 4) return from(_mm_unpackhi_epi32(a.sse(), b.sse()));
+        if constexpr (size == 8) return from(_mm_unpackhi_epi64(a.sse(), b.sse()));
+    }
+    static Bytes sums_of_bytes(Bytes a) { return from(_mm_sad_epu8(a.sse(), _mm_setzero_si128())); }
+    static Bytes sums_of_products(Bytes a, Bytes b) {
+        return from(_mm_madd_epi16(a.sse(), b.sse()));
+    }
+    __m128i sse() const { return reinterpret_cast<__m128i>(v); }
+#else
+    // Of the halves that begin at byte `first`.
+    template <int size>
+    static Bytes interleave(Bytes a, Bytes b, int first) {
+        Bytes both;
+        for (int i = 0; i < 16; ++i) {
+            const int element = i / size;
+            const int at = first + element / 2 * size + i % size;
+            both.v[i] = element % 2 == 0 ? a.v[at] : b.v[at];
+        }
+        return both;
+    }
+    template <int size>
+    static Bytes interleave_lower(Bytes a, Bytes b) {
+        return interleave<size>(a, b, 0);
+    }
+    template <int size>
+    static Bytes interleave_upper(Bytes a, Bytes b) {
+        return interleave<size>(a, b, 8);
+    }
+    static Bytes sums_of_bytes(Bytes a) {
+        Elements<std::uint64_t> sums{};
+        for (int i = 0; i < 16; ++i) sums[i / 8] += a.v[i];
+        return from(sums);
+    }
+    static Bytes sums_of_products(Bytes a, Bytes b) {
+        const auto x = a.as<std::int16_t>();
+        const auto y = b.as<std::int16_t>();
+        Elements<std::uint32_t> sums{};
+        for (int i = 0; i < 8; ++i) sums[i / 2] += static_cast<std::uint32_t>(x[i] * y[i]);
+        return from(sums);
+    }
+#endif
+
+private:
+    template <class T>
+    using Elements [[gnu::vector_size(16)]] = T;
+    template <class T>
+    Elements<T> as() const {
+        return reinterpret_cast<Elements<T>>(v);
+    }
+    template <class T>
+    static Bytes from(T elements) {
+        return {reinterpret_cast<Native>(elements)};
+    }
+};
+
 inline void stream_fence() {
 #ifdef __SSE2__
     _mm_sfence();

@@ -402,6 +402,7 @@ def normalize(
     *,
     eps: float = 1e-5,
     axis: Axis = 1,
+    out_axis: Axis | None = None,
     residual: ArrayLike | None = None,
     activation: Activation = None,
     negative_slope: float = 0.01,
@@ -426,13 +427,19 @@ def normalize(
         Added to the variance; not negative. Where ``var + eps`` is 0, y is `bias`.
     axis : int or tuple of ints, default 1
         The feature axis or axes.
-    residual, activation, negative_slope, dtype, out
-        As for `batch_norm`.
+    out_axis : int or tuple of ints, optional
+        Where the feature axes stand in the result: y is ``numpy.moveaxis(y, axis, out_axis)``, a fresh C-contiguous
+        array, to the same bits. Where not given they stay where they are.
+    residual, activation, negative_slope, dtype
+        As for `batch_norm`; `residual` has x's shape, whatever `out_axis` is.
+    out : ndarray, optional
+        As for `batch_norm`. With `out_axis` it has the moved shape, in any memory layout, and may be x or `residual`
+        only as ``numpy.moveaxis(x, axis, out_axis)``.
 
     Returns
     -------
     ndarray
-        y, of x's shape and memory order; `out` where that was given.
+        y, of x's shape and memory order or with its feature axes moved; `out` where that was given.
 
     Raises
     ------
@@ -447,6 +454,16 @@ def normalize(
     >>> train = np.array([[1.0, 10.0], [3.0, 30.0]])
     >>> fastbn.normalize(np.array([[2.0, 40.0]]), fastbn.moments(train), eps=0.0)
     array([[0., 2.]])
+
+    Images as they are read, (height, width, colour), to what networks take, (colour, height, width):
+
+    >>> pixels = np.array([[[0, 50, 100], [200, 150, 100]]], dtype=np.uint8)
+    >>> fastbn.normalize(pixels, [100, 100, 100], [2500, 2500, 2500], eps=0.0, axis=-1, out_axis=0)
+    array([[[-2.,  2.]],
+    <BLANKLINE>
+           [[-1.,  1.]],
+    <BLANKLINE>
+           [[ 0.,  0.]]], dtype=float32)
     """
     if isinstance(mean, Moments):
         if var is not None:
@@ -460,6 +477,7 @@ def normalize(
         bias,
         eps=eps,
         axis=axis,
+        out_axis=out_axis,
         dtype=dtype,
         out=out,
         residual=residual,

@@ -1,0 +1,224 @@
+// Between a packed tile, rows x cols, and an array in which a column's elements lie side by side:
+// as a tile of its own it is cols x rows. Blocks of sixteen bytes by as many elements as those hold
+// are transposed in registers, several at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/table.hpp"
+#include "simd/vec.hpp"
+
+namespace fastbn::FASTBN_ISA {
+namespace {
+
+// Elements of `size` bytes: a group of a register holds so many, and a block has as many registers.
+template <int size>
+constexpr int block_side = static_cast<int>(group_bytes) / size;
+
+// In each group element i of register k becomes element k of register i. Of n registers that are
+// interleaved with those n / 2 further on, one after the other, again and again, each element
+// comes to its place: what a perfect shuffle does to the bits of its index.
+template <int size>
+inline void transpose_groups(Bytes (&block)[block_side<size>]) {
+    constexpr int n = block_side<size>;
+    FASTBN_UNROLL
+    for (int done = 1; done < n; done *= 2) {
+        Bytes next[n];
+        FASTBN_UNROLL
+        for (int i = 0; i < n / 2; ++i) {
+            next[2 * i] = Bytes::interleave_lower<size>(block[i], block[i + n / 2]);
+            next[2 * i + 1] = Bytes::interleave_upper<size>(block[i], block[i + n / 2]);
+        }
+        FASTBN_UNROLL
+        for (int i = 0; i < n; ++i) block[i] = next[i];
+    }
+}
+
+// A tile by bytes: `step` of them lead to the next row.
+template <class Byte>
+struct Rows {
+    Byte* data;
+    std::ptrdiff_t step;
+
+    Byte* row(std::ptrdiff_t i) const { return data + i * step; }
+    // What begins at a row and so many bytes along it.
+    Rows from(std::ptrdiff_t i, std::ptrdiff_t bytes) const { return {row(i) + bytes, step}; }
+};
+
+template <int size>
+inline Rows<const char> rows_of(Tile<const void> tile) {
+    return {static_cast<const char*>(tile.data), tile.stride * size};
+}
+template <int size>
+inline Rows<char> rows_of(Tile<void> tile) {
+    return {static_cast<char*>(tile.data), tile.stride * size};
+}
+
+// A block's rows in the packed tile, and its columns.
+template <int size>
+constexpr std::ptrdiff_t block_rows = Bytes::groups * block_side<size>;
+template <int size>
+constexpr std::ptrdiff_t block_cols = block_side<size>;
+
+// The first n columns of a block, each by put(address, register).
+template <int size, class Put>
+inline void unpack_block(Rows<const char> packed, Rows<char> array, std::ptrdiff_t n,
+                         const Put& put) {
+    constexpr int side = block_side<size>;
+    Bytes block[side];
+    FASTBN_UNROLL
+    for (int k = 0; k < side; ++k) {
+        block[k] = Bytes::load_groups(packed.row(k), side * packed.step);
+    }
+    transpose_groups<size>(block);
+    FASTBN_UNROLL
+    for (int k = 0; k < side; ++k) {
+        if (k < n) put(array.row(k), block[k]);
+    }
+}
+
+template <int size, int g = 0>
+inline void store_rows(const Bytes (&block)[block_side<size>], Rows<char> packed) {
+    if constexpr (g < Bytes::groups) {
+        FASTBN_UNROLL
+        for (int k = 0; k < block_side<size>; ++k) {
+            block[k].template store_group<g>(packed.row(g * block_side<size> + k));
+        }
+        store_rows<size, g + 1>(block, packed);
+    }
+}
+
+// The first n columns of a block the other way. Whole groups are written to the packed rows: what
+// is too much the next row overwrites.
+template <int size>
+inline void pack_block(Rows<const char> array, Rows<char> packed, std::ptrdiff_t n) {
+    constexpr int side = block_side<size>;
+    Bytes block[side];
+    FASTBN_UNROLL
+    for (int k = 0; k < side; ++k) block[k] = Bytes::load(array.row(k < n ? k : 0));
+    transpose_groups<size>(block);
+    store_rows<size>(block, packed);
+}
+
+// visit(first column, how many) for every block of columns. The last one takes columns of the one
+// before too, rather than be narrower.
+template <int size, class Visit>
+inline void each_block_of_columns(std::ptrdiff_t cols, const Visit& visit) {
+    constexpr std::ptrdiff_t width = block_cols<size>;
+    if (cols <= width) return visit(std::ptrdiff_t{0}, cols);
+    for (std::ptrdiff_t c = 0; c < cols; c += width) {
+        visit(c < cols - width ? c : cols - width, width);
+    }
+}
+
+// Fewer rows than a block has, by way of blocks of memory of its own.
+template <int size>
+[[gnu::noinline]] void unpack_few(Rows<const char> packed, Rows<char> array, std::ptrdiff_t rows,
+                                  std::ptrdiff_t cols) {
+    char few[block_rows<size> * group_bytes] = {};
+    char columns[block_rows<size> * group_bytes];
+    const Rows<char> from{few, group_bytes};
+    const Rows<char> to{columns, block_rows<size> * size};
+    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            __builtin_memcpy(from.row(r), packed.row(r) + c * size, group_bytes);
+        }
+        unpack_block<size>({few, group_bytes}, to, n, [](char* p, Bytes a) { a.store(p); });
+        for (std::ptrdiff_t k = 0; k < n; ++k) {
+            __builtin_memcpy(array.row(c + k), to.row(k), static_cast<std::size_t>(rows * size));
+        }
+    });
+}
+template <int size>
+[[gnu::noinline]] void pack_few(Rows<const char> array, Rows<char> packed, std::ptrdiff_t rows,
+                                std::ptrdiff_t cols) {
+    char columns[block_rows<size> * group_bytes] = {};
+    char few[block_rows<size> * group_bytes];
+    const Rows<char> from{columns, block_rows<size> * size};
+    const Rows<char> to{few, group_bytes};
+    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
+        for (std::ptrdiff_t k = 0; k < n; ++k) {
+            __builtin_memcpy(from.row(k), array.row(c + k), static_cast<std::size_t>(rows * size));
+        }
+        pack_block<size>({columns, from.step}, to, n);
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            __builtin_memcpy(packed.row(r) + c * size, to.row(r),
+                             static_cast<std::size_t>(n * size));
+        }
+    });
+}
+
+// visit(first row) for every block of rows, the last of which takes rows of the one before too.
+template <int size, class Visit>
+inline void each_block_of_rows(std::ptrdiff_t begin, std::ptrdiff_t rows, const Visit& visit) {
+    constexpr std::ptrdiff_t height = block_rows<size>;
+    for (std::ptrdiff_t r = begin; r < rows; r += height) {
+        visit(r < rows - height ? r : rows - height);
+    }
+}
+
+// Rows before the first at which all columns of the array are on a boundary of a register, or none
+// where there is no such row.
+template <int size>
+inline std::ptrdiff_t rows_before_boundary(Rows<char> array) {
+    constexpr auto boundary = static_cast<std::ptrdiff_t>(sizeof(Bytes));
+    const auto past =
+        static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(array.data) % sizeof(Bytes));
+    if (past % size != 0 || array.step % boundary != 0) return -1;
+    return (boundary - past) % boundary / size;
+}
+
+template <int size>
+FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, std::ptrdiff_t rows,
+                           std::ptrdiff_t cols, bool stream) noexcept {
+    constexpr std::ptrdiff_t height = block_rows<size>;
+    const Rows<const char> packed = rows_of<size>(packed_tile);
+    const Rows<char> array = rows_of<size>(array_tile);
+    const auto unpack_at = [&](std::ptrdiff_t r, const auto& put) {
+        each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
+            unpack_block<size>(packed.from(r, c * size), array.from(c, r * size), n, put);
+        });
+    };
+    const auto store = [](char* p, Bytes a) { a.store(p); };
+    if (rows < height) return unpack_few<size>(packed, array, rows, cols);
+    const std::ptrdiff_t before = stream ? rows_before_boundary<size>(array) : -1;
+    if (before < 0)
+        return each_block_of_rows<size>(0, rows, [&](std::ptrdiff_t r) { unpack_at(r, store); });
+    std::ptrdiff_t r = before;
+    if (r > 0) unpack_few<size>(packed, array, r, cols);
+    for (; r + height <= rows; r += height) {
+        unpack_at(r, [](char* p, Bytes a) { a.stream(p); });
+    }
+    stream_fence();
+    if (r < rows) unpack_few<size>(packed.from(r, 0), array.from(0, r * size), rows - r, cols);
+}
+
+template <int size>
+FASTBN_FLATTEN void pack(Tile<const void> array_tile, Tile<void> packed_tile, std::ptrdiff_t rows,
+                         std::ptrdiff_t cols) noexcept {
+    const Rows<const char> array = rows_of<size>(array_tile);
+    const Rows<char> packed = rows_of<size>(packed_tile);
+    constexpr std::ptrdiff_t height = block_rows<size>;
+    if (rows < height) return pack_few<size>(array, packed, rows, cols);
+    if (cols < block_cols<size> && packed_tile.stride != cols) {  // others' columns are between
+        for (std::ptrdiff_t r = 0; r < rows; r += height) {
+            const std::ptrdiff_t n = rows - r < height ? rows - r : height;
+            pack_few<size>(array.from(0, r * size), packed.from(r, 0), n, cols);
+        }
+        return;
+    }
+    each_block_of_rows<size>(0, rows, [&](std::ptrdiff_t r) {
+        each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
+            pack_block<size>(array.from(c, r * size), packed.from(r, c * size), n);
+        });
+    });
+}
+
+template <int size>
+constexpr TransposeKernels transpose_kernels() {
+    return {size, pack<size>, unpack<size>};
+}
+
+}  // namespace
+}  // namespace fastbn::FASTBN_ISA
