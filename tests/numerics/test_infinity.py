@@ -29,9 +29,7 @@ SIZES = {"usual": 1.0, "small": 1e-6, "large": 1e4}
 
 def normalize(x: Array, axis: int, var: float, refuse_infinity: bool, out: Array | None = None) -> Array:
     channels = np.zeros(x.shape[axis])
-    return _core.normalize(
-        x, channels, channels + var, None, None, 0.0, axis, None, out, None, None, 0.0, refuse_infinity
-    )
+    return _core.normalize(x, channels, channels + var, eps=0.0, axis=axis, out=out, refuse_infinity=refuse_infinity)
 
 
 def places(x: Array, rng: np.random.Generator) -> list[tuple[int, ...]]:
