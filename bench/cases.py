@@ -119,12 +119,16 @@ _AWKWARD = (
     Case("awkward-sliced", "awkward", (32, 64, 56, 28), 1, "sliced"),
 )
 
+# Channels-last widths that are no power of two: networks' own (Inception, DenseNet, EfficientNet) and odd ones.
+_WIDTHS = (24, 37, 48, 80, 96, 144, 192, 250, 384, 1000, 1500)
+
 CASES: tuple[Case, ...] = (
     *(_nchw(32, c, side) for c, side in RESNET50),
     *(_nhwc(32, c, side) for c, side in RESNET50),
     *(_table(n, c) for n, c in ((8192, 512), (65_536, 256), (1_000_000, 32), (256, 1024))),
     *(_table(n, c, "small") for n, c in ((1, 16), (32, 64), (64, 128))),
     *_AWKWARD,
+    *(_table(16_000_000 // c, c, "width") for c in _WIDTHS),
 )
 
 QUICK: tuple[str, ...] = (

@@ -32,7 +32,7 @@ import same_bits
 import timing
 from builds import Build
 from comparisons import SPECIAL, Subject
-from data import NUMPY_OFFSET, Array, Data, make_data
+from data import Array, Data, make_data
 from operations import arrays_of, call_of
 from random_calls import Kind, RandomCall
 from summary import geometric_mean
@@ -207,7 +207,7 @@ class Clock:
 
 def _arrays(subject: Subject) -> tuple[Data, Array]:
     """Return the arrays of a case and memory for its results, all of them where NumPy's own begin."""
-    data = make_data(subject.case, Variant(dtype=subject.dtype), offset=NUMPY_OFFSET)
+    data = make_data(subject.case, Variant(dtype=subject.dtype))
     return data, data.result()
 
 

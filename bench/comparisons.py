@@ -117,7 +117,7 @@ def special(dtypes: Sequence[str]) -> Iterator[Special]:
     for dtype in dtypes:
         rng = np.random.default_rng(0)
         ordinary = _filled(rng.standard_normal(_TABLE), dtype)
-        out = aligned_like(ordinary, offset=NUMPY_OFFSET)
+        out = aligned_like(ordinary)
         for name, x in _data(ordinary, rng):
             for label, weights in _weights(rng).items():
                 of = f"{name}{label}"

@@ -1,4 +1,4 @@
-"""The arrays of one case: seeded, aligned, the same memory for every peer; knows no library that is measured."""
+"""The arrays of one case: seeded, the same memory for every peer; knows no library that is measured."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike, offset: int = 0) -> 
     return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
-def aligned_like(x: Array, dtype: DTypeLike | None = None, offset: int = 0) -> Array:
-    """Return a dense array with the shape, memory order and, unless given, dtype of ``x``; its pages are touched."""
+def aligned_like(x: Array, dtype: DTypeLike | None = None) -> Array:
+    """Return a dense array with the shape, memory order and, unless given, dtype of ``x``; its pages are touched.
+
+    It starts as far past the start of a cache line as ``x`` does.
+    """
     order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
-    dense = aligned_empty(tuple(x.shape[a] for a in order), x.dtype if dtype is None else dtype, offset)
+    dense = aligned_empty(tuple(x.shape[a] for a in order), x.dtype if dtype is None else dtype, x.ctypes.data % LINE)
     dense[...] = 0
     return dense.transpose(np.argsort(order))
 
@@ -55,7 +58,7 @@ class Others:
     case: Case
     dtype: np.dtype[Any]
     seed: int
-    offset: int = 0
+    offset: int
 
     @cached_property
     def dy(self) -> Array:
@@ -91,7 +94,7 @@ class Data:
     running_var: Array
     others: Others
     seed: int = 0
-    offset: int = 0
+    offset: int = NUMPY_OFFSET
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -119,7 +122,7 @@ class Data:
 
     def result(self) -> Array:
         """Return memory for ``y`` or ``dx``."""
-        return aligned_like(self.x, self.variant.result_dtype, self.offset)
+        return aligned_like(self.x, self.variant.result_dtype)
 
     @cached_property
     def where(self) -> Array | None:
@@ -154,7 +157,7 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[An
     return values
 
 
-def make_data(case: Case, variant: Variant, seed: int = 0, offset: int = 0) -> Data:
+def make_data(case: Case, variant: Variant, seed: int = 0, offset: int = NUMPY_OFFSET) -> Data:
     """Return the inputs of a case; the same seed gives the same bits."""
     kind, fine = np.dtype(variant.dtype), np.dtype(variant.parameter_dtype)
     rng = np.random.default_rng((seed, 0))

@@ -10,7 +10,7 @@ import numpy as np
 import reference
 import timing
 from cases import Case, Op, Output
-from data import Array, Data, make_data
+from data import NUMPY_OFFSET, Array, Data, make_data
 from peers.base import Contestant, Peer
 from records import Record
 from variants import PLAIN, Variant
@@ -31,6 +31,8 @@ class Setup:
         Outputs to ask every peer for.
     fresh_for : sequence of str or None
         The peers to time with every output; the others with the first that they can do. None: all peers.
+    offset : int
+        How many bytes past the start of a cache line arrays start.
     """
 
     yardstick: Yardstick
@@ -40,6 +42,7 @@ class Setup:
     outputs: Sequence[Output]
     fresh_for: Sequence[str] | None = None
     seed: int = 0
+    offset: int = NUMPY_OFFSET
 
 
 class Bench:
@@ -66,7 +69,8 @@ class Bench:
         self._data: dict[str, Data] = {}
         for variant in variants:
             same = [d for d in self._data.values() if d.dtype == variant.dtype]
-            self._data[variant.name] = same[0].vary(variant) if same else make_data(case, variant, setup.seed)
+            made = same[0].vary(variant) if same else make_data(case, variant, setup.seed, setup.offset)
+            self._data[variant.name] = made
         self._statistics = {name: reference.statistics(data) for name, data in self._data.items()}
         for name, data in self._data.items():
             reference.settle(data, *self._statistics[name])

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import records
 import timing
 import variants
 from cases import Case, Op
+from data import NUMPY_OFFSET
 from groups import Bench, Setup
 from variants import TOPICS, Variant
 from yardstick import Yardstick
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     topics = list(TOPICS)
     what = "instead: types, masks and fusion beside plain calls; all of them, or names, comma-separated"
     add("--breadth", nargs="?", type=_list(topics), const=topics, help=what)
+    add("--aligned", action="store_true", help="arrays on cache lines, not 16 bytes past one as NumPy's own are")
     add("--budget", type=float, help="seconds for one operation on one case")
     add("--max-bytes", type=_bytes, help="largest array of the size sweep, as 64M or 2G")
     add("--json", type=Path, help="where the records go (default: bench.json or breadth.json there)")
@@ -125,8 +127,9 @@ def _setups(options: argparse.Namespace, loaded: Sequence[peers.Peer]) -> tuple[
         effort = timing.Effort(options.budget, effort.sample, effort.min_rounds, effort.max_rounds)
     ruler, l2 = Yardstick(options.threads), native.cache_bytes(2)
     few = () if options.breadth else ("fastbn",) if options.quick else None
-    usual = Setup(ruler, effort, l2, loaded, options.outputs, few)
-    return usual, Setup(ruler, effort, l2, [p for p in loaded if p.name in SWEEP_PEERS], options.outputs, ())
+    offset = 0 if options.aligned else NUMPY_OFFSET
+    usual = Setup(ruler, effort, l2, loaded, options.outputs, few, offset=offset)
+    return usual, replace(usual, peers=[p for p in loaded if p.name in SWEEP_PEERS], fresh_for=())
 
 
 def _measure(options: argparse.Namespace, work: list[Work], console: Console) -> records.Run:

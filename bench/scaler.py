@@ -22,7 +22,7 @@ import numpy as np
 import native
 import records
 import timing
-from data import aligned_empty, aligned_like
+from data import NUMPY_OFFSET, aligned_empty, aligned_like
 from report import row, time
 
 SPIN_COUNT = "20000"  # as in run.py: threads must be asleep before others are timed
@@ -65,7 +65,7 @@ NOTHING = 2 << 20
 
 def table_of(case: Case) -> Any:
     """Return X: columns of means up to 100 standard deviations from zero."""
-    x, rng = aligned_empty(case.shape, case.dtype), np.random.default_rng(0)
+    x, rng = aligned_empty(case.shape, case.dtype, NUMPY_OFFSET), np.random.default_rng(0)
     kind: Any = np.float64 if case.dtype == "float64" else np.float32
     x[...] = rng.standard_normal(case.shape, kind)
     x *= rng.uniform(0.5, 2, case.shape[1]).astype(case.dtype)

@@ -9,6 +9,7 @@
 #include "bindings/numpy.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
+#include "engine/caches.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/threads.hpp"
 
@@ -105,12 +106,30 @@ py::object isas(const NoArguments&) {
     return names;
 }
 
+struct CachesArguments : ArgumentList {
+    using ArgumentList::ArgumentList;
+    Argument l2 = required("l2");
+    Argument l3 = required("l3");
+};
+
+py::object set_caches(const CachesArguments& arguments) {
+    fastbn::set_caches({bytes_argument(arguments.l2), bytes_argument(arguments.l3)});
+    return none();
+}
+
+// Returns (l2, l3).
+py::object get_caches(const NoArguments&) {
+    const Caches sizes = caches();
+    return tuple_of(to_python(sizes.l2), to_python(sizes.l3));
+}
+
 void set_attribute(PyObject* module, const char* name, const py::object& value) {
     if (PyObject_SetAttrString(module, name, value.ptr()) != 0) throw PythonError();
 }
 
 void fill(PyObject* module) {
     choose_isa();
+    choose_caches();
     load_numpy();
     install_fork_handler();
     fastbn::read_quota("");
@@ -130,6 +149,8 @@ void fill(PyObject* module) {
         Function<isas>::entry("isas"),
         Function<get_isa>::entry("get_isa"),
         Function<set_isa>::entry("set_isa"),
+        Function<get_caches>::entry("get_caches"),
+        Function<set_caches>::entry("set_caches"),
         {nullptr, nullptr, 0, nullptr},
     };
     if (PyModule_AddFunctions(module, settings) != 0) throw PythonError();

@@ -32,6 +32,7 @@ public:
         replicate_columns(invstd_, n, plan.layout);
         if (has_activation()) {
             out_of_range_ = fold_affine(channels, computed, n, plan.layout, z_);
+            if (plan.dense_rows) repeat_first(z_, computed, plan.buffer_size());
         }
     }
 
@@ -164,6 +165,9 @@ public:
             channels_of(slab), means_of(slab, buffers.sums, memory), kernels_.computed,
             slab.channels, plan_.layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
+        if (plan_.repeats(slab)) {
+            repeat_first(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(plan_));
+        }
         note_out_of_range(plan_, memory, out_of_range || forward_.out_of_range());
     }
 
@@ -292,6 +296,9 @@ private:
         const bool out_of_range = fold_affine(
             {zeros, zeros, c.invstd, c.weight, zeros}, kernels_.computed, slab.channels,
             plan_.layout, from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
+        if (plan_.repeats(slab)) {
+            repeat_first(buffers.affine, kernels_.computed, Workspace::buffer_size(plan_));
+        }
         note_out_of_range(plan_, memory, out_of_range);
     }
 
@@ -409,6 +416,7 @@ Work backward_work(const GradientOperands& operands, const Weights& weights, boo
     Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
                                  {&operands.dx, &operands.dz});
     if (!weighted) return work;
+    work.dense_rows = false;
     // Packed weights keep tiles small, and several channels may differ in them.
     const bool by_row = weights.form() == WeightsForm::by_row;
     work.packed_sums = weights.form() == WeightsForm::by_element;

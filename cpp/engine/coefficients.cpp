@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "engine/dispatch.hpp"
@@ -176,12 +177,16 @@ void* at(void* array, DType computed, std::ptrdiff_t i) {
     return static_cast<char*>(array) + i * size_of(computed);
 }
 
+void repeat_first(void* array, DType computed, std::ptrdiff_t n) noexcept {
+    std::memcpy(at(array, computed, n), array, static_cast<std::size_t>(lanes * size_of(computed)));
+}
+
 }  // namespace
 
 Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n) {
     Affine<void> a{};
     for (void** array : {&a.pre, &a.center, &a.scale, &a.shift}) {
-        *array = arrays.take(n, size_of(computed));
+        *array = arrays.take(n + lanes, size_of(computed));
     }
     return a;
 }
@@ -189,7 +194,7 @@ Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n) {
 InputGradient<void> place_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n) {
     InputGradient<void> g{};
     for (void** array : {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale}) {
-        *array = arrays.take(n, size_of(computed));
+        *array = arrays.take(n + lanes, size_of(computed));
     }
     return g;
 }
@@ -202,6 +207,16 @@ Affine<void> from(const Affine<void>& a, DType computed, std::ptrdiff_t i) {
 InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrdiff_t i) {
     return {at(g.pre, computed, i),    at(g.dy_pre, computed, i),     at(g.center, computed, i),
             at(g.coef_x, computed, i), at(g.coef_const, computed, i), at(g.scale, computed, i)};
+}
+
+void repeat_first(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept {
+    for (void* array : {a.pre, a.center, a.scale, a.shift}) repeat_first(array, computed, n);
+}
+
+void repeat_first(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept {
+    for (void* array : {g.pre, g.dy_pre, g.center, g.coef_x, g.coef_const, g.scale}) {
+        repeat_first(array, computed, n);
+    }
 }
 
 Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range) {

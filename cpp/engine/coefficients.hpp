@@ -12,13 +12,18 @@
 
 namespace fastbn {
 
-// Arrays of n coefficients of type `computed`, float32 or float64.
+// Arrays of n coefficients of type `computed`, float32 or float64, with memory for `lanes` more.
 Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n);
 InputGradient<void> place_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n);
 
 // The coefficients from entry i on.
 Affine<void> from(const Affine<void>& a, DType computed, std::ptrdiff_t i);
 InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrdiff_t i);
+
+// Writes the first `lanes` of n coefficients behind the last, for kernels to which several rows are
+// one (Elementwise::period).
+void repeat_first(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept;
+void repeat_first(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept;
 
 // What kernels are called with. `pre` is left out unless some channel's is not 1.
 Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range);

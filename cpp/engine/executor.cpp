@@ -25,7 +25,9 @@ void transform_backwards(const Plan& plan, const Slab& slab, const Memory& memor
             continue;
         }
         for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
-            operation.transform(plan.tile(slab, position, c), memory);
+            TileRange tile = plan.tile(slab, position, c);
+            if (plan.dense_rows) tile.row_fold = tile.rows;
+            operation.transform(tile, memory);
         }
     }
 }
@@ -91,7 +93,11 @@ Work elementwise_work(std::initializer_list<const Operand*> inputs,
 Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
                              const TileRange& tile) {
     const bool slabs_in_a_row = plan.fused && x.adjacent_channels;
-    return {tile.kernel_rows(), tile.kernel_cols(), plan.layout.channels_first() ? tile.cols : 1,
+    const std::ptrdiff_t cols = tile.kernel_cols();
+    return {tile.kernel_rows(),
+            cols,
+            plan.dense_rows ? plan.buffer_size() : cols,
+            plan.layout.channels_first() ? tile.cols : 1,
             plan.stream && slabs_in_a_row ? plan.layout.cols * plan.slab_buffer_size : 0,
             plan.stream && y.direct};
 }

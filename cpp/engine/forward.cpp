@@ -127,6 +127,9 @@ struct NormalizeTransform {
         const bool out_of_range =
             fold_affine(channels, kernels.computed, slab.channels, plan.layout,
                         from(affine, kernels.computed, memory.at(slab.buffer_index)));
+        if (plan.repeats(slab)) {
+            repeat_first(affine, kernels.computed, Workspace::buffer_size(plan));
+        }
         note_out_of_range(plan, memory, out_of_range);
     }
     // infinite: see NormalizeKernel.

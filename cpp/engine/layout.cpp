@@ -175,9 +175,11 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
         cols.n == 0 || (cols.n == 1 && cols.dim[0].stride == size_of(array.dtype));
     operand.row_stride = operand.rows.n == 1 ? operand.rows.dim[0].stride : 0;
     const std::ptrdiff_t row_bytes = layout.cols * size_of(array.dtype);
-    const bool dense = layout.row_fold == 1 || operand.row_stride == row_bytes;
-    operand.walkable = is_loadable(array) && unit_cols && operand.rows.n <= 1 && dense;
+    const bool dense = operand.rows.n == 0 || operand.row_stride == row_bytes;
+    operand.walkable =
+        is_loadable(array) && unit_cols && operand.rows.n <= 1 && (dense || layout.row_fold == 1);
     operand.direct = operand.walkable && array.dtype == kernel_dtype;
+    operand.dense_rows = dense || !operand.direct;
     const bool unit_rows =
         operand.rows.n > 0 && operand.rows.dim[operand.rows.n - 1].stride == size_of(array.dtype);
     operand.transposed = unit_rows && !unit_cols && has_whole_strides(array);

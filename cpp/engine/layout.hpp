@@ -66,10 +66,11 @@ struct Operand {
     Origins origins;  // where dtype is a 64-bit integer, or none
     Dims rows;
     Dims cols;
-    Dims channels;                   // channels_first only: where each channel's tile begins
-    std::ptrdiff_t row_stride = 0;   // in bytes, where direct
-    bool walkable = false;           // the array has its values where kernels can walk to them
-    bool direct = false;             // and they have the type that the kernels read or write
+    Dims channels;                  // channels_first only: where each channel's tile begins
+    std::ptrdiff_t row_stride = 0;  // in bytes, where direct
+    bool walkable = false;          // the array has its values where kernels can walk to them
+    bool direct = false;            // and they have the type that the kernels read or write
+    bool dense_rows = false;        // a row begins where the one before it ends, or it is packed so
     bool adjacent_channels = false;  // channels_first: channels follow each other along a row
     bool transposed = false;     // not direct, and of a column's values the rows are side by side
     std::ptrdiff_t staging = 0;  // where not direct: its staging buffer in a thread's scratch,

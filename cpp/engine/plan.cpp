@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/caches.hpp"
 #include "engine/threads.hpp"
 
 namespace fastbn {
@@ -25,6 +26,8 @@ constexpr std::ptrdiff_t max_strip_cols = 2048;
 constexpr std::ptrdiff_t wanted_strip_values = 8192;
 // Where a column's values, not a row's, are side by side in memory there had better be many.
 constexpr std::ptrdiff_t transposed_strip_cols = 64;
+constexpr std::ptrdiff_t max_strip_values = 32768;
+constexpr std::ptrdiff_t max_dense_cols = 8192;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_pieces = 64;
@@ -33,14 +36,12 @@ constexpr std::ptrdiff_t wanted_pieces = 64;
 // at least.
 constexpr std::ptrdiff_t most_sums = 16384;
 
-// What a slab may have to stay in a core's second-level cache between its two reads, and at most in
-// the third; less is too little work.
+// What a slab may have to stay in any core's second-level cache between its two reads; less is too
+// little work. Slabs fix the spans, and with them bits: they are cut alike on every machine.
 constexpr std::ptrdiff_t slab_bytes = std::ptrdiff_t{256} << 10;
-constexpr std::ptrdiff_t most_fused_bytes = std::ptrdiff_t{8} << 20;
 constexpr std::ptrdiff_t min_slab_bytes = std::ptrdiff_t{64} << 10;
 
-// Results of arrays from this size on are written past the caches, in stretches from that on.
-constexpr std::ptrdiff_t stream_from = std::ptrdiff_t{12} << 20;
+// Results are written past the caches in stretches from this size on.
 constexpr std::ptrdiff_t min_streamed_row = 1024;
 
 // The size by which tiles and slabs are cut: that of float32 for all types of its precision, which
@@ -108,15 +109,20 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     plan.team = choose_team(touched, pieces);
     const std::ptrdiff_t threads = plan.team.threads;
     const bool enough_slabs = threads == 1 || plan.slabs >= 2 * threads;
-    // Channels are far apart in memory, and the third-level cache may hold what the second does
-    // not; but columns are neighbours, and a slab of them alone is a bad walk.
+    // Channels are far apart in memory, and a thread's part of the third-level cache may hold what
+    // the second does not; but columns are neighbours, and a slab of them alone is a bad walk.
+    const Caches sizes = caches();
     const std::ptrdiff_t bytes = plan.slab_buffer_size * layout.count * size;
     const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size;
-    const bool in_cache =
-        layout.channels_first() ? bytes <= most_fused_bytes : columns <= slab_bytes;
+    const bool in_cache = layout.channels_first() ? bytes <= sizes.l3 / 4 : columns <= sizes.l2 / 2;
     // Without sums there is nothing to read twice, and the order of memory is best.
     plan.fused = enough_slabs && in_cache && work.reduces;
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
+    // A packed tile of whole rows has to fit the staging buffer.
+    const bool whole_rows = work.all_direct ? layout.cols <= max_dense_cols
+                                            : !work.transposes && plan.tile_cols == layout.cols;
+    plan.dense_rows = work.dense_rows && !layout.channels_first() && plan.buffer_size() >= lanes &&
+                      (plan.fused ? plan.slabs == 1 : whole_rows);
 }
 
 void cut_strips(Plan& plan, const Work& work) {
@@ -130,6 +136,14 @@ void cut_strips(Plan& plan, const Work& work) {
             plan.strip_channels =
                 std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);
         }
+    } else if (plan.dense_rows) {
+        const std::ptrdiff_t wanted =
+            work.all_direct
+                ? std::clamp(plan.values() / wanted_pieces, wanted_strip_values, max_strip_values)
+                : wanted_strip_values;
+        plan.strip_cols = layout.cols;
+        plan.strip_rows = std::clamp<std::ptrdiff_t>(
+            wanted / layout.cols, 1, work.all_direct ? layout.rows : plan.tile_rows);
     } else if (!layout.channels_first() && work.all_direct && layout.row_fold == 1) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
     } else if (!layout.channels_first() && !work.all_direct) {  // packed tiles are to stay in cache
@@ -145,12 +159,18 @@ std::ptrdiff_t written_row(const Plan& plan) {
     if (plan.adjacent_channels) {
         return plan.layout.cols * (plan.fused ? plan.slab_buffer_size : plan.strip_channels);
     }
+    if (plan.dense_rows) return plan.layout.cols * (plan.fused ? plan.tile_rows : plan.strip_rows);
     return (plan.fused ? plan.tile_cols : plan.strip_cols) * plan.layout.row_fold;
 }
 
+// A plain store reads a line that is in no cache before it changes it; one past the caches leaves
+// it where the next reader has farthest to go. So results go past them if what the call reads and
+// writes does not fit, a quarter of the last cache being left to others. What replaces an argument
+// has its line in cache already.
 void choose_stores(Plan& plan, const Work& work) {
-    plan.stream = !work.in_place && plan.values() * work.result_size >= stream_from &&
-                  written_row(plan) * work.result_size >= min_streamed_row;
+    const bool beyond_caches = plan.values() * work.value_bytes > caches().l3 / 4 * 3;
+    plan.stream =
+        !work.in_place && beyond_caches && written_row(plan) * work.result_size >= min_streamed_row;
 }
 
 }  // namespace
@@ -215,9 +235,9 @@ std::ptrdiff_t Plan::span_count(std::ptrdiff_t span) const {
 }
 
 std::ptrdiff_t Plan::strips() const {
-    const std::ptrdiff_t main_rows = layout.rows - layout.leftover_rows();
+    const std::ptrdiff_t leftover = dense_rows ? 0 : layout.leftover_rows();
     const std::ptrdiff_t strips_of_rows =
-        ceil_div(main_rows, strip_rows) + (layout.leftover_rows() > 0 ? 1 : 0);
+        ceil_div(layout.rows - leftover, strip_rows) + (leftover > 0 ? 1 : 0);
     const std::ptrdiff_t pieces = strips_of_rows * ceil_div(layout.cols, strip_cols);
     return layout.channels_first() ? ceil_div(layout.channels, strip_channels) * pieces : pieces;
 }
@@ -240,6 +260,12 @@ TileRange Plan::strip(std::ptrdiff_t index) const {
         return tile;
     }
     tile.buffer_index = tile.col;
+    if (dense_rows) {
+        tile.row = index * strip_rows;
+        tile.rows = std::min(strip_rows, layout.rows - tile.row);
+        tile.row_fold = tile.rows;
+        return tile;
+    }
     const std::ptrdiff_t first_leftover = layout.rows - layout.leftover_rows();
     tile.row = std::min(index * strip_rows, first_leftover);
     tile.rows = std::min(strip_rows, first_leftover - tile.row);
@@ -255,6 +281,8 @@ void Work::read(const Operand& operand) {
     if (!operand) return;
     all_direct = all_direct && operand.direct;
     transposes = transposes || operand.transposed;
+    dense_rows = dense_rows && operand.dense_rows;
+    value_bytes += size_of(operand.dtype);
     adjacent_channels = adjacent_channels && operand.adjacent_channels;
 }
 

@@ -45,9 +45,11 @@ struct Work {
     // The arrays that results are computed from and written to:
     bool all_direct = true;          // none of them needs packing
     bool transposes = false;         // some need their tiles transposed
+    bool dense_rows = true;          // the rows of each follow each other without a gap
     bool adjacent_channels = true;   // all have their channels one after the other along a row
     bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value
+    std::ptrdiff_t value_bytes = 0;  // of a value in all of them together
 
     // Takes in operands that results are computed from or are.
     void read(const Operand& operand);
@@ -73,7 +75,8 @@ struct Plan {
     bool fused = false;   // each slab goes through all phases on one thread
     bool stream = false;  // results are better written past the caches
     bool adjacent_channels =
-        false;  // channels_first: a tile to transform may have several channels
+        false;                // channels_first: a tile to transform may have several channels
+    bool dense_rows = false;  // channels_last: rows to transform are one row for the kernels
     std::ptrdiff_t strip_rows = 1;
     std::ptrdiff_t strip_cols = 1;
     std::ptrdiff_t strip_channels = 1;
@@ -100,6 +103,10 @@ struct Plan {
     // Values that an entry of the channel buffers has before a position, and in a span.
     std::ptrdiff_t count_before(std::ptrdiff_t position) const;
     std::ptrdiff_t span_count(std::ptrdiff_t span) const;
+
+    // Whether a slab is the one whose coefficients are to be repeated behind the last (see
+    // Elementwise::period).
+    bool repeats(const Slab& slab) const { return dense_rows && slab.buffer_index == 0; }
 
     // All of x once more, cut for a phase that only transforms: tiles in the order of memory.
     std::ptrdiff_t strips() const;

@@ -119,20 +119,24 @@ struct CachedOrStreamed {
 
 // ---- The loops ----
 
-// With coefficients for each column.
+// With coefficients for each column; `at` is the entry of column i's.
 template <class C, class Y, class Formula, class Output>
 inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& formula,
                           const Output& output) {
     const std::ptrdiff_t cols = e.cols;
+    const std::ptrdiff_t period = e.period;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
         std::ptrdiff_t i = output.head(row, cols);
         if (i > 0) store(row, i, formula(r, 0, i, of_columns<C>(formula, 0, i)));
+        std::ptrdiff_t at = i;
         for (; i + lanes <= cols; i += lanes) {
-            output.put(row + i, formula(r, i, Full{}, of_columns<C>(formula, i, Full{})));
+            output.put(row + i, formula(r, i, Full{}, of_columns<C>(formula, at, Full{})));
+            at += lanes;
+            at -= at >= period ? period : 0;
         }
         const std::ptrdiff_t n = cols - i;
-        if (n > 0) store(row + i, n, formula(r, i, n, of_columns<C>(formula, i, n)));
+        if (n > 0) store(row + i, n, formula(r, i, n, of_columns<C>(formula, at, n)));
     }
     output.fence();
 }
@@ -220,8 +224,8 @@ Outlined(Formula) -> Outlined<Formula>;
 // Formulas with many coefficients, and calls so rare that a block may be a call of its own, which
 // finds its coefficients itself.
 
-// The coefficients of the block of n columns from i on, of which `channel_width` have one in
-// common. A null array is of ones.
+// The coefficients of a block of n columns from entry i on, of which `channel_width` columns have
+// one in common. A null array is of ones.
 template <class C>
 [[gnu::noinline]] Block<C> coefficients_at(const C* array, std::ptrdiff_t i, std::ptrdiff_t n,
                                            std::ptrdiff_t channel_width) {
@@ -234,11 +238,11 @@ template <class C>
 }
 
 template <class C, class Y, class Formula, class N>
-FASTBN_FLATTEN [[gnu::noinline]] void write_block(Y* to, const Formula& formula, std::ptrdiff_t r,
-                                                  std::ptrdiff_t i, N n,
-                                                  std::ptrdiff_t channel_width) {
-    const auto at = [=](const C* array) {
-        return coefficients_at(array, i, count_of(n), channel_width);
+FASTBN_FLATTEN [[gnu::noinline]] void write_block(Y* to, const Formula& formula,
+                                                  const Elementwise& e, std::ptrdiff_t r,
+                                                  std::ptrdiff_t i, N n) {
+    const auto at = [&](const C* array) {
+        return coefficients_at(array, i % e.period, count_of(n), e.channel_width);
     };
     store(to, n, formula(r, i, n, formula.coefficients(at)));
 }
@@ -247,9 +251,8 @@ template <class C, class Y, class Formula>
 inline void write_by_blocks(Tile<Y> out, const Elementwise& e, const Formula& formula) {
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
-        each_block(0, e.cols, [&](std::ptrdiff_t i, auto n) {
-            write_block<C>(row + i, formula, r, i, n, e.channel_width);
-        });
+        each_block(0, e.cols,
+                   [&](std::ptrdiff_t i, auto n) { write_block<C>(row + i, formula, e, r, i, n); });
     }
 }
 

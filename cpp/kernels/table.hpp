@@ -79,6 +79,9 @@ struct IntegerSumsKernels {
 struct Elementwise {
     std::ptrdiff_t rows;
     std::ptrdiff_t cols;
+    // The coefficients begin anew after so many entries. Where that is before the last column it is
+    // after `lanes` or more, and the first `lanes` of them stand behind the others once again.
+    std::ptrdiff_t period;
     // So many columns in a row share an entry of the coefficients: either one or at least `lanes`,
     // or all of them.
     std::ptrdiff_t channel_width;

@@ -73,8 +73,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     -------
     dict or None
         With ``mode="dicts"``: version, the instruction set in use (isa), those that can be used here (isas),
-        num_threads, processors (how many of them the affinity and the container's quota leave), openmp, compiler and
-        build_type.
+        the bytes that a core's second-level and the third-level cache are taken to have (caches), num_threads,
+        processors (how many of them the affinity and the container's quota leave), openmp, compiler and build_type.
 
     Raises
     ------
@@ -93,6 +93,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         "version": _core.version,
         "isa": _core.get_isa(),
         "isas": list(_core.isas()),
+        "caches": dict(zip(("l2", "l3"), _core.get_caches(), strict=True)),
         "num_threads": _core.get_num_threads(),
         "processors": _core.processors(),
         "openmp": _core.openmp,

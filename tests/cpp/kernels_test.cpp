@@ -115,7 +115,8 @@ struct Shape {
     std::ptrdiff_t size() const { return rows * stride; }
     std::string text() const { return std::to_string(rows) + "x" + std::to_string(cols); }
 };
-const Shape shapes[] = {{1, 1, 1}, {1, 64, 64}, {9, 5, 8}, {3, 49, 49}, {20, 16, 20}, {37, 40, 43}};
+const Shape shapes[] = {{1, 1, 1},    {1, 64, 64},  {9, 5, 8},    {3, 49, 49},
+                        {20, 16, 20}, {37, 40, 43}, {2, 131, 140}};
 
 // ---- Moments ----
 
@@ -342,13 +343,6 @@ void check_range(const Set& set, int row_index, const Shape& shape, bool columns
 
 // ---- Elementwise ----
 
-// Coefficients of type `computed`, some of them 0 and the powers of two 1, 2 or 1/2.
-Array coefficients(DType computed, std::ptrdiff_t n, bool powers) {
-    return Array(computed, n, [&](std::ptrdiff_t i) {
-        return powers ? std::ldexp(1.0, static_cast<int>(i % 3) - 1) : normal(0.2, 1.0);
-    });
-}
-
 template <class C>
 C activate(const Activation& activation, C z) {
     if (activation.kind == ActivationKind::none || !(z <= C(0))) return z;
@@ -366,6 +360,9 @@ struct Options {
     bool out_of_range;
     bool stream;
     std::ptrdiff_t channel_width;  // 1, or all columns, or half of them
+    std::ptrdiff_t period;         // all columns, or fewer of a width of 1
+
+    std::ptrdiff_t entry(std::ptrdiff_t col) const { return col / channel_width % period; }
 };
 
 std::vector<Options> all_options(std::ptrdiff_t cols) {
@@ -376,10 +373,26 @@ std::vector<Options> all_options(std::ptrdiff_t cols) {
          {ActivationKind::none, ActivationKind::relu, ActivationKind::leaky_relu}) {
         for (int flags = 0; flags < 8; ++flags) {
             for (const auto width : widths) {
-                all.push_back(
-                    {activation, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, width});
+                all.push_back({activation, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
+                               width, cols});
+                const std::ptrdiff_t period = cols / 3;
+                if (width > 1 || period < lanes) continue;
+                all.push_back(all.back());
+                all.back().period = period;
             }
         }
+    }
+    return all;
+}
+
+// Coefficients of type `computed`, some of them 0 or, of powers, 1, 2 or 1/2; the first ones again
+// where a kernel begins anew.
+Array coefficients(DType computed, const Shape& shape, const Options& options, bool powers) {
+    Array all(computed, shape.cols + lanes, [&](std::ptrdiff_t i) {
+        return powers ? std::ldexp(1.0, static_cast<int>(i % 3) - 1) : normal(0.2, 1.0);
+    });
+    for (std::ptrdiff_t i = 0; i < lanes && options.period < shape.cols; ++i) {
+        all.set(options.period + i, all.at(i));
     }
     return all;
 }
@@ -389,17 +402,17 @@ void check_normalize(const Set& set, int row_index, const Shape& shape, const Op
     const NormalizeKernels& row = set.normalize.rows[row_index];
     const Array x(row.x, shape.size(), [](std::ptrdiff_t) { return normal(3, 1); });
     const Array residual(row.y, shape.size(), [](std::ptrdiff_t) { return normal(0, 1); });
-    const Array pre = coefficients(row.computed, shape.cols, true);
-    const Array center = coefficients(row.computed, shape.cols, false);
-    const Array scale = coefficients(row.computed, shape.cols, false);
-    const Array shift = coefficients(row.computed, shape.cols, false);
+    const Array pre = coefficients(row.computed, shape, options, true);
+    const Array center = coefficients(row.computed, shape, options, false);
+    const Array scale = coefficients(row.computed, shape, options, false);
+    const Array shift = coefficients(row.computed, shape, options, false);
     const Activation activation{options.activation, 0.125};
     Array y(row.y, shape.size());
     Array expected(row.y, shape.size());
     for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
         for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
             const std::ptrdiff_t at = r * shape.stride + i;
-            const std::ptrdiff_t c = i / options.channel_width;
+            const std::ptrdiff_t c = options.entry(i);
             C z = static_cast<C>(x.at(at));
             if (options.out_of_range) z = z * static_cast<C>(pre.at(c));
             z = (z - static_cast<C>(center.at(c))) * static_cast<C>(scale.at(c)) +
@@ -410,7 +423,7 @@ void check_normalize(const Set& set, int row_index, const Shape& shape, const Op
     }
     row.normalize(
         {x.data(), shape.stride}, {y.data(), shape.stride},
-        {shape.rows, shape.cols, options.channel_width, 0, options.stream},
+        {shape.rows, shape.cols, options.period, options.channel_width, 0, options.stream},
         {options.out_of_range ? pre.data() : nullptr, center.data(), scale.data(), shift.data()},
         {{options.residual ? residual.data() : nullptr, shape.stride}, activation}, nullptr);
     check(y.memory() == expected.memory(), std::string(set.name) + " normalize " + name_of(row.x) +
@@ -429,12 +442,12 @@ void check_input_gradient(const Set& set, int row_index, const Shape& shape, con
     const Array dy(row.dy, shape.size(), [](std::ptrdiff_t) { return normal(0, 1); });
     const Array x(row.x, shape.size(), [](std::ptrdiff_t) { return normal(3, 1); });
     const Array residual(row.dy, shape.size(), [](std::ptrdiff_t) { return normal(0, 1); });
-    const Array pre = coefficients(row.computed, shape.cols, true);
-    const Array center = coefficients(row.computed, shape.cols, false);
-    const Array coef_x = coefficients(row.computed, shape.cols, false);
-    const Array coef_const = coefficients(row.computed, shape.cols, false);
-    const Array scale = coefficients(row.computed, shape.cols, false);
-    const Array shift = coefficients(row.computed, shape.cols, false);
+    const Array pre = coefficients(row.computed, shape, options, true);
+    const Array center = coefficients(row.computed, shape, options, false);
+    const Array coef_x = coefficients(row.computed, shape, options, false);
+    const Array coef_const = coefficients(row.computed, shape, options, false);
+    const Array scale = coefficients(row.computed, shape, options, false);
+    const Array shift = coefficients(row.computed, shape, options, false);
     const Weights numbers(
         form == GradientForm::rows ? WeightsForm::by_row : WeightsForm::by_element, shape);
     const Array elements(row.computed, shape.rows * shape.cols, [&](std::ptrdiff_t i) {
@@ -448,7 +461,7 @@ void check_input_gradient(const Set& set, int row_index, const Shape& shape, con
     for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
         for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
             const std::ptrdiff_t at = r * shape.stride + i;
-            const std::ptrdiff_t c = i / options.channel_width;
+            const std::ptrdiff_t c = options.entry(i);
             const C power = options.out_of_range ? static_cast<C>(pre.at(c)) : C(1);
             const C centred = static_cast<C>(x.at(at)) * power - static_cast<C>(center.at(c));
             C z = centred * static_cast<C>(scale.at(c)) + static_cast<C>(shift.at(c));
@@ -483,7 +496,7 @@ void check_input_gradient(const Set& set, int row_index, const Shape& shape, con
     row.input_gradient(
         {dy.data(), shape.stride}, {x.data(), shape.stride}, {dx.data(), shape.stride},
         {has_residual ? dz.data() : nullptr, shape.stride},
-        {shape.rows, shape.cols, options.channel_width, 0, options.stream},
+        {shape.rows, shape.cols, options.period, options.channel_width, 0, options.stream},
         {power, power, center.data(), coef_x.data(), coef_const.data(), scale.data()},
         {activation,
          activated ? Affine<const void>{power, center.data(), scale.data(), shift.data()}
@@ -508,9 +521,9 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
     const Array dy(row.dy, shape.size(),
                    [](std::ptrdiff_t) { return chance(6) ? 0.0 : normal(0, 1); });
     const Array x(row.x, shape.size(), [](std::ptrdiff_t) { return normal(3, 1); });
-    const Array center = coefficients(row.computed, shape.cols, false);
-    const Array scale = coefficients(row.computed, shape.cols, false);
-    const Array shift = coefficients(row.computed, shape.cols, false);
+    const Array center = coefficients(row.computed, shape, options, false);
+    const Array scale = coefficients(row.computed, shape, options, false);
+    const Array shift = coefficients(row.computed, shape, options, false);
     const Activation activation{options.activation, 0.125};
     const std::size_t n = static_cast<std::size_t>(columns ? shape.cols : 1);
     const std::vector<double> mean(n, 3.0);

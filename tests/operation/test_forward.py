@@ -324,10 +324,12 @@ def test_two_values_per_channel() -> None:
 
 def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     found = fastbn.show_config("dicts")
-    assert list(found) == ["version", "isa", "isas", "num_threads", "processors", "openmp", "compiler", "build_type"]
+    keys = ["version", "isa", "isas", "caches", "num_threads", "processors", "openmp", "compiler", "build_type"]
+    assert list(found) == keys
     assert found["version"] == fastbn.__version__
     assert found["isa"] == fastbn._core.get_isa()
     assert found["isas"] == list(fastbn._core.isas())
+    assert tuple(found["caches"].values()) == fastbn._core.get_caches()
     assert found["num_threads"] == fastbn.get_num_threads()
     assert 1 <= found["processors"] <= (os.cpu_count() or 1)
     assert capsys.readouterr().out == ""

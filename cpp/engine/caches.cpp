@@ -1,0 +1,97 @@
+#include "engine/caches.hpp"
+
+#include <atomic>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "engine/errors.hpp"
+
+namespace fastbn {
+namespace {
+
+// Where the system does not say: what small processors of today have.
+constexpr std::ptrdiff_t usual_l2 = std::ptrdiff_t{512} << 10;
+constexpr std::ptrdiff_t usual_l3 = std::ptrdiff_t{8} << 20;
+
+std::atomic<std::ptrdiff_t> l2_bytes{usual_l2};
+std::atomic<std::ptrdiff_t> l3_bytes{usual_l3};
+
+constexpr const char* size_rule = "be a number of bytes from 1 on";
+
+// The first line of a file of the system's on one of the first processor's caches; empty where
+// there is none.
+std::string cache_attribute(int index, const char* attribute) {
+    const std::string path =
+        "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/" + attribute;
+    std::FILE* const file = std::fopen(path.c_str(), "r");
+    if (file == nullptr) return {};
+    char line[32] = {};
+    const bool read = std::fgets(line, sizeof line, file) != nullptr;
+    std::fclose(file);
+    if (!read) return {};
+    line[std::strcspn(line, "\n")] = '\0';
+    return line;
+}
+
+// A size as Linux writes it, such as "32768K"; 0 for anything else.
+std::ptrdiff_t bytes_of(const std::string& size) {
+    std::ptrdiff_t n = 0;
+    const char* const end = size.data() + size.size();
+    const auto [rest, error] = std::from_chars(size.data(), end, n);
+    if (error != std::errc{} || n < 1 || n > (std::ptrdiff_t{1} << 32)) return 0;
+    if (rest == end) return n;
+    const bool kibi = *rest == 'K';
+    const bool mebi = *rest == 'M';
+    return rest + 1 == end && (kibi || mebi) ? n << (kibi ? 10 : 20) : 0;
+}
+
+// The caches that the system says the first processor has; not sysconf, which on virtual machines
+// may count those of processors that they do not have.
+Caches caches_of_system() {
+    constexpr int most_caches = 8;
+    Caches found{0, 0};
+    for (int index = 0; index < most_caches; ++index) {
+        const std::ptrdiff_t bytes = bytes_of(cache_attribute(index, "size"));
+        if (bytes == 0 || cache_attribute(index, "type") == "Instruction") continue;
+        const std::string level = cache_attribute(index, "level");
+        if (level == "2") found.l2 = bytes;
+        if (level == "3") found.l3 = bytes;
+    }
+    if (found.l2 == 0) return {usual_l2, usual_l3};
+    if (found.l3 == 0) found.l3 = found.l2;  // the second level is the last there
+    return found;
+}
+
+// What the environment says, or what is known otherwise.
+std::ptrdiff_t chosen_size(const char* variable, std::ptrdiff_t known) {
+    const char* const text = std::getenv(variable);
+    if (text == nullptr || *text == '\0') return known;
+    const char* const end = text + std::strlen(text);
+    std::ptrdiff_t bytes = 0;
+    const auto [rest, error] = std::from_chars(text, end, bytes);
+    if (error != std::errc{} || rest != end || bytes < 1) {
+        refuse(variable, size_rule, "'" + std::string(text) + "'");
+    }
+    return bytes;
+}
+
+}  // namespace
+
+Caches caches() { return {l2_bytes.load(), l3_bytes.load()}; }
+
+void set_caches(const Caches& sizes) {
+    if (sizes.l2 < 1) refuse("l2", size_rule, std::to_string(sizes.l2));
+    if (sizes.l3 < 1) refuse("l3", size_rule, std::to_string(sizes.l3));
+    l2_bytes = sizes.l2;
+    l3_bytes = sizes.l3;
+}
+
+void choose_caches() {
+    const Caches found = caches_of_system();
+    set_caches({chosen_size("FASTBN_L2", found.l2), chosen_size("FASTBN_L3", found.l3)});
+}
+
+}  // namespace fastbn

@@ -1,0 +1,108 @@
+"""Promise: channels-last results are right for every number of columns, wherever arrays begin and however stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastbn
+from support.assertions import assert_gradients, assert_normalized, assert_train
+from support.caches import ENDLESS, NONE, using_caches
+from support.random_arrays import parameters
+
+pytestmark = pytest.mark.untraced
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WIDTHS = range(1, 301)
+WIDE = (511, 1023, 1024, 1025, 1500, 2047, 2050, 4099, 9001)
+# Where x, dy and the result begin, in elements past the start of a cache line.
+OFFSETS = ((0, 0, 0), (4, 4, 4), (1, 3, 0), (0, 0, 5), (2, 9, 15))
+TYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
+
+
+@pytest.fixture(params=[ENDLESS, NONE], ids=["cached", "streamed"])
+def caches(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test with all results written through the caches, and past them."""
+    with using_caches(request.param):
+        yield
+
+
+def placed(values: Array, offset: int) -> Array:
+    """Return a copy that begins so many elements past the start of a cache line."""
+    raw = np.full(values.nbytes + 192, 0x7F, np.uint8)
+    start = -raw.ctypes.data % 64 + offset * values.itemsize
+    copy = raw[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+def check(rows: int, width: int, dtype: Any, offsets: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng((rows, width))
+    # Channels differ in mean, so that one taken for another is seen.
+    centers = np.arange(width) % 61 / 4.0
+    x = placed((centers + rng.standard_normal((rows, width))).astype(dtype), offsets[0])
+    dy = placed((0.5 + rng.standard_normal((rows, width))).astype(dtype), offsets[1])
+    weight, bias = parameters(rng, (width,))
+    around = placed(np.zeros(rows * width + 64, dtype), offsets[2])
+    out = around[: rows * width].reshape(rows, width)
+    invstd = rng.uniform(0.5, 2, width)
+
+    y = fastbn.normalize(x, centers, invstd, weight, bias, out=out)
+    assert_normalized(x, y, centers, invstd, weight, bias)
+    assert_train(x, fastbn.batch_norm_train(x, weight, bias, out=out), weight, bias)
+    for training in (True, False):
+        saved: dict[str, Any] = {"mean": centers, "invstd": invstd, "training": training}
+        got = fastbn.batch_norm_backward(dy, x, weight, **saved, out=out)
+        assert_gradients(got, dy, x, weight, **saved)
+    assert not around[rows * width :].any()
+
+    expected = fastbn.normalize(x, centers, invstd, weight, bias)
+    assert np.array_equal(expected, fastbn.normalize(x, centers, invstd, weight, bias, out=x))
+
+
+@pytest.mark.usefixtures("isa", "caches")
+def test_every_width() -> None:
+    for width in WIDTHS:
+        check(2 + 600 // width, width, np.float32, OFFSETS[width % len(OFFSETS)])
+
+
+@pytest.mark.usefixtures("isa", "caches")
+@pytest.mark.parametrize("dtype", TYPES)
+def test_types(dtype: Any) -> None:
+    for k, width in enumerate((1, 2, 7, 15, 16, 17, 24, 31, 32, 33, 37, 48, 63, 100, 129, 250, *WIDE)):
+        check(9 if width < 1000 else 5, width, dtype, OFFSETS[k % len(OFFSETS)])
+
+
+@pytest.mark.usefixtures("caches")
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_many_rows(n: int, threads: Callable[[int | None], None]) -> None:
+    """So many that they are cut into strips, which several threads work on."""
+    threads(n)
+    for width in (1, 3, 16, 37, 64, 100, 300, *WIDE):
+        check(150_000 // width, width, np.float32, OFFSETS[width % len(OFFSETS)])
+
+
+@pytest.mark.usefixtures("isa", "caches")
+def test_unusual_channels_and_options() -> None:
+    """Channels out of range, activations, residuals and weights, each of which has loops of its own."""
+    for width in (16, 17, 37, 100, 300, 1030):
+        rng = np.random.default_rng(width)
+        shape = 2 + 3000 // width, width
+        scale = np.where(np.arange(width) % 5 == 0, 1e30, 1.0)
+        x = placed((scale * rng.standard_normal(shape)).astype(np.float32), 4)
+        dy, residual = (placed(rng.standard_normal(shape, np.float32), k) for k in (1, 2))
+        weight, bias = parameters(rng, (width,))
+        out = placed(np.zeros(shape, np.float32), 4)
+        result = fastbn.batch_norm_train(x, weight, bias, out=out)
+        assert_train(x, result, weight, bias)
+        saved: dict[str, Any] = {"mean": result.mean, "invstd": result.invstd}
+        assert_gradients(fastbn.batch_norm_backward(dy, x, weight, **saved, out=out), dy, x, weight, **saved)
+        x = placed(rng.standard_normal(shape, np.float32), 4)
+        mean, var = rng.standard_normal(width), rng.uniform(0.5, 2, width)
+        y = fastbn.normalize(x, mean, var, weight, bias, residual=residual, activation="relu", out=out)
+        assert_normalized(x, y, mean, var, weight, bias, residual=residual, activation="relu")
