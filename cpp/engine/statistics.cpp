@@ -41,7 +41,7 @@ IntegerSums from(const IntegerSums& s, std::ptrdiff_t i) {
 }
 
 ValueRange from(const ValueRange& r, std::ptrdiff_t i) {
-    return {r.min + i, r.max + i, r.nans + i};
+    return {r.min + i, r.max + i, r.has_nan + i};
 }
 
 double sum_pairwise(const double* values, std::ptrdiff_t n) {
@@ -232,13 +232,13 @@ void scan_scaled(const ChannelValuesReader& reader, double low, double high, dou
 void scan_channel(const ChannelValuesReader& reader, double eps, const Statistics& out) {
     double low = infinity;
     double high = -infinity;
-    double nans = 0.0;
-    const ValueRange range{&low, &high, &nans};
+    double has_nan = 0.0;
+    const ValueRange range{&low, &high, &has_nan};
     const ValueRangeKernel kernel = value_range_kernels(DType::float64).value_range.tile;
     reader.each_chunk([&](const double* values, const double*, std::ptrdiff_t n) {
         kernel({values, n}, {nullptr, 0}, 1, n, range);
     });
-    const bool finite = nans == 0.0 && std::isfinite(low) && std::isfinite(high);
+    const bool finite = has_nan == 0.0 && std::isfinite(low) && std::isfinite(high);
     if (finite && low != high) return scan_scaled(reader, low, high, eps, out);
     *out.mean = finite ? low : not_a_number;
     *out.mean_lo = *out.m2 = *out.var = finite ? 0.0 : not_a_number;
@@ -342,10 +342,11 @@ void MomentsReduction::note_nonfinite(const TileRange& tile, Tile<const void> x,
     }
     if (!is_new) return;
     const auto* const values = static_cast<const double*>(x.data);
-    const bool omits_nan = weights_.form() == WeightsForm::omit_nan;
+    const bool omits_nan = weights_.omits_nan();
     const auto counts = [&](std::ptrdiff_t r, std::ptrdiff_t i) {
         switch (weights_.form()) {
             case WeightsForm::by_row:
+            case WeightsForm::by_row_omit_nan:
                 return static_cast<const double*>(weights.data)[r] > 0.0;
             case WeightsForm::by_mask:
                 return static_cast<const std::uint8_t*>(weights.data)[r * weights.stride + i] != 0;
@@ -468,9 +469,14 @@ ValueRange ValueRangeReduction::place(Arrays& arrays) const noexcept {
     return {min, max, arrays.doubles(n)};
 }
 
-void ValueRangeReduction::take_staging(StagingBuffers& staging) {
+bool ValueRangeReduction::needs_mask() const noexcept {
     const WeightsForm form = weights_.form();
-    if (form == WeightsForm::by_row || form == WeightsForm::by_element) staging_ = staging.add(1);
+    return form == WeightsForm::by_row || form == WeightsForm::by_row_omit_nan ||
+           form == WeightsForm::by_element;
+}
+
+void ValueRangeReduction::take_staging(StagingBuffers& staging) {
+    if (needs_mask()) staging_ = staging.add(1);
 }
 
 void ValueRangeReduction::begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
@@ -478,17 +484,16 @@ void ValueRangeReduction::begin(const Slab& slab, std::ptrdiff_t span, const Val
     const ValueRange range = from(buffers, memory.at(span, slab.buffer_index));
     std::fill_n(range.min, slab.buffer_size, infinity);
     std::fill_n(range.max, slab.buffer_size, -infinity);
-    std::fill_n(range.nans, slab.buffer_size, 0.0);
+    std::fill_n(range.has_nan, slab.buffer_size, 0.0);
 }
 
 void ValueRangeReduction::add(const TileRange& tile, std::ptrdiff_t span, Tile<const void> x,
                               Tile<const void> weights, const ValueRange& buffers,
                               const Memory& memory) const noexcept {
     Tile<const std::uint8_t> mask{nullptr, 0};
-    const WeightsForm form = weights_.form();
-    if (form == WeightsForm::by_mask) {
+    if (weights_.form() == WeightsForm::by_mask) {
         mask = typed<const std::uint8_t>(weights);
-    } else if (form == WeightsForm::by_row || form == WeightsForm::by_element) {
+    } else if (needs_mask()) {
         auto* const bytes = reinterpret_cast<std::uint8_t*>(memory.scratch.staging + staging_);
         weights_.write_mask(tile, weights, bytes);
         mask = {bytes, tile.kernel_cols()};
@@ -503,7 +508,7 @@ void ValueRangeReduction::finalize(const Slab& slab, const ValueRange& buffers,
     const auto take_in = [](const ValueRange& to, const ValueRange& other) {
         *to.min = std::min(*to.min, *other.min);
         *to.max = std::max(*to.max, *other.max);
-        *to.nans += *other.nans;
+        *to.has_nan = std::max(*to.has_nan, *other.has_nan);
     };
     merge_slab(plan_, slab, memory, [&](const Merge& m) {
         for (std::ptrdiff_t i = 0; i < m.n; ++i) {
@@ -514,7 +519,7 @@ void ValueRangeReduction::finalize(const Slab& slab, const ValueRange& buffers,
     for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
         const ValueRange all = from(buffers, memory.at(0, slab.buffer_index) + c * columns);
         for (std::ptrdiff_t i = 1; i < columns; ++i) take_in(all, from(all, i));
-        const bool defined = *all.min <= *all.max && (omit_nan_ || *all.nans == 0.0);
+        const bool defined = *all.min <= *all.max && (omit_nan_ || *all.has_nan == 0.0);
         min_[slab.channel + c] = defined ? *all.min : not_a_number;
         max_[slab.channel + c] = defined ? *all.max : not_a_number;
     }

@@ -83,6 +83,9 @@ public:
     void finalize(const Slab& slab, const ValueRange& buffers, const Memory& memory) const noexcept;
 
 private:
+    // Whether a tile's weights come as numbers, and its mask has to be made of them.
+    bool needs_mask() const noexcept;
+
     const Plan& plan_;
     const Weights& weights_;
     Reduction<ValueRangeKernel> kernels_;

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
-#include <vector>
 
 #include "engine/dispatch.hpp"
 #include "engine/pack.hpp"
 #include "engine/threads.hpp"
+#include "engine/workspace.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn {
@@ -60,42 +62,55 @@ struct Row {
     }
 };
 
+struct Sum {
+    double high;
+    double low;
+};
+
+// Of chunks `begin` to `end` the range; and the sum of each, unless `sums` is null.
+ArraySurvey survey_chunks(const Row& row, std::ptrdiff_t begin, std::ptrdiff_t end,
+                          Sum* sums) noexcept {
+    const MomentsKernels& kernels = value_range_kernels(row.elements.kernel_dtype);
+    const MomentsKernel moments = kernels.moments[static_cast<int>(WeightsForm::none)].tile;
+    alignas(64) std::byte staging[chunk * sizeof(double)];
+    ArraySurvey found;
+    double has_nan = 0.0;
+    for (std::ptrdiff_t i = begin; i < end; ++i) {
+        const TileRange range = row.range(i);
+        const Tile<const void> values = input_tile(row.elements, range, {nullptr, staging});
+        kernels.value_range.tile(values, {nullptr, 0}, 1, range.cols,
+                                 {&found.min, &found.max, &has_nan});
+        if (sums == nullptr) continue;
+        double ref, offset, m2, m2_lo;
+        moments(values, {nullptr, 0}, 1, range.cols, 0.0,
+                {&ref, &offset, &m2, &m2_lo, &sums[i].high, &sums[i].low, nullptr, nullptr},
+                nullptr);
+    }
+    found.has_nan = has_nan != 0.0;
+    return found;
+}
+
 }  // namespace
 
 ArraySurvey survey(const ArrayRef& array, bool with_sum) {
-    const DType seen = value_range_kernels(array.dtype).x;
-    const Row row(array, seen);
-    const ValueRangeKernel range_kernel = value_range_kernels(seen).value_range.tile;
-    const MomentsKernel moments_kernel =
-        moments_kernels(seen, WeightsForm::none).moments[static_cast<int>(WeightsForm::none)].tile;
-    std::vector<double> sums(static_cast<std::size_t>(with_sum ? row.chunks() : 0));
+    const Row row(array, value_range_kernels(array.dtype).x);
+    const std::ptrdiff_t count = with_sum ? row.chunks() : 0;
+    const Buffer<1024> memory(count * std::ptrdiff_t{sizeof(Sum)});
+    Sum* const sums = reinterpret_cast<Sum*>(memory.data());
     ArraySurvey found;
     std::mutex of_found;
     parallel_ranges(row.team(), row.chunks(), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        alignas(64) std::byte staging[chunk * sizeof(double)];
-        const Scratch scratch{nullptr, staging};
-        ArraySurvey here;
-        double nans = 0.0;
-        for (std::ptrdiff_t i = begin; i < end; ++i) {
-            const TileRange range = row.range(i);
-            const Tile<const void> values = input_tile(row.elements, range, scratch);
-            range_kernel(values, {nullptr, 0}, 1, range.cols, {&here.min, &here.max, &nans});
-            if (!with_sum) continue;
-            double ref, offset, m2, m2_lo, sum, sum_lo;
-            moments_kernel(values, {nullptr, 0}, 1, range.cols, 0.0,
-                           {&ref, &offset, &m2, &m2_lo, &sum, &sum_lo, nullptr, nullptr}, nullptr);
-            sums[static_cast<std::size_t>(i)] = std::isfinite(sum) ? sum + sum_lo : sum;
-        }
+        const ArraySurvey part = survey_chunks(row, begin, end, with_sum ? sums : nullptr);
         const std::lock_guard<std::mutex> lock(of_found);
-        found.min = std::min(found.min, here.min);
-        found.max = std::max(found.max, here.max);
-        found.has_nan = found.has_nan || nans > 0.0;
+        found.min = std::min(found.min, part.min);
+        found.max = std::max(found.max, part.max);
+        found.has_nan = found.has_nan || part.has_nan;
     });
     double low = 0.0;
-    for (const double sum : sums) {
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
         double error;
-        found.sum = two_sum(found.sum, sum, error);
-        low += error;
+        found.sum = two_sum(found.sum, sums[i].high, error);
+        low += error + sums[i].low;
     }
     if (std::isfinite(found.sum)) found.sum += low;
     return found;

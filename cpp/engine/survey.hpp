@@ -12,7 +12,7 @@ struct ArraySurvey {
     double min = std::numeric_limits<double>::infinity();
     double max = -std::numeric_limits<double>::infinity();
     bool has_nan = false;
-    double sum = 0.0;  // rounded once or twice, and the same for any number of threads
+    double sum = 0.0;  // of a double-double; the same for any number of threads
 };
 
 // An element that is broadcast, by a stride of 0, is taken once.

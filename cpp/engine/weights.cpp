@@ -46,8 +46,8 @@ Weights::Weights(const Weighting& weighting, const ArrayRef& x, const Features& 
 }
 
 // Weights that are all the same, but not 0, are none. Others are divided by a power of two by which
-// the largest is between 1 and 2: their products with squares then stay within float64's range if
-// the squares do.
+// the largest is between 1 and 2, or below if it is subnormal: their products with squares then
+// stay within float64's range if the squares do.
 void Weights::scan_weights(const Features& features, const ArrayRef& x) {
     bool vary_in_channels = false;
     double copies = 1.0;
@@ -76,7 +76,9 @@ void Weights::scan_weights(const Features& features, const ArrayRef& x) {
         divisor_ = common_weight_;
         weights_.data = nullptr;
     } else if (most > 0.0) {
-        divisor_ = std::ldexp(1.0, std::ilogb(most));
+        // Of a subnormal number float64 may not hold the inverse.
+        divisor_ = std::ldexp(1.0, std::max(std::ilogb(most), -1022));
+        scale_ = 1.0 / divisor_;
     }
 }
 
@@ -95,10 +97,10 @@ void Weights::arrange(Layout& layout) {
     same_in_channels_ = layout.channels_first()
                             ? each([](const Operand& o) { return is_broadcast(o.channels); })
                             : rows_alike_;
-    const bool per_row = rows_alike_ && !omit_nan_;
+    const bool per_row = rows_alike_ && (values_ || !omit_nan_);
     if (per_row && layout.cols % lanes == 0) layout.row_fold = 1;
     if (per_row && layout.row_fold == 1) {
-        form_ = WeightsForm::by_row;
+        form_ = omit_nan_ ? WeightsForm::by_row_omit_nan : WeightsForm::by_row;
     } else {
         form_ = values_ ? WeightsForm::by_element : WeightsForm::by_mask;
     }
@@ -193,7 +195,7 @@ double* Weights::pack(const TileRange& range, const Scratch& scratch) const noex
     const std::ptrdiff_t n = range.rows * range.cols;
     if (values_) {
         pack_tile(values_, range, to);
-        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] /= divisor_;
+        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] *= scale_;
     } else {
         std::fill_n(to, n, 1.0);
     }
@@ -208,6 +210,7 @@ Tile<const void> Weights::tile(const TileRange& range, Tile<const void> x, DType
         case WeightsForm::omit_nan:
             break;
         case WeightsForm::by_row:
+        case WeightsForm::by_row_omit_nan:
             return {rows(range, scratch), 1};
         case WeightsForm::by_mask: {
             const Tile<const std::uint8_t> packed = mask(range, scratch);
@@ -230,13 +233,32 @@ void Weights::write_mask(const TileRange& range, Tile<const void> weights,
     for (std::ptrdiff_t r = 0; r < range.kernel_rows(); ++r) {
         const double* const from = static_cast<const double*>(weights.data) + r * weights.stride;
         std::uint8_t* const to = mask + r * cols;
-        if (form_ == WeightsForm::by_row) {
+        if (form_ != WeightsForm::by_element) {
             std::memset(to, *from > 0.0 ? 1 : 0, static_cast<std::size_t>(cols));
         } else {
             for (std::ptrdiff_t i = 0; i < cols; ++i) to[i] = from[i] > 0.0 ? 1 : 0;
         }
     }
 }
+
+namespace {
+
+// To float: each is written where its double was, or before.
+void narrow_in_place(double* values, std::ptrdiff_t n) {
+    constexpr std::ptrdiff_t at_once = 64;
+    char* const to = reinterpret_cast<char*>(values);
+    for (std::ptrdiff_t begin = 0; begin < n; begin += at_once) {
+        float narrowed[at_once];
+        const std::ptrdiff_t size = std::min(at_once, n - begin);
+        for (std::ptrdiff_t i = 0; i < size; ++i) {
+            narrowed[i] = static_cast<float>(values[begin + i]);
+        }
+        std::memcpy(to + begin * std::ptrdiff_t{sizeof(float)}, narrowed,
+                    static_cast<std::size_t>(size) * sizeof(float));
+    }
+}
+
+}  // namespace
 
 GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
                                        const Scratch& scratch) const noexcept {
@@ -248,14 +270,8 @@ GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
     } else if (form_ == WeightsForm::by_element) {
         const Tile<const double> packed = elements(range, scratch);
         result.elements = {packed.data, packed.stride};
-        if (computed == DType::float32) {  // each float is written where its double was, or before
-            char* const bytes = reinterpret_cast<char*>(const_cast<double*>(packed.data));
-            for (std::ptrdiff_t i = 0; i < range.rows * range.cols; ++i) {
-                const auto weight =
-                    read_element<double>(bytes + i * std::ptrdiff_t{sizeof(double)});
-                write_element(bytes + i * std::ptrdiff_t{sizeof(float)},
-                              static_cast<float>(weight));
-            }
+        if (computed == DType::float32) {
+            narrow_in_place(const_cast<double*>(packed.data), range.rows * range.cols);
         }
     }
     return result;
@@ -317,7 +333,7 @@ double Weights::weight(const Layout& layout, std::ptrdiff_t channel,
     if (where_ && read_element<char>(element(where_)) == 0) return 0.0;
     if (!weights_) return 1.0;
     return visit_stored(weights_.dtype, weights_.swapped, [&](auto zero) {
-        return converted<double>(read_element<decltype(zero)>(element(weights_))) / divisor_;
+        return converted<double>(read_element<decltype(zero)>(element(weights_))) * scale_;
     });
 }
 

@@ -76,6 +76,7 @@ private:
     bool omit_nan_;
     double common_weight_ = 1.0;
     double divisor_ = 1.0;
+    double scale_ = 1.0;  // 1 / divisor_, where weights differ
     double largest_total_;
     Operand mask_;
     Operand values_;

@@ -37,8 +37,13 @@ struct OnceIf {
 struct Times {
     Vec<double> weight;
 };
-// or may be 0.
+// or may be 0;
 struct TimesOrNot {
+    Vec<double> weight;
+};
+// or that in some lanes, and not at all in the others.
+struct TimesIf {
+    Vec<double>::Mask mask;
     Vec<double> weight;
 };
 
@@ -47,6 +52,7 @@ inline Vec<double> number(OnceIf by) {
 }
 inline Vec<double> number(Times by) { return by.weight; }
 inline Vec<double> number(TimesOrNot by) { return by.weight; }
+inline Vec<double> number(TimesIf by) { return Vec<double>::keep(by.mask, by.weight); }
 
 // What counts of a register: 0 in lanes of weight 0, whatever was there.
 inline Vec<double> counted(Vec<double> x, Once) { return x; }
@@ -55,12 +61,14 @@ inline Vec<double> counted(Vec<double> x, Times) { return x; }
 inline Vec<double> counted(Vec<double> x, TimesOrNot by) {
     return Vec<double>::zero_unless_positive(by.weight, x);
 }
+inline Vec<double> counted(Vec<double> x, TimesIf by) { return Vec<double>::keep(by.mask, x); }
 
 // That times its weights.
 inline Vec<double> weighted(Vec<double> x, Once) { return x; }
 inline Vec<double> weighted(Vec<double> x, OnceIf) { return x; }
 inline Vec<double> weighted(Vec<double> x, Times by) { return x * by.weight; }
 inline Vec<double> weighted(Vec<double> x, TimesOrNot by) { return x * by.weight; }
+inline Vec<double> weighted(Vec<double> x, TimesIf by) { return x * by.weight; }
 
 // ---- Sums, of one channel (V = double) or of a block (V = Wide) ----
 

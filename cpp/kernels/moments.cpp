@@ -23,7 +23,7 @@ template <class X>
 constexpr MomentsKernels all_forms() {
     return {dtype_of<X>,
             {moments<X, Unweighted>, moments<X, OmitNan>, moments<X, RowWeights>,
-             moments<X, MaskWeights>, moments<X, ElementWeights>},
+             moments<X, RowWeightsOmitNan>, moments<X, MaskWeights>, moments<X, ElementWeights>},
             {range_of_tile<X>, range_of_columns<X>}};
 }
 

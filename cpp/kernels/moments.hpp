@@ -118,13 +118,14 @@ inline void add_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& 
     const RowPrefetch<X> next(x, cols);
     const Wide fill = by.fill(neutral);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        if (by.skips(r)) continue;
         const X* const row = x.data + r * x.stride;
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-            next.at(row + i);
-            each_register(n, [&](int k, auto in) {
-                const Vec<double> value = load_register(row + i, k, in, fill);
-                Pass::add(sums, k, value, by.of(r, i, k, in, value), shift);
+        in_row(by, r, [&](const auto& by_row) {
+            each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+                next.at(row + i);
+                each_register(n, [&](int k, auto in) {
+                    const Vec<double> value = load_register(row + i, k, in, fill);
+                    Pass::add(sums, k, value, by_row.of(r, i, k, in, value), shift);
+                });
             });
         });
     }
@@ -213,11 +214,12 @@ inline void add_group(ColumnSums<X, Policy>& column, Tile<const X> x, const Poli
     Pass::begin_group(group, column.sums);
     for (std::ptrdiff_t r = begin; r < end; ++r) {
         ahead.next_block();
-        if (by.skips(r)) continue;
         const X* const here = x.data + r * x.stride + i;
-        each_register(n, [&](int k, auto in) {
-            const Vec<double> value = load_register(here, k, in, fill);
-            Pass::add(group, k, value, by.of(r, i, k, in, value), column.shift);
+        in_row(by, r, [&](const auto& by_row) {
+            each_register(n, [&](int k, auto in) {
+                const Vec<double> value = load_register(here, k, in, fill);
+                Pass::add(group, k, value, by_row.of(r, i, k, in, value), column.shift);
+            });
         });
     }
     Pass::end_group(group, column.sums);

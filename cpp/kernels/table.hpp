@@ -19,13 +19,14 @@ namespace fastbn {
 // How much each value counts in its channel's statistics. Weights are from 0 to 2; a value of
 // weight 0 is as if it were not there, whatever it is.
 enum class WeightsForm {
-    none,       // every value counts once
-    omit_nan,   // every value that is not NaN counts once
-    by_row,     // a double for each row of the tile
-    by_mask,    // a byte for each element: those that are not 0 count once
-    by_element  // a double for each element
+    none,             // every value counts once
+    omit_nan,         // every value that is not NaN counts once
+    by_row,           // a double for each row of the tile
+    by_row_omit_nan,  // likewise, and NaN counts as nothing
+    by_mask,          // a byte for each element: those that are not 0 count once
+    by_element        // a double for each element
 };
-constexpr int weights_forms = 5;
+constexpr int weights_forms = 6;
 
 // The scratch memory that a kernel on columns takes for every `lanes` columns begun, aligned to 64.
 constexpr std::size_t column_scratch_bytes = 1152;
@@ -37,12 +38,12 @@ using MomentsKernel = void (*)(Tile<const void> x, Tile<const void> weights, std
                                std::ptrdiff_t cols, double count, MomentsSums sums,
                                void* scratch) noexcept;
 
-// The least and the largest of the values that count, NaN left aside, and how many of those are
-// NaN; one array entry per channel, to which a kernel adds what its tile holds.
+// The least and the largest of the values that count, NaN left aside, and whether one of those is
+// NaN: 1 or 0. One array entry per channel, to which a kernel adds what its tile holds.
 struct ValueRange {
     double* min;
     double* max;
-    double* nans;
+    double* has_nan;
 };
 // The weights' forms are none and by_mask.
 using ValueRangeKernel = void (*)(Tile<const void> x, Tile<const std::uint8_t> mask,

@@ -1,4 +1,4 @@
-// The least and the largest of a tile's values that count, and how many of those are NaN, folded
+// The least and the largest of a tile's values that count, and whether one of those is NaN, folded
 // into what is known of its channels.
 #pragma once
 
@@ -13,62 +13,87 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// The range of what came by in each lane. NaN are counted in X, which for a float is exact up to
-// 2^24: no more than `most_blocks` are added before the lanes are folded into doubles.
-constexpr std::ptrdiff_t most_blocks = std::ptrdiff_t{1} << 20;
-
+// The range of what came by in each lane, and whether all of it were numbers.
 template <class X>
 struct RangeBlock {
     Block<X> min;
     Block<X> max;
-    Block<X> nans;
+    typename Vec<X>::Mask numbers[Block<X>::registers];
 
     void clear() {
         min = broadcast(static_cast<X>(__builtin_inf()));
         max = broadcast(static_cast<X>(-__builtin_inf()));
-        nans = broadcast(X(0));
+        for (auto& all : numbers) all = Vec<X>::numbers(Vec<X>::broadcast(X(0)));
     }
-    void add(int k, Vec<X> x) {
-        min.reg[k] = Vec<X>::lesser(x, min.reg[k]);
-        max.reg[k] = Vec<X>::greater(x, max.reg[k]);
-        nans.reg[k] = Vec<X>::add_one_where_nan(nans.reg[k], x);
-    }
+    void add(int k, Vec<X> x) { add(k, x, x, x); }
     void add(int k, Vec<X> x, typename Vec<X>::Mask mask) {
-        min.reg[k] = Vec<X>::lesser(Vec<X>::select(mask, x, min.reg[k]), min.reg[k]);
-        max.reg[k] = Vec<X>::greater(Vec<X>::select(mask, x, max.reg[k]), max.reg[k]);
-        nans.reg[k] = Vec<X>::add_one_where_nan(nans.reg[k], Vec<X>::keep(mask, x));
+        add(k, Vec<X>::select(mask, x, min.reg[k]), Vec<X>::select(mask, x, max.reg[k]),
+            Vec<X>::keep(mask, x));
     }
 
     // Lane j into channel j,
     void fold_columns(const ValueRange& range, std::ptrdiff_t n) const {
-        X values[3][lanes];
-        store(values[0], Full{}, min);
-        store(values[1], Full{}, max);
-        store(values[2], Full{}, nans);
-        for (std::ptrdiff_t j = 0; j < n; ++j) {
-            fold(range, j, values[0][j], values[1][j], values[2][j]);
-        }
+        const Lanes of(*this);
+#pragma omp simd
+        for (std::ptrdiff_t j = 0; j < n; ++j) of.fold(j, range, j);
     }
     // or all of them into one.
     void fold_channel(const ValueRange& range) const {
-        X values[3][lanes];
-        store(values[0], Full{}, min);
-        store(values[1], Full{}, max);
-        store(values[2], Full{}, nans);
-        for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-            fold(range, 0, values[0][j], values[1][j], values[2][j]);
-        }
+        Lanes of(*this);
+        of.reduce();
+        of.fold(0, range, 0);
     }
 
 private:
-    static void fold(const ValueRange& range, std::ptrdiff_t channel, X least, X largest, X nan) {
-        const double low = static_cast<double>(least);
-        const double high = static_cast<double>(largest);
-        range.min[channel] = low < range.min[channel] ? low : range.min[channel];
-        range.max[channel] = high > range.max[channel] ? high : range.max[channel];
-        range.nans[channel] += static_cast<double>(nan);
+    struct Lanes {
+        X min[lanes];
+        X max[lanes];
+        X numbers[lanes];  // 1 or 0
+
+        explicit Lanes(const RangeBlock& block) {
+            store(min, Full{}, block.min);
+            store(max, Full{}, block.max);
+            FASTBN_UNROLL
+            for (int k = 0; k < Block<X>::registers; ++k) {
+                Vec<X>::keep(block.numbers[k], Vec<X>::broadcast(X(1)))
+                    .store(numbers + k * Vec<X>::width);
+            }
+        }
+        // The upper half into the lower, four times.
+        void reduce() {
+            FASTBN_UNROLL
+            for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+                FASTBN_UNROLL
+                for (std::ptrdiff_t i = 0; i < half; ++i) {
+                    min[i] = min[i + half] < min[i] ? min[i + half] : min[i];
+                    max[i] = max[i + half] > max[i] ? max[i + half] : max[i];
+                    numbers[i] *= numbers[i + half];
+                }
+            }
+        }
+        void fold(std::ptrdiff_t j, const ValueRange& range, std::ptrdiff_t channel) const {
+            const double low = static_cast<double>(min[j]);
+            const double high = static_cast<double>(max[j]);
+            range.min[channel] = low < range.min[channel] ? low : range.min[channel];
+            range.max[channel] = high > range.max[channel] ? high : range.max[channel];
+            range.has_nan[channel] = numbers[j] == X(0) ? 1.0 : range.has_nan[channel];
+        }
+    };
+
+    void add(int k, Vec<X> least, Vec<X> largest, Vec<X> number) {
+        min.reg[k] = Vec<X>::lesser(least, min.reg[k]);
+        max.reg[k] = Vec<X>::greater(largest, max.reg[k]);
+        numbers[k] = Vec<X>::both(numbers[k], Vec<X>::numbers(number));
     }
 };
+
+template <class X>
+inline void copy(const RangeBlock<X>& from, RangeBlock<X>& to) {
+    copy(from.min, to.min);
+    copy(from.max, to.max);
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<X>::registers; ++k) to.numbers[k] = from.numbers[k];
+}
 
 // As many ones as there are lanes, then as many zeros.
 constexpr std::uint8_t first_lanes[2 * lanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -97,29 +122,20 @@ inline void add_range_of_block(RangeBlock<X>& range, const X* at, const std::uin
     }
 }
 
-// The tile is cut so that no more than most_blocks come together.
 template <bool masked, class X>
 inline void add_range_of_tile(Tile<const X> x, Tile<const std::uint8_t> mask, std::ptrdiff_t rows,
                               std::ptrdiff_t cols, const ValueRange& range) {
     const RowPrefetch<X> next(x, cols);
-    const std::ptrdiff_t width = cols < most_blocks * lanes ? cols : most_blocks * lanes;
-    const std::ptrdiff_t height = most_blocks / ((width + lanes - 1) / lanes);
-    for (std::ptrdiff_t left = 0; left < cols; left += width) {
-        const std::ptrdiff_t right = left + width < cols ? left + width : cols;
-        for (std::ptrdiff_t top = 0; top < rows; top += height) {
-            const std::ptrdiff_t bottom = top + height < rows ? top + height : rows;
-            RangeBlock<X> block;
-            block.clear();
-            for (std::ptrdiff_t r = top; r < bottom; ++r) {
-                const X* const row = x.data + r * x.stride;
-                each_block(left, right, [&](std::ptrdiff_t i, auto n) {
-                    next.at(row + i);
-                    add_range_of_block<masked>(block, row + i, mask_at<masked>(mask, r, i), n);
-                });
-            }
-            block.fold_channel(range);
-        }
+    RangeBlock<X> block;
+    block.clear();
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        const X* const row = x.data + r * x.stride;
+        each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+            next.at(row + i);
+            add_range_of_block<masked>(block, row + i, mask_at<masked>(mask, r, i), n);
+        });
     }
+    block.fold_channel(range);
 }
 
 template <class X>
@@ -145,16 +161,18 @@ inline void add_range_of_strip(Tile<const X> x, Tile<const std::uint8_t> mask, s
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
     each_row_group(rows, cols, begin,
                    [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-                       RangeBlock<X> group = blocks[i / lanes];
+                       RangeBlock<X> group;
+                       copy(blocks[i / lanes], group);
                        for (std::ptrdiff_t row = r; row < end; ++row) {
                            ahead.next_block();
                            add_range_of_block<masked>(group, x.data + row * x.stride + i,
                                                       mask_at<masked>(mask, row, i), n);
                        }
-                       blocks[i / lanes] = group;
+                       copy(group, blocks[i / lanes]);
                    });
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        blocks[i / lanes].fold_columns({range.min + i, range.max + i, range.nans + i}, count_of(n));
+        blocks[i / lanes].fold_columns({range.min + i, range.max + i, range.has_nan + i},
+                                       count_of(n));
     });
 }
 
@@ -163,18 +181,15 @@ FASTBN_FLATTEN void range_of_columns(Tile<const void> untyped_x, Tile<const std:
                                      std::ptrdiff_t rows, std::ptrdiff_t cols,
                                      ValueRange range) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
-    for (std::ptrdiff_t top = 0; top < rows; top += most_blocks) {
-        const std::ptrdiff_t height = rows - top < most_blocks ? rows - top : most_blocks;
-        for (std::ptrdiff_t left = 0; left < cols; left += strip_cols) {
-            const std::ptrdiff_t width = cols - left < strip_cols ? cols - left : strip_cols;
-            const Tile<const X> strip{x.data + top * x.stride + left, x.stride};
-            const ValueRange here{range.min + left, range.max + left, range.nans + left};
-            if (mask.data == nullptr) {
-                add_range_of_strip<false>(strip, mask, height, width, here);
-            } else {
-                add_range_of_strip<true>(strip, {mask_at<true>(mask, top, left), mask.stride},
-                                         height, width, here);
-            }
+    for (std::ptrdiff_t left = 0; left < cols; left += strip_cols) {
+        const std::ptrdiff_t width = cols - left < strip_cols ? cols - left : strip_cols;
+        const Tile<const X> strip{x.data + left, x.stride};
+        const ValueRange here{range.min + left, range.max + left, range.has_nan + left};
+        if (mask.data == nullptr) {
+            add_range_of_strip<false>(strip, mask, rows, width, here);
+        } else {
+            add_range_of_strip<true>(strip, {mask_at<true>(mask, 0, left), mask.stride}, rows,
+                                     width, here);
         }
     }
 }

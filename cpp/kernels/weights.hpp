@@ -1,6 +1,6 @@
 // How much each value counts, one policy for each form in which the engine says so (WeightsForm).
-// A policy says what counts in a register and in a whole row, what stands past a row's end, and
-// what the weights add up to.
+// A policy says what counts in a register, what stands past a row's end, and what the weights add
+// up to.
 #pragma once
 
 #include <cstddef>
@@ -40,11 +40,17 @@ struct CountSum {
 // Of other numbers: for statistics of float64 a double-double, for float32 rounded.
 struct RoundedWeightSum {
     Wide sum;
-    void add(int k, TimesOrNot by) { sum.reg[k] = add_evenly(k + 1, sum.reg[k], by.weight); }
+    template <class By>
+    void add(int k, By by) {
+        sum.reg[k] = add_evenly(k + 1, sum.reg[k], number(by));
+    }
 };
 struct ExactWeightSum {
     ExactSum<Wide> sum;
-    void add(int k, TimesOrNot by) { sum.add(k, by.weight); }
+    template <class By>
+    void add(int k, By by) {
+        sum.add(k, number(by));
+    }
 };
 
 inline void copy(const CountSum& from, CountSum& to) {
@@ -89,7 +95,6 @@ struct Unweighted {
     using WeightSum = NoWeightSum;
 
     Unweighted(Tile<const void>, std::ptrdiff_t) {}
-    static bool skips(std::ptrdiff_t) { return false; }
     static Wide fill(const Wide& neutral) { return neutral; }
     static ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t rows, std::ptrdiff_t cols) {
         return {static_cast<double>(rows * cols), 0.0};
@@ -104,7 +109,6 @@ struct Unweighted {
 struct EachElement {
     static constexpr bool all_count = false;
 
-    static bool skips(std::ptrdiff_t) { return false; }
     template <class WeightSum>
     static ExactSum<double> tile_weight(const WeightSum& weights, std::ptrdiff_t, std::ptrdiff_t) {
         return total_of(weights);
@@ -182,7 +186,7 @@ struct RowWeights {
             sum_.low += error;
         }
     }
-    bool skips(std::ptrdiff_t r) const { return weights_[r] == 0.0; }
+    double weight(std::ptrdiff_t r) const { return weights_[r]; }
     static Wide fill(const Wide& neutral) { return neutral; }
     template <class N>
     Times of(std::ptrdiff_t r, std::ptrdiff_t, int, N, Vec<double>) const {
@@ -205,6 +209,45 @@ private:
     std::ptrdiff_t heaviest_ = 0;
     ExactSum<double> sum_{};
 };
+
+// The same, and NaN counts as nothing. Past a row's end there is NaN.
+struct RowWeightsOmitNan : EachElement {
+    static constexpr bool any_number = true;
+    template <bool exact>
+    using WeightSum = typename ElementWeightSum<exact>::Type;
+
+    RowWeightsOmitNan(Tile<const void> weights, std::ptrdiff_t rows) : rows_(weights, rows) {}
+    static Wide fill(const Wide&) { return broadcast(__builtin_nan("")); }
+    template <class N>
+    TimesIf of(std::ptrdiff_t r, std::ptrdiff_t, int, N, Vec<double> x) const {
+        return {Vec<double>::numbers(x), Vec<double>::broadcast(rows_.weight(r))};
+    }
+    const RowWeights& rows() const { return rows_; }
+
+private:
+    RowWeights rows_;
+};
+
+// body(policy) for the values of row r, unless none of them counts. Where the row weighs 1 they are
+// added as without weights: the same bits, since no product with 1 is rounded, for less.
+template <class Policy, class Body>
+inline void in_row(const Policy& by, std::ptrdiff_t, const Body& body) {
+    body(by);
+}
+template <class Body>
+inline void in_row(const RowWeights& by, std::ptrdiff_t r, const Body& body) {
+    const double weight = by.weight(r);
+    if (weight == 1.0) {
+        body(Unweighted({}, 0));
+    } else if (weight != 0.0) {
+        body(by);
+    }
+}
+
+template <class Body>
+inline void in_row(const RowWeightsOmitNan& by, std::ptrdiff_t r, const Body& body) {
+    if (by.rows().weight(r) != 0.0) body(by);
+}
 
 // ---- The value with the largest weight, about which a chunk of float32 is summed ----
 
@@ -258,13 +301,13 @@ inline bool find_shift(Tile<const X> x, const Unweighted&, std::ptrdiff_t, std::
 template <class X>
 inline bool find_shift(Tile<const X> x, const RowWeights& by, std::ptrdiff_t rows, std::ptrdiff_t,
                        double& shift) {
-    if (rows == 0 || by.skips(by.heaviest())) return false;
+    if (rows == 0 || by.weight(by.heaviest()) == 0.0) return false;
     shift = first_value(x.data + by.heaviest() * x.stride);
     return true;
 }
 template <class X, class Policy>
-[[gnu::noinline]] bool find_shift(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                                  std::ptrdiff_t cols, double& shift) {
+[[gnu::noinline]] bool find_heaviest(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
+                                     std::ptrdiff_t cols, double& shift) {
     Heaviest heaviest{};
     bool found = false;
     for (std::ptrdiff_t r = 0; r < rows && !found; ++r) {
@@ -275,6 +318,34 @@ template <class X, class Policy>
         });
     }
     return found || heaviest.over_lanes(shift) > 0.0;
+}
+
+template <class X, class Policy>
+inline bool find_shift(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                       double& shift) {
+    return find_heaviest(x, by, rows, cols, shift);
+}
+// The heaviest row's first number, unless it has none.
+template <class X>
+inline bool find_shift(Tile<const X> x, const RowWeightsOmitNan& by, std::ptrdiff_t rows,
+                       std::ptrdiff_t cols, double& shift) {
+    if (!find_shift(x, by.rows(), rows, cols, shift)) return false;
+    const X* const row = x.data + by.rows().heaviest() * x.stride;
+    for (std::ptrdiff_t i = 0; i < cols; ++i) {
+        shift = first_value(row + i);
+        if (!__builtin_isnan(shift)) return true;
+    }
+    return find_heaviest(x, by, rows, cols, shift);
+}
+
+// 1 in the lanes that are not NaN, 0 in the others.
+inline Wide numbers_of(const Wide& values) {
+    Wide numbers;
+    FASTBN_UNROLL
+    for (int k = 0; k < Wide::registers; ++k) {
+        numbers.reg[k] = number(OnceIf{Vec<double>::numbers(values.reg[k])});
+    }
+    return numbers;
 }
 
 // In each of the n columns from i on; any number where nothing counts.
@@ -289,14 +360,27 @@ inline Wide column_shifts(Tile<const X> x, const RowWeights& by, std::ptrdiff_t 
     return rows > 0 ? load<double>(x.data + by.heaviest() * x.stride + i, n) : broadcast(0.0);
 }
 template <class X, class Policy, class N>
-[[gnu::noinline]] Wide column_shifts(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                                     std::ptrdiff_t i, N n) {
+[[gnu::noinline]] Wide heaviest_of_columns(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
+                                           std::ptrdiff_t i, N n) {
     Heaviest heaviest{};
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         heaviest.add_block(x.data + r * x.stride + i, by, r, i, n);
         if (!Policy::any_number && all_positive(heaviest.weight, n)) break;
     }
     return heaviest.value;
+}
+
+template <class X, class Policy, class N>
+inline Wide column_shifts(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t i,
+                          N n) {
+    return heaviest_of_columns(x, by, rows, i, n);
+}
+template <class X, class N>
+inline Wide column_shifts(Tile<const X> x, const RowWeightsOmitNan& by, std::ptrdiff_t rows,
+                          std::ptrdiff_t i, N n) {
+    const Wide values = column_shifts(x, by.rows(), rows, i, n);
+    const Wide numbers = numbers_of(values);
+    return all_positive(numbers, n) ? values : heaviest_of_columns(x, by, rows, i, n);
 }
 
 }  // namespace

@@ -25,20 +25,20 @@
 //     any_infinite(a)            whether a lane is infinite
 //     lesser(a, b)               a where a < b, else b: also where one of them is NaN
 //     greater(a, b)              a where a > b, else b: likewise
-//     add_one_where_nan(n, a)    n + 1 where a is NaN, else n
 //     a + b, a - b, a * b
 //     Mask                       which lanes are meant
 //     marked(p)                  the lanes whose byte from p on is not 0; reads `width` bytes
 //     marked(p, n)               the same of the first n bytes, without reading past them
 //     select(mask, a, b)         a in the mask's lanes, b in the others
 //     keep(mask, a)              the same with b = 0
+//     numbers(a)                 the lanes that are not NaN
+//     both(mask, other)          the lanes of both
 //
 // Vec<double> alone:
 //
 //     half_of(a, upper)          the upper or lower half of the lanes of a Vec<float>, widened
 //     zero_where_zero(p, a)      0 where p == 0, else a
 //     all_positive(p)            whether every lane is > 0
-//     numbers(a)                 the lanes that are not NaN, as a Mask
 //     Count                      a number below 2^51 for each lane; Count{} is 0
 //     add_one(mask, count)       one more in the mask's lanes
 //     value_of(count)            the numbers, as a Vec<double>
@@ -122,7 +122,7 @@ struct VecContract {
     static_assert(is_same<decltype(V::zero_unless_positive(v, v)), V>);
     static_assert(is_same<decltype(V::any_infinite(v)), bool>);
     static_assert(is_same<decltype(V::lesser(v, v)), V> && is_same<decltype(V::greater(v, v)), V>);
-    static_assert(is_same<decltype(V::add_one_where_nan(v, v)), V>);
+    static_assert(sizeof(V::both(V::numbers(v), V::numbers(v))) == sizeof(Mask));
     static_assert(sizeof(V::marked(bytes)) == sizeof(Mask));
     static_assert(sizeof(V::marked(bytes, std::ptrdiff_t{0})) == sizeof(Mask));
     static_assert(is_same<decltype(V::select(V::marked(bytes), v, v)), V>);

@@ -38,17 +38,26 @@ inline __m128i load_32(const void* p) {
     return _mm_cvtsi64_si128(static_cast<long long>(bytes));
 }
 
+// Which bytes of eight words become the upper halves of four floats, and of four more. The lower
+// halves are zeros.
+alignas(32) constexpr std::int8_t upper_words[32] = {-1, -1, 0,  1,  -1, -1, 2,  3,  -1, -1, 4,
+                                                     5,  -1, -1, 6,  7,  -1, -1, 8,  9,  -1, -1,
+                                                     10, 11, -1, -1, 12, 13, -1, -1, 14, 15};
+
 // Eight and four values from p on, as float.
 inline __m256 widen_8(const Float16* p) { return _mm256_cvtph_ps(load_128(p)); }
 inline __m256 widen_8(const Bfloat16* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
+    const __m256i twice = _mm256_broadcastsi128_si256(load_128(p));
+    const auto* const places = reinterpret_cast<const __m256i*>(upper_words);
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(twice, _mm256_load_si256(places)));
 }
 inline __m256 widen_8(const std::uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
 }
 inline __m128 widen_4(const Float16* p) { return _mm_cvtph_ps(load_64(p)); }
 inline __m128 widen_4(const Bfloat16* p) {
-    return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(load_64(p)), 16));
+    const auto* const places = reinterpret_cast<const __m128i*>(upper_words);
+    return _mm_castsi128_ps(_mm_shuffle_epi8(load_64(p), _mm_load_si128(places)));
 }
 inline __m128 widen_4(const std::uint8_t* p) {
     return _mm_cvtepi32_ps(_mm_cvtepu8_epi32(load_32(p)));
@@ -74,7 +83,7 @@ inline __m128i narrow_8(__m256 a, const Bfloat16*) {
 
 // Sixteen values at once, which share a look for NaN: without it half as many instructions do.
 inline __m256i narrow_16(__m256 a, __m256 b, const Bfloat16* type) {
-    if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0) {
+    if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)), 0) != 0) {
         return _mm256_setr_m128i(narrow_8(a, type), narrow_8(b, type));
     }
     const __m256i pairs = _mm256_packus_epi32(rounded_bfloat16(a), rounded_bfloat16(b));
@@ -132,14 +141,12 @@ struct Vec<float> {
     }
     static Mask marked(const std::uint8_t* p) { return marked(load_64(p)); }
     static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) { return marked(load_bytes(p, n)); }
+    static Mask numbers(Vec a) { return _mm256_cmp_ps(a.v, a.v, _CMP_ORD_Q); }
+    static Mask both(Mask a, Mask b) { return _mm256_and_ps(a, b); }
     static Vec select(Mask mask, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, mask)}; }
     static Vec keep(Mask mask, Vec a) { return {_mm256_and_ps(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
     static Vec greater(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
-    static Vec add_one_where_nan(Vec count, Vec a) {
-        const __m256 nan = _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q);
-        return {_mm256_add_ps(count.v, _mm256_and_ps(nan, _mm256_set1_ps(1.0F)))};
-    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
@@ -203,6 +210,7 @@ struct Vec<double> {
     static Mask marked(const std::uint8_t* p) { return marked(load_32(p)); }
     static Mask marked(const std::uint8_t* p, std::ptrdiff_t n) { return marked(load_bytes(p, n)); }
     static Mask numbers(Vec a) { return _mm256_cmp_pd(a.v, a.v, _CMP_ORD_Q); }
+    static Mask both(Mask a, Mask b) { return _mm256_and_pd(a, b); }
     // Integers: a mask is -1, and the units for floating point have enough to do.
     struct Count {
         __m256i v;
@@ -219,10 +227,6 @@ struct Vec<double> {
     static Vec keep(Mask mask, Vec a) { return {_mm256_and_pd(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm256_min_pd(a.v, b.v)}; }
     static Vec greater(Vec a, Vec b) { return {_mm256_max_pd(a.v, b.v)}; }
-    static Vec add_one_where_nan(Vec count, Vec a) {
-        const __m256d nan = _mm256_cmp_pd(a.v, a.v, _CMP_UNORD_Q);
-        return {_mm256_add_pd(count.v, _mm256_and_pd(nan, _mm256_set1_pd(1.0)))};
-    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_pd(a.v, b.v)}; }

@@ -23,6 +23,19 @@ inline __m256i load_256(const void* p) {
 inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
 
+// Which words go where when sixteen of them become the upper halves of sixteen floats, and back.
+struct UpperWords {
+    __mmask32 mask = 0xaaaaaaaa;
+    alignas(64) std::uint16_t from[32] = {};
+    alignas(64) std::uint16_t back[32] = {};
+
+    constexpr UpperWords() {
+        for (unsigned i = 0; i < 32; ++i) from[i] = static_cast<std::uint16_t>(i / 2);
+        for (unsigned i = 0; i < 16; ++i) back[i] = static_cast<std::uint16_t>(2 * i + 1);
+    }
+};
+constexpr UpperWords upper_words;
+
 // Sixteen and eight values from p on, as float.
 inline __m512 widen_16(const Float16* p) { return _mm512_maskz_cvtph_ps(all_16, load_256(p)); }
 inline __m512 widen_16(const Bfloat16* p) {
@@ -35,7 +48,10 @@ inline __m512 widen_16(const std::uint8_t* p) {
 }
 inline __m256 widen_8(const Float16* p) { return _mm256_cvtph_ps(load_128(p)); }
 inline __m256 widen_8(const Bfloat16* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
+    const __m256i values = _mm256_broadcastsi128_si256(load_128(p));
+    const __m256i places = load_256(upper_words.from);
+    constexpr auto mask = static_cast<__mmask16>(upper_words.mask);
+    return _mm256_castsi256_ps(_mm256_maskz_permutexvar_epi16(mask, places, values));
 }
 inline __m256 widen_8(const std::uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
@@ -47,13 +63,14 @@ inline __m256i narrow_16(__m512 a, const Float16*) {
 }
 inline __m256i narrow_16(__m512 a, const Bfloat16*) {
     const __m512i bits = _mm512_castps_si512(a);
-    const __m512i upper = _mm512_maskz_srli_epi32(all_16, bits, 16);
-    const __m512i last_bit = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-    const __m512i half = _mm512_add_epi32(last_bit, _mm512_set1_epi32(0x7fff));
-    const __m512i rounded = _mm512_maskz_srli_epi32(all_16, _mm512_add_epi32(bits, half), 16);
-    const __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
-    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    return _mm512_maskz_cvtepi32_epi16(all_16, _mm512_mask_mov_epi32(rounded, nan, quiet));
+    const __mmask16 number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
+    const __mmask16 odd = _mm512_mask_test_epi32_mask(number, bits, _mm512_set1_epi32(0x10000));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    __m512i rounded = _mm512_mask_add_epi32(quiet, number, bits, _mm512_set1_epi32(0x7fff));
+    rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
+    const __m512i places = _mm512_load_si512(upper_words.back);
+    const __m512i upper = _mm512_maskz_permutexvar_epi16(0xffffffff, places, rounded);
+    return _mm512_maskz_extracti64x4_epi64(all_8, upper, 0);
 }
 
 template <class T>
@@ -107,14 +124,12 @@ struct Vec<float> {
         const __m128i bytes = _mm_maskz_loadu_epi8(first(n), p);
         return _mm_test_epi8_mask(bytes, bytes);
     }
+    static Mask numbers(Vec a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q); }
+    static Mask both(Mask a, Mask b) { return _kand_mask16(a, b); }
     static Vec select(Mask mask, Vec a, Vec b) { return {_mm512_mask_mov_ps(b.v, mask, a.v)}; }
     static Vec keep(Mask mask, Vec a) { return {_mm512_maskz_mov_ps(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm512_maskz_min_ps(all_16, a.v, b.v)}; }
     static Vec greater(Vec a, Vec b) { return {_mm512_maskz_max_ps(all_16, a.v, b.v)}; }
-    static Vec add_one_where_nan(Vec count, Vec a) {
-        const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-        return {_mm512_mask_add_ps(count.v, nan, count.v, _mm512_set1_ps(1.0F))};
-    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -179,6 +194,7 @@ struct Vec<double> {
         return static_cast<__mmask8>(_mm_test_epi8_mask(bytes, bytes));
     }
     static Mask numbers(Vec a) { return _mm512_cmp_pd_mask(a.v, a.v, _CMP_ORD_Q); }
+    static Mask both(Mask a, Mask b) { return _kand_mask8(a, b); }
     using Count = Vec;
     static Count add_one(Mask mask, Count count) {
         return {_mm512_mask_add_pd(count.v, mask, count.v, _mm512_set1_pd(1.0))};
@@ -188,10 +204,6 @@ struct Vec<double> {
     static Vec keep(Mask mask, Vec a) { return {_mm512_maskz_mov_pd(mask, a.v)}; }
     static Vec lesser(Vec a, Vec b) { return {_mm512_maskz_min_pd(all_8, a.v, b.v)}; }
     static Vec greater(Vec a, Vec b) { return {_mm512_maskz_max_pd(all_8, a.v, b.v)}; }
-    static Vec add_one_where_nan(Vec count, Vec a) {
-        const __mmask8 nan = _mm512_cmp_pd_mask(a.v, a.v, _CMP_UNORD_Q);
-        return {_mm512_mask_add_pd(count.v, nan, count.v, _mm512_set1_pd(1.0))};
-    }
 
     friend Vec operator+(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
     friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_pd(a.v, b.v)}; }

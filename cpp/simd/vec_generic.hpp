@@ -138,6 +138,7 @@ struct Vec {
     }
     // NOLINTNEXTLINE(misc-redundant-expression): NaN alone differs from itself
     static Mask numbers(Vec a) { return a.v == a.v; }
+    static Mask both(Mask a, Mask b) { return a & b; }
     struct Count {
         Mask v;
     };
@@ -149,9 +150,6 @@ struct Vec {
     }
     static Vec lesser(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
     static Vec greater(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
-    static Vec add_one_where_nan(Vec count, Vec a) {
-        return {count.v + keep(~numbers(a), broadcast(T(1))).v};
-    }
 
     friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
     friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }

@@ -174,16 +174,19 @@ struct Weights {
     std::ptrdiff_t stride;
 
     Weights(WeightsForm which, const Shape& shape) : form(which), stride(shape.cols) {
-        const std::ptrdiff_t n = form == WeightsForm::by_row ? shape.rows : shape.rows * shape.cols;
+        const std::ptrdiff_t n = per_row() ? shape.rows : shape.rows * shape.cols;
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             mask.push_back(chance(3) ? 0 : 1);
-            numbers.push_back(chance(5) ? 0.0 : std::fmod(std::fabs(normal(1.0, 1.0)), 2.0));
+            const double number = chance(5) ? 1.0 : std::fmod(std::fabs(normal(1.0, 1.0)), 2.0);
+            numbers.push_back(chance(5) ? 0.0 : number);
         }
+    }
+    bool per_row() const {
+        return form == WeightsForm::by_row || form == WeightsForm::by_row_omit_nan;
     }
     Tile<const void> tile() const {
         if (form == WeightsForm::by_mask) return {mask.data(), stride};
-        if (form == WeightsForm::by_row || form == WeightsForm::by_element)
-            return {numbers.data(), stride};
+        if (per_row() || form == WeightsForm::by_element) return {numbers.data(), stride};
         return {nullptr, 0};
     }
     double of(std::ptrdiff_t r, std::ptrdiff_t i, double value) const {
@@ -194,6 +197,8 @@ struct Weights {
                 return std::isnan(value) ? 0.0 : 1.0;
             case WeightsForm::by_row:
                 return numbers[static_cast<std::size_t>(r)];
+            case WeightsForm::by_row_omit_nan:
+                return std::isnan(value) ? 0.0 : numbers[static_cast<std::size_t>(r)];
             case WeightsForm::by_mask:
                 return mask[static_cast<std::size_t>(r * stride + i)];
             case WeightsForm::by_element:
@@ -241,7 +246,9 @@ void check_moments(const Set& set, int row_index, WeightsForm form, const Shape&
     for (int i = 0; i < 2; ++i) {
         weights.emplace_back(form, shape);
         tiles.emplace_back(row.x, shape.size(), [&](std::ptrdiff_t) {
-            const bool hole = form == WeightsForm::omit_nan && chance(4);
+            const bool omits =
+                form == WeightsForm::omit_nan || form == WeightsForm::by_row_omit_nan;
+            const bool hole = omits && chance(4);
             return hole ? std::nan("")
                         : (row.x == DType::uint8 ? std::fabs(normal(100, 30)) : normal(mean, 1.0));
         });
@@ -319,10 +326,10 @@ void check_range(const Set& set, int row_index, const Shape& shape, bool columns
     const std::size_t n = static_cast<std::size_t>(channels);
     std::vector<double> min(n, std::numeric_limits<double>::infinity());
     std::vector<double> max(n, -std::numeric_limits<double>::infinity());
-    std::vector<double> nans(n, 0.0);
+    std::vector<double> has_nan(n, 0.0);
     std::vector<double> expected_min = min;
     std::vector<double> expected_max = max;
-    std::vector<double> expected_nans = nans;
+    std::vector<double> expected_nan = has_nan;
     for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
         for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
             const std::size_t c = static_cast<std::size_t>(columns ? i : 0);
@@ -330,13 +337,13 @@ void check_range(const Set& set, int row_index, const Shape& shape, bool columns
             if (masked && mask.of(r, i, value) == 0.0) continue;
             expected_min[c] = std::fmin(expected_min[c], value);
             expected_max[c] = std::fmax(expected_max[c], value);
-            expected_nans[c] += std::isnan(value) ? 1.0 : 0.0;
+            if (std::isnan(value)) expected_nan[c] = 1.0;
         }
     }
     (columns ? row.value_range.columns : row.value_range.tile)(
         {x.data(), shape.stride}, {masked ? mask.mask.data() : nullptr, shape.cols}, shape.rows,
-        shape.cols, {min.data(), max.data(), nans.data()});
-    check(min == expected_min && max == expected_max && nans == expected_nans,
+        shape.cols, {min.data(), max.data(), has_nan.data()});
+    check(min == expected_min && max == expected_max && has_nan == expected_nan,
           std::string(set.name) + " range of " + name_of(row.x) +
               (columns ? " columns " : " tile ") + shape.text());
 }
@@ -569,7 +576,8 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
 }
 
 void check_set(const Set& set) {
-    const WeightsForm forms[] = {WeightsForm::none, WeightsForm::omit_nan, WeightsForm::by_row,
+    const WeightsForm forms[] = {WeightsForm::none,    WeightsForm::omit_nan,
+                                 WeightsForm::by_row,  WeightsForm::by_row_omit_nan,
                                  WeightsForm::by_mask, WeightsForm::by_element};
     for (const bool columns : {false, true}) {
         for (const WeightsForm form : forms) {
