@@ -17,7 +17,6 @@ constexpr std::ptrdiff_t chunk_float64 = 1024;
 constexpr std::ptrdiff_t column_tile_rows = 128;
 constexpr std::ptrdiff_t column_tile_cols = 256;
 constexpr std::ptrdiff_t most_column_tile_cols = 1024;
-constexpr std::ptrdiff_t packed_tile_cols = 64;
 constexpr std::ptrdiff_t packed_tile_rows = 32;
 
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
@@ -73,9 +72,8 @@ void tile_columns(Plan& plan, DType x, std::ptrdiff_t rows) {
     const Layout& layout = plan.layout;
     const std::ptrdiff_t col_bytes = layout.rows * nominal_size(x);
     const bool in_cache = col_bytes * column_tile_cols <= slab_bytes;
-    const std::ptrdiff_t cols = !layout.direct ? packed_tile_cols
-                                : in_cache     ? column_tile_cols
-                                               : most_column_tile_cols;
+    const std::ptrdiff_t cols =
+        !layout.direct || in_cache ? column_tile_cols : most_column_tile_cols;
     const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.inner_fold);
     plan.tile_rows = std::min(layout.rows - layout.leftover_rows(), rows * layout.row_fold);
     plan.tile_cols = std::min(layout.cols, whole_channels * layout.inner_fold);
