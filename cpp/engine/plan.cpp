@@ -139,7 +139,10 @@ void cut_strips(Plan& plan, const Work& work) {
 }
 
 // Values that are written side by side.
-std::ptrdiff_t written_row(const Plan& plan) {
+std::ptrdiff_t written_row(const Plan& plan, const Work& work) {
+    if (work.result_column > 0) {
+        return std::min(work.result_column, plan.fused ? plan.tile_rows : plan.strip_rows);
+    }
     if (plan.adjacent_channels) {
         return plan.layout.cols * (plan.fused ? plan.slab_buffer_size : plan.strip_channels);
     }
@@ -148,7 +151,7 @@ std::ptrdiff_t written_row(const Plan& plan) {
 
 void choose_stores(Plan& plan, const Work& work) {
     plan.stream = !work.in_place && plan.values() * work.result_size >= stream_from &&
-                  written_row(plan) * work.result_size >= min_streamed_row;
+                  written_row(plan, work) * work.result_size >= min_streamed_row;
 }
 
 }  // namespace
@@ -260,6 +263,7 @@ void Work::write(const Operand& operand, std::initializer_list<const Operand*> s
     if (!operand) return;
     read(operand);
     result_size = size_of(operand.dtype);
+    if (operand.transposed) result_column = operand.rows.dim[operand.rows.n - 1].size;
     for (const Operand* source : sources) in_place = in_place || operand.base == source->base;
 }
 

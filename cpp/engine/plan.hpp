@@ -48,6 +48,8 @@ struct Work {
     bool adjacent_channels = true;   // all have their channels one after the other along a row
     bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value
+    // Values of a column that are side by side in a result whose tiles are transposed, else 0.
+    std::ptrdiff_t result_column = 0;
 
     // Takes in operands that results are computed from or are.
     void read(const Operand& operand);
