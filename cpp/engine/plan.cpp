@@ -23,7 +23,7 @@ constexpr std::ptrdiff_t packed_tile_rows = 32;
 constexpr std::ptrdiff_t max_strip_cols = 2048;
 constexpr std::ptrdiff_t wanted_strip_values = 8192;
 // Where a column's values, not a row's, are side by side in memory there had better be many.
-constexpr std::ptrdiff_t transposed_strip_cols = 64;
+constexpr std::ptrdiff_t transposed_strip_cols = 32;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_pieces = 64;
@@ -130,8 +130,11 @@ void cut_strips(Plan& plan, const Work& work) {
         }
     } else if (!layout.channels_first() && work.all_direct && layout.row_fold == 1) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
+    } else if (!layout.channels_first() && work.transposes && layout.row_fold == 1) {
+        plan.strip_cols = std::min(plan.tile_cols, transposed_strip_cols);
+        plan.strip_rows = std::min(
+            layout.rows, std::min(wanted_strip_values, plan.tile_elements()) / plan.strip_cols);
     } else if (!layout.channels_first() && !work.all_direct) {  // packed tiles are to stay in cache
-        if (work.transposes) plan.strip_cols = std::min(plan.strip_cols, transposed_strip_cols);
         const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.row_fold);
         plan.strip_rows =
             std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.row_fold);
