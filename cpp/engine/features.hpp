@@ -9,6 +9,7 @@
 
 namespace fastbn {
 
+// Axes of an array, in an order that means something.
 struct AxisList {
     int n = 0;
     int axis[max_dimensions];

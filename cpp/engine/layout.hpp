@@ -67,14 +67,14 @@ struct Operand {
     Dims rows;
     Dims cols;
     Dims channels;                  // channels_first only: where each channel's tile begins
-    std::ptrdiff_t row_stride = 0;  // in bytes, where direct
-    bool walkable = false;          // the array has its values where kernels can walk to them
-    bool direct = false;            // and they have the type that the kernels read or write
+    std::ptrdiff_t row_stride = 0;  // in bytes, where walkable
+    bool walkable = false;          // columns are side by side in memory, rows evenly spaced
+    bool direct = false;            // walkable, and of kernel_dtype: kernels take it as it is
     bool dense_rows = false;        // a row begins where the one before it ends, or it is packed so
     bool adjacent_channels = false;  // channels_first: channels follow each other along a row
-    bool transposed = false;     // not direct, and of a column's values the rows are side by side
-    std::ptrdiff_t staging = 0;  // where not direct: its staging buffer in a thread's scratch,
-    std::ptrdiff_t stored_staging = 0;  // and where transposed and converted: one of stored values
+    bool transposed = false;         // not columns, but rows are side by side in memory
+    std::ptrdiff_t staging = 0;      // where not direct: its staging buffer in a thread's scratch,
+    std::ptrdiff_t stored_staging = 0;  // and another one where transposed and converted
 
     bool converted() const { return swapped || dtype != kernel_dtype; }
 

@@ -18,14 +18,13 @@ constexpr std::ptrdiff_t chunk_float64 = 1024;
 constexpr std::ptrdiff_t column_tile_rows = 128;
 constexpr std::ptrdiff_t column_tile_cols = 256;
 constexpr std::ptrdiff_t most_column_tile_cols = 1024;
-constexpr std::ptrdiff_t packed_tile_cols = 64;
 constexpr std::ptrdiff_t packed_tile_rows = 32;
 
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
 constexpr std::ptrdiff_t max_strip_cols = 2048;
 constexpr std::ptrdiff_t wanted_strip_values = 8192;
 // Where a column's values, not a row's, are side by side in memory there had better be many.
-constexpr std::ptrdiff_t transposed_strip_cols = 64;
+constexpr std::ptrdiff_t transposed_strip_cols = 32;
 constexpr std::ptrdiff_t max_strip_values = 32768;
 constexpr std::ptrdiff_t max_dense_cols = 8192;
 
@@ -74,9 +73,8 @@ void tile_columns(Plan& plan, DType x, std::ptrdiff_t rows) {
     const Layout& layout = plan.layout;
     const std::ptrdiff_t col_bytes = layout.rows * nominal_size(x);
     const bool in_cache = col_bytes * column_tile_cols <= slab_bytes;
-    const std::ptrdiff_t cols = !layout.direct ? packed_tile_cols
-                                : in_cache     ? column_tile_cols
-                                               : most_column_tile_cols;
+    const std::ptrdiff_t cols =
+        !layout.direct || in_cache ? column_tile_cols : most_column_tile_cols;
     const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.inner_fold);
     plan.tile_rows = std::min(layout.rows - layout.leftover_rows(), rows * layout.row_fold);
     plan.tile_cols = std::min(layout.cols, whole_channels * layout.inner_fold);
@@ -146,8 +144,11 @@ void cut_strips(Plan& plan, const Work& work) {
             wanted / layout.cols, 1, work.all_direct ? layout.rows : plan.tile_rows);
     } else if (!layout.channels_first() && work.all_direct && layout.row_fold == 1) {
         plan.strip_cols = std::min(layout.cols, max_strip_cols);
+    } else if (!layout.channels_first() && work.transposes && layout.row_fold == 1) {
+        plan.strip_cols = std::min(plan.tile_cols, transposed_strip_cols);
+        plan.strip_rows = std::min(
+            layout.rows, std::min(wanted_strip_values, plan.tile_elements()) / plan.strip_cols);
     } else if (!layout.channels_first() && !work.all_direct) {  // packed tiles are to stay in cache
-        if (work.transposes) plan.strip_cols = std::min(plan.strip_cols, transposed_strip_cols);
         const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.row_fold);
         plan.strip_rows =
             std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.row_fold);
@@ -155,7 +156,10 @@ void cut_strips(Plan& plan, const Work& work) {
 }
 
 // Values that are written side by side.
-std::ptrdiff_t written_row(const Plan& plan) {
+std::ptrdiff_t written_row(const Plan& plan, const Work& work) {
+    if (work.result_column > 0) {
+        return std::min(work.result_column, plan.fused ? plan.tile_rows : plan.strip_rows);
+    }
     if (plan.adjacent_channels) {
         return plan.layout.cols * (plan.fused ? plan.slab_buffer_size : plan.strip_channels);
     }
@@ -169,8 +173,8 @@ std::ptrdiff_t written_row(const Plan& plan) {
 // has its line in cache already.
 void choose_stores(Plan& plan, const Work& work) {
     const bool beyond_caches = plan.values() * work.value_bytes > caches().l3 / 4 * 3;
-    plan.stream =
-        !work.in_place && beyond_caches && written_row(plan) * work.result_size >= min_streamed_row;
+    plan.stream = !work.in_place && beyond_caches &&
+                  written_row(plan, work) * work.result_size >= min_streamed_row;
 }
 
 }  // namespace
@@ -290,6 +294,7 @@ void Work::write(const Operand& operand, std::initializer_list<const Operand*> s
     if (!operand) return;
     read(operand);
     result_size = size_of(operand.dtype);
+    if (operand.transposed) result_column = operand.rows.dim[operand.rows.n - 1].size;
     for (const Operand* source : sources) in_place = in_place || operand.base == source->base;
 }
 

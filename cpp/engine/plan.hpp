@@ -50,6 +50,8 @@ struct Work {
     bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value
     std::ptrdiff_t value_bytes = 0;  // of a value in all of them together
+    // Values of a column that are side by side in a result whose tiles are transposed, else 0.
+    std::ptrdiff_t result_column = 0;
 
     // Takes in operands that results are computed from or are.
     void read(const Operand& operand);

@@ -61,10 +61,10 @@ constexpr std::ptrdiff_t block_rows = Bytes::groups * block_side<size>;
 template <int size>
 constexpr std::ptrdiff_t block_cols = block_side<size>;
 
-// The first n columns of a block, each by put(address, register).
+// Columns `done` to n of a block, each by put(address, register).
 template <int size, class Put>
-inline void unpack_block(Rows<const char> packed, Rows<char> array, std::ptrdiff_t n,
-                         const Put& put) {
+inline void unpack_block(Rows<const char> packed, Rows<char> array, std::ptrdiff_t done,
+                         std::ptrdiff_t n, const Put& put) {
     constexpr int side = block_side<size>;
     Bytes block[side];
     FASTBN_UNROLL
@@ -74,7 +74,7 @@ inline void unpack_block(Rows<const char> packed, Rows<char> array, std::ptrdiff
     transpose_groups<size>(block);
     FASTBN_UNROLL
     for (int k = 0; k < side; ++k) {
-        if (k < n) put(array.row(k), block[k]);
+        if (k >= done && k < n) put(array.row(k), block[k]);
     }
 }
 
@@ -101,14 +101,15 @@ inline void pack_block(Rows<const char> array, Rows<char> packed, std::ptrdiff_t
     store_rows<size>(block, packed);
 }
 
-// visit(first column, how many) for every block of columns. The last one takes columns of the one
-// before too, rather than be narrower.
+// visit(first column, how many of the block's were in the one before, how many it has) for every
+// block of columns. The last one begins earlier, rather than be narrower.
 template <int size, class Visit>
 inline void each_block_of_columns(std::ptrdiff_t cols, const Visit& visit) {
     constexpr std::ptrdiff_t width = block_cols<size>;
-    if (cols <= width) return visit(std::ptrdiff_t{0}, cols);
+    if (cols <= width) return visit(std::ptrdiff_t{0}, std::ptrdiff_t{0}, cols);
     for (std::ptrdiff_t c = 0; c < cols; c += width) {
-        visit(c < cols - width ? c : cols - width, width);
+        const std::ptrdiff_t first = c < cols - width ? c : cols - width;
+        visit(first, c - first, width);
     }
 }
 
@@ -120,11 +121,11 @@ template <int size>
     char columns[block_rows<size> * group_bytes];
     const Rows<char> from{few, group_bytes};
     const Rows<char> to{columns, block_rows<size> * size};
-    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
+    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t, std::ptrdiff_t n) {
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
             __builtin_memcpy(from.row(r), packed.row(r) + c * size, group_bytes);
         }
-        unpack_block<size>({few, group_bytes}, to, n, [](char* p, Bytes a) { a.store(p); });
+        unpack_block<size>({few, group_bytes}, to, 0, n, [](char* p, Bytes a) { a.store(p); });
         for (std::ptrdiff_t k = 0; k < n; ++k) {
             __builtin_memcpy(array.row(c + k), to.row(k), static_cast<std::size_t>(rows * size));
         }
@@ -137,7 +138,7 @@ template <int size>
     char few[block_rows<size> * group_bytes];
     const Rows<char> from{columns, block_rows<size> * size};
     const Rows<char> to{few, group_bytes};
-    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
+    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t, std::ptrdiff_t n) {
         for (std::ptrdiff_t k = 0; k < n; ++k) {
             __builtin_memcpy(from.row(k), array.row(c + k), static_cast<std::size_t>(rows * size));
         }
@@ -149,11 +150,11 @@ template <int size>
     });
 }
 
-// visit(first row) for every block of rows, the last of which takes rows of the one before too.
+// visit(first row) for every block of rows, the last of which begins earlier likewise.
 template <int size, class Visit>
-inline void each_block_of_rows(std::ptrdiff_t begin, std::ptrdiff_t rows, const Visit& visit) {
+inline void each_block_of_rows(std::ptrdiff_t rows, const Visit& visit) {
     constexpr std::ptrdiff_t height = block_rows<size>;
-    for (std::ptrdiff_t r = begin; r < rows; r += height) {
+    for (std::ptrdiff_t r = 0; r < rows; r += height) {
         visit(r < rows - height ? r : rows - height);
     }
 }
@@ -169,37 +170,44 @@ inline std::ptrdiff_t rows_before_boundary(Rows<char> array) {
     return (boundary - past) % boundary / size;
 }
 
+// Goes down all rows of a few columns at a time: each column is a stream of its own to the memory.
 template <int size>
 FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, std::ptrdiff_t rows,
                            std::ptrdiff_t cols, bool stream) noexcept {
     constexpr std::ptrdiff_t height = block_rows<size>;
     const Rows<const char> packed = rows_of<size>(packed_tile);
     const Rows<char> array = rows_of<size>(array_tile);
-    const auto unpack_at = [&](std::ptrdiff_t r, const auto& put) {
-        each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
-            unpack_block<size>(packed.from(r, c * size), array.from(c, r * size), n, put);
-        });
-    };
-    const auto store = [](char* p, Bytes a) { a.store(p); };
     if (rows < height) return unpack_few<size>(packed, array, rows, cols);
     const std::ptrdiff_t before = stream ? rows_before_boundary<size>(array) : -1;
-    if (before < 0)
-        return each_block_of_rows<size>(0, rows, [&](std::ptrdiff_t r) { unpack_at(r, store); });
-    std::ptrdiff_t r = before;
-    if (r > 0) unpack_few<size>(packed, array, r, cols);
-    for (; r + height <= rows; r += height) {
-        unpack_at(r, [](char* p, Bytes a) { a.stream(p); });
+    if (before < 0) {
+        const auto store = [](char* p, Bytes a) { a.store(p); };
+        return each_block_of_columns<size>(
+            cols, [&](std::ptrdiff_t c, std::ptrdiff_t done, std::ptrdiff_t n) {
+                each_block_of_rows<size>(rows, [&](std::ptrdiff_t r) {
+                    unpack_block<size>(packed.from(r, c * size), array.from(c, r * size), done, n,
+                                       store);
+                });
+            });
     }
+    const std::ptrdiff_t after = before + (rows - before) / height * height;
+    if (before > 0) unpack_few<size>(packed, array, before, cols);
+    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t done, std::ptrdiff_t n) {
+        for (std::ptrdiff_t r = before; r < after; r += height) {
+            unpack_block<size>(packed.from(r, c * size), array.from(c, r * size), done, n,
+                               [](char* p, Bytes a) { a.stream(p); });
+        }
+    });
     stream_fence();
-    if (r < rows) unpack_few<size>(packed.from(r, 0), array.from(0, r * size), rows - r, cols);
+    if (after == rows) return;
+    unpack_few<size>(packed.from(after, 0), array.from(0, after * size), rows - after, cols);
 }
 
 template <int size>
 FASTBN_FLATTEN void pack(Tile<const void> array_tile, Tile<void> packed_tile, std::ptrdiff_t rows,
                          std::ptrdiff_t cols) noexcept {
+    constexpr std::ptrdiff_t height = block_rows<size>;
     const Rows<const char> array = rows_of<size>(array_tile);
     const Rows<char> packed = rows_of<size>(packed_tile);
-    constexpr std::ptrdiff_t height = block_rows<size>;
     if (rows < height) return pack_few<size>(array, packed, rows, cols);
     if (cols < block_cols<size> && packed_tile.stride != cols) {  // others' columns are between
         for (std::ptrdiff_t r = 0; r < rows; r += height) {
@@ -208,8 +216,8 @@ FASTBN_FLATTEN void pack(Tile<const void> array_tile, Tile<void> packed_tile, st
         }
         return;
     }
-    each_block_of_rows<size>(0, rows, [&](std::ptrdiff_t r) {
-        each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t n) {
+    each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t, std::ptrdiff_t n) {
+        each_block_of_rows<size>(rows, [&](std::ptrdiff_t r) {
             pack_block<size>(array.from(c, r * size), packed.from(r, c * size), n);
         });
     });

@@ -25,19 +25,23 @@ struct Set {
     const MomentsTable& moments;
     const NormalizeTable& normalize;
     const GradientTable& gradient;
+    const IntegersTable& integers;
+    const PackTable& pack;
 };
 
 std::vector<Set> sets() {
-    std::vector<Set> all = {
-        {"generic", generic::moments_table, generic::normalize_table, generic::gradient_table}};
+    std::vector<Set> all = {{"generic", generic::moments_table, generic::normalize_table,
+                             generic::gradient_table, generic::integers_table,
+                             generic::pack_table}};
 #ifdef FASTBN_X86
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c")) {
-        all.push_back({"avx2", avx2::moments_table, avx2::normalize_table, avx2::gradient_table});
+        all.push_back({"avx2", avx2::moments_table, avx2::normalize_table, avx2::gradient_table,
+                       avx2::integers_table, avx2::pack_table});
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-            all.push_back(
-                {"avx512", avx512::moments_table, avx512::normalize_table, avx512::gradient_table});
+            all.push_back({"avx512", avx512::moments_table, avx512::normalize_table,
+                           avx512::gradient_table, avx512::integers_table, avx512::pack_table});
         }
     }
 #endif
@@ -575,7 +579,102 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
     }
 }
 
+std::vector<char> random_bytes(std::ptrdiff_t n) {
+    std::vector<char> bytes(static_cast<std::size_t>(n));
+    for (char& byte : bytes) byte = static_cast<char>(bits() & 0xffU);
+    return bytes;
+}
+
+// Both ways, with elements told apart by their bytes; and that nothing else is written to.
+void check_transposition(const Set& set, const TransposeKernels& kernels, std::ptrdiff_t rows,
+                         std::ptrdiff_t cols, std::ptrdiff_t gap, bool stream) {
+    const std::ptrdiff_t size = kernels.size;
+    const std::ptrdiff_t stride = rows + gap;
+    const std::string what = std::string(set.name) + " transposition of " + std::to_string(rows) +
+                             " x " + std::to_string(cols) + " x " + std::to_string(size);
+    const std::vector<char> packed = random_bytes(rows * cols * size + transpose_overhang);
+    std::vector<char> array = random_bytes(stride * cols * size);
+    const std::vector<char> before = array;
+    kernels.unpack({packed.data(), cols}, {array.data(), stride}, rows, cols, stream);
+    bool right = true;
+    for (std::ptrdiff_t c = 0; c < cols; ++c) {
+        for (std::ptrdiff_t r = 0; r < stride; ++r) {
+            const auto at = static_cast<std::size_t>((c * stride + r) * size);
+            const char* const wanted =
+                r < rows ? packed.data() + (r * cols + c) * size : before.data() + at;
+            right &= std::memcmp(array.data() + at, wanted, static_cast<std::size_t>(size)) == 0;
+        }
+    }
+    check(right, what + ": unpacked");
+    std::vector<char> again = random_bytes(rows * cols * size + transpose_overhang + 1);
+    const char beyond = again.back();
+    kernels.pack({array.data(), stride}, {again.data(), cols}, rows, cols);
+    check(
+        std::memcmp(again.data(), packed.data(), static_cast<std::size_t>(rows * cols * size)) == 0,
+        what + ": packed");
+    check(again.back() == beyond, what + ": beyond the overhang");
+}
+
+template <class X>
+void check_integers(const Set& set, DType type, const Shape& shape, bool columns) {
+    const IntegerSumsKernels* kernels = nullptr;
+    for (const IntegerSumsKernels& row : set.integers.rows) {
+        if (row.x == type) kernels = &row;
+    }
+    const std::ptrdiff_t elements = (shape.rows - 1) * shape.stride + shape.cols;
+    const std::vector<char> bytes = random_bytes(elements * static_cast<std::ptrdiff_t>(sizeof(X)));
+    std::vector<X> x(static_cast<std::size_t>(elements));
+    std::memcpy(x.data(), bytes.data(), bytes.size());
+    const auto channels = static_cast<std::size_t>(columns ? shape.cols : 1);
+    std::vector<double> sum(channels, 3.0);  // what is there already is added to
+    std::vector<double> squares(channels, 5.0);
+    std::vector<double> squares_lo(channels, 0.0);
+    const IntegerSumsKernel kernel = columns ? kernels->sums.columns : kernels->sums.tile;
+    kernel({x.data(), shape.stride}, shape.rows, shape.cols,
+           {sum.data(), squares.data(), squares_lo.data()}, nullptr);
+    for (std::size_t c = 0; c < channels; ++c) {
+        std::int64_t wanted = 3;
+        std::int64_t wanted_squares = 5;
+        for (std::ptrdiff_t r = 0; r < shape.rows; ++r) {
+            for (std::ptrdiff_t i = 0; i < shape.cols; ++i) {
+                if (columns && i != static_cast<std::ptrdiff_t>(c)) continue;
+                std::int64_t value = x[static_cast<std::size_t>(r * shape.stride + i)];
+                if (type == DType::boolean) value = value != 0 ? 1 : 0;
+                wanted += value;
+                wanted_squares += value * value;
+            }
+        }
+        const bool right = sum[c] == static_cast<double>(wanted) &&
+                           squares[c] + squares_lo[c] == static_cast<double>(wanted_squares);
+        check(right, std::string(set.name) + " sums of integers " +
+                         std::to_string(static_cast<int>(type)) + " " + shape.text());
+    }
+}
+
+void check_storage(const Set& set) {
+    for (const TransposeKernels& kernels : set.pack.transposes) {
+        for (const std::ptrdiff_t rows : {1, 2, 7, 16, 17, 64, 65, 130}) {
+            for (const std::ptrdiff_t cols : {1, 2, 3, 4, 5, 8, 15, 16, 17, 33}) {
+                for (const std::ptrdiff_t gap : {0, 3, 64}) {
+                    check_transposition(set, kernels, rows, cols, gap, false);
+                    check_transposition(set, kernels, rows, cols, gap, true);
+                }
+            }
+        }
+    }
+    for (const Shape& shape : shapes) {
+        for (const bool columns : {false, true}) {
+            check_integers<std::uint8_t>(set, DType::uint8, shape, columns);
+            check_integers<std::int8_t>(set, DType::int8, shape, columns);
+            check_integers<std::uint16_t>(set, DType::uint16, shape, columns);
+            check_integers<std::int16_t>(set, DType::int16, shape, columns);
+            check_integers<std::uint8_t>(set, DType::boolean, shape, columns);
+        }
+    }
+}
+
 void check_set(const Set& set) {
+    check_storage(set);
     const WeightsForm forms[] = {WeightsForm::none,    WeightsForm::omit_nan,
                                  WeightsForm::by_row,  WeightsForm::by_row_omit_nan,
                                  WeightsForm::by_mask, WeightsForm::by_element};
