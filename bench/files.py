@@ -1,7 +1,7 @@
 """The `fastbn` command on files larger than the memory it may use: rate, peak of memory, and going on after kill -9.
 
     python bench/files.py [--quick] [--bytes 4G] [--images 2000] [--rows 1000000] [--kills 50] [--memory 64M]
-                          [--folder build/bench/files] [--parts arrays tables images kills]
+                          [--rounds 3] [--folder build/bench/files] [--parts arrays tables images kills]
 
 Makes the files, runs each command in a process of its own beside plain reading, copying, decoding, and pyarrow with
 NumPy, kills commands at random moments, prints tables, writes them to build/bench/files.md and removes the files. Knows
@@ -204,7 +204,7 @@ def arrays(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str
         return run
 
     found = interleaved(
-        1 if options.quick else 3,
+        options.rounds,
         {
             "reading, from disk": cold(lambda: read(path)),
             f"{STATS}, from disk": cold(lambda: ran(*command)),
@@ -258,7 +258,7 @@ def images(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str
     nbytes = make_images(path, options.images)
     threads = str(os.cpu_count() or 1)
     found = interleaved(
-        1 if options.quick else 3,
+        options.rounds,
         {
             f"decoding alone, {threads} threads": lambda: ran(sys.executable, "-c", DECODE, str(path), threads),
             "the loop everyone writes": lambda: ran(sys.executable, "-c", LOOP, str(path)),
@@ -286,7 +286,7 @@ def tables(folder: Path, options: argparse.Namespace, bare: Ran) -> Iterator[str
     for name in ("x.parquet", "x.csv", "wide.parquet"):
         path = folder / name
         found = interleaved(
-            1 if options.quick else 3,
+            options.rounds,
             {
                 "pyarrow and NumPy": partial(ran, sys.executable, "-c", ARROW, str(path)),
                 STATS: partial(ran, *fastbn("stats", path, "--memory", options.memory, "--json")),
@@ -387,13 +387,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the tables")
     parser.add_argument("--kills", type=int, default=50, help="how often each command is killed")
     parser.add_argument("--memory", default="64M", help="what the command may use")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed")
     parser.add_argument("--folder", type=Path, default=native.BUILD / "files", help="where the files are made")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     parser.add_argument("--markdown", type=Path, default=native.BUILD / "files.md", help="where the tables go")
     options = parser.parse_args()
     if options.quick:
         options.bytes, options.images = options.bytes // 8, options.images // 8
-        options.rows, options.kills = options.rows // 8, options.kills // 8
+        options.rows, options.kills, options.rounds = options.rows // 8, options.kills // 8, 1
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     try:

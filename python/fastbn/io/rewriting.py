@@ -202,7 +202,7 @@ class Rewriting:
         names = [field.name for field in source.fields]
         schema = source.schema or pa.schema(list(zip(names, batch.rows.schema.types, strict=True)))
         rows = pa.Table.from_arrays(columns, schema=described(schema, source.chosen, values.dtype))
-        return Piece(rows, (), source.name, batch.done)
+        return Piece(rows, (batch.row,), source.name, batch.done)
 
     def _picture(self, source: Any, picture: Any, mean: Array, var: Array, /) -> Piece:
         several = f"-{picture.page}" if picture.page or picture.following is None else ""

@@ -155,18 +155,12 @@ def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
     return tuple(chunk)
 
 
-class _ArrayWriter:
-    """Takes an array region by region; how many rows there are shows at the end.
+class _Writer:
+    """Takes an array region by region, or a table by rows; how many rows there are shows at the end."""
 
-    An array that can grow: ``resize`` and slicing is all that is known of it here.
-    """
+    _array: Any  # can grow: ``resize`` and slicing is all that is known of it here
 
-    _array: Any
-
-    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
-        raise NotImplementedError  # pragma: no cover (each kind has its own)
-
-    def write(self, corner: Shape, values: Array) -> None:
+    def write(self, corner: Shape, values: Any) -> None:
         """Write values to where they begin in the whole array, which grows if it must."""
         region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
         if region[0].stop > self._array.shape[0]:
@@ -187,7 +181,7 @@ class _ArrayWriter:
         self._array.resize((rows, *self._array.shape[1:]))
 
 
-class _NpyWriter(_ArrayWriter):
+class _NpyWriter(_Writer):
     """An .npy file in C order. Its header has the number of rows, and room to write it once more at the end."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -251,7 +245,7 @@ class _NpzWriter(_NpyWriter):
             removed(self._beside)
 
 
-class _Hdf5Writer(_ArrayWriter):
+class _Hdf5Writer(_Writer):
     """An array of an HDF5 file: a new one, or a copy of one of which everything else stays."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -364,7 +358,7 @@ class _Lenient(io.FileIO):
             raise self._error
 
 
-class _ZarrWriter(_ArrayWriter):
+class _ZarrWriter(_Writer):
     """An array of a Zarr store in a folder: a new one, or a copy of one of which everything else stays."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -458,7 +452,7 @@ async def _others_done() -> None:
         await asyncio.wait(others, timeout=_PATIENCE)
 
 
-_WRITERS: dict[str, type[_ArrayWriter]] = {
+_WRITERS: dict[str, Callable[[Target, str, Wanted], _Writer]] = {
     "npy": _NpyWriter,
     "npz": _NpzWriter,
     "hdf5": _Hdf5Writer,
@@ -470,7 +464,7 @@ _WRITERS: dict[str, type[_ArrayWriter]] = {
 # Tables.
 
 
-class _TableWriter:
+class _TableWriter(_Writer):
     """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
 
     def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
@@ -491,9 +485,9 @@ class _TableWriter:
             spelled = self._spelled(schema.empty_table()).schema
             self._writer = csv.CSVWriter(self._stream or path, spelled, write_options=how)
 
-    def write(self, rows: Any) -> None:
+    def write(self, corner: Shape, values: Any) -> None:
         """Append rows, a table of pyarrow's with the columns of the first."""
-        rows = self._spelled(rows) if self._text else rows
+        rows = self._spelled(values) if self._text else values
         (self._writer.write_table if hasattr(self._writer, "write_table") else self._writer.write)(rows)
 
     def close(self) -> None:
@@ -556,11 +550,8 @@ class FileSink:
     def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
         self.tabular = target.kind in TABLES.values()
         self._target, self._path, self._options = target, path, options
-        self._array: _ArrayWriter | None = None
-        self._table: _TableWriter | None = None
-        self._schema: Any = None
-        self._dtype: Any = None
-        self._trailing: Shape = ()
+        self._writer: _Writer | None = None
+        self._kind: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
         self._source: Source | None = None
         self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
         self._resumed = resumed is not None
@@ -573,25 +564,27 @@ class FileSink:
 
     def write(self, piece: Piece) -> None:
         """Write a piece."""
-        if self.tabular:
-            self._write_rows(piece)
-            return
         values, corner = piece.values, piece.corner
-        if self._source is not None and self._source.flat:
+        if self._source is not None and self._source.flat and not self.tabular:
             values, corner = values[:, 0], corner[:1]
-        trailing = self._trailing_of(values.shape)
-        if self._array is None:
-            self._trailing, self._dtype = trailing, values.dtype
-            origin = Origin() if self._source is None else self._source.origin
-            wanted = Wanted(trailing, values.dtype, origin, self._resumed)
-            self._array = _WRITERS[self._target.kind](self._target, self._path, wanted)
-        if trailing != self._trailing or values.dtype != self._dtype:
+        kind = (values.schema.names, values.schema.types) if self.tabular else self._kind_of(values)
+        if self._writer is None:
+            self._kind = kind
+            if self.tabular:
+                self._writer = _TableWriter(self._target, self._path, values.schema, self._options)
+            else:
+                origin = Origin() if self._source is None else self._source.origin
+                wanted = Wanted(kind[0], kind[1], origin, self._resumed)
+                self._writer = _WRITERS[self._target.kind](self._target, self._path, wanted)
+        if kind != self._kind:
+            what, (held, of), (got, other) = "columns" if self.tabular else "shapes", self._kind, kind
             raise ValueError(
-                f"out must be a folder where shapes or types differ: one file holds {self._trailing} of {self._dtype}, "
-                f"got {trailing} of {values.dtype} from {piece.name}"
+                f"out must be a folder where {what} or types differ: one file holds {held} of {of}, "
+                f"got {got} of {other} from {piece.name}"
             )
-        self.rows = max(self.rows, self._begin + corner[0] + values.shape[0])
-        self._array.write((self._begin + corner[0], *corner[1:]), values)
+        at = self._begin + corner[0]
+        self.rows = max(self.rows, at + len(values))
+        self._writer.write((at, *corner[1:]), values)
 
     def end(self) -> None:
         """End a source that is complete."""
@@ -599,8 +592,8 @@ class FileSink:
 
     def settle(self) -> None:
         """Have the system write out what was written."""
-        if self._array is not None:
-            self._array.settle(self.rows)
+        if self._writer is not None:
+            self._writer.settle(self.rows)
 
     def undo(self) -> bool:
         """Whether a source that failed has left nothing behind."""
@@ -608,34 +601,24 @@ class FileSink:
 
     def finish(self) -> None:
         """Complete the file."""
-        if self._array is not None:
-            self._array.finish(self.rows)
-        elif self._table is None and not self._resumed:  # else it was complete when the run was stopped
+        if self._writer is not None:
+            self._writer.finish(self.rows)
+        elif not self._resumed:  # else it was complete when the run was stopped
             raise ValueError("source must hold something that can be read, got nothing")
 
     def close(self) -> None:
         """Let go of the file."""
-        for writer in (self._array, self._table):
-            if writer is not None:
-                writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
-    def _trailing_of(self, shape: Shape) -> Shape:
-        """Return the shape of a row of the result: a piece may be narrower than its source."""
-        if self._source is None or self._source.shape is None or len(shape) < 2:
-            return shape[1:]
+    def _kind_of(self, values: Array) -> tuple[Shape, Any]:
+        """Return the shape of a row of the result, and its type: a piece may be narrower than its source."""
+        if self._source is None or self._source.shape is None or values.ndim < 2:
+            return values.shape[1:], values.dtype
         whole = list(self._source.shape)
         for axis, size in zip(self._source.axis, self._source.features, strict=True):
             whole[axis] = size
-        return tuple(whole[1:])
-
-    def _write_rows(self, piece: Piece) -> None:
-        if self._table is None:
-            self._schema = piece.values.schema
-            self._table = _TableWriter(self._target, self._path, self._schema, self._options)
-        if piece.values.schema.names != self._schema.names or piece.values.schema.types != self._schema.types:
-            raise ValueError(f"out must be a folder where columns or types differ, got {piece.name}")
-        self.rows += piece.values.num_rows
-        self._table.write(piece.values)
+        return tuple(whole[1:]), values.dtype
 
 
 class FolderSink:
