@@ -3,6 +3,7 @@
     python3 .ci/release.py [--compiler-root FOLDER] [--python PYTHON | ROOT:PYTHON] ...    everything
     python3 .ci/release.py sdist                                                           the sdist alone
     python3 .ci/release.py check FILE...                                                   look at what others built
+    python3 .ci/release.py try FILE... [--python ...]                                      install and test it
 
 Everything is made of the commit that is checked out, not of the work tree. The sdist and the first Python's wheel are
 built twice in two folders, and must have the same bytes. Each file is installed into an empty environment, where
@@ -52,18 +53,25 @@ OWN_MOUNTS = "FASTBN_RELEASE_MOUNTS"
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["all"], help="all (the default), sdist, or check and files")
+    parser.add_argument("what", nargs="*", default=["all"], help="all (the default), sdist, or check or try, and files")
     parser.add_argument("--compiler-root", type=Path, help="the Debian system whose g++ compiles")
     parser.add_argument("--suite", default="bullseye", help="what to make it of, if it is missing")
     parser.add_argument("--python", action="append", default=[], help="default: each python3.x that is found")
+    parser.add_argument("--once", action="store_true", help="build wheels once and leave them untried: see `try`")
     options = parser.parse_args()
     what, *files = options.what
     if what == "check":
         check([Path(file) for file in files])
         return
-    check_changes()
-    if options.compiler_root is not None:
+    if options.compiler_root is not None or any(":" in python for python in options.python):
         with_own_mounts()
+    if what == "try":
+        WORK.mkdir(parents=True, exist_ok=True)
+        pythons = [Python.of(text) for text in options.python or found_pythons()]
+        tests = exported(WORK / "sources" / "tests")
+        print("\n".join(tried(python, Path(file), tests) for python in pythons for file in files if python.fits(file)))
+        return
+    check_changes()
     os.environ["SOURCE_DATE_EPOCH"] = output("git", "log", "-1", "--format=%ct")
     fresh(WORK / "sources", DIST)
     sdist = build_sdist()
@@ -75,11 +83,14 @@ def main() -> None:
     pythons = [Python.of(text) for text in options.python or found_pythons()]
     compiler.serve(pythons)
     wheels = [build_wheel(python, sdist, compiler) for python in pythons]
+    check([sdist, *wheels])
+    if options.once:
+        return
     same(wheels[0], build_wheel(pythons[0], sdist, compiler, again=True))
     report.append(f"{wheels[0].name}: two builds have the same bytes")
-    check([sdist, *wheels])
-    report.append(f"{sdist.name}: {tried(pythons[0], sdist)}")
-    report += [f"{wheel.name}: {tried(python, wheel)}" for python, wheel in zip(pythons, wheels, strict=True)]
+    tests = unpacked(sdist, WORK / "sources" / "tests")
+    report.append(tried(pythons[0], sdist, tests))
+    report += [tried(python, wheel, tests) for python, wheel in zip(pythons, wheels, strict=True)]
     print("\n".join(["", *report]))
 
 
@@ -210,10 +221,17 @@ class Python:
         names = {Path(include), Path(platform), extra}
         return sorted(name for name in names if (self.root / str(name).lstrip("/")).exists())
 
+    def tag(self) -> str:
+        """Return what wheels for the interpreter are called by."""
+        return output(*self.at, self.path, "-c", "import sys; print('cp%d%d' % sys.version_info[:2] + sys.abiflags)")
+
+    def fits(self, file: str) -> bool:
+        """Whether a file is for this interpreter: an sdist, or a wheel of its tag."""
+        return not file.endswith(".whl") or file.split("-")[-2] == self.tag()
+
     def environment(self, name: str, *requirements: str) -> Environment:
         """Make an empty environment, and install there what is asked for."""
-        code = "import sys; print('cp%d%d' % sys.version_info[:2] + sys.abiflags)"
-        tag = output(*self.at, self.path, "-c", code)
+        tag = self.tag()
         folder = WORK / f"{name}-{tag}"
         fresh(folder)
         run(*self.at, self.path, "-m", "venv", folder)
@@ -403,18 +421,17 @@ def check_wheel(wheel: Path) -> None:
         tools().run("-m", "auditwheel", "show", wheel)
 
 
-def tried(python: Python, what: Path) -> str:
-    """Install a file into an empty environment, use it there, and return what was done."""
+def tried(python: Python, what: Path, tests: Path) -> str:
+    """Install a file into an empty environment, use it there with the tests of a source folder, and say so."""
     environment = python.environment("try")
     environment.install(shutil.copy(what, WORK))  # which is seen from every root
-    source = unpacked(next(DIST.glob("*.tar.gz")), WORK / "sources" / "tests")
     began = time.monotonic()
     # The first command wants NumPy alone beside what is tried.
     for number, command in enumerate(WHEELS["test-command"]):
         if number == 1:
             environment.install(*WHEELS["test-requires"])
-        environment.run(*shlex.split(command.replace("{project}", str(source)))[1:], cwd=source)
-    return f"installed and tested by {environment.tag} ({time.monotonic() - began:.0f} s)"
+        environment.run(*shlex.split(command.replace("{project}", str(tests)))[1:], cwd=tests)
+    return f"{what.name}: installed and tested by {environment.tag} ({time.monotonic() - began:.0f} s)"
 
 
 if __name__ == "__main__":

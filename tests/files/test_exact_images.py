@@ -335,6 +335,15 @@ def test_pages_become_arrays_of_their_own(tmp_path: Path, rng: np.random.Generat
     assert sorted(path.name for path in (tmp_path / "y").iterdir()) == ["x-0.npy", "x-1.npy", "x-2.npy"]
 
 
+def test_channels_beyond_four_count_as_pixels(tmp_path: Path) -> None:
+    """A header of a few bytes may claim any number of them."""
+    values = np.arange(32 * 32 * 8, dtype=np.uint16).reshape(32, 32, 8)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ValueError, match=r"x.tif must have at most 2047 pixels, got 2048"):
+        fastbn.stream(tmp_path / "x.tif", max_pixels=2047)
+    assert_counts(tmp_path / "x.tif", values, max_pixels=2048)
+
+
 @pytest.mark.parametrize("tag", ["StripOffsets", "StripByteCounts"])
 def test_tiff_with_places_missing(tmp_path: Path, tag: str) -> None:
     """The strips that nothing is known of were read as zeros."""

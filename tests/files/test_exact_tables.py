@@ -292,10 +292,10 @@ def test_wide_tables_of_other_kinds(tmp_path: Path, rng: np.random.Generator, su
     x = rng.normal(size=(20, 8000))
     frame, source = pd.DataFrame(x, columns=[f"c{i}" for i in range(8000)]), tmp_path / f"x.{suffix}"
     (frame.to_feather(source) if suffix == "feather" else frame.to_csv(source, index=False))
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: the machine may be busy with others
     moments = fastbn.stream(source)
     fastbn.standardize(source, moments, tmp_path / f"y.{suffix}")
-    assert time.perf_counter() - start < 30  # it was minutes, and is seconds
+    assert time.process_time() - start < 30  # it was minutes, and is seconds
     assert_streamed(moments, x)
     assert fastbn.stream(tmp_path / f"y.{suffix}", columns=["c7999"]).count == 20
 

@@ -3,7 +3,7 @@
     python tests/fuzz/files.py TARGET [options of libFuzzer and folders]    as -max_total_time=600 build/fuzz/TARGET
     python tests/fuzz/files.py --seeds FOLDER                               what to begin with, a folder for each target
 
-Any exception but those by which a file is refused, a crash, ten seconds or two gigabytes are findings, which atheris
+Any exception but those by which a file is refused, a crash, half a minute or two gigabytes are findings, which atheris
 leaves in the working folder. `targets.py` has the targets. Wants atheris and what `pip install "fastbn[files]"` adds.
 """
 
@@ -32,7 +32,7 @@ def fuzz(target: str, options: list[str]) -> None:
     for name, _, content in targets.seeds():  # so that no file waits for a library to be imported
         if name == target:
             targets.read(target, content)
-    limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"]
+    limits = ["-timeout=30", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *limits, *options], lambda data: targets.read(target, data))
     try:
         atheris.Fuzz()

@@ -445,7 +445,9 @@ def _tiff(path: str, options: Options) -> _Header:
                 for page, values in _pages(series):
                     yield _channels_last(page, values, channels)
 
-    return _Header(kind, values // max(1, first.samplesperpixel), channels, dtype, decode, count, nodata)
+    # Channels beyond the fourth count as more pixels, or a header of a few bytes could ask for any memory.
+    pixels = values // min(max(1, first.samplesperpixel), 4)
+    return _Header(kind, pixels, channels, dtype, decode, count, nodata)
 
 
 def _series(tiff: Any) -> Iterator[Any]:

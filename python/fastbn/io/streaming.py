@@ -81,7 +81,7 @@ def stream(
         What images are converted to, by Pillow, to 8 bits. By default they are read as they are stored and must be of
         the first one's kind; palettes are RGB, alpha does not count.
     max_pixels : int, default 178956970
-        The largest image to decode.
+        The largest image to decode; four channels beyond the first four count as another pixel.
     header : bool, optional
         Whether the first line of a text has the names of its columns. By default it has, and an error asks where all
         of it are numbers.
