@@ -96,6 +96,21 @@ def test_memory_order_is_kept(shape: tuple[int, ...], memory_format: Any, dtype:
         assert each.stride() == x.stride()
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_kernels_compute_it_where_torch_would_too(
+    training: bool, activation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("torch's own operation was called")
+
+    monkeypatch.setattr(F, "batch_norm", refuse)
+    for x in (tensor(4, 3), tensor(4, 3).requires_grad_()):
+        for residual in (None, tensor(4, 3, seed=1)):
+            mean, var, weight, bias = parameters(3, torch.float32)
+            batch_norm(x, mean, var, weight, bias, training, residual=residual, activation=activation)
+
+
 def test_x_is_not_copied_and_y_is_new() -> None:
     x = tensor(4, 3)
     before = x.clone()
