@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from fastbn import _core
 from fastbn.torch import batch_norm
 from support import oracle
 
@@ -230,6 +231,20 @@ def test_tensors_whose_memory_is_not_their_values() -> None:
     for x, w in ((negated, tensor(3)), (tensor(4, 3), weight)):
         got = batch_norm(x, weight=w, training=True)
         torch.testing.assert_close(got, F.batch_norm(x, None, None, w, None, True), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tensors_memory_is_an_array() -> None:
+    for dtype in TYPES:
+        x = tensor(3, 4, dtype=dtype)
+        array = _core.from_exchange_api(x[:, 1:])
+        assert array is not None
+        assert (array.shape, array.strides) == ((3, 3), (4 * x.itemsize, x.itemsize))
+        array[0, 0] = 7
+        assert x[0, 1] == 7
+    for value in (np.zeros(3), 1.0, torch.zeros(2, dtype=torch.complex64)):
+        assert _core.from_exchange_api(value) is None
+    with pytest.raises(RuntimeError, match="meta"):
+        _core.from_exchange_api(torch.empty(3, device="meta"))
 
 
 def test_parameters_of_classes_of_their_own() -> None:
