@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from fastbn import _core
 from fastbn.torch import batch_norm
 from support import oracle
 
@@ -94,6 +95,21 @@ def test_memory_order_is_kept(shape: tuple[int, ...], memory_format: Any, dtype:
     gradients = torch.autograd.grad(y, (x, residual), x.detach())
     for each in (y, *gradients):
         assert each.stride() == x.stride()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_kernels_compute_it_where_torch_would_too(
+    training: bool, activation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("torch's own operation was called")
+
+    monkeypatch.setattr(F, "batch_norm", refuse)
+    for x in (tensor(4, 3), tensor(4, 3).requires_grad_()):
+        for residual in (None, tensor(4, 3, seed=1)):
+            mean, var, weight, bias = parameters(3, torch.float32)
+            batch_norm(x, mean, var, weight, bias, training, residual=residual, activation=activation)
 
 
 def test_x_is_not_copied_and_y_is_new() -> None:
@@ -215,6 +231,20 @@ def test_tensors_whose_memory_is_not_their_values() -> None:
     for x, w in ((negated, tensor(3)), (tensor(4, 3), weight)):
         got = batch_norm(x, weight=w, training=True)
         torch.testing.assert_close(got, F.batch_norm(x, None, None, w, None, True), rtol=1e-5, atol=1e-5)
+
+
+def test_a_tensors_memory_is_an_array() -> None:
+    for dtype in TYPES:
+        x = tensor(3, 4, dtype=dtype)
+        array = _core.from_exchange_api(x[:, 1:])
+        assert array is not None
+        assert (array.shape, array.strides) == ((3, 3), (4 * x.itemsize, x.itemsize))
+        array[0, 0] = 7
+        assert x[0, 1] == 7
+    for value in (np.zeros(3), 1.0, torch.zeros(2, dtype=torch.complex64)):
+        assert _core.from_exchange_api(value) is None
+    with pytest.raises(RuntimeError, match="meta"):
+        _core.from_exchange_api(torch.empty(3, device="meta"))
 
 
 def test_parameters_of_classes_of_their_own() -> None:

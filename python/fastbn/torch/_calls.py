@@ -16,7 +16,6 @@ Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 _AXIS = 1
-_CORRECTION = 1
 
 
 class Epilogue(NamedTuple):
@@ -79,9 +78,6 @@ def train(
             running_mean,
             running_var,
             momentum,
-            _CORRECTION,
-            False,
-            False,
         )
     )
 
@@ -98,7 +94,7 @@ def infer(
     out: Array | None = None,
 ) -> Array:
     """Normalize x by statistics that are given."""
-    return _core.normalize(x, mean, var, weight, bias, eps, _AXIS, None, out, residual, *epilogue, False)
+    return _core.normalize(x, mean, var, weight, bias, eps, _AXIS, None, out, residual, *epilogue)
 
 
 def backward(
@@ -127,7 +123,6 @@ def backward(
         weights,
         residual,
         *epilogue,
-        False,
     ) + ((None,) if residual is None else ())  # type: ignore[return-value]
 
 
