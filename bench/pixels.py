@@ -12,6 +12,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,9 @@ def moments_calls(shape: tuple[int, int], peers: dict[str, Any]) -> Calls:
     calls: Calls = {}
     for dtype in ("float32", *INTEGER_AIMS):
         x = filled(rng, shape, dtype)
-        axis = int(shape[0] > 1)
-        calls[dtype] = lambda x=x, axis=axis: fastbn.moments(x, axis=axis)
+        calls[dtype] = partial(fastbn.moments, x, axis=int(shape[0] > 1))
         if "numkong" in peers and shape[0] == 1 and dtype in ("float32", "uint8", "int8"):
-            calls[f"{dtype}, NumKong"] = lambda x=x: peers["numkong"].moments(x[0])
+            calls[f"{dtype}, NumKong"] = partial(peers["numkong"].moments, x[0])
     return calls
 
 
