@@ -49,7 +49,6 @@ struct Work {
     bool adjacent_channels = true;   // all have their channels one after the other along a row
     bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value
-    std::ptrdiff_t value_bytes = 0;  // of a value in all of them together
     // Values of a column that are side by side in a result whose tiles are transposed, else 0.
     std::ptrdiff_t result_column = 0;
 
