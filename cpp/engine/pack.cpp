@@ -164,7 +164,9 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
 bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
                               double* buffer) noexcept {
     if (!operand.walkable || !operand.origins.by_column) return false;
-    const Tile<void> x = direct_tile(operand, tile);
+    TileRange rows = tile;
+    rows.row_fold = 1;  // origins are for each of the columns that x has
+    const Tile<void> x = direct_tile(operand, rows);
     return difference_kernels(operand.dtype)
         .from_origins({x.data, x.stride}, operand.origins.of_channel + tile.col, tile.rows,
                       tile.cols, buffer);
