@@ -7,6 +7,7 @@ STAMPS := .venv/stamps
 DEBUG := build/debug
 SANITIZE := build/sanitize
 TSAN := build/tsan
+CLANG := build/clang
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Without isolation the build directory stays valid from one build to the next, and only what changed is compiled.
@@ -184,6 +185,13 @@ tsan: $(STAMPS)/package $(STAMPS)/extra-test $(TSAN)/stamp ## run the tests of t
 	$(call with_library,tsan) PYTHONPATH=$(CURDIR)/$(TSAN)/site $(BIN)/python -m pytest --capture=sys \
 	    tests/machine/test_shared.py tests/machine/test_threads.py tests/machine/test_memory.py
 
+.PHONY: test-clang
+test-clang: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-bench $(CLANG)/stamp ## build with clang, which must be installed, test, and compare the bits with g++'s
+	PYTHONPATH=$(CURDIR)/$(CLANG)/site $(BIN)/python -m pytest \
+	    tests/operation tests/numerics tests/weights tests/arrays tests/moments tests/layer
+	$(BIN)/python bench/compare.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" \
+	    $(CLANG)/site --same-bits
+
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too
 	rm -rf .venv build dist wheelhouse docs/generated .coverage .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -217,11 +225,14 @@ $(DEBUG)/compile_commands.json: CMakeLists.txt tests/cpp/CMakeLists.txt | $(STAM
 	    -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	touch $@
 
-$(SANITIZE)/stamp: CHECKS = address,undefined
-$(TSAN)/stamp: CHECKS = thread
-$(SANITIZE)/stamp $(TSAN)/stamp: $(SOURCES) | $(STAMPS)/venv
+# Builds of another kind, beside the one in .venv.
+CHECKED = --config-settings=cmake.build-type=RelWithDebInfo --config-settings=install.strip=false \
+    --config-settings=cmake.define.FASTBN_SANITIZE
+$(SANITIZE)/stamp: SETTINGS = $(CHECKED)=address,undefined
+$(TSAN)/stamp: SETTINGS = $(CHECKED)=thread
+$(CLANG)/stamp: SETTINGS = --config-settings=cmake.define.FASTBN_WERROR=ON
+$(CLANG)/stamp: export CXX = clang++
+$(SANITIZE)/stamp $(TSAN)/stamp $(CLANG)/stamp: $(SOURCES) | $(STAMPS)/venv
 	rm -rf $(@D)/site
-	$(INSTALL) --no-deps --target $(@D)/site \
-	    --config-settings=build-dir=$(@D)/cmake --config-settings=cmake.build-type=RelWithDebInfo \
-	    --config-settings=install.strip=false --config-settings=cmake.define.FASTBN_SANITIZE=$(CHECKS) .
+	$(INSTALL) --no-deps --target $(@D)/site --config-settings=build-dir=$(@D)/cmake $(SETTINGS) .
 	touch $@
