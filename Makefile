@@ -6,6 +6,8 @@ BIN := .venv/bin
 STAMPS := .venv/stamps
 DEBUG := build/debug
 SANITIZE := build/sanitize
+TSAN := build/tsan
+CLANG := build/clang
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Without isolation the build directory stays valid from one build to the next, and only what changed is compiled.
@@ -149,14 +151,16 @@ ctest: $(DEBUG)/compile_commands.json ## build with assertions and check the obj
 	ctest --test-dir $(DEBUG) --output-on-failure --no-tests=error
 
 # Python itself is not instrumented, so the run-time library must be loaded before it; libstdc++ beside it, or the
-# interceptor of __cxa_throw finds nothing to call. Left out: tests marked `wheel`, whose environment is built afresh
-# without this library. Leaks are not looked for: the interpreter never frees all it holds. pytest must leave stderr alone,
-# where a report goes just before the process ends.
-SANITIZERS = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+# interceptor of __cxa_throw finds nothing to call. pytest must leave stderr alone, where a report goes just before the
+# process ends.
+with_library = LD_PRELOAD="$$($(CXX) -print-file-name=lib$(1).so) $$($(CXX) -print-file-name=libstdc++.so)"
+SANITIZERS = $(call with_library,asan) \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 SANITIZED_SITE := $(CURDIR)/$(SANITIZE)/site
 SANITIZED = $(SANITIZERS) PYTHONPATH=$(SANITIZED_SITE) $(BIN)/python
 
+# Left out: tests marked `wheel`, whose environment is built afresh without this library. Leaks are not looked for: the
+# interpreter never frees all it holds.
 .PHONY: sanitize
 sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the tests with address and undefined-behaviour checks
 	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
@@ -175,6 +179,18 @@ fuzz: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-fuzz $(SANITIZE)/st
 	        -max_total_time=$$((60 * $(MINUTES) / $(words $(FUZZED)))) -artifact_prefix=$$target- \
 	        $$target $(CURDIR)/tests/fuzz/corpus/$$target) || exit 1; \
 	done
+
+.PHONY: tsan
+tsan: $(STAMPS)/package $(STAMPS)/extra-test $(TSAN)/stamp ## run the tests of threads under ThreadSanitizer
+	$(call with_library,tsan) PYTHONPATH=$(CURDIR)/$(TSAN)/site $(BIN)/python -m pytest --capture=sys \
+	    tests/machine/test_shared.py tests/machine/test_threads.py tests/machine/test_memory.py
+
+.PHONY: test-clang
+test-clang: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-bench $(CLANG)/stamp ## build with clang, which must be installed, test, and compare the bits with g++'s
+	PYTHONPATH=$(CURDIR)/$(CLANG)/site $(BIN)/python -m pytest \
+	    tests/operation tests/numerics tests/weights tests/arrays tests/moments tests/layer
+	$(BIN)/python bench/compare.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" \
+	    $(CLANG)/site --same-bits
 
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too
@@ -209,9 +225,14 @@ $(DEBUG)/compile_commands.json: CMakeLists.txt tests/cpp/CMakeLists.txt | $(STAM
 	    -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	touch $@
 
-$(SANITIZE)/stamp: $(SOURCES) | $(STAMPS)/venv
-	rm -rf $(SANITIZE)/site
-	$(INSTALL) --no-deps --target $(SANITIZE)/site \
-	    --config-settings=build-dir=$(SANITIZE)/cmake --config-settings=cmake.build-type=RelWithDebInfo \
-	    --config-settings=install.strip=false --config-settings=cmake.define.FASTBN_SANITIZE=ON .
+# Builds of another kind, beside the one in .venv.
+CHECKED = --config-settings=cmake.build-type=RelWithDebInfo --config-settings=install.strip=false \
+    --config-settings=cmake.define.FASTBN_SANITIZE
+$(SANITIZE)/stamp: SETTINGS = $(CHECKED)=address,undefined
+$(TSAN)/stamp: SETTINGS = $(CHECKED)=thread
+$(CLANG)/stamp: SETTINGS = --config-settings=cmake.define.FASTBN_WERROR=ON
+$(CLANG)/stamp: export CXX = clang++
+$(SANITIZE)/stamp $(TSAN)/stamp $(CLANG)/stamp: $(SOURCES) | $(STAMPS)/venv
+	rm -rf $(@D)/site
+	$(INSTALL) --no-deps --target $(@D)/site --config-settings=build-dir=$(@D)/cmake $(SETTINGS) .
 	touch $@

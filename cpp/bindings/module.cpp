@@ -163,8 +163,10 @@ void fill(PyObject* module) {
 }  // namespace
 }  // namespace fastbn::bindings
 
+// What calls share is constant once the module is imported, atomic, or behind the pool's lock: a
+// Python without a global lock need not bring it back for this module.
 // NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming): Python asks for it
-PYBIND11_MODULE(_core, module) {
+PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     module.doc() = "Compiled kernels of fastbn; documented in fastbn's Python functions.";
     try {
         fastbn::bindings::fill(module.ptr());

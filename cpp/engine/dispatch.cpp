@@ -21,7 +21,8 @@ struct Registers {
 
 Registers cpuid(unsigned leaf, unsigned subleaf) {
     Registers r;
-    if (__get_cpuid_max(0, nullptr) >= leaf) {
+    const auto last = static_cast<unsigned>(__get_cpuid_max(0, nullptr));  // clang has it as an int
+    if (last >= leaf) {
         __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
     }
     return r;

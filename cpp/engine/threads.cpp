@@ -8,6 +8,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __SANITIZE_THREAD__
+#include <vector>
+#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
@@ -53,6 +56,26 @@ void wait_until(const Condition& condition) {
     } while (now() < end);
     while (!condition()) std::this_thread::yield();
 }
+
+// work(thread, threads) on each of so many threads, of which the caller is number 0.
+#ifdef __SANITIZE_THREAD__
+// ThreadSanitizer cannot see how OpenMP's runtime orders what its threads do, and would report all
+// of it. It is shown the same work on threads that it knows.
+template <class Work>
+void on_threads(int threads, const Work& work) {
+    std::vector<std::thread> others;
+    for (int i = 1; i < threads; ++i) others.emplace_back(work, i, threads);
+    work(0, threads);
+    for (std::thread& other : others) other.join();
+}
+#elif defined(_OPENMP)
+template <class Work>
+void on_threads(int threads, const Work& work) {
+    // OpenMP may grant fewer threads than asked for.
+#pragma omp parallel num_threads(threads)
+    work(omp_get_thread_num(), omp_get_num_threads());
+}
+#endif
 
 }  // namespace
 
@@ -153,18 +176,16 @@ void run_team(const Team& team, TeamTask task, const void* context) noexcept {
     if (team.threads > 1) {
         Phases phases;
         std::atomic<int> left{0};
-#pragma omp parallel num_threads(team.threads)
-        {
-            // OpenMP may grant fewer threads than asked for.
-            Member member(omp_get_thread_num(), omp_get_num_threads(), &phases);
+        on_threads(team.threads, [&](int thread, int granted) {
+            Member member(thread, granted, &phases);
             task(context, member);
             left.fetch_add(1, std::memory_order_relaxed);
-            if (member.thread() == 0) {
-                members = omp_get_num_threads();
+            if (thread == 0) {
+                members = granted;
                 // OpenMP itself would keep the processor for milliseconds.
                 wait_until([&] { return left.load(std::memory_order_relaxed) == members; });
             }
-        }
+        });
         for (const Phase& phase : phases) alone += phase.alone();
     } else
 #endif

@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,40 @@ M = TypeVar("M", bound="Moments")
 
 _WRITER = "Moments.save"
 _CONFIG = ("nan", "extremes", "scale", "axis", "mode")  # what files hold as JSON, not as arrays
+
+_UNKNOWN = Provenance()
+
+# Held by whoever replaces what Moments have seen, for one comparison and one assignment. A fork waits for it, or the
+# child could inherit it from a thread that it does not have; so there is one for all Moments.
+_replacing = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_replacing.acquire, after_in_parent=_replacing.release, after_in_child=_replacing.release
+    )
+
+
+class _Seen(NamedTuple):
+    """All that Moments have seen, never written to: copies share it, and a thread that reads it has one state."""
+
+    statistics: Statistics | None = None  # this and extremes: None while nothing was seen
+    extremes: Extremes | None = None
+    provenance: Provenance = _UNKNOWN
+
+    def merged(self, other: _Seen) -> _Seen:
+        if other.statistics is None:
+            return self
+        if self.statistics is None:
+            return other
+        shape, other_shape = self.statistics.mean.shape, other.statistics.mean.shape
+        if shape != other_shape:
+            raise ValueError(f"other must have features of shape {shape}, got {other_shape}")
+        provenance = self.provenance.merged(other.provenance)
+        statistics, extremes = merged(self.statistics, other.statistics), None
+        if np.isinf(statistics.count).any():
+            raise ValueError(f"count must be finite and >= 0, got {statistics.count}")
+        if self.extremes is not None and other.extremes is not None:
+            extremes = merged_extremes(self.extremes, self.statistics.count, other.extremes, other.statistics.count)
+        return _Seen(statistics, extremes, provenance)
 
 
 class Moments:
@@ -83,6 +118,9 @@ class Moments:
     the ``scale``, ``axis`` and ``mode`` that `fastbn.stream` was given, which `fastbn.standardize` goes by; in merging,
     what differs of these is forgotten.
 
+    Threads may `update` and `merge` into the same Moments at once: nothing is lost, and who unpacks them, or asks for a
+    variance, meets the state before an update or after it. The last bits depend on the order in which the threads come.
+
     ``count, mean, m2 = moments`` unpacks. ``==`` compares count, mean, m2, min and max, NaN being equal to itself.
 
     Examples
@@ -99,12 +137,9 @@ class Moments:
 
     __hash__ = None  # type: ignore[assignment]  # a value that changes
 
-    # Both None while nothing was seen. Their arrays are never written to, so that copies can share them.
-    _statistics: Statistics | None
-    _range: Extremes | None
+    _seen: _Seen
     _nan: Literal["propagate", "omit"]
     _extremes: bool
-    _provenance: Provenance
 
     def __init__(
         self,
@@ -119,51 +154,54 @@ class Moments:
     ) -> None:
         self._nan = checked_choice("nan", nan)
         self._extremes = checked_flag("extremes", extremes) or min is not None
-        self._statistics, self._range, self._provenance = None, None, Provenance()
-        statistics = checked_statistics(count, mean, m2)
-        if statistics is not None:
-            self._statistics = Statistics(*statistics, *map(np.zeros_like, statistics[1:]))  # low parts of 0
-        extremes_seen = checked_extremes(min, max, self.shape)
-        if extremes_seen is not None:
-            self._range = Extremes(*extremes_seen)
+        given = checked_statistics(count, mean, m2)
+        statistics = None if given is None else Statistics(*given, *map(np.zeros_like, given[1:]))  # low parts of 0
+        extremes_given = checked_extremes(min, max, None if statistics is None else statistics.mean.shape)
+        self._seen = _Seen(statistics, None if extremes_given is None else Extremes(*extremes_given))
 
     # What was seen.
 
     @property
     def count(self) -> Count:
         """How many values there are of each feature."""
-        count = 0 if self._statistics is None else self._statistics.count
+        statistics = self._seen.statistics
+        count = 0 if statistics is None else statistics.count
         return count if isinstance(count, int) else _read_only(count)
 
     @property
     def mean(self) -> Array:
         """Mean of each feature."""
-        return np.empty(0) if self._statistics is None else _read_only(self._statistics.mean)
+        statistics = self._seen.statistics
+        return np.empty(0) if statistics is None else _read_only(statistics.mean)
 
     @property
     def m2(self) -> Array:
         """Sum of squares about the mean of each feature."""
-        return np.empty(0) if self._statistics is None else _read_only(self._statistics.m2)
+        statistics = self._seen.statistics
+        return np.empty(0) if statistics is None else _read_only(statistics.m2)
 
     @property
     def min(self) -> Array | None:
         """Least value of each feature."""
-        return None if self._range is None else _read_only(self._range.min)
+        extremes = self._seen.extremes
+        return None if extremes is None else _read_only(extremes.min)
 
     @property
     def max(self) -> Array | None:
         """Largest value of each feature."""
-        return None if self._range is None else _read_only(self._range.max)
+        extremes = self._seen.extremes
+        return None if extremes is None else _read_only(extremes.max)
 
     @property
     def shape(self) -> Shape | None:
         """The feature shape, None while nothing was seen."""
-        return None if self._statistics is None else self._statistics.mean.shape
+        statistics = self._seen.statistics
+        return None if statistics is None else statistics.mean.shape
 
     @property
     def names(self) -> tuple[str, ...] | None:
         """What the features are called, None where they have no names."""
-        return self._provenance.names
+        return self._seen.provenance.names
 
     @property
     def nan(self) -> Literal["propagate", "omit"]:
@@ -189,9 +227,10 @@ class Moments:
             One value per feature; NaN where ``count - correction`` is not positive.
         """
         correction = checked_real("correction", correction, 0, LARGEST)
-        freedom = np.asarray(self.count - correction, np.float64)
+        count, _, m2 = self
+        freedom = np.asarray(count - correction, np.float64)
         with np.errstate(over="ignore"):  # where the sum of the weights is tiny
-            return np.asarray(self.m2 / np.where(freedom > 0, freedom, np.nan))
+            return np.asarray(m2 / np.where(freedom > 0, freedom, np.nan))
 
     def std(self, correction: float = 0) -> Array:
         """Return the standard deviation, the square root of `var`.
@@ -210,22 +249,23 @@ class Moments:
 
     def __iter__(self) -> Iterator[Any]:
         """Unpack into count, mean and m2."""
-        return iter((self.count, self.mean, self.m2))
+        now = self.copy()
+        return iter((now.count, now.mean, now.m2))
 
     def __eq__(self, other: object) -> bool:
         """Whether both have the same features and statistics."""
         if not isinstance(other, Moments):
             return NotImplemented
-        pairs = zip((*self, self.min, self.max), (*other, other.min, other.max), strict=True)
-        return self.shape == other.shape and all(_equal(a, b) for a, b in pairs)
+        one, another = self.copy(), other.copy()
+        pairs = zip((*one, one.min, one.max), (*another, another.min, another.max), strict=True)
+        return one.shape == another.shape and all(_equal(a, b) for a, b in pairs)
 
     def __repr__(self) -> str:
         """Return count, mean and standard deviation, and the extremes, shortened where there are many features."""
-        shown: dict[str, Any] = (
-            {} if self._statistics is None else {"count": self.count, "mean": self.mean, "std": self.std()}
-        )
-        if self._range is not None:
-            shown |= {"min": self.min, "max": self.max}
+        now = self.copy()
+        shown: dict[str, Any] = {} if now.shape is None else {"count": now.count, "mean": now.mean, "std": now.std()}
+        if now.min is not None:
+            shown |= {"min": now.min, "max": now.max}
         return f"Moments({', '.join(f'{name}={_brief(value)}' for name, value in shown.items())})"
 
     # Growing and merging.
@@ -308,21 +348,14 @@ class Moments:
         """
         if not isinstance(other, Moments):
             raise TypeError(f"other must be Moments, got {type(other).__name__}")
-        if other._statistics is None:
-            return self
-        if self._statistics is None:
-            self._statistics, self._range, self._provenance = other._statistics, other._range, other._provenance
-            return self
-        if self.shape != other.shape:
-            raise ValueError(f"other must have features of shape {self.shape}, got {other.shape}")
-        provenance = self._provenance.merged(other._provenance)
-        statistics, extremes = merged(self._statistics, other._statistics), None
-        if np.isinf(statistics.count).any():
-            raise ValueError(f"count must be finite and >= 0, got {statistics.count}")
-        if self._range is not None and other._range is not None:
-            extremes = merged_extremes(self._range, self.count, other._range, other.count)
-        self._statistics, self._range, self._provenance = statistics, extremes, provenance
-        return self
+        part = other._seen
+        while True:
+            before = self._seen
+            after = before.merged(part)
+            with _replacing:
+                if self._seen is before:
+                    self._seen = after
+                    return self
 
     def __add__(self, other: Moments) -> Moments:
         """Return what both have seen; the options are the left one's."""
@@ -356,27 +389,28 @@ class Moments:
         >>> Moments.concatenate([Moments(2, [1.0], [2.0]), Moments(2, [3.0], [0.0])])
         Moments(count=2, mean=[1. 3.], std=[1. 0.])
         """
-        statistics = [part._statistics for part in parts if isinstance(part, Moments) and part._statistics is not None]
+        seen = [part._seen for part in parts if isinstance(part, Moments)]
+        statistics = [found.statistics for found in seen if found.statistics is not None]
         if not statistics or len(statistics) < len(parts):
             error = ValueError if all(isinstance(part, Moments) for part in parts) else TypeError
             raise error(f"parts must be Moments that have seen something, at least one, got {parts!r}")
-        counts = [part.count for part in parts]
+        counts = [part.count for part in statistics]
         if not all(isinstance(count, int) and count == counts[0] for count in counts):
-            counts[0] = np.concatenate([np.broadcast_to(part.count, part.mean.shape) for part in parts], axis) * 1.0
+            each = [np.broadcast_to(part.count, part.mean.shape) for part in statistics]
+            counts[0] = np.concatenate(each, axis) * 1.0
         joined = [np.concatenate(arrays, axis) for arrays in zip(*(part[1:] for part in statistics), strict=True)]
-        ranges = [part._range for part in parts if part._range is not None]
+        ranges = [found.extremes for found in seen if found.extremes is not None]
         extremes = None
-        if len(ranges) == len(parts):
+        if len(ranges) == len(seen):
             extremes = Extremes(*(np.concatenate(arrays, axis) for arrays in zip(*ranges, strict=True)))
-        whole = cls._of(Statistics(counts[0], *joined), extremes, parts[0])
-        whole._provenance = Provenance.side_by_side([part._provenance for part in parts])
-        if whole.mean.ndim > 1:
-            whole._provenance = whole._provenance._replace(names=None)
-        return whole
+        provenance = Provenance.side_by_side([found.provenance for found in seen])
+        if joined[0].ndim > 1:
+            provenance = provenance._replace(names=None)
+        return cls._of(Statistics(counts[0], *joined), extremes, provenance, like=parts[0])
 
     def copy(self: M) -> M:
         """Return an independent one of the same statistics, names and options."""
-        return self._of(self._statistics, self._range, self)
+        return self._of(*self._seen, like=self)
 
     # Saving and loading.
 
@@ -399,11 +433,12 @@ class Moments:
         >>> Moments(2, [1.0], [2.0]).to_dict()["mean"]
         array([1.])
         """
-        held: dict[str, Any] = {"count": 0} if self._statistics is None else self._statistics._asdict()
-        if self._range is not None:
-            held |= self._range._asdict()
+        statistics, extremes, provenance = self._seen
+        held: dict[str, Any] = {"count": 0} if statistics is None else statistics._asdict()
+        if extremes is not None:
+            held |= extremes._asdict()
         copies = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in held.items()}
-        return copies | self._options() | self._provenance.known()
+        return copies | self._options() | provenance.known()
 
     @classmethod
     def from_dict(cls: type[M], mapping: Mapping[str, Any]) -> M:
@@ -431,15 +466,17 @@ class Moments:
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
         written = "kind" in mapping  # by the command, where a lone None is a NaN and not what is missing
         result = cls(**{key: _as_number(mapping[key], written) for key in keys if key in mapping})
-        if result._statistics is not None:
-            high = {"mean_lo": result._statistics.mean, "m2_lo": result._statistics.m2}
+        statistics = result._seen.statistics
+        if statistics is not None:
+            high = {"mean_lo": statistics.mean, "m2_lo": statistics.m2}
             low = {
                 key: checked_low_part(key, _as_number(mapping[key], written), high[key])
                 for key in high
                 if key in mapping
             }
-            result._statistics = result._statistics._replace(**low)
-        result._provenance = checked_provenance(mapping, result.shape)
+            statistics = statistics._replace(**low)
+        provenance = checked_provenance(mapping, result.shape)
+        result._seen = result._seen._replace(statistics=statistics, provenance=provenance)
         return result
 
     def to_bytes(self) -> bytes:
@@ -526,12 +563,18 @@ class Moments:
     # Private.
 
     @classmethod
-    def _of(cls: type[M], statistics: Statistics | None, extremes: Extremes | None, like: Moments | None = None) -> M:
-        """Return Moments of these statistics, with the options of `like`, or with the defaults."""
+    def _of(
+        cls: type[M],
+        statistics: Statistics | None,
+        extremes: Extremes | None,
+        provenance: Provenance = _UNKNOWN,
+        *,
+        like: Moments | None = None,
+    ) -> M:
+        """Return Moments that have seen this, with the options of `like`, or with the defaults."""
         self = cls.__new__(cls)
-        self._statistics, self._range = statistics, extremes
+        self._seen = _Seen(statistics, extremes, provenance)
         self._nan, self._extremes = ("propagate", False) if like is None else (like._nan, like._extremes)
-        self._provenance = Provenance() if like is None else like._provenance
         return self
 
     def _options(self) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def streamed(source: Any, options: Options) -> Streamed:
         axis = counting.axis
     names, scale = None if state.names is None else tuple(state.names), options.scale or 1.0
     moments = scaled(state.total, scale).copy()
-    moments._provenance = Provenance(names if state.named else None, scale, axis, options.mode)
+    provenance = Provenance(names if state.named else None, scale, axis, options.mode)
+    moments._seen = moments._seen._replace(provenance=provenance)
     return Streamed(
         Stats(moments, names, scale, axis, options.mode), state.skipped, state.notes, state.others or [], kept
     )

@@ -36,7 +36,8 @@ class Stats(NamedTuple):
     @classmethod
     def of(cls, moments: Moments) -> Stats:
         """Return statistics with what they remember of the data, and what it is by default."""
-        return cls(moments, **{key: value for key, value in moments._provenance._asdict().items() if value is not None})
+        held = {key: value for key, value in moments._seen.provenance._asdict().items() if value is not None}
+        return cls(moments, **held)
 
     def labels(self) -> list[str]:
         """Return what to call each feature: its name, or its place in the feature shape."""
