@@ -48,7 +48,7 @@ public:
     void learn(const Team& team, Nanoseconds took, Nanoseconds alone);
 
 private:
-    static constexpr Nanoseconds repay = 8;
+    static constexpr Nanoseconds repay = 12;
     static constexpr Nanoseconds most_repay = 64;
 
     void add_loss(const Team& team, Nanoseconds loss);
