@@ -3,11 +3,10 @@
 // On a machine that others use too, a call waits at its end for the thread that the system does not
 // run just then, and may wait many times as long as it works. Whether it will cannot be asked of
 // the system in the time that a call takes. But a call that is over tells what its threads were
-// worth: each did a known part of the work in a known time, from which follows what half as many
-// would have taken, none of them waited for. The fastest one is believed, since the others may have
-// been interrupted at their work:
+// worth: each did a known part of the work in a known time, from which follows what one thread
+// would have taken (engine/threads.cpp), and half as many as there were, none of them waited for:
 //
-//     loss = took - alone / half,   alone = min over threads of (time worked / part of the work)
+//     loss = took - alone / half
 //
 // Losses and gains are added up, for calls of like size. When more has been lost than it costs to
 // wake the threads, such calls take half as many, until they have worked for `repay` times as long

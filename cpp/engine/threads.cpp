@@ -122,19 +122,25 @@ void Phase::wait_for_all(std::ptrdiff_t n) const {
     wait_until([&] { return done_.load(std::memory_order_acquire) == n; });
 }
 
-void Phase::add_time(Nanoseconds worked, std::ptrdiff_t mine, std::ptrdiff_t n) {
-    if (mine == 0) return;
+void Phase::add_time(Nanoseconds worked, std::ptrdiff_t mine, std::ptrdiff_t n, int members) {
+    worked_.fetch_add(worked, std::memory_order_relaxed);
+    // A few items tell too little of the others.
+    constexpr std::ptrdiff_t telling = 4;
+    if (mine == 0 || mine * members * telling < n) return;
     const double part = static_cast<double>(mine) / static_cast<double>(n);
     const auto alone = static_cast<Nanoseconds>(static_cast<double>(worked) / part);
-    Nanoseconds least = alone_.load(std::memory_order_relaxed);
+    Nanoseconds least = by_fastest_.load(std::memory_order_relaxed);
     while (alone < least) {
-        if (alone_.compare_exchange_weak(least, alone, std::memory_order_relaxed)) return;
+        if (by_fastest_.compare_exchange_weak(least, alone, std::memory_order_relaxed)) return;
     }
 }
 
 Nanoseconds Phase::alone() const {
-    const Nanoseconds alone = alone_.load(std::memory_order_relaxed);
-    return alone == unknown ? 0 : alone;
+    // Together the members have worked for as long as one would, unless some were interrupted. Then
+    // the fastest knows better; but no two items take quite the same, so it is not to be believed
+    // to less than a factor of two.
+    return std::min(worked_.load(std::memory_order_relaxed),
+                    2 * by_fastest_.load(std::memory_order_relaxed));
 }
 
 void run_team(const Team& team, TeamTask task, const void* context) noexcept {

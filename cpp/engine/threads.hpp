@@ -49,18 +49,17 @@ public:
     void finish(std::ptrdiff_t items) { done_.fetch_add(items, std::memory_order_release); }
     void wait_for_all(std::ptrdiff_t n) const;
 
-    // A member worked so long on `mine` of n items, the last of which have been handed out.
-    void add_time(Nanoseconds worked, std::ptrdiff_t mine, std::ptrdiff_t n);
-    // What one thread would have taken for all items, by the time and part of the member that was
-    // fastest: the others may have been interrupted.
+    // A member worked so long on `mine` of n items, and there are no more.
+    void add_time(Nanoseconds worked, std::ptrdiff_t mine, std::ptrdiff_t n, int members);
+    // What one thread would have taken for all items.
     Nanoseconds alone() const;
 
 private:
-    static constexpr Nanoseconds unknown = INT64_MAX;
-
     std::atomic<std::ptrdiff_t> next_{0};
     std::atomic<std::ptrdiff_t> done_{0};
-    std::atomic<Nanoseconds> alone_{unknown};
+    std::atomic<Nanoseconds> worked_{0};  // by all members together
+    // What one thread would have taken by the time and the part of the fastest member.
+    std::atomic<Nanoseconds> by_fastest_{INT64_MAX / 2};
 };
 
 constexpr std::size_t most_phases = 3;
@@ -92,7 +91,7 @@ public:
             phase.finish(range.end - range.begin);
             mine += range.end - range.begin;
         }
-        phase.add_time(now() - started, mine, n);
+        phase.add_time(now() - started, mine, n, members_);
         phase.wait_for_all(n);
     }
 
