@@ -21,7 +21,8 @@ struct Registers {
 
 Registers cpuid(unsigned leaf, unsigned subleaf) {
     Registers r;
-    const auto last = static_cast<unsigned>(__get_cpuid_max(0, nullptr));  // clang has it as an int
+    // Some versions of clang return an int. NOLINTNEXTLINE(readability-redundant-casting)
+    const auto last = static_cast<unsigned>(__get_cpuid_max(0, nullptr));
     if (last >= leaf) {
         __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
     }

@@ -422,7 +422,6 @@ IntegerSums MomentsReduction::merge(const Slab& slab, const IntegerSums& sums,
 
 Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
                                       const Memory& memory) const noexcept {
-    const bool weighted = buffers.sums.weight != nullptr;
     const std::ptrdiff_t n = slab.channels;
     const Statistics s = from(buffers.statistics, slab.channel - memory.first_channel);
     const double count = static_cast<double>(plan_.layout.count);
@@ -434,7 +433,7 @@ Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
         channel_kernels().finalize_moments(sums, count, eps_, s, n);
     }
     if (buffers.nonfinite != nullptr) rescan_out_of_range(slab, buffers, s, memory);
-    if (weighted) {
+    if (sums.weight != nullptr) {
         for (std::ptrdiff_t c = 0; c < n; ++c) {
             out_.count[slab.channel + c] =
                 (sums.weight[c] + sums.weight_lo[c]) * weights_.divisor();

@@ -40,8 +40,9 @@ struct Row {
             }
             dims[n++] = {array.shape[i], std::abs(array.strides[i])};
         }
-        std::stable_sort(dims, dims + n,
-                         [](const Dim& a, const Dim& b) { return a.stride > b.stride; });
+        std::sort(dims, dims + n, [](const Dim& a, const Dim& b) {
+            return a.stride != b.stride ? a.stride > b.stride : a.size > b.size;
+        });
         for (int i = 0; i < n; ++i) elements.cols.push(dims[i].size, dims[i].stride);
         const auto address = reinterpret_cast<std::uintptr_t>(elements.base);
         const std::ptrdiff_t size = size_of(array.dtype);
@@ -101,7 +102,7 @@ ArraySurvey survey(const ArrayRef& array, bool with_sum) {
     std::mutex of_found;
     parallel_ranges(row.team(), row.chunks(), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         const ArraySurvey part = survey_chunks(row, begin, end, with_sum ? sums : nullptr);
-        const std::lock_guard<std::mutex> lock(of_found);
+        const std::scoped_lock lock(of_found);
         found.min = std::min(found.min, part.min);
         found.max = std::max(found.max, part.max);
         found.has_nan = found.has_nan || part.has_nan;
