@@ -27,6 +27,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
         sys.settrace(tracer)
 
 
+# Programs, which hold no tests: the search for doctests would import them.
+collect_ignore = ["fuzz/calls.py", "fuzz/files.py", "samples/make.py"]
+
 settings.register_profile("fastbn", deadline=None, max_examples=150, print_blob=True)
 settings.load_profile("fastbn")
 

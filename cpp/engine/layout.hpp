@@ -1,6 +1,6 @@
-// How an array's axes become the loops of the kernels: x as (outer, channel, inner). Decided from x
-// and the form of its weights alone, so that what is summed, and in which order, does not depend on
-// where the result goes.
+// How an array's axes become the loops of the kernels: x as (outer, channel, inner). Where there
+// are sums, it is decided from x and the form of its weights alone, so that which values are summed
+// in which order does not depend on where the result goes; a transform without sums may go by y.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,7 @@ struct Layout {
     std::ptrdiff_t cols = 1;
     std::ptrdiff_t inner_fold = 1;  // channels_last: neighbouring columns that are one channel
     std::ptrdiff_t row_fold = 1;    // channels_last: rows of few columns that kernels take as one
-    bool direct = false;            // x's own memory can be given to the kernels
+    bool direct = false;            // the array's own memory can be given to the kernels
 
     AxisList reduced_axes;  // in the order of the loops
     AxisList channel_axes;

@@ -23,7 +23,8 @@ constexpr std::ptrdiff_t packed_tile_rows = 32;
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
 constexpr std::ptrdiff_t max_strip_cols = 2048;
 constexpr std::ptrdiff_t wanted_strip_values = 8192;
-// Where a column's values, not a row's, are side by side in memory there had better be many.
+// Transposed tiles are narrow and tall: a column is contiguous in the array, and a long one is a
+// long write.
 constexpr std::ptrdiff_t transposed_strip_cols = 32;
 constexpr std::ptrdiff_t max_strip_values = 32768;
 constexpr std::ptrdiff_t max_dense_cols = 8192;

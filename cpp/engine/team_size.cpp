@@ -25,8 +25,8 @@ int log2_of(std::ptrdiff_t n) {
 }
 
 // What half of the team would have taken. Threads share the memory's bandwidth, so that half as
-// many are faster than half as fast: a tenth less time is a guess on the safe side. And twice as
-// many threads are no more than twice as fast, whatever a call says that was interrupted.
+// many are faster than half as fast: a tenth less time is a guess on the safe side. They take twice
+// as long at most, which bounds the estimate for a call that was interrupted.
 Nanoseconds with_half(int threads, Nanoseconds took, Nanoseconds alone) {
     const int half = (threads + 1) / 2;
     return std::min(alone / half - alone / half / 10, 2 * took);
@@ -65,12 +65,15 @@ void TeamSize::add_loss(const Team& team, Nanoseconds loss) {
         return;
     }
     const Nanoseconds times = times_.load(std::memory_order_relaxed);
-    owed_.store(std::min(lost * times, most_owed), std::memory_order_relaxed);
+    // What the larger team still owes comes on top.
+    const Nanoseconds owed = std::max<Nanoseconds>(owed_.load(std::memory_order_relaxed), 0);
+    owed_.store(std::min(owed + lost * times, most_owed), std::memory_order_relaxed);
     times_.store(std::min(2 * times, most_repay), std::memory_order_relaxed);
     lost_.store(0, std::memory_order_relaxed);
 }
 
 void TeamSize::work_off(const Team& team, Nanoseconds took) {
+    if (halvings() != team.halvings) return;  // what is owed is to be worked off by a smaller team
     if (owed_.fetch_sub(took, std::memory_order_relaxed) > took) return;
     int halvings = team.halvings;
     if (!halvings_.compare_exchange_strong(halvings, halvings - 1, std::memory_order_relaxed)) {

@@ -126,7 +126,8 @@ void repeat_each(double* values, std::ptrdiff_t n, std::ptrdiff_t times) {
 }
 
 // The same of bytes, to `to`, from the first on: short stretches by stores of one length, of which
-// the next one overwrites what is too much. The last ones may come near the end of the memory.
+// the next one overwrites what is too much. The last ones are written exactly, so that nothing is
+// written past the end.
 void repeat_each(const std::uint8_t* values, std::ptrdiff_t n, std::ptrdiff_t times,
                  std::uint8_t* to) {
     constexpr std::ptrdiff_t stretch = 32;

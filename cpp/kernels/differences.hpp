@@ -18,7 +18,7 @@ inline bool write_differences(const T* values, const OriginAt& origin_at, std::p
     constexpr double middle = 0x1.8p52;
     constexpr std::uint64_t middle_bits = 0x4338000000000000;
     constexpr std::uint64_t limit = std::uint64_t{1} << 51;
-    // Unsigned integers are in the order of signed ones with the other first bit.
+    // Flipping the highest bit puts unsigned integers in the order of signed ones.
     constexpr std::uint64_t other_sign = T(-1) < T(0) ? 0 : std::uint64_t{1} << 63;
     std::uint64_t too_large = 0;
 #pragma omp simd reduction(| : too_large)

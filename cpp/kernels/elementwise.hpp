@@ -119,7 +119,8 @@ struct CachedOrStreamed {
 
 // ---- The loops ----
 
-// With coefficients for each column; `at` is the entry of column i's.
+// With coefficients for each column: the block at column i takes them from entry `at` on, which
+// wraps round at `period`.
 template <class C, class Y, class Formula, class Output>
 inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& formula,
                           const Output& output) {

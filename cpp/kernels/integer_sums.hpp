@@ -23,8 +23,8 @@ struct Truth {
     std::uint8_t byte;
 };
 
-// What registers add up are bytes without a sign and pairs of bytes with one: of a type with other
-// values, its values less an offset, which are its bits with the first one flipped.
+// Registers add unsigned bytes and signed 16-bit numbers. Of other types the highest bit is
+// flipped, which subtracts `offset` from each value; add_sums puts it back.
 template <class X>
 struct Read {
     static constexpr std::uint16_t zero = 0;  // the bits that are read as 0
@@ -75,8 +75,8 @@ inline void add_sums(const IntegerSums& to, std::ptrdiff_t i, std::ptrdiff_t n, 
     add_integers(to, i, sum + all, squares + offset * (2.0 * sum + all));
 }
 
-// Squares of 16 bits need the whole of 32 already. They are added up in two halves, each in an
-// element of its own: the lower one first.
+// Squares of 16-bit numbers fill 32 bits, so that their lower and their upper sixteen bits are
+// added up in elements of their own, the lower first.
 inline Bytes lower_halves(Bytes squares) { return Bytes::interleave_lower<2>(squares, Bytes{}); }
 inline Bytes upper_halves(Bytes squares) { return Bytes::interleave_upper<2>(squares, Bytes{}); }
 inline double from_halves(std::uint32_t lower, std::uint32_t upper) {

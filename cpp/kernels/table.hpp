@@ -64,8 +64,8 @@ struct MomentsKernels {
     Reduction<ValueRangeKernel> value_range;          // likewise
 };
 
-// Folds a tile into sums of integers, whose kernels serve where every value counts once. `scratch`
-// as for MomentsKernel.
+// Adds a tile's values and their squares to sums of integers, for where every value counts once.
+// `scratch` as for MomentsKernel.
 using IntegerSumsKernel = void (*)(Tile<const void> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
                                    IntegerSums sums, void* scratch) noexcept;
 

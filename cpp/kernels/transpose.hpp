@@ -159,8 +159,8 @@ inline void each_block_of_rows(std::ptrdiff_t rows, const Visit& visit) {
     }
 }
 
-// Rows before the first at which all columns of the array are on a boundary of a register, or none
-// where there is no such row.
+// Rows before the first at which all columns of the array are on a boundary of a register, or -1 if
+// there is no such row.
 template <int size>
 inline std::ptrdiff_t rows_before_boundary(Rows<char> array) {
     constexpr auto boundary = static_cast<std::ptrdiff_t>(sizeof(Bytes));
