@@ -96,7 +96,7 @@ def affine(
     else:
         center, factor, shift = zeros if mean is None else mean, None if scale is None else 1 / scale, None
     bound = None
-    if clip is not None and not inverse:
+    if clip is not None:
         given = isinstance(out, np.ndarray) and out.dtype.kind in "fV"  # anything else is refused below
         bound = bound_in(out.dtype if given and out is not None else dtype or x.dtype, clip)
     options: dict[str, Any] = {"dtype": dtype, "out": out, "refuse_infinity": refuse_infinity, "clip": bound}

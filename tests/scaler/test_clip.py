@@ -167,11 +167,25 @@ def test_it_is_a_parameter_like_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clip", "error"), [(-1.0, ValueError), (np.nan, ValueError), (np.inf, ValueError), ("1", TypeError)]
+    ("clip", "error"),
+    [
+        (-1.0, ValueError),
+        (np.nan, ValueError),
+        (np.inf, ValueError),
+        ("1", TypeError),
+        (1j, TypeError),
+        (True, TypeError),
+    ],
 )
 def test_what_is_no_bound(clip: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="clip must be"):
         StandardScaler(clip=clip).fit(table())
+    sparse = sp.csr_array(np.eye(3))
+    for x in (table(), sparse):
+        scaler = StandardScaler(with_mean=x is not sparse).fit(x).set_params(clip=clip)
+        with pytest.raises(error, match="clip must be"):
+            scaler.transform(x)
+        scaler.inverse_transform(x)  # does not clip
 
 
 def test_pickles_hold_plain_arrays_and_those_of_earlier_versions_are_read() -> None:

@@ -178,6 +178,7 @@ class StandardScaler(LearningScaler):
         if "n_samples_seen_" not in self.__dict__:
             check_is_fitted(self)
         copy = self.copy if copy is None else copy
+        clip = None if inverse else self._checked_clip()  # which may have been set since the fit
         used = {"mean": self.mean_} if self.with_mean else {}
         used |= {"scale": self.scale_} if self.with_std else {}
         x = read(self, X, inverse=inverse, writable=not copy)
@@ -187,7 +188,7 @@ class StandardScaler(LearningScaler):
             if out is not None:
                 raise ValueError(f"out must be None where X is left to scikit-learn, got X of type {type(X).__name__}")
             base: Any = super()
-            return base.inverse_transform(X, copy) if inverse else clipped_foreign(base.transform(X, copy), self.clip)
+            return base.inverse_transform(X, copy) if inverse else clipped_foreign(base.transform(X, copy), clip)
         if out is None and x.dtype.kind == "f" and x.flags.writeable and (not copy or (x is not X and is_own(x, X))):
             out = x
         name = "" if inverse else "X"
@@ -197,7 +198,7 @@ class StandardScaler(LearningScaler):
             refuse_infinity(x, name)
             looked = True
         try:
-            return affine(x, axis, shape, inverse=inverse, out=out, refuse_infinity=not looked, clip=self.clip, **used)
+            return affine(x, axis, shape, inverse=inverse, out=out, refuse_infinity=not looked, clip=clip, **used)
         except ValueError:
             refuse_infinity(x, name)  # in scikit-learn's words
             raise

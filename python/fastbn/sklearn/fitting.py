@@ -172,8 +172,10 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         axis_of(self)
         if self.correction is not None:
             checked_real("correction", self.correction, 0, LARGEST)
-        if self.clip is not None:
-            checked_real("clip", self.clip, 0, LARGEST)
+        self._checked_clip()
+
+    def _checked_clip(self) -> float | None:
+        return None if self.clip is None else checked_real("clip", self.clip, 0, LARGEST)
 
     def __getstate__(self) -> Any:
         """Hold the statistics as plain arrays, so that a file names no class of fastbn's but this one."""
