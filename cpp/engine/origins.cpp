@@ -14,6 +14,16 @@ std::uint64_t bits_at(const char* element, bool swapped) {
     return swapped ? reverse_bytes(bits) : bits;
 }
 
+// The second largest of three integers.
+std::uint64_t middle_of(std::uint64_t a, std::uint64_t b, std::uint64_t c, DType dtype) {
+    // Flipping the highest bit puts signed integers in the order of unsigned ones.
+    const std::uint64_t flipped = dtype == DType::int64 ? std::uint64_t{1} << 63 : 0;
+    a ^= flipped;
+    b ^= flipped;
+    c ^= flipped;
+    return std::max(std::min(a, b), std::min(std::max(a, b), c)) ^ flipped;
+}
+
 // The integer nearest to a mean, of those that float64 and the type both hold; 0 for NaN.
 std::uint64_t nearest(double mean, DType dtype) {
     if (std::isnan(mean)) return 0;
@@ -53,11 +63,16 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const We
     const Team team = weights.differ() ? choose_team(bytes, layout.channels) : Team{};
     parallel_ranges(team, layout.channels, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t c = begin; c < end; ++c) {
-            const std::ptrdiff_t i = weights.first_counted(layout, c);
+            const std::ptrdiff_t start = weights.next_counted(layout, c, 0);
+            if (start == layout.count) continue;
+            const auto value_from = [&](std::ptrdiff_t from) {
+                const std::ptrdiff_t next = weights.next_counted(layout, c, from);
+                const std::ptrdiff_t i = next == layout.count ? start : next;
+                return bits_at(first + channels.offset(c) + values.offset(i), x.swapped);
+            };
             of_channel_.data()[c] =
-                i == layout.count
-                    ? 0
-                    : bits_at(first + channels.offset(c) + values.offset(i), x.swapped);
+                middle_of(value_from(start), value_from(std::max(start, layout.count / 3)),
+                          value_from(std::max(start, layout.count / 3 * 2)), x.dtype);
         }
     });
 }

@@ -315,8 +315,8 @@ std::ptrdiff_t next_nonzero(const ArrayRef& array, const Layout& layout, std::pt
 
 }  // namespace
 
-std::ptrdiff_t Weights::first_counted(const Layout& layout, std::ptrdiff_t channel) const noexcept {
-    std::ptrdiff_t index = 0;
+std::ptrdiff_t Weights::next_counted(const Layout& layout, std::ptrdiff_t channel,
+                                     std::ptrdiff_t index) const noexcept {
     for (std::ptrdiff_t before = -1; index != before && index < layout.count;) {
         before = index;
         index = next_nonzero(where_, layout, channel, index);

@@ -57,9 +57,10 @@ public:
     GradientWeights gradient_tile(const TileRange& range, DType computed,
                                   const Scratch& scratch) const noexcept;
 
-    // The index of the first of a channel's values that count, in the order of reduced_dims:
-    // without regard to NaN, and their number if none does.
-    std::ptrdiff_t first_counted(const Layout& layout, std::ptrdiff_t channel) const noexcept;
+    // The index of the next of a channel's values that count, from `index` on, in the order of
+    // reduced_dims: without regard to NaN, and their number if none does.
+    std::ptrdiff_t next_counted(const Layout& layout, std::ptrdiff_t channel,
+                                std::ptrdiff_t index) const noexcept;
     // The weight of one value, slowly; likewise.
     double weight(const Layout& layout, std::ptrdiff_t channel,
                   std::ptrdiff_t index) const noexcept;

@@ -252,6 +252,24 @@ def far_out(rng: np.random.Generator, shape: tuple[int, ...], axis: int, dtype: 
     return (near + np.array(centers, object).reshape(spread_out)).astype(dtype)
 
 
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("place", [0, 4500, -1])
+def test_a_light_outlier_does_not_hide_the_other_integers(dtype: Any, place: int) -> None:
+    x = (np.arange(9000) % 7 + 50).astype(dtype)
+    x[place] = 9 * 10**18
+    weights = np.ones(9000)
+    weights[place] = 2.0**-66
+    total = sum(map(Fraction, weights))
+    mean = sum(Fraction(w) * int(v) for w, v in zip(weights, x, strict=True)) / total
+    var = sum(Fraction(w) * (int(v) - mean) ** 2 for w, v in zip(weights, x, strict=True)) / total
+    result = fastbn.batch_norm_train(x[:, np.newaxis], eps=0.0, weights=weights[:, np.newaxis])
+    # float64's digits are lost to differences of 9e18 by their weight alone, 2^-66.
+    np.testing.assert_allclose(result.mean, float(mean), rtol=1e-14)
+    np.testing.assert_allclose(result.var, float(var), rtol=1e-12)
+    wanted = [float(int(v) - mean) / float(var) ** 0.5 for v in x]
+    np.testing.assert_allclose(result.y[:, 0], wanted, rtol=1e-9)
+
+
 @every_isa
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize("spread", [2, 1000, 2**40])
