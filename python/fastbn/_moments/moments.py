@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import math
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
@@ -42,7 +42,7 @@ _UNKNOWN = Provenance()
 
 # Held by whoever replaces what Moments have seen, for one comparison and one assignment. A fork waits for it, or the
 # child could inherit it from a thread that it does not have; so there is one for all Moments.
-_replacing = threading.Lock()
+_replacing = _thread.allocate_lock()  # what `threading` has, whose import takes a millisecond
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_replacing.acquire, after_in_parent=_replacing.release, after_in_child=_replacing.release
