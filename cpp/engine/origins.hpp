@@ -16,8 +16,8 @@ namespace fastbn {
 
 class ChannelOrigins {
 public:
-    // Of each channel the middle one of three values that count, so that it is no outlier that stands
-    // alone, or 0 where none counts: statistics of x are taken.
+    // Of each channel the middle one of three values that count, so that it is no outlier that
+    // stands alone, or 0 where none counts: statistics of x are taken.
     ChannelOrigins(const ArrayRef& x, const Layout& layout, const Weights& weights);
     // The integers nearest to the means, from which they are then subtracted: x is seen less its
     // means.
