@@ -19,7 +19,7 @@ def from_torch(module: Any) -> BatchNorm:
     module : torch.nn.Module
         ``torch.nn.BatchNorm1d``, ``2d``, ``3d``, ``SyncBatchNorm``, a lazy one of these, or a frozen one: a module
         whose ``weight``, ``bias``, ``running_mean`` and ``running_var`` are buffers, as in
-        ``torchvision.ops.FrozenBatchNorm2d``. On any device. `fastbn.torch`'s modules are taken with their activation.
+        ``torchvision.ops.FrozenBatchNorm2d``. On any device. ``fastbn.torch``'s modules are taken with their activation.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def _from_batch_norm(module: Any, torch: Any) -> BatchNorm:
 
 
 def _activation_of(module: Any) -> dict[str, Any]:
-    """Return the options that a module of `fastbn.torch` has and one of torch has not."""
+    """Return the options that a module of ``fastbn.torch`` has and one of torch has not."""
     ours = sys.modules.get("fastbn.torch._modules")  # where it was not imported, the module is torch's
     if ours is None or not isinstance(module, ours.BatchNormMixin):
         return {}
