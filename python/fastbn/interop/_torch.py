@@ -19,7 +19,8 @@ def from_torch(module: Any) -> BatchNorm:
     module : torch.nn.Module
         ``torch.nn.BatchNorm1d``, ``2d``, ``3d``, ``SyncBatchNorm``, a lazy one of these, or a frozen one: a module
         whose ``weight``, ``bias``, ``running_mean`` and ``running_var`` are buffers, as in
-        ``torchvision.ops.FrozenBatchNorm2d``. On any device. ``fastbn.torch``'s modules are taken with their activation.
+        ``torchvision.ops.FrozenBatchNorm2d``. On any device. Modules of ``fastbn.torch`` are taken with their
+        activation.
 
     Returns
     -------
