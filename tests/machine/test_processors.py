@@ -44,19 +44,19 @@ def system(root: Path, groups: str, files: dict[str, str]) -> str:
     return str(root)
 
 
-V2, V1 = "0::/work/job\n", "12:pids:/work\n5:cpu,cpuacct:/work/job\n0::/work/job\n"
+V2, V1 = "0::/pods/one\n", "12:pids:/pods\n5:cpu,cpuacct:/pods/one\n0::/pods/one\n"
 
 
 @LINUX
 @pytest.mark.parametrize(
     ("groups", "files"),
     [
-        (V2, {"work/job/cpu.max": "100000 100000\n"}),
-        (V2, {"work/job/cpu.max": "max 100000\n", "work/cpu.max": "50000 50000\n"}),
-        (V2, {"work/job/cpu.max": "300000 100000\n", "cpu.max": "150000 100000\n"}),  # one and a half
+        (V2, {"pods/one/cpu.max": "100000 100000\n"}),
+        (V2, {"pods/one/cpu.max": "max 100000\n", "pods/cpu.max": "50000 50000\n"}),
+        (V2, {"pods/one/cpu.max": "300000 100000\n", "cpu.max": "150000 100000\n"}),  # one and a half
         (V2, {"cpu.max": "20000 100000\n"}),  # the path is the one outside of the container; a fifth
-        (V1, {"cpu,cpuacct/work/job/cpu.cfs_quota_us": "99999\n", "cpu,cpuacct/work/job/cpu.cfs_period_us": "50000\n"}),
-        (V1, {"cpu/work/cpu.cfs_quota_us": "100000\n", "cpu/work/cpu.cfs_period_us": "100000\n"}),
+        (V1, {"cpu,cpuacct/pods/one/cpu.cfs_quota_us": "99999\n", "cpu,cpuacct/pods/one/cpu.cfs_period_us": "50000\n"}),
+        (V1, {"cpu/pods/cpu.cfs_quota_us": "100000\n", "cpu/pods/cpu.cfs_period_us": "100000\n"}),
         (V1, {"cpu/cpu.cfs_quota_us": "1000\n", "cpu/cpu.cfs_period_us": "100000\n"}),
     ],
 )
@@ -72,11 +72,11 @@ def test_a_quota_of_one_processor(groups: str, files: dict[str, str], seen: int,
     [
         ("", {}),
         ("no line of a control group\n", {"cpu.max": "100000 100000\n"}),
-        (V2, {"work/job/cpu.max": "max 100000\n", "cpu.max": "max 100000\n"}),
-        (V2, {"work/job/cpu.max": "", "work/cpu.max": "something else\n", "cpu.max": "1 0\n"}),
+        (V2, {"pods/one/cpu.max": "max 100000\n", "cpu.max": "max 100000\n"}),
+        (V2, {"pods/one/cpu.max": "", "pods/cpu.max": "something else\n", "cpu.max": "1 0\n"}),
         (V2, {"elsewhere/cpu.max": "100000 100000\n"}),
-        (V1, {"cpu/work/job/cpu.cfs_quota_us": "-1\n", "cpu/work/job/cpu.cfs_period_us": "100000\n"}),
-        (V1, {"pids/work/cpu.cfs_quota_us": "100000\n", "pids/work/cpu.cfs_period_us": "100000\n"}),
+        (V1, {"cpu/pods/one/cpu.cfs_quota_us": "-1\n", "cpu/pods/one/cpu.cfs_period_us": "100000\n"}),
+        (V1, {"pids/pods/cpu.cfs_quota_us": "100000\n", "pids/pods/cpu.cfs_period_us": "100000\n"}),
         (V2, {"cpu.max": f"{1 << 60} 100000\n"}),
     ],
 )
@@ -87,7 +87,7 @@ def test_no_quota(groups: str, files: dict[str, str], seen: int, tmp_path: Path)
 
 @LINUX
 def test_a_quota_larger_than_one(seen: int, tmp_path: Path) -> None:
-    _core.read_quota(system(tmp_path, V2, {"work/job/cpu.max": "299999 100000\n"}))
+    _core.read_quota(system(tmp_path, V2, {"pods/one/cpu.max": "299999 100000\n"}))
     assert _core.processors() == min(seen, 2)
 
 
