@@ -311,15 +311,16 @@ void check_nothing_overwritten(const Argument& out) {
 }
 
 // Writes y by the statistics that are given, and returns it.
-py::object transform(const Input& in, const ArrayArg& mean, const ArrayArg& var,
-                     const ParameterArgs& parameters, const EpilogueArgs& epilogue, double eps,
-                     const ArrayArg& y, bool refuse_infinity) {
+py::object transform(const Input& in, const ArrayArg& mean, const ArrayArg& mean_lo,
+                     const ArrayArg& var, const ParameterArgs& parameters,
+                     const EpilogueArgs& epilogue, double eps, const ArrayArg& y,
+                     bool refuse_infinity) {
     check_residual(epilogue.residual, y.ref.dtype, numpy_dtype(y), "y");
     bool infinite = false;
     without_gil(in.bytes(), [&] {
-        infinite =
-            fastbn::normalize(in.x.ref, y.ref, in.features, epilogue.engine(), mean.ref, var.ref,
-                              parameters.engine(), eps, refuse_infinity, mean.name, var.name);
+        infinite = fastbn::normalize(in.x.ref, y.ref, in.features, epilogue.engine(), mean.ref,
+                                     mean_lo.ref, var.ref, parameters.engine(), eps,
+                                     refuse_infinity, mean.name, var.name);
     });
     if (infinite) raise(PyExc_ValueError, "x must not hold infinity, got at least one");
     return y.owner;
@@ -385,7 +386,7 @@ py::object batch_norm(const BatchNormArguments& arguments) {
     const ArrayArg y = output_argument(
         arguments.out, dtype_argument(arguments.dtype), in.x, {&in.x, &epilogue.residual},
         {&mean, &var, &parameters.weight, &parameters.bias, &weighting.where, &weighting.weights});
-    return transform(in, mean, var, parameters, epilogue, eps, y, false);
+    return transform(in, mean, ArrayArg{}, var, parameters, epilogue, eps, y, false);
 }
 
 struct NormalizeArguments : ArgumentList {
@@ -405,6 +406,7 @@ struct NormalizeArguments : ArgumentList {
     Argument clip = optional("clip");
     Argument refuse_infinity = optional("refuse_infinity", false);
     Argument out_axis = optional("out_axis");
+    Argument mean_lo = optional("mean_lo");
 };
 
 // Returns y. refuse_infinity: ValueError where x holds it, found while y is written.
@@ -412,6 +414,7 @@ py::object normalize(const NormalizeArguments& arguments) {
     const Input in(arguments.x, arguments.axis);
     const ArrayArg mean = array_argument(arguments.mean);
     const ArrayArg var = array_argument(arguments.var);
+    const ArrayArg mean_lo = optional_argument(arguments.mean_lo);
     const ParameterArgs parameters(arguments.weight, arguments.bias);
     EpilogueArgs epilogue(arguments.residual, arguments.activation, arguments.negative_slope);
     if (!arguments.clip.is_none()) epilogue.clip = real_argument(arguments.clip);
@@ -422,8 +425,8 @@ py::object normalize(const NormalizeArguments& arguments) {
     const AxisList order = axis_order_argument(in.x, arguments.axis, arguments.out_axis);
     const ArrayArg y =
         output_argument(arguments.out, type, in.x, order, {&in.x, &epilogue.residual},
-                        {&mean, &var, &parameters.weight, &parameters.bias});
-    return transform(in, mean, var, parameters, epilogue, eps, y, refuse_infinity);
+                        {&mean, &mean_lo, &var, &parameters.weight, &parameters.bias});
+    return transform(in, mean, mean_lo, var, parameters, epilogue, eps, y, refuse_infinity);
 }
 
 // ---- Backward ----

@@ -465,7 +465,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     if (weighted) weights.arrange(layout);
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
     const ChannelInputs channels(normalization, features);
-    const ChannelOrigins origins(x, layout, channels.mean.data());
+    const ChannelOrigins origins(x, layout, channels.mean.data(), channels.mean_lo.data());
     GradientOperands operands{
         operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x, origins.origins()),
         operand_of(epilogue.residual, layout, kernels.dy), operand_of(out.dx, layout, kernels.dy),

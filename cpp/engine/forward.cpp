@@ -388,36 +388,37 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
 }
 
 bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
-               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& var,
-               const Parameters& parameters, double eps, bool look_for_infinity,
-               const char* mean_name, const char* var_name) {
+               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
+               const ArrayRef& var, const Parameters& parameters, double eps,
+               bool look_for_infinity, const char* mean_name, const char* var_name) {
     check_same_shape("out", y, x);
     if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameter_shape(mean_name, mean, features);
+    if (mean_lo) check_parameter_shape("mean_lo", mean_lo, features);
     check_parameter_shape(var_name, var, features);
     check_parameters(parameters, features);
     check_eps(eps);
     if (!(epilogue.clip >= 0.0)) refuse("clip", "be >= 0", to_text(epilogue.clip));
     const ChannelValues means(mean, features, 0.0);
+    const ChannelValues means_lo(mean_lo, features, 0.0);
     const ChannelValues variances(var, features, 1.0);
     check_variance(var_name, variances);
     if (features.empty()) return false;
 
     const Layout layout = transform_layout(x, y, features);
-    const ChannelOrigins origins(x, layout, means.data());
+    const ChannelOrigins origins(x, layout, means.data(), means_lo.data());
     NormalizeTransform transform(x, y, epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
     StagingBuffers staging(plan);
     transform.take_staging(staging);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
-    const ChannelValues mean_lo({}, features, 0.0);
     const ChannelValues invstd({}, features, 0.0);
     std::atomic<bool> infinite{false};
     execute(plan, staging,
             InferenceOperation(
                 plan, transform,
-                {means.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()},
+                {means.data(), means_lo.data(), invstd.data(), weight.data(), bias.data()},
                 invstd.data(), variances.data(), eps, look_for_infinity ? &infinite : nullptr));
     return infinite.load(std::memory_order_relaxed);
 }

@@ -50,12 +50,12 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
            const Weighting& weighting, const EpilogueRef& epilogue, const Parameters& parameters,
            double eps, const Running& running, bool allow_single, const StatisticsOut& out);
 
-// Returns whether x holds infinity, if that is to be looked for. mean_name and var_name: what the
-// caller calls them, for errors.
+// mean_lo, the low part of the mean, may be empty. Returns whether x holds infinity, if that is to
+// be looked for. mean_name and var_name: what the caller calls them, for errors.
 bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
-               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& var,
-               const Parameters& parameters, double eps, bool look_for_infinity,
-               const char* mean_name, const char* var_name);
+               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
+               const ArrayRef& var, const Parameters& parameters, double eps,
+               bool look_for_infinity, const char* mean_name, const char* var_name);
 
 // What the forward pass normalized by and, for the activation, with; whether the gradient flows
 // through mean and variance (training) or they are constants (frozen).

@@ -77,14 +77,16 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const We
     });
 }
 
-ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means)
+ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means,
+                               double* means_lo)
     : ChannelOrigins(x, layout) {
     if (!*this) return;
     for (std::ptrdiff_t c = 0; c < layout.channels; ++c) {
         const std::uint64_t origin = nearest(means[c], dtype_);
         of_channel_.data()[c] = origin;
         double low;
-        means[c] -= in_two_parts(origin, dtype_, low);  // the low part of such an integer is 0
+        const double less = means[c] - in_two_parts(origin, dtype_, low);  // whose low part is 0
+        means[c] = two_sum(less, means_lo[c], means_lo[c]);
     }
 }
 

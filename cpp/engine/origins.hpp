@@ -20,8 +20,8 @@ public:
     // stands alone, or 0 where none counts: statistics of x are taken.
     ChannelOrigins(const ArrayRef& x, const Layout& layout, const Weights& weights);
     // The integers nearest to the means, from which they are then subtracted: x is seen less its
-    // means.
-    ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means);
+    // means, which are double-doubles.
+    ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means, double* means_lo);
 
     explicit operator bool() const { return !of_channel_.empty(); }
     // For the operand that is x.

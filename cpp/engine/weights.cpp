@@ -33,6 +33,22 @@ bool is_broadcast(const Dims& dims) {
     refuse("weights", "be finite and not negative", to_text(bad));
 }
 
+double largest_channel_sum(const ArrayRef& weights, const Features& features) {
+    Dims channels;
+    ArrayRef one = weights;
+    for (int i = 0; i < weights.ndim; ++i) {
+        if (!features.is_feature[i]) continue;
+        channels.push(weights.shape[i], weights.strides[i]);
+        one.shape[i] = 1;
+    }
+    double largest = 0.0;
+    for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
+        one.data = weights.data + channels.offset(c);
+        largest = std::max(largest, survey(one, true).sum);
+    }
+    return largest;
+}
+
 }  // namespace
 
 Weights::Weights(const Weighting& weighting, const ArrayRef& x, const Features& features)
@@ -59,18 +75,17 @@ void Weights::scan_weights(const Features& features, const ArrayRef& x) {
             copies *= static_cast<double>(x.shape[i]);
         }
     }
-    ArraySurvey found = survey(weights_, !vary_in_channels);
+    const ArraySurvey found = survey(weights_, !vary_in_channels);
     if (found.has_nan || found.min < 0.0 || found.max == std::numeric_limits<double>::infinity())
         refuse_weight(weights_);
     const double most = std::max(found.max, 0.0);
-    const double bound = most * static_cast<double>(features.count);
-    // Where no sum is taken, it is finite unless as many of the largest weight would not be.
-    if (vary_in_channels && !std::isfinite(bound * static_cast<double>(features.channels))) {
-        found = survey(weights_, true);
+    largest_total_ =
+        vary_in_channels ? most * static_cast<double>(features.count) : found.sum * copies;
+    if (vary_in_channels && !std::isfinite(largest_total_)) {
+        largest_total_ = copies * largest_channel_sum(weights_, features);
     }
-    const double sum = found.sum * copies;
-    if (!std::isfinite(sum)) refuse("weights", "have a finite sum", to_text(sum));
-    largest_total_ = vary_in_channels ? bound : sum;
+    if (!std::isfinite(largest_total_))
+        refuse("weights", "have a finite sum in each channel", to_text(largest_total_));
     if (found.min == most && most > 0.0) {
         common_weight_ = most;
         divisor_ = common_weight_;

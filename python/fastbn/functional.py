@@ -11,10 +11,10 @@ With a mask or weights, p = weights * where and P = sum(p)::
 
 With a residual and an activation: ``y = activation(weight * xhat + bias + residual)``.
 
-Data are float32, float64, float16, bfloat16 (of ml_dtypes), or integers: uint8, int8, uint16, int16, int32. Results
-have the data's type, and are float32 for integers, unless `dtype` or `out` choose another of the four floating-point
-types. Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in float64 if x is
-float64 or int32 or the result is float64, and rounded once, to nearest even.
+Data are float32, float64, float16, bfloat16 (of ml_dtypes), integers of 8 to 64 bits, or bool. Results have the data's
+type, and are float32 for integers, float64 for those of 64 bits, unless `dtype` or `out` choose another of the four
+floating-point types. Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in
+float64 if x is float64 or has integers of 32 bits or more or the result is float64, and rounded once, to nearest even.
 """
 
 from __future__ import annotations
@@ -420,7 +420,8 @@ def normalize(
         Two dimensions or more, of a floating-point type, integers of 8 to 64 bits or bool, in any memory layout.
     mean, var : array_like
         Of the feature shape (see `batch_norm`); `var` must not be negative. Instead of both, `Moments`: their mean and
-        biased variance; y is NaN where that is beyond float64.
+        biased variance; y is NaN where that is beyond float64. Moments know the mean to more digits than an
+        array holds: where it is large beside the deviations, y of float64 and of 64-bit integers is closer.
     weight, bias : array_like, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     eps : float, default 1e-5
@@ -465,10 +466,11 @@ def normalize(
     <BLANKLINE>
            [[ 0.,  0.]]], dtype=float32)
     """
+    mean_lo = None
     if isinstance(mean, Moments):
         if var is not None:
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
-        mean, var = mean.mean, divisor_variance(mean.var())
+        var, mean_lo, mean = divisor_variance(mean.var()), mean._mean_lo, mean.mean
     return _core.normalize(
         x,
         mean,
@@ -483,4 +485,5 @@ def normalize(
         residual=residual,
         activation=activation,
         negative_slope=negative_slope,
+        mean_lo=mean_lo,
     )

@@ -139,3 +139,14 @@ def test_wide_integers(spread: int, dtype: Any, rng: np.random.Generator) -> Non
             assert abs(mean - total / n) <= 2.0**-52 * 2**62
             # As for float64, whose sums of 1024 values are good to 2^-43; beyond 2^53 values have been rounded too.
             assert abs(m2 - m2_times_n / n) <= 1e-12 * m2
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64], ids=str)
+@pytest.mark.parametrize("result", [np.float32, np.float64])
+def test_wide_integers_are_normalized_by_their_moments(dtype: Any, result: Any, rng: np.random.Generator) -> None:
+    """float64 holds their mean to 512 only: a hundred deviations."""
+    x = (2**62 + rng.integers(0, 20, (300, 5))).astype(dtype)
+    y = fastbn.normalize(x, fastbn.moments(x[:150]) + fastbn.moments(x[150:]), eps=0.0, dtype=result)
+    differences = (x - dtype(2**62)).astype(np.longdouble)
+    wanted = (differences - differences.mean(axis=0)) / differences.std(axis=0)
+    np.testing.assert_allclose(y.astype(np.longdouble), wanted, rtol=0, atol=4 * 4 * np.finfo(result).eps)

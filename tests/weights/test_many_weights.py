@@ -92,9 +92,24 @@ def test_the_sum_of_weights_is_exact(dtype: Any, rng: np.random.Generator) -> No
 def test_a_sum_beyond_float64_is_refused(shape: tuple[int, ...], rng: np.random.Generator) -> None:
     weights = np.full(shape, 1e308)
     weights.flat[0] = 1
-    with pytest.raises(ValueError, match=r"^weights must have a finite sum, got inf$"):
+    with pytest.raises(ValueError, match=r"^weights must have a finite sum in each channel, got inf$"):
         fastbn.moments(np.ones((*shape[:1], max(shape[1], 3), *shape[2:])), weights=weights)
     fastbn.moments(rng.standard_normal((4, 3)), weights=np.array([[1e308], [1.0], [0.0], [2.0]]))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 1), (1, 3, 5)], ids=str)
+def test_sums_are_finite_channel_by_channel(shape: tuple[int, ...]) -> None:
+    """Together they are not; nor would be as many of the largest weight."""
+    weights = np.zeros(shape)
+    weights[0, :, 0] = [1e307, 2e307, 1.5e307]
+    x = np.arange(30.0).reshape(2, 3, 5)
+    found = fastbn.moments(x, weights=weights)
+    light = np.broadcast_to(weights / 1e307, x.shape)
+    np.testing.assert_allclose(found.count, 1e307 * light.sum(axis=(0, 2)), rtol=1e-15)
+    np.testing.assert_allclose(found.mean, (light * x).sum(axis=(0, 2)) / light.sum(axis=(0, 2)), rtol=1e-14)
+    weights[0, 1, 0] = weights[-1, 1, -1] = 1.7e308
+    with pytest.raises(ValueError, match=r"^weights must have a finite sum in each channel, got inf$"):
+        fastbn.moments(x, weights=weights)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastbn import _core
 from fastbn._moments.measure import measured
 from fastbn._moments.merge import Statistics, merged
 from fastbn._validation import Axis, kept_axes
@@ -36,11 +37,6 @@ class RankStatistics(NamedTuple):
     mean: Array  # this and var, which is biased: 0 in a channel without values
     var: Array
     invstd: Array
-
-    def shift(self) -> Array:
-        """Return what xhat has to be moved by, since its mean is rounded to float64."""
-        with np.errstate(invalid="ignore"):
-            return np.where(self.invstd == 0, 0.0, -self.merged.mean_lo * self.invstd)
 
 
 def checked_comm(comm: Any) -> Any:
@@ -146,13 +142,11 @@ def transformed(
     **epilogue: Any,
 ) -> Array:
     """Return y of this rank's batch, by the statistics of all ranks."""
-    shift, empty = found.shift(), found.total == 0
-    if shift.any() or empty.any():
-        gamma, beta = 1.0 if weight is None else weight, 0.0 if bias is None else bias
-        with np.errstate(invalid="ignore", over="ignore"):
-            bias = np.asarray(np.where(empty, beta, beta + gamma * shift))
-        weight = np.where(empty, 0.0, gamma)  # xhat is 0 where there are no values
-    return normalize(x, found.mean, found.var, weight, bias, eps=eps, axis=axis, **epilogue)
+    empty = found.total == 0
+    if empty.any():
+        weight = np.where(empty, 0.0, 1.0 if weight is None else weight)  # xhat is 0 where there are no values
+    options = {"eps": eps, "axis": axis, "mean_lo": found.merged.mean_lo, **epilogue}
+    return _core.normalize(x, found.mean, found.var, weight, bias, **options)
 
 
 def means_of(offers: list[dict[str, Any]], total: Array) -> tuple[Array, Array]:

@@ -175,6 +175,11 @@ class Moments:
         return np.empty(0) if statistics is None else _read_only(statistics.mean)
 
     @property
+    def _mean_lo(self) -> Array:
+        statistics = self._seen.statistics
+        return np.empty(0) if statistics is None else statistics.mean_lo
+
+    @property
     def m2(self) -> Array:
         """Sum of squares about the mean of each feature."""
         statistics = self._seen.statistics

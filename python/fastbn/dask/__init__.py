@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 import fastbn
 from fastbn._validation import Axis, Shape
-from fastbn.dask.blocks import joined, measured_block, merged, standardized_part, statistics, unchanged
+from fastbn.dask.blocks import joined, measured_block, merged, standardized, standardized_part, statistics, unchanged
 
 try:
     import dask.array as da
@@ -192,11 +192,11 @@ def standardize(
     values = {name: of_features(name, value, shape, chunks) for name, value in values.items()}
     like: dict[str, Any] = {name: None if value is None else empty_like(value) for name, value in values.items()}
     options: dict[str, Any] = {"eps": eps, "axis": axis, "dtype": dtype}
-    result = fastbn.normalize(empty_like(array), **like, **options)  # raises what it would
+    result = standardized(empty_like(array), **like, **options)  # raises what it would
     options["dtype"] = result.dtype
     if frame is not None:
         return frame.map_partitions(standardized_part, **values, **options, meta=frame._meta.astype(result.dtype))
-    function = functools.partial(fastbn.normalize, **options)
+    function = functools.partial(standardized, **options)
     return over_blocks(function, array, kept, values, result, "fastbn-standardized")
 
 
@@ -233,9 +233,9 @@ def _measured(array: Any, weighting: dict[str, Any], **options: Any) -> Any:
 
 
 def _statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Any]:
-    """Return mean and variance in normalize's order, lazily if moments are."""
+    """Return mean, variance and the mean's low part in that order, lazily if moments are."""
     fastbn.Moments().var(correction)  # raises what it would
     if not isinstance(moments, Delayed):
         return statistics(moments, shape, correction)
-    both = delayed(statistics, pure=True)(moments, shape, correction)
-    return {name: da.from_delayed(both[name], shape, np.float64) for name in ("mean", "var")}
+    all_three = delayed(statistics, pure=True)(moments, shape, correction)
+    return {name: da.from_delayed(all_three[name], shape, np.float64) for name in ("mean", "var", "mean_lo")}

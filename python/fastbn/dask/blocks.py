@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastbn import _core
 from fastbn._moments.moments import Moments, divisor_variance
 from fastbn._scaling import affine
 from fastbn._validation import Axis, Shape, kept_axes
-from fastbn.functional import normalize
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -69,17 +69,24 @@ def joined(parts: Any, level: int = 0) -> Moments:
 
 
 def statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Array]:
-    """Return mean and variance, if they are of the feature shape."""
+    """Return mean, variance and the mean's low part, if they are of the feature shape."""
     if not isinstance(moments, Moments):
         raise TypeError(f"moments must be fastbn.Moments, or Delayed ones, got {type(moments).__name__}")
     if moments.shape != shape:
         raise ValueError(f"moments must have x's feature shape {shape}, got {moments.shape}")
-    return {"mean": moments.mean, "var": divisor_variance(moments.var(correction))}
+    return {"mean": moments.mean, "var": divisor_variance(moments.var(correction)), "mean_lo": moments._mean_lo}
+
+
+def standardized(
+    x: Array, mean: Array, var: Array, mean_lo: Array, weight: Array | None, bias: Array | None, **options: Any
+) -> Array:
+    """Return a block standardized as by `fastbn.normalize` and Moments."""
+    return _core.normalize(x, mean, var, weight, bias, mean_lo=mean_lo, **options)
 
 
 def standardized_part(part: Any, **options: Any) -> Any:
     """Return a pandas dataframe, of one floating-point type, standardized."""
-    y = normalize(part.to_numpy(), **options)
+    y = standardized(part.to_numpy(), **options)
     return type(part)(y, index=part.index, columns=part.columns, copy=False)
 
 
