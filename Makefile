@@ -201,7 +201,7 @@ clean: ## remove everything that make has made, .venv too
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv .venv
-	$(PIP) install scikit-build-core pybind11 cmake ninja
+	$(PIP) install scikit-build-core pybind11 hatch-fancy-pypi-readme cmake ninja
 	mkdir -p $(@D) && touch $@
 
 $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)

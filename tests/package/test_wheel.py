@@ -89,6 +89,19 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert suffixes == {".py", ".pyi", ".so", ".typed"}
 
 
+def test_description_links_to_files_of_this_version(wheel: Path, used: dict) -> None:
+    """PyPI shows README alone: what it links to is elsewhere."""
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]*)\)", archive.read(metadata).decode())
+    assert links
+    for picture, link in links:
+        found = re.fullmatch(rf"https://[^/]+/[^/]+/[^/]+/(raw|blob)/v{re.escape(used['version'])}/(.*)", link)
+        assert found, link
+        assert (found[1] == "raw") == bool(picture)
+        assert (ROOT / found[2]).exists()
+
+
 def test_result_is_right_on_every_instruction_set(used: dict) -> None:
     assert all(error < smoke.TOLERANCE for error in used["errors"].values()), used["errors"]
 
