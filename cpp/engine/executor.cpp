@@ -80,6 +80,17 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
     });
 }
 
+// Elements from here to what is read next, where the hardware does not find it.
+std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Operand& y,
+                                    const TileRange& tile, std::ptrdiff_t period) {
+    if (plan.fused && x.adjacent_channels) return plan.layout.cols * plan.slab_buffer_size;
+    // Wide rows are gone over piece by piece. A piece takes about as long as one trip to memory,
+    // so that the next row's would come too late.
+    const std::ptrdiff_t size = y.kernel_dtype == DType::float64 ? 8 : 4;
+    const bool by_pieces = period < tile.kernel_cols() && period * size > wide_coefficients;
+    return by_pieces ? 2 * period : 0;
+}
+
 }  // namespace
 
 Work elementwise_work(std::initializer_list<const Operand*> inputs,
@@ -92,13 +103,13 @@ Work elementwise_work(std::initializer_list<const Operand*> inputs,
 
 Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
                              const TileRange& tile) {
-    const bool slabs_in_a_row = plan.fused && x.adjacent_channels;
     const std::ptrdiff_t cols = tile.kernel_cols();
+    const std::ptrdiff_t period = plan.dense_rows ? plan.buffer_size() : cols;
     return {tile.kernel_rows(),
             cols,
-            plan.dense_rows ? plan.buffer_size() : cols,
+            period,
             plan.layout.channels_first() ? tile.cols : 1,
-            plan.stream && slabs_in_a_row ? plan.layout.cols * plan.slab_buffer_size : 0,
+            plan.stream ? distance_to_prefetch(plan, x, y, tile, period) : 0,
             plan.stream && y.direct};
 }
 

@@ -119,25 +119,55 @@ struct CachedOrStreamed {
 
 // ---- The loops ----
 
+// The order in which a row of a tile is gone over where each column has coefficients: as it lies,
+// or, where it consists of several rows whose coefficients do not fit the first-level cache beside
+// the data, so many columns of all of them, then the next columns.
+struct Walk {
+    std::ptrdiff_t step;   // from the beginning of one row to the next
+    std::ptrdiff_t width;  // columns at a time
+};
+
+template <class C>
+inline Walk walk_of(const Elementwise& e) {
+    constexpr std::ptrdiff_t most = wide_coefficients / std::ptrdiff_t{sizeof(C)};
+    if (e.period >= e.cols || e.period <= most) return {e.cols, e.cols};
+    const std::ptrdiff_t pieces = (e.period + most - 1) / most;
+    return {e.period, (e.period + pieces - 1) / pieces};
+}
+
 // With coefficients for each column: the block at column i takes them from entry `at` on, which
-// wraps round at `period`.
+// wraps round at `period`. A piece of a row begins and ends where blocks do, so that past the
+// caches goes all but the two ends of the whole.
 template <class C, class Y, class Formula, class Output>
 inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& formula,
                           const Output& output) {
     const std::ptrdiff_t cols = e.cols;
     const std::ptrdiff_t period = e.period;
+    const Walk walk = walk_of<C>(e);
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
-        std::ptrdiff_t i = output.head(row, cols);
-        if (i > 0) store(row, i, formula(r, 0, i, of_columns<C>(formula, 0, i)));
-        std::ptrdiff_t at = i;
-        for (; i + lanes <= cols; i += lanes) {
-            output.put(row + i, formula(r, i, Full{}, of_columns<C>(formula, at, Full{})));
-            at += lanes;
-            at -= at >= period ? period : 0;
+        const std::ptrdiff_t head = output.head(row, cols);
+        if (head > 0) store(row, head, formula(r, 0, head, of_columns<C>(formula, 0, head)));
+        const std::ptrdiff_t end = cols - (cols - head) % lanes;
+        const auto block_from = [=](std::ptrdiff_t i) {
+            const std::ptrdiff_t boundary = head + (i - head + lanes - 1) / lanes * lanes;
+            return boundary < end ? boundary : end;
+        };
+        for (std::ptrdiff_t column = 0; column < walk.step; column += walk.width) {
+            const std::ptrdiff_t next = column + walk.width;
+            for (std::ptrdiff_t begin = 0; begin < cols; begin += walk.step) {
+                std::ptrdiff_t i = block_from(begin + column);
+                const std::ptrdiff_t stop =
+                    block_from(begin + (next < walk.step ? next : walk.step));
+                for (std::ptrdiff_t at = i - begin; i < stop; i += lanes) {
+                    output.put(row + i, formula(r, i, Full{}, of_columns<C>(formula, at, Full{})));
+                    at += lanes;
+                    at -= at >= period ? period : 0;
+                }
+            }
         }
-        const std::ptrdiff_t n = cols - i;
-        if (n > 0) store(row + i, n, formula(r, i, n, of_columns<C>(formula, at, n)));
+        const std::ptrdiff_t n = cols - end;
+        if (n > 0) store(row + end, n, formula(r, end, n, of_columns<C>(formula, end % period, n)));
     }
     output.fence();
 }

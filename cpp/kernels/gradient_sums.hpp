@@ -59,7 +59,8 @@ FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
         residual_ahead.begin_group(r);
     };
     each_row_group(
-        rows, cols, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+        rows, cols, columns_before_line(x, cols), begin,
+        [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
             const Wide mean = load<double>(sums.mean + i, n);
             const Wide invstd = load<double>(sums.invstd + i, n);
             GradientBlocks blocks{load<double>(sums.sum_dy + i, n),

@@ -232,7 +232,7 @@ inline void add_totals(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, s
     ColumnPrefetch<X> ahead(x, cols);
     const Wide fill = by.fill(Wide{});
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
-    each_row_group(rows, cols, begin,
+    each_row_group(rows, cols, 0, begin,
                    [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
                        add_group<TotalPass>(columns[i / lanes], x, by, r, end, i, n, fill, ahead);
                    });
@@ -245,7 +245,7 @@ inline void add_shifted(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, 
     const Wide fill = by.fill(Wide{});
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
     each_row_group(
-        rows, cols, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+        rows, cols, 0, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
             ColumnSums<X, Policy>& c = columns[i / lanes];
             if constexpr (!two_passes<X>) {
                 add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);

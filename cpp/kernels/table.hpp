@@ -90,6 +90,10 @@ struct Elementwise {
     bool stream;              // write past the caches
 };
 
+// Where several rows are one to the kernel, and each of the arrays of coefficients has more bytes
+// than this, the kernel goes over them piece by piece.
+constexpr std::ptrdiff_t wide_coefficients = 4096;
+
 // Applied to z: z where z > 0 or NaN; otherwise `slope` times z, or 0.
 enum class ActivationKind { none, relu, leaky_relu };
 struct Activation {

@@ -159,7 +159,7 @@ inline void add_range_of_strip(Tile<const X> x, Tile<const std::uint8_t> mask, s
     for (RangeBlock<X>& block : blocks) block.clear();
     ColumnPrefetch<X> ahead(x, cols);
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
-    each_row_group(rows, cols, begin,
+    each_row_group(rows, cols, 0, begin,
                    [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
                        RangeBlock<X> group;
                        copy(blocks[i / lanes], group);

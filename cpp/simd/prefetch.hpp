@@ -15,15 +15,38 @@ namespace {
 // makes one trip to registers and back for several rows.
 constexpr std::ptrdiff_t group_rows = 8;
 
-// body(r, end, i, n) for every group of rows r to end and every block of n columns from i on;
-// begin(r) before each group. Rows that make no whole group are groups of one.
+// Columns before the first cache line of a tile whose rows lie a multiple of 4 KiB apart, else 0.
+// In a first-level cache all lines at the same column of such rows compete for the same few places;
+// blocks that begin where lines do need each of them only once.
+template <class T>
+inline std::ptrdiff_t columns_before_line(Tile<const T> x, std::ptrdiff_t cols) {
+    constexpr std::uintptr_t line = 64;
+    constexpr std::ptrdiff_t competing = 4096 / std::ptrdiff_t{sizeof(T)};
+    if (x.stride % competing != 0) return 0;
+    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(x.data) % line;
+    const auto before = static_cast<std::ptrdiff_t>((line - past) % line / sizeof(T));
+    return before % lanes < cols ? before % lanes : 0;
+}
+
+// body(r, end, i, n) for every group of rows r to end and every block of n columns from i on, of
+// which the first has `head` unless that is 0; begin(r) before each group. Rows that make no whole
+// group are groups of one.
 template <class Begin, class Body>
-inline void each_row_group(std::ptrdiff_t rows, std::ptrdiff_t cols, const Begin& begin,
-                           const Body& body) {
+inline void each_row_group(std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t head,
+                           const Begin& begin, const Body& body) {
     for (std::ptrdiff_t r = 0; r < rows;) {
         const std::ptrdiff_t end = r + (rows - r >= group_rows ? group_rows : 1);
         begin(r);
-        each_block(0, cols, [&](std::ptrdiff_t i, auto n) { body(r, end, i, n); });
+        std::ptrdiff_t i = 0;
+        for (std::ptrdiff_t part = head;;) {
+            if (part > 0) {
+                body(r, end, i, part);
+                i += part;
+            }
+            for (; i + lanes <= cols; i += lanes) body(r, end, i, Full{});
+            part = cols - i;
+            if (part == 0) break;
+        }
         r = end;
     }
 }
