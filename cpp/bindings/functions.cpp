@@ -1,73 +1,59 @@
-#include "bindings/functions.hpp"
-
+// The functions of the module: one for each of the engine's operations, which convert arguments,
+// allocate results, release the interpreter lock round the engine, and nothing else; and settings.
+// fastbn's Python functions document them.
 #include <algorithm>
 #include <limits>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings/arguments.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/outputs.hpp"
+#include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
+#include "engine/caches.hpp"
+#include "engine/dispatch.hpp"
 #include "engine/features.hpp"
 #include "engine/operations.hpp"
+#include "engine/threads.hpp"
 #include "engine/workspace.hpp"
 
 namespace fastbn::bindings {
 namespace {
 
-// ---- Parameters that several functions have in common ----
+// ---- What the functions on arrays have in common ----
 
-// x and the axes that are its features.
-struct Input {
-    Input(const Argument& x_argument, const Argument& axis)
-        : x(array_argument(x_argument)), features(features_argument(x, axis)) {}
+// x with the axes that are its features, and what may come with it.
+struct Inputs {
+    explicit Inputs(const Arguments& arguments)
+        : x(array_argument(arguments.x)),
+          features(features_argument(x, arguments.axis)),
+          weight(optional_argument(arguments.weight)),
+          bias(optional_argument(arguments.bias)),
+          where(broadcast_argument(arguments.where, Kind::boolean, x)),
+          weights(broadcast_argument(arguments.weights, Kind::data, x)),
+          residual(optional_argument(arguments.residual, Kind::floating)),
+          activation(activation_argument(arguments.activation, arguments.negative_slope)) {}
 
+    bool weighted() const { return where || weights; }
     std::ptrdiff_t bytes() const {
         return features.channels * features.count * size_of(x.ref.dtype);
     }
+    Weighting weighting(bool omit_nan = false) const { return {where.ref, weights.ref, omit_nan}; }
+    EpilogueRef epilogue() const { return {residual.ref, activation, clip}; }
+    Parameters parameters() const { return {weight.ref, bias.ref}; }
 
     ArrayArg x;
     Features features;
-};
-
-// where= and weights=, seen in x's shape.
-struct WeightingArgs {
-    WeightingArgs(const Argument& where_argument, const Argument& weights_argument,
-                  const ArrayArg& x)
-        : where(broadcast_argument(where_argument, Kind::boolean, x)),
-          weights(broadcast_argument(weights_argument, Kind::data, x)) {}
-
-    bool given() const { return where || weights; }
-    Weighting engine(bool omit_nan = false) const { return {where.ref, weights.ref, omit_nan}; }
-
-    ArrayArg where;
+    ArrayArg weight;
+    ArrayArg bias;
+    ArrayArg where;  // this and weights seen in x's shape
     ArrayArg weights;
-};
-
-// residual=, activation= and negative_slope=.
-struct EpilogueArgs {
-    EpilogueArgs(const Argument& residual_argument, const Argument& activation_name,
-                 const Argument& negative_slope)
-        : residual(optional_argument(residual_argument, Kind::floating)),
-          activation(activation_argument(activation_name, negative_slope)) {}
-
-    EpilogueRef engine() const { return {residual.ref, activation, clip}; }
-
     ArrayArg residual;
     Activation activation;
     double clip = std::numeric_limits<double>::infinity();
-};
-
-struct ParameterArgs {
-    ParameterArgs(const Argument& weight_argument, const Argument& bias_argument)
-        : weight(optional_argument(weight_argument)), bias(optional_argument(bias_argument)) {}
-
-    Parameters engine() const { return {weight.ref, bias.ref}; }
-
-    ArrayArg weight;
-    ArrayArg bias;
 };
 
 void check_both_or_neither(const Argument& mean, const Argument& var) {
@@ -78,29 +64,6 @@ void check_both_or_neither(const Argument& mean, const Argument& var) {
           missing + (" must be given together with " + std::string(other)) + ", got None");
 }
 
-// Running statistics to be updated: both of them or neither.
-struct RunningArgs {
-    RunningArgs(const Argument& mean_argument, const Argument& var_argument,
-                const Argument& momentum_argument, const Argument& correction_argument, bool skip)
-        : momentum(real_argument(momentum_argument)),
-          correction(real_argument(correction_argument)),
-          skip_nonfinite(skip) {
-        check_both_or_neither(mean_argument, var_argument);
-        if (mean_argument.is_none()) return;
-        mean = writable_argument(mean_argument);
-        var = writable_argument(var_argument);
-        check_disjoint(mean, var);
-    }
-
-    Running engine() const { return {mean.ref, var.ref, momentum, correction, skip_nonfinite}; }
-
-    ArrayArg mean;
-    ArrayArg var;
-    double momentum;
-    double correction;
-    bool skip_nonfinite;
-};
-
 void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
                     const char* typed_name) {
     if (!residual || residual.ref.dtype == type) return;
@@ -110,197 +73,115 @@ void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
 
 // ---- Statistics ----
 
-// A result that says how many values a channel has: a number, or an array where that may differ
-// from channel to channel.
-class CountResult {
-public:
-    CountResult(const Features& features, bool may_differ)
-        : channels_(features.channels), count_(features.count) {
-        if (may_differ) array_.emplace(features);
-    }
-
-    double* data() const { return array_ ? array_->data() : nullptr; }
-    py::object result() const { return array_ ? array_->array() : number(); }
-    // The number also where an array turned out to hold nothing else.
-    py::object shortest_result() const {
-        if (!array_) return number();
-        const auto all = static_cast<double>(count_);
-        const bool complete =
-            std::all_of(data(), data() + channels_, [&](double counted) { return counted == all; });
-        return complete ? number() : array_->array();
-    }
-
-private:
-    py::object number() const { return to_python(count_); }
-
-    std::ptrdiff_t channels_;
-    std::ptrdiff_t count_;
-    std::optional<StatisticArray> array_;
-};
-
-struct MomentsArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument x = required("x");
-    Argument axis = optional("axis", 1);
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-    Argument omit_nan = optional("omit_nan", false);
-    Argument extremes = optional("extremes", false);
-};
+// How many values a channel has, as a result: `counts`, or a number where there are none, or where
+// they may be that and hold nothing else.
+py::object count_result(const Features& features, const std::optional<StatisticArray>& counts,
+                        bool may_be_number) {
+    const auto all = static_cast<double>(features.count);
+    const auto is_all = [&](double count) { return count == all; };
+    const bool is_number =
+        !counts ||
+        (may_be_number && std::all_of(counts->data(), counts->data() + features.channels, is_all));
+    return is_number ? to_python(features.count) : counts->array();
+}
 
 // Returns (count, mean, m2, low part of the mean, least value, largest value); the last two are
 // None unless `extremes`. With omit_nan alone, count is a number where there was no NaN.
-py::object moments(const MomentsArguments& arguments) {
-    const Input in(arguments.x, arguments.axis);
-    const WeightingArgs weighting(arguments.where, arguments.weights, in.x);
+py::object moments(const Arguments& arguments) {
+    const Inputs in(arguments);
     const bool omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
     const bool extremes = bool_argument(arguments.extremes);
     const StatisticArray mean(in.features);
     const StatisticArray m2(in.features);
     const StatisticArray mean_lo(in.features);
-    const CountResult count(in.features, weighting.given() || omit_nan);
+    std::optional<StatisticArray> count;
+    std::optional<StatisticArray> min;
+    std::optional<StatisticArray> max;
     StatisticsOut out;
     out.mean = mean.data();
     out.mean_lo = mean_lo.data();
     out.m2 = m2.data();
-    out.count = count.data();
-    std::optional<StatisticArray> min;
-    std::optional<StatisticArray> max;
+    if (in.weighted() || omit_nan) out.count = count.emplace(in.features).data();
     if (extremes) {
         out.min = min.emplace(in.features).data();
         out.max = max.emplace(in.features).data();
     }
     without_gil(in.bytes(),
-                [&] { fastbn::moments(in.x.ref, in.features, weighting.engine(omit_nan), out); });
-    const py::object counted = weighting.given() ? count.result() : count.shortest_result();
-    return tuple_of(counted, mean.array(), m2.array(), mean_lo.array(), min ? min->array() : none(),
-                    max ? max->array() : none());
+                [&] { fastbn::moments(in.x.ref, in.features, in.weighting(omit_nan), out); });
+    return tuple_of(count_result(in.features, count, !in.weighted()), mean.array(), m2.array(),
+                    mean_lo.array(), min ? min->array() : none(), max ? max->array() : none());
 }
 
-struct ValueRangeArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument x = required("x");
-    Argument axis = optional("axis", 1);
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-    Argument omit_nan = optional("omit_nan", false);
-};
-
 // Returns (least value, largest value).
-py::object value_range(const ValueRangeArguments& arguments) {
-    const Input in(arguments.x, arguments.axis);
-    const WeightingArgs weighting(arguments.where, arguments.weights, in.x);
+py::object value_range(const Arguments& arguments) {
+    const Inputs in(arguments);
     const bool omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
     const StatisticArray min(in.features);
     const StatisticArray max(in.features);
     without_gil(in.bytes(), [&] {
-        fastbn::value_range(in.x.ref, in.features, weighting.engine(omit_nan), min.data(),
-                            max.data());
+        fastbn::value_range(in.x.ref, in.features, in.weighting(omit_nan), min.data(), max.data());
     });
     return tuple_of(min.array(), max.array());
 }
 
-struct CheckWeightsArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument x = required("x");
-    Argument axis = optional("axis", 1);
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-};
-
-struct FromDlpackArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument value = required("value");
-};
-
-// Returns an array of the same memory, or None where the value offers none that NumPy can have.
-py::object from_dlpack(const FromDlpackArguments& arguments) {
-    const py::object array = array_from_dlpack(arguments.value.value);
-    return array ? array : none();
-}
-
-// The same by the functions in C that the value's type may offer, and writable.
-py::object from_exchange_api(const FromDlpackArguments& arguments) {
-    const py::object array = array_from_exchange_api(arguments.value.value);
-    return array ? array : none();
-}
-
 // Raises what the other functions would for these arguments.
-py::object check_weights(const CheckWeightsArguments& arguments) {
-    const Input in(arguments.x, arguments.axis);
-    const WeightingArgs weighting(arguments.where, arguments.weights, in.x);
-    without_gil(in.bytes(),
-                [&] { fastbn::check_weights(weighting.engine(), in.x.ref, in.features); });
+py::object check_weights(const Arguments& arguments) {
+    const Inputs in(arguments);
+    without_gil(in.bytes(), [&] { fastbn::check_weights(in.weighting(), in.x.ref, in.features); });
     return none();
 }
 
 // ---- Forward ----
 
-// Trains and returns y.
-ArrayArg train(const Input& in, const WeightingArgs& weighting, const EpilogueArgs& epilogue,
-               const ParameterArgs& parameters, double eps, const RunningArgs& running,
-               bool allow_single, const Argument& dtype, const Argument& out,
-               const StatisticsOut& statistics) {
-    for (const ArrayArg* argument : {&in.x, &epilogue.residual, &weighting.where,
-                                     &weighting.weights, &parameters.weight, &parameters.bias}) {
-        check_disjoint(running.mean, *argument);
-        check_disjoint(running.var, *argument);
+// Trains and returns y; updates running statistics where they are given, both of them.
+ArrayArg train(const Inputs& in, const Arguments& arguments, const StatisticsOut& statistics) {
+    const double eps = real_argument(arguments.eps);
+    const bool allow_single = bool_argument(arguments.allow_single);
+    Running running;
+    running.momentum = real_argument(arguments.momentum);
+    running.correction = real_argument(arguments.correction);
+    running.skip_nonfinite = bool_argument(arguments.skip_nonfinite);
+    ArrayArg running_mean;
+    ArrayArg running_var;
+    check_both_or_neither(arguments.running_mean, arguments.running_var);
+    if (!arguments.running_mean.is_none()) {
+        running_mean = writable_argument(arguments.running_mean);
+        running_var = writable_argument(arguments.running_var);
+        running.mean = running_mean.ref;
+        running.var = running_var.ref;
+        check_disjoint(running_mean, running_var);
     }
-    ArrayArg y = output_argument(out, dtype_argument(dtype), in.x, {&in.x, &epilogue.residual},
-                                 {&weighting.where, &weighting.weights, &parameters.weight,
-                                  &parameters.bias, &running.mean, &running.var});
-    check_residual(epilogue.residual, y.ref.dtype, numpy_dtype(y), "y");
+    for (const ArrayArg* argument :
+         {&in.x, &in.residual, &in.where, &in.weights, &in.weight, &in.bias}) {
+        check_disjoint(running_mean, *argument);
+        check_disjoint(running_var, *argument);
+    }
+    ArrayArg y = output_argument(
+        arguments.out, dtype_argument(arguments.dtype), in.x, {&in.x, &in.residual},
+        {&in.where, &in.weights, &in.weight, &in.bias, &running_mean, &running_var});
+    check_residual(in.residual, y.ref.dtype, numpy_dtype(y), "y");
     without_gil(in.bytes(), [&] {
-        fastbn::train(in.x.ref, y.ref, in.features, weighting.engine(), epilogue.engine(),
-                      parameters.engine(), eps, running.engine(), allow_single, statistics);
+        fastbn::train(in.x.ref, y.ref, in.features, in.weighting(), in.epilogue(), in.parameters(),
+                      eps, running, allow_single, statistics);
     });
     return y;
 }
 
-struct TrainArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument x = required("x");
-    Argument weight = optional("weight");
-    Argument bias = optional("bias");
-    Argument eps = optional("eps", 1e-5);
-    Argument axis = optional("axis", 1);
-    Argument dtype = optional("dtype");
-    Argument out = optional("out");
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-    Argument residual = optional("residual");
-    Argument activation = optional("activation");
-    Argument negative_slope = optional("negative_slope", 0.01);
-    Argument running_mean = optional("running_mean");
-    Argument running_var = optional("running_var");
-    Argument momentum = optional("momentum", 0.1);
-    Argument correction = optional("correction", 1);
-    Argument skip_nonfinite = optional("skip_nonfinite", false);
-    Argument allow_single = optional("allow_single", false);
-};
-
 // Returns (y, mean, var, invstd, count).
-py::object batch_norm_train(const TrainArguments& arguments) {
-    const Input in(arguments.x, arguments.axis);
-    const ParameterArgs parameters(arguments.weight, arguments.bias);
-    const WeightingArgs weighting(arguments.where, arguments.weights, in.x);
-    const EpilogueArgs epilogue(arguments.residual, arguments.activation, arguments.negative_slope);
-    const RunningArgs running(arguments.running_mean, arguments.running_var, arguments.momentum,
-                              arguments.correction, bool_argument(arguments.skip_nonfinite));
-    const double eps = real_argument(arguments.eps);
-    const bool allow_single = bool_argument(arguments.allow_single);
+py::object batch_norm_train(const Arguments& arguments) {
+    const Inputs in(arguments);
     const StatisticArray mean(in.features);
     const StatisticArray var(in.features);
     const StatisticArray invstd(in.features);
-    const CountResult count(in.features, weighting.given());
+    std::optional<StatisticArray> count;
     StatisticsOut out;
     out.mean = mean.data();
     out.var = var.data();
     out.invstd = invstd.data();
-    out.count = count.data();
-    const ArrayArg y = train(in, weighting, epilogue, parameters, eps, running, allow_single,
-                             arguments.dtype, arguments.out, out);
-    return tuple_of(y.owner, mean.array(), var.array(), invstd.array(), count.result());
+    if (in.weighted()) out.count = count.emplace(in.features).data();
+    const ArrayArg y = train(in, arguments, out);
+    return tuple_of(y.owner, mean.array(), var.array(), invstd.array(),
+                    count_result(in.features, count, false));
 }
 
 // Whether refuse_infinity found x to hold infinity is known only once y is written.
@@ -311,312 +192,303 @@ void check_nothing_overwritten(const Argument& out) {
 }
 
 // Writes y by the statistics that are given, and returns it.
-py::object transform(const Input& in, const ArrayArg& mean, const ArrayArg& mean_lo,
-                     const ArrayArg& var, const ParameterArgs& parameters,
-                     const EpilogueArgs& epilogue, double eps, const ArrayArg& y,
-                     bool refuse_infinity) {
-    check_residual(epilogue.residual, y.ref.dtype, numpy_dtype(y), "y");
+py::object transform(const Inputs& in, const ArrayArg& mean, const ArrayArg& mean_lo,
+                     const ArrayArg& var, double eps, const ArrayArg& y, bool refuse_infinity) {
+    check_residual(in.residual, y.ref.dtype, numpy_dtype(y), "y");
     bool infinite = false;
     without_gil(in.bytes(), [&] {
-        infinite = fastbn::normalize(in.x.ref, y.ref, in.features, epilogue.engine(), mean.ref,
-                                     mean_lo.ref, var.ref, parameters.engine(), eps,
-                                     refuse_infinity, mean.name, var.name);
+        infinite =
+            fastbn::normalize(in.x.ref, y.ref, in.features, in.epilogue(), mean.ref, mean_lo.ref,
+                              var.ref, in.parameters(), eps, refuse_infinity, mean.name, var.name);
     });
     if (infinite) raise(PyExc_ValueError, "x must not hold infinity, got at least one");
     return y.owner;
 }
 
-struct BatchNormArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument x = required("x");
-    Argument running_mean = optional("running_mean");
-    Argument running_var = optional("running_var");
-    Argument weight = optional("weight");
-    Argument bias = optional("bias");
-    Argument training = optional("training", false);
-    Argument momentum = optional("momentum", 0.1);
-    Argument eps = optional("eps", 1e-5);
-    Argument axis = optional("axis", 1);
-    Argument correction = optional("correction", 1);
-    Argument dtype = optional("dtype");
-    Argument out = optional("out");
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-    Argument residual = optional("residual");
-    Argument activation = optional("activation");
-    Argument negative_slope = optional("negative_slope", 0.01);
-};
-
 // Returns y.
-py::object batch_norm(const BatchNormArguments& arguments) {
-    const Input in(arguments.x, arguments.axis);
-    const ParameterArgs parameters(arguments.weight, arguments.bias);
-    const WeightingArgs weighting(arguments.where, arguments.weights, in.x);
-    const EpilogueArgs epilogue(arguments.residual, arguments.activation, arguments.negative_slope);
-    const bool training = bool_argument(arguments.training);
-    const double eps = real_argument(arguments.eps);
-    if (training) {
-        const RunningArgs running(arguments.running_mean, arguments.running_var, arguments.momentum,
-                                  arguments.correction, false);
+py::object batch_norm(const Arguments& arguments) {
+    const Inputs in(arguments);
+    if (bool_argument(arguments.training)) {
         // The engine writes the batch's statistics to memory that ends with the call: on the stack
         // for up to 256 channels.
         const std::ptrdiff_t n = in.features.channels;
-        const std::ptrdiff_t arrays = weighting.given() ? 3 : 2;
+        const std::ptrdiff_t arrays = in.weighted() ? 3 : 2;
         const Buffer<4096> memory(arrays * n * static_cast<std::ptrdiff_t>(sizeof(double)));
         StatisticsOut out;
         out.mean = reinterpret_cast<double*>(memory.data());
         out.var = out.mean + n;
-        if (weighting.given()) out.count = out.var + n;
-        return train(in, weighting, epilogue, parameters, eps, running, false, arguments.dtype,
-                     arguments.out, out)
-            .owner;
+        if (in.weighted()) out.count = out.var + n;
+        return train(in, arguments, out).owner;
     }
+    const double eps = real_argument(arguments.eps);
     real_argument(arguments.momentum);
     real_argument(arguments.correction);
     check_both_or_neither(arguments.running_mean, arguments.running_var);
     if (arguments.running_mean.is_none()) {
         raise(PyExc_ValueError, "running_mean must be given where training is False, got None");
     }
-    if (weighting.given()) {
+    if (in.weighted()) {
         without_gil(in.bytes(),
-                    [&] { fastbn::check_weights(weighting.engine(), in.x.ref, in.features); });
+                    [&] { fastbn::check_weights(in.weighting(), in.x.ref, in.features); });
     }
     const ArrayArg mean = array_argument(arguments.running_mean);
     const ArrayArg var = array_argument(arguments.running_var);
-    const ArrayArg y = output_argument(
-        arguments.out, dtype_argument(arguments.dtype), in.x, {&in.x, &epilogue.residual},
-        {&mean, &var, &parameters.weight, &parameters.bias, &weighting.where, &weighting.weights});
-    return transform(in, mean, ArrayArg{}, var, parameters, epilogue, eps, y, false);
+    const ArrayArg y =
+        output_argument(arguments.out, dtype_argument(arguments.dtype), in.x, {&in.x, &in.residual},
+                        {&mean, &var, &in.weight, &in.bias, &in.where, &in.weights});
+    return transform(in, mean, ArrayArg{}, var, eps, y, false);
 }
 
-struct NormalizeArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument x = required("x");
-    Argument mean = required("mean");
-    Argument var = required("var");
-    Argument weight = optional("weight");
-    Argument bias = optional("bias");
-    Argument eps = optional("eps", 1e-5);
-    Argument axis = optional("axis", 1);
-    Argument dtype = optional("dtype");
-    Argument out = optional("out");
-    Argument residual = optional("residual");
-    Argument activation = optional("activation");
-    Argument negative_slope = optional("negative_slope", 0.01);
-    Argument clip = optional("clip");
-    Argument refuse_infinity = optional("refuse_infinity", false);
-    Argument out_axis = optional("out_axis");
-    Argument mean_lo = optional("mean_lo");
-};
-
 // Returns y. refuse_infinity: ValueError where x holds it, found while y is written.
-py::object normalize(const NormalizeArguments& arguments) {
-    const Input in(arguments.x, arguments.axis);
+py::object normalize(const Arguments& arguments) {
+    Inputs in(arguments);
+    if (!arguments.clip.is_none()) in.clip = real_argument(arguments.clip);
     const ArrayArg mean = array_argument(arguments.mean);
     const ArrayArg var = array_argument(arguments.var);
     const ArrayArg mean_lo = optional_argument(arguments.mean_lo);
-    const ParameterArgs parameters(arguments.weight, arguments.bias);
-    EpilogueArgs epilogue(arguments.residual, arguments.activation, arguments.negative_slope);
-    if (!arguments.clip.is_none()) epilogue.clip = real_argument(arguments.clip);
     const double eps = real_argument(arguments.eps);
     const bool refuse_infinity = bool_argument(arguments.refuse_infinity);
     if (refuse_infinity) check_nothing_overwritten(arguments.out);
     const ResultType type = dtype_argument(arguments.dtype);
     const AxisList order = axis_order_argument(in.x, arguments.axis, arguments.out_axis);
-    const ArrayArg y =
-        output_argument(arguments.out, type, in.x, order, {&in.x, &epilogue.residual},
-                        {&mean, &mean_lo, &var, &parameters.weight, &parameters.bias});
-    return transform(in, mean, mean_lo, var, parameters, epilogue, eps, y, refuse_infinity);
+    const ArrayArg y = output_argument(arguments.out, type, in.x, order, {&in.x, &in.residual},
+                                       {&mean, &mean_lo, &var, &in.weight, &in.bias});
+    return transform(in, mean, mean_lo, var, eps, y, refuse_infinity);
 }
 
 // ---- Backward ----
 
-struct BackwardArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument dy = required("dy");
-    Argument x = required("x");
-    Argument weight = optional("weight");
-    Argument bias = optional("bias");
-    Argument mean = required("mean");
-    Argument invstd = required("invstd");
-    Argument count = optional("count");
-    Argument axis = optional("axis", 1);
-    Argument training = optional("training", true);
-    Argument out = optional("out");
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-    Argument residual = optional("residual");
-    Argument activation = optional("activation");
-    Argument negative_slope = optional("negative_slope", 0.01);
-    Argument allow_single = optional("allow_single", false);
+// The residual's gradient is dz: what the activation lets through of dy, for which the engine gets
+// an array; or without an activation dy itself. Empty without a residual. type: what results have
+// for this dy.
+py::object residual_gradient(const Inputs& in, const ArrayArg& dy, const ResultType& type,
+                             const ArrayArg& dx, ArrayRef& dz) {
+    if (!in.residual) return {};
+    if (in.activation.kind != ActivationKind::none) {
+        const ArrayArg array = output_like("dresidual", in.x, type);
+        dz = array.ref;
+        return array.owner;
+    }
+    if (dy.ref.swapped || dy.ref.dtype != type.engine) {
+        return call(attribute(dy.owner.ptr(), "astype"), type.numpy.ptr());
+    }
+    if (dx.ref.data == dy.ref.data) {  // dx will be written over dy
+        return call(attribute(dy.owner.ptr(), "copy"));
+    }
+    return dy.owner;
+}
+
+// What comes of a backward pass; empty what was not asked for.
+struct Gradients {
+    py::object dx;
+    py::object dweight;
+    py::object dbias;
+    py::object dresidual;
 };
 
-// The residual's gradient is dz: what the activation lets through of dy, or without one dy itself.
-class ResidualGradient {
-public:
-    // type: what results have for this dy.
-    ResidualGradient(const EpilogueArgs& epilogue, const ArrayArg& x, const ArrayArg& dy,
-                     const ResultType& type, const ArrayArg& dx) {
-        if (!epilogue.residual) return;
-        if (epilogue.activation.kind != ActivationKind::none) {
-            dz_ = output_like("dresidual", x, type);
-            result_ = dz_.owner;
-        } else if (dy.ref.swapped || dy.ref.dtype != type.engine) {
-            result_ = call(attribute(dy.owner.ptr(), "astype"), type.numpy.ptr());
-        } else if (dx.ref.data == dy.ref.data) {  // dx will be written over dy
-            result_ = call(attribute(dy.owner.ptr(), "copy"));
-        } else {
-            result_ = dy.owner;
-        }
+// The sums, from which dx follows; or one of the two, which for dx takes the sums from elsewhere.
+Gradients backward(const Arguments& arguments, bool wants_sums, bool wants_dx) {
+    const Inputs in(arguments);
+    const ArrayArg dy = array_argument(arguments.dy);
+    const ArrayArg mean = array_argument(arguments.mean);
+    const ArrayArg invstd = array_argument(arguments.invstd);
+    const ResultType type = result_type_of(dy);  // of dx and the residual's gradient
+    check_residual(in.residual, type.engine, type.numpy.ptr(),
+                   is_float(dy.ref.dtype) ? "dy" : "dx");
+    // Without weights the count is the number of values, whatever the caller says.
+    const ArrayArg count = in.weighted() ? optional_argument(arguments.count) : ArrayArg{};
+    ArrayArg mean_dy;
+    ArrayArg mean_dy_xhat;
+    if (!wants_sums) {
+        mean_dy = array_argument(arguments.mean_dy);
+        mean_dy_xhat = array_argument(arguments.mean_dy_xhat);
     }
-
-    const ArrayRef& engine() const { return dz_.ref; }    // empty where it needs no computation
-    const py::object& result() const { return result_; }  // empty without a residual
-
-private:
-    ArrayArg dz_;
-    py::object result_;
-};
-
-// What all functions of the backward pass read.
-struct BackwardInput {
-    template <class Arguments>
-    explicit BackwardInput(const Arguments& arguments)
-        : in(arguments.x, arguments.axis),
-          dy(array_argument(arguments.dy)),
-          parameters(arguments.weight, arguments.bias),
-          weighting(arguments.where, arguments.weights, in.x),
-          epilogue(arguments.residual, arguments.activation, arguments.negative_slope),
-          mean(array_argument(arguments.mean)),
-          invstd(array_argument(arguments.invstd)),
-          gradient_type(result_type_of(dy)) {
-        check_residual(epilogue.residual, gradient_type.engine, gradient_type.numpy.ptr(),
-                       is_float(dy.ref.dtype) ? "dy" : "dx");
+    Normalization normalization;
+    normalization.mean = mean.ref;
+    normalization.invstd = invstd.ref;
+    normalization.count = count.ref;
+    normalization.parameters = in.parameters();
+    normalization.through_statistics = bool_argument(arguments.through_statistics);
+    normalization.allow_single = bool_argument(arguments.allow_single);
+    normalization.mean_dy = mean_dy.ref;
+    normalization.mean_dy_xhat = mean_dy_xhat.ref;
+    Gradients results;
+    GradientsOut out{};
+    if (wants_dx) {
+        const ArrayArg dx = output_argument(arguments.out, type, in.x, {&dy, &in.x, &in.residual},
+                                            {&in.weight, &in.bias, &mean, &invstd, &in.where,
+                                             &in.weights, &count, &mean_dy, &mean_dy_xhat});
+        out.dx = dx.ref;
+        results.dx = dx.owner;
+        results.dresidual = residual_gradient(in, dy, type, dx, out.dz);
     }
-
-    Normalization normalization() const {
-        Normalization result;
-        result.mean = mean.ref;
-        result.invstd = invstd.ref;
-        result.parameters = parameters.engine();
-        return result;
+    if (wants_sums) {
+        const StatisticArray dweight(in.features);
+        const StatisticArray dbias(in.features);
+        out.dweight = dweight.data();
+        out.dbias = dbias.data();
+        results.dweight = dweight.array();
+        results.dbias = dbias.array();
     }
-    // The array that dx goes to, which shares no memory with `others` either.
-    ArrayArg output(const Argument& out, const ArrayArg& other, const ArrayArg& another) const {
-        return output_argument(out, gradient_type, in.x, {&dy, &in.x, &epilogue.residual},
-                               {&parameters.weight, &parameters.bias, &mean, &invstd,
-                                &weighting.where, &weighting.weights, &other, &another});
-    }
-    void run(const Normalization& normalization, const GradientsOut& out) const {
-        without_gil(in.bytes(), [&] {
-            fastbn::backward(dy.ref, in.x.ref, in.features, weighting.engine(), epilogue.engine(),
-                             normalization, out);
-        });
-    }
-
-    Input in;
-    ArrayArg dy;
-    ParameterArgs parameters;
-    WeightingArgs weighting;
-    EpilogueArgs epilogue;
-    ArrayArg mean;
-    ArrayArg invstd;
-    ResultType gradient_type;  // of dx and the residual's gradient
-};
+    without_gil(in.bytes(), [&] {
+        fastbn::backward(dy.ref, in.x.ref, in.features, in.weighting(), in.epilogue(),
+                         normalization, out);
+    });
+    return results;
+}
 
 // Returns (dx, dweight, dbias), and with a residual its gradient too.
-py::object batch_norm_backward(const BackwardArguments& arguments) {
-    const BackwardInput input(arguments);
-    // Without weights the count is the number of values, whatever the caller says.
-    const ArrayArg count =
-        input.weighting.given() ? optional_argument(arguments.count) : ArrayArg{};
-    Normalization normalization = input.normalization();
-    normalization.count = count.ref;
-    normalization.through_statistics = bool_argument(arguments.training);
-    normalization.allow_single = bool_argument(arguments.allow_single);
-    const ArrayArg dx = input.output(arguments.out, count, {});
-    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type, dx);
-    const StatisticArray dweight(input.in.features);
-    const StatisticArray dbias(input.in.features);
-    input.run(normalization, {dx.ref, dresidual.engine(), dweight.data(), dbias.data()});
-    if (!dresidual.result()) return tuple_of(dx.owner, dweight.array(), dbias.array());
-    return tuple_of(dx.owner, dweight.array(), dbias.array(), dresidual.result());
+py::object batch_norm_backward(const Arguments& arguments) {
+    const Gradients g = backward(arguments, true, true);
+    if (!g.dresidual) return tuple_of(g.dx, g.dweight, g.dbias);
+    return tuple_of(g.dx, g.dweight, g.dbias, g.dresidual);
 }
-
-struct GradientSumsArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument dy = required("dy");
-    Argument x = required("x");
-    Argument weight = optional("weight");
-    Argument bias = optional("bias");
-    Argument mean = required("mean");
-    Argument invstd = required("invstd");
-    Argument axis = optional("axis", 1);
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-    Argument residual = optional("residual");
-    Argument activation = optional("activation");
-    Argument negative_slope = optional("negative_slope", 0.01);
-};
 
 // Returns (dweight, dbias): the half of the backward pass that goes before what ranks exchange.
-py::object gradient_sums(const GradientSumsArguments& arguments) {
-    const BackwardInput input(arguments);
-    const StatisticArray dweight(input.in.features);
-    const StatisticArray dbias(input.in.features);
-    input.run(input.normalization(), {{}, {}, dweight.data(), dbias.data()});
-    return tuple_of(dweight.array(), dbias.array());
+py::object gradient_sums(const Arguments& arguments) {
+    const Gradients g = backward(arguments, true, false);
+    return tuple_of(g.dweight, g.dbias);
 }
-
-struct InputGradientArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument dy = required("dy");
-    Argument x = required("x");
-    Argument weight = optional("weight");
-    Argument bias = optional("bias");
-    Argument mean = required("mean");
-    Argument invstd = required("invstd");
-    Argument mean_dy = required("mean_dy");
-    Argument mean_dy_xhat = required("mean_dy_xhat");
-    Argument axis = optional("axis", 1);
-    Argument out = optional("out");
-    Argument where = optional("where");
-    Argument weights = optional("weights");
-    Argument residual = optional("residual");
-    Argument activation = optional("activation");
-    Argument negative_slope = optional("negative_slope", 0.01);
-};
 
 // Returns (dx,), and with a residual its gradient too: the half that comes after it. mean_dy and
 // mean_dy_xhat: the sums over all ranks, divided by what all their values weigh.
-py::object input_gradient(const InputGradientArguments& arguments) {
-    const BackwardInput input(arguments);
-    const ArrayArg mean_dy = array_argument(arguments.mean_dy);
-    const ArrayArg mean_dy_xhat = array_argument(arguments.mean_dy_xhat);
-    Normalization normalization = input.normalization();
-    normalization.mean_dy = mean_dy.ref;
-    normalization.mean_dy_xhat = mean_dy_xhat.ref;
-    const ArrayArg dx = input.output(arguments.out, mean_dy, mean_dy_xhat);
-    const ResidualGradient dresidual(input.epilogue, input.in.x, input.dy, input.gradient_type, dx);
-    input.run(normalization, {dx.ref, dresidual.engine(), nullptr, nullptr});
-    return dresidual.result() ? tuple_of(dx.owner, dresidual.result()) : tuple_of(dx.owner);
+py::object input_gradient(const Arguments& arguments) {
+    const Gradients g = backward(arguments, false, true);
+    return g.dresidual ? tuple_of(g.dx, g.dresidual) : tuple_of(g.dx);
+}
+
+// ---- Other libraries' arrays ----
+
+// Returns an array of the same memory, or None where the value offers none that NumPy can have.
+py::object from_dlpack(const Arguments& arguments) {
+    const py::object array = array_from_dlpack(arguments.value.value);
+    return array ? array : none();
+}
+
+// The same by the functions in C that the value's type may offer, and writable.
+py::object from_exchange_api(const Arguments& arguments) {
+    const py::object array = array_from_exchange_api(arguments.value.value);
+    return array ? array : none();
+}
+
+// ---- Settings ----
+
+py::object set_num_threads(const Arguments& arguments) {
+    fastbn::set_num_threads(threads_argument(arguments.n));
+    return none();
+}
+py::object get_num_threads(const Arguments&) { return to_python(fastbn::get_num_threads()); }
+
+// Returns the processors that a call may use.
+py::object processors(const Arguments&) { return to_python(fastbn::processors()); }
+
+// For tests: reads the container's quota once more, below a folder that stands for the root.
+py::object read_quota(const Arguments& arguments) {
+    fastbn::read_quota(text_argument(arguments.root));
+    return none();
+}
+py::object set_full_teams(const Arguments& arguments) {
+    fastbn::set_full_teams(bool_argument(arguments.full));
+    return none();
+}
+// For tests: returns the threads that a call on so many bytes would take now.
+py::object team_size(const Arguments& arguments) {
+    const std::ptrdiff_t bytes = bytes_argument(arguments.nbytes);
+    return to_python(choose_team(bytes, bytes).threads);
+}
+
+// Returns (limit, held, blocks, reused).
+py::object pool_info(const Arguments&) {
+    const pool::Info info = pool::info();
+    return tuple_of(to_python(info.limit), to_python(info.held), to_python(info.blocks),
+                    to_python(info.reused));
+}
+py::object set_pool_limit(const Arguments& arguments) {
+    pool::set_limit(bytes_argument(arguments.nbytes));
+    return none();
+}
+py::object clear_pool(const Arguments&) {
+    pool::clear();
+    return none();
+}
+
+py::object isas(const Arguments&) {
+    const std::vector<std::string> available = available_isas();
+    py::object names = owned(PyTuple_New(static_cast<Py_ssize_t>(available.size())));
+    for (std::size_t i = 0; i < available.size(); ++i) {
+        PyTuple_SET_ITEM(names.ptr(), i, to_python(available[i].c_str()).release().ptr());
+    }
+    return names;
+}
+py::object get_isa(const Arguments&) { return to_python(fastbn::get_isa()); }
+py::object set_isa(const Arguments& arguments) {
+    fastbn::set_isa(text_argument(arguments.name));
+    return none();
+}
+
+// Returns (l2, l3).
+py::object get_caches(const Arguments&) {
+    const Caches sizes = caches();
+    return tuple_of(to_python(sizes.l2), to_python(sizes.l3));
+}
+py::object set_caches(const Arguments& arguments) {
+    fastbn::set_caches({bytes_argument(arguments.l2), bytes_argument(arguments.l3)});
+    return none();
 }
 
 }  // namespace
 
-void add_array_functions(PyObject* module) {
+void add_functions(PyObject* module) {
+    using A = Arguments;
     static PyMethodDef functions[] = {
-        Function<batch_norm>::entry("batch_norm"),
-        Function<batch_norm_train>::entry("batch_norm_train"),
-        Function<batch_norm_backward>::entry("batch_norm_backward"),
-        Function<gradient_sums>::entry("gradient_sums"),
-        Function<input_gradient>::entry("input_gradient"),
-        Function<moments>::entry("moments"),
-        Function<normalize>::entry("normalize"),
-        Function<value_range>::entry("value_range"),
-        Function<check_weights>::entry("check_weights"),
-        Function<from_dlpack>::entry("from_dlpack"),
-        Function<from_exchange_api>::entry("from_exchange_api"),
+        Function<batch_norm>::entry(
+            "batch_norm",
+            {&A::x, &A::running_mean, &A::running_var, &A::weight, &A::bias, &A::training,
+             &A::momentum, &A::eps, &A::axis, &A::correction, &A::dtype, &A::out, &A::where,
+             &A::weights, &A::residual, &A::activation, &A::negative_slope}),
+        Function<batch_norm_train>::entry(
+            "batch_norm_train",
+            {&A::x, &A::weight, &A::bias, &A::eps, &A::axis, &A::dtype, &A::out, &A::where,
+             &A::weights, &A::residual, &A::activation, &A::negative_slope, &A::running_mean,
+             &A::running_var, &A::momentum, &A::correction, &A::skip_nonfinite, &A::allow_single}),
+        Function<batch_norm_backward>::entry(
+            "batch_norm_backward",
+            {&A::dy, &A::x, &A::weight, &A::bias, &A::mean, &A::invstd, &A::count, &A::axis,
+             &A::through_statistics, &A::out, &A::where, &A::weights, &A::residual, &A::activation,
+             &A::negative_slope, &A::allow_single}),
+        Function<gradient_sums>::entry(
+            "gradient_sums",
+            {&A::dy, &A::x, &A::weight, &A::bias, &A::mean, &A::invstd, &A::axis, &A::where,
+             &A::weights, &A::residual, &A::activation, &A::negative_slope}),
+        Function<input_gradient>::entry(
+            "input_gradient", {&A::dy, &A::x, &A::weight, &A::bias, &A::mean, &A::invstd,
+                               &A::mean_dy, &A::mean_dy_xhat, &A::axis, &A::out, &A::where,
+                               &A::weights, &A::residual, &A::activation, &A::negative_slope}),
+        Function<moments>::entry(
+            "moments", {&A::x, &A::axis, &A::where, &A::weights, &A::omit_nan, &A::extremes}),
+        Function<normalize>::entry(
+            "normalize", {&A::x, &A::mean, &A::var, &A::weight, &A::bias, &A::eps, &A::axis,
+                          &A::dtype, &A::out, &A::residual, &A::activation, &A::negative_slope,
+                          &A::clip, &A::refuse_infinity, &A::out_axis, &A::mean_lo}),
+        Function<value_range>::entry("value_range",
+                                     {&A::x, &A::axis, &A::where, &A::weights, &A::omit_nan}),
+        Function<check_weights>::entry("check_weights", {&A::x, &A::axis, &A::where, &A::weights}),
+        Function<from_dlpack>::entry("from_dlpack", {&A::value}),
+        Function<from_exchange_api>::entry("from_exchange_api", {&A::value}),
+        Function<set_num_threads>::entry("set_num_threads", {&A::n}),
+        Function<get_num_threads>::entry("get_num_threads"),
+        Function<processors>::entry("processors"),
+        Function<read_quota>::entry("read_quota", {&A::root}),
+        Function<set_full_teams>::entry("set_full_teams", {&A::full}),
+        Function<team_size>::entry("team_size", {&A::nbytes}),
+        Function<pool_info>::entry("pool_info"),
+        Function<set_pool_limit>::entry("set_pool_limit", {&A::nbytes}),
+        Function<clear_pool>::entry("clear_pool"),
+        Function<isas>::entry("isas"),
+        Function<get_isa>::entry("get_isa"),
+        Function<set_isa>::entry("set_isa", {&A::name}),
+        Function<get_caches>::entry("get_caches"),
+        Function<set_caches>::entry("set_caches", {&A::l2, &A::l3}),
         {nullptr, nullptr, 0, nullptr},
     };
     if (PyModule_AddFunctions(module, functions) != 0) throw PythonError();

@@ -1,11 +1,8 @@
-// The Python module fastbn._core: its settings, and what it is made of when it is imported.
+// The Python module fastbn._core, filled when it is imported, and NumPy's arrays: what needs more of
+// pybind11 than its references, in one file, since to parse that takes five seconds.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <string>
-#include <vector>
-
-#include "bindings/arguments.hpp"
-#include "bindings/functions.hpp"
 #include "bindings/numpy.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
@@ -16,112 +13,61 @@
 namespace fastbn::bindings {
 namespace {
 
-struct ThreadsArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument n = required("n");
-};
+py::detail::npy_api& numpy() { return py::detail::npy_api::get(); }
 
-py::object set_num_threads(const ThreadsArguments& arguments) {
-    fastbn::set_num_threads(threads_argument(arguments.n));
-    return none();
+// Kept for the life of the process, from its import on.
+PyObject* float32 = nullptr;
+PyObject* float64 = nullptr;
+
+// NumPy does not write through the pointers that it is given.
+Py_intptr_t* unchanged(const std::ptrdiff_t* values) { return const_cast<Py_intptr_t*>(values); }
+
+}  // namespace
+
+bool is_array(PyObject* value) { return numpy().PyArray_Check_(value); }
+
+bool is_exactly_array(PyObject* value) { return Py_TYPE(value) == numpy().PyArray_Type_; }
+
+ArrayFields fields_of_array(PyObject* array) {
+    const auto* const fields = py::detail::array_proxy(array);
+    return {fields->data,
+            fields->nd,
+            fields->dimensions,
+            fields->strides,
+            fields->descr,
+            (fields->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0,
+            (fields->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0};
 }
 
-py::object get_num_threads(const NoArguments&) { return to_python(fastbn::get_num_threads()); }
-
-// Returns the processors that a call may use.
-py::object processors(const NoArguments&) { return to_python(fastbn::processors()); }
-
-struct QuotaArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument root = required("root");
-};
-
-// For tests: reads the container's quota once more, below a folder that stands for the root.
-py::object read_quota(const QuotaArguments& arguments) {
-    fastbn::read_quota(text_argument(arguments.root));
-    return none();
+DTypeFields fields_of_dtype(PyObject* dtype) {
+    const auto fields = py::reinterpret_borrow<py::dtype>(dtype);
+    return {fields.num(), fields.kind(), fields.byteorder()};
 }
 
-struct FullTeamsArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument full = required("full");
-};
+PyObject* float32_dtype() { return float32; }
+PyObject* float64_dtype() { return float64; }
+py::object dtype_of(int num) { return py::dtype(num); }
 
-py::object set_full_teams(const FullTeamsArguments& arguments) {
-    fastbn::set_full_teams(bool_argument(arguments.full));
-    return none();
+py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape) {
+    return owned(numpy().PyArray_NewFromDescr_(numpy().PyArray_Type_,
+                                               borrowed(dtype).release().ptr(), ndim,
+                                               unchanged(shape), nullptr, nullptr, 0, nullptr));
 }
 
-struct TeamArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument nbytes = required("nbytes");
-};
-
-// For tests: returns the threads that a call on so many bytes would take now.
-py::object team_size(const TeamArguments& arguments) {
-    const std::ptrdiff_t bytes = bytes_argument(arguments.nbytes);
-    return to_python(choose_team(bytes, bytes).threads);
-}
-
-struct PoolLimitArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument nbytes = required("nbytes");
-};
-
-py::object set_pool_limit(const PoolLimitArguments& arguments) {
-    pool::set_limit(bytes_argument(arguments.nbytes));
-    return none();
-}
-
-// Returns (limit, held, blocks, reused).
-py::object pool_info(const NoArguments&) {
-    const pool::Info info = pool::info();
-    return tuple_of(to_python(info.limit), to_python(info.held), to_python(info.blocks),
-                    to_python(info.reused));
-}
-
-py::object clear_pool(const NoArguments&) {
-    pool::clear();
-    return none();
-}
-
-struct IsaArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument name = required("name");
-};
-
-py::object set_isa(const IsaArguments& arguments) {
-    fastbn::set_isa(text_argument(arguments.name));
-    return none();
-}
-
-py::object get_isa(const NoArguments&) { return to_python(fastbn::get_isa()); }
-
-py::object isas(const NoArguments&) {
-    const std::vector<std::string> available = available_isas();
-    py::object names = owned(PyTuple_New(static_cast<Py_ssize_t>(available.size())));
-    for (std::size_t i = 0; i < available.size(); ++i) {
-        PyTuple_SET_ITEM(names.ptr(), i, to_python(available[i].c_str()).release().ptr());
+py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
+                        const std::ptrdiff_t* shape, const std::ptrdiff_t* strides,
+                        bool writeable) {
+    py::object array = owned(numpy().PyArray_NewFromDescr_(
+        numpy().PyArray_Type_, borrowed(dtype).release().ptr(), ndim, unchanged(shape),
+        unchanged(strides), data, writeable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0,
+        nullptr));
+    if (numpy().PyArray_SetBaseObject_(array.ptr(), borrowed(base).release().ptr()) != 0) {
+        throw PythonError();
     }
-    return names;
+    return array;
 }
 
-struct CachesArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
-    Argument l2 = required("l2");
-    Argument l3 = required("l3");
-};
-
-py::object set_caches(const CachesArguments& arguments) {
-    fastbn::set_caches({bytes_argument(arguments.l2), bytes_argument(arguments.l3)});
-    return none();
-}
-
-// Returns (l2, l3).
-py::object get_caches(const NoArguments&) {
-    const Caches sizes = caches();
-    return tuple_of(to_python(sizes.l2), to_python(sizes.l3));
-}
+namespace {
 
 void set_attribute(PyObject* module, const char* name, const py::object& value) {
     if (PyObject_SetAttrString(module, name, value.ptr()) != 0) throw PythonError();
@@ -130,30 +76,12 @@ void set_attribute(PyObject* module, const char* name, const py::object& value) 
 void fill(PyObject* module) {
     choose_isa();
     choose_caches();
-    load_numpy();
+    float32 = py::dtype::of<float>().release().ptr();
+    float64 = py::dtype::of<double>().release().ptr();
     install_fork_handler();
-    fastbn::read_quota("");
+    read_quota("");
     pool::protect_from_fork();
-
-    add_array_functions(module);
-    static PyMethodDef settings[] = {
-        Function<set_num_threads>::entry("set_num_threads"),
-        Function<get_num_threads>::entry("get_num_threads"),
-        Function<processors>::entry("processors"),
-        Function<read_quota>::entry("read_quota"),
-        Function<set_full_teams>::entry("set_full_teams"),
-        Function<team_size>::entry("team_size"),
-        Function<pool_info>::entry("pool_info"),
-        Function<set_pool_limit>::entry("set_pool_limit"),
-        Function<clear_pool>::entry("clear_pool"),
-        Function<isas>::entry("isas"),
-        Function<get_isa>::entry("get_isa"),
-        Function<set_isa>::entry("set_isa"),
-        Function<get_caches>::entry("get_caches"),
-        Function<set_caches>::entry("set_caches"),
-        {nullptr, nullptr, 0, nullptr},
-    };
-    if (PyModule_AddFunctions(module, settings) != 0) throw PythonError();
+    add_functions(module);
     set_attribute(module, "version", to_python(FASTBN_VERSION));
     set_attribute(module, "openmp", to_python(has_openmp()));
     set_attribute(module, "compiler", to_python(FASTBN_COMPILER));

@@ -1,4 +1,4 @@
-// NumPy's arrays, as much of them as the bindings use. Only numpy.cpp includes pybind11's
+// NumPy's arrays, as much of them as the bindings use. Only module.cpp includes pybind11's
 // declarations of NumPy's interface.
 #pragma once
 
@@ -9,9 +9,6 @@
 namespace fastbn::bindings {
 
 static_assert(sizeof(Py_ssize_t) == sizeof(std::ptrdiff_t));
-
-// To be called once, while the module is imported; fails where NumPy does not load.
-void load_numpy();
 
 bool is_array(PyObject* value);  // of a subclass too
 bool is_exactly_array(PyObject* value);

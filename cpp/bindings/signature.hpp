@@ -2,18 +2,14 @@
 // takes a few nanoseconds for each argument: the interpreter hands over its own array of values
 // (METH_FASTCALL | METH_KEYWORDS), and no memory is asked for.
 //
-// A function lists its parameters once, as the fields of a struct:
+// A parameter is a field of Arguments, which says its name and default once for all functions. A
+// function lists those that it has, in order; the signature that help() shows follows from that:
 //
-//     struct ScaleArguments : ArgumentList {
-//         using ArgumentList::ArgumentList;
-//         Argument x = required("x");
-//         Argument factor = optional("factor", 2.0);
-//     };
-//     py::object scale(const ScaleArguments& arguments);
-//
-// Names, order, defaults, and the signature that help() shows all follow from that.
+//     py::object scale(const Arguments& arguments);
+//     Function<scale>::entry("scale", {&Arguments::x, &Arguments::axis})
 #pragma once
 
+#include <initializer_list>
 #include <string>
 
 #include "bindings/python.hpp"
@@ -21,99 +17,120 @@
 namespace fastbn::bindings {
 
 // A parameter and its value in a call: what was given, which the caller keeps alive, or the
-// default.
+// default. A null value as default says that the parameter is required where it is listed.
 struct Argument {
     const char* name;
     PyObject* value;
 
     bool is_none() const { return value == Py_None; }
+
+    static Argument required(const char* name) { return {name, nullptr}; }
+    static Argument optional(const char* name) { return {name, Py_None}; }
+    template <class Value>
+    static Argument optional(const char* name, Value value) {
+        return {name, to_python(value).release().ptr()};  // for the life of the process
+    }
 };
 
+// All parameters that any function has. In a call those that its function does not list have their
+// defaults.
+struct Arguments {
+    Argument x = Argument::required("x");
+    Argument dy = Argument::required("dy");
+    Argument axis = Argument::optional("axis", 1);
+    Argument weight = Argument::optional("weight");
+    Argument bias = Argument::optional("bias");
+    Argument eps = Argument::optional("eps", 1e-5);
+    Argument dtype = Argument::optional("dtype");
+    Argument out = Argument::optional("out");
+    Argument out_axis = Argument::optional("out_axis");
+
+    Argument where = Argument::optional("where");
+    Argument weights = Argument::optional("weights");
+    Argument omit_nan = Argument::optional("omit_nan", false);
+    Argument extremes = Argument::optional("extremes", false);
+
+    Argument residual = Argument::optional("residual");
+    Argument activation = Argument::optional("activation");
+    Argument negative_slope = Argument::optional("negative_slope", 0.01);
+    Argument clip = Argument::optional("clip");
+    Argument refuse_infinity = Argument::optional("refuse_infinity", false);
+
+    Argument training = Argument::optional("training", false);
+    Argument running_mean = Argument::optional("running_mean");
+    Argument running_var = Argument::optional("running_var");
+    Argument momentum = Argument::optional("momentum", 0.1);
+    Argument correction = Argument::optional("correction", 1);
+    Argument skip_nonfinite = Argument::optional("skip_nonfinite", false);
+    Argument allow_single = Argument::optional("allow_single", false);
+
+    Argument mean = Argument::required("mean");
+    Argument mean_lo = Argument::optional("mean_lo");
+    Argument var = Argument::required("var");
+    Argument invstd = Argument::required("invstd");
+    Argument count = Argument::optional("count");
+    Argument through_statistics = Argument::optional("training", true);  // backward's
+    Argument mean_dy = Argument::required("mean_dy");
+    Argument mean_dy_xhat = Argument::required("mean_dy_xhat");
+
+    Argument value = Argument::required("value");
+    Argument n = Argument::required("n");
+    Argument nbytes = Argument::required("nbytes");
+    Argument full = Argument::required("full");
+    Argument root = Argument::required("root");
+    Argument name = Argument::required("name");
+    Argument l2 = Argument::required("l2");
+    Argument l3 = Argument::required("l3");
+
+    // What calls begin with; made while the module is imported, and only read after that.
+    static const Arguments& defaults() {
+        static const Arguments all;
+        return all;
+    }
+};
+
+using Parameter = Argument Arguments::*;
 constexpr int max_parameters = 24;
 
 // A function's parameters, in order. Written once, while the module is imported, and only read
 // after that: calls need no lock, in an interpreter without a global lock too.
 class Signature {
 public:
-    void start(const char* function);
-    // An empty default: the parameter is required.
-    void add(const char* parameter, py::object default_value);
+    void set(const char* function, std::initializer_list<Parameter> parameters);
     const std::string& text() const { return text_; }
 
     // Finds every parameter's value; `given` are n values by position, then those of `keywords`.
     // Raises TypeError as Python's own functions do.
-    void match(PyObject* const* given, Py_ssize_t n, PyObject* keywords, PyObject** values) const;
+    void match(PyObject* const* given, Py_ssize_t n, PyObject* keywords,
+               Arguments& arguments) const;
 
 private:
+    void add_text(const Argument& parameter, bool is_first, bool needs_star);
     int find(PyObject* keyword, int start) const;
     [[noreturn]] void fail(const std::string& message) const;
 
     const char* function_ = nullptr;
     int count_ = 0;
+    Parameter fields_[max_parameters] = {};
+    PyObject* names_[max_parameters] = {};  // interned
     int required_count_ = 0;
     int required_[max_parameters] = {};
-    PyObject* names_[max_parameters] = {};     // interned
-    PyObject* defaults_[max_parameters] = {};  // null where required
-    bool has_star_ = false;
     std::string text_;
-};
-
-// What a struct of parameters begins with. Made from a call's values, its fields take one each;
-// made from a Signature, they enter themselves in it.
-class ArgumentList {
-public:
-    explicit ArgumentList(PyObject* const* values) : values_(values) {}
-    explicit ArgumentList(Signature& signature) : signature_(&signature) {}
-
-protected:
-    Argument required(const char* name) {
-        if (signature_ != nullptr) signature_->add(name, py::object());
-        return next(name);
-    }
-    Argument optional(const char* name) {
-        if (signature_ != nullptr) signature_->add(name, none());
-        return next(name);
-    }
-    Argument optional(const char* name, bool value) {
-        if (signature_ != nullptr) signature_->add(name, to_python(value));
-        return next(name);
-    }
-    Argument optional(const char* name, int value) {
-        if (signature_ != nullptr) signature_->add(name, to_python(value));
-        return next(name);
-    }
-    Argument optional(const char* name, double value) {
-        if (signature_ != nullptr) signature_->add(name, to_python(value));
-        return next(name);
-    }
-
-private:
-    Argument next(const char* name) { return {name, values_ == nullptr ? nullptr : *values_++}; }
-
-    PyObject* const* values_ = nullptr;
-    Signature* signature_ = nullptr;
-};
-
-struct NoArguments : ArgumentList {
-    using ArgumentList::ArgumentList;
 };
 
 // Sets Python's error to the C++ exception in flight.
 void set_python_error() noexcept;
 
-template <auto function>
-struct Function;
-
-template <class Arguments, py::object (*function)(const Arguments&)>
-struct Function<function> {
+template <py::object (*function)(const Arguments&)>
+struct Function {
     static inline Signature signature;
 
     static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t n,
                           PyObject* keywords) noexcept {
         try {
-            PyObject* values[max_parameters];
-            signature.match(given, n, keywords, values);
-            return function(Arguments(values)).release().ptr();
+            Arguments arguments = Arguments::defaults();
+            signature.match(given, n, keywords, arguments);
+            return function(arguments).release().ptr();
         } catch (...) {
             set_python_error();
             return nullptr;
@@ -121,14 +138,16 @@ struct Function<function> {
     }
 
     // The entry in a module's table of functions.
-    static PyMethodDef entry(const char* name) {
-        signature.start(name);
-        const Arguments entered(signature);
+    static PyMethodDef entry(const char* name, std::initializer_list<Parameter> parameters = {}) {
+        signature.set(name, parameters);
         // Python's own documented way to keep this type of function in a table of the other.
         const auto untyped =
             reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Function::call));
         return {name, untyped, METH_FASTCALL | METH_KEYWORDS, signature.text().c_str()};
     }
 };
+
+// Adds all functions to the module (functions.cpp).
+void add_functions(PyObject* module);
 
 }  // namespace fastbn::bindings

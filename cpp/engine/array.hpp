@@ -1,16 +1,11 @@
-// Arrays as the engine sees them: memory, a type, a shape, strides; the strided loops over them,
-// and their elements one at a time. No owner, no Python, no axes that mean anything.
+// Arrays as the engine sees them: memory, a type, a shape, strides; the strided loops over them;
+// and their elements, converted. No owner, no Python, no axes that mean anything.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
 
 #include "numerics/dtype.hpp"
-#include "numerics/half.hpp"
 
 namespace fastbn {
 
@@ -103,98 +98,48 @@ void each_stretch(const Dims& dims, std::ptrdiff_t begin, std::ptrdiff_t count, 
     }
 }
 
-// An element out of memory of any alignment, and into it.
-template <class T>
-T read_element(const char* from) {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
-template <class T>
-void write_element(char* to, T value) {
-    std::memcpy(to, &value, sizeof value);
-}
-
-template <class T>
-constexpr bool is_half = std::is_same_v<T, Float16> || std::is_same_v<T, Bfloat16>;
-
-// A value whose bytes are in the order of other machines.
-template <class T>
-struct Swapped {
-    T reversed;
-};
-
-// A truth value: any byte but 0 is true, which is 1.
-struct Boolean {
-    std::uint8_t byte;
-};
-
-inline std::uint16_t reverse_bytes(std::uint16_t bits) { return __builtin_bswap16(bits); }
-inline std::uint32_t reverse_bytes(std::uint32_t bits) { return __builtin_bswap32(bits); }
-inline std::uint64_t reverse_bytes(std::uint64_t bits) { return __builtin_bswap64(bits); }
-
-template <class T>
-T reverse_bytes(T value) {
-    using Wide = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
-    using Bits = std::conditional_t<sizeof(T) == 2, std::uint16_t, Wide>;
-    Bits bits;
-    std::memcpy(&bits, &value, sizeof value);
-    bits = reverse_bytes(bits);
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-// Calls f with a value of the type that the elements have in memory.
-template <class F>
-auto visit_stored(DType dtype, bool swapped, F&& f) {
-    if (dtype == DType::boolean) return f(Boolean{});
-    return visit_dtype(dtype, [&](auto value) {
-        if constexpr (sizeof value > 1) {
-            if (swapped) return f(Swapped<decltype(value)>{value});
-        }
-        return f(value);
-    });
-}
-
-// The float on a number's way to a narrower type: rounded to nearest it could come to lie halfway
-// between two of those, and be rounded once more. Cut off, with a last bit that says so, it cannot
-// (Boldo & Melquiond 2008, rounding to odd).
-inline float round_to_odd(double value) {
-    const auto nearest = static_cast<float>(value);
-    if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
-    std::uint32_t bits = bits_of(nearest);
-    if (std::fabs(static_cast<double>(nearest)) > std::fabs(value)) --bits;
-    return float_of(bits | 1U);
-}
-
-template <class T>
-constexpr bool is_swapped = false;
-template <class T>
-constexpr bool is_swapped<Swapped<T>> = true;
-
-// To T, rounded once.
-template <class T, class S>
-T converted(S value) {
-    if constexpr (std::is_same_v<T, S>) {
-        return value;
-    } else if constexpr (is_swapped<S>) {
-        return converted<T>(reverse_bytes(value.reversed));
-    } else if constexpr (is_swapped<T>) {
-        return {reverse_bytes(converted<decltype(T::reversed)>(value))};
-    } else if constexpr (std::is_same_v<S, Boolean>) {
-        return converted<T>(static_cast<std::uint8_t>(value.byte != 0 ? 1 : 0));
-    } else if constexpr (std::is_same_v<T, Boolean>) {
-        return {converted<double>(value) != 0.0 ? std::uint8_t{1} : std::uint8_t{0}};
-    } else if constexpr (is_half<S>) {
-        return converted<T>(widen(value));
-    } else if constexpr (is_half<T>) {
-        T half;
-        narrow(round_to_odd(static_cast<double>(value)), half);
-        return half;
-    } else {
-        return static_cast<T>(value);
+// Copies evenly spaced elements of any type, byte order and alignment to such elements of another
+// type, or of the same: each value is rounded once, to nearest even. Of two types one is float32 or
+// float64, and what is written is a floating-point number, or both are the same. What to do is
+// found out once; a copy is then a call through pointers.
+class ElementCopy {
+public:
+    // swapped: the bytes of values are in the order of other machines.
+    ElementCopy(DType from, bool from_swapped, DType to, bool to_swapped);
+    // Out of an array to values that kernels take, and back.
+    static ElementCopy reading(DType array, bool swapped, DType seen) {
+        return {array, swapped, seen, false};
     }
-}
+    static ElementCopy writing(DType seen, DType array, bool swapped) {
+        return {seen, false, array, swapped};
+    }
+
+    // Strides in bytes. From a stride of 0 one value is copied n times.
+    void operator()(const char* from, std::ptrdiff_t from_stride, char* to,
+                    std::ptrdiff_t to_stride, std::ptrdiff_t n) const noexcept;
+    // Where both are side by side.
+    void dense(const void* from, void* to, std::ptrdiff_t n) const noexcept {
+        (*this)(static_cast<const char*>(from), from_size_, static_cast<char*>(to), to_size_, n);
+    }
+
+private:
+    using Move = void (*)(const char* from, std::ptrdiff_t from_stride, char* to,
+                          std::ptrdiff_t to_stride, std::ptrdiff_t n) noexcept;
+    using Convert = void (*)(const void* from, void* to, std::ptrdiff_t n) noexcept;
+
+    std::ptrdiff_t from_size_;
+    std::ptrdiff_t to_size_;
+    bool from_swapped_;
+    bool to_swapped_;
+    Move read_;        // from an array's memory, in its own type
+    Move write_;       // to it
+    Convert convert_;  // of native values side by side; null if the types are the same
+};
+
+// All elements of an array in C order, as float64, and back.
+void read_elements(const ArrayRef& array, double* to) noexcept;
+void write_elements(const double* from, const ArrayRef& array) noexcept;
+// The element of an array's type at an address.
+double element_at(const ArrayRef& array, const char* element) noexcept;
 
 }  // namespace fastbn

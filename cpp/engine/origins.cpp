@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "engine/threads.hpp"
 #include "numerics/moments_math.hpp"
@@ -10,8 +11,9 @@ namespace fastbn {
 namespace {
 
 std::uint64_t bits_at(const char* element, bool swapped) {
-    const auto bits = read_element<std::uint64_t>(element);
-    return swapped ? reverse_bytes(bits) : bits;
+    std::uint64_t bits;
+    std::memcpy(&bits, element, sizeof bits);
+    return swapped ? __builtin_bswap64(bits) : bits;
 }
 
 // The second largest of three integers.

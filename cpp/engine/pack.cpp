@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
 #include "engine/dispatch.hpp"
 
@@ -50,117 +48,24 @@ void each_tile_stretch(const Operand& operand, const TileRange& tile, Visit&& vi
                  });
 }
 
-template <class T>
-bool is_aligned(const char* data) {
-    return reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
+// The tile's elements to a contiguous tile of the type that kernels see, and back.
+ElementCopy reading(const Operand& operand) {
+    return ElementCopy::reading(operand.dtype, operand.swapped, operand.kernel_dtype);
 }
-
-template <class T>
-struct Strided {
-    char* data;
-    std::ptrdiff_t stride;  // in bytes
-    bool is_dense() const {
-        return stride == static_cast<std::ptrdiff_t>(sizeof(T)) && is_aligned<T>(data);
-    }
-    T* dense() const { return reinterpret_cast<T*>(data); }
-};
-
-template <class T>
-Strided<T> dense(std::byte* values) {
-    return {reinterpret_cast<char*>(values), sizeof(T)};
-}
-
-template <class T, class S>
-void copy_stretch(const Strided<T>& to, const Strided<S>& from, std::ptrdiff_t n) noexcept {
-    if (to.is_dense() && from.is_dense()) {
-        if constexpr (std::is_same_v<T, S>) {
-            std::memcpy(to.data, from.data, static_cast<std::size_t>(n) * sizeof(T));
-            return;
-        } else if constexpr (is_half<S> && std::is_same_v<T, float>) {
-            return conversion_kernels(dtype_of<S>).widen(from.dense(), to.dense(), n);
-        } else if constexpr (is_half<T> && std::is_same_v<S, float>) {
-            return conversion_kernels(dtype_of<T>).narrow(from.dense(), to.dense(), n);
-        } else {
-            const S* const values = from.dense();
-            T* const results = to.dense();
-            for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
-            return;
-        }
-    }
-    if (to.is_dense() && from.stride == 0) {  // a broadcast axis, in one store for many values
-        std::fill_n(to.dense(), n, converted<T>(read_element<S>(from.data)));
-        return;
-    }
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const S value = read_element<S>(from.data + i * from.stride);
-        write_element(to.data + i * to.stride, converted<T>(value));
-    }
-}
-
-// visit(a value of the type that the operand has in memory, one of the type that kernels see it
-// as).
-template <class Visit>
-void visit_types(const Operand& operand, const Visit& visit) {
-    const auto with_stored = [&](auto seen) {
-        visit_stored(operand.dtype, operand.swapped, [&](auto stored) { visit(stored, seen); });
-    };
-    if (operand.kernel_dtype == DType::float64) {
-        with_stored(double{});
-    } else if (operand.kernel_dtype == DType::float32) {
-        with_stored(float{});
-    } else {  // the sixteen-bit types and bytes are seen as they are
-        visit_dtype(operand.kernel_dtype, [&](auto seen) {
-            if constexpr (sizeof seen > 1) {
-                if (operand.swapped) return visit(Swapped<decltype(seen)>{seen}, seen);
-            }
-            visit(seen, seen);
-        });
-    }
+ElementCopy writing(const Operand& operand) {
+    return ElementCopy::writing(operand.kernel_dtype, operand.dtype, operand.swapped);
 }
 
 // value - origin, rounded once: whatever the two are, the size of their difference fits 64 bits.
-template <class T>
-double difference(T value, T origin) {
-    const auto up = static_cast<std::uint64_t>(value) - static_cast<std::uint64_t>(origin);
-    const double size = static_cast<double>(value < origin ? 0 - up : up);
-    return value < origin ? -size : size;
+double difference(std::uint64_t value, std::uint64_t origin, DType dtype) {
+    // Flipping the highest bit puts signed integers in the order of unsigned ones.
+    const std::uint64_t flipped = dtype == DType::int64 ? std::uint64_t{1} << 63 : 0;
+    const bool below = (value ^ flipped) < (origin ^ flipped);
+    const double size = static_cast<double>(below ? origin - value : value - origin);
+    return below ? -size : size;
 }
 
-// A tile of 64-bit integers as differences from their channels' origins, by a kernel where values
-// lie side by side and differences are small.
-template <class S>
-void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
-    const auto value_at = [](const char* from) {
-        const S stored = read_element<S>(from);
-        if constexpr (is_swapped<S>) {
-            return reverse_bytes(stored.reversed);
-        } else {
-            return stored;
-        }
-    };
-    using T = decltype(value_at(nullptr));
-    const DifferenceKernels& kernels = difference_kernels(operand.dtype);
-    const bool by_column = operand.origins.by_column;
-    each_tile_stretch(
-        operand, tile,
-        [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
-            const std::uint64_t* const origins =
-                operand.origins.of_channel + (by_column ? tile.col : tile.channel);
-            const bool side_by_side =
-                !is_swapped<S> && stride == std::ptrdiff_t{sizeof(T)} && is_aligned<T>(at);
-            if (side_by_side && !by_column &&
-                kernels.from_origin(at, *origins, length, buffer + index)) {
-                return;
-            }
-            for (std::ptrdiff_t i = 0; i < length; ++i) {
-                const std::uint64_t origin = origins[by_column ? (index + i) % tile.cols : 0];
-                buffer[index + i] = difference(value_at(at + i * stride), static_cast<T>(origin));
-            }
-        });
-}
-
-// The same of columns with an origin each, all rows at once, which may be short; false where that
-// cannot be.
+// Columns with an origin each, all rows at once, which may be short; false where that cannot be.
 bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
                               double* buffer) noexcept {
     if (!operand.walkable || !operand.origins.by_column) return false;
@@ -172,31 +77,47 @@ bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
                       tile.cols, buffer);
 }
 
+// A tile of 64-bit integers as differences from their channels' origins, by a kernel where they are
+// small.
 void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
     if (pack_rows_of_differences(operand, tile, buffer)) return;
-    const auto pack = [&](auto value) {
-        if (operand.swapped) {
-            pack_differences<Swapped<decltype(value)>>(operand, tile, buffer);
-        } else {
-            pack_differences<decltype(value)>(operand, tile, buffer);
+    constexpr std::ptrdiff_t at_once = 256;
+    constexpr std::ptrdiff_t size = sizeof(std::uint64_t);
+    const auto copy = ElementCopy::reading(operand.dtype, operand.swapped, operand.dtype);
+    const DifferenceKernels& kernels = difference_kernels(operand.dtype);
+    const bool by_column = operand.origins.by_column;
+    const std::uint64_t* const origins =
+        operand.origins.of_channel + (by_column ? tile.col : tile.channel);
+    const auto pack = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
+                          std::ptrdiff_t n) {
+        std::uint64_t values[at_once];
+        copy(at, stride, reinterpret_cast<char*>(values), size, n);
+        if (!by_column && kernels.from_origin(values, *origins, n, buffer + index)) return;
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const std::uint64_t origin = origins[by_column ? (index + i) % tile.cols : 0];
+            buffer[index + i] = difference(values[i], origin, operand.dtype);
         }
     };
-    if (operand.dtype == DType::int64) return pack(std::int64_t{});
-    pack(std::uint64_t{});
+    each_tile_stretch(operand, tile,
+                      [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
+                          std::ptrdiff_t length) {
+                          for (std::ptrdiff_t i = 0; i < length; i += at_once) {
+                              pack(at + i * stride, stride, index + i,
+                                   std::min(at_once, length - i));
+                          }
+                      });
 }
 
 // From a contiguous tile.
-void unpack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
-    visit_types(operand, [&](auto stored, auto seen) {
-        using S = decltype(stored);
-        using T = decltype(seen);
-        each_tile_stretch(
-            operand, tile,
-            [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
-                char* const from = reinterpret_cast<char*>(static_cast<T*>(buffer) + index);
-                copy_stretch(Strided<S>{at, stride}, Strided<T>{from, sizeof(T)}, length);
-            });
-    });
+void unpack_tile(const Operand& operand, const TileRange& tile, const std::byte* buffer) noexcept {
+    const ElementCopy copy = writing(operand);
+    const std::ptrdiff_t size = size_of(operand.kernel_dtype);
+    const char* const values = reinterpret_cast<const char*>(buffer);
+    each_tile_stretch(
+        operand, tile,
+        [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            copy(values + index * size, size, at, stride, length);
+        });
 }
 
 // visit(the packed rows x cols, their place in the array, rows, cols) for every part of the tile of
@@ -234,10 +155,7 @@ void pack_transposed(const Operand& operand, const TileRange& tile,
             kernels.pack({array.data, array.stride}, packed, rows, cols);
         });
     if (!operand.converted()) return;
-    visit_types(operand, [&](auto stored, auto seen) {
-        copy_stretch(dense<decltype(seen)>(seen_values), dense<decltype(stored)>(stored_values),
-                     tile.rows * tile.cols);
-    });
+    reading(operand).dense(stored_values, seen_values, tile.rows * tile.cols);
 }
 
 void unpack_transposed(const Operand& operand, const TileRange& tile, const Scratch& scratch,
@@ -246,10 +164,7 @@ void unpack_transposed(const Operand& operand, const TileRange& tile, const Scra
     std::byte* stored_values = seen_values;
     if (operand.converted()) {
         stored_values = scratch.staging + operand.stored_staging;
-        visit_types(operand, [&](auto stored, auto seen) {
-            copy_stretch(dense<decltype(stored)>(stored_values), dense<decltype(seen)>(seen_values),
-                         tile.rows * tile.cols);
-        });
+        writing(operand).dense(seen_values, stored_values, tile.rows * tile.cols);
     }
     const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
     each_transposed_part(
@@ -270,16 +185,14 @@ Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
 
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
     if (operand.origins) return pack_differences(operand, tile, static_cast<double*>(buffer));
-    visit_types(operand, [&](auto stored, auto seen) {
-        using S = decltype(stored);
-        using T = decltype(seen);
-        each_tile_stretch(
-            operand, tile,
-            [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
-                char* const to = reinterpret_cast<char*>(static_cast<T*>(buffer) + index);
-                copy_stretch(Strided<T>{to, sizeof(T)}, Strided<S>{at, stride}, length);
-            });
-    });
+    const ElementCopy copy = reading(operand);
+    const std::ptrdiff_t size = size_of(operand.kernel_dtype);
+    char* const values = static_cast<char*>(buffer);
+    each_tile_stretch(
+        operand, tile,
+        [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            copy(at, stride, values + index * size, size, length);
+        });
 }
 
 void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexcept {

@@ -7,42 +7,6 @@
 #include "engine/errors.hpp"
 
 namespace fastbn {
-namespace {
-
-Dims dims_of(const ArrayRef& array) {
-    Dims dims;
-    for (int i = 0; i < array.ndim; ++i) dims.push(array.shape[i], array.strides[i]);
-    return dims;
-}
-
-// visit(pointer to element, its position) in C order; T is the elements' type.
-template <class T, class Visit>
-void each_element(const ArrayRef& array, std::ptrdiff_t count, Visit&& visit) {
-    constexpr std::ptrdiff_t size = sizeof(T);
-    if (array.ndim == 1 && array.strides[0] == size) {  // a loop for the compiler to vectorize
-        for (std::ptrdiff_t i = 0; i < count; ++i) visit(array.data + i * size, i);
-        return;
-    }
-    std::ptrdiff_t index = 0;
-    each_stretch(dims_of(array), 0, count,
-                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                     for (std::ptrdiff_t i = 0; i < length; ++i) {
-                         visit(array.data + offset + i * stride, index++);
-                     }
-                 });
-}
-
-// Writes values back, rounded to the parameter's type.
-void write_parameter(const ArrayRef& parameter, const ChannelValues& values) noexcept {
-    visit_stored(parameter.dtype, parameter.swapped, [&](auto zero) {
-        const double* const from = values.data();
-        each_element<decltype(zero)>(parameter, values.size(), [=](char* to, std::ptrdiff_t i) {
-            write_element(to, converted<decltype(zero)>(from[i]));
-        });
-    });
-}
-
-}  // namespace
 
 void check_parameters(const Parameters& parameters, const Features& features) {
     if (parameters.weight) check_parameter_shape("weight", parameters.weight, features);
@@ -56,12 +20,7 @@ ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features
         std::fill_n(data(), size_, otherwise);
         return;
     }
-    visit_stored(parameter.dtype, parameter.swapped, [&](auto zero) {
-        double* const to = data();
-        each_element<decltype(zero)>(parameter, size_, [=](const char* from, std::ptrdiff_t i) {
-            to[i] = converted<double>(read_element<decltype(zero)>(from));
-        });
-    });
+    read_elements(parameter, data());
 }
 
 void check_variance(const char* name, const ChannelValues& variance) {
@@ -117,8 +76,8 @@ void RunningUpdate::apply(const BatchStatistics& batch) noexcept {
         mean_[i] = blend(mean_[i], batch.mean[i]);
         var_[i] = blend(var_[i], batch.var[i] * unbiased);
     }
-    write_parameter(running_.mean, mean_);
-    write_parameter(running_.var, var_);
+    write_elements(mean_.data(), running_.mean);
+    write_elements(var_.data(), running_.var);
 }
 
 }  // namespace fastbn

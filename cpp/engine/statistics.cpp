@@ -132,7 +132,7 @@ public:
         : weights_(weights),
           layout_(layout),
           channel_(channel),
-          swapped_(x.swapped),
+          copy_(ElementCopy::reading(DType::float64, x.swapped, DType::float64)),
           first_(first_element(x, layout) + channel_dims(x, layout).offset(channel)),
           values_(reduced_dims(x, layout)) {}
 
@@ -146,11 +146,9 @@ public:
             std::ptrdiff_t read = 0;
             each_stretch(values_, begin, left,
                          [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                             for (std::ptrdiff_t i = 0; i < length; ++i) {
-                                 const auto value =
-                                     read_element<double>(first_ + offset + i * stride);
-                                 values[read++] = swapped_ ? reverse_bytes(value) : value;
-                             }
+                             copy_(first_ + offset, stride,
+                                   reinterpret_cast<char*>(values + read), sizeof(double), length);
+                             read += length;
                          });
             const std::ptrdiff_t n = keep_counted(begin, left, values, weights);
             if (n > 0) visit(values, weights, n);
@@ -178,7 +176,7 @@ private:
     const Weights& weights_;
     const Layout& layout_;
     std::ptrdiff_t channel_;
-    bool swapped_;
+    ElementCopy copy_;
     const char* first_;
     Dims values_;
 };

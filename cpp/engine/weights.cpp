@@ -25,11 +25,9 @@ bool is_broadcast(const Dims& dims) {
         count *= weights.shape[i];
     }
     double bad = 0.0;
-    visit_stored(weights.dtype, weights.swapped, [&](auto zero) {
-        for (std::ptrdiff_t i = 0; i < count && bad >= 0.0 && std::isfinite(bad); ++i) {
-            bad = converted<double>(read_element<decltype(zero)>(weights.data + dims.offset(i)));
-        }
-    });
+    for (std::ptrdiff_t i = 0; i < count && bad >= 0.0 && std::isfinite(bad); ++i) {
+        bad = element_at(weights, weights.data + dims.offset(i));
+    }
     refuse("weights", "be finite and not negative", to_text(bad));
 }
 
@@ -295,37 +293,30 @@ GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
 
 namespace {
 
-// The first index from `begin` on, counted by the loops `dims`, whose element is not 0, or `end`.
-template <class T>
-std::ptrdiff_t next_nonzero(const char* first, const Dims& dims, std::ptrdiff_t begin,
-                            std::ptrdiff_t end) {
-    constexpr std::ptrdiff_t at_once = 1024;
-    for (; begin < end; begin += at_once) {
-        std::ptrdiff_t seen = begin;
-        bool is_found = false;
-        each_stretch(dims, begin, std::min(at_once, end - begin),
-                     [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                         const char* const from = first + offset;
-                         for (std::ptrdiff_t i = 0; i < length && !is_found; ++i) {
-                             is_found =
-                                 converted<double>(read_element<T>(from + i * stride)) != 0.0;
-                             seen += is_found ? 0 : 1;
-                         }
-                     });
-        if (is_found) return seen;
-    }
-    return end;
-}
-
+// The first index from `begin` on of a channel's elements, in the order of reduced_dims, that is not
+// 0, or their number if there is none.
 std::ptrdiff_t next_nonzero(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
                             std::ptrdiff_t begin) {
     if (!array) return begin;
+    constexpr std::ptrdiff_t at_once = 1024;
     const char* const first =
         first_element(array, layout) + channel_dims(array, layout).offset(channel);
-    return visit_stored(array.dtype, array.swapped, [&](auto zero) {
-        return next_nonzero<decltype(zero)>(first, reduced_dims(array, layout), begin,
-                                            layout.count);
-    });
+    const Dims dims = reduced_dims(array, layout);
+    const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
+    double values[at_once];
+    for (; begin < layout.count; begin += at_once) {
+        std::ptrdiff_t read = 0;
+        each_stretch(dims, begin, std::min(at_once, layout.count - begin),
+                     [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                         copy(first + offset, stride, reinterpret_cast<char*>(values + read),
+                              sizeof(double), length);
+                         read += length;
+                     });
+        const double* const found =
+            std::find_if(values, values + read, [](double value) { return value != 0.0; });
+        if (found != values + read) return begin + (found - values);
+    }
+    return layout.count;
 }
 
 }  // namespace
@@ -346,11 +337,8 @@ double Weights::weight(const Layout& layout, std::ptrdiff_t channel,
         return first_element(array, layout) + channel_dims(array, layout).offset(channel) +
                reduced_dims(array, layout).offset(index);
     };
-    if (where_ && read_element<char>(element(where_)) == 0) return 0.0;
-    if (!weights_) return 1.0;
-    return visit_stored(weights_.dtype, weights_.swapped, [&](auto zero) {
-        return converted<double>(read_element<decltype(zero)>(element(weights_))) * scale_;
-    });
+    if (where_ && *element(where_) == 0) return 0.0;
+    return weights_ ? element_at(weights_, element(weights_)) * scale_ : 1.0;
 }
 
 }  // namespace fastbn

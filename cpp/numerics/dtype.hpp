@@ -31,8 +31,12 @@ struct Float16 {
 struct Bfloat16 {
     std::uint16_t bits;
 };
+// A truth value: any byte but 0 is true, which is 1.
+struct Boolean {
+    std::uint8_t byte;
+};
 
-// Calls f with a value of the type. A boolean is a byte.
+// Calls f with a value of the type; of a boolean's, with its byte.
 template <class F>
 static inline auto visit_dtype(DType dtype, F&& f) {
     switch (dtype) {

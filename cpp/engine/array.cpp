@@ -1,0 +1,220 @@
+#include "engine/array.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "engine/dispatch.hpp"
+#include "numerics/half.hpp"
+
+namespace fastbn {
+namespace {
+
+// ---- Elements as they are, from one place to another ----
+
+std::uint8_t reversed(std::uint8_t bits) { return bits; }
+std::uint16_t reversed(std::uint16_t bits) { return __builtin_bswap16(bits); }
+std::uint32_t reversed(std::uint32_t bits) { return __builtin_bswap32(bits); }
+std::uint64_t reversed(std::uint64_t bits) { return __builtin_bswap64(bits); }
+
+template <class Bits, bool swaps>
+Bits bits_at(const char* from) {
+    Bits bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return swaps ? reversed(bits) : bits;
+}
+
+template <class Bits, bool swaps>
+void move_elements(const char* from, std::ptrdiff_t from_stride, char* to, std::ptrdiff_t to_stride,
+                   std::ptrdiff_t n) noexcept {
+    constexpr std::ptrdiff_t size = sizeof(Bits);
+    const bool is_dense = from_stride == size && to_stride == size;
+    if (is_dense && !swaps) {
+        std::memcpy(to, from, static_cast<std::size_t>(n * size));
+    } else if (is_dense) {  // loops for the compiler to vectorize, this one and the next
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const Bits bits = bits_at<Bits, swaps>(from + i * size);
+            std::memcpy(to + i * size, &bits, sizeof bits);
+        }
+    } else if (from_stride == 0 && to_stride == size) {
+        const Bits bits = bits_at<Bits, swaps>(from);
+        for (std::ptrdiff_t i = 0; i < n; ++i) std::memcpy(to + i * size, &bits, sizeof bits);
+    } else {
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const Bits bits = bits_at<Bits, swaps>(from + i * from_stride);
+            std::memcpy(to + i * to_stride, &bits, sizeof bits);
+        }
+    }
+}
+
+template <bool swaps>
+auto move_of_size(std::ptrdiff_t size) {
+    if (size == 1) return move_elements<std::uint8_t, swaps>;
+    if (size == 2) return move_elements<std::uint16_t, swaps>;
+    if (size == 4) return move_elements<std::uint32_t, swaps>;
+    return move_elements<std::uint64_t, swaps>;
+}
+
+auto move_of(DType type, bool swapped) {
+    return swapped ? move_of_size<true>(size_of(type)) : move_of_size<false>(size_of(type));
+}
+
+// ---- From one type to another ----
+
+// The float on a number's way to a narrower type: rounded to nearest it could come to lie halfway
+// between two of those, and be rounded once more. Cut off, with a last bit that says so, it cannot
+// (Boldo & Melquiond 2008, rounding to odd).
+float round_to_odd(double value) {
+    const auto nearest = static_cast<float>(value);
+    if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
+    std::uint32_t bits = bits_of(nearest);
+    if (std::fabs(static_cast<double>(nearest)) > std::fabs(value)) --bits;
+    return float_of(bits | 1U);
+}
+
+template <class T>
+constexpr bool is_half = std::is_same_v<T, Float16> || std::is_same_v<T, Bfloat16>;
+
+template <class T, class S>
+T converted(S value) {
+    if constexpr (std::is_same_v<S, Boolean>) {
+        return value.byte != 0 ? T(1) : T(0);
+    } else if constexpr (is_half<S>) {
+        return static_cast<T>(widen(value));
+    } else if constexpr (is_half<T>) {
+        T half;
+        narrow(round_to_odd(static_cast<double>(value)), half);
+        return half;
+    } else {
+        return static_cast<T>(value);
+    }
+}
+
+template <class T, class S>
+void convert(const void* from, void* to, std::ptrdiff_t n) noexcept {
+    const S* const values = static_cast<const S*>(from);
+    T* const results = static_cast<T*>(to);
+    for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
+}
+
+// Halves from and to float are converted by kernels.
+template <class H>
+void widen_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
+    conversion_kernels(dtype_of<H>).widen(from, static_cast<float*>(to), n);
+}
+template <class H>
+void narrow_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
+    conversion_kernels(dtype_of<H>).narrow(static_cast<const float*>(from), to, n);
+}
+
+using Conversion = void (*)(const void* from, void* to, std::ptrdiff_t n) noexcept;
+
+template <class T>
+Conversion conversion_to(DType from) {
+    if (from == DType::boolean) return convert<T, Boolean>;
+    return visit_dtype(from, [](auto zero) -> Conversion {
+        using S = decltype(zero);
+        if constexpr (is_half<S> && std::is_same_v<T, float>) {
+            return widen_half<S>;
+        } else {
+            return convert<T, S>;
+        }
+    });
+}
+
+Conversion conversion_of(DType from, DType to) {
+    if (from == to) return nullptr;
+    if (to == DType::float32) return conversion_to<float>(from);
+    if (to == DType::float64) return conversion_to<double>(from);
+    const bool from_double = from == DType::float64;
+    if (to == DType::float16) return from_double ? convert<Float16, double> : narrow_half<Float16>;
+    return from_double ? convert<Bfloat16, double> : narrow_half<Bfloat16>;
+}
+
+bool is_aligned(const char* data, std::ptrdiff_t size) {
+    return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(size) == 0;
+}
+
+Dims dims_of(const ArrayRef& array) {
+    Dims dims;
+    for (int i = 0; i < array.ndim; ++i) dims.push(array.shape[i], array.strides[i]);
+    return dims;
+}
+
+// visit(address, stride, index, length) for stretches of elements that are evenly spaced.
+template <class Visit>
+void each_array_stretch(const ArrayRef& array, const Visit& visit) {
+    if (array.ndim == 1) return visit(array.data, array.strides[0], 0, array.shape[0]);
+    std::ptrdiff_t count = 1;
+    for (int i = 0; i < array.ndim; ++i) count *= array.shape[i];
+    std::ptrdiff_t index = 0;
+    each_stretch(dims_of(array), 0, count,
+                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     visit(array.data + offset, stride, index, length);
+                     index += length;
+                 });
+}
+
+}  // namespace
+
+ElementCopy::ElementCopy(DType from, bool from_swapped, DType to, bool to_swapped)
+    : from_size_(size_of(from)),
+      to_size_(size_of(to)),
+      from_swapped_(from_swapped),
+      to_swapped_(to_swapped),
+      read_(move_of(from, from == to ? from_swapped != to_swapped : from_swapped)),
+      write_(move_of(to, to_swapped)),
+      convert_(conversion_of(from, to)) {}
+
+void ElementCopy::operator()(const char* from, std::ptrdiff_t from_stride, char* to,
+                             std::ptrdiff_t to_stride, std::ptrdiff_t n) const noexcept {
+    if (n == 0) return;
+    if (convert_ == nullptr) return read_(from, from_stride, to, to_stride, n);
+    const bool reads_in_place =
+        from_stride == from_size_ && !from_swapped_ && is_aligned(from, from_size_);
+    const bool writes_in_place = to_stride == to_size_ && !to_swapped_ && is_aligned(to, to_size_);
+    if (reads_in_place && writes_in_place) return convert_(from, to, n);
+    // Otherwise by way of memory in which values are native and side by side.
+    constexpr std::ptrdiff_t at_once = 128;
+    alignas(64) char native[at_once * sizeof(double)];
+    alignas(64) char results[at_once * sizeof(double)];
+    if (from_stride == 0) {
+        read_(from, 0, native, from_size_, 1);
+        convert_(native, results, 1);
+        return write_(results, 0, to, to_stride, n);
+    }
+    for (std::ptrdiff_t i = 0; i < n; i += at_once) {
+        const std::ptrdiff_t count = std::min(at_once, n - i);
+        const char* const here = from + i * from_stride;
+        char* const there = to + i * to_stride;
+        if (!reads_in_place) read_(here, from_stride, native, from_size_, count);
+        convert_(reads_in_place ? here : native, writes_in_place ? there : results, count);
+        if (!writes_in_place) write_(results, to_size_, there, to_stride, count);
+    }
+}
+
+void read_elements(const ArrayRef& array, double* to) noexcept {
+    const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
+    each_array_stretch(array, [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
+                                  std::ptrdiff_t length) {
+        copy(at, stride, reinterpret_cast<char*>(to + index), sizeof(double), length);
+    });
+}
+
+void write_elements(const double* from, const ArrayRef& array) noexcept {
+    const auto copy = ElementCopy::writing(DType::float64, array.dtype, array.swapped);
+    each_array_stretch(array, [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
+                                  std::ptrdiff_t length) {
+        copy(reinterpret_cast<const char*>(from + index), sizeof(double), at, stride, length);
+    });
+}
+
+double element_at(const ArrayRef& array, const char* element) noexcept {
+    double value;
+    ElementCopy::reading(array.dtype, array.swapped, DType::float64)
+        .operator()(element, 0, reinterpret_cast<char*>(&value), sizeof value, 1);
+    return value;
+}
+
+}  // namespace fastbn
