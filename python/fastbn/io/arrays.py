@@ -115,6 +115,10 @@ class ArraySource(Source):
                 values = copy
             yield Block(values, tuple(part.start for part in region), number + 1, (number + 1) / len(self._grid), valid)
 
+    def restored(self, block: Block, values: Array) -> Block:
+        """Return the chosen features in the order asked for."""
+        return block._replace(values=values if self.order is None else np.take(values, self.order, self.axis[0]))
+
     def _cut(self, options: Options) -> Grid:
         stored, chunks, natural = self._stored, self.origin.chunks, tuple(range(len(self.shape)))
         order = (*(stored.order or range(len(stored.shape))), 1) if self.flat else tuple(stored.order or natural)
@@ -133,7 +137,12 @@ class ArraySource(Source):
                 f"memory must be {-(-least * per_value * 4 >> 20)} MiB or more for {self.name}, "
                 f"whose chunks are {chunks}, got {options.memory / 2**20:g} MiB"
             )
-        return Grid(self.shape, order, whole, most)
+        grid = Grid(self.shape, order, whole, most)
+        if options.rowwise and self._sorted.size and self.order is not None:
+            first, last = self._sorted[[0, -1]] // grid.tile[self.axis[0]]
+            if first != last:
+                raise UnreadableError(f"memory must hold a row of {self.name} to choose columns")
+        return grid
 
     def _within(self, region: Region) -> tuple[tuple[Any, ...] | None, int]:
         """Return the index of the chosen features in a tile (None if it has none), and the number of the first."""

@@ -102,34 +102,35 @@ class TableSource(Source):
         self.suspects = [(field.name, field.why) for field in self.fields if default and field.odd is not None]
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
-        self._ring = Ring(options)
+        self.tabular, self._ring = options.tabular, Ring(options)
         self._nodata = NoData(options, name, self.chosen, known, len(self.fields))
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
-        """Yield the chosen columns of each batch as a matrix of one row per row."""
-        for batch in self._table.batches(start, row, [*self.chosen, *self._weights], False):
-            count = batch.rows.num_columns - len(self._weights)
-            weights = None
-            if self._weights:
-                weights = np.concatenate([np.empty(0), *map(_as_numpy, _chunks(batch.rows.column(count)))])
-            values, valid = self.matrix(batch.rows.columns[:count], batch.rows.num_rows, batch.first)
-            yield Block(values, (batch.row, batch.first), batch.following, batch.done, valid, weights)
-
-    def batches(self, start: int = 0, row: int = 0) -> Iterator[Batch]:
-        """Yield the rows with all their columns, from the beginning."""
-        found: Iterator[Batch] = self._table.batches(0, 0, self.chosen, True)
-        return found
-
-    def matrix(self, columns: Sequence[Any], rows: int, first: int = 0) -> tuple[Array, Array | None]:
-        """Return columns as a matrix, in which a column is one piece of memory, and which entries are data."""
-        matrix = self._ring.take((len(columns), rows), self.dtype)
-        with np.errstate(all="ignore"):
+        """Yield the chosen columns of each batch as a matrix, in which a column is one piece of memory."""
+        for batch in self._table.batches(start, row, [*self.chosen, *self._weights], self.tabular):
+            *columns, weights = [*batch.rows.columns, None] if not self._weights else batch.rows.columns
+            columns = [columns[i] for i in self.chosen] if self.tabular else columns
+            matrix = self._ring.take((len(columns), batch.rows.num_rows), self.dtype)
             for target, column in zip(matrix, columns, strict=True):
-                begin = 0
-                for chunk in _chunks(column):
-                    target[begin : begin + len(chunk)] = _as_numpy(chunk)
-                    begin += len(chunk)
-        return matrix.T, self._nodata.valid(matrix.T, first)
+                _fill(target, column)
+            if weights is not None:
+                weights = _fill(np.empty(batch.rows.num_rows), weights)
+            valid, rows = self._nodata.valid(matrix.T, batch.first), batch.rows if self.tabular else None
+            yield Block(matrix.T, (batch.row, batch.first), batch.following, batch.done, valid, weights, rows)
+
+    def restored(self, block: Block, values: Array) -> Block:
+        """Return all columns, of which the chosen ones have these values, or these alone for an array."""
+        if block.rows is None:
+            return block._replace(values=values)
+        pa = needed("pyarrow", "Tables")
+        columns = list(block.rows.columns)
+        for number, column in zip(self.chosen, values.T, strict=True):
+            columns[number] = pa.array(column, from_pandas=True)
+        names = [field.name for field in self.fields]
+        schema = self.schema or pa.schema(list(zip(names, block.rows.schema.types, strict=True)))
+        return block._replace(
+            values=pa.Table.from_arrays(columns, schema=_described(schema, self.chosen, values.dtype))
+        )
 
     def _chosen(self, options: Options, known: list[str] | None) -> list[int]:
         if options.columns is None:
@@ -163,17 +164,16 @@ class TableSource(Source):
         return [number]
 
 
-def _chunks(column: Any) -> Sequence[Any]:
-    """Return a column's pieces, as floating-point numbers."""
+def _fill(target: Array, column: Any) -> Array:
+    """Fill an array with a column's numbers."""
     pa = needed("pyarrow", "Tables")
     numbers = column if pa.types.is_floating(column.type) else column.cast(pa.float64(), safe=False)
-    chunks: Sequence[Any] = numbers.chunks if isinstance(numbers, pa.ChunkedArray) else [numbers]
-    return chunks
-
-
-def _as_numpy(chunk: Any) -> Array:
-    values: Array = chunk.to_numpy(zero_copy_only=False)
-    return values
+    begin = 0
+    with np.errstate(all="ignore"):
+        for chunk in numbers.chunks if isinstance(numbers, pa.ChunkedArray) else [numbers]:
+            target[begin : begin + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+            begin += len(chunk)
+    return target
 
 
 def _field(name: str, kind: Any, index: bool = False) -> Field:
@@ -191,7 +191,7 @@ def _fields(schema: Any) -> list[Field]:
     return [_field(field.name, field.type, field.name in index) for field in schema]
 
 
-def described(schema: Any, numbers: Sequence[int], dtype: np.dtype[Any]) -> Any:
+def _described(schema: Any, numbers: Sequence[int], dtype: np.dtype[Any]) -> Any:
     """Return a schema in which the columns of these numbers are of a floating-point type, for pandas too."""
     pa = needed("pyarrow", "Tables")
     fields = list(schema)
