@@ -306,7 +306,7 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
         with open(path, "rb") as file:
             values = np.asarray(decoder(file.read()))
         values = values if values.ndim > 2 else values[..., np.newaxis]
-        channels = {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
+        channels = values.shape[-1] if codec == "jpeg" else {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
         return [values.reshape(-1, *values.shape[-2:])[..., :channels]]
 
     if codec == "png":
@@ -317,6 +317,16 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
     found = decode()
     channels, dtype = found[0].shape[-1], found[0].dtype
     return _Header(_kind(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
+
+
+def _jpeg(path: str, options: Options) -> _Header:
+    """Return an image by Pillow, or by imagecodecs what Pillow does not know: more than 8 bits, and lossless ones."""
+    with suppress(needed("PIL", "Images").UnidentifiedImageError):
+        return _pillow(path, options)
+    header = _deep(path, options, "jpeg")
+    if header.channels not in (1, 3):
+        raise UnreadableError(f"{path} must be grey or RGB, got {header.kind}")
+    return header
 
 
 # PNM, whose numbers Pillow scales to 8 or 16 bits. Images of the binary formats may follow one another in a file.
@@ -514,6 +524,7 @@ _FORMATS: list[tuple[bytes, tuple[str, ...], _Reader]] = [  # how their files be
     (rb"P[1-6Ff][\s#]", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), _pnm),
     (rb"\x89PNG\r\n\x1a\n[\s\S]{16}\x10", (), partial(_deep, codec="png")),  # of 16 bits
     (rb"\x89PNG\r\n\x1a\n", (), _pillow),
+    (rb"\xff\xd8\xff", (), _jpeg),
     (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k"), partial(_deep, codec="jpeg2k")),
     (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", (".jxl",), partial(_deep, codec="jpegxl")),
     (rb"[\s\S]{4}ftyp", (".avif",), partial(_deep, codec="avif")),

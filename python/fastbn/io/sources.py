@@ -19,10 +19,11 @@ class Block(NamedTuple):
     """A part of a source that is in memory as a whole, or of what is written.
 
     ``values`` holds the chosen features alone (of a table to be written, it is one of pyarrow's), ``corner`` is the
-    index of its first value in the source's array. ``following`` is where `Source.blocks` must start to come after it, None where it cannot; ``done`` is the part of
-    the source read by then. ``valid`` says which values are data, ``weights`` what each row counts; None: all, and 1.
-    ``rows`` has all columns of a table that is to be copied, ``name`` is that of an image's file, and ``page`` says
-    which of several in it. The arrays may be written over once the block after next is asked for.
+    index of its first value in the source's array. ``following`` is where `Source.blocks` must start to come after it,
+    None where it cannot; ``done`` is the part of the source read by then. ``valid`` says which values are data,
+    ``weights`` what each row counts; None: all, and 1. ``rows`` has all columns of a table that is to be copied,
+    ``name`` is that of an image's file, and ``page`` says which of several in it. The arrays may be written over once
+    the block after next is asked for.
     """
 
     values: Any

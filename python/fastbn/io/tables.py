@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -33,10 +33,15 @@ _COPIES, _REWRITTEN = 3, 6
 _PAGES = 3 << 20
 _BUFFER = 1 << 18  # bytes of a column that are read at a time
 _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
-# What is meant as a number and written in another way: 1,000 and 1.000,5 and 10% and $5.
+# What is meant as a number and written in another way: 1,000 and 1.000,5 and 10% and $5 and (5) and 5- and 1D+3.
 _SPELLED = re.compile(
-    r"[-+]?[$€£¥]?\s?(\d+([.,]\d*)?|[.,]\d+|\d{1,3}([.,'_\u2019\s]\d{3})+([.,]\d+)?)(e[-+]?\d+)?\s?[%$€£¥]?", re.I
+    r"'?[-+\u2212(]?[$€£¥]?\s?(\d+([.,]\d*)?|[.,]\d+|\d{1,3}([.,'_\u2019\s]\d{3})+([.,]\d+)?)(e[-+]?\d+|d[-+]\d+)?"
+    r"\s?[-%$€£¥)]?'?",
+    re.I,
 )
+# How compressed files begin, and what those are called that are read as such.
+_PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"(\xb5/\xfd": ".zst", b'\x04"M\x18': ".lz4"}
+_ENCODINGS = "'latin-1' or 'utf-16' for instance"
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -167,6 +172,8 @@ class TableSource(Source):
 def _fill(target: Array, column: Any) -> Array:
     """Fill an array with a column's numbers."""
     pa = needed("pyarrow", "Tables")
+    if pa.types.is_run_end_encoded(column.type):
+        column = needed("pyarrow.compute", "Tables").run_end_decode(column)
     numbers = column if pa.types.is_floating(column.type) else column.cast(pa.float64(), safe=False)
     begin = 0
     with np.errstate(all="ignore"):
@@ -179,7 +186,7 @@ def _fill(target: Array, column: Any) -> Array:
 def _field(name: str, kind: Any, index: bool = False) -> Field:
     """Return a column's description, from its type in pyarrow; what is a frame's index does not count."""
     types = needed("pyarrow", "Tables").types
-    value = kind.value_type if types.is_dictionary(kind) else kind
+    value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
     numeric = any(
         is_kind(value) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
     )
@@ -332,9 +339,13 @@ class _TextTable:
         except self._pa.ArrowInvalid as error:
             said = re.sub(r"Row #\d+: ", "", str(error)).splitlines()[0]  # counted from where the block begins
             found = re.search(r"column #(\d+)", said)
+            said = said if found is None else said.replace(found[0], f"column {self._names[int(found[1])]!r}")
+            if "invalid UTF8" in said:
+                raise UnreadableError(
+                    f"{self._name} must be read with its encoding ({_ENCODINGS}), got {said}"
+                ) from error
             if found is None:
                 raise UnreadableError(f"{self._name} cannot be read: {said}") from error
-            said = said.replace(found[0], f"column {self._names[int(found[1])]!r}")
             raise _ConversionError(f"{self._name} cannot be read: {said}", int(found[1])) from error
 
     def _entries(self, lines: Iterable[str], must: str = "close the quotes it opens") -> Iterator[list[str]]:
@@ -357,13 +368,17 @@ class _TextTable:
         while len(data) < begin + self._size and (piece := next(pieces, b"")):
             data += piece
         data = data[begin : begin + self._size]
-        lines, comment = io.BytesIO(data), self._options.comment
+        if b"\r" in data and b"\n" not in data:
+            raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
+        lines, at = io.BytesIO(data), 0
         texts = (_decoded(self._name, line) for line in lines)
-        for row in self._entries(texts, "begin with a whole row of entries"):
+        for _ in self._entries(texts, "begin with a whole row of entries"):
             if lines.tell() == self._size and not data.endswith(b"\n"):
                 raise self._too_long()
-            if row and not (comment and row[0].lstrip().startswith(comment)):
-                return row, begin if self._options.header is False else begin + lines.tell()
+            row, at = _without_comments(data[at : lines.tell()], self._options.comment), lines.tell()
+            if row.strip(b"\r\n"):
+                entries = next(self._entries(io.StringIO(row.decode(), newline="")))
+                return entries, begin if self._options.header is False else begin + at
         return [], begin
 
     def _lines(self, start: int) -> Iterator[tuple[bytes, int]]:
@@ -430,12 +445,13 @@ def _decompressed(file: Any, compression: str | None) -> Any:
 
 
 def _decoded(name: str, line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        raise UnreadableError(
-            f"{name} must be in UTF-8, or be read with its encoding ('latin-1' for instance), got {line[:40]!r}"
-        ) from None
+    packed = next((suffix for mark, suffix in _PACKED.items() if line.startswith(mark)), None)
+    if packed is not None:
+        raise UnreadableError(f"{name} must have a name that ends in {packed}, for it is compressed")
+    with suppress(UnicodeDecodeError):
+        if b"\0" not in line:
+            return line.decode()
+    raise UnreadableError(f"{name} must be in UTF-8, or be read with its encoding ({_ENCODINGS}), got {line[:40]!r}")
 
 
 def _without_comments(lines: bytes, comment: str | None) -> bytes:
@@ -559,6 +575,9 @@ class _ArrowTable:
             self._held, odd = _arrow(place.array, options)
             self.schema, self._total = self._held.schema, self._held.num_rows
         else:
+            with open(place.files[0], "rb") as file:
+                if self._kind == "ipc" and file.read(4) == b"\xff\xff\xff\xff":
+                    raise UnreadableError(f"{place.name} must be an Arrow file, got a stream (pyarrow.ipc.open_stream)")
             dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._kind)
             self._held = next(dataset.get_fragments())
             self.schema, self._total = self._held.physical_schema, self._held.count_rows()
