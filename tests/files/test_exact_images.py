@@ -453,3 +453,20 @@ def test_more_pixels_than_pillow_takes(tmp_path: Path, monkeypatch: pytest.Monke
         fastbn.stream(tmp_path / "x.png")
     assert fastbn.stream(tmp_path / "x.png", max_pixels=10**9).count == 4096
     assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_jpegs_that_pillow_does_not_know(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.integers(0, 4096, (16, 24)).astype(np.uint16)
+    (tmp_path / "x.jpg").write_bytes(imagecodecs.ljpeg_encode(values))  # without loss
+    assert_counts(tmp_path / "x.jpg", values[..., None])
+    data = imagecodecs.jpeg_encode(values, bitspersample=12, level=95)
+    (tmp_path / "x.jpg").write_bytes(data)
+    found = assert_counts(tmp_path / "x.jpg", imagecodecs.jpeg_decode(data)[..., None])
+    assert found.max is not None
+    assert found.max[0] > 255
+    inks = rng.integers(0, 4096, (16, 24, 4)).astype(np.uint16)
+    (tmp_path / "x.jpg").write_bytes(
+        imagecodecs.jpeg_encode(inks, bitspersample=12, colorspace="CMYK", outcolorspace="CMYK")
+    )
+    with pytest.raises(ValueError, match=r"x\.jpg must be grey or RGB, got 4 channels;uint16"):
+        fastbn.stream(tmp_path / "x.jpg")

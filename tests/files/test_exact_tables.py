@@ -475,7 +475,7 @@ def test_spellings_that_are_not_said(tmp_path: Path, x: Array) -> None:
     with pytest.raises(ValueError, match=r"a column of numbers, got a;b \(string\) \(delimiter=';' would make more"):
         fastbn.stream(path)
     path.write_bytes(spelled(x, ",", ".").encode("latin-1"))
-    with pytest.raises(ValueError, match=r"x.csv must be in UTF-8, or be read with its encoding \('latin-1' for inst"):
+    with pytest.raises(ValueError, match=r"x.csv must be in UTF-8, or be read with its encoding \('latin-1' or"):
         fastbn.stream(path)
     for encoding in ("utf-16-le", "utf-16-be"):
         path.write_bytes(("\ufeff" + spelled(x, ",", ".")).encode(encoding))
@@ -610,3 +610,66 @@ def test_files_of_statistics_keep_what_they_were_read_with(tmp_path: Path) -> No
     assert load_stats(tmp_path / "s.json").names == ("a", "b")
     held = io.StringIO((tmp_path / "s.json").read_text())
     assert fastbn.Moments.from_dict(json.load(held)) == moments
+
+
+# Texts of other machines, and columns whose numbers are stored in another way.
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "said"),
+    [
+        (b"a,b\r1,2\r3,4\r", {}, r"must have lines that end in '\\n' or '\\r\\n', got '\\r' alone"),
+        (
+            "a,b\n1,2\n".encode("utf-16-le"),
+            {},
+            r"must be in UTF-8, or be read with its encoding \('latin-1' or 'utf-16' for instance\)",
+        ),
+        ("a,s\n1,x\n2,é\n".encode("latin-1"), {}, "must be read with its encoding .*, got .* column 's': .* UTF8"),
+        (gzip.compress(b"a\n1\n"), {}, r"must have a name that ends in \.gz, for it is compressed"),
+        (lzma.compress(b"a\n1\n"), {}, r"must have a name that ends in \.xz"),
+        (pa.compress(b"a\n1\n", codec="zstd", asbytes=True), {}, r"must have a name that ends in \.zst"),
+    ],
+    ids=["cr", "utf-16", "latin-1", "gz", "xz", "zst"],
+)
+def test_texts_that_want_an_option(tmp_path: Path, data: bytes, options: dict[str, Any], said: str) -> None:
+    (tmp_path / "x.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=f"x.csv {said}"):
+        fastbn.stream(tmp_path / "x.csv", **options)
+
+
+def test_comments_behind_names(tmp_path: Path) -> None:
+    text = '# of today\n\na,"b#",c# of no unit\n1,2,3# of no value\n# the end\n4,5,6\n'
+    (tmp_path / "x.csv").write_text(text)
+    found = fastbn.stream(tmp_path / "x.csv", comment="#")
+    assert found.names == ("a", "b#", "c")
+    assert found.mean.tolist() == [2.5, 3.5, 4.5]
+
+
+@pytest.mark.parametrize("entries", [("(10)", "(20)"), ("10-", "20-"), ("\u221210", "\u221220"), ("1D+3", "2D+3")])
+def test_numbers_of_other_spellings(tmp_path: Path, entries: tuple[str, str]) -> None:
+    (tmp_path / "x.csv").write_text(f"a,b\n{entries[0]},1\n{entries[1]},3\n")
+    with pytest.warns(
+        RuntimeWarning, match="column .a. .* is left out, for not all of its entries are written as numbers are"
+    ):
+        found = fastbn.stream(tmp_path / "x.csv")
+    assert found.names == ("b",)
+
+
+def test_run_ends_are_numbers(tmp_path: Path) -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 5], pa.int32()), pa.array([1.5, None]))
+    table = pa.table({"r": runs, "x": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    with pa.ipc.new_file(tmp_path / "x.arrow", table.schema) as writer:
+        writer.write_table(table)
+    found = fastbn.stream(tmp_path / "x.arrow", nan="omit")
+    assert (found.names, found.mean.tolist()) == (("r", "x"), [1.5, 3.0])
+    assert np.asarray(found.count).tolist() == [2, 5]
+    fastbn.standardize(tmp_path / "x.arrow", found, tmp_path / "y.feather")
+    assert pa.feather.read_table(tmp_path / "y.feather")["r"].to_pylist() == [0.0, 0.0, None, None, None]
+
+
+def test_arrow_streams_are_refused_by_name(tmp_path: Path) -> None:
+    table = pa.table({"x": [1.0, 2.0]})
+    with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match=r"x\.arrow must be an Arrow file, got a stream \(pyarrow\.ipc\.open_stream\)"):
+        fastbn.stream(tmp_path / "x.arrow")

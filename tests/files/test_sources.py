@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xarray
 import zarr
 
 import fastbn
@@ -627,3 +628,39 @@ def test_packages_that_are_missing(
     package = module.partition(".")[0]
     with pytest.raises(ImportError, match=rf'need {package}: pip install "fastbn\[files\]"'):
         fastbn.stream([source], on_error="skip")  # that is no fault of the file's
+
+
+def test_names_of_arrays_with_colons(tmp_path: Path, x: Array) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a:b"], file["c"] = x, x[:5]
+    assert_streamed(fastbn.stream(f"{tmp_path}/x.h5:a:b"), x)
+
+
+def test_virtual_arrays_of_files_that_are_missing(tmp_path: Path, x: Array) -> None:
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["y"] = x
+    layout = h5py.VirtualLayout(x.shape, "f8")
+    layout[:] = h5py.VirtualSource("part.h5", "y", x.shape)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_virtual_dataset("v", layout, fillvalue=0.0)
+    assert_streamed(fastbn.stream(tmp_path / "x.h5"), x)
+    (tmp_path / "part.h5").unlink()
+    with pytest.raises(ValueError, match=r"x\.h5 must have all files that it is made of, got none of 'part\.h5'"):
+        fastbn.stream(tmp_path / "x.h5")
+
+
+def test_groups_of_netcdf_files(tmp_path: Path, x: Array) -> None:
+    inner = xarray.Dataset({"t": (("time", "lat"), x), "crs": ((), 0)}, {"lat": np.arange(3.0)})
+    xarray.DataTree.from_dict({"/g": inner}).to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    assert_streamed(fastbn.stream(tmp_path / "x.nc"), x)  # neither coordinates nor single values
+    tree = xarray.DataTree.from_dict({"/": xarray.Dataset({"r": ("a", [1.0, 2.0])}), "/g": inner})
+    tree.to_netcdf(tmp_path / "x.nc", engine="h5netcdf", mode="w")
+    with pytest.raises(ValueError, match=r"must hold one array, or name one as in FILE:NAME, got g/t, r"):
+        fastbn.stream(tmp_path / "x.nc")
+    assert_streamed(fastbn.stream(f"{tmp_path}/x.nc:g/t", dim="time"), x)
+    assert fastbn.stream(f"{tmp_path}/x.nc:g/lat").count == 3
+
+
+def test_arrays_of_dask(x: Array) -> None:
+    dask = pytest.importorskip("dask.array")
+    assert_streamed(fastbn.stream(dask.from_array(x, chunks=(70, 2))), x)

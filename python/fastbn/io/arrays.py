@@ -115,6 +115,10 @@ class ArraySource(Source):
                 values = copy
             yield Block(values, tuple(part.start for part in region), number + 1, (number + 1) / len(self._grid), valid)
 
+    def restored(self, block: Block, values: Array) -> Block:
+        """Return the chosen features in the order asked for."""
+        return block._replace(values=values if self.order is None else np.take(values, self.order, self.axis[0]))
+
     def _cut(self, options: Options) -> Grid:
         stored, chunks, natural = self._stored, self.origin.chunks, tuple(range(len(self.shape)))
         order = (*(stored.order or range(len(stored.shape))), 1) if self.flat else tuple(stored.order or natural)
@@ -133,7 +137,12 @@ class ArraySource(Source):
                 f"memory must be {-(-least * per_value * 4 >> 20)} MiB or more for {self.name}, "
                 f"whose chunks are {chunks}, got {options.memory / 2**20:g} MiB"
             )
-        return Grid(self.shape, order, whole, most)
+        grid = Grid(self.shape, order, whole, most)
+        if options.rowwise and self._sorted.size and self.order is not None:
+            first, last = self._sorted[[0, -1]] // grid.tile[self.axis[0]]
+            if first != last:
+                raise UnreadableError(f"memory must hold a row of {self.name} to choose columns")
+        return grid
 
     def _within(self, region: Region) -> tuple[tuple[Any, ...] | None, int]:
         """Return the index of the chosen features in a tile (None if it has none), and the number of the first."""
@@ -379,14 +388,20 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
 
 def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
     xarray = needed("xarray", "NetCDF files")
-    group, _, member = place.member.rpartition("/")
-    how: dict[str, Any] = {"group": group or None, "decode_times": False, "mask_and_scale": False, "cache": False}
+    how: dict[str, Any] = {"decode_times": False, "mask_and_scale": False, "cache": False}
     with open(place.files[0], "rb") as file:
         engine = "h5netcdf" if file.read(8) == b"\x89HDF\r\n\x1a\n" else "scipy"
     needed(engine, "NetCDF files")
-    found = stack.enter_context(xarray.open_dataset(place.files[0], engine=engine, **how))
-    names = [str(name) for name in (found.variables if place.member else found.data_vars)]
-    return _sliced(place.name, found[only_member(place._replace(member=member), names)], options)
+    if engine == "scipy":  # whose files have no groups
+        groups = {"/": xarray.open_dataset(place.files[0], engine=engine, **how)}
+    else:
+        groups = xarray.open_groups(place.files[0], engine=engine, **how)
+    found: dict[str, Any] = {}
+    for path, group in groups.items():
+        stack.callback(group.close)
+        names = group.variables if place.member else [name for name, each in group.data_vars.items() if each.dims]
+        found |= {f"{path}/{name}".strip("/"): group[name] for name in names}
+    return _sliced(place.name, found[only_member(place, list(found))], options)
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -407,6 +422,13 @@ def _sliced(name: str, array: Any, options: Options) -> Stored:
     """Return what is read by slicing and tells its chunks: a data set of HDF5, an array of Zarr or of xarray."""
     if array.shape is None:
         raise UnreadableError(f"{name} must hold an array, got one without a shape")
+    for each in array.virtual_sources() if getattr(array, "is_virtual", False) else ():
+        beside = os.path.join(os.path.dirname(array.file.filename), each.file_name)
+        known = (
+            each.file_name == "." or "%" in each.file_name or os.path.exists(beside) or os.path.exists(each.file_name)
+        )
+        if not known:  # HDF5 would read the fill value
+            raise UnreadableError(f"{name} must have all files that it is made of, got none of {each.file_name!r}")
     named = hasattr(array, "coords")
     inner, direct = array.variable if named else array, getattr(array, "read_direct", None)
     ring, dtype = Ring(options), np.dtype(array.dtype)
@@ -427,11 +449,9 @@ def _sliced(name: str, array: Any, options: Options) -> Stored:
 
 
 def _chunks_of(array: Any) -> Shape | None:
-    if not hasattr(array, "coords"):
-        chunks: Shape | None = getattr(array, "shards", None) or array.chunks
-        return chunks
-    if array.variable.chunks:  # dask's
-        return tuple(max(sizes) for sizes in array.variable.chunks)
+    chunks = array.variable.chunks if hasattr(array, "coords") else getattr(array, "shards", None) or array.chunks
+    if chunks or not hasattr(array, "coords"):  # dask has the sizes of all
+        return tuple(max(sizes) if isinstance(sizes, tuple) else sizes for sizes in chunks) if chunks else None
     sizes = array.variable.encoding.get("preferred_chunks")
     pairs = zip(array.dims, array.shape, strict=True)
     return tuple(int(sizes.get(dim, size)) for dim, size in pairs) if sizes else None

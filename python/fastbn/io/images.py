@@ -35,20 +35,6 @@ _MASK = 4  # of a TIFF's NewSubfileType
 _limit = threading.Lock()
 
 
-class Picture(NamedTuple):
-    """A decoded image of shape (height, width, channels): the ``page`` of a file, and the ``number`` among all.
-
-    ``following`` is how many files come before the next one, None where more of this one comes; ``done`` is their part.
-    """
-
-    path: str
-    values: Array
-    page: int
-    number: int
-    following: int | None
-    done: float
-
-
 class _Header(NamedTuple):
     """What an image is, before it is decoded: of which kind and size, and what decodes all that a file has of them.
 
@@ -91,13 +77,22 @@ class ImageSource(Source):
         self.notes = [f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in said if value == value]
         self._nodata = NoData(options, self.name, self.chosen, bands, len(bands), own=said)
         self._ring, self._most = Ring(options), options.block_bytes
+        self.axis = (2,) if options.rowwise else (1,)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
-        """Yield the pixels of as many images as fit into a block."""
+        """Yield images (height, width, channels) if they are to be copied, else the pixels of as many as fit."""
+        return self._pictures(start, row) if self._options.rowwise else self._pixels(start)
+
+    def restored(self, block: Block, values: Array) -> Block:
+        """Return an image as one of an array (N, channels, height, width)."""
+        values = np.ascontiguousarray(values.transpose(2, 0, 1))[np.newaxis]
+        return block._replace(values=values, corner=(*block.corner, 0))
+
+    def _pixels(self, start: int) -> Iterator[Block]:
         width = len(self.chosen)
         most = max(1, self._most // (self.dtype.itemsize * width))
         block, filled, done, following = self._ring.take((most, width), self.dtype), 0, start, True
-        for picture in self.pictures(start):
+        for picture in self._decoded_ahead(start):
             pixels = picture.values.reshape(-1, width)
             for begin in range(0, max(1, len(pixels)), most):
                 part = pixels[begin : begin + most]
@@ -114,13 +109,15 @@ class ImageSource(Source):
         valid = self._nodata.valid(values)
         return Block(values, (0, 0), done if resumable else None, done / len(self._files), valid)
 
-    def pictures(self, start: int = 0, number: int = 0) -> Iterator[Picture]:
-        """Yield the images from a file on, of which the first has this number; the next ones are decoded meanwhile."""
-        for found in self._decoded_ahead(start):
-            yield found._replace(number=number)
-            number += 1
+    def _pictures(self, start: int, row: int) -> Iterator[Block]:
+        for number, picture in enumerate(self._decoded_ahead(start), row):
+            values = picture.values.astype(self.dtype, copy=False)
+            valid = self._nodata.valid(values.reshape(-1, values.shape[-1]))
+            valid = None if valid is None else valid.reshape(values.shape)
+            yield picture._replace(values=values, corner=(number, 0, 0), valid=valid)
 
-    def _decoded_ahead(self, start: int) -> Iterator[Picture]:
+    def _decoded_ahead(self, start: int) -> Iterator[Block]:
+        """Yield the images from a file on, while the next ones are decoded."""
         waiting: deque[tuple[int, int, Future[list[Array]]]] = deque()  # numbers of files, bytes at most, and images
         with _bounded(self._options), ThreadPoolExecutor(_WORKERS) as pool:
             for index in range(start, len(self._files)):
@@ -141,11 +138,6 @@ class ImageSource(Source):
             while waiting:
                 yield from self._finished(waiting.popleft())
 
-    def valid(self, values: Array) -> Array | None:
-        """Return which of an image's values are data."""
-        valid = self._nodata.valid(values.reshape(-1, values.shape[-1]))
-        return None if valid is None else valid.reshape(values.shape)
-
     def _header(self, path: str) -> _Header | None:
         """Return what an image is; None if it cannot be read."""
         with self._noting(path):
@@ -157,7 +149,7 @@ class ImageSource(Source):
             return header
         return None
 
-    def _finished(self, waiting: tuple[int, int, Future[list[Array]]]) -> Iterator[Picture]:
+    def _finished(self, waiting: tuple[int, int, Future[list[Array]]]) -> Iterator[Block]:
         index, _, future = waiting
         images: list[Array] = []
         with self._noting(self._files[index]):
@@ -175,15 +167,16 @@ class ImageSource(Source):
                 raise
             self._options.unreadable(path, error)
 
-    def _named(self, index: int, images: Iterable[Array]) -> Iterator[Picture]:
+    def _named(self, index: int, images: Iterable[Array]) -> Iterator[Block]:
         """Yield the images of a file; the last one says that the next file follows."""
-        path, last = self._files[index], None
+        last: Block | None = None
         for page, image in enumerate(images):
             if last is not None:
-                yield last
-            last = Picture(path, image, page, 0, None, index / len(self._files))
+                yield last._replace(page=f"-{page - 1}")
+            last = Block(image, (0, 0, 0), None, index / len(self._files), name=self._files[index])
         if last is not None:
-            yield last._replace(following=index + 1, done=(index + 1) / len(self._files))
+            page_of = f"-{page}" if page else ""
+            yield last._replace(following=index + 1, done=(index + 1) / len(self._files), page=page_of)
 
     def _decoded(self, header: _Header) -> list[Array]:
         return list(map(self._as_chosen, header.decode()))
@@ -313,7 +306,7 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
         with open(path, "rb") as file:
             values = np.asarray(decoder(file.read()))
         values = values if values.ndim > 2 else values[..., np.newaxis]
-        channels = {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
+        channels = values.shape[-1] if codec == "jpeg" else {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
         return [values.reshape(-1, *values.shape[-2:])[..., :channels]]
 
     if codec == "png":
@@ -324,6 +317,16 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
     found = decode()
     channels, dtype = found[0].shape[-1], found[0].dtype
     return _Header(_kind(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
+
+
+def _jpeg(path: str, options: Options) -> _Header:
+    """Return an image by Pillow, or by imagecodecs what Pillow does not know: more than 8 bits, and lossless ones."""
+    with suppress(needed("PIL", "Images").UnidentifiedImageError):
+        return _pillow(path, options)
+    header = _deep(path, options, "jpeg")
+    if header.channels not in (1, 3):
+        raise UnreadableError(f"{path} must be grey or RGB, got {header.kind}")
+    return header
 
 
 # PNM, whose numbers Pillow scales to 8 or 16 bits. Images of the binary formats may follow one another in a file.
@@ -521,6 +524,7 @@ _FORMATS: list[tuple[bytes, tuple[str, ...], _Reader]] = [  # how their files be
     (rb"P[1-6Ff][\s#]", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), _pnm),
     (rb"\x89PNG\r\n\x1a\n[\s\S]{16}\x10", (), partial(_deep, codec="png")),  # of 16 bits
     (rb"\x89PNG\r\n\x1a\n", (), _pillow),
+    (rb"\xff\xd8\xff", (), _jpeg),
     (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k"), partial(_deep, codec="jpeg2k")),
     (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", (".jxl",), partial(_deep, codec="jpegxl")),
     (rb"[\s\S]{4}ftyp", (".avif",), partial(_deep, codec="avif")),

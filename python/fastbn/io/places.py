@@ -72,9 +72,9 @@ def kind_of(path: str) -> str | None:
 
 def split(path: str) -> tuple[str, str]:
     """Split FILE:NAME, where FILE is of a kind that holds several arrays; the name is empty where none is given."""
-    bare, colon, member = path.rpartition(":")
-    if colon and kind_of(bare) in _SEVERAL:
-        return bare, member.strip("/")
+    for at, character in enumerate(path):
+        if character == ":" and kind_of(path[:at]) in _SEVERAL:
+            return path[:at], path[at + 1 :].strip("/")
     return path, ""
 
 

@@ -17,11 +17,10 @@ from fastbn.io.atomic import removed, replacing
 from fastbn.io.checkpoints import Checkpoint, Progress, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
-from fastbn.io.run import FailedError, Run
-from fastbn.io.sources import Ring, Source, UnreadableError, needed
+from fastbn.io.run import Run
+from fastbn.io.sources import Block, Ring, Source, UnreadableError
 from fastbn.io.statsfiles import Stats, load_stats
-from fastbn.io.tables import described
-from fastbn.io.writers import FileSink, FolderSink, Piece, Target, target_of
+from fastbn.io.writers import FileSink, FolderSink, Target, target_of
 
 
 def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
@@ -44,7 +43,6 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
         scale=options.scale or stats.scale,
         beside=8 if options.written is None else options.written.itemsize,
         rowwise=True,
-        tabular=target.kind in TABLES.values(),
     )
     found, run_of = places(source), None
     if options.resume:
@@ -115,7 +113,8 @@ class Rewriting:
             raise ValueError(f"out must not be one of the sources, got {target.name!r}")
 
     def _options_of(self, place: Place) -> Options:
-        names, options = self._stats.names, self._run.options
+        kind = place.kind if self._target.kind == "folder" else self._target.kind
+        names, options = self._stats.names, self._run.options.but(tabular=kind in TABLES.values())
         if not self._axis_given and (place.kind == "images" or place.kind in TABLES.values()):
             options = options.but(axis=None)  # that of the arrays which the statistics are of
         if options.columns is not None or names is None or len(set(names)) < len(names):
@@ -133,15 +132,17 @@ class Rewriting:
             checkpoint.save(self._state, self._sink.settle)
 
     def _take(self, source: Source, place: Place, checkpoint: Checkpoint | None) -> None:
+        if self._target.kind in TABLES.values() and not source.tabular:
+            raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
         self._sink.begin(place, source)
-        with self._run.overlapped(self._pieces(source, place), source) as pieces:
-            for piece in pieces:
-                self._sink.write(piece)
+        with self._run.overlapped(self._standardized(source, place), source) as blocks:
+            for block in blocks:
+                self._sink.write(block, source)
                 self._run.settle()
-                if piece.following is not None and (place.kind == "images" or isinstance(self._sink, FileSink)):
-                    self._state.position, self._state.row = piece.following, self._sink.rows
+                if block.following is not None and (place.kind == "images" or isinstance(self._sink, FileSink)):
+                    self._state.position, self._state.row = block.following, self._sink.rows
                     self._save(checkpoint)
-                self._run.tell(piece.done)
+                self._run.tell(block.done)
         self._sink.end()
 
     def _statistics(self, source: Source) -> tuple[Array, Array]:
@@ -167,49 +168,15 @@ class Rewriting:
             mean[list(source.order)], var[list(source.order)] = mean.copy(), var.copy()
         return mean, var
 
-    def _pieces(self, source: Any, place: Place) -> Generator[Piece, None, None]:
-        """Yield a source's values, standardized; the next ones are read meanwhile."""
-        start, row = self._state.position, self._state.row - self._state.before
-        items, piece_of = source.blocks, self._region
-        if self._sink.tabular and not hasattr(source, "batches"):
-            raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
-        if self._sink.tabular:
-            items, piece_of = source.batches, self._table
-        elif hasattr(source, "pictures"):
-            items, piece_of = source.pictures, self._picture
+    def _standardized(self, source: Source, place: Place) -> Generator[Block, None, None]:
+        """Yield a source's blocks, standardized, as they are written; the next ones are read meanwhile."""
         mean, var = self._statistics(source)
-        with self._run.coming(items(start, row), source, place) as coming:
-            for item in coming:
-                yield piece_of(source, item, mean, var)
-
-    def _region(self, source: Any, block: Any, mean: Array, var: Array, /) -> Piece:
-        at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
-        values = self._normalized(block.values, mean[at], var[at], source.axis, block.valid)
-        if source.order is not None:
-            if len(source.order) > block.values.shape[source.axis[0]]:
-                raise FailedError(UnreadableError(f"memory must hold a row of {source.name} to choose columns"))
-            values = np.take(values, source.order, source.axis[0])
-        return Piece(values, block.corner, source.name, block.done, block.following)
-
-    def _table(self, source: Any, batch: Any, mean: Array, var: Array, /) -> Piece:
-        pa = needed("pyarrow", "Tables")
-        chosen = [batch.rows.column(number) for number in source.chosen]
-        values, valid = source.matrix(chosen, batch.rows.num_rows)
-        values = self._normalized(values, mean, var, (1,), valid)
-        columns = list(batch.rows.columns)
-        for number, column in zip(source.chosen, values.T, strict=True):
-            columns[number] = pa.array(column, from_pandas=True)
-        names = [field.name for field in source.fields]
-        schema = source.schema or pa.schema(list(zip(names, batch.rows.schema.types, strict=True)))
-        rows = pa.Table.from_arrays(columns, schema=described(schema, source.chosen, values.dtype))
-        return Piece(rows, (batch.row,), source.name, batch.done)
-
-    def _picture(self, source: Any, picture: Any, mean: Array, var: Array, /) -> Piece:
-        several = f"-{picture.page}" if picture.page or picture.following is None else ""
-        values = picture.values.astype(source.dtype, copy=False)
-        values = self._normalized(values, mean, var, (2,), source.valid(values)).transpose(2, 0, 1)
-        values, corner = np.ascontiguousarray(values)[np.newaxis], (picture.number, 0, 0, 0)
-        return Piece(values, corner, picture.path, picture.done, picture.following, several)
+        blocks = source.blocks(self._state.position, self._state.row - self._state.before)
+        with self._run.coming(blocks, source, place) as coming:
+            for block in coming:
+                at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
+                values = self._normalized(block.values, mean[at], var[at], source.axis, block.valid)
+                yield source.restored(block, values)
 
     def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...], valid: Array | None) -> Array:
         """Return standardized values, NaN for those that are no data."""

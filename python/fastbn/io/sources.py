@@ -16,20 +16,25 @@ from fastbn.io.options import Array, Options
 
 
 class Block(NamedTuple):
-    """A part of a source that is in memory as a whole.
+    """A part of a source that is in memory as a whole, or of what is written.
 
-    ``values`` holds the chosen features alone, ``corner`` is the index of its first value in the source's array.
-    ``following`` is where `Source.blocks` must start to come after it, None where it cannot; ``done`` is the part of
-    the source read by then. ``valid`` says which values are data, ``weights`` what each row counts; None: all, and 1.
-    The arrays may be written over once the block after next is asked for.
+    ``values`` holds the chosen features alone (of a table to be written, it is one of pyarrow's), ``corner`` is the
+    index of its first value in the source's array. ``following`` is where `Source.blocks` must start to come after it,
+    None where it cannot; ``done`` is the part of the source read by then. ``valid`` says which values are data,
+    ``weights`` what each row counts; None: all, and 1. ``rows`` has all columns of a table that is to be copied,
+    ``name`` is that of an image's file, and ``page`` says which of several in it. The arrays may be written over once
+    the block after next is asked for.
     """
 
-    values: Array
+    values: Any
     corner: Shape
     following: int | None
     done: float
     valid: Array | None = None
     weights: Array | None = None
+    rows: Any = None
+    name: str = ""
+    page: str = ""
 
 
 class Origin(NamedTuple):
@@ -51,9 +56,9 @@ class Source:
     ``names`` are those of the chosen features in the order asked for, None where they are just numbered, and ``more``
     those of features that were not asked for and could have been. Where blocks have the features in another order,
     ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
-    there is none; ``flat`` says that it has one dimension in truth, and one column here. A thread may read ahead where
-    it ``overlaps``. ``suspects`` has the columns that were left out though they hold numbers, each with the reason;
-    ``notes`` says what was done to the values without being asked.
+    there is none; ``flat`` says that it has one dimension in truth, and one column here, ``tabular`` that its blocks
+    have rows. A thread may read ahead where it ``overlaps``. ``suspects`` has the columns that were left out though
+    they hold numbers, each with the reason; ``notes`` says what was done to the values without being asked.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Source:
     order: tuple[int, ...] | None = None
     shape: Shape | None = None
     flat: bool = False
+    tabular: bool = False
     overlaps: bool = True
     suspects: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
@@ -73,6 +79,10 @@ class Source:
     @abstractmethod
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield everything, or what follows a block that was read before, up to a row."""
+
+    def restored(self, block: Block, values: Array) -> Block:
+        """Return a block as a copy of the source has it, with other values: what `standardize` writes."""
+        return block._replace(values=values)
 
 
 class UnreadableError(ValueError):

@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -33,10 +33,15 @@ _COPIES, _REWRITTEN = 3, 6
 _PAGES = 3 << 20
 _BUFFER = 1 << 18  # bytes of a column that are read at a time
 _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
-# What is meant as a number and written in another way: 1,000 and 1.000,5 and 10% and $5.
+# What is meant as a number and written in another way: 1,000 and 1.000,5 and 10% and $5 and (5) and 5- and 1D+3.
 _SPELLED = re.compile(
-    r"[-+]?[$€£¥]?\s?(\d+([.,]\d*)?|[.,]\d+|\d{1,3}([.,'_\u2019\s]\d{3})+([.,]\d+)?)(e[-+]?\d+)?\s?[%$€£¥]?", re.I
+    r"'?[-+\u2212(]?[$€£¥]?\s?(\d+([.,]\d*)?|[.,]\d+|\d{1,3}([.,'_\u2019\s]\d{3})+([.,]\d+)?)(e[-+]?\d+|d[-+]\d+)?"
+    r"\s?[-%$€£¥)]?'?",
+    re.I,
 )
+# How compressed files begin, and what those are called that are read as such.
+_PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"(\xb5/\xfd": ".zst", b'\x04"M\x18': ".lz4"}
+_ENCODINGS = "'latin-1' or 'utf-16' for instance"
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -102,34 +107,35 @@ class TableSource(Source):
         self.suspects = [(field.name, field.why) for field in self.fields if default and field.odd is not None]
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
-        self._ring = Ring(options)
+        self.tabular, self._ring = options.tabular, Ring(options)
         self._nodata = NoData(options, name, self.chosen, known, len(self.fields))
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
-        """Yield the chosen columns of each batch as a matrix of one row per row."""
-        for batch in self._table.batches(start, row, [*self.chosen, *self._weights], False):
-            count = batch.rows.num_columns - len(self._weights)
-            weights = None
-            if self._weights:
-                weights = np.concatenate([np.empty(0), *map(_as_numpy, _chunks(batch.rows.column(count)))])
-            values, valid = self.matrix(batch.rows.columns[:count], batch.rows.num_rows, batch.first)
-            yield Block(values, (batch.row, batch.first), batch.following, batch.done, valid, weights)
-
-    def batches(self, start: int = 0, row: int = 0) -> Iterator[Batch]:
-        """Yield the rows with all their columns, from the beginning."""
-        found: Iterator[Batch] = self._table.batches(0, 0, self.chosen, True)
-        return found
-
-    def matrix(self, columns: Sequence[Any], rows: int, first: int = 0) -> tuple[Array, Array | None]:
-        """Return columns as a matrix, in which a column is one piece of memory, and which entries are data."""
-        matrix = self._ring.take((len(columns), rows), self.dtype)
-        with np.errstate(all="ignore"):
+        """Yield the chosen columns of each batch as a matrix, in which a column is one piece of memory."""
+        for batch in self._table.batches(start, row, [*self.chosen, *self._weights], self.tabular):
+            *columns, weights = [*batch.rows.columns, None] if not self._weights else batch.rows.columns
+            columns = [columns[i] for i in self.chosen] if self.tabular else columns
+            matrix = self._ring.take((len(columns), batch.rows.num_rows), self.dtype)
             for target, column in zip(matrix, columns, strict=True):
-                begin = 0
-                for chunk in _chunks(column):
-                    target[begin : begin + len(chunk)] = _as_numpy(chunk)
-                    begin += len(chunk)
-        return matrix.T, self._nodata.valid(matrix.T, first)
+                _fill(target, column)
+            if weights is not None:
+                weights = _fill(np.empty(batch.rows.num_rows), weights)
+            valid, rows = self._nodata.valid(matrix.T, batch.first), batch.rows if self.tabular else None
+            yield Block(matrix.T, (batch.row, batch.first), batch.following, batch.done, valid, weights, rows)
+
+    def restored(self, block: Block, values: Array) -> Block:
+        """Return all columns, of which the chosen ones have these values, or these alone for an array."""
+        if block.rows is None:
+            return block._replace(values=values)
+        pa = needed("pyarrow", "Tables")
+        columns = list(block.rows.columns)
+        for number, column in zip(self.chosen, values.T, strict=True):
+            columns[number] = pa.array(column, from_pandas=True)
+        names = [field.name for field in self.fields]
+        schema = self.schema or pa.schema(list(zip(names, block.rows.schema.types, strict=True)))
+        return block._replace(
+            values=pa.Table.from_arrays(columns, schema=_described(schema, self.chosen, values.dtype))
+        )
 
     def _chosen(self, options: Options, known: list[str] | None) -> list[int]:
         if options.columns is None:
@@ -163,23 +169,24 @@ class TableSource(Source):
         return [number]
 
 
-def _chunks(column: Any) -> Sequence[Any]:
-    """Return a column's pieces, as floating-point numbers."""
+def _fill(target: Array, column: Any) -> Array:
+    """Fill an array with a column's numbers."""
     pa = needed("pyarrow", "Tables")
+    if pa.types.is_run_end_encoded(column.type):
+        column = needed("pyarrow.compute", "Tables").run_end_decode(column)
     numbers = column if pa.types.is_floating(column.type) else column.cast(pa.float64(), safe=False)
-    chunks: Sequence[Any] = numbers.chunks if isinstance(numbers, pa.ChunkedArray) else [numbers]
-    return chunks
-
-
-def _as_numpy(chunk: Any) -> Array:
-    values: Array = chunk.to_numpy(zero_copy_only=False)
-    return values
+    begin = 0
+    with np.errstate(all="ignore"):
+        for chunk in numbers.chunks if isinstance(numbers, pa.ChunkedArray) else [numbers]:
+            target[begin : begin + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+            begin += len(chunk)
+    return target
 
 
 def _field(name: str, kind: Any, index: bool = False) -> Field:
     """Return a column's description, from its type in pyarrow; what is a frame's index does not count."""
     types = needed("pyarrow", "Tables").types
-    value = kind.value_type if types.is_dictionary(kind) else kind
+    value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
     numeric = any(
         is_kind(value) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
     )
@@ -191,7 +198,7 @@ def _fields(schema: Any) -> list[Field]:
     return [_field(field.name, field.type, field.name in index) for field in schema]
 
 
-def described(schema: Any, numbers: Sequence[int], dtype: np.dtype[Any]) -> Any:
+def _described(schema: Any, numbers: Sequence[int], dtype: np.dtype[Any]) -> Any:
     """Return a schema in which the columns of these numbers are of a floating-point type, for pandas too."""
     pa = needed("pyarrow", "Tables")
     fields = list(schema)
@@ -332,9 +339,13 @@ class _TextTable:
         except self._pa.ArrowInvalid as error:
             said = re.sub(r"Row #\d+: ", "", str(error)).splitlines()[0]  # counted from where the block begins
             found = re.search(r"column #(\d+)", said)
+            said = said if found is None else said.replace(found[0], f"column {self._names[int(found[1])]!r}")
+            if "invalid UTF8" in said:
+                raise UnreadableError(
+                    f"{self._name} must be read with its encoding ({_ENCODINGS}), got {said}"
+                ) from error
             if found is None:
                 raise UnreadableError(f"{self._name} cannot be read: {said}") from error
-            said = said.replace(found[0], f"column {self._names[int(found[1])]!r}")
             raise _ConversionError(f"{self._name} cannot be read: {said}", int(found[1])) from error
 
     def _entries(self, lines: Iterable[str], must: str = "close the quotes it opens") -> Iterator[list[str]]:
@@ -357,13 +368,17 @@ class _TextTable:
         while len(data) < begin + self._size and (piece := next(pieces, b"")):
             data += piece
         data = data[begin : begin + self._size]
-        lines, comment = io.BytesIO(data), self._options.comment
+        if b"\r" in data and b"\n" not in data:
+            raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
+        lines, at = io.BytesIO(data), 0
         texts = (_decoded(self._name, line) for line in lines)
-        for row in self._entries(texts, "begin with a whole row of entries"):
+        for _ in self._entries(texts, "begin with a whole row of entries"):
             if lines.tell() == self._size and not data.endswith(b"\n"):
                 raise self._too_long()
-            if row and not (comment and row[0].lstrip().startswith(comment)):
-                return row, begin if self._options.header is False else begin + lines.tell()
+            row, at = _without_comments(data[at : lines.tell()], self._options.comment), lines.tell()
+            if row.strip(b"\r\n"):
+                entries = next(self._entries(io.StringIO(row.decode(), newline="")))
+                return entries, begin if self._options.header is False else begin + at
         return [], begin
 
     def _lines(self, start: int) -> Iterator[tuple[bytes, int]]:
@@ -430,12 +445,13 @@ def _decompressed(file: Any, compression: str | None) -> Any:
 
 
 def _decoded(name: str, line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        raise UnreadableError(
-            f"{name} must be in UTF-8, or be read with its encoding ('latin-1' for instance), got {line[:40]!r}"
-        ) from None
+    packed = next((suffix for mark, suffix in _PACKED.items() if line.startswith(mark)), None)
+    if packed is not None:
+        raise UnreadableError(f"{name} must have a name that ends in {packed}, for it is compressed")
+    with suppress(UnicodeDecodeError):
+        if b"\0" not in line:
+            return line.decode()
+    raise UnreadableError(f"{name} must be in UTF-8, or be read with its encoding ({_ENCODINGS}), got {line[:40]!r}")
 
 
 def _without_comments(lines: bytes, comment: str | None) -> bytes:
@@ -559,6 +575,9 @@ class _ArrowTable:
             self._held, odd = _arrow(place.array, options)
             self.schema, self._total = self._held.schema, self._held.num_rows
         else:
+            with open(place.files[0], "rb") as file:
+                if self._kind == "ipc" and file.read(4) == b"\xff\xff\xff\xff":
+                    raise UnreadableError(f"{place.name} must be an Arrow file, got a stream (pyarrow.ipc.open_stream)")
             dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._kind)
             self._held = next(dataset.get_fragments())
             self.schema, self._total = self._held.physical_schema, self._held.count_rows()

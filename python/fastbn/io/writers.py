@@ -23,7 +23,7 @@ from fastbn.io.arrays import PACKING, runs
 from fastbn.io.atomic import removed
 from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import KINDS, TABLES, TEXTS, Place, compression_of, split, suffix_of
-from fastbn.io.sources import Origin, Source, needed
+from fastbn.io.sources import Block, Origin, Source, needed
 
 # Large enough to be read at the speed of the disk, small enough to be read for a few rows.
 _CHUNK_BYTES = 1 << 20
@@ -529,58 +529,40 @@ def _text_stream(path: str, compression: str | None, encoding: str) -> Any:
 # Sinks, which take the pieces of many sources.
 
 
-class Piece(NamedTuple):
-    """A part of a result: an array and where it begins in that of its source, or rows of a table.
-
-    ``name`` is what it was made from; ``done`` is how much of its source is read, and ``following`` where that goes on,
-    None where it cannot. ``several`` says which image of a file it is.
-    """
-
-    values: Any
-    corner: Shape
-    name: str
-    done: float
-    following: int | None = None
-    several: str = ""
-
-
 class FileSink:
     """One file. Sources follow each other along axis 0."""
 
     def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
-        self.tabular = target.kind in TABLES.values()
+        self._tabular = target.kind in TABLES.values()
         self._target, self._path, self._options = target, path, options
         self._writer: _Writer | None = None
         self._kind: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
-        self._source: Source | None = None
         self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
         self._resumed = resumed is not None
 
     def begin(self, place: Place, source: Source) -> None:
         """Begin with a source behind those that were written, or go on with one."""
-        self._source = source
         if self._begin and 0 in source.axis:
             raise ValueError(f"out must be a folder for several arrays with features along axis 0, got {source.name}")
 
-    def write(self, piece: Piece) -> None:
-        """Write a piece."""
-        values, corner = piece.values, piece.corner
-        if self._source is not None and self._source.flat and not self.tabular:
+    def write(self, block: Block, source: Source) -> None:
+        """Write a block of the source that was begun with."""
+        values, corner = block.values, block.corner
+        if source.flat and not self._tabular:
             values, corner = values[:, 0], corner[:1]
-        kind = (values.schema.names, values.schema.types) if self.tabular else self._kind_of(values)
+        kind = (values.schema.names, values.schema.types) if self._tabular else _kind_of(values, source)
         if self._writer is None:
             self._kind = kind
-            if self.tabular:
+            if self._tabular:
                 self._writer = _TableWriter(self._target, self._path, values.schema, self._options)
             else:
-                origin = Origin() if self._source is None else self._source.origin
-                wanted = Wanted(kind[0], kind[1], origin, self._resumed)
+                wanted = Wanted(kind[0], kind[1], source.origin, self._resumed)
                 self._writer = _WRITERS[self._target.kind](self._target, self._path, wanted)
         if kind != self._kind:
-            what, (held, of), (got, other) = "columns" if self.tabular else "shapes", self._kind, kind
+            what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._kind, kind
             raise ValueError(
                 f"out must be a folder where {what} or types differ: one file holds {held} of {of}, "
-                f"got {got} of {other} from {piece.name}"
+                f"got {got} of {other} from {block.name or source.name}"
             )
         at = self._begin + corner[0]
         self.rows = max(self.rows, at + len(values))
@@ -611,20 +593,19 @@ class FileSink:
         if self._writer is not None:
             self._writer.close()
 
-    def _kind_of(self, values: Array) -> tuple[Shape, Any]:
-        """Return the shape of a row of the result, and its type: a piece may be narrower than its source."""
-        if self._source is None or self._source.shape is None or values.ndim < 2:
-            return values.shape[1:], values.dtype
-        whole = list(self._source.shape)
-        for axis, size in zip(self._source.axis, self._source.features, strict=True):
-            whole[axis] = size
-        return tuple(whole[1:]), values.dtype
+
+def _kind_of(values: Array, source: Source) -> tuple[Shape, Any]:
+    """Return the shape of a row of the result, and its type: a block may be narrower than its source."""
+    if source.shape is None or values.ndim < 2:
+        return values.shape[1:], values.dtype
+    whole = list(source.shape)
+    for axis, size in zip(source.axis, source.features, strict=True):
+        whole[axis] = size
+    return tuple(whole[1:]), values.dtype
 
 
 class FolderSink:
     """A folder: of one file for each source, of its name and kind, and of one .npy file for each image."""
-
-    tabular = False
 
     rows = 0
 
@@ -649,20 +630,19 @@ class FolderSink:
         target = Target(KINDS[suffix_of(name)], name, place.member or "data", bool(place.member))
         self._file = FileSink(target, self._made, self._options)
         self._file.begin(place, source)
-        self.tabular = self._file.tabular
 
-    def write(self, piece: Piece) -> None:
-        """Write a piece of a source, or an image."""
+    def write(self, block: Block, source: Source) -> None:
+        """Write a block of a source, or an image."""
         if self._file is not None:
-            self._file.write(piece)
+            self._file.write(block, source)
             return
-        name = os.path.relpath(piece.name, self._root) if self._root else os.path.basename(piece.name)
-        name = f"{os.path.splitext(name)[0]}{piece.several}.npy"
+        name = os.path.relpath(block.name, self._root) if self._root else os.path.basename(block.name)
+        name = f"{os.path.splitext(name)[0]}{block.page}.npy"
         if self._resumed and os.path.exists(os.path.join(self._path, name)):  # written when the run was stopped
             removed(os.path.join(self._path, name))
         else:
             self._resumed = False
-        np.save(self._free(name, piece.name), piece.values[0])
+        np.save(self._free(name, block.name), block.values[0])
 
     def end(self) -> None:
         """Complete the file of a source."""
@@ -691,7 +671,7 @@ class FolderSink:
         """Let go of the file of a source."""
         if self._file is not None:
             self._file.close()
-        self._file, self.tabular = None, False
+        self._file = None
 
     def _free(self, name: str, source: str) -> str:
         path = os.path.join(self._path, name)
