@@ -17,7 +17,7 @@ import xarray as xr
 from PIL import Image
 
 from fastbn.__main__ import main
-from fastbn.io.statsfiles import load_stats
+from fastbn.io.statsfiles import load_stats, read_as
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -89,7 +89,7 @@ def test_weights_and_dimensions(command: Run, tmp_path: Path) -> None:
     data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
     assert found(command, tmp_path / "x.nc", "--dim", "time, lat")["mean"] == data.mean(["time", "lat"]).values.tolist()
     assert command("stats", tmp_path / "x.nc", "--dim", "time", "-o", tmp_path / "s.npz")[0] == 0
-    assert load_stats(tmp_path / "s.npz").axis == (1, 2)
+    assert read_as(load_stats(tmp_path / "s.npz")).axis == (1, 2)
     arguments = ["standardize", tmp_path / "x.nc", "--stats", tmp_path / "s.npz", "-o"]
     assert command(*arguments, tmp_path / "y.npy")[0] == 0
     assert command(*arguments, tmp_path / "z.npy", "--dim", "time")[0] == 0

@@ -12,6 +12,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import scipy.sparse
 
 import fastbn
 from fastbn.command.display import show_stats
-from fastbn.io.statsfiles import Stats, load_stats, merged_stats, save_stats, to_json
+from fastbn.io.statsfiles import load_stats, merged_stats, remembering, save_stats, to_json
 from support.datafiles import LEAST, Array, assert_streamed, same_bits
 
 # 16 ulp of float64, of values that are up to 1e4 deviations from zero before the mean is taken off.
@@ -50,7 +51,7 @@ def test_columns_of_one_name_go_by_position(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,a\n1,2\n4,50\n")
     moments = fastbn.stream(tmp_path / "x.csv")
     assert moments.mean.tolist() == [2.5, 26.0]
-    save_stats(Stats(moments, ("a", "a")), tmp_path / "s.npz")
+    save_stats(moments, tmp_path / "s.npz")
     for given in (moments, tmp_path / "s.npz"):
         for columns in (None, [0, 1]):
             fastbn.standardize(tmp_path / "x.csv", given, tmp_path / "y.npy", columns=columns, overwrite=True)
@@ -116,17 +117,17 @@ def test_a_column_without_a_name_is_shown_by_position(tmp_path: Path, capsys: py
     (tmp_path / "x.csv").write_text(",b\n1,2\n4,\n")
     moments = fastbn.stream(tmp_path / "x.csv")
     assert moments.names == ("", "b")
-    show_stats(Stats(moments, moments.names))
+    show_stats(moments)
     shown = capsys.readouterr().out
     assert shown.splitlines()[1].startswith("unnamed 0  ")
     assert "all" not in shown
-    show_stats(Stats(fastbn.stream(np.ones((4, 2)), axis=())))
+    show_stats(fastbn.stream(np.ones((4, 2)), axis=()))
     assert capsys.readouterr().out.splitlines()[1].startswith("all  ")
 
 
 def test_statistics_of_one_name_in_another_order(tmp_path: Path) -> None:
     for path, names in (("a.npz", ("a", "a", "b")), ("b.npz", ("b", "a", "a"))):
-        save_stats(Stats(fastbn.Moments(1, [1.0, 2.0, 3.0], [0.0] * 3), names), tmp_path / path)
+        save_stats(remembering(fastbn.Moments(1, [1.0, 2.0, 3.0], [0.0] * 3), names=names), tmp_path / path)
     with pytest.raises(ValueError, match=r"b.npz must have its features in the order of those before it"):
         merged_stats([tmp_path / "a.npz", tmp_path / "b.npz"])
 
@@ -254,7 +255,7 @@ AWKWARD = [
 
 @pytest.mark.parametrize("moments", AWKWARD, ids=str)
 def test_statistics_in_json_are_read_back(moments: fastbn.Moments) -> None:
-    held = json.loads(to_json(Stats(moments)), parse_constant=pytest.fail)
+    held = json.loads(to_json(moments), parse_constant=pytest.fail)
     assert same_bits(fastbn.Moments.from_dict(held), moments)
     assert same_bits(fastbn.Moments.from_dict(json.loads(json.dumps(held))), moments)
 
@@ -368,7 +369,9 @@ def test_text_that_only_looks_like_numbers_is_left_out_silently(tmp_path: Path) 
 
 def test_a_comma_is_hinted_at_where_a_line_is_one_column(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"got a,b \(string\) \(delimiter=',' would make more columns of it\)"):
+    with pytest.raises(
+        ValueError, match=r"got a,b \(string, '1,2' for instance\) \(delimiter=',' would make more columns of it\)"
+    ):
         fastbn.stream(tmp_path / "x.csv", delimiter=";")
 
 
@@ -606,7 +609,7 @@ def test_tables_in_folders_of_partitions(tmp_path: Path, x: Array) -> None:
 def test_files_of_statistics_keep_what_they_were_read_with(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n3,6\n")
     moments = fastbn.stream(tmp_path / "x.csv")
-    save_stats(Stats(moments, ("a", "b")), tmp_path / "s.json")
+    save_stats(remembering(moments, names=("a", "b")), tmp_path / "s.json")
     assert load_stats(tmp_path / "s.json").names == ("a", "b")
     held = io.StringIO((tmp_path / "s.json").read_text())
     assert fastbn.Moments.from_dict(json.load(held)) == moments
@@ -673,3 +676,15 @@ def test_arrow_streams_are_refused_by_name(tmp_path: Path) -> None:
         writer.write_table(table)
     with pytest.raises(ValueError, match=r"x\.arrow must be an Arrow file, got a stream \(pyarrow\.ipc\.open_stream\)"):
         fastbn.stream(tmp_path / "x.arrow")
+
+
+def test_decimals_are_the_nearest_numbers(rng: np.random.Generator) -> None:
+    kinds = [pa.decimal128(12, 2), pa.decimal128(15, 13), pa.decimal128(38, 20), pa.decimal256(50, 5)]
+    kinds += [pa.decimal128(10, -3)]
+    for kind in kinds:
+        digits = rng.integers(-(10 ** min(kind.precision, 18)) + 1, 10 ** min(kind.precision, 18), 300).tolist()
+        values = [Decimal(each).scaleb(-kind.scale) for each in digits]
+        columns = [pa.array([None, value, None], kind)[1:] for value in values]  # which begin within their memory
+        for given in (columns, [column.dictionary_encode() for column in columns]):
+            found = fastbn.stream(pa.table(given, names=list(map(str, range(300)))), nan="omit")
+            assert found.mean.tolist() == list(map(float, values))

@@ -23,7 +23,7 @@ import pytest
 import zarr
 
 import fastbn
-from fastbn.io.statsfiles import Stats, save_stats
+from fastbn.io.statsfiles import remembering, save_stats
 from fastbn.io.writers import _chunks
 from support import datafiles, peak_memory
 from support.datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, assert_streamed, random_images, save_images
@@ -413,7 +413,7 @@ def test_a_source_is_never_replaced(tmp_path: Path, x: Array) -> None:
 
 def test_statistics_are_never_replaced(tmp_path: Path, x: Array) -> None:
     source, statistics = datafiles.save_npy(tmp_path, x), tmp_path / "s.npz"
-    save_stats(Stats(fastbn.stream(x)), statistics)
+    save_stats(fastbn.stream(x), statistics)
     (tmp_path / "same.npz").symlink_to(statistics)
     before = statistics.read_bytes()
     for out in (statistics, tmp_path / "same.npz", os.path.relpath(statistics), f"{statistics}:y"):
@@ -528,7 +528,7 @@ def test_statistics_in_a_file_say_how_they_were_made(tmp_path: Path, x: Array) -
     frame = pd.DataFrame(x, columns=["a", "b", "c", "d"])
     frame.to_parquet(tmp_path / "x.parquet")
     stats = tmp_path / "s.npz"
-    save_stats(Stats(fastbn.stream(x[:, [3, 1]], scale=2.0), ("d", "b"), 2.0), stats)
+    save_stats(remembering(fastbn.stream(x[:, [3, 1]], scale=2.0), names=("d", "b")), stats)
     fastbn.standardize(tmp_path / "x.parquet", stats, tmp_path / "y.parquet")
     found = pd.read_parquet(tmp_path / "y.parquet")
     np.testing.assert_allclose(found[["b", "d"]], standard(x)[:, [1, 3]].astype(float), **CLOSE)
@@ -538,10 +538,10 @@ def test_statistics_in_a_file_say_how_they_were_made(tmp_path: Path, x: Array) -
     with pytest.raises(ValueError, match=r"moments must have the features of .*x.parquet, got none of 'a'"):
         fastbn.standardize(tmp_path / "x.parquet", stats, tmp_path / "w.npy", columns=["a"])
     y = x[:4].reshape(2, 2, 4)
-    save_stats(Stats(fastbn.stream(y, axis=2), None, 1.0, 2), tmp_path / "t.json")
+    save_stats(fastbn.stream(y, axis=2), tmp_path / "t.json")
     fastbn.standardize(y, tmp_path / "t.json", tmp_path / "w.npy")
     np.testing.assert_allclose(np.load(tmp_path / "w.npy"), standard(y, 2).astype(float), **CLOSE)
-    save_stats(Stats(fastbn.stream(y, axis=2, columns=[2, 1]), ("2", "1"), 1.0, 2), tmp_path / "u.json")
+    save_stats(remembering(fastbn.stream(y, axis=2, columns=[2, 1]), names=("2", "1")), tmp_path / "u.json")
     fastbn.standardize(y, tmp_path / "u.json", tmp_path / "v.npy")
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), standard(y, 2)[..., [2, 1]].astype(float), **CLOSE)
 

@@ -71,7 +71,7 @@ def stats(data: bytes) -> None:
     name = written(data, "stats.json")
     found = fastbn.io.statsfiles.load_stats(name)
     fastbn.io.statsfiles.save_stats(found, FOLDER / "again.json")
-    same(fastbn.io.statsfiles.load_stats(FOLDER / "again.json").moments, found.moments)
+    same(fastbn.io.statsfiles.load_stats(FOLDER / "again.json"), found)
 
 
 def dictionary(data: bytes) -> None:
@@ -217,7 +217,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     small(x)
     small.save(FOLDER / "layer.npz")
     yield "layer", "layer", (FOLDER / "layer.npz").read_bytes()
-    fastbn.io.statsfiles.save_stats(fastbn.io.statsfiles.Stats(found, ("a", "b")), FOLDER / "stats.json")
+    fastbn.io.statsfiles.save_stats(fastbn.io.statsfiles.remembering(found, names=("a", "b")), FOLDER / "stats.json")
     yield "stats", "stats", (FOLDER / "stats.json").read_bytes()
     plain = {key: np.asarray(value).tolist() for key, value in found.to_dict().items()}
     yield "dictionary", "dictionary", json.dumps(plain).encode()

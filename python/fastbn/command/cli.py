@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 import click
 
 from fastbn import config
+from fastbn._moments.moments import Moments
 from fastbn.command import display
 from fastbn.io.checkpoints import is_checkpoint
 from fastbn.io.counting import streamed
 from fastbn.io.options import MAX_PIXELS, MEMORY, Options
 from fastbn.io.places import is_zarr, left_out, places, replaces
 from fastbn.io.standardizing import standardize as write_standardized
-from fastbn.io.statsfiles import Stats, checked_suffix, load_stats, merged_stats, save_stats, to_json
+from fastbn.io.statsfiles import checked_suffix, load_stats, merged_stats, save_stats, to_json
 
 # What arguments mean.
 
@@ -137,10 +138,10 @@ def stats(
         found = streamed(_one_or_several(sources), options)
     _note_left_out(sources)
     for path in out:
-        save_stats(found.stats, path)
+        save_stats(found.moments, path)
     if out:
         found.settle()
-    _show(found.stats, as_json, [] if given["columns"] else found.others, skipped=found.skipped, notes=found.notes)
+    _show(found.moments, as_json, [] if given["columns"] else found.others, skipped=found.skipped, notes=found.notes)
     sys.stdout.flush()
     found.settle()
 
@@ -321,7 +322,7 @@ def _note_left_out(sources: Sequence[str]) -> None:
             display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {shown}")
 
 
-def _show(result: Stats, as_json: bool, others: Sequence[str] = (), notes: Sequence[str] = (), **more: Any) -> None:
+def _show(result: Moments, as_json: bool, others: Sequence[str] = (), notes: Sequence[str] = (), **more: Any) -> None:
     if as_json:
         print(to_json(result, **more, **({"notes": list(notes)} if notes else {})))
     else:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from fastbn._moments.moments import Moments
 from fastbn.io.options import Report
-from fastbn.io.statsfiles import Stats
+from fastbn.io.statsfiles import labels
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal
@@ -21,12 +22,12 @@ _PACKAGES = (
 )
 
 
-def show_stats(stats: Stats, others: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+def show_stats(moments: Moments, others: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
     """Print a table: drawn on a terminal, and there of so many features alone; else plain and complete.
 
     ``others`` are columns that were not read, ``notes`` what was done to values without being asked.
     """
-    rows = list(_rows(stats))
+    rows = list(_rows(moments))
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markup import escape
@@ -42,7 +43,7 @@ def show_stats(stats: Stats, others: Sequence[str] = (), notes: Sequence[str] = 
             print(f"... and {len(rows) - _MOST} features more (--out, --json or a pipe have all)")
     else:
         print(plain_table([_COLUMNS, *rows]))
-    wrong = spoiled(stats)
+    wrong = spoiled(moments)
     if wrong:
         shown = ", ".join(wrong[:_MOST]) + (", ..." if len(wrong) > _MOST else "")
         print(f"NaN or infinite values in: {shown} (--where-finite leaves them out)")
@@ -99,24 +100,22 @@ def versions() -> dict[str, Any]:
     return found
 
 
-def _rows(stats: Stats) -> Iterator[tuple[str, ...]]:
-    moments = stats.moments
+def _rows(moments: Moments) -> Iterator[tuple[str, ...]]:
     if moments.shape is None:
         return
     absent = np.full(moments.shape, np.nan)
     columns: list[Any] = [np.broadcast_to(moments.count, moments.shape), moments.mean, moments.std()]
     columns += [absent if extent is None else extent for extent in (moments.min, moments.max)]
-    for label, count, *values in zip(stats.labels(), *(column.ravel().tolist() for column in columns), strict=True):
+    for label, count, *values in zip(labels(moments), *(column.ravel().tolist() for column in columns), strict=True):
         yield (label, f"{count:.15g}", *(f"{value:.6g}" for value in values))
 
 
-def spoiled(stats: Stats) -> list[str]:
+def spoiled(moments: Moments) -> list[str]:
     """Return the features whose statistics are not finite though they have values."""
-    moments = stats.moments
     if moments.shape is None:
         return []
     wrong = ~np.isfinite(moments.mean) | ~np.isfinite(moments.m2)
     for extent in (moments.min, moments.max):
         wrong |= False if extent is None else ~np.isfinite(extent)
     wrong &= np.asarray(moments.count) > 0
-    return [label for label, is_wrong in zip(stats.labels(), wrong.ravel().tolist(), strict=True) if is_wrong]
+    return [label for label, is_wrong in zip(labels(moments), wrong.ravel().tolist(), strict=True) if is_wrong]

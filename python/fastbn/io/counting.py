@@ -11,14 +11,13 @@ import numpy as np
 
 from fastbn import _core
 from fastbn._moments.moments import Moments
-from fastbn._moments.provenance import Provenance
 from fastbn._validation import Shape
 from fastbn.io.checkpoints import Checkpoint, Progress, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, places, replaces
 from fastbn.io.run import Run, opened
 from fastbn.io.sources import Block, Source, UnreadableError
-from fastbn.io.statsfiles import Stats, taken
+from fastbn.io.statsfiles import remembering, taken
 
 # How often each is divided where values are divided once.
 _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
@@ -27,11 +26,12 @@ _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
 class Streamed(NamedTuple):
     """What was counted, the files left out with the reasons, and what was done to values without being asked.
 
-    ``others`` are the columns of the first table that are not numbers, and so not read. The checkpoint stays until this
-    is settled.
+    ``named`` says whether the names of the features are more than numbers. ``others`` are the columns of the first
+    table that are not numbers, and so not read. The checkpoint stays until this is settled.
     """
 
-    stats: Stats
+    moments: Moments
+    named: bool
     skipped: dict[str, str]
     notes: list[str]
     others: list[str]
@@ -60,12 +60,8 @@ def streamed(source: Any, options: Options) -> Streamed:
     if options.dim is not None and counting.axis is not None:
         axis = counting.axis
     names, scale = None if state.names is None else tuple(state.names), options.scale or 1.0
-    moments = scaled(state.total, scale).copy()
-    provenance = Provenance(names if state.named else None, scale, axis, options.mode)
-    moments._seen = moments._seen._replace(provenance=provenance)
-    return Streamed(
-        Stats(moments, names, scale, axis, options.mode), state.skipped, state.notes, state.others or [], kept
-    )
+    moments = remembering(scaled(state.total, scale), names=names, scale=scale, axis=axis, mode=options.mode)
+    return Streamed(moments, state.named, state.skipped, state.notes, state.others or [], kept)
 
 
 class Counting:

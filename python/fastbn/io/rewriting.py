@@ -19,7 +19,7 @@ from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
 from fastbn.io.run import Run
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
-from fastbn.io.statsfiles import Stats, load_stats
+from fastbn.io.statsfiles import load_stats, read_as
 from fastbn.io.writers import FileSink, FolderSink, Target, target_of
 
 
@@ -34,25 +34,26 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
     target = target_of(out)
     if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
         raise ValueError(f"out must not be the file of moments, got {target.path!r}")
-    stats = Stats.of(moments) if isinstance(moments, Moments) else load_stats(moments)
-    if stats.moments.shape is None:
+    moments = moments if isinstance(moments, Moments) else load_stats(moments)
+    if moments.shape is None:
         raise ValueError("moments must have seen something, got empty ones")
+    known = read_as(moments)
     wanted = options.but(
-        axis=stats.axis if options.axis is None and options.dim is None else options.axis,
-        mode=options.mode or stats.mode,
-        scale=options.scale or stats.scale,
+        axis=known.axis if options.axis is None and options.dim is None else options.axis,
+        mode=options.mode or known.mode,
+        scale=options.scale or known.scale,
         beside=8 if options.written is None else options.written.itemsize,
         rowwise=True,
     )
     found, run_of = places(source), None
     if options.resume:
-        digest = hashlib.sha256(stats.moments.to_bytes()).hexdigest()
+        digest = hashlib.sha256(moments.to_bytes()).hexdigest()
         run_of = identity(
             "resume", found, wanted.identity("written", "eps") | {"moments": digest, "scale": options.scale}
         )
         if target.kind not in ("npy", "zarr", "folder") or target.within:
             raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
-    Rewriting(found, stats, target, wanted, options.axis is not None, run_of).run()
+    Rewriting(found, moments, target, wanted, options.axis is not None, run_of).run()
 
 
 class Rewriting:
@@ -63,13 +64,13 @@ class Rewriting:
     def __init__(
         self,
         places: Iterable[Place],
-        stats: Stats,
+        moments: Moments,
         target: Target,
         options: Options,
         axis_given: bool,
         run_of: dict[str, Any] | None,
     ) -> None:
-        self._places, self._stats, self._target, self._options = places, stats, target, options
+        self._places, self._moments, self._target, self._options = places, moments, target, options
         self._axis_given, self._run_of = axis_given, run_of
         self._results, self._state, self._checkpoint = Ring(options), Progress(), None
         self._run = Run(places, options, options.listener, self._options_of, self._check)
@@ -114,7 +115,7 @@ class Rewriting:
 
     def _options_of(self, place: Place) -> Options:
         kind = place.kind if self._target.kind == "folder" else self._target.kind
-        names, options = self._stats.names, self._run.options.but(tabular=kind in TABLES.values())
+        names, options = self._moments.names, self._run.options.but(tabular=kind in TABLES.values())
         if not self._axis_given and (place.kind == "images" or place.kind in TABLES.values()):
             options = options.but(axis=None)  # that of the arrays which the statistics are of
         if options.columns is not None or names is None or len(set(names)) < len(names):
@@ -147,10 +148,10 @@ class Rewriting:
 
     def _statistics(self, source: Source) -> tuple[Array, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
-        scale, names = self._options.scale or 1.0, self._stats.names
+        scale, names = self._options.scale or 1.0, self._moments.names
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
-            mean = self._stats.moments.mean * scale
-            var = divisor_variance(self._stats.moments.var() * scale * scale)
+            mean = self._moments.mean * scale
+            var = divisor_variance(self._moments.var() * scale * scale)
         if names is not None and source.names is not None and names != source.names:
             numbers = {name: number for number, name in enumerate(names)}
             missing = [name for name in source.names if name not in numbers]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,43 +21,39 @@ _FORMAT = 1
 _WRITER = "fastbn stats"
 
 
-class Stats(NamedTuple):
-    """Statistics, the names of their features if these have any, and how the data were read.
-
-    ``scale`` is what the values were divided by, ``axis`` the feature axes and ``mode`` what images were converted to.
-    """
-
-    moments: Moments
-    names: tuple[str, ...] | None = None
-    scale: float = 1.0
-    axis: int | tuple[int, ...] = 1
-    mode: str | None = None
-
-    @classmethod
-    def of(cls, moments: Moments) -> Stats:
-        """Return statistics with what they remember of the data, and what it is by default."""
-        held = {key: value for key, value in moments._seen.provenance._asdict().items() if value is not None}
-        return cls(moments, **held)
-
-    def labels(self) -> list[str]:
-        """Return what to call each feature: its name, or its place in the feature shape."""
-        if self.names is not None:
-            return [name or f"unnamed {number}" for number, name in enumerate(self.names)]
-        return [",".join(map(str, at)) or "all" for at in np.ndindex(self.moments.shape or ())]
+def remembering(moments: Moments, **known: Any) -> Moments:
+    """Return a copy of statistics that remembers this too of the data behind them: names, scale, axis or mode."""
+    copy = moments.copy()
+    copy._seen = copy._seen._replace(provenance=copy._seen.provenance._replace(**known))
+    return copy
 
 
-def save_stats(stats: Stats, path: Path) -> None:
+def read_as(moments: Moments) -> Provenance:
+    """Return how the data behind statistics were read, which is by default where these do not know."""
+    known = moments._seen.provenance
+    return known._replace(scale=known.scale or 1.0, axis=1 if known.axis is None else known.axis)
+
+
+def labels(moments: Moments) -> list[str]:
+    """Return what to call each feature: its name, or its place in the feature shape."""
+    if moments.names is not None:
+        return [name or f"unnamed {number}" for number, name in enumerate(moments.names)]
+    return [",".join(map(str, at)) or "all" for at in np.ndindex(moments.shape or ())]
+
+
+def save_stats(moments: Moments, path: Path) -> None:
     """Write a file by its suffix, .npz or .json, whole or not at all."""
     checked_suffix(path)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         if os.fspath(path).lower().endswith(".json"):
-            file.write((to_json(stats) + "\n").encode())
+            file.write((to_json(moments) + "\n").encode())
         else:
-            told, arrays = _held(stats)
-            write_npz(file, told, arrays if stats.names is None else arrays | {"names": np.array(stats.names, np.str_)})
+            told, arrays = _held(moments)
+            names = {} if moments.names is None else {"names": np.array(moments.names, np.str_)}
+            write_npz(file, told, arrays | names)
 
 
-def load_stats(path: Path) -> Stats:
+def load_stats(path: Path) -> Moments:
     """Read a file of `save_stats` or of `Moments.save`; ValueError if it is neither, OSError if it cannot be read."""
     name = os.fspath(path)
     checked_suffix(name)
@@ -65,18 +61,18 @@ def load_stats(path: Path) -> Stats:
         if name.lower().endswith(".json"):
             return from_json(file.read().decode(errors="replace"), repr(name))
         config, arrays = read_npz(file, _WRITER, repr(name))
-    return _stats(arrays | config, repr(name))
+    return _moments(arrays | config, repr(name))
 
 
-def to_json(stats: Stats, **more: Any) -> str:
+def to_json(moments: Moments, **more: Any) -> str:
     """Return statistics as JSON from which `from_json` makes the same, to the bit; NaN is null."""
-    told, arrays = _held(stats)
-    names = None if stats.names is None else list(stats.names)
+    told, arrays = _held(moments)
+    names = None if moments.names is None else list(moments.names)
     plain = {key: _plain(value) for key, value in arrays.items()}
     return json.dumps({"format": _FORMAT, **told, "names": names, **plain, **more}, allow_nan=False)
 
 
-def from_json(text: str, shown: str) -> Stats:
+def from_json(text: str, shown: str) -> Moments:
     """Return the statistics that a text describes; ``shown`` is what an error calls it."""
     try:
         held = json.loads(text)
@@ -84,36 +80,35 @@ def from_json(text: str, shown: str) -> Stats:
             raise ValueError("its format is not known to this version")
     except Exception as error:  # it may be nested too deep, or hold numbers beyond all bounds
         raise not_written(_WRITER, shown, error) from error
-    return _stats(held, shown)
+    return _moments(held, shown)
 
 
-def merged_stats(paths: Sequence[Path]) -> Stats:
+def merged_stats(paths: Sequence[Path]) -> Moments:
     """Return what several files hold together; ValueError names the first that does not fit those before it."""
-    total: Stats | None = None
+    total: Moments | None = None
     for path in paths:
-        stats = load_stats(path)
-        if total is None:
-            total = stats
-            continue
-        must = f"{os.fspath(path)} must have"
-        for name in ("scale", "axis", "mode"):
-            before, now = getattr(total, name), getattr(stats, name)
-            if before != now:
-                raise ValueError(f"{must} the {name} of those before it, {before!r}, got {now!r}")
-        moments, names, shape = stats.moments, stats.names or total.names, total.moments.shape
-        if total.names is not None and names is not None and names != total.names:
-            if sorted(names) != sorted(total.names):
-                known = f"({', '.join(total.names)}), got {', '.join(names)}"
-                raise ValueError(f"{must} the features of those before it {known}")
-            if len(set(names)) < len(names):
-                raise ValueError(f"{must} its features in the order of those before it, got {names}")
-            moments, names = taken(moments, [names.index(name) for name in total.names]), total.names
-        if None not in (moments.shape, shape) and moments.shape != shape:
-            raise ValueError(f"{must} the features of those before it, of shape {shape}, got {moments.shape}")
-        total = total._replace(moments=total.moments + moments, names=names)
+        moments = load_stats(path)
+        total = moments if total is None else total + _fitting(moments, total, f"{os.fspath(path)} must have")
     if total is None:
         raise ValueError("paths must name a file at least, got none")
     return total
+
+
+def _fitting(moments: Moments, others: Moments, must: str) -> Moments:
+    """Return statistics with their features in the order of others'; ValueError where they are of other data."""
+    for name, before, now in zip(Provenance._fields, read_as(others), read_as(moments), strict=True):
+        if name != "names" and before != now:
+            raise ValueError(f"{must} the {name} of those before it, {before!r}, got {now!r}")
+    names, known = moments.names, others.names
+    if names is not None and known is not None and names != known:
+        if sorted(names) != sorted(known):
+            raise ValueError(f"{must} the features of those before it ({', '.join(known)}), got {', '.join(names)}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{must} its features in the order of those before it, got {names}")
+        moments = taken(moments, [names.index(name) for name in known])
+    if None not in (moments.shape, others.shape) and moments.shape != others.shape:
+        raise ValueError(f"{must} the features of those before it, of shape {others.shape}, got {moments.shape}")
+    return moments
 
 
 def taken(moments: Moments, order: Sequence[int]) -> Moments:
@@ -130,20 +125,21 @@ def checked_suffix(path: Path) -> None:
         raise ValueError(f"a file of statistics must be .npz or .json, got {os.fspath(path)!r}")
 
 
-def _stats(held: dict[str, Any], shown: str) -> Stats:
+def _moments(held: dict[str, Any], shown: str) -> Moments:
     try:
-        stats = Stats.of(Moments.from_dict(held))
-        return stats if stats.mode is None else stats._replace(mode=checked_mode("mode", stats.mode))
+        moments, mode = Moments.from_dict(held), held.get("mode")
+        return moments if mode is None else remembering(moments, mode=checked_mode("mode", read_as(moments).mode))
     except Exception as error:  # as above
         raise not_written(_WRITER, shown, error) from error
 
 
-def _held(stats: Stats) -> tuple[dict[str, Any], dict[str, Any]]:
+def _held(moments: Moments) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a file says of statistics, and the statistics."""
-    arrays = {key: value for key, value in stats.moments.to_dict().items() if key not in Provenance._fields}
-    told = {"kind": KIND, "scale": stats.scale, "axis": stats.axis, "mode": stats.mode}
+    arrays = {key: value for key, value in moments.to_dict().items() if key not in Provenance._fields}
+    known = read_as(moments)
+    told = {"kind": KIND, "scale": known.scale, "axis": known.axis, "mode": known.mode}
     told |= {key: arrays.pop(key) for key in ("nan", "extremes")}
-    return told, arrays | {"std": stats.moments.std()}
+    return told, arrays | {"std": moments.std()}
 
 
 def _plain(value: Any) -> Any:

@@ -139,7 +139,8 @@ def stream(
     """
     options = Options.of(locals())
     from fastbn.io.counting import streamed
+    from fastbn.io.statsfiles import remembering
 
     found = streamed(source, options)
     found.settle()
-    return found.stats.moments
+    return found.moments if found.named else remembering(found.moments, names=None)

@@ -60,6 +60,11 @@ class Field(NamedTuple):
     odd: str | None = None
     why: str = ""
 
+    @property
+    def holds(self) -> str:
+        """What errors say of its entries."""
+        return self.type if self.odd is None else f"{self.type}, {self.odd!r} for instance"
+
 
 class Batch(NamedTuple):
     """Rows of a table as pyarrow has them; ``following`` and ``done`` as in `Block`.
@@ -141,7 +146,7 @@ class TableSource(Source):
         if options.columns is None:
             found = [i for i, field in enumerate(self.fields) if field.counts and i not in self._weights]
             if not found:
-                kinds = ", ".join(f"{field.name} ({field.type})" for field in self.fields) or "no column"
+                kinds = ", ".join(f"{field.name} ({field.holds})" for field in self.fields) or "no column"
                 lone = self.fields[0].name if len(self.fields) == 1 else ""
                 hint = next(
                     (f" (delimiter={mark!r} would make more columns of it)" for mark in ";\t|," if mark in lone), ""
@@ -153,10 +158,9 @@ class TableSource(Source):
             raise UnreadableError(f"weights must not be among the columns, got {options.weights!r} of {self.name}")
         for field in (self.fields[i] for i in found):
             if not (field.numeric or field.empty):
-                odd = "" if field.odd is None else f", {field.odd!r} for instance"
                 raise UnreadableError(
                     f"columns must name columns of numbers, got {field.name!r} of {self.name}, "
-                    f"which holds {field.type}{odd}"
+                    f"which holds {field.holds}"
                 )
         return found
 
@@ -174,13 +178,26 @@ def _fill(target: Array, column: Any) -> Array:
     pa = needed("pyarrow", "Tables")
     if pa.types.is_run_end_encoded(column.type):
         column = needed("pyarrow.compute", "Tables").run_end_decode(column)
-    numbers = column if pa.types.is_floating(column.type) else column.cast(pa.float64(), safe=False)
+    elif pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     begin = 0
     with np.errstate(all="ignore"):
-        for chunk in numbers.chunks if isinstance(numbers, pa.ChunkedArray) else [numbers]:
-            target[begin : begin + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            target[begin : begin + len(chunk)] = _numbers(chunk).to_numpy(zero_copy_only=False)
             begin += len(chunk)
     return target
+
+
+def _numbers(chunk: Any) -> Any:
+    """Return floating-point numbers, of decimals the nearest, which pyarrow's own conversion misses by an ulp."""
+    pa, kind = needed("pyarrow", "Tables"), chunk.type
+    if not pa.types.is_decimal(kind):
+        return chunk if pa.types.is_floating(kind) else chunk.cast(pa.float64(), safe=False)
+    if not (pa.types.is_decimal128(kind) and kind.precision <= 15 and 0 <= kind.scale <= 22):
+        return chunk.cast(pa.string()).cast(pa.float64())
+    # Its digits, and the power of ten that they are divided by, are exact in float64.
+    digits = pa.Array.from_buffers(pa.decimal128(kind.precision, 0), len(chunk), chunk.buffers(), offset=chunk.offset)
+    return needed("pyarrow.compute", "Tables").divide(digits.cast(pa.float64()), 10.0**kind.scale)
 
 
 def _field(name: str, kind: Any, index: bool = False) -> Field:
