@@ -42,7 +42,7 @@ struct Inputs {
         return features.channels * features.count * size_of(x.ref.dtype);
     }
     Weighting weighting(bool omit_nan = false) const { return {where.ref, weights.ref, omit_nan}; }
-    EpilogueRef epilogue() const { return {residual.ref, activation, clip}; }
+    Epilogue<ArrayRef> epilogue() const { return {residual.ref, activation, clip}; }
     Parameters parameters() const { return {weight.ref, bias.ref}; }
 
     ArrayArg x;
@@ -97,7 +97,7 @@ py::object moments(const Arguments& arguments) {
     std::optional<StatisticArray> count;
     std::optional<StatisticArray> min;
     std::optional<StatisticArray> max;
-    StatisticsOut out;
+    Statistics out;
     out.mean = mean.data();
     out.mean_lo = mean_lo.data();
     out.m2 = m2.data();
@@ -134,7 +134,7 @@ py::object check_weights(const Arguments& arguments) {
 // ---- Forward ----
 
 // Trains and returns y; updates running statistics where they are given, both of them.
-ArrayArg train(const Inputs& in, const Arguments& arguments, const StatisticsOut& statistics) {
+ArrayArg train(const Inputs& in, const Arguments& arguments, const Statistics& statistics) {
     const double eps = real_argument(arguments.eps);
     const bool allow_single = bool_argument(arguments.allow_single);
     Running running;
@@ -174,7 +174,7 @@ py::object batch_norm_train(const Arguments& arguments) {
     const StatisticArray var(in.features);
     const StatisticArray invstd(in.features);
     std::optional<StatisticArray> count;
-    StatisticsOut out;
+    Statistics out;
     out.mean = mean.data();
     out.var = var.data();
     out.invstd = invstd.data();
@@ -214,7 +214,7 @@ py::object batch_norm(const Arguments& arguments) {
         const std::ptrdiff_t n = in.features.channels;
         const std::ptrdiff_t arrays = in.weighted() ? 3 : 2;
         const Buffer<4096> memory(arrays * n * static_cast<std::ptrdiff_t>(sizeof(double)));
-        StatisticsOut out;
+        Statistics out;
         out.mean = reinterpret_cast<double*>(memory.data());
         out.var = out.mean + n;
         if (in.weighted()) out.count = out.var + n;

@@ -204,10 +204,10 @@ void read_elements(const ArrayRef& array, double* to) noexcept {
 
 void write_elements(const double* from, const ArrayRef& array) noexcept {
     const auto copy = ElementCopy::writing(DType::float64, array.dtype, array.swapped);
-    each_array_stretch(array, [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
-                                  std::ptrdiff_t length) {
-        copy(reinterpret_cast<const char*>(from + index), sizeof(double), at, stride, length);
-    });
+    each_array_stretch(
+        array, [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            copy(reinterpret_cast<const char*>(from + index), sizeof(double), at, stride, length);
+        });
 }
 
 double element_at(const ArrayRef& array, const char* element) noexcept {

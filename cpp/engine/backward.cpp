@@ -24,15 +24,15 @@ public:
                   std::ptrdiff_t n, const Plan& plan)
         : activation_(activation),
           computed_(computed),
-          memory_(place(nullptr, plan.buffer_size())) {
-        place(memory_.data(), plan.buffer_size());
+          memory_(take_arrays(nullptr, plan.buffer_size())) {
+        take_arrays(memory_.data(), plan.buffer_size());
         std::copy_n(channels.mean, n, mean_);
         std::copy_n(channels.invstd, n, invstd_);
         replicate_columns(mean_, n, plan.layout);
         replicate_columns(invstd_, n, plan.layout);
         if (has_activation()) {
             out_of_range_ = fold_affine(channels, computed, n, plan.layout, z_);
-            if (plan.dense_rows) repeat_first(z_, computed, plan.buffer_size());
+            if (plan.dense_rows) wrap_round(z_, computed, plan.buffer_size());
         }
     }
 
@@ -51,11 +51,11 @@ public:
 
 private:
     // Returns the bytes that the arrays take.
-    std::ptrdiff_t place(std::byte* memory, std::ptrdiff_t n) {
+    std::ptrdiff_t take_arrays(std::byte* memory, std::ptrdiff_t n) {
         Arrays arrays(memory);
         mean_ = arrays.doubles(n);
         invstd_ = arrays.doubles(n);
-        if (has_activation()) z_ = place_affine(arrays, computed_, n);
+        if (has_activation()) z_ = take_affine(arrays, computed_, n);
         return arrays.bytes();
     }
 
@@ -109,11 +109,34 @@ struct GradientOperands {
     }
 };
 
-// What is known of each channel beside its statistics; null where it is not.
-struct KnownSums {
-    const double* count;         // what its values weigh together
-    const double* mean_dy;       // of a larger batch
-    const double* mean_dy_xhat;  // likewise
+// Parameters and statistics of all channels, out of their arrays.
+struct ChannelInputs {
+    ChannelInputs(const Normalization& of, const Features& features)
+        : weight(of.parameters.weight, features, 1.0),
+          bias(of.parameters.bias, features, 0.0),
+          mean(of.mean, features, 0.0),
+          mean_lo({}, features, 0.0),
+          invstd(of.invstd, features, 1.0),
+          count(of.count, features, 0.0),
+          mean_dy(of.mean_dy, features, 0.0),
+          mean_dy_xhat(of.mean_dy_xhat, features, 0.0),
+          has_count(of.count),
+          has_means(of.mean_dy) {}
+
+    ChannelParameters parameters() const {
+        return {mean.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()};
+    }
+
+    ChannelValues weight;
+    ChannelValues bias;
+    ChannelValues mean;
+    ChannelValues mean_lo;
+    ChannelValues invstd;
+    ChannelValues count;    // what its values weigh together
+    ChannelValues mean_dy;  // of a larger batch, and
+    ChannelValues mean_dy_xhat;
+    bool has_count;  // whether that is known;
+    bool has_means;  // likewise
 };
 
 class BackwardOperation final : public Operation {
@@ -121,8 +144,8 @@ public:
     BackwardOperation(const Plan& plan, const GradientKernels& kernels,
                       const NormalizeKernels& frozen_kernels, const GradientOperands& operands,
                       const Weights& weights, bool through_statistics,
-                      const ChannelParameters& channels, const KnownSums& known,
-                      const ForwardValues& forward, const GradientsOut& out)
+                      const ChannelInputs& channels, const ForwardValues& forward,
+                      const GradientsOut& out)
         : plan_(plan),
           kernels_(kernels),
           frozen_kernels_(frozen_kernels),
@@ -130,49 +153,49 @@ public:
           weights_(weights),
           through_statistics_(through_statistics),
           channels_(channels),
-          known_(known),
           forward_(forward),
           out_(out) {}
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
                 const Memory& memory) const noexcept override {
-        const Sums sums = place(memory.buffers).sums;
+        const Buffers buffers = buffers_in(memory.buffers);
         const std::ptrdiff_t first = memory.at(span, slab.buffer_index);
         const bool adds_weights = sums_weights();
-        std::fill_n(sums.dz + first, slab.buffer_size, 0.0);
-        std::fill_n(sums.dz_xhat + first, slab.buffer_size, 0.0);
-        if (adds_weights) std::fill_n(sums.weight + first, slab.buffer_size, 0.0);
+        std::fill_n(buffers.sums.dy + first, slab.buffer_size, 0.0);
+        std::fill_n(buffers.sums.dy_xhat + first, slab.buffer_size, 0.0);
+        if (adds_weights) std::fill_n(buffers.weight + first, slab.buffer_size, 0.0);
         const auto kernel =
             plan_.layout.channels_first() ? kernels_.sums.tile : kernels_.sums.columns;
         each_tile(plan_, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
             const Scratch& scratch = memory.scratch;
             const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
             kernel(input_tile(operands_.dy, tile, scratch), input_tile(operands_.x, tile, scratch),
-                   tile.kernel_rows(), tile.kernel_cols(),
-                   {forward_.mean(tile.buffer_index), forward_.invstd(tile.buffer_index),
-                    sums.dz + i, sums.dz_xhat + i},
+                   tile.kernel_rows(), tile.kernel_cols(), forward_.mean(tile.buffer_index),
+                   forward_.invstd(tile.buffer_index),
+                   {buffers.sums.dy + i, buffers.sums.dy_xhat + i},
                    activation(tile, scratch, forward_.out_of_range()));
-            if (adds_weights) add_weights(tile, scratch, sums.weight + i);
+            if (adds_weights) add_weights(tile, scratch, buffers.weight + i);
         });
     }
 
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
-        const Buffers buffers = place(memory.buffers);
+        const Buffers buffers = buffers_in(memory.buffers);
         if (plan_.reduces) finalize_sums(slab, buffers.sums, memory);
         if (!transforms()) return;
         if (is_affine()) return finalize_affine(slab, buffers, memory);
+        const double divisor = divide_sums(slab, buffers, memory);
         const bool out_of_range = fold_input_gradient(
-            channels_of(slab), means_of(slab, buffers.sums, memory), kernels_.computed,
+            channels_of(slab), of_slab(buffers.sums, slab, memory), divisor, kernels_.computed,
             slab.channels, plan_.layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
-        if (plan_.repeats(slab)) {
-            repeat_first(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(plan_));
+        if (plan_.wraps(slab)) {
+            wrap_round(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(plan_));
         }
         note_out_of_range(plan_, memory, out_of_range || forward_.out_of_range());
     }
 
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
-        const Buffers buffers = place(memory.buffers);
+        const Buffers buffers = buffers_in(memory.buffers);
         const Scratch& scratch = memory.scratch;
         const std::ptrdiff_t i = memory.at(tile.buffer_index);
         const bool with_pre = memory.out_of_range->load(std::memory_order_relaxed);
@@ -199,36 +222,31 @@ public:
         finish_output(operands_.dx, tile, scratch, plan_.stream);
     }
 
-    std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
+    std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
     bool transforms() const noexcept override { return static_cast<bool>(operands_.dx); }
 
 private:
-    // Per span, and channel or column.
-    struct Sums {
-        double* dz;
-        double* dz_xhat;
-        double* weight;  // null where it is not summed
-    };
     struct Buffers {
-        Sums sums;
+        GradientSums sums;  // of dz, per span, and channel or column
+        double* weight;     // likewise; null where it is not summed
         InputGradient<void> input_gradient;
         Affine<void> affine;  // where is_affine(), of dy
         double* zeros;        // per channel, likewise
         std::ptrdiff_t bytes;
     };
 
-    Buffers place(std::byte* memory) const noexcept {
+    Buffers buffers_in(std::byte* memory) const noexcept {
         Arrays arrays(memory);
         const std::ptrdiff_t n = Workspace::buffer_size(plan_);
         Buffers b{};
-        b.sums.dz = arrays.doubles(plan_.spans * n);
-        b.sums.dz_xhat = arrays.doubles(plan_.spans * n);
-        if (sums_weights()) b.sums.weight = arrays.doubles(plan_.spans * n);
+        b.sums.dy = arrays.doubles(plan_.spans * n);
+        b.sums.dy_xhat = arrays.doubles(plan_.spans * n);
+        if (sums_weights()) b.weight = arrays.doubles(plan_.spans * n);
         if (is_affine()) {
-            b.affine = place_affine(arrays, kernels_.computed, n);
+            b.affine = take_affine(arrays, kernels_.computed, n);
             b.zeros = arrays.doubles(Workspace::channels(plan_));
         } else {
-            b.input_gradient = place_input_gradient(arrays, kernels_.computed, n);
+            b.input_gradient = take_input_gradient(arrays, kernels_.computed, n);
         }
         b.bytes = arrays.bytes();
         return b;
@@ -237,7 +255,7 @@ private:
     bool is_weighted() const { return through_statistics_ && weights_.differ(); }
     // What the values weigh is needed to divide the sums by it.
     bool sums_weights() const {
-        return plan_.reduces && transforms() && is_weighted() && known_.count == nullptr;
+        return plan_.reduces && transforms() && is_weighted() && !channels_.has_count;
     }
     // With constant statistics and no activation, dx = weight * invstd * dy is an affine map of dy.
     bool is_affine() const { return !through_statistics_ && !forward_.has_activation(); }
@@ -250,42 +268,48 @@ private:
 
     ChannelParameters channels_of(const Slab& slab) const {
         const std::ptrdiff_t c = slab.channel;
-        return {channels_.mean + c, channels_.mean_lo + c, channels_.invstd + c,
-                channels_.weight + c, channels_.bias + c};
+        const ChannelParameters all = channels_.parameters();
+        return {all.mean + c, all.mean_lo + c, all.invstd + c, all.weight + c, all.bias + c};
     }
 
-    void finalize_sums(const Slab& slab, const Sums& sums, const Memory& memory) const noexcept {
-        merge(sums.dz, slab, memory);
-        merge(sums.dz_xhat, slab, memory);
+    // The merged sums of a slab's channels.
+    static GradientSums of_slab(const GradientSums& sums, const Slab& slab, const Memory& memory) {
         const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
-        std::copy_n(sums.dz + first, slab.channels, out_.dbias + slab.channel);
-        std::copy_n(sums.dz_xhat + first, slab.channels, out_.dweight + slab.channel);
+        return {sums.dy + first, sums.dy_xhat + first};
     }
 
-    // What flows back through the statistics of a slab's channels: sums and what divides them.
-    // Written where the sums are, unless these will do.
-    ChannelGradients means_of(const Slab& slab, const Sums& sums,
-                              const Memory& memory) const noexcept {
-        const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
-        double* const dz = sums.dz + first;
-        double* const dz_xhat = sums.dz_xhat + first;
+    void finalize_sums(const Slab& slab, const GradientSums& sums,
+                       const Memory& memory) const noexcept {
+        merge(sums.dy, slab, memory);
+        merge(sums.dy_xhat, slab, memory);
+        const GradientSums merged = of_slab(sums, slab, memory);
+        std::copy_n(merged.dy, slab.channels, out_.dbias + slab.channel);
+        std::copy_n(merged.dy_xhat, slab.channels, out_.dweight + slab.channel);
+    }
+
+    // Makes of a slab's sums what flows back through the statistics of its channels, once divided
+    // by the number that is returned.
+    double divide_sums(const Slab& slab, const Buffers& buffers,
+                       const Memory& memory) const noexcept {
+        const GradientSums sums = of_slab(buffers.sums, slab, memory);
+        const std::ptrdiff_t first = slab.channel;
         if (!through_statistics_) {
-            std::fill_n(dz, slab.channels, 0.0);
-            std::fill_n(dz_xhat, slab.channels, 0.0);
-        } else if (known_.mean_dy != nullptr) {
+            std::fill_n(sums.dy, slab.channels, 0.0);
+            std::fill_n(sums.dy_xhat, slab.channels, 0.0);
+        } else if (channels_.has_means) {
             // The kernels' weights are divided by it; of equal weights, which they do not see, it
             // is one.
             const double divisor = weights_.divisor();
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
-                dz[c] = known_.mean_dy[slab.channel + c] * divisor;
-                dz_xhat[c] = known_.mean_dy_xhat[slab.channel + c] * divisor;
+                sums.dy[c] = channels_.mean_dy[first + c] * divisor;
+                sums.dy_xhat[c] = channels_.mean_dy_xhat[first + c] * divisor;
             }
-            return {dz, dz_xhat, 1.0};
+            return 1.0;
         } else if (is_weighted()) {
-            divide_by_weights(slab, sums, memory);
-            return {dz, dz_xhat, 1.0};
+            divide_by_weights(slab, buffers, memory);
+            return 1.0;
         }
-        return {dz, dz_xhat, static_cast<double>(plan_.layout.count)};
+        return static_cast<double>(plan_.layout.count);
     }
 
     void finalize_affine(const Slab& slab, const Buffers& buffers,
@@ -296,8 +320,8 @@ private:
         const bool out_of_range = fold_affine(
             {zeros, zeros, c.invstd, c.weight, zeros}, kernels_.computed, slab.channels,
             plan_.layout, from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
-        if (plan_.repeats(slab)) {
-            repeat_first(buffers.affine, kernels_.computed, Workspace::buffer_size(plan_));
+        if (plan_.wraps(slab)) {
+            wrap_round(buffers.affine, kernels_.computed, Workspace::buffer_size(plan_));
         }
         note_out_of_range(plan_, memory, out_of_range);
     }
@@ -337,14 +361,15 @@ private:
     }
 
     // A channel of which nothing counts gets no gradient through its statistics.
-    void divide_by_weights(const Slab& slab, const Sums& sums,
+    void divide_by_weights(const Slab& slab, const Buffers& buffers,
                            const Memory& memory) const noexcept {
-        const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
-        const bool known = known_.count != nullptr;
-        if (!known) merge(sums.weight, slab, memory);
-        const double* const totals = known ? known_.count + slab.channel : sums.weight + first;
+        const bool known = channels_.has_count;
+        if (!known) merge(buffers.weight, slab, memory);
+        const double* const totals = known ? channels_.count.data() + slab.channel
+                                           : buffers.weight + memory.at(0, slab.buffer_index);
         const double divisor = known ? weights_.divisor() : 1.0;
-        for (double* const sum : {sums.dz + first, sums.dz_xhat + first}) {
+        const GradientSums sums = of_slab(buffers.sums, slab, memory);
+        for (double* const sum : {sums.dy, sums.dy_xhat}) {
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
                 const double total = totals[c] / divisor;
                 sum[c] = total > 0.0 ? sum[c] / total : 0.0;
@@ -372,44 +397,9 @@ private:
     const GradientOperands& operands_;
     const Weights& weights_;
     bool through_statistics_;
-    ChannelParameters channels_;  // all of them, from the first on
-    KnownSums known_;
+    const ChannelInputs& channels_;
     const ForwardValues& forward_;
     const GradientsOut& out_;
-};
-
-// Parameters and statistics of all channels, out of their arrays.
-struct ChannelInputs {
-    ChannelInputs(const Normalization& of, const Features& features)
-        : weight(of.parameters.weight, features, 1.0),
-          bias(of.parameters.bias, features, 0.0),
-          mean(of.mean, features, 0.0),
-          mean_lo({}, features, 0.0),
-          invstd(of.invstd, features, 1.0),
-          count(of.count, features, 0.0),
-          mean_dy(of.mean_dy, features, 0.0),
-          mean_dy_xhat(of.mean_dy_xhat, features, 0.0),
-          has_count(of.count),
-          has_means(of.mean_dy) {}
-
-    ChannelParameters parameters() const {
-        return {mean.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()};
-    }
-    KnownSums known() const {
-        return {has_count ? count.data() : nullptr, has_means ? mean_dy.data() : nullptr,
-                has_means ? mean_dy_xhat.data() : nullptr};
-    }
-
-    ChannelValues weight;
-    ChannelValues bias;
-    ChannelValues mean;
-    ChannelValues mean_lo;
-    ChannelValues invstd;
-    ChannelValues count;
-    ChannelValues mean_dy;
-    ChannelValues mean_dy_xhat;
-    bool has_count;
-    bool has_means;
 };
 
 Work backward_work(const GradientOperands& operands, const Weights& weights, bool weighted) {
@@ -426,7 +416,7 @@ Work backward_work(const GradientOperands& operands, const Weights& weights, boo
 }
 
 void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-           const EpilogueRef& epilogue, const Normalization& normalization,
+           const Epilogue<ArrayRef>& epilogue, const Normalization& normalization,
            const GradientsOut& out) {
     check_same_shape("dy", dy, x);
     if (out.dx) check_same_shape("out", out.dx, x);
@@ -449,7 +439,7 @@ void fill_zeros(const Features& features, const GradientsOut& out) {
 }  // namespace
 
 void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-              const Weighting& weighting, const EpilogueRef& epilogue,
+              const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
               const Normalization& normalization, const GradientsOut& out) {
     check(dy, x, features, epilogue, normalization, out);
     Weights weights(weighting, x, features);
@@ -481,8 +471,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
                                 features.channels, plan);
     execute(plan, staging,
             BackwardOperation(plan, kernels, normalize_kernels(kernels.dy, kernels.dy), operands,
-                              weights, through_statistics, channels.parameters(), channels.known(),
-                              forward, out));
+                              weights, through_statistics, channels, forward, out));
 }
 
 }  // namespace fastbn

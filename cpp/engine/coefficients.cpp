@@ -104,13 +104,13 @@ void fold_affine_of(std::ptrdiff_t i, const ChannelParameters& from, const Affin
 
 template <class T>
 void fold_input_gradient_of(std::ptrdiff_t i, const ChannelParameters& from,
-                            const ChannelGradients& gradients,
+                            const GradientSums& sums, double count,
                             const InputGradient<T>& to) noexcept {
     double mean = from.mean[i];
     const double weight = from.weight[i];
     const double invstd = from.invstd[i];
-    const double mean_dy = gradients.sum_dy[i] / gradients.count;
-    const double mean_dy_xhat = gradients.sum_dy_xhat[i] / gradients.count;
+    const double mean_dy = sums.dy[i] / count;
+    const double mean_dy_xhat = sums.dy_xhat[i] / count;
     double coef_x = invstd * mean_dy_xhat;
     double coef_const = mean_dy;
     double scale = weight * invstd;
@@ -136,18 +136,6 @@ void fold_input_gradient_of(std::ptrdiff_t i, const ChannelParameters& from,
     to.dy_pre[i] = dy_pre;
     write_input_gradient(to, i, mean, coef_x, coef_const, scale);
     to.scale[i] = scale_in<T>(scale, weight, invstd);
-}
-
-template <class T>
-Affine<T> with_type(const Affine<void>& a) {
-    return {static_cast<T*>(a.pre), static_cast<T*>(a.center), static_cast<T*>(a.scale),
-            static_cast<T*>(a.shift)};
-}
-
-template <class T>
-InputGradient<T> with_type(const InputGradient<void>& g) {
-    return {static_cast<T*>(g.pre),    static_cast<T*>(g.dy_pre),     static_cast<T*>(g.center),
-            static_cast<T*>(g.coef_x), static_cast<T*>(g.coef_const), static_cast<T*>(g.scale)};
 }
 
 template <class T>
@@ -177,13 +165,13 @@ void* at(void* array, DType computed, std::ptrdiff_t i) {
     return static_cast<char*>(array) + i * size_of(computed);
 }
 
-void repeat_first(void* array, DType computed, std::ptrdiff_t n) noexcept {
+void wrap_round(void* array, DType computed, std::ptrdiff_t n) noexcept {
     std::memcpy(at(array, computed, n), array, static_cast<std::size_t>(lanes * size_of(computed)));
 }
 
 }  // namespace
 
-Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n) {
+Affine<void> take_affine(Arrays& arrays, DType computed, std::ptrdiff_t n) {
     Affine<void> a{};
     for (void** array : {&a.pre, &a.center, &a.scale, &a.shift}) {
         *array = arrays.take(n + lanes, size_of(computed));
@@ -191,7 +179,7 @@ Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n) {
     return a;
 }
 
-InputGradient<void> place_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n) {
+InputGradient<void> take_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n) {
     InputGradient<void> g{};
     for (void** array : {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale}) {
         *array = arrays.take(n + lanes, size_of(computed));
@@ -209,13 +197,13 @@ InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrd
             at(g.coef_x, computed, i), at(g.coef_const, computed, i), at(g.scale, computed, i)};
 }
 
-void repeat_first(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept {
-    for (void* array : {a.pre, a.center, a.scale, a.shift}) repeat_first(array, computed, n);
+void wrap_round(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept {
+    for (void* array : {a.pre, a.center, a.scale, a.shift}) wrap_round(array, computed, n);
 }
 
-void repeat_first(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept {
+void wrap_round(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept {
     for (void* array : {g.pre, g.dy_pre, g.center, g.coef_x, g.coef_const, g.scale}) {
-        repeat_first(array, computed, n);
+        wrap_round(array, computed, n);
     }
 }
 
@@ -236,26 +224,26 @@ bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff
                  const Layout& layout, const Affine<void>& to) noexcept {
     const bool in_range = coefficient_kernels(computed).affine(channels, to, n);
     visit_computed(computed, [&](auto zero) {
-        const auto typed = with_type<decltype(zero)>(to);
-        for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) fold_affine_of(i, channels, typed);
-        for (auto* array : {typed.pre, typed.center, typed.scale, typed.shift}) {
+        const auto a = typed<decltype(zero)>(to);
+        for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) fold_affine_of(i, channels, a);
+        for (auto* array : {a.pre, a.center, a.scale, a.shift}) {
             replicate(array, n, layout);
         }
     });
     return !in_range;
 }
 
-bool fold_input_gradient(const ChannelParameters& channels, const ChannelGradients& gradients,
+bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& sums, double count,
                          DType computed, std::ptrdiff_t n, const Layout& layout,
                          const InputGradient<void>& to) noexcept {
-    const bool in_range = coefficient_kernels(computed).input_gradient(channels, gradients, to, n);
+    const bool in_range =
+        coefficient_kernels(computed).input_gradient(channels, sums, count, to, n);
     visit_computed(computed, [&](auto zero) {
-        const auto typed = with_type<decltype(zero)>(to);
+        const auto g = typed<decltype(zero)>(to);
         for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) {
-            fold_input_gradient_of(i, channels, gradients, typed);
+            fold_input_gradient_of(i, channels, sums, count, g);
         }
-        for (auto* array :
-             {typed.pre, typed.dy_pre, typed.center, typed.coef_x, typed.coef_const, typed.scale}) {
+        for (auto* array : {g.pre, g.dy_pre, g.center, g.coef_x, g.coef_const, g.scale}) {
             replicate(array, n, layout);
         }
     });

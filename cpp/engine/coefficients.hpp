@@ -13,8 +13,8 @@
 namespace fastbn {
 
 // Arrays of n coefficients of type `computed`, float32 or float64, with memory for `lanes` more.
-Affine<void> place_affine(Arrays& arrays, DType computed, std::ptrdiff_t n);
-InputGradient<void> place_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n);
+Affine<void> take_affine(Arrays& arrays, DType computed, std::ptrdiff_t n);
+InputGradient<void> take_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n);
 
 // The coefficients from entry i on.
 Affine<void> from(const Affine<void>& a, DType computed, std::ptrdiff_t i);
@@ -22,8 +22,8 @@ InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrd
 
 // Writes the first `lanes` of n coefficients behind the last, for kernels to which several rows are
 // one (Elementwise::period).
-void repeat_first(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept;
-void repeat_first(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept;
+void wrap_round(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept;
+void wrap_round(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept;
 
 // What kernels are called with. `pre` is left out unless some channel's is not 1.
 Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range);
@@ -33,7 +33,8 @@ InputGradient<const void> kernel_view(const InputGradient<void>& g, bool out_of_
 // Return whether some channel's `pre` is not 1.
 bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff_t n,
                  const Layout& layout, const Affine<void>& to) noexcept;
-bool fold_input_gradient(const ChannelParameters& channels, const ChannelGradients& gradients,
+// count: what the sums are divided by.
+bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& sums, double count,
                          DType computed, std::ptrdiff_t n, const Layout& layout,
                          const InputGradient<void>& to) noexcept;
 

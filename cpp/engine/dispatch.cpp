@@ -15,19 +15,19 @@ namespace {
 
 #ifdef FASTBN_X86
 
-struct Registers {
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-};
-
-Registers cpuid(unsigned leaf, unsigned subleaf) {
-    Registers r;
-    // Some versions of clang return an int. NOLINTNEXTLINE(readability-redundant-casting)
-    const auto last = static_cast<unsigned>(__get_cpuid_max(0, nullptr));
-    if (last >= leaf) {
-        __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+// What cpuid says in two of its registers; 0 where the processor does not know the leaf.
+struct Cpuid {
+    explicit Cpuid(unsigned leaf) {
+        // Some versions of clang return an int. NOLINTNEXTLINE(readability-redundant-casting)
+        const auto last = static_cast<unsigned>(__get_cpuid_max(0, nullptr));
+        unsigned eax = 0;
+        unsigned edx = 0;
+        if (last >= leaf) __cpuid_count(leaf, 0, eax, ebx, ecx, edx);
     }
-    return r;
-}
+
+    unsigned ebx = 0;
+    unsigned ecx = 0;
+};
 
 // XCR0: which registers the operating system saves. Only valid where cpuid reports OSXSAVE.
 std::uint64_t saved_registers() {
@@ -49,13 +49,13 @@ constexpr std::uint64_t xcr0_opmask_zmm = 0xe0;
 
 // These equal the flags that CMakeLists.txt compiles the two with.
 bool can_run_avx2() {
-    if (!has(cpuid(1, 0).ecx, leaf1_ecx_fma_osxsave_avx_f16c)) return false;
-    return has(saved_registers(), xcr0_sse_avx) && has(cpuid(7, 0).ebx, leaf7_ebx_avx2);
+    if (!has(Cpuid(1).ecx, leaf1_ecx_fma_osxsave_avx_f16c)) return false;
+    return has(saved_registers(), xcr0_sse_avx) && has(Cpuid(7).ebx, leaf7_ebx_avx2);
 }
 
 bool can_run_avx512() {
     return can_run_avx2() && has(saved_registers(), xcr0_opmask_zmm) &&
-           has(cpuid(7, 0).ebx, leaf7_ebx_avx512f_dq_bw_vl);
+           has(Cpuid(7).ebx, leaf7_ebx_avx512f_dq_bw_vl);
 }
 
 #endif
@@ -115,16 +115,18 @@ const MomentsKernels& moments_kernels(DType x, WeightsForm form) {
                        [=](const MomentsKernels& row) { return row.moments[i].tile != nullptr; });
 }
 
-const IntegerSumsKernels* integer_sums_kernels(DType x, WeightsForm form) {
+const Reduction<IntegerSumsKernel>* integer_sums_kernels(DType x, WeightsForm form) {
     if (form != WeightsForm::none) return nullptr;
-    return find_row(active.load()->integers->rows,
-                    [=](const IntegerSumsKernels& row) { return row.x == x; });
+    const MomentsKernels* const row = find_row(
+        active.load()->integers->rows, [=](const MomentsKernels& each) { return each.x == x; });
+    return row != nullptr ? &row->integer_sums : nullptr;
 }
 
 DType moments_type(DType x, WeightsForm form) {
     return integer_sums_kernels(x, form) != nullptr ? x : moments_kernels(x, form).x;
 }
 
+const MomentsTable& moments_table() { return *active.load()->moments; }
 const IntegersTable& integers_table() { return *active.load()->integers; }
 
 const MomentsKernels& value_range_kernels(DType x) {
@@ -134,8 +136,9 @@ const MomentsKernels& value_range_kernels(DType x) {
 
 const NormalizeKernels& normalize_kernels(DType x, DType y) {
     const auto& rows = active.load()->normalize->rows;
-    const NormalizeKernels* own =
-        find_row(rows, [=](const NormalizeKernels& row) { return row.x == x && row.y == y; });
+    const NormalizeKernels* own = find_row(rows, [=](const NormalizeKernels& row) {
+        return row.x == x && row.y == y && row.normalize != nullptr;
+    });
     if (own != nullptr) return *own;
     const DType type = converted_type(needs_double(x) || y == DType::float64);
     return *find_row(rows, [=](const NormalizeKernels& row) { return row.x == type; });
@@ -143,14 +146,13 @@ const NormalizeKernels& normalize_kernels(DType x, DType y) {
 
 const GradientKernels& gradient_kernels(DType x, DType dy) {
     const auto& rows = active.load()->gradient->rows;
-    const GradientKernels* own =
-        find_row(rows, [=](const GradientKernels& row) { return row.x == x && row.dy == dy; });
+    const GradientKernels* own = find_row(rows, [=](const GradientKernels& row) {
+        return row.x == x && row.dy == dy && row.input_gradient != nullptr;
+    });
     if (own != nullptr) return *own;
     const DType type = converted_type(needs_double(x) || dy == DType::float64);
     return *find_row(rows, [=](const GradientKernels& row) { return row.x == type; });
 }
-
-const ChannelKernels& channel_kernels() { return active.load()->moments->channels; }
 
 const CoefficientKernels& coefficient_kernels(DType computed) {
     const NormalizeTable& table = *active.load()->normalize;

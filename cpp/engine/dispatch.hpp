@@ -25,14 +25,15 @@ void choose_isa();
 // bit.
 const MomentsKernels& moments_kernels(DType x, WeightsForm form = WeightsForm::none);
 // For the types whose values are summed exactly, which take no others then; else null.
-const IntegerSumsKernels* integer_sums_kernels(DType x, WeightsForm form = WeightsForm::none);
+const Reduction<IntegerSumsKernel>* integer_sums_kernels(DType x,
+                                                         WeightsForm form = WeightsForm::none);
 // What x is read as for its moments.
 DType moments_type(DType x, WeightsForm form = WeightsForm::none);
 const MomentsKernels& value_range_kernels(DType x);  // those that have the moments' kernels too
 const NormalizeKernels& normalize_kernels(DType x, DType y);
 const GradientKernels& gradient_kernels(DType x, DType dy);
 
-const ChannelKernels& channel_kernels();
+const MomentsTable& moments_table();
 const IntegersTable& integers_table();
 const CoefficientKernels& coefficient_kernels(DType computed);
 const ConversionKernels& conversion_kernels(DType half);

@@ -5,15 +5,11 @@
 namespace fastbn {
 namespace {
 
-struct SlabSpan {
-    std::ptrdiff_t slab;
-    std::ptrdiff_t span;
-};
-
-// In the order of memory.
-SlabSpan slab_span(const Plan& plan, std::ptrdiff_t index) {
-    if (plan.layout.channels_first()) return {index / plan.spans, index % plan.spans};
-    return {index % plan.slabs, index / plan.slabs};
+// All spans of all slabs in the order of memory: of number `index`, slab and span.
+void find_span(const Plan& plan, std::ptrdiff_t index, std::ptrdiff_t& slab, std::ptrdiff_t& span) {
+    const bool slab_by_slab = plan.layout.channels_first();
+    slab = slab_by_slab ? index / plan.spans : index % plan.slabs;
+    span = slab_by_slab ? index % plan.spans : index / plan.slabs;
 }
 
 // What was read last is in cache still: the transform begins there.
@@ -36,7 +32,7 @@ void transform_backwards(const Plan& plan, const Slab& slab, const Memory& memor
 void execute_fused(const Plan& plan, const Workspace& workspace, const Operation& operation,
                    Member& member) {
     const bool transforms = operation.transforms();
-    member.share(plan.slabs, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    member.run_phase(plan.slabs, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const Slab slab = plan.slab(i);
             const Memory memory = workspace.memory(slab, member.thread());
@@ -54,15 +50,17 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
                     Member& member) {
     const int thread = member.thread();
     if (plan.reduces) {
-        member.share(plan.slabs * plan.spans, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        member.run_phase(plan.slabs * plan.spans, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
             for (std::ptrdiff_t i = begin; i < end; ++i) {
-                const SlabSpan piece = slab_span(plan, i);
-                const Slab slab = plan.slab(piece.slab);
-                operation.reduce(slab, piece.span, workspace.memory(slab, thread));
+                std::ptrdiff_t slab_index;
+                std::ptrdiff_t span;
+                find_span(plan, i, slab_index, span);
+                const Slab slab = plan.slab(slab_index);
+                operation.reduce(slab, span, workspace.memory(slab, thread));
             }
         });
     }
-    member.share(plan.slabs, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    member.run_phase(plan.slabs, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const Slab slab = plan.slab(i);
             operation.finalize(slab, workspace.memory(slab, thread));
@@ -71,7 +69,7 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
     if (!operation.transforms()) return;
     // Strip by strip in the order of memory; from the end if sums have just been taken up to there.
     const std::ptrdiff_t strips = plan.strips();
-    member.share(strips, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    member.run_phase(strips, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         const Memory memory = workspace.memory(Slab{}, thread);
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const std::ptrdiff_t index = plan.reduces ? strips - 1 - i : i;

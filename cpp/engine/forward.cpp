@@ -19,107 +19,29 @@ namespace {
 
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
-// x's tiles with their weights, as the reductions take them.
-struct WeightedInput {
-    const Weights& weights;
-    Operand x;
-
-    void take_staging(StagingBuffers& staging, Weights& owner) {
-        staging.add(x);
-        owner.take_staging(staging);
-    }
-    // visit(tile, position, x's values, their weights) for all tiles of a span.
-    template <class Visit>
-    void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, const Scratch& scratch,
-                   const Visit& visit) const {
-        fastbn::each_tile(plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
-            const Tile<const void> values = input_tile(x, tile, scratch);
-            visit(tile, position, values, weights.tile(tile, values, x.kernel_dtype, scratch));
-        });
-    }
-};
-
-// What is asked of x alone: its moments, its values' range, or both in one reading.
-class StatisticsOperation final : public Operation {
-public:
-    // Null for what is not asked for.
-    StatisticsOperation(const Plan& plan, const WeightedInput& input,
-                        const MomentsReduction* moments, const ValueRangeReduction* range)
-        : plan_(plan), input_(input), moments_(moments), range_(range) {}
-
-    void reduce(const Slab& slab, std::ptrdiff_t span,
-                const Memory& memory) const noexcept override {
-        const Buffers buffers = place(memory.buffers);
-        if (moments_ != nullptr) moments_->begin(slab, span, buffers.moments, memory);
-        if (range_ != nullptr) range_->begin(slab, span, buffers.range, memory);
-        input_.each_tile(plan_, slab, span, memory.scratch,
-                         [&](const TileRange& tile, std::ptrdiff_t position, Tile<const void> x,
-                             Tile<const void> weights) {
-                             if (moments_ != nullptr) {
-                                 moments_->add(tile, span, position, x, weights, buffers.moments,
-                                               memory);
-                             }
-                             if (range_ == nullptr) return;
-                             range_->add(tile, span, x, weights, buffers.range, memory);
-                         });
-    }
-    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
-        const Buffers buffers = place(memory.buffers);
-        if (moments_ != nullptr) moments_->finalize(slab, buffers.moments, memory);
-        if (range_ != nullptr) range_->finalize(slab, buffers.range, memory);
-    }
-    std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
-    bool transforms() const noexcept override { return false; }
-    bool sums_columns() const noexcept override { return moments_ != nullptr; }
-
-private:
-    struct Buffers {
-        MomentsReduction::Buffers moments;
-        ValueRange range;
-        std::ptrdiff_t bytes;
-    };
-    Buffers place(std::byte* memory) const noexcept {
-        Arrays arrays(memory);
-        Buffers buffers{};
-        if (moments_ != nullptr) buffers.moments = moments_->place(arrays);
-        if (range_ != nullptr) buffers.range = range_->place(arrays);
-        buffers.bytes = arrays.bytes();
-        return buffers;
-    }
-
-    const Plan& plan_;
-    const WeightedInput& input_;
-    const MomentsReduction* moments_;
-    const ValueRangeReduction* range_;
-};
-
 // y from x, by coefficients that are there: the transform of training and inference.
 struct NormalizeTransform {
     NormalizeTransform(const ArrayRef& x_array, const ArrayRef& y_array,
-                       const EpilogueRef& epilogue, const Layout& layout,
+                       const Epilogue<ArrayRef>& of, const Layout& layout,
                        const ChannelOrigins& origins)
         : kernels(normalize_kernels(x_array.dtype, y_array.dtype)),
           x(operand_of(x_array, layout, kernels.x, origins.origins())),
-          residual(operand_of(epilogue.residual, layout, kernels.y)),
           y(operand_of(y_array, layout, kernels.y)),
-          activation(epilogue.activation),
-          clip(epilogue.clip) {}
+          epilogue{operand_of(of.residual, layout, kernels.y), of.activation, of.clip} {}
 
     const NormalizeKernels& kernels;
     Operand x;
-    Operand residual;
     Operand y;
-    Activation activation;
-    double clip;
+    Epilogue<Operand> epilogue;
 
-    Work work() const { return elementwise_work({&x, &residual}, {&y}); }
+    Work work() const { return elementwise_work({&x, &epilogue.residual}, {&y}); }
     void take_staging(StagingBuffers& staging) {
-        for (Operand* operand : {&x, &residual, &y}) staging.add(*operand);
+        for (Operand* operand : {&x, &epilogue.residual, &y}) staging.add(*operand);
     }
 
     // With the plan that was made for its work:
-    Affine<void> place(Arrays& arrays, const Plan& plan) const {
-        return place_affine(arrays, kernels.computed, Workspace::buffer_size(plan));
+    Affine<void> take_buffers(Arrays& arrays, const Plan& plan) const {
+        return take_affine(arrays, kernels.computed, Workspace::buffer_size(plan));
     }
     // Folds the coefficients of a slab's channels, given from its first one on.
     void fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
@@ -127,8 +49,8 @@ struct NormalizeTransform {
         const bool out_of_range =
             fold_affine(channels, kernels.computed, slab.channels, plan.layout,
                         from(affine, kernels.computed, memory.at(slab.buffer_index)));
-        if (plan.repeats(slab)) {
-            repeat_first(affine, kernels.computed, Workspace::buffer_size(plan));
+        if (plan.wraps(slab)) {
+            wrap_round(affine, kernels.computed, Workspace::buffer_size(plan));
         }
         note_out_of_range(plan, memory, out_of_range);
     }
@@ -139,121 +61,100 @@ struct NormalizeTransform {
         kernels.normalize(input_tile(x, tile, memory.scratch), output_tile(y, tile, memory.scratch),
                           elementwise_loop(plan, x, y, tile),
                           kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
-                          {input_tile(residual, tile, memory.scratch), activation, clip}, infinite);
+                          {input_tile(epilogue.residual, tile, memory.scratch), epilogue.activation,
+                           epilogue.clip},
+                          infinite);
         finish_output(y, tile, memory.scratch, plan.stream);
     }
 };
 
-class TrainingOperation final : public Operation {
+// Statistics from x or from the caller, then y from x; or one half of that. Null, or an operand
+// without an array, for what a call does not ask for.
+class ForwardOperation final : public Operation {
 public:
-    TrainingOperation(const Plan& plan, const WeightedInput& input, const MomentsReduction& moments,
-                      const NormalizeTransform& transform, const ChannelValues& weight,
-                      const ChannelValues& bias)
-        : plan_(plan),
-          input_(input),
-          moments_(moments),
-          transform_(transform),
-          weight_(weight),
-          bias_(bias) {}
+    explicit ForwardOperation(const Plan& plan) : plan_(plan) {}
+
+    // What is asked of x alone: its moments, its values' range, or both in one reading.
+    Operand x;
+    const Weights* weights = nullptr;
+    const MomentsReduction* moments = nullptr;
+    const ValueRangeReduction* range = nullptr;
+
+    // y. Of `channels`, which begin with the first of all, training takes the parameters alone;
+    // else `channels.invstd` is `invstd`, which follows from the caller's `var`.
+    const NormalizeTransform* transforms_x = nullptr;
+    ChannelParameters channels{};
+    const double* var = nullptr;
+    double* invstd = nullptr;
+    double eps = 0.0;
+    std::atomic<bool>* infinite = nullptr;  // set if x holds infinity, where that is asked for
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
                 const Memory& memory) const noexcept override {
-        const Buffers buffers = place(memory.buffers);
-        moments_.begin(slab, span, buffers.moments, memory);
-        input_.each_tile(plan_, slab, span, memory.scratch,
-                         [&](const TileRange& tile, std::ptrdiff_t position, Tile<const void> x,
-                             Tile<const void> weights) {
-                             moments_.add(tile, span, position, x, weights, buffers.moments,
-                                          memory);
-                         });
+        const Buffers buffers = buffers_in(memory.buffers);
+        if (moments != nullptr) moments->begin(slab, span, buffers.moments, memory);
+        if (range != nullptr) range->begin(slab, span, buffers.range, memory);
+        each_tile(plan_, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
+            const Tile<const void> values = input_tile(x, tile, memory.scratch);
+            const Tile<const void> of_values =
+                weights->tile(tile, values, x.kernel_dtype, memory.scratch);
+            if (moments != nullptr) {
+                moments->add(tile, span, position, values, of_values, buffers.moments, memory);
+            }
+            if (range != nullptr) range->add(tile, span, values, of_values, buffers.range, memory);
+        });
     }
+
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
-        const Buffers buffers = place(memory.buffers);
-        const Statistics s = moments_.finalize(slab, buffers.moments, memory);
-        transform_.fold(plan_,
-                        {s.mean, s.mean_lo, s.invstd, weight_.data() + slab.channel,
-                         bias_.data() + slab.channel},
-                        slab, buffers.affine, memory);
+        const Buffers buffers = buffers_in(memory.buffers);
+        const std::ptrdiff_t c = slab.channel;
+        Statistics s;
+        if (moments != nullptr) s = moments->finalize(slab, buffers.moments, memory);
+        if (range != nullptr) range->finalize(slab, buffers.range, memory);
+        if (transforms_x == nullptr) return;
+        ChannelParameters of_slab{s.mean, s.mean_lo, s.invstd, channels.weight + c,
+                                  channels.bias + c};
+        if (moments == nullptr) {
+            moments_table().invert_std(var + c, eps, invstd + c, slab.channels);
+            of_slab.mean = channels.mean + c;
+            of_slab.mean_lo = channels.mean_lo + c;
+            of_slab.invstd = invstd + c;
+        }
+        transforms_x->fold(plan_, of_slab, slab, buffers.affine, memory);
     }
+
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
-        transform_.apply(plan_, tile, place(memory.buffers).affine, memory, nullptr);
+        bool here = false;
+        transforms_x->apply(plan_, tile, buffers_in(memory.buffers).affine, memory,
+                            infinite == nullptr ? nullptr : &here);
+        if (here) infinite->store(true, std::memory_order_relaxed);
     }
-    std::ptrdiff_t buffer_bytes() const noexcept override { return place(nullptr).bytes; }
-    bool sums_columns() const noexcept override { return true; }
+
+    std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
+    bool transforms() const noexcept override { return transforms_x != nullptr; }
+    bool sums_columns() const noexcept override { return moments != nullptr; }
 
 private:
     struct Buffers {
         MomentsReduction::Buffers moments;
+        ValueRange range;
         Affine<void> affine;
         std::ptrdiff_t bytes;
     };
-    Buffers place(std::byte* memory) const noexcept {
+    Buffers buffers_in(std::byte* memory) const noexcept {
         Arrays arrays(memory);
         Buffers buffers{};
-        buffers.moments = moments_.place(arrays);
-        buffers.affine = transform_.place(arrays, plan_);
+        if (moments != nullptr) buffers.moments = moments->take_buffers(arrays);
+        if (range != nullptr) buffers.range = range->take_buffers(arrays);
+        if (transforms_x != nullptr) buffers.affine = transforms_x->take_buffers(arrays, plan_);
         buffers.bytes = arrays.bytes();
         return buffers;
     }
 
     const Plan& plan_;
-    const WeightedInput& input_;
-    const MomentsReduction& moments_;
-    const NormalizeTransform& transform_;
-    const ChannelValues& weight_;
-    const ChannelValues& bias_;
 };
 
-class InferenceOperation final : public Operation {
-public:
-    // infinite: set if x holds infinity; null where that is not asked for.
-    InferenceOperation(const Plan& plan, const NormalizeTransform& transform,
-                       const ChannelParameters& channels, double* invstd, const double* var,
-                       double eps, std::atomic<bool>* infinite)
-        : plan_(plan),
-          transform_(transform),
-          channels_(channels),
-          invstd_(invstd),
-          var_(var),
-          eps_(eps),
-          infinite_(infinite) {}
-
-    void finalize(const Slab& slab, const Memory& memory) const noexcept override {
-        const std::ptrdiff_t c = slab.channel;
-        channel_kernels().invert_std(var_ + c, eps_, invstd_ + c, slab.channels);
-        transform_.fold(plan_,
-                        {channels_.mean + c, channels_.mean_lo + c, channels_.invstd + c,
-                         channels_.weight + c, channels_.bias + c},
-                        slab, affine(memory.buffers), memory);
-    }
-    void transform(const TileRange& tile, const Memory& memory) const noexcept override {
-        bool here = false;
-        transform_.apply(plan_, tile, affine(memory.buffers), memory,
-                         infinite_ == nullptr ? nullptr : &here);
-        if (here) infinite_->store(true, std::memory_order_relaxed);
-    }
-    std::ptrdiff_t buffer_bytes() const noexcept override {
-        Arrays arrays(nullptr);
-        transform_.place(arrays, plan_);
-        return arrays.bytes();
-    }
-
-private:
-    Affine<void> affine(std::byte* memory) const noexcept {
-        Arrays arrays(memory);
-        return transform_.place(arrays, plan_);
-    }
-
-    const Plan& plan_;
-    const NormalizeTransform& transform_;
-    ChannelParameters channels_;
-    double* invstd_;
-    const double* var_;
-    double eps_;
-    std::atomic<bool>* infinite_;
-};
-
-void fill_undefined(const Features& features, const StatisticsOut& out) {
+void fill_undefined(const Features& features, const Statistics& out) {
     const auto fill = [&](double* to, double value) {
         if (to != nullptr) std::fill_n(to, features.channels, value);
     };
@@ -268,8 +169,7 @@ void fill_undefined(const Features& features, const StatisticsOut& out) {
 }
 
 // Counts, and their weight in m2, where values do not differ in how much they count.
-void apply_common_weight(const Features& features, const Weights& weights,
-                         const StatisticsOut& out) {
+void apply_common_weight(const Features& features, const Weights& weights, const Statistics& out) {
     const double weight = weights.common_weight();
     if (out.count != nullptr) {
         std::fill_n(out.count, features.channels, static_cast<double>(features.count) * weight);
@@ -302,7 +202,7 @@ void check_weights(const Weighting& weighting, const ArrayRef& x, const Features
 }
 
 void moments(const ArrayRef& x, const Features& features, const Weighting& weighting,
-             const StatisticsOut& out) {
+             const Statistics& out) {
     Weights weights(weighting, x, features);
     if (features.empty()) return fill_undefined(features, out);
     const Layout layout = arranged_layout(x, features, weights);
@@ -320,14 +220,20 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
-    WeightedInput input{weights, operand_of(x, layout, x_type, origins.origins())};
     const MomentsReduction moments(plan, x, x_type, weights, origins, 0.0, out);
     ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, out.min, out.max);
+    ForwardOperation operation(plan);
+    operation.x = operand_of(x, layout, x_type, origins.origins());
+    operation.weights = &weights;
+    operation.moments = &moments;
     StagingBuffers staging(plan);
-    input.take_staging(staging, weights);
-    if (wants_range) range.take_staging(staging);
-    execute(plan, staging,
-            StatisticsOperation(plan, input, &moments, wants_range ? &range : nullptr));
+    staging.add(operation.x);
+    weights.take_staging(staging);
+    if (wants_range) {
+        operation.range = &range;
+        range.take_staging(staging);
+    }
+    execute(plan, staging, operation);
     if (!weights.differ()) return apply_common_weight(features, weights, out);
     for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
         if (out.count[c] == 0.0) out.mean[c] = not_a_number;
@@ -337,7 +243,7 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
 void value_range(const ArrayRef& x, const Features& features, const Weighting& weighting,
                  double* min, double* max) {
     Weights weights(weighting, x, features);
-    StatisticsOut out;
+    Statistics out;
     out.min = min;
     out.max = max;
     if (features.empty()) return fill_undefined(features, out);
@@ -346,17 +252,22 @@ void value_range(const ArrayRef& x, const Features& features, const Weighting& w
     work.reduces = true;
     const Plan plan = plan_of(layout, x.dtype, work);
     const DType x_type = value_range_kernels(x.dtype).x;
-    WeightedInput input{weights, operand_of(x, layout, x_type)};
     ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, min, max);
+    ForwardOperation operation(plan);
+    operation.x = operand_of(x, layout, x_type);
+    operation.weights = &weights;
+    operation.range = &range;
     StagingBuffers staging(plan);
-    input.take_staging(staging, weights);
+    staging.add(operation.x);
+    weights.take_staging(staging);
     range.take_staging(staging);
-    execute(plan, staging, StatisticsOperation(plan, input, nullptr, &range));
+    execute(plan, staging, operation);
 }
 
 void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Weighting& weighting, const EpilogueRef& epilogue, const Parameters& parameters,
-           double eps, const Running& running, bool allow_single, const StatisticsOut& out) {
+           const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
+           const Parameters& parameters, double eps, const Running& running, bool allow_single,
+           const Statistics& out) {
     check_same_shape("out", y, x);
     if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameters(parameters, features);
@@ -375,20 +286,27 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
     const DType x_type = moments_type(x.dtype, weights.form());
-    WeightedInput input{weights, operand_of(x, layout, x_type, origins.origins())};
-    StagingBuffers staging(plan);
-    input.take_staging(staging, weights);
-    transform.take_staging(staging);
     const MomentsReduction moments(plan, x, x_type, weights, origins, eps, out);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
-    execute(plan, staging, TrainingOperation(plan, input, moments, transform, weight, bias));
+    ForwardOperation operation(plan);
+    operation.x = operand_of(x, layout, x_type, origins.origins());
+    operation.weights = &weights;
+    operation.moments = &moments;
+    operation.transforms_x = &transform;
+    operation.channels.weight = weight.data();
+    operation.channels.bias = bias.data();
+    StagingBuffers staging(plan);
+    staging.add(operation.x);
+    weights.take_staging(staging);
+    transform.take_staging(staging);
+    execute(plan, staging, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
-    update.apply({out.mean, out.var, out.count});
+    update.apply(out);
 }
 
 bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
-               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
+               const Epilogue<ArrayRef>& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
                const ArrayRef& var, const Parameters& parameters, double eps,
                bool look_for_infinity, const char* mean_name, const char* var_name) {
     check_same_shape("out", y, x);
@@ -415,11 +333,14 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
     const ChannelValues bias(parameters.bias, features, 0.0);
     const ChannelValues invstd({}, features, 0.0);
     std::atomic<bool> infinite{false};
-    execute(plan, staging,
-            InferenceOperation(
-                plan, transform,
-                {means.data(), means_lo.data(), invstd.data(), weight.data(), bias.data()},
-                invstd.data(), variances.data(), eps, look_for_infinity ? &infinite : nullptr));
+    ForwardOperation operation(plan);
+    operation.transforms_x = &transform;
+    operation.channels = {means.data(), means_lo.data(), invstd.data(), weight.data(), bias.data()};
+    operation.var = variances.data();
+    operation.invstd = invstd.data();
+    operation.eps = eps;
+    if (look_for_infinity) operation.infinite = &infinite;
+    execute(plan, staging, operation);
     return infinite.load(std::memory_order_relaxed);
 }
 

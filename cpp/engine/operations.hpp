@@ -3,57 +3,37 @@
 // after them only memory can run out, and that too before anything is written.
 #pragma once
 
-#include <limits>
-
 #include "engine/array.hpp"
 #include "engine/features.hpp"
 #include "engine/parameters.hpp"
 #include "engine/weights.hpp"
 #include "kernels/table.hpp"
+#include "numerics/moments_math.hpp"
 
 namespace fastbn {
-
-// The epilogue of the affine map: the residual (which may be empty) is added, the activation
-// applied, and what is then beyond `clip` in magnitude becomes that, which is a number of y's type.
-struct EpilogueRef {
-    ArrayRef residual;
-    Activation activation;
-    double clip = std::numeric_limits<double>::infinity();  // of normalize() alone
-};
-
-// Where statistics go, one value per channel; null where they are not asked for. The count is asked
-// for wherever values may differ in how much they count.
-struct StatisticsOut {
-    double* mean = nullptr;
-    double* mean_lo = nullptr;  // the low part of the mean
-    double* m2 = nullptr;
-    double* var = nullptr;
-    double* invstd = nullptr;
-    double* count = nullptr;
-    double* min = nullptr;  // of the values that count; both or neither
-    double* max = nullptr;
-};
 
 // Raises std::invalid_argument for weights that are negative or not finite.
 void check_weights(const Weighting& weighting, const ArrayRef& x, const Features& features);
 
 void moments(const ArrayRef& x, const Features& features, const Weighting& weighting,
-             const StatisticsOut& out);
+             const Statistics& out);
 
 // The least and the largest of the values that count: NaN where there is none, and where one of
 // them is NaN that is not omitted.
 void value_range(const ArrayRef& x, const Features& features, const Weighting& weighting,
                  double* min, double* max);
 
-// allow_single: one value per channel is a batch too, of variance 0.
+// `epilogue` may have an empty residual. allow_single: one value per channel is a batch too, of
+// variance 0.
 void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Weighting& weighting, const EpilogueRef& epilogue, const Parameters& parameters,
-           double eps, const Running& running, bool allow_single, const StatisticsOut& out);
+           const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
+           const Parameters& parameters, double eps, const Running& running, bool allow_single,
+           const Statistics& out);
 
 // mean_lo, the low part of the mean, may be empty. Returns whether x holds infinity, if that is to
 // be looked for. mean_name and var_name: what the caller calls them, for errors.
 bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
-               const EpilogueRef& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
+               const Epilogue<ArrayRef>& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
                const ArrayRef& var, const Parameters& parameters, double eps,
                bool look_for_infinity, const char* mean_name, const char* var_name);
 
@@ -83,7 +63,7 @@ struct GradientsOut {
 };
 
 void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-              const Weighting& weighting, const EpilogueRef& epilogue,
+              const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
               const Normalization& normalization, const GradientsOut& out);
 
 }  // namespace fastbn

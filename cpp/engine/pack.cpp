@@ -98,14 +98,13 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
             buffer[index + i] = difference(values[i], origin, operand.dtype);
         }
     };
-    each_tile_stretch(operand, tile,
-                      [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
-                          std::ptrdiff_t length) {
-                          for (std::ptrdiff_t i = 0; i < length; i += at_once) {
-                              pack(at + i * stride, stride, index + i,
-                                   std::min(at_once, length - i));
-                          }
-                      });
+    each_tile_stretch(
+        operand, tile,
+        [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            for (std::ptrdiff_t i = 0; i < length; i += at_once) {
+                pack(at + i * stride, stride, index + i, std::min(at_once, length - i));
+            }
+        });
 }
 
 // From a contiguous tile.

@@ -58,7 +58,7 @@ void check_running(const Running& running, const Features& features, const Weigh
            to_text(running.correction));
 }
 
-bool RunningUpdate::is_finite(const BatchStatistics& batch) const {
+bool RunningUpdate::is_finite(const Statistics& batch) const {
     bool finite = true;
     for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
         finite = finite && std::isfinite(batch.mean[i]) && std::isfinite(batch.var[i]);
@@ -66,7 +66,7 @@ bool RunningUpdate::is_finite(const BatchStatistics& batch) const {
     return finite;
 }
 
-void RunningUpdate::apply(const BatchStatistics& batch) noexcept {
+void RunningUpdate::apply(const Statistics& batch) noexcept {
     if (!running_.mean || (running_.skip_nonfinite && !is_finite(batch))) return;
     for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
         const double count = batch.count != nullptr ? batch.count[i] : count_;

@@ -7,6 +7,7 @@
 #include "engine/features.hpp"
 #include "engine/weights.hpp"
 #include "engine/workspace.hpp"
+#include "numerics/moments_math.hpp"
 
 namespace fastbn {
 
@@ -49,13 +50,6 @@ private:
 // Raises std::invalid_argument if any is negative.
 void check_variance(const char* name, const ChannelValues& variance);
 
-// What a batch is remembered by, one value per channel. Without weights all values count once.
-struct BatchStatistics {
-    const double* mean;
-    const double* var;
-    const double* count;
-};
-
 // Running statistics, read before anything is written and written back last.
 class RunningUpdate {
 public:
@@ -66,13 +60,14 @@ public:
           mean_(running.mean, features, 0.0),
           var_(running.var, features, 1.0) {}
 
-    void apply(const BatchStatistics& batch) noexcept;
+    // By a batch's mean, var and, unless all values count once, count.
+    void apply(const Statistics& batch) noexcept;
 
 private:
     double blend(double old, double now) const {
         return (1.0 - running_.momentum) * old + running_.momentum * now;
     }
-    bool is_finite(const BatchStatistics& batch) const;
+    bool is_finite(const Statistics& batch) const;
 
     const Running& running_;
     double count_;

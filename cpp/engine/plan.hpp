@@ -105,9 +105,9 @@ struct Plan {
     std::ptrdiff_t count_before(std::ptrdiff_t position) const;
     std::ptrdiff_t span_count(std::ptrdiff_t span) const;
 
-    // Whether a slab is the one whose coefficients are to be repeated behind the last (see
+    // Whether a slab is the one whose coefficients are to stand behind the last once more (see
     // Elementwise::period).
-    bool repeats(const Slab& slab) const { return dense_rows && slab.buffer_index == 0; }
+    bool wraps(const Slab& slab) const { return dense_rows && slab.buffer_index == 0; }
 
     // All of x once more, cut for a phase that only transforms: tiles in the order of memory.
     std::ptrdiff_t strips() const;

@@ -32,8 +32,15 @@ MomentsSums from(const MomentsSums& s, std::ptrdiff_t i) {
             weighted ? s.weight_lo + i : nullptr};
 }
 
+// Of those that follow from moments.
 Statistics from(const Statistics& s, std::ptrdiff_t i) {
-    return {s.mean + i, s.mean_lo + i, s.m2 + i, s.var + i, s.invstd + i};
+    Statistics moved;
+    moved.mean = s.mean + i;
+    moved.mean_lo = s.mean_lo + i;
+    moved.m2 = s.m2 + i;
+    moved.var = s.var + i;
+    moved.invstd = s.invstd + i;
+    return moved;
 }
 
 IntegerSums from(const IntegerSums& s, std::ptrdiff_t i) {
@@ -96,7 +103,7 @@ void merge_weighted_columns(const MomentsSums& columns, std::ptrdiff_t channels,
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
         const MomentsSums first = from(columns, c * layout.inner_fold);
         for (std::ptrdiff_t i = 1; i < layout.inner_fold; ++i) {
-            channel_kernels().merge_moments(first, 0.0, from(first, i), 0.0, 1);
+            moments_table().merge(first, 0.0, from(first, i), 0.0, 1);
         }
         const MomentsSums to = from(columns, c);
         *to.ref = *first.ref;
@@ -146,8 +153,8 @@ public:
             std::ptrdiff_t read = 0;
             each_stretch(values_, begin, left,
                          [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                             copy_(first_ + offset, stride,
-                                   reinterpret_cast<char*>(values + read), sizeof(double), length);
+                             copy_(first_ + offset, stride, reinterpret_cast<char*>(values + read),
+                                   sizeof(double), length);
                              read += length;
                          });
             const std::ptrdiff_t n = keep_counted(begin, left, values, weights);
@@ -218,7 +225,7 @@ void scan_scaled(const ChannelValuesReader& reader, double low, double high, dou
         for (std::ptrdiff_t i = 0; i < n; ++i) values[i] = std::ldexp(values[i], -e);
         kernel({values, n}, {weights, n}, 1, n, 0.0, sums, nullptr);
     });
-    channel_kernels().finalize_moments(sums, 0.0, 0.0, out, 1);
+    moments_table().finalize(sums, 0.0, 0.0, out, 1);
     *out.invstd = invstd_of_scaled(*out.var, e, eps);
     *out.mean = std::ldexp(*out.mean, e);
     *out.mean_lo = std::ldexp(*out.mean_lo, e);
@@ -251,7 +258,7 @@ void copy(const double* values, std::ptrdiff_t n, double* to, std::ptrdiff_t fir
 
 MomentsReduction::MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_type,
                                    const Weights& weights, const ChannelOrigins& origins,
-                                   double eps, const StatisticsOut& out)
+                                   double eps, const Statistics& out)
     : plan_(plan),
       x_(x),
       weights_(weights),
@@ -261,7 +268,7 @@ MomentsReduction::MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_
       eps_(eps),
       out_(out) {}
 
-MomentsReduction::Buffers MomentsReduction::place(Arrays& arrays) const noexcept {
+MomentsReduction::Buffers MomentsReduction::take_buffers(Arrays& arrays) const noexcept {
     const std::ptrdiff_t n = plan_.spans * Workspace::buffer_size(plan_);
     const std::ptrdiff_t channels = Workspace::channels(plan_);
     Buffers b{};
@@ -312,10 +319,8 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
     const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
     const bool one_channel = plan_.layout.channels_first();
     if (integers_ != nullptr) {
-        const IntegerSumsKernel kernel =
-            one_channel ? integers_->sums.tile : integers_->sums.columns;
-        return kernel(x, tile.kernel_rows(), tile.kernel_cols(), from(buffers.integers, i),
-                      memory.scratch.columns);
+        const IntegerSumsKernel kernel = one_channel ? integers_->tile : integers_->columns;
+        return kernel(x, tile.kernel_rows(), tile.kernel_cols(), from(buffers.integers, i));
     }
     const std::ptrdiff_t before =
         plan_.count_before(position) - plan_.count_before(plan_.first_position(span));
@@ -396,8 +401,7 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
 MomentsSums MomentsReduction::merge(const Slab& slab, const MomentsSums& sums,
                                     const Memory& memory) const noexcept {
     merge_slab(plan_, slab, memory, [&](const Merge& m) {
-        channel_kernels().merge_moments(from(sums, m.to), m.before, from(sums, m.from), m.count,
-                                        m.n);
+        moments_table().merge(from(sums, m.to), m.before, from(sums, m.from), m.count, m.n);
     });
     const MomentsSums merged = from(sums, memory.at(0, slab.buffer_index));
     if (plan_.layout.inner_fold > 1) {
@@ -428,7 +432,7 @@ Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
         integers_table().finalize(merge(slab, buffers.integers, memory), count, eps_, s, n);
     } else {
         sums = merge(slab, buffers.sums, memory);
-        channel_kernels().finalize_moments(sums, count, eps_, s, n);
+        moments_table().finalize(sums, count, eps_, s, n);
     }
     if (buffers.nonfinite != nullptr) rescan_out_of_range(slab, buffers, s, memory);
     if (sums.weight != nullptr) {
@@ -459,7 +463,7 @@ ValueRangeReduction::ValueRangeReduction(const Plan& plan, DType x_type, const W
       min_(min),
       max_(max) {}
 
-ValueRange ValueRangeReduction::place(Arrays& arrays) const noexcept {
+ValueRange ValueRangeReduction::take_buffers(Arrays& arrays) const noexcept {
     const std::ptrdiff_t n = plan_.spans * Workspace::buffer_size(plan_);
     double* const min = arrays.doubles(n);
     double* const max = arrays.doubles(n);

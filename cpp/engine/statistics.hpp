@@ -22,7 +22,7 @@ public:
     // x_type: what x's tiles are read as, the type of a row of kernels that has `weights`' form.
     // origins: x's, which are added to the means that go to `out`.
     MomentsReduction(const Plan& plan, const ArrayRef& x, DType x_type, const Weights& weights,
-                     const ChannelOrigins& origins, double eps, const StatisticsOut& out);
+                     const ChannelOrigins& origins, double eps, const Statistics& out);
 
     // Its channel buffers; measured with Arrays(nullptr).
     struct Buffers {
@@ -32,7 +32,7 @@ public:
         std::uint8_t* nonfinite;  // as the sums: whether NaN or infinity was among the values of a
                                   // sum that is not finite; for float64 only, else null
     };
-    Buffers place(Arrays& arrays) const noexcept;
+    Buffers take_buffers(Arrays& arrays) const noexcept;
 
     // Before the tiles of a span, and for each of them with x's values and weights.
     void begin(const Slab& slab, std::ptrdiff_t span, const Buffers& buffers,
@@ -61,9 +61,9 @@ private:
     const Weights& weights_;
     const ChannelOrigins& origins_;
     Reduction<MomentsKernel> kernels_;
-    const IntegerSumsKernels* integers_;  // null where x's values are not summed exactly
+    const Reduction<IntegerSumsKernel>* integers_;  // null where x's values are not summed exactly
     double eps_;
-    StatisticsOut out_;
+    Statistics out_;
 };
 
 // The least and the largest value of each channel, likewise.
@@ -72,7 +72,7 @@ public:
     ValueRangeReduction(const Plan& plan, DType x_type, const Weights& weights, bool omit_nan,
                         double* min, double* max);
 
-    ValueRange place(Arrays& arrays) const noexcept;
+    ValueRange take_buffers(Arrays& arrays) const noexcept;
     void take_staging(StagingBuffers& staging);
 
     void begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,

@@ -63,10 +63,7 @@ struct Row {
     }
 };
 
-struct Sum {
-    double high;
-    double low;
-};
+using Sum = DoubleDouble<double>;
 
 // Of chunks `begin` to `end` the range; and the sum of each, unless `sums` is null.
 ArraySurvey survey_chunks(const Row& row, std::ptrdiff_t begin, std::ptrdiff_t end,

@@ -78,7 +78,7 @@ public:
     // The next phase: body(begin, end) on contiguous parts of 0 .. n, those that this thread gets
     // hold of. Returns when all are done, by whomever.
     template <class Body>
-    void share(std::ptrdiff_t n, const Body& body) {
+    void run_phase(std::ptrdiff_t n, const Body& body) {
         if (members_ == 1) {
             if (n > 0) body(0, n);
             return;
@@ -118,7 +118,7 @@ void run_team(const Team& team, const Body& body) noexcept {
 // A single phase: body(begin, end) on contiguous parts of 0 .. n; returns when all are done.
 template <class Body>
 void parallel_ranges(const Team& team, std::ptrdiff_t n, const Body& body) noexcept {
-    run_team(team, [&](Member& member) { member.share(n, body); });
+    run_team(team, [&](Member& member) { member.run_phase(n, body); });
 }
 
 }  // namespace fastbn

@@ -125,7 +125,10 @@ bool Weights::is_direct() const {
 }
 
 void Weights::take_staging(StagingBuffers& staging) {
-    if (!is_direct()) staging_ = staging.add(sizeof(double));
+    if (is_direct()) return;
+    const bool is_mask = form_ == WeightsForm::by_mask;
+    staging_ = staging.add(is_mask ? 1 : sizeof(double));
+    if (is_mask && rows_alike_) row_bytes_staging_ = staging.add(1);
 }
 
 namespace {
@@ -184,11 +187,10 @@ Tile<const std::uint8_t> Weights::mask(const TileRange& range,
                                        const Scratch& scratch) const noexcept {
     if (is_direct()) return typed<const std::uint8_t>(direct_tile(mask_, range));
     auto* const to = reinterpret_cast<std::uint8_t*>(scratch.staging + staging_);
-    const std::ptrdiff_t n = range.rows * range.cols;
     TileRange part = range;
     if (rows_alike_) part.cols = 1;
-    // The memory is for doubles: at its end there is place for a byte for each row.
-    std::uint8_t* const packed = rows_alike_ ? to + 7 * n : to;
+    auto* const packed =
+        rows_alike_ ? reinterpret_cast<std::uint8_t*>(scratch.staging + row_bytes_staging_) : to;
     pack_tile(mask_, part, packed);
     if (rows_alike_) repeat_each(packed, range.rows, range.cols, to);
     return {to, range.kernel_cols()};
@@ -293,8 +295,8 @@ GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
 
 namespace {
 
-// The first index from `begin` on of a channel's elements, in the order of reduced_dims, that is not
-// 0, or their number if there is none.
+// The first index from `begin` on of a channel's elements, in the order of reduced_dims, that is
+// not 0, or their number if there is none.
 std::ptrdiff_t next_nonzero(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
                             std::ptrdiff_t begin) {
     if (!array) return begin;

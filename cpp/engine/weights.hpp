@@ -84,7 +84,8 @@ private:
     WeightsForm form_ = WeightsForm::none;
     bool rows_alike_ = false;  // one weight for each row of x; kernels may see several as one
     bool same_in_channels_ = false;
-    std::ptrdiff_t staging_ = 0;
+    std::ptrdiff_t staging_ = 0;            // of what is packed for a tile, and
+    std::ptrdiff_t row_bytes_staging_ = 0;  // of a mask for each row, of which that is made
 };
 
 }  // namespace fastbn

@@ -49,7 +49,8 @@ public:
     void add(Operand& operand) {
         if (!operand || operand.direct) return;
         operand.staging = add(size_of(operand.kernel_dtype));
-        if (operand.transposed && operand.converted()) {
+        // Origins are subtracted on the way, whatever lies side by side.
+        if (operand.transposed && operand.converted() && !operand.origins) {
             operand.stored_staging = add(size_of(operand.dtype));
         }
     }

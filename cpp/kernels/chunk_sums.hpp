@@ -3,6 +3,7 @@
 // what says how much they count.
 #pragma once
 
+#include "kernels/table.hpp"
 #include "numerics/moments_math.hpp"
 #include "simd/block.hpp"
 
@@ -28,47 +29,62 @@ constexpr bool two_passes = sizeof(T) == sizeof(double);
 
 // ---- How much the values of a register count ----
 
-struct Once {};
-// Once in some lanes and not at all in the others.
-struct OnceIf {
-    Vec<double>::Mask mask;
-};
-// A number of times, which is more than 0,
-struct Times {
-    Vec<double> weight;
-};
-// or may be 0;
-struct TimesOrNot {
-    Vec<double> weight;
-};
-// or that in some lanes, and not at all in the others.
-struct TimesIf {
+constexpr bool has_row_weights(WeightsForm form) {
+    return form == WeightsForm::by_row || form == WeightsForm::by_row_omit_nan;
+}
+// Weights other than 0 and 1.
+constexpr bool has_numbers(WeightsForm form) {
+    return has_row_weights(form) || form == WeightsForm::by_element;
+}
+constexpr bool omits_nan(WeightsForm form) {
+    return form == WeightsForm::omit_nan || form == WeightsForm::by_row_omit_nan;
+}
+// Lanes that may not count are found by a mask; a weight by element says so itself.
+constexpr bool has_mask(WeightsForm form) {
+    return omits_nan(form) || form == WeightsForm::by_mask;
+}
+
+// In a form that has them, the lanes that count, and how much. Row by row, a weight is more than 0.
+template <WeightsForm form>
+struct RegisterWeight {
     Vec<double>::Mask mask;
     Vec<double> weight;
 };
 
-inline Vec<double> number(OnceIf by) {
-    return Vec<double>::keep(by.mask, Vec<double>::broadcast(1.0));
+// The weights, of 0 where nothing counts.
+template <WeightsForm form>
+inline Vec<double> numbers_of(RegisterWeight<form> by) {
+    static_assert(form != WeightsForm::none);
+    if constexpr (!has_numbers(form)) {
+        return Vec<double>::keep(by.mask, Vec<double>::broadcast(1.0));
+    } else if constexpr (has_mask(form)) {
+        return Vec<double>::keep(by.mask, by.weight);
+    } else {
+        return by.weight;
+    }
 }
-inline Vec<double> number(Times by) { return by.weight; }
-inline Vec<double> number(TimesOrNot by) { return by.weight; }
-inline Vec<double> number(TimesIf by) { return Vec<double>::keep(by.mask, by.weight); }
 
 // What counts of a register: 0 in lanes of weight 0, whatever was there.
-inline Vec<double> counted(Vec<double> x, Once) { return x; }
-inline Vec<double> counted(Vec<double> x, OnceIf by) { return Vec<double>::keep(by.mask, x); }
-inline Vec<double> counted(Vec<double> x, Times) { return x; }
-inline Vec<double> counted(Vec<double> x, TimesOrNot by) {
-    return Vec<double>::zero_unless_positive(by.weight, x);
+template <WeightsForm form>
+inline Vec<double> counted(Vec<double> x, RegisterWeight<form> by) {
+    if constexpr (has_mask(form)) {
+        return Vec<double>::keep(by.mask, x);
+    } else if constexpr (form == WeightsForm::by_element) {
+        return Vec<double>::zero_unless_positive(by.weight, x);
+    } else {
+        return x;
+    }
 }
-inline Vec<double> counted(Vec<double> x, TimesIf by) { return Vec<double>::keep(by.mask, x); }
 
 // That times its weights.
-inline Vec<double> weighted(Vec<double> x, Once) { return x; }
-inline Vec<double> weighted(Vec<double> x, OnceIf) { return x; }
-inline Vec<double> weighted(Vec<double> x, Times by) { return x * by.weight; }
-inline Vec<double> weighted(Vec<double> x, TimesOrNot by) { return x * by.weight; }
-inline Vec<double> weighted(Vec<double> x, TimesIf by) { return x * by.weight; }
+template <WeightsForm form>
+inline Vec<double> weighted(Vec<double> x, RegisterWeight<form> by) {
+    if constexpr (has_numbers(form)) {
+        return x * by.weight;
+    } else {
+        return x;
+    }
+}
 
 // ---- Sums, of one channel (V = double) or of a block (V = Wide) ----
 
@@ -78,57 +94,51 @@ struct ShiftedSums {
     V d2;
 
     // `centred`: what counts of x - shift.
-    template <class By>
-    void add(int k, Vec<double> centred, By by) {
+    template <WeightsForm form>
+    void add(int k, Vec<double> centred, RegisterWeight<form> by) {
         const Vec<double> part = weighted(centred, by);
         d.reg[k] = add_evenly(k, d.reg[k], part);
         d2.reg[k] = d2.reg[k] + part * centred;
     }
 };
 
-// The bits of all differences to the shift: 0, of either sign, where every difference was.
-struct Differences {
-    Wide bits;
+// The bits of all differences to the shift are collected in a block: 0, of either sign, where every
+// difference was.
+inline void add_difference(Wide& bits, int k, Vec<double> centred) {
+    bits.reg[k] = bits.reg[k] | centred;
+}
+// Of all lanes: 0, or what is not.
+inline double any_difference(const Wide& bits) {
+    double values[lanes];
+    store(values, Full{}, bits);
+    double different = 0.0;
+    for (const double value : values) different = value == 0.0 ? different : value;
+    return different;
+}
 
-    void add(int k, Vec<double> centred) { bits.reg[k] = bits.reg[k] | centred; }
-    // Of all lanes: 0, or what is not.
-    double over_lanes() const {
-        double values[lanes];
-        store(values, Full{}, bits);
-        double different = 0.0;
-        for (const double value : values) different = value == 0.0 ? different : value;
-        return different;
-    }
-};
-
-// A double-double.
-template <class V>
-struct ExactSum {
-    V high;
-    V low;
-
-    // two_sum, half of it by the multipliers.
-    void add(int k, Vec<double> x) {
-        const Vec<double> before = high.reg[k];
-        const Vec<double> sum = before + x;
-        const Vec<double> seen = subtract_by_fma(sum, before);
-        const Vec<double> error = add_by_fma(before - (sum - seen), subtract_by_fma(x, seen));
-        high.reg[k] = sum;
-        low.reg[k] = add_evenly(k, low.reg[k], error);
-    }
-    void add(int k, Vec<double> x, Once) { add(k, x); }
-    void add(int k, Vec<double> x, OnceIf by) { add(k, counted(x, by)); }
-    template <class By>
-    void add(int k, Vec<double> x, By by) {
-        const Vec<double> value = counted(x, by);
+// two_sum, half of it by the multipliers.
+inline void add_exactly(DoubleDouble<Wide>& sum, int k, Vec<double> x) {
+    const Vec<double> before = sum.high.reg[k];
+    const Vec<double> after = before + x;
+    const Vec<double> seen = subtract_by_fma(after, before);
+    const Vec<double> error = add_by_fma(before - (after - seen), subtract_by_fma(x, seen));
+    sum.high.reg[k] = after;
+    sum.low.reg[k] = add_evenly(k, sum.low.reg[k], error);
+}
+template <WeightsForm form>
+inline void add_exactly(DoubleDouble<Wide>& sum, int k, Vec<double> x, RegisterWeight<form> by) {
+    const Vec<double> value = counted(x, by);
+    if constexpr (has_numbers(form)) {
         const Vec<double> product = value * by.weight;
-        add(k, product);
-        low.reg[k] = low.reg[k] + product_error(value, by.weight, product);
+        add_exactly(sum, k, product);
+        sum.low.reg[k] = sum.low.reg[k] + product_error(value, by.weight, product);
+    } else {
+        add_exactly(sum, k, value);
     }
-};
+}
 
 // The sum of the lanes, as horizontal_sum of a block.
-[[gnu::noinline]] inline ExactSum<double> sum_of_lanes(double* high, double* low) {
+[[gnu::noinline]] inline DoubleDouble<double> sum_of_lanes(double* high, double* low) {
     FASTBN_UNROLL
     for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
         FASTBN_UNROLL
@@ -140,7 +150,7 @@ struct ExactSum {
     }
     return {high[0], low[0]};
 }
-inline ExactSum<double> horizontal_sum(const ExactSum<Wide>& sum) {
+inline DoubleDouble<double> horizontal_sum(const DoubleDouble<Wide>& sum) {
     double high[lanes];
     double low[lanes];
     store(high, Full{}, sum.high);
@@ -152,17 +162,16 @@ inline ShiftedSums<double> horizontal_sum(const ShiftedSums<Wide>& sums) {
     return {horizontal_sum(sums.d), horizontal_sum(sums.d2)};
 }
 
-inline void copy(const ExactSum<Wide>& from, ExactSum<Wide>& to) {
+inline void copy(const DoubleDouble<Wide>& from, DoubleDouble<Wide>& to) {
     copy(from.high, to.high);
     copy(from.low, to.low);
 }
-inline void copy(const Differences& from, Differences& to) { copy(from.bits, to.bits); }
 
 // `weight`: the sum of the values' weights, more than 0; where each counts once, their number. Any
 // other number may be so small that float64 does not hold 1 / weight.
 template <bool any_number, class V>
 inline Moments<V> moments_from(const ShiftedSums<V>& sums, double weight, const V& shift,
-                               const ExactSum<V>& total) {
+                               const DoubleDouble<V>& total) {
     V offset;
     if constexpr (any_number) {
         offset = sums.d / weight;

@@ -95,28 +95,6 @@ struct Streamed {
     static void fence() { stream_fence(); }
 };
 
-// Either, by a branch for each block: for formulas so long that it does not show, and of which a
-// loop for each would be too much code.
-struct CachedOrStreamed {
-    bool streams;
-
-    template <class Y>
-    std::ptrdiff_t head(const Y* row, std::ptrdiff_t cols) const {
-        return streams ? columns_before_boundary(row, cols) : 0;
-    }
-    template <class Y, class C>
-    void put(Y* p, const Block<C>& b) const {
-        if (streams) {
-            stream(p, b);
-        } else {
-            store(p, Full{}, b);
-        }
-    }
-    void fence() const {
-        if (streams) stream_fence();
-    }
-};
-
 // ---- The loops ----
 
 // The order in which a row of a tile is gone over where each column has coefficients: as it lies,
@@ -215,16 +193,6 @@ inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula
         write<C>(out, e, formula, Streamed{});
     } else {
         write<C>(out, e, formula, Cached{});
-    }
-}
-
-// A longer one, for which the branch does not show where blocks are of many registers.
-template <class C, class Y, class Formula>
-inline void write_compact(Tile<Y> out, const Elementwise& e, const Formula& formula) {
-    if constexpr (Block<C>::registers > 2) {
-        write<C>(out, e, formula, CachedOrStreamed{e.stream});
-    } else {
-        write_fast<C>(out, e, formula);
     }
 }
 

@@ -16,10 +16,20 @@ constexpr GradientKernels row() {
             input_gradient<X, Y>};
 }
 
+// Of types that are converted.
+template <class X, class Y>
+constexpr GradientKernels converting_row() {
+    if constexpr (converts_on_load) {
+        return row<X, Y>();
+    } else {
+        return {};
+    }
+}
+
 }  // namespace
 
 extern constexpr GradientTable gradient_table = {{row<float, float>(), row<double, double>(),
-                                                  row<Float16, Float16>(),
-                                                  row<Bfloat16, Bfloat16>()}};
+                                                  converting_row<Float16, Float16>(),
+                                                  converting_row<Bfloat16, Bfloat16>()}};
 
 }  // namespace fastbn::FASTBN_ISA

@@ -12,13 +12,14 @@ namespace {
 template <class X, class Y>
 FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<const void> untyped_x,
                                           std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                          const double* means, const double* invstds,
                                           GradientSums sums,
                                           ActivationGradient activation) noexcept {
     using C = Computed<Y>;
     const Tile<const Y> dy = typed<const Y>(untyped_dy);
     const Tile<const X> x = typed<const X>(untyped_x);
-    const Wide mean = broadcast(*sums.mean);
-    const Wide invstd = broadcast(*sums.invstd);
+    const Wide mean = broadcast(*means);
+    const Wide invstd = broadcast(*invstds);
     const RowPrefetch<Y> next_dy(dy, cols);
     const RowPrefetch<X> next_x(x, cols);
     const RowPrefetch<Y> next_residual(typed<const Y>(activation.residual), cols);
@@ -38,14 +39,15 @@ FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<cons
             });
         }
     });
-    *sums.sum_dy += horizontal_sum(blocks.dz);
-    *sums.sum_dy_xhat += horizontal_sum(blocks.dz_xhat);
+    *sums.dy += horizontal_sum(blocks.dz);
+    *sums.dy_xhat += horizontal_sum(blocks.dz_xhat);
 }
 
 template <class X, class Y>
 FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
                                              Tile<const void> untyped_x, std::ptrdiff_t rows,
-                                             std::ptrdiff_t cols, GradientSums sums,
+                                             std::ptrdiff_t cols, const double* means,
+                                             const double* invstds, GradientSums sums,
                                              ActivationGradient activation) noexcept {
     using C = Computed<Y>;
     const Tile<const Y> dy = typed<const Y>(untyped_dy);
@@ -61,10 +63,10 @@ FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
     each_row_group(
         rows, cols, columns_before_line(x, cols), begin,
         [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-            const Wide mean = load<double>(sums.mean + i, n);
-            const Wide invstd = load<double>(sums.invstd + i, n);
-            GradientBlocks blocks{load<double>(sums.sum_dy + i, n),
-                                  load<double>(sums.sum_dy_xhat + i, n)};
+            const Wide mean = load<double>(means + i, n);
+            const Wide invstd = load<double>(invstds + i, n);
+            GradientBlocks blocks{load<double>(sums.dy + i, n),
+                                  load<double>(sums.dy_xhat + i, n)};
             const auto at = [=](const C* array) { return load<C>(array + i, n); };
             with_gradient<Y>(activation, at, [&](const auto& gradient) {
                 for (std::ptrdiff_t row = r; row < end; ++row) {
@@ -75,8 +77,8 @@ FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
                                  row, i, n, mean, invstd);
                 }
             });
-            store(sums.sum_dy + i, n, blocks.dz);
-            store(sums.sum_dy_xhat + i, n, blocks.dz_xhat);
+            store(sums.dy + i, n, blocks.dz);
+            store(sums.dy_xhat + i, n, blocks.dz_xhat);
         });
 }
 

@@ -8,6 +8,7 @@
 
 #include "kernels/per_channel.hpp"
 #include "kernels/table.hpp"
+#include "numerics/dtype.hpp"
 #include "numerics/moments_math.hpp"
 #include "simd/prefetch.hpp"
 #include "simd/tile.hpp"
@@ -18,61 +19,56 @@ namespace {
 
 // ---- Types ----
 
-// A truth value is 1 if any bit of its byte is.
-struct Truth {
-    std::uint8_t byte;
-};
-
 // Registers add unsigned bytes and signed 16-bit numbers. Of other types the highest bit is
 // flipped, which subtracts `offset` from each value; add_sums puts it back.
 template <class X>
-struct Read {
-    static constexpr std::uint16_t zero = 0;  // the bits that are read as 0
-    static constexpr std::int64_t offset = 0;
-    static Bytes from(Bytes stored) { return stored; }
-};
-template <std::uint16_t first_bits, std::int64_t less>
-struct ReadFlipped {
-    static constexpr std::uint16_t zero = first_bits;
-    static constexpr std::int64_t offset = less;
-    static Bytes from(Bytes stored) { return stored ^ Bytes::broadcast(first_bits); }
-};
+constexpr std::uint16_t flipped_bits = 0;
 template <>
-struct Read<std::int8_t> : ReadFlipped<0x8080, -128> {};
+constexpr std::uint16_t flipped_bits<std::int8_t> = 0x8080;
 template <>
-struct Read<std::uint16_t> : ReadFlipped<0x8000, 32768> {};
+constexpr std::uint16_t flipped_bits<std::uint16_t> = 0x8000;
+
+template <class X>
+constexpr std::int64_t offset = 0;
 template <>
-struct Read<Truth> {
-    static constexpr std::uint16_t zero = 0;
-    static constexpr std::int64_t offset = 0;
-    static Bytes from(Bytes stored) {
+constexpr std::int64_t offset<std::int8_t> = -128;
+template <>
+constexpr std::int64_t offset<std::uint16_t> = 32768;
+
+template <class X>
+inline Bytes without_offset(Bytes stored) {
+    if constexpr (is_same<X, Boolean>) {
         return Bytes::lesser_of_bytes(stored, Bytes::broadcast(0x0101));
+    } else if constexpr (flipped_bits<X> != 0) {
+        return stored ^ Bytes::broadcast(flipped_bits<X>);
+    } else {
+        return stored;
     }
-};
+}
 
 template <class X>
 constexpr std::ptrdiff_t elements_of = sizeof(Bytes) / sizeof(X);
 
 template <class X>
 inline Bytes read(const X* p) {
-    return Read<X>::from(Bytes::load(reinterpret_cast<const char*>(p)));
+    return without_offset<X>(Bytes::load(reinterpret_cast<const char*>(p)));
 }
 // The first n elements, and zeros.
 template <class X>
 [[gnu::noinline]] Bytes read(const X* p, std::ptrdiff_t n) {
     alignas(64) char part[sizeof(Bytes)];
-    Bytes::broadcast(Read<X>::zero).store(part);
+    Bytes::broadcast(flipped_bits<X>).store(part);
     __builtin_memcpy(part, p, static_cast<std::size_t>(n) * sizeof(X));
-    return Read<X>::from(Bytes::load(part));
+    return without_offset<X>(Bytes::load(part));
 }
 
 // The sums of n values, of which `offset` was subtracted before they were added up.
 template <class X>
 inline void add_sums(const IntegerSums& to, std::ptrdiff_t i, std::ptrdiff_t n, double sum,
                      double squares) {
-    constexpr auto offset = static_cast<double>(Read<X>::offset);
-    const double all = offset * static_cast<double>(n);
-    add_integers(to, i, sum + all, squares + offset * (2.0 * sum + all));
+    constexpr auto subtracted = static_cast<double>(offset<X>);
+    const double all = subtracted * static_cast<double>(n);
+    add_integers(to, i, sum + all, squares + subtracted * (2.0 * sum + all));
 }
 
 // Squares of 16-bit numbers fill 32 bits, so that their lower and their upper sixteen bits are
@@ -119,7 +115,7 @@ constexpr std::ptrdiff_t words = sizeof(Bytes) / sizeof(std::uint32_t);
 inline void store_words(Bytes a, std::uint32_t* p) { a.store(reinterpret_cast<char*>(p)); }
 
 template <class X>
-void fold_sums(const TileSums& sums, std::ptrdiff_t n, const IntegerSums& to) {
+void add_tile_sums(const TileSums& sums, std::ptrdiff_t n, const IntegerSums& to) {
     std::uint32_t sum[words];
     std::uint32_t squares[2 * words];
     store_words(sums.sum, sum);
@@ -137,7 +133,7 @@ void fold_sums(const TileSums& sums, std::ptrdiff_t n, const IntegerSums& to) {
 
 template <class X>
 FASTBN_FLATTEN void sums_of_tile(Tile<const void> untyped_x, std::ptrdiff_t rows,
-                                 std::ptrdiff_t cols, IntegerSums to, void*) noexcept {
+                                 std::ptrdiff_t cols, IntegerSums to) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
     constexpr std::ptrdiff_t width = elements_of<X>;
     TileSums sums;
@@ -147,7 +143,7 @@ FASTBN_FLATTEN void sums_of_tile(Tile<const void> untyped_x, std::ptrdiff_t rows
         for (; i + width <= cols; i += width) sums.add<X>(read(row + i));
         if (i < cols) sums.add<X>(read(row + i, cols - i));
     }
-    fold_sums<X>(sums, rows * cols, to);
+    add_tile_sums<X>(sums, rows * cols, to);
 }
 
 // ---- A tile of columns ----
@@ -204,19 +200,19 @@ inline void store_by_groups(const Bytes (&from)[n], char* to) {
 
 // What a column's sum is stored as: two bytes for bytes, which have no sign, else four.
 template <std::size_t size>
-struct SumOf {
-    using Type = std::uint16_t;
-};
-template <>
-struct SumOf<2> {
-    using Type = std::int32_t;
-};
+constexpr auto zero_sum() {
+    if constexpr (size == 1) {
+        return std::uint16_t{0};
+    } else {
+        return std::int32_t{0};
+    }
+}
 
-// Folds columns `first` to `end` of a register that begins with column 0 of `to`.
+// Adds columns `first` to `end` of a register that begins with column 0 of `to`.
 template <class X>
-inline void fold_columns(const ColumnIntegers& columns, std::ptrdiff_t first, std::ptrdiff_t end,
-                         std::ptrdiff_t rows, const IntegerSums& to) {
-    using Sum = typename SumOf<sizeof(X)>::Type;
+inline void add_columns(const ColumnIntegers& columns, std::ptrdiff_t first, std::ptrdiff_t end,
+                        std::ptrdiff_t rows, const IntegerSums& to) {
+    using Sum = decltype(zero_sum<sizeof(X)>());
     alignas(64) Sum sum[elements_of<X>];
     alignas(64) std::uint32_t squares[4 * words];
     static_assert(sizeof(sum) == 2 * sizeof(Bytes));
@@ -275,13 +271,13 @@ private:
 // Of at most 256 rows. Where columns do not fill the last register, it begins earlier.
 template <class X>
 FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t rows,
-                                    std::ptrdiff_t cols, IntegerSums to, void*) noexcept {
+                                    std::ptrdiff_t cols, IntegerSums to) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
     constexpr std::ptrdiff_t width = elements_of<X>;
     constexpr std::ptrdiff_t size = sizeof(X);
     if (cols < width) {
         const auto read_part = [=](const X* row) { return read(row, cols); };
-        return fold_columns<X>(sums_of_rows(x, rows, read_part), 0, cols, rows, to);
+        return add_columns<X>(sums_of_rows(x, rows, read_part), 0, cols, rows, to);
     }
     NextTilePrefetch next(x.data, rows, cols * size, x.stride * size);
     const auto read_all = [&](const X* row) {
@@ -291,8 +287,8 @@ FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t r
     for (std::ptrdiff_t i = 0; i < cols; i += width) {
         const std::ptrdiff_t begin = i + width <= cols ? i : cols - width;
         const Tile<const X> columns{x.data + begin, x.stride};
-        fold_columns<X>(sums_of_rows(columns, rows, read_all), i - begin, width, rows,
-                        {to.sum + begin, to.squares + begin, to.squares_lo + begin});
+        add_columns<X>(sums_of_rows(columns, rows, read_all), i - begin, width, rows,
+                       {to.sum + begin, to.squares + begin, to.squares_lo + begin});
     }
 }
 
@@ -311,7 +307,7 @@ FASTBN_FLATTEN inline void finalize_integer_sums(IntegerSums sums, double count,
                                                  Statistics out, std::ptrdiff_t n) noexcept {
 #pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        ExactSum<double> mean{};
+        DoubleDouble<double> mean{};
         mean.high = quotient(sums.sum[i], 0.0, count, mean.low);
         finalize_one(moments_of_integers(sums, i, mean.high, count), count, mean, eps, out, i);
     }

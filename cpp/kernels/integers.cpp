@@ -8,8 +8,8 @@ namespace fastbn::FASTBN_ISA {
 namespace {
 
 template <class X>
-constexpr IntegerSumsKernels row(DType x) {
-    return {x, {sums_of_tile<X>, sums_of_columns<X>}};
+constexpr MomentsKernels row(DType x) {
+    return {x, {}, {}, {sums_of_tile<X>, sums_of_columns<X>}};
 }
 
 }  // namespace
@@ -17,7 +17,7 @@ constexpr IntegerSumsKernels row(DType x) {
 extern constexpr IntegersTable integers_table = {
     {row<std::uint8_t>(DType::uint8), row<std::int8_t>(DType::int8),
      row<std::uint16_t>(DType::uint16), row<std::int16_t>(DType::int16),
-     row<Truth>(DType::boolean)},
+     row<Boolean>(DType::boolean)},
     merge_integer_sums,
     finalize_integer_sums};
 

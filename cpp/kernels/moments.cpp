@@ -14,23 +14,24 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-template <class X, class Policy>
-constexpr Reduction<MomentsKernel> moments{moments_of_tile<X, Policy>,
-                                           moments_of_columns<X, Policy>};
+template <class X, WeightsForm form>
+constexpr Reduction<MomentsKernel> moments{moments_of_tile<X, form>, moments_of_columns<X, form>};
 
 // In the order of WeightsForm.
 template <class X>
 constexpr MomentsKernels all_forms() {
     return {dtype_of<X>,
-            {moments<X, Unweighted>, moments<X, OmitNan>, moments<X, RowWeights>,
-             moments<X, RowWeightsOmitNan>, moments<X, MaskWeights>, moments<X, ElementWeights>},
-            {range_of_tile<X>, range_of_columns<X>}};
+            {moments<X, WeightsForm::none>, moments<X, WeightsForm::omit_nan>,
+             moments<X, WeightsForm::by_row>, moments<X, WeightsForm::by_row_omit_nan>,
+             moments<X, WeightsForm::by_mask>, moments<X, WeightsForm::by_element>},
+            {range_of_tile<X>, range_of_columns<X>},
+            {}};
 }
 
 // Of a type that is read as it is stored where every value counts, and else converted first.
 template <class X>
 constexpr MomentsKernels unweighted_form() {
-    return {dtype_of<X>, {moments<X, Unweighted>}, {}};
+    return {dtype_of<X>, {moments<X, WeightsForm::none>}, {}, {}};
 }
 
 }  // namespace
@@ -38,6 +39,8 @@ constexpr MomentsKernels unweighted_form() {
 extern constexpr MomentsTable moments_table = {
     {all_forms<float>(), all_forms<double>(), unweighted_form<Float16>(),
      unweighted_form<Bfloat16>()},
-    {merge_moments, finalize_moments, invert_std}};
+    merge_moments,
+    finalize_moments,
+    invert_std};
 
 }  // namespace fastbn::FASTBN_ISA

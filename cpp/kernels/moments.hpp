@@ -1,4 +1,4 @@
-// The forward reduction: moments of a tile's values, folded into what is known of its channels;
+// The forward reduction: moments of a tile's values, merged with what is known of its channels;
 // one implementation for all types and for all that says how much values count (weights.hpp).
 #pragma once
 
@@ -16,22 +16,20 @@ namespace {
 
 // ---- What a chunk adds up, and when ----
 
-template <class X, class Policy>
+template <class X, WeightsForm form>
 struct ChunkSums {
-    using WeightSum = typename Policy::template WeightSum<two_passes<X>>;
-
-    ExactSum<Wide> total;  // two_passes only
-    WeightSum weight;
+    DoubleDouble<Wide> total;  // two_passes only
+    WeightSum<form, two_passes<X>> weight;
     ShiftedSums<Wide> shifted;
-    Differences differences;
+    Wide differences;
 };
 
 // The first of two passes.
 struct TotalPass {
     template <class Sums, class By>
     static void add(Sums& sums, int k, Vec<double> x, By by, const Wide&) {
-        sums.total.add(k, x, by);
-        sums.weight.add(k, by);
+        add_exactly(sums.total, k, x, by);
+        add_weight(sums.weight, k, by);
     }
     // A group of rows goes on from the sums in memory,
     template <class Sums>
@@ -54,8 +52,8 @@ struct ShiftedPass {
     static void add(Sums& sums, int k, Vec<double> x, By by, const Wide& shift) {
         const Vec<double> centred = counted(subtract_by_fma(x, shift.reg[k]), by);
         sums.shifted.add(k, centred, by);
-        if constexpr (is_only) sums.weight.add(k, by);
-        if constexpr (looks) sums.differences.add(k, centred);
+        if constexpr (is_only) add_weight(sums.weight, k, by);
+        if constexpr (looks) add_difference(sums.differences, k, centred);
     }
     // Here a group is summed from zero, and then added to the sums: fewer roundings in a row.
     template <class Sums>
@@ -77,8 +75,8 @@ struct ShiftedPass {
 // also come from squares, or from products with weights, that were too small for float64. Where all
 // differences are 0, all is well. That takes no look where weights are 0 or 1 and the shift, which
 // is then the mean, is neither 0 nor so small that the engine will look anyway.
-template <class X, class Policy>
-constexpr bool always_looks = two_passes<X> && Policy::any_number;
+template <class X, WeightsForm form>
+constexpr bool always_looks = two_passes<X> && has_numbers(form);
 
 template <bool any_number>
 inline double checked_m2(double m2, double shift, double different) {
@@ -92,17 +90,17 @@ inline double checked_m2(double m2, double shift, double different) {
 // The quotient of two sums, and the other way round. Counts are whole numbers, and short: count *
 // shift is exact in float64, 13 bits times float32's 24.
 template <bool any_number>
-inline double mean_of(ExactSum<double> total, ExactSum<double> weight) {
+inline double mean_of(DoubleDouble<double> total, DoubleDouble<double> weight) {
     double low;
     return any_number ? quotient(total.high, total.low, weight.high, weight.low, low)
                       : quotient(total.high, total.low, weight.high, low);
 }
 template <bool any_number>
-inline ExactSum<double> total_from(double d, ExactSum<double> weight, double shift) {
+inline DoubleDouble<double> total_from(double d, DoubleDouble<double> weight, double shift) {
     double error = 0.0;
     const double product =
         any_number ? two_product(shift, weight.high, error) : shift * weight.high;
-    ExactSum<double> total{};
+    DoubleDouble<double> total{};
     total.high = two_sum(product, d, total.low);
     if (any_number) total.low += error + shift * weight.low;
     return total;
@@ -111,8 +109,8 @@ inline ExactSum<double> total_from(double d, ExactSum<double> weight, double shi
 // ---- A tile of one channel ----
 
 // Adds all of a tile. Past a row's end there is `neutral`.
-template <class Pass, class X, class Policy>
-inline void add_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& by,
+template <class Pass, class X, WeightsForm form>
+inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeights<form>& by,
                      std::ptrdiff_t rows, std::ptrdiff_t cols, const Wide& shift,
                      const Wide& neutral) {
     const RowPrefetch<X> next(x, cols);
@@ -131,11 +129,11 @@ inline void add_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& 
     }
 }
 
-template <class X, class Policy>
-inline void add_shifted_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const Policy& by,
+template <class X, WeightsForm form>
+inline void add_shifted_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeights<form>& by,
                              std::ptrdiff_t rows, std::ptrdiff_t cols, double shift) {
     const Wide shifts = broadcast(shift);
-    if constexpr (always_looks<X, Policy>) {
+    if constexpr (always_looks<X, form>) {
         add_tile<ShiftedPass<false, true>>(sums, x, by, rows, cols, shifts, shifts);
     } else {
         if (two_passes<X> && shift == 0.0) {
@@ -146,71 +144,71 @@ inline void add_shifted_tile(ChunkSums<X, Policy>& sums, Tile<const X> x, const 
     }
 }
 
-// Folds a tile into the state, unless nothing in it counts.
-template <class X, class Policy>
-inline void fold_tile(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                      double count, const MomentsSums& state) {
-    ChunkSums<X, Policy> sums{};
+// Merges a tile with the state, unless nothing in it counts.
+template <class X, WeightsForm form>
+inline void merge_tile(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
+                       std::ptrdiff_t cols, double count, const MomentsSums& state) {
+    ChunkSums<X, form> sums{};
     double shift = 0.0;
-    ExactSum<double> weight{};
-    ExactSum<double> total{};
+    DoubleDouble<double> weight{};
+    DoubleDouble<double> total{};
     if constexpr (two_passes<X>) {
         add_tile<TotalPass>(sums, x, by, rows, cols, Wide{}, Wide{});
-        weight = by.tile_weight(sums.weight, rows, cols);
+        weight = by.of_tile(sums.weight, rows, cols);
         if (weight.high == 0.0) return;
         total = horizontal_sum(sums.total);
-        shift = mean_of<Policy::any_number>(total, weight);
+        shift = mean_of<has_numbers(form)>(total, weight);
     } else if (!find_shift(x, by, rows, cols, shift)) {
         return;
     }
     add_shifted_tile(sums, x, by, rows, cols, shift);
     const ShiftedSums<double> shifted = horizontal_sum(sums.shifted);
     if constexpr (!two_passes<X>) {
-        weight = by.tile_weight(sums.weight, rows, cols);
-        total = total_from<Policy::any_number>(shifted.d, weight, shift);
+        weight = by.of_tile(sums.weight, rows, cols);
+        total = total_from<has_numbers(form)>(shifted.d, weight, shift);
     }
-    Moments<double> chunk = moments_from<Policy::any_number>(shifted, weight.high, shift, total);
+    Moments<double> chunk = moments_from<has_numbers(form)>(shifted, weight.high, shift, total);
     if (two_passes<X> && chunk.m2 == 0.0) {
-        chunk.m2 = checked_m2<Policy::any_number>(chunk.m2, shift, sums.differences.over_lanes());
+        chunk.m2 = checked_m2<has_numbers(form)>(chunk.m2, shift, any_difference(sums.differences));
     }
-    if constexpr (Policy::all_count) {
+    if constexpr (form == WeightsForm::none) {
         put(state, 0, count == 0.0 ? chunk : merge(at(state, 0), count, chunk, weight.high));
     } else {
-        fold_weighted(state, 0, chunk, weight);
+        merge_weighted_at(state, 0, chunk, weight);
     }
 }
 
-template <class X, class Policy>
+template <class X, WeightsForm form>
 FASTBN_FLATTEN void moments_of_tile(Tile<const void> x, Tile<const void> weights,
                                     std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                                     MomentsSums state, void*) noexcept {
-    fold_tile(typed<const X>(x), Policy(weights, rows), rows, cols, count, state);
+    merge_tile(typed<const X>(x), TileWeights<form>(weights, rows), rows, cols, count, state);
 }
 
 // ---- A tile of columns ----
 
 // What is kept for each block of columns.
-template <class X, class Policy>
+template <class X, WeightsForm form>
 struct ColumnSums {
     Wide shift;
-    ChunkSums<X, Policy> sums;
+    ChunkSums<X, form> sums;
     bool looks;
 };
 
 // What the passes begin with.
-template <class X, class Policy>
-inline void clear(ChunkSums<X, Policy>& sums) {
+template <class X, WeightsForm form>
+inline void clear(ChunkSums<X, form>& sums) {
     if constexpr (two_passes<X>) sums.total = {};
     sums.weight = {};
     sums.shifted = {};
 }
 
 // Adds rows `begin` to `end` of the block of n columns from i on.
-template <class Pass, class X, class Policy, class N>
-inline void add_group(ColumnSums<X, Policy>& column, Tile<const X> x, const Policy& by,
+template <class Pass, class X, WeightsForm form, class N>
+inline void add_group(ColumnSums<X, form>& column, Tile<const X> x, const TileWeights<form>& by,
                       std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t i, N n,
                       const Wide& fill, ColumnPrefetch<X>& ahead) {
-    ChunkSums<X, Policy> group;
+    ChunkSums<X, form> group;
     Pass::begin_group(group, column.sums);
     for (std::ptrdiff_t r = begin; r < end; ++r) {
         ahead.next_block();
@@ -226,9 +224,9 @@ inline void add_group(ColumnSums<X, Policy>& column, Tile<const X> x, const Poli
 }
 
 // Adds every row to its blocks of columns.
-template <class X, class Policy>
-inline void add_totals(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                       ColumnSums<X, Policy>* columns) {
+template <class X, WeightsForm form>
+inline void add_totals(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
+                       std::ptrdiff_t cols, ColumnSums<X, form>* columns) {
     ColumnPrefetch<X> ahead(x, cols);
     const Wide fill = by.fill(Wide{});
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
@@ -238,19 +236,19 @@ inline void add_totals(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, s
                    });
 }
 
-template <class X, class Policy>
-inline void add_shifted(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                        ColumnSums<X, Policy>* columns) {
+template <class X, WeightsForm form>
+inline void add_shifted(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
+                        std::ptrdiff_t cols, ColumnSums<X, form>* columns) {
     ColumnPrefetch<X> ahead(x, cols);
     const Wide fill = by.fill(Wide{});
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
     each_row_group(
         rows, cols, 0, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-            ColumnSums<X, Policy>& c = columns[i / lanes];
+            ColumnSums<X, form>& c = columns[i / lanes];
             if constexpr (!two_passes<X>) {
                 add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
-            } else if constexpr (always_looks<X, Policy> ||
-                                 (!Policy::all_count && !is_full<decltype(n)>)) {
+            } else if constexpr (always_looks<X, form> ||
+                                 (form != WeightsForm::none && !is_full<decltype(n)>)) {
                 add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
             } else if (c.looks) {
                 add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
@@ -279,7 +277,7 @@ inline void write(const MomentsSums& s, N n, const Moments<Wide>& p) {
 }
 
 template <class X, class N>
-inline void set_shift(ColumnSums<X, Unweighted>& c, double rows, N n) {
+inline void set_shift(ColumnSums<X, WeightsForm::none>& c, double rows, N n) {
     Wide low;
     c.shift = quotient(c.sums.total.high, c.sums.total.low, rows, low);
     c.looks = !all_positive(c.shift * c.shift, n);
@@ -299,12 +297,12 @@ inline void set_shift(ColumnSums<X, Unweighted>& c, double rows, N n) {
 
 // A function of its own, since it is the same for all types but double.
 template <bool twice, class N>
-FASTBN_FLATTEN [[gnu::noinline]] void fold_block(const Wide& shift,
-                                                 const ShiftedSums<Wide>& shifted,
-                                                 const ExactSum<Wide>& first_total,
-                                                 const Wide& differences, double rows, double count,
-                                                 const MomentsSums& state, N n) {
-    ExactSum<Wide> total;
+FASTBN_FLATTEN [[gnu::noinline]] void merge_block(const Wide& shift,
+                                                  const ShiftedSums<Wide>& shifted,
+                                                  const DoubleDouble<Wide>& first_total,
+                                                  const Wide& differences, double rows,
+                                                  double count, const MomentsSums& state, N n) {
+    DoubleDouble<Wide> total;
     if constexpr (twice) {
         copy(first_total, total);
     } else {
@@ -321,10 +319,10 @@ FASTBN_FLATTEN [[gnu::noinline]] void fold_block(const Wide& shift,
 }
 
 template <class X, class N>
-inline void fold_columns(const ColumnSums<X, Unweighted>& c, double rows, double count,
-                         const MomentsSums& state, N n) {
-    fold_block<two_passes<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences.bits, rows,
-                              count, state, n);
+inline void merge_columns(const ColumnSums<X, WeightsForm::none>& c, double rows, double count,
+                          const MomentsSums& state, N n) {
+    merge_block<two_passes<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences, rows,
+                               count, state, n);
 }
 
 // ---- The same where values have weights ----
@@ -345,9 +343,9 @@ struct alignas(64) WeightedLanes {
     double offset[lanes];
     double m2[lanes];
 
-    template <class X, class Policy>
-    WeightedLanes(const ColumnSums<X, Policy>& c, const Policy& by) {
-        const ExactSum<Wide> weights = by.column_weights(c.sums.weight);
+    template <class X, WeightsForm form>
+    WeightedLanes(const ColumnSums<X, form>& c, const TileWeights<form>& by) {
+        const DoubleDouble<Wide> weights = by.of_columns(c.sums.weight);
         store(shift, Full{}, c.shift);
         store(total, Full{}, c.sums.total.high);
         store(total_lo, Full{}, c.sums.total.low);
@@ -356,7 +354,7 @@ struct alignas(64) WeightedLanes {
         store(divisor, Full{}, unless_positive(weights.high, weights.high, broadcast(1.0)));
         store(d, Full{}, c.sums.shifted.d);
         store(d2, Full{}, c.sums.shifted.d2);
-        store(different, Full{}, c.sums.differences.bits);
+        store(different, Full{}, c.sums.differences);
     }
 
     template <bool any_number>
@@ -376,15 +374,15 @@ struct alignas(64) WeightedLanes {
         if constexpr (twice) {
             m2[j] = checked_m2<any_number>(m2[j], shift[j], different[j]);
         } else {
-            const ExactSum<double> sum =
+            const DoubleDouble<double> sum =
                 total_from<any_number>(d[j], {weight[j], weight_lo[j]}, shift[j]);
             total[j] = sum.high;
             total_lo[j] = sum.low;
         }
     }
-    void fold(const MomentsSums& state, std::ptrdiff_t j) const {
+    void merge_with(const MomentsSums& state, std::ptrdiff_t j) const {
         const Moments<double> chunk{shift[j], offset[j], m2[j], 0.0, total[j], total_lo[j]};
-        fold_weighted(state, j, chunk, {weight[j], weight_lo[j]});
+        merge_weighted_at(state, j, chunk, {weight[j], weight_lo[j]});
     }
 };
 
@@ -395,52 +393,53 @@ FASTBN_FLATTEN [[gnu::noinline]] void set_shift(WeightedLanes& sums) {
 }
 
 template <bool any_number, bool twice>
-FASTBN_FLATTEN [[gnu::noinline]] void fold_lanes(WeightedLanes& sums, const MomentsSums& state,
-                                                 std::ptrdiff_t n) {
+FASTBN_FLATTEN [[gnu::noinline]] void merge_lanes(WeightedLanes& sums, const MomentsSums& state,
+                                                  std::ptrdiff_t n) {
 #pragma omp simd
     for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_moments<any_number>(j);
 #pragma omp simd
     for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.complete<any_number, twice>(j);
 #pragma omp simd
-    for (std::ptrdiff_t j = 0; j < n; ++j) sums.fold(state, j);
+    for (std::ptrdiff_t j = 0; j < n; ++j) sums.merge_with(state, j);
 }
 
-template <class X, class Policy>
-[[gnu::noinline]] void set_weighted_shift(ColumnSums<X, Policy>& c, const Policy& by) {
+template <class X, WeightsForm form>
+[[gnu::noinline]] void set_weighted_shift(ColumnSums<X, form>& c, const TileWeights<form>& by) {
     WeightedLanes sums(c, by);
-    set_shift<Policy::any_number>(sums);
+    set_shift<has_numbers(form)>(sums);
     c.shift = load<double>(sums.shift, Full{});
     c.looks = !all_positive(c.shift * c.shift, Full{});
     c.sums.differences = {};
 }
 
-template <class X, class Policy>
-[[gnu::noinline]] void fold_weighted_columns(const ColumnSums<X, Policy>& c, const Policy& by,
-                                             const MomentsSums& state, std::ptrdiff_t n) {
+template <class X, WeightsForm form>
+[[gnu::noinline]] void merge_weighted_columns(const ColumnSums<X, form>& c,
+                                              const TileWeights<form>& by, const MomentsSums& state,
+                                              std::ptrdiff_t n) {
     WeightedLanes sums(c, by);
-    fold_lanes<Policy::any_number, two_passes<X>>(sums, state, n);
+    merge_lanes<has_numbers(form), two_passes<X>>(sums, state, n);
 }
 
 // ---- The kernel ----
 
-template <class X, class Policy>
+template <class X, WeightsForm form>
 FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const void> weights,
                                        std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
                                        MomentsSums state, void* scratch) noexcept {
-    static_assert(sizeof(ColumnSums<X, Policy>) <= column_scratch_bytes);
+    static_assert(sizeof(ColumnSums<X, form>) <= column_scratch_bytes);
     const Tile<const X> x = typed<const X>(untyped_x);
-    const Policy by(weights, rows);
+    const TileWeights<form> by(weights, rows);
     const double size = static_cast<double>(rows);
-    auto* const columns = static_cast<ColumnSums<X, Policy>*>(scratch);
+    auto* const columns = static_cast<ColumnSums<X, form>*>(scratch);
     each_block(0, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
-        ColumnSums<X, Policy>& c = columns[i / lanes];
+        ColumnSums<X, form>& c = columns[i / lanes];
         clear(c.sums);
         if constexpr (!two_passes<X>) c.shift = column_shifts(x, by, rows, i, n);
     });
     if constexpr (two_passes<X>) {
         add_totals(x, by, rows, cols, columns);
         each_block(0, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
-            if constexpr (Policy::all_count) {
+            if constexpr (form == WeightsForm::none) {
                 set_shift(columns[i / lanes], size, n);
             } else {
                 set_weighted_shift(columns[i / lanes], by);
@@ -449,10 +448,10 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     }
     add_shifted(x, by, rows, cols, columns);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        if constexpr (Policy::all_count) {
-            fold_columns(columns[i / lanes], size, count, state_from(state, i), n);
+        if constexpr (form == WeightsForm::none) {
+            merge_columns(columns[i / lanes], size, count, state_from(state, i), n);
         } else {
-            fold_weighted_columns(columns[i / lanes], by, state_from(state, i), count_of(n));
+            merge_weighted_columns(columns[i / lanes], by, state_from(state, i), count_of(n));
         }
     });
 }

@@ -15,6 +15,16 @@ constexpr NormalizeKernels row() {
     return {dtype_of<X>, dtype_of<Y>, dtype_of<Computed<Y>>, normalize<X, Y>};
 }
 
+// Of types that are converted.
+template <class X, class Y>
+constexpr NormalizeKernels converting_row() {
+    if constexpr (converts_on_load) {
+        return row<X, Y>();
+    } else {
+        return {};
+    }
+}
+
 template <class C>
 constexpr CoefficientKernels coefficients() {
     return {affine_in_range<C>, input_gradient_in_range<C>};
@@ -42,8 +52,8 @@ constexpr ConversionKernels conversion() {
 }  // namespace
 
 extern constexpr NormalizeTable normalize_table = {
-    {row<float, float>(), row<double, double>(), row<Float16, Float16>(), row<Bfloat16, Bfloat16>(),
-     row<std::uint8_t, float>()},
+    {row<float, float>(), row<double, double>(), converting_row<Float16, Float16>(),
+     converting_row<Bfloat16, Bfloat16>(), converting_row<std::uint8_t, float>()},
     coefficients<float>(),
     coefficients<double>(),
     {conversion<Float16>(), conversion<Bfloat16>()}};

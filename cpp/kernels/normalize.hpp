@@ -123,8 +123,8 @@ struct ScaledNormalized {
 
 template <class X, class Y>
 FASTBN_FLATTEN void normalize(Tile<const void> x, Tile<void> untyped_y, Elementwise e,
-                              Affine<const void> untyped_affine, Epilogue epilogue,
-                              bool* infinite) noexcept {
+                              Affine<const void> untyped_affine,
+                              Epilogue<Tile<const void>> epilogue, bool* infinite) noexcept {
     using C = Computed<Y>;
     const Tile<Y> y = typed<Y>(untyped_y);
     const NormalizeInput<X, C> input{typed<const X>(x), SlabPrefetch<X>(e.prefetch),

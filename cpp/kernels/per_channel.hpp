@@ -39,9 +39,9 @@ inline void put(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& p
     s.sum_lo[i] = p.sum_lo;
 }
 
-// Folds moments of a weight into those of channel i; those of no weight leave no trace.
-inline void fold_weighted(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& chunk,
-                          ExactSum<double> weight) {
+// Merges moments of a weight with those of channel i; those of no weight leave no trace.
+inline void merge_weighted_at(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& chunk,
+                              DoubleDouble<double> weight) {
     put(s, i, merge_weighted(at(s, i), s.weight[i], chunk, weight.high));
     double error;
     s.weight[i] = two_sum(s.weight[i], weight.high, error);
@@ -53,7 +53,7 @@ FASTBN_FLATTEN inline void merge_moments(MomentsSums a, double count_a, MomentsS
     if (a.weight != nullptr) {
 #pragma omp simd
         for (std::ptrdiff_t i = 0; i < n; ++i) {
-            fold_weighted(a, i, at(b, i), {b.weight[i], b.weight_lo[i]});
+            merge_weighted_at(a, i, at(b, i), {b.weight[i], b.weight_lo[i]});
         }
     } else {
 #pragma omp simd
@@ -76,8 +76,8 @@ inline void invert_std(const double* var, double eps, double* invstd, std::ptrdi
 }
 
 // A channel that has NaN or infinity among its values gets NaN for every statistic.
-inline void finalize_one(const Moments<double>& p, double count, ExactSum<double> mean, double eps,
-                         const Statistics& out, std::ptrdiff_t i) {
+inline void finalize_one(const Moments<double>& p, double count, DoubleDouble<double> mean,
+                         double eps, const Statistics& out, std::ptrdiff_t i) {
     constexpr double none = __builtin_nan("");
     // Infinity times 0 is NaN. Two comparisons here would leave the loop a branch, and scalar.
     const bool finite = p.m2 * 0.0 + p.sum * 0.0 == 0.0;
@@ -99,7 +99,7 @@ inline void finalize_weighted(const MomentsSums& sums, double eps, const Statist
     const double weight = two_sum(empty ? 1.0 : sums.weight[i], sums.weight_lo[i], weight_lo);
     double low;
     const double high = two_sum(p.sum, p.sum_lo, low);
-    ExactSum<double> mean{};
+    DoubleDouble<double> mean{};
     mean.high = quotient(high, low, weight, weight_lo, mean.low);
     finalize_one(p, weight, mean, eps, out, i);
     out.mean[i] = empty ? 0.0 : out.mean[i];
@@ -121,7 +121,7 @@ FASTBN_FLATTEN inline void finalize_moments(MomentsSums sums, double count, doub
         const Moments<double> p = at(sums, i);
         double low;
         const double high = two_sum(p.sum, p.sum_lo, low);
-        ExactSum<double> mean{};
+        DoubleDouble<double> mean{};
         mean.high = quotient(high, low, count, mean.low);
         finalize_one(p, count, mean, eps, out, i);
     }
@@ -146,7 +146,7 @@ FASTBN_FLATTEN bool affine_in_range(ChannelParameters from, Affine<void> untyped
 }
 
 template <class T>
-FASTBN_FLATTEN bool input_gradient_in_range(ChannelParameters from, ChannelGradients sums,
+FASTBN_FLATTEN bool input_gradient_in_range(ChannelParameters from, GradientSums sums, double count,
                                             InputGradient<void> untyped,
                                             std::ptrdiff_t n) noexcept {
     const InputGradient<T> to = typed<T>(untyped);
@@ -154,8 +154,8 @@ FASTBN_FLATTEN bool input_gradient_in_range(ChannelParameters from, ChannelGradi
     int out_of_range = 0;
 #pragma omp simd reduction(| : out_of_range)
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const double mean_dy = sums.sum_dy[i] / sums.count;
-        const double mean_dy_xhat = sums.sum_dy_xhat[i] / sums.count;
+        const double mean_dy = sums.dy[i] / count;
+        const double mean_dy_xhat = sums.dy_xhat[i] / count;
         const double coef_x = from.invstd[i] * mean_dy_xhat;
         const double scale = from.weight[i] * from.invstd[i];
         const bool in_range = in_range_input_gradient<T>(from.mean[i], from.invstd[i],

@@ -31,7 +31,7 @@ constexpr int weights_forms = 6;
 // The scratch memory that a kernel on columns takes for every `lanes` columns begun, aligned to 64.
 constexpr std::size_t column_scratch_bytes = 1152;
 
-// Folds a tile into sums that already cover `count` values per channel; `count` is of use only
+// Merges a tile with sums that already cover `count` values per channel; `count` is of use only
 // where every value counts once, else sums.weight says so. `weights` is of the form that the kernel
 // is for; a tile without data where that is none or omit_nan.
 using MomentsKernel = void (*)(Tile<const void> x, Tile<const void> weights, std::ptrdiff_t rows,
@@ -50,6 +50,10 @@ using ValueRangeKernel = void (*)(Tile<const void> x, Tile<const std::uint8_t> m
                                   std::ptrdiff_t rows, std::ptrdiff_t cols,
                                   ValueRange range) noexcept;
 
+// Adds a tile's values and their squares to sums of integers, for where every value counts once.
+using IntegerSumsKernel = void (*)(Tile<const void> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                   IntegerSums sums) noexcept;
+
 // Reductions come in pairs: the whole tile is one channel, and the structs of arrays hold one
 // entry; or each column is a channel, and they hold `cols` entries.
 template <class Kernel>
@@ -59,19 +63,11 @@ struct Reduction {
 };
 
 struct MomentsKernels {
-    DType x;                                          // as it is stored
-    Reduction<MomentsKernel> moments[weights_forms];  // null where x is to be converted first
-    Reduction<ValueRangeKernel> value_range;          // likewise
-};
-
-// Adds a tile's values and their squares to sums of integers, for where every value counts once.
-// `scratch` as for MomentsKernel.
-using IntegerSumsKernel = void (*)(Tile<const void> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                   IntegerSums sums, void* scratch) noexcept;
-
-struct IntegerSumsKernels {
-    DType x;
-    Reduction<IntegerSumsKernel> sums;
+    DType x;  // as it is stored
+    // Null where x is to be converted first.
+    Reduction<MomentsKernel> moments[weights_forms];
+    Reduction<ValueRangeKernel> value_range;
+    Reduction<IntegerSumsKernel> integer_sums;  // or where it is no such type
 };
 
 // ---- From x to y ----
@@ -103,15 +99,17 @@ struct Activation {
 
 // What a kernel does beside the affine map: y = activation(z + residual), in [-clip, clip] or NaN.
 // No data: no residual.
+// The engine has the residual as an array or an operand.
+template <class Residual>
 struct Epilogue {
-    Tile<const void> residual;
+    Residual residual;
     Activation activation;
     double clip = __builtin_inf();
 };
 
 // `infinite`: set if x holds infinity; null where that is not asked for.
 using NormalizeKernel = void (*)(Tile<const void> x, Tile<void> y, Elementwise loop,
-                                 Affine<const void> affine, Epilogue epilogue,
+                                 Affine<const void> affine, Epilogue<Tile<const void>> epilogue,
                                  bool* infinite) noexcept;
 
 struct NormalizeKernels {
@@ -122,15 +120,6 @@ struct NormalizeKernels {
 };
 
 // ---- From dy to dx ----
-
-// What the backward pass sums, and the statistics that takes, one array entry per channel or
-// column.
-struct GradientSums {
-    const double* mean;
-    const double* invstd;
-    double* sum_dy;
-    double* sum_dy_xhat;
-};
 
 // What the backward pass needs to find what the activation let through of dy: the sign of
 // z = (x * pre - center) * scale + shift + residual. `z.pre` is null where all are 1. Without an
@@ -153,9 +142,10 @@ struct GradientWeights {
     Tile<const void> elements;  // of the type that dx is computed in
 };
 
+// mean, invstd: an array entry per channel or column, as the sums have.
 using GradientSumsKernel = void (*)(Tile<const void> dy, Tile<const void> x, std::ptrdiff_t rows,
-                                    std::ptrdiff_t cols, GradientSums sums,
-                                    ActivationGradient activation) noexcept;
+                                    std::ptrdiff_t cols, const double* mean, const double* invstd,
+                                    GradientSums sums, ActivationGradient activation) noexcept;
 // `dz`: where the residual's gradient goes, or no data.
 using InputGradientKernel = void (*)(Tile<const void> dy, Tile<const void> x, Tile<void> dx,
                                      Tile<void> dz, Elementwise loop,
@@ -173,22 +163,13 @@ struct GradientKernels {
 
 // ---- Once per channel ----
 
-// Over n channels, an entry each.
-struct ChannelKernels {
-    // a = a and b, of disjoint values; the counts as for MomentsKernel.
-    void (*merge_moments)(MomentsSums a, double count_a, MomentsSums b, double count_b,
-                          std::ptrdiff_t n) noexcept;
-    // A channel of which nothing counts gets 0 for every statistic.
-    void (*finalize_moments)(MomentsSums sums, double count, double eps, Statistics out,
-                             std::ptrdiff_t n) noexcept;
-    void (*invert_std)(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept;
-};
 // For coefficients of float or double. Each works with a `pre` of 1, and returns false where some
 // channel needs another one: its coefficients are then wrong.
 struct CoefficientKernels {
     bool (*affine)(ChannelParameters from, Affine<void> to, std::ptrdiff_t n) noexcept;
-    bool (*input_gradient)(ChannelParameters from, ChannelGradients sums, InputGradient<void> to,
-                           std::ptrdiff_t n) noexcept;
+    // count: what the sums are divided by.
+    bool (*input_gradient)(ChannelParameters from, GradientSums sums, double count,
+                           InputGradient<void> to, std::ptrdiff_t n) noexcept;
 };
 
 // Arrays of a sixteen-bit type to float and back.
@@ -224,14 +205,29 @@ struct DifferenceKernels {
 
 // ---- The tables: one for each of the five sources that an instruction set is compiled from ----
 
+// Whether a set has rows, from x to y and dx, for types that are converted as they are loaded and
+// stored. Without instructions for that they would be as much code again, and gain nothing over
+// tiles that are converted before and after.
+constexpr bool converts_on_load = true;
+namespace generic {
+constexpr bool converts_on_load = false;
+}  // namespace generic
+
 constexpr int moments_rows = 4;
 constexpr int normalize_rows = 5;
 constexpr int gradient_rows = 4;
 constexpr int integers_rows = 5;
 
+// Its functions go over n channels.
 struct MomentsTable {
     MomentsKernels rows[moments_rows];
-    ChannelKernels channels;
+    // a = a and b, of disjoint values; the counts as for MomentsKernel.
+    void (*merge)(MomentsSums a, double count_a, MomentsSums b, double count_b,
+                  std::ptrdiff_t n) noexcept;
+    // A channel of which nothing counts gets 0 for every statistic.
+    void (*finalize)(MomentsSums sums, double count, double eps, Statistics out,
+                     std::ptrdiff_t n) noexcept;
+    void (*invert_std)(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept;
 };
 struct NormalizeTable {
     NormalizeKernels rows[normalize_rows];
@@ -243,9 +239,10 @@ struct GradientTable {
     GradientKernels rows[gradient_rows];
 };
 
+// The same of sums of integers.
 struct IntegersTable {
-    IntegerSumsKernels rows[integers_rows];
-    void (*merge)(IntegerSums a, IntegerSums b, std::ptrdiff_t n) noexcept;  // a = a and b
+    MomentsKernels rows[integers_rows];
+    void (*merge)(IntegerSums a, IntegerSums b, std::ptrdiff_t n) noexcept;
     void (*finalize)(IntegerSums sums, double count, double eps, Statistics out,
                      std::ptrdiff_t n) noexcept;
 };

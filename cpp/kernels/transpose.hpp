@@ -35,24 +35,24 @@ inline void transpose_groups(Bytes (&block)[block_side<size>]) {
     }
 }
 
-// A tile by bytes: `step` of them lead to the next row.
-template <class Byte>
-struct Rows {
-    Byte* data;
-    std::ptrdiff_t step;
-
-    Byte* row(std::ptrdiff_t i) const { return data + i * step; }
-    // What begins at a row and so many bytes along it.
-    Rows from(std::ptrdiff_t i, std::ptrdiff_t bytes) const { return {row(i) + bytes, step}; }
-};
-
+// Here tiles are of bytes, and so many of them lead to the next row.
 template <int size>
-inline Rows<const char> rows_of(Tile<const void> tile) {
+inline Tile<const char> bytes_of(Tile<const void> tile) {
     return {static_cast<const char*>(tile.data), tile.stride * size};
 }
 template <int size>
-inline Rows<char> rows_of(Tile<void> tile) {
+inline Tile<char> bytes_of(Tile<void> tile) {
     return {static_cast<char*>(tile.data), tile.stride * size};
+}
+
+template <class Byte>
+inline Byte* row(Tile<Byte> tile, std::ptrdiff_t i) {
+    return tile.data + i * tile.stride;
+}
+// What begins at a row and so many bytes along it.
+template <class Byte>
+inline Tile<Byte> from(Tile<Byte> tile, std::ptrdiff_t i, std::ptrdiff_t bytes) {
+    return {row(tile, i) + bytes, tile.stride};
 }
 
 // A block's rows in the packed tile, and its columns.
@@ -63,27 +63,27 @@ constexpr std::ptrdiff_t block_cols = block_side<size>;
 
 // Columns `done` to n of a block, each by put(address, register).
 template <int size, class Put>
-inline void unpack_block(Rows<const char> packed, Rows<char> array, std::ptrdiff_t done,
+inline void unpack_block(Tile<const char> packed, Tile<char> array, std::ptrdiff_t done,
                          std::ptrdiff_t n, const Put& put) {
     constexpr int side = block_side<size>;
     Bytes block[side];
     FASTBN_UNROLL
     for (int k = 0; k < side; ++k) {
-        block[k] = Bytes::load_groups(packed.row(k), side * packed.step);
+        block[k] = Bytes::load_groups(row(packed, k), side * packed.stride);
     }
     transpose_groups<size>(block);
     FASTBN_UNROLL
     for (int k = 0; k < side; ++k) {
-        if (k >= done && k < n) put(array.row(k), block[k]);
+        if (k >= done && k < n) put(row(array, k), block[k]);
     }
 }
 
 template <int size, int g = 0>
-inline void store_rows(const Bytes (&block)[block_side<size>], Rows<char> packed) {
+inline void store_rows(const Bytes (&block)[block_side<size>], Tile<char> packed) {
     if constexpr (g < Bytes::groups) {
         FASTBN_UNROLL
         for (int k = 0; k < block_side<size>; ++k) {
-            block[k].template store_group<g>(packed.row(g * block_side<size> + k));
+            block[k].template store_group<g>(row(packed, g * block_side<size> + k));
         }
         store_rows<size, g + 1>(block, packed);
     }
@@ -92,11 +92,11 @@ inline void store_rows(const Bytes (&block)[block_side<size>], Rows<char> packed
 // The first n columns of a block the other way. Whole groups are written to the packed rows: what
 // is too much the next row overwrites.
 template <int size>
-inline void pack_block(Rows<const char> array, Rows<char> packed, std::ptrdiff_t n) {
+inline void pack_block(Tile<const char> array, Tile<char> packed, std::ptrdiff_t n) {
     constexpr int side = block_side<size>;
     Bytes block[side];
     FASTBN_UNROLL
-    for (int k = 0; k < side; ++k) block[k] = Bytes::load(array.row(k < n ? k : 0));
+    for (int k = 0; k < side; ++k) block[k] = Bytes::load(row(array, k < n ? k : 0));
     transpose_groups<size>(block);
     store_rows<size>(block, packed);
 }
@@ -115,36 +115,39 @@ inline void each_block_of_columns(std::ptrdiff_t cols, const Visit& visit) {
 
 // Fewer rows than a block has, by way of blocks of memory of its own.
 template <int size>
-[[gnu::noinline]] void unpack_few(Rows<const char> packed, Rows<char> array, std::ptrdiff_t rows,
+[[gnu::noinline]] void unpack_few(Tile<const char> packed, Tile<char> array, std::ptrdiff_t rows,
                                   std::ptrdiff_t cols) {
     char few[block_rows<size> * group_bytes] = {};
     char columns[block_rows<size> * group_bytes];
-    const Rows<char> from{few, group_bytes};
-    const Rows<char> to{columns, block_rows<size> * size};
+    const Tile<char> few_rows{few, group_bytes};
+    const Tile<char> few_cols{columns, block_rows<size> * size};
     each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t, std::ptrdiff_t n) {
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            __builtin_memcpy(from.row(r), packed.row(r) + c * size, group_bytes);
+            __builtin_memcpy(row(few_rows, r), row(packed, r) + c * size, group_bytes);
         }
-        unpack_block<size>({few, group_bytes}, to, 0, n, [](char* p, Bytes a) { a.store(p); });
+        unpack_block<size>({few, group_bytes}, few_cols, 0, n,
+                           [](char* p, Bytes a) { a.store(p); });
         for (std::ptrdiff_t k = 0; k < n; ++k) {
-            __builtin_memcpy(array.row(c + k), to.row(k), static_cast<std::size_t>(rows * size));
+            __builtin_memcpy(row(array, c + k), row(few_cols, k),
+                             static_cast<std::size_t>(rows * size));
         }
     });
 }
 template <int size>
-[[gnu::noinline]] void pack_few(Rows<const char> array, Rows<char> packed, std::ptrdiff_t rows,
+[[gnu::noinline]] void pack_few(Tile<const char> array, Tile<char> packed, std::ptrdiff_t rows,
                                 std::ptrdiff_t cols) {
     char columns[block_rows<size> * group_bytes] = {};
     char few[block_rows<size> * group_bytes];
-    const Rows<char> from{columns, block_rows<size> * size};
-    const Rows<char> to{few, group_bytes};
+    const Tile<char> few_cols{columns, block_rows<size> * size};
+    const Tile<char> few_rows{few, group_bytes};
     each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t, std::ptrdiff_t n) {
         for (std::ptrdiff_t k = 0; k < n; ++k) {
-            __builtin_memcpy(from.row(k), array.row(c + k), static_cast<std::size_t>(rows * size));
+            __builtin_memcpy(row(few_cols, k), row(array, c + k),
+                             static_cast<std::size_t>(rows * size));
         }
-        pack_block<size>({columns, from.step}, to, n);
+        pack_block<size>({columns, few_cols.stride}, few_rows, n);
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            __builtin_memcpy(packed.row(r) + c * size, to.row(r),
+            __builtin_memcpy(row(packed, r) + c * size, row(few_rows, r),
                              static_cast<std::size_t>(n * size));
         }
     });
@@ -162,11 +165,11 @@ inline void each_block_of_rows(std::ptrdiff_t rows, const Visit& visit) {
 // Rows before the first at which all columns of the array are on a boundary of a register, or -1 if
 // there is no such row.
 template <int size>
-inline std::ptrdiff_t rows_before_boundary(Rows<char> array) {
+inline std::ptrdiff_t rows_before_boundary(Tile<char> array) {
     constexpr auto boundary = static_cast<std::ptrdiff_t>(sizeof(Bytes));
     const auto past =
         static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(array.data) % sizeof(Bytes));
-    if (past % size != 0 || array.step % boundary != 0) return -1;
+    if (past % size != 0 || array.stride % boundary != 0) return -1;
     return (boundary - past) % boundary / size;
 }
 
@@ -175,8 +178,8 @@ template <int size>
 FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, std::ptrdiff_t rows,
                            std::ptrdiff_t cols, bool stream) noexcept {
     constexpr std::ptrdiff_t height = block_rows<size>;
-    const Rows<const char> packed = rows_of<size>(packed_tile);
-    const Rows<char> array = rows_of<size>(array_tile);
+    const Tile<const char> packed = bytes_of<size>(packed_tile);
+    const Tile<char> array = bytes_of<size>(array_tile);
     if (rows < height) return unpack_few<size>(packed, array, rows, cols);
     const std::ptrdiff_t before = stream ? rows_before_boundary<size>(array) : -1;
     if (before < 0) {
@@ -184,7 +187,7 @@ FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, 
         return each_block_of_columns<size>(
             cols, [&](std::ptrdiff_t c, std::ptrdiff_t done, std::ptrdiff_t n) {
                 each_block_of_rows<size>(rows, [&](std::ptrdiff_t r) {
-                    unpack_block<size>(packed.from(r, c * size), array.from(c, r * size), done, n,
+                    unpack_block<size>(from(packed, r, c * size), from(array, c, r * size), done, n,
                                        store);
                 });
             });
@@ -193,32 +196,32 @@ FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, 
     if (before > 0) unpack_few<size>(packed, array, before, cols);
     each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t done, std::ptrdiff_t n) {
         for (std::ptrdiff_t r = before; r < after; r += height) {
-            unpack_block<size>(packed.from(r, c * size), array.from(c, r * size), done, n,
+            unpack_block<size>(from(packed, r, c * size), from(array, c, r * size), done, n,
                                [](char* p, Bytes a) { a.stream(p); });
         }
     });
     stream_fence();
     if (after == rows) return;
-    unpack_few<size>(packed.from(after, 0), array.from(0, after * size), rows - after, cols);
+    unpack_few<size>(from(packed, after, 0), from(array, 0, after * size), rows - after, cols);
 }
 
 template <int size>
 FASTBN_FLATTEN void pack(Tile<const void> array_tile, Tile<void> packed_tile, std::ptrdiff_t rows,
                          std::ptrdiff_t cols) noexcept {
     constexpr std::ptrdiff_t height = block_rows<size>;
-    const Rows<const char> array = rows_of<size>(array_tile);
-    const Rows<char> packed = rows_of<size>(packed_tile);
+    const Tile<const char> array = bytes_of<size>(array_tile);
+    const Tile<char> packed = bytes_of<size>(packed_tile);
     if (rows < height) return pack_few<size>(array, packed, rows, cols);
     if (cols < block_cols<size> && packed_tile.stride != cols) {  // others' columns are between
         for (std::ptrdiff_t r = 0; r < rows; r += height) {
             const std::ptrdiff_t n = rows - r < height ? rows - r : height;
-            pack_few<size>(array.from(0, r * size), packed.from(r, 0), n, cols);
+            pack_few<size>(from(array, 0, r * size), from(packed, r, 0), n, cols);
         }
         return;
     }
     each_block_of_columns<size>(cols, [&](std::ptrdiff_t c, std::ptrdiff_t, std::ptrdiff_t n) {
         each_block_of_rows<size>(rows, [&](std::ptrdiff_t r) {
-            pack_block<size>(array.from(c, r * size), packed.from(r, c * size), n);
+            pack_block<size>(from(array, c, r * size), from(packed, r, c * size), n);
         });
     });
 }

@@ -1,5 +1,5 @@
-// The least and the largest of a tile's values that count, and whether one of those is NaN, folded
-// into what is known of its channels.
+// The least and the largest of a tile's values that count, and whether one of those is NaN, added
+// to what is known of its channels.
 #pragma once
 
 #include <cstddef>
@@ -31,54 +31,51 @@ struct RangeBlock {
             Vec<X>::keep(mask, x));
     }
 
-    // Lane j into channel j,
-    void fold_columns(const ValueRange& range, std::ptrdiff_t n) const {
-        const Lanes of(*this);
+    // Adds lane j to channel j, of n,
+    void add_to_columns(const ValueRange& range, std::ptrdiff_t n) const {
+        X low[lanes];
+        X high[lanes];
+        X ones[lanes];
+        store_lanes(low, high, ones);
 #pragma omp simd
-        for (std::ptrdiff_t j = 0; j < n; ++j) of.fold(j, range, j);
+        for (std::ptrdiff_t j = 0; j < n; ++j) add_lane(low[j], high[j], ones[j], range, j);
     }
-    // or all of them into one.
-    void fold_channel(const ValueRange& range) const {
-        Lanes of(*this);
-        of.reduce();
-        of.fold(0, range, 0);
+    // or all lanes to one channel, the upper half to the lower, four times.
+    void add_to_channel(const ValueRange& range) const {
+        X low[lanes];
+        X high[lanes];
+        X ones[lanes];
+        store_lanes(low, high, ones);
+        FASTBN_UNROLL
+        for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+            FASTBN_UNROLL
+            for (std::ptrdiff_t i = 0; i < half; ++i) {
+                low[i] = low[i + half] < low[i] ? low[i + half] : low[i];
+                high[i] = high[i + half] > high[i] ? high[i + half] : high[i];
+                ones[i] *= ones[i + half];
+            }
+        }
+        add_lane(low[0], high[0], ones[0], range, 0);
     }
 
 private:
-    struct Lanes {
-        X min[lanes];
-        X max[lanes];
-        X numbers[lanes];  // 1 or 0
-
-        explicit Lanes(const RangeBlock& block) {
-            store(min, Full{}, block.min);
-            store(max, Full{}, block.max);
-            FASTBN_UNROLL
-            for (int k = 0; k < Block<X>::registers; ++k) {
-                Vec<X>::keep(block.numbers[k], Vec<X>::broadcast(X(1)))
-                    .store(numbers + k * Vec<X>::width);
-            }
+    // `ones`: 1 where all were numbers, else 0.
+    void store_lanes(X* low, X* high, X* ones) const {
+        store(low, Full{}, min);
+        store(high, Full{}, max);
+        FASTBN_UNROLL
+        for (int k = 0; k < Block<X>::registers; ++k) {
+            Vec<X>::keep(numbers[k], Vec<X>::broadcast(X(1))).store(ones + k * Vec<X>::width);
         }
-        // The upper half into the lower, four times.
-        void reduce() {
-            FASTBN_UNROLL
-            for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
-                FASTBN_UNROLL
-                for (std::ptrdiff_t i = 0; i < half; ++i) {
-                    min[i] = min[i + half] < min[i] ? min[i + half] : min[i];
-                    max[i] = max[i + half] > max[i] ? max[i + half] : max[i];
-                    numbers[i] *= numbers[i + half];
-                }
-            }
-        }
-        void fold(std::ptrdiff_t j, const ValueRange& range, std::ptrdiff_t channel) const {
-            const double low = static_cast<double>(min[j]);
-            const double high = static_cast<double>(max[j]);
-            range.min[channel] = low < range.min[channel] ? low : range.min[channel];
-            range.max[channel] = high > range.max[channel] ? high : range.max[channel];
-            range.has_nan[channel] = numbers[j] == X(0) ? 1.0 : range.has_nan[channel];
-        }
-    };
+    }
+    static void add_lane(X least, X largest, X all_numbers, const ValueRange& range,
+                         std::ptrdiff_t channel) {
+        const double low = static_cast<double>(least);
+        const double high = static_cast<double>(largest);
+        range.min[channel] = low < range.min[channel] ? low : range.min[channel];
+        range.max[channel] = high > range.max[channel] ? high : range.max[channel];
+        range.has_nan[channel] = all_numbers == X(0) ? 1.0 : range.has_nan[channel];
+    }
 
     void add(int k, Vec<X> least, Vec<X> largest, Vec<X> number) {
         min.reg[k] = Vec<X>::lesser(least, min.reg[k]);
@@ -135,7 +132,7 @@ inline void add_range_of_tile(Tile<const X> x, Tile<const std::uint8_t> mask, st
             add_range_of_block<masked>(block, row + i, mask_at<masked>(mask, r, i), n);
         });
     }
-    block.fold_channel(range);
+    block.add_to_channel(range);
 }
 
 template <class X>
@@ -149,13 +146,14 @@ FASTBN_FLATTEN void range_of_tile(Tile<const void> x, Tile<const std::uint8_t> m
     }
 }
 
-// A strip of columns whose ranges are kept here.
-constexpr std::ptrdiff_t strip_cols = 256;
+// So many columns at once: their ranges are kept here.
+constexpr std::ptrdiff_t cols_at_once = 256;
 
 template <bool masked, class X>
-inline void add_range_of_strip(Tile<const X> x, Tile<const std::uint8_t> mask, std::ptrdiff_t rows,
-                               std::ptrdiff_t cols, const ValueRange& range) {
-    RangeBlock<X> blocks[strip_cols / lanes];
+inline void add_range_of_columns(Tile<const X> x, Tile<const std::uint8_t> mask,
+                                 std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                 const ValueRange& range) {
+    RangeBlock<X> blocks[cols_at_once / lanes];
     for (RangeBlock<X>& block : blocks) block.clear();
     ColumnPrefetch<X> ahead(x, cols);
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
@@ -171,8 +169,8 @@ inline void add_range_of_strip(Tile<const X> x, Tile<const std::uint8_t> mask, s
                        copy(group, blocks[i / lanes]);
                    });
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        blocks[i / lanes].fold_columns({range.min + i, range.max + i, range.has_nan + i},
-                                       count_of(n));
+        blocks[i / lanes].add_to_columns({range.min + i, range.max + i, range.has_nan + i},
+                                         count_of(n));
     });
 }
 
@@ -181,15 +179,15 @@ FASTBN_FLATTEN void range_of_columns(Tile<const void> untyped_x, Tile<const std:
                                      std::ptrdiff_t rows, std::ptrdiff_t cols,
                                      ValueRange range) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
-    for (std::ptrdiff_t left = 0; left < cols; left += strip_cols) {
-        const std::ptrdiff_t width = cols - left < strip_cols ? cols - left : strip_cols;
-        const Tile<const X> strip{x.data + left, x.stride};
+    for (std::ptrdiff_t left = 0; left < cols; left += cols_at_once) {
+        const std::ptrdiff_t width = cols - left < cols_at_once ? cols - left : cols_at_once;
+        const Tile<const X> columns{x.data + left, x.stride};
         const ValueRange here{range.min + left, range.max + left, range.has_nan + left};
         if (mask.data == nullptr) {
-            add_range_of_strip<false>(strip, mask, rows, width, here);
+            add_range_of_columns<false>(columns, mask, rows, width, here);
         } else {
-            add_range_of_strip<true>(strip, {mask_at<true>(mask, 0, left), mask.stride}, rows,
-                                     width, here);
+            add_range_of_columns<true>(columns, {mask_at<true>(mask, 0, left), mask.stride}, rows,
+                                       width, here);
         }
     }
 }

@@ -1,6 +1,6 @@
-// How much each value counts, one policy for each form in which the engine says so (WeightsForm).
-// A policy says what counts in a register, what stands past a row's end, and what the weights add
-// up to.
+// How much each value counts, in the form in which the engine says so (WeightsForm): what counts in
+// a register, what stands past a row's end, what the weights add up to, and about which value a
+// chunk of float32 is summed.
 #pragma once
 
 #include <cstddef>
@@ -17,236 +17,168 @@ namespace {
 
 // ---- Sums of weights ----
 
-// Where the sum is known beforehand.
-struct NoWeightSum {
-    template <class By>
-    void add(int, By) {}
-};
-
-inline void copy(NoWeightSum, NoWeightSum&) {}
+// Where the sum is known before the first value is looked at.
+struct KnownSum {};
 
 // Where each value counts once or not at all: exact.
 struct CountSum {
     Vec<double>::Count reg[Wide::registers];
-    void add(int k, OnceIf by) { reg[k] = Vec<double>::add_one(by.mask, reg[k]); }
-    Wide sum() const {
-        Wide values;
-        FASTBN_UNROLL
-        for (int k = 0; k < Wide::registers; ++k) values.reg[k] = Vec<double>::value_of(reg[k]);
-        return values;
-    }
 };
 
-// Of other numbers: for statistics of float64 a double-double, for float32 rounded.
-struct RoundedWeightSum {
-    Wide sum;
-    template <class By>
-    void add(int k, By by) {
-        sum.reg[k] = add_evenly(k + 1, sum.reg[k], number(by));
-    }
-};
-struct ExactWeightSum {
-    ExactSum<Wide> sum;
-    template <class By>
-    void add(int k, By by) {
-        sum.add(k, number(by));
-    }
-};
+// Of other numbers a double-double for statistics of float64, and a rounded sum for float32.
 
+template <WeightsForm form>
+inline void add_weight(KnownSum&, int, RegisterWeight<form>) {}
+template <WeightsForm form>
+inline void add_weight(CountSum& sum, int k, RegisterWeight<form> by) {
+    sum.reg[k] = Vec<double>::add_one(by.mask, sum.reg[k]);
+}
+template <WeightsForm form>
+inline void add_weight(Wide& sum, int k, RegisterWeight<form> by) {
+    sum.reg[k] = add_evenly(k + 1, sum.reg[k], numbers_of(by));
+}
+template <WeightsForm form>
+inline void add_weight(DoubleDouble<Wide>& sum, int k, RegisterWeight<form> by) {
+    add_exactly(sum, k, numbers_of(by));
+}
+
+inline void copy(KnownSum, KnownSum&) {}
 inline void copy(const CountSum& from, CountSum& to) {
     FASTBN_UNROLL
     for (int k = 0; k < Wide::registers; ++k) to.reg[k] = from.reg[k];
 }
-inline void copy(const RoundedWeightSum& from, RoundedWeightSum& to) { copy(from.sum, to.sum); }
-inline void copy(const ExactWeightSum& from, ExactWeightSum& to) { copy(from.sum, to.sum); }
 
-inline ExactSum<double> total_of(const CountSum& weights) {
-    return {horizontal_sum(weights.sum()), 0.0};
+inline Wide numbers_of(const CountSum& sum) {
+    Wide values;
+    FASTBN_UNROLL
+    for (int k = 0; k < Wide::registers; ++k) values.reg[k] = Vec<double>::value_of(sum.reg[k]);
+    return values;
 }
-inline ExactSum<double> total_of(const RoundedWeightSum& weights) {
-    return {horizontal_sum(weights.sum), 0.0};
+
+inline DoubleDouble<double> total_of(const Wide& sum) { return {horizontal_sum(sum), 0.0}; }
+inline DoubleDouble<double> total_of(const CountSum& sum) { return total_of(numbers_of(sum)); }
+inline DoubleDouble<double> total_of(const DoubleDouble<Wide>& sum) { return horizontal_sum(sum); }
+
+inline DoubleDouble<Wide> lanes_of(const Wide& sum) { return {sum, broadcast(0.0)}; }
+inline DoubleDouble<Wide> lanes_of(const CountSum& sum) { return lanes_of(numbers_of(sum)); }
+inline DoubleDouble<Wide> lanes_of(const DoubleDouble<Wide>& sum) { return sum; }
+
+// exact: the statistics are float64's.
+template <WeightsForm form, bool exact>
+constexpr auto empty_weight_sum() {
+    if constexpr (form == WeightsForm::none || form == WeightsForm::by_row) {
+        return KnownSum{};
+    } else if constexpr (!has_numbers(form)) {
+        return CountSum{};
+    } else if constexpr (exact) {
+        return DoubleDouble<Wide>{};
+    } else {
+        return Wide{};
+    }
 }
-inline ExactSum<double> total_of(const ExactWeightSum& weights) {
-    return horizontal_sum(weights.sum);
-}
-inline ExactSum<Wide> lanes_of(const CountSum& weights) { return {weights.sum(), broadcast(0.0)}; }
-inline ExactSum<Wide> lanes_of(const RoundedWeightSum& weights) {
-    return {weights.sum, broadcast(0.0)};
-}
-inline ExactSum<Wide> lanes_of(const ExactWeightSum& weights) { return weights.sum; }
+template <WeightsForm form, bool exact>
+using WeightSum = decltype(empty_weight_sum<form, exact>());
 
-template <bool exact>
-struct ElementWeightSum {
-    using Type = RoundedWeightSum;
-};
-template <>
-struct ElementWeightSum<true> {
-    using Type = ExactWeightSum;
-};
+// ---- A tile's weights ----
 
-// ---- Policies ----
-
-// Every value counts once. There is nothing to find: a chunk of float32 is summed about its first
-// value.
-struct Unweighted {
-    static constexpr bool all_count = true;
-    static constexpr bool any_number = false;  // weights other than 0 and 1
-    template <bool exact>
-    using WeightSum = NoWeightSum;
-
-    Unweighted(Tile<const void>, std::ptrdiff_t) {}
-    static Wide fill(const Wide& neutral) { return neutral; }
-    static ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t rows, std::ptrdiff_t cols) {
-        return {static_cast<double>(rows * cols), 0.0};
-    }
-    template <class N>
-    static Once of(std::ptrdiff_t, std::ptrdiff_t, int, N, Vec<double>) {
-        return {};
-    }
-};
-
-// What the policies for elements have in common, besides the types of their sums.
-struct EachElement {
-    static constexpr bool all_count = false;
-
-    template <class WeightSum>
-    static ExactSum<double> tile_weight(const WeightSum& weights, std::ptrdiff_t, std::ptrdiff_t) {
-        return total_of(weights);
-    }
-    template <class WeightSum>
-    static ExactSum<Wide> column_weights(const WeightSum& weights) {
-        return lanes_of(weights);
-    }
-};
-
-// Every value that is not NaN counts once. Past a row's end there is NaN.
-struct OmitNan : EachElement {
-    static constexpr bool any_number = false;
-    template <bool exact>
-    using WeightSum = CountSum;
-
-    OmitNan(Tile<const void>, std::ptrdiff_t) {}
-    static Wide fill(const Wide&) { return broadcast(__builtin_nan("")); }
-    template <class N>
-    static OnceIf of(std::ptrdiff_t, std::ptrdiff_t, int, N, Vec<double> x) {
-        return {Vec<double>::numbers(x)};
-    }
-};
-
-// A byte for each element: those that are not 0 count once.
-struct MaskWeights : EachElement {
-    static constexpr bool any_number = false;
-    template <bool exact>
-    using WeightSum = CountSum;
-
-    MaskWeights(Tile<const void> mask, std::ptrdiff_t) : mask_(typed<const std::uint8_t>(mask)) {}
-    static Wide fill(const Wide& neutral) { return neutral; }
-    template <class N>
-    OnceIf of(std::ptrdiff_t r, std::ptrdiff_t i, int k, N n, Vec<double>) const {
-        return {load_mask<double>(mask_.data + r * mask_.stride + i, k, n)};
+template <WeightsForm form>
+class TileWeights {
+public:
+    TileWeights(Tile<const void> weights, std::ptrdiff_t rows) : weights_(weights) {
+        if constexpr (has_row_weights(form)) look_over_rows(rows);
     }
 
-private:
-    Tile<const std::uint8_t> mask_;
-};
-
-// A double for each element.
-struct ElementWeights : EachElement {
-    static constexpr bool any_number = true;
-    template <bool exact>
-    using WeightSum = typename ElementWeightSum<exact>::Type;
-
-    ElementWeights(Tile<const void> weights, std::ptrdiff_t)
-        : weights_(typed<const double>(weights)) {}
-    static Wide fill(const Wide& neutral) { return neutral; }
-    template <class N>
-    TimesOrNot of(std::ptrdiff_t r, std::ptrdiff_t i, int k, N n, Vec<double>) const {
-        return {load_register(weights_.data + r * weights_.stride + i, k, n, Wide{})};
-    }
-
-private:
-    Tile<const double> weights_;
-};
-
-// A double for each row. Their sum is known before the first value is looked at.
-struct RowWeights {
-    static constexpr bool all_count = false;
-    static constexpr bool any_number = true;
-    template <bool exact>
-    using WeightSum = NoWeightSum;
-
-    RowWeights(Tile<const void> weights, std::ptrdiff_t rows)
-        : weights_(static_cast<const double*>(weights.data)) {
-        double largest = 0.0;
-        for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            heaviest_ = weights_[r] > largest ? r : heaviest_;
-            largest = weights_[r] > largest ? weights_[r] : largest;
-            double error;
-            sum_.high = two_sum(sum_.high, weights_[r], error);
-            sum_.low += error;
+    // What stands past a row's end: `neutral`, or where NaN is omitted that.
+    static Wide fill(const Wide& neutral) {
+        if constexpr (omits_nan(form)) {
+            return broadcast(__builtin_nan(""));
+        } else {
+            return neutral;
         }
     }
-    double weight(std::ptrdiff_t r) const { return weights_[r]; }
-    static Wide fill(const Wide& neutral) { return neutral; }
+
+    // Of register k of the block of row r that begins at column i, and holds x.
     template <class N>
-    Times of(std::ptrdiff_t r, std::ptrdiff_t, int, N, Vec<double>) const {
-        return {Vec<double>::broadcast(weights_[r])};
+    RegisterWeight<form> of([[maybe_unused]] std::ptrdiff_t r, [[maybe_unused]] std::ptrdiff_t i,
+                            [[maybe_unused]] int k, [[maybe_unused]] N n,
+                            [[maybe_unused]] Vec<double> x) const {
+        RegisterWeight<form> by{};
+        if constexpr (omits_nan(form)) by.mask = Vec<double>::numbers(x);
+        if constexpr (has_row_weights(form)) by.weight = Vec<double>::broadcast(row_weight(r));
+        if constexpr (form == WeightsForm::by_mask) {
+            const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights_);
+            by.mask = load_mask<double>(mask.data + r * mask.stride + i, k, n);
+        }
+        if constexpr (form == WeightsForm::by_element) {
+            const Tile<const double> elements = typed<const double>(weights_);
+            by.weight = load_register(elements.data + r * elements.stride + i, k, n, Wide{});
+        }
+        return by;
     }
-    ExactSum<double> tile_weight(NoWeightSum, std::ptrdiff_t, std::ptrdiff_t cols) const {
+
+    // What all of the tile weighs, or each column; `sum`: what was added up.
+    template <class Sum>
+    DoubleDouble<double> of_tile([[maybe_unused]] const Sum& sum, std::ptrdiff_t rows,
+                                 std::ptrdiff_t cols) const {
         const double n = static_cast<double>(cols);
-        ExactSum<double> weight{};
-        weight.high = two_product(sum_.high, n, weight.low);
-        weight.low += sum_.low * n;
-        return weight;
+        if constexpr (form == WeightsForm::none) {
+            return {static_cast<double>(rows * cols), 0.0};
+        } else if constexpr (form == WeightsForm::by_row) {
+            DoubleDouble<double> weight{};
+            weight.high = two_product(of_rows_.high, n, weight.low);
+            weight.low += of_rows_.low * n;
+            return weight;
+        } else {
+            return total_of(sum);
+        }
     }
-    ExactSum<Wide> column_weights(NoWeightSum) const {
-        return {broadcast(sum_.high), broadcast(sum_.low)};
+    template <class Sum>
+    DoubleDouble<Wide> of_columns([[maybe_unused]] const Sum& sum) const {
+        if constexpr (form == WeightsForm::by_row) {
+            return {broadcast(of_rows_.high), broadcast(of_rows_.low)};
+        } else {
+            return lanes_of(sum);
+        }
     }
-    std::ptrdiff_t heaviest() const { return heaviest_; }
+
+    // Where rows have weights.
+    double row_weight(std::ptrdiff_t r) const {
+        return static_cast<const double*>(weights_.data)[r];
+    }
+    std::ptrdiff_t heaviest_row() const { return heaviest_row_; }
 
 private:
-    const double* weights_;
-    std::ptrdiff_t heaviest_ = 0;
-    ExactSum<double> sum_{};
-};
-
-// The same, and NaN counts as nothing. Past a row's end there is NaN.
-struct RowWeightsOmitNan : EachElement {
-    static constexpr bool any_number = true;
-    template <bool exact>
-    using WeightSum = typename ElementWeightSum<exact>::Type;
-
-    RowWeightsOmitNan(Tile<const void> weights, std::ptrdiff_t rows) : rows_(weights, rows) {}
-    static Wide fill(const Wide&) { return broadcast(__builtin_nan("")); }
-    template <class N>
-    TimesIf of(std::ptrdiff_t r, std::ptrdiff_t, int, N, Vec<double> x) const {
-        return {Vec<double>::numbers(x), Vec<double>::broadcast(rows_.weight(r))};
+    void look_over_rows(std::ptrdiff_t rows) {
+        double largest = 0.0;
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            const double weight = row_weight(r);
+            heaviest_row_ = weight > largest ? r : heaviest_row_;
+            largest = weight > largest ? weight : largest;
+            double error;
+            of_rows_.high = two_sum(of_rows_.high, weight, error);
+            of_rows_.low += error;
+        }
     }
-    const RowWeights& rows() const { return rows_; }
 
-private:
-    RowWeights rows_;
+    Tile<const void> weights_;
+    std::ptrdiff_t heaviest_row_ = 0;
+    DoubleDouble<double> of_rows_{};
 };
 
-// body(policy) for the values of row r, unless none of them counts. Where the row weighs 1 they are
-// added as without weights: the same bits, since no product with 1 is rounded, for less.
-template <class Policy, class Body>
-inline void in_row(const Policy& by, std::ptrdiff_t, const Body& body) {
-    body(by);
-}
-template <class Body>
-inline void in_row(const RowWeights& by, std::ptrdiff_t r, const Body& body) {
-    const double weight = by.weight(r);
-    if (weight == 1.0) {
-        body(Unweighted({}, 0));
-    } else if (weight != 0.0) {
+// body(weights) for the values of row r, unless none of them counts. Where the row weighs 1 they
+// are added as without weights: the same bits, since no product with 1 is rounded, for less.
+template <WeightsForm form, class Body>
+inline void in_row(const TileWeights<form>& by, [[maybe_unused]] std::ptrdiff_t r,
+                   const Body& body) {
+    if constexpr (has_row_weights(form)) {
+        const double weight = by.row_weight(r);
+        if constexpr (form == WeightsForm::by_row) {
+            if (weight == 1.0) return body(TileWeights<WeightsForm::none>({}, 0));
+        }
+        if (weight != 0.0) body(by);
+    } else {
         body(by);
     }
-}
-
-template <class Body>
-inline void in_row(const RowWeightsOmitNan& by, std::ptrdiff_t r, const Body& body) {
-    if (by.rows().weight(r) != 0.0) body(by);
 }
 
 // ---- The value with the largest weight, about which a chunk of float32 is summed ----
@@ -263,19 +195,16 @@ struct Heaviest {
     Wide weight;
     Wide value;
 
-    template <class By>
-    void add(int k, Vec<double> x, By by) {
-        const Vec<double> other = number(by);
-        const Vec<double> more = other - weight.reg[k];
-        value.reg[k] = Vec<double>::unless_positive(more, x, value.reg[k]);
-        weight.reg[k] = Vec<double>::unless_positive(more, other, weight.reg[k]);
-    }
-    template <class X, class Policy, class N>
-    void add_block(const X* at, const Policy& by, std::ptrdiff_t r, std::ptrdiff_t i, N n) {
+    template <class X, WeightsForm form, class N>
+    void add_block(const X* at, const TileWeights<form>& by, std::ptrdiff_t r, std::ptrdiff_t i,
+                   N n) {
         const Wide fill = by.fill(Wide{});
         each_register(n, [&](int k, auto in) {
             const Vec<double> x = load_register(at, k, in, fill);
-            add(k, x, by.of(r, i, k, in, x));
+            const Vec<double> other = numbers_of(by.of(r, i, k, in, x));
+            const Vec<double> more = other - weight.reg[k];
+            value.reg[k] = Vec<double>::unless_positive(more, x, value.reg[k]);
+            weight.reg[k] = Vec<double>::unless_positive(more, other, weight.reg[k]);
         });
     }
     // Of all lanes, the first with the largest weight; returns that.
@@ -291,96 +220,85 @@ struct Heaviest {
     }
 };
 
-// In a whole tile; false if nothing counts. Of weights that are all 1, the first will do.
-template <class X>
-inline bool find_shift(Tile<const X> x, const Unweighted&, std::ptrdiff_t, std::ptrdiff_t,
-                       double& shift) {
-    shift = first_value(x.data);
-    return true;
-}
-template <class X>
-inline bool find_shift(Tile<const X> x, const RowWeights& by, std::ptrdiff_t rows, std::ptrdiff_t,
-                       double& shift) {
-    if (rows == 0 || by.weight(by.heaviest()) == 0.0) return false;
-    shift = first_value(x.data + by.heaviest() * x.stride);
-    return true;
-}
-template <class X, class Policy>
-[[gnu::noinline]] bool find_heaviest(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                                     std::ptrdiff_t cols, double& shift) {
+template <class X, WeightsForm form>
+[[gnu::noinline]] bool find_heaviest(Tile<const X> x, const TileWeights<form>& by,
+                                     std::ptrdiff_t rows, std::ptrdiff_t cols, double& shift) {
     Heaviest heaviest{};
     bool found = false;
     for (std::ptrdiff_t r = 0; r < rows && !found; ++r) {
         each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
             if (found) return;
             heaviest.add_block(x.data + r * x.stride + i, by, r, i, n);
-            found = !Policy::any_number && heaviest.over_lanes(shift) > 0.0;
+            found = !has_numbers(form) && heaviest.over_lanes(shift) > 0.0;
         });
     }
     return found || heaviest.over_lanes(shift) > 0.0;
 }
 
-template <class X, class Policy>
-inline bool find_shift(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                       double& shift) {
-    return find_heaviest(x, by, rows, cols, shift);
-}
-// The heaviest row's first number, unless it has none.
-template <class X>
-inline bool find_shift(Tile<const X> x, const RowWeightsOmitNan& by, std::ptrdiff_t rows,
+// In a whole tile; false if nothing counts. Of weights that are all 1, the first will do; of row
+// weights the heaviest row's first number, unless it has none.
+template <class X, WeightsForm form>
+inline bool find_shift(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                        std::ptrdiff_t cols, double& shift) {
-    if (!find_shift(x, by.rows(), rows, cols, shift)) return false;
-    const X* const row = x.data + by.rows().heaviest() * x.stride;
-    for (std::ptrdiff_t i = 0; i < cols; ++i) {
-        shift = first_value(row + i);
-        if (!__builtin_isnan(shift)) return true;
+    if constexpr (form == WeightsForm::none) {
+        shift = first_value(x.data);
+        return true;
+    } else if constexpr (has_row_weights(form)) {
+        if (rows == 0 || by.row_weight(by.heaviest_row()) == 0.0) return false;
+        const X* const row = x.data + by.heaviest_row() * x.stride;
+        shift = first_value(row);
+        if constexpr (omits_nan(form)) {
+            for (std::ptrdiff_t i = 1; i < cols && __builtin_isnan(shift); ++i) {
+                shift = first_value(row + i);
+            }
+            if (__builtin_isnan(shift)) return find_heaviest(x, by, rows, cols, shift);
+        }
+        return true;
+    } else {
+        return find_heaviest(x, by, rows, cols, shift);
     }
-    return find_heaviest(x, by, rows, cols, shift);
 }
 
-// 1 in the lanes that are not NaN, 0 in the others.
-inline Wide numbers_of(const Wide& values) {
-    Wide numbers;
-    FASTBN_UNROLL
-    for (int k = 0; k < Wide::registers; ++k) {
-        numbers.reg[k] = number(OnceIf{Vec<double>::numbers(values.reg[k])});
-    }
-    return numbers;
-}
-
-// In each of the n columns from i on; any number where nothing counts.
-template <class X, class N>
-inline Wide column_shifts(Tile<const X> x, const Unweighted&, std::ptrdiff_t, std::ptrdiff_t i,
-                          N n) {
-    return load<double>(x.data + i, n);
-}
-template <class X, class N>
-inline Wide column_shifts(Tile<const X> x, const RowWeights& by, std::ptrdiff_t rows,
-                          std::ptrdiff_t i, N n) {
-    return rows > 0 ? load<double>(x.data + by.heaviest() * x.stride + i, n) : broadcast(0.0);
-}
-template <class X, class Policy, class N>
-[[gnu::noinline]] Wide heaviest_of_columns(Tile<const X> x, const Policy& by, std::ptrdiff_t rows,
-                                           std::ptrdiff_t i, N n) {
+template <class X, WeightsForm form, class N>
+[[gnu::noinline]] Wide heaviest_of_columns(Tile<const X> x, const TileWeights<form>& by,
+                                           std::ptrdiff_t rows, std::ptrdiff_t i, N n) {
     Heaviest heaviest{};
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         heaviest.add_block(x.data + r * x.stride + i, by, r, i, n);
-        if (!Policy::any_number && all_positive(heaviest.weight, n)) break;
+        if (!has_numbers(form) && all_positive(heaviest.weight, n)) break;
     }
     return heaviest.value;
 }
 
-template <class X, class Policy, class N>
-inline Wide column_shifts(Tile<const X> x, const Policy& by, std::ptrdiff_t rows, std::ptrdiff_t i,
-                          N n) {
-    return heaviest_of_columns(x, by, rows, i, n);
+// 1 in the lanes that are not NaN, 0 in the others.
+inline Wide ones_at_numbers(const Wide& values) {
+    Wide ones;
+    FASTBN_UNROLL
+    for (int k = 0; k < Wide::registers; ++k) {
+        const auto numbers = Vec<double>::numbers(values.reg[k]);
+        ones.reg[k] = Vec<double>::keep(numbers, Vec<double>::broadcast(1.0));
+    }
+    return ones;
 }
-template <class X, class N>
-inline Wide column_shifts(Tile<const X> x, const RowWeightsOmitNan& by, std::ptrdiff_t rows,
+
+// In each of the n columns from i on; any number where nothing counts.
+template <class X, WeightsForm form, class N>
+inline Wide column_shifts(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                           std::ptrdiff_t i, N n) {
-    const Wide values = column_shifts(x, by.rows(), rows, i, n);
-    const Wide numbers = numbers_of(values);
-    return all_positive(numbers, n) ? values : heaviest_of_columns(x, by, rows, i, n);
+    if constexpr (form == WeightsForm::none) {
+        return load<double>(x.data + i, n);
+    } else if constexpr (has_row_weights(form)) {
+        const Wide values =
+            rows > 0 ? load<double>(x.data + by.heaviest_row() * x.stride + i, n) : broadcast(0.0);
+        if constexpr (omits_nan(form)) {
+            if (!all_positive(ones_at_numbers(values), n)) {
+                return heaviest_of_columns(x, by, rows, i, n);
+            }
+        }
+        return values;
+    } else {
+        return heaviest_of_columns(x, by, rows, i, n);
+    }
 }
 
 }  // namespace

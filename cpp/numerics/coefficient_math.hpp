@@ -53,10 +53,10 @@ struct ChannelParameters {
     const double* weight;
     const double* bias;
 };
-struct ChannelGradients {
-    const double* sum_dy;
-    const double* sum_dy_xhat;
-    double count;  // what both are divided by
+// What the backward pass sums, one array entry per channel or column.
+struct GradientSums {
+    double* dy;
+    double* dy_xhat;
 };
 
 // Coefficients between 1 / most and most keep every intermediate result in range.

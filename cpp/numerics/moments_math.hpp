@@ -28,13 +28,24 @@ struct MomentsSums {
     double* weight_lo;  // its low part. Both null where every value counts once: the count is known
 };
 
-// The statistics that follow from them, one array entry per channel.
+// Statistics, one array entry per channel: those that follow from moments, and what else is asked of
+// an array. Null where one is not asked for; of what follows from moments a kernel writes all.
 struct Statistics {
-    double* mean;
-    double* mean_lo;  // the low part of the mean
-    double* m2;
-    double* var;
-    double* invstd;
+    double* mean = nullptr;
+    double* mean_lo = nullptr;  // the low part of the mean
+    double* m2 = nullptr;
+    double* var = nullptr;
+    double* invstd = nullptr;
+    double* count = nullptr;  // asked for wherever values may differ in how much they count
+    double* min = nullptr;    // of the values that count; both or neither
+    double* max = nullptr;
+};
+
+// A double-double, or a block of them: an unevaluated sum, of which `low` is small beside `high`.
+template <class V>
+struct DoubleDouble {
+    V high;
+    V low;
 };
 
 // The moments of one channel, or of a block of them: see MomentsSums for the fields.

@@ -40,12 +40,12 @@ struct ThreePhases {
 private:
     template <class Visit>
     void each(Member& member, const Visit& visit) const {
-        member.share(static_cast<std::ptrdiff_t>(first.size()),
-                     [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-                         for (std::ptrdiff_t i = begin; i < end; ++i) {
-                             visit(static_cast<std::size_t>(i));
-                         }
-                     });
+        member.run_phase(static_cast<std::ptrdiff_t>(first.size()),
+                         [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+                             for (std::ptrdiff_t i = begin; i < end; ++i) {
+                                 visit(static_cast<std::size_t>(i));
+                             }
+                         });
     }
 };
 
