@@ -1,6 +1,7 @@
 """Random calls of fastbn: shapes, axes, memory layouts, types, masks, weights, activations, magnitudes, options.
 
-A call is known by its seed and its number alone, and makes its arguments anew whenever it is made.
+A call is known by its seed and its number alone, and makes its arguments anew whenever it is made: the same ones, to
+the bit, on every machine.
 """
 
 from __future__ import annotations
@@ -37,6 +38,26 @@ _LARGE = 1 << 19  # elements: enough for several chunks and threads
 _INNER_FOLDED = 16  # channels-first arrays whose inner size is below this take loops of their own
 
 Results = dict[str, Array]
+
+
+# Of NumPy's own numbers the last bits depend on the machine, where a compiler fuses a product and a sum or a library
+# has another logarithm.
+
+
+def _uniform(rng: np.random.Generator, low: float, high: float, shape: Sequence[int]) -> Array:
+    return low + (high - low) * rng.random(shape)
+
+
+def _normal(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    """Return normal numbers, rounded to multiples of 2^-32."""
+    return np.rint(rng.standard_normal(shape) * 2.0**32) / 2.0**32
+
+
+def _powers_of_ten(exponents: Array) -> Array:
+    """Return numbers near the powers: between two powers of two, along the straight line."""
+    binary = exponents * math.log2(10)
+    whole = np.floor(binary)
+    return np.ldexp(1 + (binary - whole), whole.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -147,15 +168,16 @@ class _Arguments:
             low, high = (0, 2) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
             x: Array = rng.integers(low, high, self._shape).astype(dtype)
             return x
-        x = rng.standard_normal(self._shape)
-        x *= self._per_channel(rng.uniform(0.5, 1.5, self._features))
-        x += self._per_channel(rng.uniform(-1, 1, self._features))
+        x = _normal(rng, self._shape)
+        x *= self._per_channel(_uniform(rng, 0.5, 1.5, self._features))
+        x += self._per_channel(_uniform(rng, -1, 1, self._features))
         limit = float(ml_dtypes.finfo(dtype).max) / 8
         if self._data == "far from zero":
-            x += self._per_channel(rng.choice([-1, 1], self._features) * 10 ** rng.uniform(1, 8, self._features))
+            distance = _powers_of_ten(_uniform(rng, 1, 8, self._features))
+            x += self._per_channel(rng.choice([-1, 1], self._features) * distance)
         elif self._data == "huge or tiny":
             most = math.log10(limit) * (1 if rng.random() < 0.5 else 0.3)
-            x *= self._per_channel(10 ** rng.uniform(-most, most, self._features))
+            x *= self._per_channel(_powers_of_ten(_uniform(rng, -most, most, self._features)))
         elif self._data == "constant channels":
             value = rng.choice([0.0, 1.5, 1e5, 1 / 3], self._features)
             x = np.where(self._per_channel(rng.random(self._features) < 0.5), self._per_channel(value), x)
@@ -195,7 +217,7 @@ class _Arguments:
     def _features_array(self, low: float, high: float) -> Array:
         """Return values for every channel, once in a while with some that are 0, very large or small, or not finite."""
         rng = self._rng
-        values = rng.uniform(low, high, self._features)
+        values = _uniform(rng, low, high, self._features)
         if rng.random() < 0.1:
             unusual = rng.choice([0.0, 1e30, 1e-30, 1e38, 1e-38, np.inf, np.nan], self._features)
             values = np.where(rng.random(self._features) < 0.2, unusual, values)
@@ -218,7 +240,7 @@ class _Arguments:
             if activation == "leaky_relu":
                 options["negative_slope"] = float(rng.choice([0.01, 0.0, 0.25, -0.5]))
             if rng.random() < 0.25:
-                values = rng.standard_normal(self._shape).astype(self._y_dtype)
+                values = _normal(rng, self._shape).astype(self._y_dtype)
                 options["residual"] = self._laid_out(values)
         return options
 
@@ -236,14 +258,14 @@ class _Arguments:
 
     def _random_weights(self) -> Array:
         shape, rng = self._broadcastable(), self._rng
-        weights: Array = rng.uniform(0.5, 1.5, shape)
+        weights: Array = _uniform(rng, 0.5, 1.5, shape)
         kind = rng.choice(["about 1", "some 0", "whole", "wide", "equal"], p=(0.4, 0.2, 0.2, 0.1, 0.1))
         if kind == "some 0":
             weights[rng.random(shape) < 0.3] = 0
         elif kind == "whole":
             weights = rng.integers(0, 5, shape)
         elif kind == "wide":
-            weights = 10.0 ** rng.uniform(-6, 6, shape)
+            weights = _powers_of_ten(_uniform(rng, -6, 6, shape))
         elif kind == "equal":
             weights[...] = 2.5
         return self._laid_out(weights.astype(rng.choice(["float32", "float64"])))
@@ -303,7 +325,7 @@ class _Arguments:
 
     def _backward(self, library: Any) -> Results:
         rng, (weight, bias) = self._rng, self._random_affine()
-        dy = self._laid_out(rng.standard_normal(self._shape).astype(self._y_dtype))
+        dy = self._laid_out(_normal(rng, self._shape).astype(self._y_dtype))
         reduced = tuple(a for a in range(len(self._shape)) if a not in self._kept)
         # The plain mean and deviation, whatever the weights: any would do, and these are of no build.
         with np.errstate(all="ignore"):
@@ -350,9 +372,9 @@ class _Arguments:
                 layer.eval()
             results[f"y {step}"] = layer(self._x, **arguments)
             if step == 0:
-                layer.weight[...] = rng.uniform(-2, 2, layer.weight.shape)
-                layer.bias[...] = rng.uniform(-1, 1, layer.bias.shape)
-        dx = layer.backward(self._laid_out(rng.standard_normal(self._shape).astype(self._y_dtype)))
+                layer.weight[...] = _uniform(rng, -2, 2, layer.weight.shape)
+                layer.bias[...] = _uniform(rng, -1, 1, layer.bias.shape)
+        dx = layer.backward(self._laid_out(_normal(rng, self._shape).astype(self._y_dtype)))
         results |= {"dx": dx} if isinstance(dx, np.ndarray) else {"dx": dx[0], "dresidual": dx[1]}
         results |= {"dweight": layer.grad_weight, "dbias": layer.grad_bias}
         return results | {"running_mean": layer.running_mean, "running_var": layer.running_var}

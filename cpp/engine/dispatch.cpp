@@ -81,6 +81,10 @@ const Isa isas[] = {
     {"avx512", &avx512::moments_table, &avx512::normalize_table, &avx512::gradient_table,
      &avx512::integers_table, &avx512::pack_table, can_run_avx512},
 #endif
+#ifdef FASTBN_AARCH64
+    {"neon", &neon::moments_table, &neon::normalize_table, &neon::gradient_table,
+     &neon::integers_table, &neon::pack_table, always},
+#endif
 };
 
 std::atomic<const Isa*> active{&isas[0]};

@@ -272,5 +272,12 @@ extern const GradientTable gradient_table;
 extern const IntegersTable integers_table;
 extern const PackTable pack_table;
 }  // namespace avx512
+namespace neon {
+extern const MomentsTable moments_table;
+extern const NormalizeTable normalize_table;
+extern const GradientTable gradient_table;
+extern const IntegersTable integers_table;
+extern const PackTable pack_table;
+}  // namespace neon
 
 }  // namespace fastbn

@@ -67,9 +67,8 @@
 // Functions:
 //
 //     add_by_fma(a, b)           a + b, and
-//     subtract_by_fma(a, b)      a - b, by a fused multiply-add with a factor of 1, where there is
-//                                a fast one: sums keep the adders busy, and most processors have as
-//                                many multipliers
+//     subtract_by_fma(a, b)      a - b, by a fused multiply-add with a factor of 1, where units of
+//                                their own do these: sums keep the adders busy alone
 //     product_error(a, b, p)     a * b - p, rounded once, p being a * b rounded and 0 <= b <= 2
 //     clamp_negative(a)          0 where a < 0, else a, NaN too
 //     stream_fence()             orders what was streamed before what is written after it

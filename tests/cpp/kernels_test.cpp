@@ -45,6 +45,10 @@ std::vector<Set> sets() {
         }
     }
 #endif
+#ifdef FASTBN_AARCH64
+    all.push_back({"neon", neon::moments_table, neon::normalize_table, neon::gradient_table,
+                   neon::integers_table, neon::pack_table});
+#endif
     return all;
 }
 

@@ -6,16 +6,18 @@ Each call of `bench/random_calls.py` is made with the generic kernels on one thr
 instruction set and with two threads: results, or the error, must be the same to the bit. Where data and parameters are
 such that the oracle's tolerances hold, what the first of them returned is compared with long double. `make fuzz` runs
 it under the sanitizers. A finding is printed with the seed and number that make it again:
---seed S --first N --calls 1.
+--seed S --first N --calls 1. Two machines that give the same bits write the same --digests.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 import traceback
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,8 +136,14 @@ def differing(one: Results | str, other: Results | str) -> list[str]:
     return [name for name in one.keys() | other.keys() if bits(one[name]) != bits(other[name])]
 
 
-def check(call: RandomCall, checked: Checked) -> None:
-    """Assert all that is promised of one call."""
+def digest(found: Results | str) -> str:
+    """Return a few digits that say what a call gave."""
+    held = [found.encode()] if isinstance(found, str) else [bits(array) for array in found.values()]
+    return hashlib.sha256(b"".join(held)).hexdigest()[:16]
+
+
+def check(call: RandomCall, checked: Checked) -> Results | str:
+    """Assert all that is promised of one call, and return what it gave."""
     ordinary = call.kind.data not in ("huge or tiny", "NaN or infinity")
     first = answer(call, "generic", 1, checked if ordinary else fastbn)
     for isa in fastbn._core.isas():
@@ -143,6 +151,7 @@ def check(call: RandomCall, checked: Checked) -> None:
             if (isa, threads) != ("generic", 1):
                 found = differing(first, answer(call, isa, threads))
                 assert not found, f"{isa}, {threads} thread(s): {found}"
+    return first
 
 
 def main() -> int:
@@ -152,8 +161,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--first", type=int, default=0, help="the number of the first call")
     parser.add_argument("--calls", type=int, default=sys.maxsize, help="the most calls to make")
+    parser.add_argument("--digests", type=Path, help="where a line for each call goes, with a digest of what it gave")
     options = parser.parse_args()
     end, kinds, findings, checked = time.monotonic() + 60 * options.minutes, Counter[str](), 0, Checked()
+    lines: list[str] = []
     for number in range(options.first, options.first + options.calls):
         if time.monotonic() > end:
             break
@@ -161,10 +172,12 @@ def main() -> int:
         kinds[call.kind.op] += 1
         print(f"\r{number}", end="", file=sys.stderr, flush=True)  # the sanitizers end the process: this was the call
         try:
-            check(call, checked)
+            lines.append(f"{digest(check(call, checked))} {number} {call.text}\n")
         except Exception:
             findings += 1
             print(f"\nseed {options.seed}, call {number}: {call.text}\n{traceback.format_exc(limit=-3)}", flush=True)
+    if options.digests is not None:
+        options.digests.write_text("".join(lines), encoding="utf-8")
     done = sum(kinds.values())
     places = 2 * len(fastbn._core.isas())
     print(

@@ -21,7 +21,7 @@ from support.random_arrays import parameters
 
 pytestmark = pytest.mark.untraced
 
-KNOWN = ("generic", "avx2", "avx512")
+KNOWN = ("generic", "avx2", "avx512", "neon")
 ISAS = fastbn._core.isas()
 
 
@@ -38,6 +38,11 @@ def test_all_that_the_processor_has() -> None:
     flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
     assert ("avx2" in ISAS) == ({"avx2", "fma", "f16c"} <= flags)
     assert ("avx512" in ISAS) == ({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags)
+
+
+@pytest.mark.skipif(platform.machine() not in ("aarch64", "arm64"), reason="AArch64 only")
+def test_all_that_every_arm_has() -> None:
+    assert ISAS == ("generic", "neon")
 
 
 def test_choice() -> None:
