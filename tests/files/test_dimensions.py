@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -101,21 +102,38 @@ def test_netcdf_of_many_sources_and_of_none_with_names(
     with xr.open_dataset(tmp_path / "y.nc", engine="h5netcdf") as found:
         np.testing.assert_allclose(found["data"], standard(x, (0,)), rtol=0, atol=1e-13)
     assert fastbn.stream(tmp_path / "y.nc").count == 500
-    with pytest.raises(ValueError, match=r"out must hold as many rows as its coordinate 'time', 40, got 80"):
+    with pytest.raises(ValueError, match=r"out must hold as many rows as there are coordinates of them, 40, got 80"):
         fastbn.standardize([data, data], fastbn.stream(data, dim="time"), tmp_path / "z.nc", dim="time")
     with pytest.raises(ValueError, match=r"out must be a new file where it is NetCDF, got '.*y.nc:data'"):
         fastbn.standardize(x, fastbn.stream(x), f"{tmp_path}/y.nc:data", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["y.nc"]
 
 
-def test_columns_that_are_chosen_lose_their_coordinate(tmp_path: Path, data: xr.DataArray) -> None:
-    found = fastbn.stream(data, axis=2, columns=[5, 1])
-    assert_streamed(found, data.values[..., [5, 1]], 2)
-    fastbn.standardize(data, found, tmp_path / "z.nc", axis=2, columns=[5, 1])
-    with xr.open_dataset(tmp_path / "z.nc", engine="h5netcdf") as opened:
-        assert set(opened.coords) == {"time", "lat"}
-        wanted = standard(data.values, (0, 1))[..., [5, 1]]
-        np.testing.assert_allclose(opened["data"], wanted, **CLOSE)
+@pytest.mark.parametrize("out", ["z.nc", "z.zarr"])
+@pytest.mark.parametrize(("axis", "columns"), [(2, [5, 1]), (2, [5, 4, 3, 2, 1, 0]), (0, [30, 7, 8]), (1, [0])])
+def test_columns_that_are_chosen_keep_their_coordinates(
+    tmp_path: Path, data: xr.DataArray, axis: int, columns: list[int], out: str
+) -> None:
+    found = fastbn.stream(data, axis=axis, columns=columns)
+    assert_streamed(found, np.take(data.values, columns, axis), axis)
+    fastbn.standardize(data, found, tmp_path / out, axis=axis, columns=columns)
+    others = tuple(each for each in range(3) if each != axis)
+    wanted = data.copy(data=standard(data.values, others)).isel({data.dims[axis]: columns})
+    opened: Any = functools.partial(xr.open_dataset, engine="h5netcdf")
+    if "zarr" in out:
+        opened = functools.partial(xr.open_zarr, consolidated=False)
+    with opened(tmp_path / out) as written:
+        (name,) = written.data_vars
+        np.testing.assert_allclose(written[name], wanted, **CLOSE)
+        for coord in data.dims:
+            np.testing.assert_array_equal(written[coord], wanted[coord])
+
+
+def test_coordinates_of_fewer_rows_than_are_written(tmp_path: Path, data: xr.DataArray) -> None:
+    moments = fastbn.stream(data, dim="time")
+    with pytest.raises(ValueError, match=r"out must hold as many rows as there are coordinates of them, 40, got 80"):
+        fastbn.standardize([data, data], moments, tmp_path / "z.zarr", dim="time")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_hdf5_and_zarr(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -88,6 +88,9 @@ class ArraySource(Source):
             chosen = chosen_columns(name, options.columns, stored.names, count)
             self.features = (len(chosen),)
             self.order = tuple(np.argsort(np.argsort(chosen)).tolist())
+            if self.origin.coords is not None and self.origin.dims is not None:
+                coords = self.origin.coords.isel({self.origin.dims[self.axis[0]]: list(chosen)})
+                self.origin = self.origin._replace(coords=coords)
         if options.columns is not None or (stored.names is not None and self.axis == (1,)):
             self.names = tuple(stored.names[i] if stored.names else str(i) for i in chosen)
         self._sorted = np.sort(np.array(chosen, np.intp))

@@ -101,8 +101,12 @@ def target_of(out: Path) -> Target:
 
 
 class Wanted(NamedTuple):
-    """An array that is to be written: the shape of a row, the type, and what the source is beside its values."""
+    """An array that is to be written: the shape of a row, the type, and what the source is beside its values.
 
+    ``rows`` is how many rows of it come from this source; others may follow.
+    """
+
+    rows: int
     trailing: Shape
     dtype: np.dtype[Any]
     origin: Origin
@@ -132,9 +136,14 @@ class Wanted(NamedTuple):
         coords = self.origin.coords
         if coords is None or self.dims is None:
             return None
-        sizes = dict(zip(self.dims[1:], self.trailing, strict=True))
+        sizes = dict(zip(self.dims, (self.rows, *self.trailing), strict=True))
         fits = {name for name, size in coords.sizes.items() if sizes.get(name, size) == size}
         return coords.drop_vars([name for name, value in coords.variables.items() if not set(value.dims) <= fits])
+
+    def limit(self, coords: Any) -> float:
+        """Return how many rows coordinates allow."""
+        most: float = math.inf if coords is None or self.dims is None else coords.sizes.get(self.dims[0], math.inf)
+        return most
 
 
 def _plain(value: Any) -> Any:
@@ -159,12 +168,16 @@ class _Writer:
     """Takes an array region by region, or a table by rows; how many rows there are shows at the end."""
 
     _array: Any  # can grow: ``resize`` and slicing is all that is known of it here
+    _most: float = math.inf  # rows, where there are coordinates of so many
 
     def write(self, corner: Shape, values: Any) -> None:
         """Write values to where they begin in the whole array, which grows if it must."""
         region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
-        if region[0].stop > self._array.shape[0]:
-            self._resize(region[0].stop)
+        rows = region[0].stop
+        if rows > self._most:
+            raise ValueError(f"out must hold as many rows as there are coordinates of them, {self._most}, got {rows}")
+        if rows > self._array.shape[0]:
+            self._resize(rows)
         self._array[region] = values
 
     def settle(self, rows: int) -> None:
@@ -267,7 +280,8 @@ class _Hdf5Writer(_Writer):
         labels = [dim.label for dim in dims] or wanted.dims or [""] * ndim
         for number, (dim, label) in enumerate(zip(self._array.dims, labels, strict=True)):
             scale = dims[number][0].name if dims and len(dims[number]) else ""
-            if scale and isinstance(self._file.get(scale), type(self._array)):
+            size = wanted.trailing[number - 1] if number else wanted.rows
+            if scale and getattr(self._file.get(scale), "shape", None) == (size,):
                 dim.attach_scale(self._file[scale])
             if label:  # an empty one would be an attribute too
                 dim.label = label
@@ -306,9 +320,8 @@ class _NetcdfWriter(_Hdf5Writer):
         for name, size in zip(self._dims, (None, *wanted.trailing), strict=True):
             if name not in self._file.dimensions:
                 self._file.dimensions[name] = size
-        first = self._file.dimensions[self._dims[0]]
-        rows = wanted.chunks[0] if first.isunlimited() else max(1, min(wanted.chunks[0], first.size))
-        chunks = (rows, *wanted.chunks[1:])
+        self._most = wanted.limit(coords)
+        chunks = (max(1, int(min(wanted.chunks[0], self._most))), *wanted.chunks[1:])
         self._array = self._file.create_variable(target.member, self._dims, wanted.dtype, chunks=chunks)
         self._array.attrs.update({key: value for key, value in wanted.attrs.items() if value is not None})
         names = [str(name) for name in ([] if coords is None else coords.coords) if name not in self._dims]
@@ -316,11 +329,6 @@ class _NetcdfWriter(_Hdf5Writer):
             self._array.attrs["coordinates"] = " ".join(names)
 
     def _resize(self, rows: int) -> None:
-        first = self._file.dimensions[self._dims[0]]
-        if not first.isunlimited():
-            raise ValueError(
-                f"out must hold as many rows as its coordinate {self._dims[0]!r}, {first.size}, got {rows}"
-            )
         self._file.resize_dimension(self._dims[0], rows)
 
 
@@ -367,8 +375,9 @@ class _ZarrWriter(_Writer):
         name = target.member if target.named else None
         if target.within:
             self._consolidated = _cloned(target.path, path, os.path.normpath(target.member))
-        coords = None if target.within or wanted.resumed else wanted.coords()
-        if coords is not None and len(coords.variables):
+        coords = None if target.within else wanted.coords()
+        self._most = wanted.limit(coords)
+        if not wanted.resumed and coords is not None and len(coords.variables):
             name = name or wanted.origin.stored.name or target.member
             coords.to_zarr(path, mode="w", consolidated=False)
         self._array = self._zarr.open(path, mode="r+") if wanted.resumed else self._created(path, name, wanted)
@@ -550,13 +559,17 @@ class FileSink:
         values, corner = block.values, block.corner
         if source.flat and not self._tabular:
             values, corner = values[:, 0], corner[:1]
-        kind = (values.schema.names, values.schema.types) if self._tabular else _kind_of(values, source)
+        if self._tabular:
+            shape, kind = values.shape, (values.schema.names, values.schema.types)
+        else:
+            shape = _shape_of(values, source)
+            kind = (shape[1:], values.dtype)
         if self._writer is None:
             self._kind = kind
             if self._tabular:
                 self._writer = _TableWriter(self._target, self._path, values.schema, self._options)
             else:
-                wanted = Wanted(kind[0], kind[1], source.origin, self._resumed)
+                wanted = Wanted(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
                 self._writer = _WRITERS[self._target.kind](self._target, self._path, wanted)
         if kind != self._kind:
             what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._kind, kind
@@ -594,14 +607,14 @@ class FileSink:
             self._writer.close()
 
 
-def _kind_of(values: Array, source: Source) -> tuple[Shape, Any]:
-    """Return the shape of a row of the result, and its type: a block may be narrower than its source."""
-    if source.shape is None or values.ndim < 2:
-        return values.shape[1:], values.dtype
+def _shape_of(values: Array, source: Source) -> Shape:
+    """Return the shape of what is made of a source, of which a block may be a part."""
+    if source.shape is None:
+        return values.shape
     whole = list(source.shape)
     for axis, size in zip(source.axis, source.features, strict=True):
         whole[axis] = size
-    return tuple(whole[1:]), values.dtype
+    return tuple(whole[: values.ndim])
 
 
 class FolderSink:
