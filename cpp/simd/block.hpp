@@ -243,12 +243,6 @@ inline void stream(Y* p, const Block<T>& b) {
     stream_registers(p, b.reg);
 }
 
-// Register k of a block, widened.
-inline Vec<double> widened(const Block<double>& b, int k) { return b.reg[k]; }
-inline Vec<double> widened(const Block<float>& b, int k) {
-    return Vec<double>::half_of(b.reg[k / 2], k % 2 != 0);
-}
-
 // Register k of the block at p, widened.
 template <class S>
 inline Vec<double> load_register(const S* p, int k, Full, const Wide&) {
@@ -257,6 +251,57 @@ inline Vec<double> load_register(const S* p, int k, Full, const Wide&) {
 template <class S>
 inline Vec<double> load_register(const S* p, int k, std::ptrdiff_t in, const Wide& fill) {
     return load_part<double>(p + k * Wide::width, in, fill.reg[k]);
+}
+
+// ---- Values that are to be widened to double ----
+//
+// Those of sixteen bits become floats first, several blocks of them in memory: from there one
+// operation widens four or eight, where a register has to be taken apart.
+
+constexpr std::ptrdiff_t widened_blocks = 8;
+template <class S>
+constexpr bool widens_twice = sizeof(S) == 2;
+
+// body(i, values, n) for every block of a row's columns, `values` being where load_register finds
+// them; before(i) before their reading.
+template <class S, class Before, class Body>
+inline void each_block_to_widen(const S* row, std::ptrdiff_t cols, const Before& before,
+                                const Body& body) {
+    std::ptrdiff_t i = 0;
+    if constexpr (widens_twice<S>) {
+        while (i + lanes <= cols) {
+            float values[widened_blocks][lanes];
+            std::ptrdiff_t n = 0;
+            for (; n < widened_blocks && i + (n + 1) * lanes <= cols; ++n) {
+                before(i + n * lanes);
+                store(values[n], Full{}, load<float>(row + i + n * lanes, Full{}));
+            }
+            for (std::ptrdiff_t j = 0; j < n; ++j, i += lanes) body(i, values[j], Full{});
+        }
+    }
+    each_block(i, cols, [&](std::ptrdiff_t at, auto n) {
+        before(at);
+        body(at, row + at, n);
+    });
+}
+
+// The same for a block of n columns of some rows, widened_blocks at most: body(r, values).
+template <class S, class N, class Before, class Body>
+inline void each_row_to_widen(Tile<const S> x, std::ptrdiff_t rows, N n, const Before& before,
+                              const Body& body) {
+    if constexpr (widens_twice<S> && is_full<N>) {
+        float values[widened_blocks][lanes];
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            before(r);
+            store(values[r], Full{}, load<float>(x.data + r * x.stride, n));
+        }
+        for (std::ptrdiff_t r = 0; r < rows; ++r) body(r, values[r]);
+    } else {
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            before(r);
+            body(r, x.data + r * x.stride);
+        }
+    }
 }
 
 // The lanes of register k whose byte is not 0; none past a tail's end.
