@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "simd/tile.hpp"
 #include "simd/vec.hpp"
@@ -169,10 +170,40 @@ template <class T>
 inline Vec<T> load_part(const double* p, std::ptrdiff_t n, Vec<T> fill) {
     return Vec<T>::load(p, n, fill);
 }
+
+// The first n values from p on, which have eight bytes at most, as these are loaded.
+template <class S>
+inline std::uint64_t bytes_of(const S* p, std::ptrdiff_t n) {
+    std::uint64_t all = 0;
+    for (std::ptrdiff_t i = n - 1; i >= 0; --i) {
+        std::uint64_t bits = 0;
+        __builtin_memcpy(&bits, p + i, sizeof(S));
+        all = all << (8 * sizeof(S)) | bits;
+    }
+    return all;
+}
+constexpr bool is_little_endian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+template <std::size_t bytes>
+struct Words {
+    using Type [[gnu::vector_size(bytes)]] = std::uint64_t;
+};
 template <class T, class S>
 [[gnu::noinline]] Vec<T> load_part(const S* p, std::ptrdiff_t n, Vec<T> fill) {
     S whole[Vec<T>::width] = {};
-    for (std::ptrdiff_t i = 0; i < n; ++i) whole[i] = p[i];
+    constexpr std::ptrdiff_t bytes = sizeof whole;
+    constexpr std::ptrdiff_t step = 8 / std::ptrdiff_t{sizeof(S)};
+    if constexpr (is_little_endian && bytes % 8 == 0) {
+        // Stored at once, since what several stores have written takes long to load.
+        typename Words<bytes>::Type words{};
+        FASTBN_UNROLL
+        for (std::ptrdiff_t k = 0; k < bytes / 8; ++k) {
+            const std::ptrdiff_t left = n - k * step;
+            if (left > 0) words[k] = bytes_of(p + k * step, left < step ? left : step);
+        }
+        __builtin_memcpy(whole, &words, sizeof whole);
+    } else {
+        for (std::ptrdiff_t i = 0; i < n; ++i) whole[i] = p[i];
+    }
     return Vec<T>::blend(n, Vec<T>::load(whole), fill);
 }
 
