@@ -19,6 +19,15 @@ struct GradientBlocks {
     Wide dz;
     Wide dz_xhat;
 
+    // Adds the values of registers k to the sums that such registers hold.
+    static void add(int k, Vec<double>& sum_dz, Vec<double>& sum_dz_xhat, Vec<double> dz_k,
+                    Vec<double> x_k, Vec<double> mean, Vec<double> invstd, bool skip_zeros) {
+        const Vec<double> xhat = subtract_by_fma(x_k, mean) * invstd;
+        Vec<double> product = dz_k * xhat;
+        if (skip_zeros) product = Vec<double>::zero_where_zero(dz_k, product);
+        sum_dz = add_evenly(k, sum_dz, dz_k);
+        sum_dz_xhat = sum_dz_xhat + product;
+    }
     template <class Y, class X, class N>
     void add(const Y* dz_at, const X* x_at, N n, const Wide& mean, const Wide& invstd,
              bool skip_zeros) {
@@ -27,36 +36,29 @@ struct GradientBlocks {
                 invstd, skip_zeros);
         });
     }
-    // The same from registers, x's where it has been loaded.
-    template <class C, class X>
-    void add(const Block<C>& dz_block, const X* x_at, const Block<C>& x, const Wide& mean,
-             const Wide& invstd, bool skip_zeros) {
-        each_register(Full{}, [&](int k, Full n) {
-            // To widen what memory holds is cheaper than to take a register apart.
-            const Vec<double> x_k =
-                sizeof(X) < sizeof(C) ? widened(x, k) : load_register(x_at, k, n, Wide{});
-            add(k, widened(dz_block, k), x_k, mean, invstd, skip_zeros);
-        });
-    }
 
 private:
     void add(int k, Vec<double> dz_k, Vec<double> x_k, const Wide& mean, const Wide& invstd,
              bool skip_zeros) {
-        const Vec<double> xhat = subtract_by_fma(x_k, mean.reg[k]) * invstd.reg[k];
-        Vec<double> product = dz_k * xhat;
-        if (skip_zeros) product = Vec<double>::zero_where_zero(dz_k, product);
-        dz.reg[k] = add_evenly(k, dz.reg[k], dz_k);
-        dz_xhat.reg[k] = dz_xhat.reg[k] + product;
+        add(k, dz.reg[k], dz_xhat.reg[k], dz_k, x_k, mean.reg[k], invstd.reg[k], skip_zeros);
     }
 };
 
 // dz = dy, without an activation.
-template <bool skip_zeros>
+template <class Y, bool skip_zeros>
 struct PlainGradient {
-    template <class Y, class X, class N>
+    using C = Computed<Y>;
+    static constexpr bool is_plain = true;
+    static constexpr bool skips_zeros() { return skip_zeros; }
+
+    template <class X, class N>
     void add(GradientBlocks& blocks, const Y* dy, const X* x_at, std::ptrdiff_t, std::ptrdiff_t,
              N n, const Wide& mean, const Wide& invstd) const {
         blocks.add(dy, x_at, n, mean, invstd, skip_zeros);
+    }
+    template <class N>
+    Block<C> dz(const Y* dy, const Block<C>&, std::ptrdiff_t, std::ptrdiff_t, N n) const {
+        return load<C>(dy, n);
     }
     template <class Prefetch>
     void prefetch_residual(const Prefetch&) const {}
@@ -94,29 +96,29 @@ struct ActivationInput {
 template <class Y, bool relu_alone>
 struct ActivatedGradient {
     using C = Computed<Y>;
+    static constexpr bool is_plain = false;
     ActivationInput<Y> in;
     bool skip_zeros;
+    bool skips_zeros() const { return !relu_alone && skip_zeros; }
 
-    // Adds a block's dz and dz * xhat.
-    template <class X, class N>
-    void add(GradientBlocks& blocks, const Y* dy_at, const X* x_at, std::ptrdiff_t r,
-             std::ptrdiff_t i, N n, const Wide& mean, const Wide& invstd) const {
-        const Block<C> x = load<C>(x_at, n);
-        Block<C> dz = load<C>(dy_at, n);
+    // Adds the dz and dz * xhat of a part of a block.
+    template <class X>
+    void add(GradientBlocks& blocks, const Y* dy, const X* x, std::ptrdiff_t r, std::ptrdiff_t i,
+             std::ptrdiff_t n, const Wide& mean, const Wide& invstd) const {
+        C values[lanes];
+        store(values, Full{}, dz(dy, load<C>(x, n), r, i, n));
+        blocks.add(values, x, n, mean, invstd, skips_zeros());
+    }
+    template <class N>
+    Block<C> dz(const Y* dy, const Block<C>& x, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
+        Block<C> block = load<C>(dy, n);
         if constexpr (relu_alone) {
             const AffineBlocks<C>& c = in.affine;
-            apply_relu_gradient((x - c.center) * c.scale + c.shift, dz);
+            apply_relu_gradient((x - c.center) * c.scale + c.shift, block);
         } else {
-            in.apply(dz, x, r, i, n);
+            in.apply(block, x, r, i, n);
         }
-        const bool skip = !relu_alone && skip_zeros;
-        if constexpr (is_full<N>) {
-            blocks.add(dz, x_at, x, mean, invstd, skip);
-        } else {
-            C values[lanes];
-            store(values, Full{}, dz);
-            blocks.add(values, x_at, n, mean, invstd, skip);
-        }
+        return block;
     }
     // Calls prefetch(residual) if there is one.
     template <class Prefetch>
@@ -130,14 +132,15 @@ inline bool is_relu_alone(const ActivationGradient& of) {
            of.z.pre == nullptr && !of.skip_zeros;
 }
 
-// Calls body(gradient), where gradient.add(blocks, dy, x, r, i, n, mean, invstd) adds a block.
+// Calls body(gradient), where gradient.dz(dy, x, r, i, n) is a block's dz, and gradient.add(blocks,
+// dy, x, r, i, n, mean, invstd) adds a block that is not computed first, or a part of any.
 template <class Y, class At, class Body>
 inline void with_gradient(const ActivationGradient& of, const At& at, const Body& body) {
     const bool is_activated = of.activation.kind != ActivationKind::none;
     if (!is_activated && !of.skip_zeros) {
-        body(PlainGradient<false>{});
+        body(PlainGradient<Y, false>{});
     } else if (!is_activated) {
-        body(PlainGradient<true>{});
+        body(PlainGradient<Y, true>{});
     } else if (is_relu_alone(of)) {
         body(ActivatedGradient<Y, true>{ActivationInput<Y>(of, at), false});
     } else {

@@ -118,13 +118,14 @@ inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeight
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const X* const row = x.data + r * x.stride;
         in_row(by, r, [&](const auto& by_row) {
-            each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-                next.at(row + i);
-                each_register(n, [&](int k, auto in) {
-                    const Vec<double> value = load_register(row + i, k, in, fill);
-                    Pass::add(sums, k, value, by_row.of(r, i, k, in, value), shift);
+            const auto prefetch = [&](std::ptrdiff_t i) { next.at(row + i); };
+            each_block_to_widen(
+                row, cols, prefetch, [&](std::ptrdiff_t i, const auto* values, auto n) {
+                    each_register(n, [&](int k, auto in) {
+                        const Vec<double> value = load_register(values, k, in, fill);
+                        Pass::add(sums, k, value, by_row.of(r, i, k, in, value), shift);
+                    });
                 });
-            });
         });
     }
 }
@@ -210,16 +211,17 @@ inline void add_group(ColumnSums<X, form>& column, Tile<const X> x, const TileWe
                       const Wide& fill, ColumnPrefetch<X>& ahead) {
     ChunkSums<X, form> group;
     Pass::begin_group(group, column.sums);
-    for (std::ptrdiff_t r = begin; r < end; ++r) {
-        ahead.next_block();
-        const X* const here = x.data + r * x.stride + i;
+    const Tile<const X> here{x.data + begin * x.stride + i, x.stride};
+    const auto prefetch = [&](std::ptrdiff_t) { ahead.next_block(); };
+    each_row_to_widen(here, end - begin, n, prefetch, [&](std::ptrdiff_t row, const auto* values) {
+        const std::ptrdiff_t r = begin + row;
         in_row(by, r, [&](const auto& by_row) {
             each_register(n, [&](int k, auto in) {
-                const Vec<double> value = load_register(here, k, in, fill);
+                const Vec<double> value = load_register(values, k, in, fill);
                 Pass::add(group, k, value, by_row.of(r, i, k, in, value), column.shift);
             });
         });
-    }
+    });
     Pass::end_group(group, column.sums);
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "simd/tile.hpp"
 #include "simd/vec.hpp"
@@ -169,10 +170,40 @@ template <class T>
 inline Vec<T> load_part(const double* p, std::ptrdiff_t n, Vec<T> fill) {
     return Vec<T>::load(p, n, fill);
 }
+
+// The first n values from p on, which have eight bytes at most, as these are loaded.
+template <class S>
+inline std::uint64_t bytes_of(const S* p, std::ptrdiff_t n) {
+    std::uint64_t all = 0;
+    for (std::ptrdiff_t i = n - 1; i >= 0; --i) {
+        std::uint64_t bits = 0;
+        __builtin_memcpy(&bits, p + i, sizeof(S));
+        all = all << (8 * sizeof(S)) | bits;
+    }
+    return all;
+}
+constexpr bool is_little_endian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+template <std::size_t bytes>
+struct Words {
+    using Type [[gnu::vector_size(bytes)]] = std::uint64_t;
+};
 template <class T, class S>
 [[gnu::noinline]] Vec<T> load_part(const S* p, std::ptrdiff_t n, Vec<T> fill) {
     S whole[Vec<T>::width] = {};
-    for (std::ptrdiff_t i = 0; i < n; ++i) whole[i] = p[i];
+    constexpr std::ptrdiff_t bytes = sizeof whole;
+    constexpr std::ptrdiff_t step = 8 / std::ptrdiff_t{sizeof(S)};
+    if constexpr (is_little_endian && bytes % 8 == 0) {
+        // Stored at once, since what several stores have written takes long to load.
+        typename Words<bytes>::Type words{};
+        FASTBN_UNROLL
+        for (std::ptrdiff_t k = 0; k < bytes / 8; ++k) {
+            const std::ptrdiff_t left = n - k * step;
+            if (left > 0) words[k] = bytes_of(p + k * step, left < step ? left : step);
+        }
+        __builtin_memcpy(whole, &words, sizeof whole);
+    } else {
+        for (std::ptrdiff_t i = 0; i < n; ++i) whole[i] = p[i];
+    }
     return Vec<T>::blend(n, Vec<T>::load(whole), fill);
 }
 
@@ -243,12 +274,6 @@ inline void stream(Y* p, const Block<T>& b) {
     stream_registers(p, b.reg);
 }
 
-// Register k of a block, widened.
-inline Vec<double> widened(const Block<double>& b, int k) { return b.reg[k]; }
-inline Vec<double> widened(const Block<float>& b, int k) {
-    return Vec<double>::half_of(b.reg[k / 2], k % 2 != 0);
-}
-
 // Register k of the block at p, widened.
 template <class S>
 inline Vec<double> load_register(const S* p, int k, Full, const Wide&) {
@@ -257,6 +282,57 @@ inline Vec<double> load_register(const S* p, int k, Full, const Wide&) {
 template <class S>
 inline Vec<double> load_register(const S* p, int k, std::ptrdiff_t in, const Wide& fill) {
     return load_part<double>(p + k * Wide::width, in, fill.reg[k]);
+}
+
+// ---- Values that are to be widened to double ----
+//
+// Those of sixteen bits become floats first, several blocks of them in memory: from there one
+// operation widens four or eight, where a register has to be taken apart.
+
+constexpr std::ptrdiff_t widened_blocks = 8;
+template <class S>
+constexpr bool widens_twice = sizeof(S) == 2;
+
+// body(i, values, n) for every block of a row's columns, `values` being where load_register finds
+// them; before(i) before their reading.
+template <class S, class Before, class Body>
+inline void each_block_to_widen(const S* row, std::ptrdiff_t cols, const Before& before,
+                                const Body& body) {
+    std::ptrdiff_t i = 0;
+    if constexpr (widens_twice<S>) {
+        while (i + lanes <= cols) {
+            float values[widened_blocks][lanes];
+            std::ptrdiff_t n = 0;
+            for (; n < widened_blocks && i + (n + 1) * lanes <= cols; ++n) {
+                before(i + n * lanes);
+                store(values[n], Full{}, load<float>(row + i + n * lanes, Full{}));
+            }
+            for (std::ptrdiff_t j = 0; j < n; ++j, i += lanes) body(i, values[j], Full{});
+        }
+    }
+    each_block(i, cols, [&](std::ptrdiff_t at, auto n) {
+        before(at);
+        body(at, row + at, n);
+    });
+}
+
+// The same for a block of n columns of some rows, widened_blocks at most: body(r, values).
+template <class S, class N, class Before, class Body>
+inline void each_row_to_widen(Tile<const S> x, std::ptrdiff_t rows, N n, const Before& before,
+                              const Body& body) {
+    if constexpr (widens_twice<S> && is_full<N>) {
+        float values[widened_blocks][lanes];
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            before(r);
+            store(values[r], Full{}, load<float>(x.data + r * x.stride, n));
+        }
+        for (std::ptrdiff_t r = 0; r < rows; ++r) body(r, values[r]);
+    } else {
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            before(r);
+            body(r, x.data + r * x.stride);
+        }
+    }
 }
 
 // The lanes of register k whose byte is not 0; none past a tail's end.

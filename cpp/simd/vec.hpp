@@ -36,7 +36,6 @@
 //
 // Vec<double> alone:
 //
-//     half_of(a, upper)          the upper or lower half of the lanes of a Vec<float>, widened
 //     zero_where_zero(p, a)      0 where p == 0, else a
 //     all_positive(p)            whether every lane is > 0
 //     Count                      a number below 2^51 for each lane; Count{} is 0

@@ -69,9 +69,10 @@ inline __m128i narrow_8(__m256 a, const Float16*) {
 }
 inline __m256i rounded_bfloat16(__m256 a) {  // not for NaN
     const __m256i bits = _mm256_castps_si256(a);
-    const __m256i last_bit = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i half = _mm256_add_epi32(last_bit, _mm256_set1_epi32(0x7fff));
-    return _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    const __m256i half = _mm256_set1_epi32(0x8000);
+    const __m256i last_bits = _mm256_and_si256(bits, _mm256_set1_epi32(0x1ffff));
+    const __m256i down = _mm256_cmpeq_epi32(last_bits, half);
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, half), down), 16);
 }
 inline __m128i narrow_8(__m256 a, const Bfloat16*) {
     const __m256i upper = _mm256_srli_epi32(_mm256_castps_si256(a), 16);
@@ -173,10 +174,6 @@ struct Vec<double> {
     template <class S>
     static Vec load(const S* p) {
         return {_mm256_cvtps_pd(widen_4(p))};
-    }
-    static Vec half_of(Vec<float> a, bool upper) {
-        const __m128 half = upper ? _mm256_extractf128_ps(a.v, 1) : _mm256_castps256_ps128(a.v);
-        return {_mm256_cvtps_pd(half)};
     }
     void store(double* p) const { _mm256_storeu_pd(p, v); }
     void store(double* p, std::ptrdiff_t n) const { _mm256_maskstore_pd(p, first(n), v); }

@@ -156,11 +156,6 @@ struct Vec<double> {
         const __m256 narrow = _mm256_maskz_loadu_ps(first(n), p);
         return {_mm512_mask_cvtps_pd(fill.v, first(n), narrow)};
     }
-    static Vec half_of(Vec<float> a, bool upper) {
-        const __m256 half = upper ? _mm512_maskz_extractf32x8_ps(all_8, a.v, 1)
-                                  : _mm512_maskz_extractf32x8_ps(all_8, a.v, 0);
-        return {_mm512_maskz_cvtps_pd(all_8, half)};
-    }
     void store(double* p) const { _mm512_storeu_pd(p, v); }
     void store(double* p, std::ptrdiff_t n) const { _mm512_mask_storeu_pd(p, first(n), v); }
     void stream(double* p) const { _mm512_stream_pd(p, v); }

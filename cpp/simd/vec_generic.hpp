@@ -71,12 +71,6 @@ struct Vec {
         for (std::ptrdiff_t i = 0; i < n; ++i) fill.v[i] = p[i];
         return fill;
     }
-    static Vec half_of(Vec<float> a, bool upper) {
-        Vec half;
-        FASTBN_UNROLL
-        for (std::ptrdiff_t i = 0; i < width; ++i) half.v[i] = a.v[upper ? width + i : i];
-        return half;
-    }
     static Vec load(const T* p) {
         Vec a;
         __builtin_memcpy(&a.v, p, sizeof a.v);
