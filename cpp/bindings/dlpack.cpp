@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -213,7 +214,7 @@ struct ExchangeApi {
     const ExchangeApi* previous;
     void* allocate;
     void* managed_from_object;
-    void* object_from_managed;
+    int (*object_from_managed)(VersionedTensor* managed, void** object);  // takes it over
     int (*tensor_from_object)(void* object, Tensor* tensor);  // null, or returns 0 unless it raises
     void* current_stream;
 };
@@ -234,14 +235,152 @@ const ExchangeApi* exchange_api_of(PyObject* value) {
     return api->version.major == known_major ? api : nullptr;
 }
 
+// False where the type has no such function.
+bool describe(const ExchangeApi& api, PyObject* value, Tensor& tensor) {
+    if (api.tensor_from_object == nullptr) return false;
+    if (api.tensor_from_object(value, &tensor) != 0) throw PythonError();
+    return true;
+}
+
+bool is_floating(const DataType& type) {
+    return type.code == code_float || type.code == code_bfloat;
+}
+
+bool is_exactly_of(PyObject* types, PyObject* value) {
+    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(types); ++i) {
+        if (PyTuple_GET_ITEM(types, i) == type) return true;
+    }
+    return false;
+}
+
+DataType data_type_of(DType dtype) {
+    const TypeCode code = dtype == DType::bfloat16 ? code_bfloat : code_float;
+    return {code, static_cast<std::uint8_t>(8 * size_of(dtype)), 1};
+}
+
+// A tensor with all that it points to, and a reference to the owner of its memory.
+struct OwningTensor {
+    VersionedTensor managed{};
+    std::int64_t shape[max_dimensions];  // of these only the first ndim are ever written
+    std::int64_t strides[max_dimensions];
+};
+
+// Called by any thread, with Python's lock or without, and maybe after Python's end.
+void delete_owning_tensor(VersionedTensor* managed) {
+    auto* const owner = static_cast<PyObject*>(managed->context);
+    if (Py_IsInitialized() != 0) {
+        const PyGILState_STATE state = PyGILState_Ensure();
+        Py_DECREF(owner);
+        PyGILState_Release(state);
+    }
+    // The first member's address is the struct's.
+    delete reinterpret_cast<OwningTensor*>(managed);
+}
+
+bool has_strides_of(const Likeness& likeness, const OwningTensor& tensor, int ndim) {
+    if (likeness.ndim != ndim) return false;
+    for (int i = 0; i < ndim; ++i) {
+        if (tensor.shape[i] != likeness.shape[i]) return false;
+        if (tensor.shape[i] > 1 && tensor.strides[i] != likeness.strides[i]) return false;
+    }
+    return true;
+}
+
+bool holds_negatives(PyObject* value) {
+    static PyObject* const name = PyUnicode_InternFromString("is_neg");
+    if (name == nullptr) throw PythonError();
+    return owned(PyObject_CallMethodNoArgs(value, name)).ptr() != Py_False;
+}
+
 }  // namespace
 
 py::object array_from_exchange_api(PyObject* value) {
     const ExchangeApi* const api = exchange_api_of(value);
-    if (api == nullptr || api->tensor_from_object == nullptr) return {};
     Tensor tensor{};
-    if (api->tensor_from_object(value, &tensor) != 0) throw PythonError();
+    if (api == nullptr || !describe(*api, value, tensor)) return {};
     return array_on(tensor, borrowed(value), true);
+}
+
+py::object arrays_from_exchange_api(PyObject* values, PyObject* types) {
+    const Py_ssize_t n = PyTuple_GET_SIZE(values);
+    py::object arrays = owned(PyTuple_New(n));
+    const ExchangeApi* api = nullptr;
+    const PyTypeObject* type_of_api = nullptr;
+    for (Py_ssize_t i = 0; i < n; ++i) {
+        PyObject* const value = PyTuple_GET_ITEM(values, i);
+        py::object array = none();
+        if (value != Py_None) {
+            if (!is_exactly_of(types, value) || holds_negatives(value)) return {};
+            // Neighbours are mostly of one type.
+            if (Py_TYPE(value) != type_of_api) {
+                api = exchange_api_of(value);
+                type_of_api = Py_TYPE(value);
+            }
+            if (api == nullptr) return {};
+            Tensor tensor{};
+            if (!describe(*api, value, tensor) || (i == 0 && !is_floating(tensor.dtype))) return {};
+            array = array_on(tensor, borrowed(value), true);
+            if (!array) return {};
+        }
+        PyTuple_SET_ITEM(arrays.ptr(), i, array.release().ptr());
+    }
+    return arrays;
+}
+
+Likeness likeness_of(PyObject* like) {
+    Likeness likeness;
+    const ExchangeApi* const api = exchange_api_of(like);
+    Tensor tensor{};
+    if (api == nullptr || api->object_from_managed == nullptr || !describe(*api, like, tensor) ||
+        tensor.strides == nullptr || tensor.ndim > max_dimensions) {
+        return likeness;
+    }
+    for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16}) {
+        const DataType type = data_type_of(dtype);
+        if (tensor.dtype.code != type.code || tensor.dtype.bits != type.bits) continue;
+        likeness.known = tensor.dtype.lanes == 1;
+        likeness.dtype = dtype;
+    }
+    likeness.ndim = tensor.ndim;
+    std::copy_n(tensor.shape, tensor.ndim, likeness.shape);
+    std::copy_n(tensor.strides, tensor.ndim, likeness.strides);
+    return likeness;
+}
+
+py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
+                     const Likeness& likeness) {
+    std::unique_ptr<OwningTensor> tensor(new OwningTensor);
+    const std::ptrdiff_t itemsize = size_of(array.dtype);
+    for (int i = 0; i < array.ndim; ++i) {
+        tensor->shape[i] = array.shape[i];
+        tensor->strides[i] = array.strides[i] / itemsize;
+    }
+    if (has_strides_of(likeness, *tensor, array.ndim)) {
+        std::copy_n(likeness.strides, array.ndim, tensor->strides);
+    }
+    tensor->managed.version = {known_major, 0};
+    tensor->managed.context = borrowed(owner.ptr()).release().ptr();
+    tensor->managed.deleter = delete_owning_tensor;
+    tensor->managed.tensor = {array.data,    {on_cpu, 0},     array.ndim, data_type_of(array.dtype),
+                              tensor->shape, tensor->strides, 0};
+    void* object = nullptr;
+    const ExchangeApi* const api = exchange_api_of(like);
+    if (api->object_from_managed(&tensor.release()->managed, &object) != 0) throw PythonError();
+    return owned(static_cast<PyObject*>(object));
+}
+
+bool count_by_exchange_api(PyObject* value) {
+    const ExchangeApi* const api = exchange_api_of(value);
+    Tensor tensor{};
+    if (api == nullptr || !describe(*api, value, tensor)) return false;
+    const DataType type = tensor.dtype;
+    const bool one_integer =
+        type.code == code_int && type.bits == 64 && type.lanes == 1 && tensor.ndim == 0;
+    if (!one_integer || !is_on_cpu(tensor.device.type) || tensor.data == nullptr) return false;
+    char* const data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+    *reinterpret_cast<std::int64_t*>(data) += 1;
+    return true;
 }
 
 py::object array_from_dlpack(PyObject* value) {

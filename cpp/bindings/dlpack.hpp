@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bindings/python.hpp"
+#include "engine/array.hpp"
 
 namespace fastbn::bindings {
 
@@ -17,5 +18,31 @@ py::object array_from_dlpack(PyObject* value);
 // Empty, without an error, where the type offers none or NumPy has no such type; what the functions
 // raise is raised.
 py::object array_from_exchange_api(PyObject* value);
+
+// A tuple of such arrays, one for each object of a tuple, with None for None. Empty, without an
+// error, where the first one is not of a floating-point type; where one of them is not exactly of
+// one of the types, or says by `is_neg()` that its memory holds the negative of each value; and
+// where NumPy has no such type.
+py::object arrays_from_exchange_api(PyObject* values, PyObject* types);
+
+// What `like` says of itself by those functions.
+struct Likeness {
+    bool known = false;  // false where its type offers no such functions, or its dtype is not ours
+    DType dtype = DType::float32;
+    int ndim = 0;
+    std::ptrdiff_t shape[max_dimensions];    // only the first ndim are ever written
+    std::ptrdiff_t strides[max_dimensions];  // in elements
+};
+Likeness likeness_of(PyObject* like);
+
+// An object of like's type on the array's memory, whose owner it keeps alive. Along axes of size 1
+// it has like's strides where the others agree: they address nothing, but libraries tell the orders
+// of memory by them.
+py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
+                     const Likeness& likeness);
+
+// Adds 1 to the one 64-bit integer that the object is an array of without axes, by the same
+// functions. False, and nothing is done, where it is anything else.
+bool count_by_exchange_api(PyObject* value);
 
 }  // namespace fastbn::bindings

@@ -2,7 +2,9 @@
 // allocate results, release the interpreter lock round the engine, and nothing else; and settings.
 // fastbn's Python functions document them.
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "bindings/arguments.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/gil.hpp"
+#include "bindings/numpy.hpp"
 #include "bindings/outputs.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
@@ -371,6 +374,68 @@ py::object from_exchange_api(const Arguments& arguments) {
     return array ? array : none();
 }
 
+void check_tuple(const Argument& argument) {
+    if (PyTuple_Check(argument.value) != 0) return;
+    wrong_type(argument.name, "be a tuple", shown(argument.value));
+}
+
+// The same for a tuple of values at once, with None for None. None alone where the first one is not
+// of a floating-point type, or where one of them has no such array, or is not exactly of one of the
+// types.
+py::object exchanged_arrays(const Arguments& arguments) {
+    check_tuple(arguments.value);
+    check_tuple(arguments.types);
+    const py::object arrays =
+        arrays_from_exchange_api(arguments.value.value, arguments.types.value);
+    return arrays ? arrays : none();
+}
+
+// float64 numbers in float32.
+ArrayArg narrowed(const ArrayArg& wide) {
+    const py::object array = new_array(float32_dtype(), wide.ref.ndim, wide.ref.shape);
+    const auto* const from = reinterpret_cast<const double*>(wide.ref.data);
+    const std::ptrdiff_t n = std::accumulate(wide.ref.shape, wide.ref.shape + wide.ref.ndim,
+                                             std::ptrdiff_t{1}, std::multiplies<>());
+    std::transform(from, from + n, reinterpret_cast<float*>(fields_of_array(array.ptr()).data),
+                   [](double value) { return static_cast<float>(value); });
+    return described(wide.name, array, Kind::floating);
+}
+
+// An object of the type of each of `likes` on the memory of each array, by the functions in C of
+// that type; None where `likes` has None. Contiguous float64 arrays are rounded to float32 where
+// that is what the other has. None alone where dtypes differ in another way, or where a type has no
+// such functions.
+py::object exchanged_objects(const Arguments& arguments) {
+    check_tuple(arguments.value);
+    check_tuple(arguments.likes);
+    const Py_ssize_t n = PyTuple_GET_SIZE(arguments.likes.value);
+    if (PyTuple_GET_SIZE(arguments.value.value) != n) {
+        wrong_value("value", "be as many arrays as likes", shown(arguments.value.value));
+    }
+    py::object objects = owned(PyTuple_New(n));
+    for (Py_ssize_t i = 0; i < n; ++i) {
+        PyObject* const like = PyTuple_GET_ITEM(arguments.likes.value, i);
+        py::object object = none();
+        if (like != Py_None) {
+            const py::object given = borrowed(PyTuple_GET_ITEM(arguments.value.value, i));
+            ArrayArg array = described("value", given, Kind::floating);
+            const Likeness likeness = likeness_of(like);
+            if (!likeness.known) return none();
+            const bool wide = array.ref.dtype == DType::float64;
+            if (wide && likeness.dtype == DType::float32) array = narrowed(array);
+            if (array.ref.dtype != likeness.dtype) return none();
+            object = object_on(array.ref, array.owner, like, likeness);
+        }
+        PyTuple_SET_ITEM(objects.ptr(), i, object.release().ptr());
+    }
+    return objects;
+}
+
+// Adds 1 to the 64-bit integer that the value holds; returns whether it holds one.
+py::object count_exchanged(const Arguments& arguments) {
+    return to_python(count_by_exchange_api(arguments.value.value));
+}
+
 // ---- Settings ----
 
 py::object set_num_threads(const Arguments& arguments) {
@@ -475,6 +540,9 @@ void add_functions(PyObject* module) {
         Function<check_weights>::entry("check_weights", {&A::x, &A::axis, &A::where, &A::weights}),
         Function<from_dlpack>::entry("from_dlpack", {&A::value}),
         Function<from_exchange_api>::entry("from_exchange_api", {&A::value}),
+        Function<exchanged_arrays>::entry("exchanged_arrays", {&A::value, &A::types}),
+        Function<exchanged_objects>::entry("exchanged_objects", {&A::value, &A::likes}),
+        Function<count_exchanged>::entry("count_exchanged", {&A::value}),
         Function<set_num_threads>::entry("set_num_threads", {&A::n}),
         Function<get_num_threads>::entry("get_num_threads"),
         Function<processors>::entry("processors"),

@@ -74,6 +74,8 @@ struct Arguments {
     Argument mean_dy_xhat = Argument::required("mean_dy_xhat");
 
     Argument value = Argument::required("value");
+    Argument types = Argument::required("types");
+    Argument likes = Argument::required("likes");
     Argument n = Argument::required("n");
     Argument nbytes = Argument::required("nbytes");
     Argument full = Argument::required("full");

@@ -247,6 +247,68 @@ def test_a_tensors_memory_is_an_array() -> None:
         _core.from_exchange_api(torch.empty(3, device="meta"))
 
 
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def test_several_tensors_memory_at_once() -> None:
+    x, weight = tensor(4, 3), torch.nn.Parameter(tensor(3))
+    found = _core.exchanged_arrays((x, None, weight), PLAIN)
+    assert found is not None
+    assert found[1] is None
+    for array, each in ((found[0], x), (found[2], weight)):
+        assert array is not None
+        assert array.__array_interface__["data"][0] == each.data_ptr()
+        np.testing.assert_array_equal(array, each.detach().numpy())
+    negated = torch.complex(x, x).conj().imag
+    for values in ((x.long(),), (x, negated), (x, np.zeros(3)), (x, x.to(torch.complex64))):
+        assert _core.exchanged_arrays(values, PLAIN) is None
+    assert _core.exchanged_arrays((x, weight), PLAIN[:1]) is None
+    with pytest.raises(TypeError, match="value must be a tuple, got None"):
+        _core.exchanged_arrays(None, PLAIN)  # type: ignore[arg-type]  # which is the mistake
+
+
+def test_arrays_as_tensors() -> None:
+    x = tensor(4, 1, 3).as_strided((4, 1, 3), (3, 7, 1))
+    memory = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
+    wide = np.array([1.0, 1 + 2**-40, np.nan, 1e300])
+    found = _core.exchanged_objects((memory, None, wide, wide), (x, None, torch.zeros(1), torch.zeros(1).double()))
+    assert found is not None
+    y, nothing, narrow, same = found
+    assert nothing is None
+    assert (y.stride(), y.data_ptr()) == (x.stride(), memory.__array_interface__["data"][0])
+    assert (narrow.dtype, same.dtype) == (torch.float32, torch.float64)
+    np.testing.assert_array_equal(narrow.numpy(), [1, 1, np.nan, np.inf])
+    np.testing.assert_array_equal(same.numpy(), wide)
+    del memory, found  # y keeps what it lives on
+    assert torch.equal(y.flatten(), torch.arange(12.0))
+    assert _core.exchanged_objects((wide,), (torch.zeros(1).half(),)) is None
+    assert _core.exchanged_objects((wide,), (wide,)) is None
+    with pytest.raises(ValueError, match="value must be as many arrays as likes"):
+        _core.exchanged_objects((wide,), ())
+    with pytest.raises(TypeError, match="likes must be a tuple"):
+        _core.exchanged_objects((wide,), None)  # type: ignore[arg-type]  # which is the mistake
+
+
+def test_a_number_that_is_counted_up_in_place() -> None:
+    counted = torch.tensor(3)
+    assert _core.count_exchanged(counted)
+    assert counted == 4
+    for other in (torch.tensor(3.0), torch.tensor([3]), torch.tensor(3, dtype=torch.int32), np.array(3)):
+        assert not _core.count_exchanged(other)
+        assert other == 3
+
+
+def test_gradients_where_a_parameters_memory_is_not_its_values() -> None:
+    found = []
+    for function in (batch_norm, F.batch_norm):
+        x = tensor(4, 3).requires_grad_()
+        weight = torch.complex(tensor(3, seed=1), tensor(3, seed=2)).conj().imag.requires_grad_()
+        assert weight.is_neg()
+        y = function(x, None, None, weight, None, True)
+        found.append([y.detach(), *torch.autograd.grad(y, (x, weight), tensor(4, 3, seed=3))])
+    assert_all_close(*found, rtol=1e-5)
+
+
 def test_parameters_of_classes_of_their_own() -> None:
     class Weight(torch.Tensor):
         pass

@@ -193,3 +193,35 @@ def test_functional_calls() -> None:
     y = torch.func.functional_call(module, {"weight": weight}, (x,))
     torch.testing.assert_close(y, 2 * torch.nn.BatchNorm1d(3)(x), rtol=1e-5, atol=1e-5)
     assert module.num_batches_tracked == 1
+
+
+def test_what_counts_batches_may_be_of_any_type_and_counts_as_changed() -> None:
+    module = fastbn.torch.BatchNorm1d(3)
+    before = module.num_batches_tracked._version
+    module(torch.randn(4, 3))
+    assert module.num_batches_tracked == 1
+    assert module.num_batches_tracked._version > before
+    module.num_batches_tracked = torch.tensor(1, dtype=torch.int32)
+    module(torch.randn(4, 3))
+    assert module.num_batches_tracked == 2
+    with torch.inference_mode():
+        module.num_batches_tracked = torch.tensor(2)
+        module(torch.randn(4, 3))
+    assert module.num_batches_tracked == 3
+
+
+def test_a_parametrized_weight() -> None:
+    class Doubled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    x = torch.randn(6, 3)
+    found = []
+    for kind in (fastbn.torch.BatchNorm1d, torch.nn.BatchNorm1d):
+        module = kind(3)
+        torch.nn.utils.parametrize.register_parametrization(module, "weight", Doubled())
+        y = module(x)
+        y.square().sum().backward()
+        found.append([y.detach(), module.running_mean, module.parametrizations.weight.original.grad])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fastbn import _core
 
-PLAIN = frozenset((Tensor, torch.nn.Parameter))  # other classes of tensors have rules of their own
+# Other classes of tensors have rules of their own.
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+PLAIN = frozenset(_PLAIN_TYPES)
 
 # torch takes no bfloat16 from NumPy: such an array crosses over as 16-bit integers.
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -37,6 +39,36 @@ def array_of(tensor: Tensor | None) -> Any:
         if array is not None:
             return array
     return tensor.detach().numpy()
+
+
+def plain_arrays_of(*tensors: Tensor | None) -> tuple[Any, ...] | None:
+    """Return `array_of` for each tensor, by one call of the extension: it takes longest to find functions.
+
+    None where it is not so simple: where one is not plain, or has no memory here, or the first one is not floating.
+    """
+    try:
+        return _core.exchanged_arrays(tensors, _PLAIN_TYPES)
+    except (RuntimeError, BufferError):  # a tensor without memory
+        return None
+
+
+def tensors_of(arrays: tuple[Any, ...], likes: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """Return each array's memory as a tensor of the type and order of the tensor in its place; None for None."""
+    found = _core.exchanged_objects(arrays, likes)
+    if found is not None:
+        return found
+    return tuple(
+        None if like is None else ordered_like(tensor_of(array), like).to(like.dtype)
+        for array, like in zip(arrays, likes, strict=True)
+    )
+
+
+def count_up(counted: Tensor) -> None:
+    """Add 1 to a number of batches, where no transform or mode has to see it."""
+    if type(counted) is Tensor and counted.is_cpu and not counted.is_inference() and _core.count_exchanged(counted):
+        torch._C._increment_version([counted])  # written behind torch's back, which counts the changes of each tensor
+    else:
+        counted.add_(1)
 
 
 def in_order_of(dy: Tensor, x: Tensor) -> Tensor:

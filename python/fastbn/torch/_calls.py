@@ -33,21 +33,6 @@ class Saved(NamedTuple):
     weight_sum: Floats | None  # of each channel; None without weights
 
 
-class Trained(NamedTuple):
-    """Result of `train`."""
-
-    y: Array
-    mean: Floats
-    var: Floats
-    invstd: Floats
-    count: int | Floats  # type: ignore[assignment]  # shadows tuple.count, as meant
-
-    @property
-    def saved(self) -> Saved:
-        """What the backward pass needs."""
-        return Saved(self.mean, self.invstd, None if isinstance(self.count, int) else self.count)
-
-
 def train(
     x: Array,
     weight: Array | None,
@@ -60,25 +45,23 @@ def train(
     weights: Array | None,
     residual: Array | None,
     epilogue: Epilogue,
-) -> Trained:
-    """Normalize x by its own statistics, return these, and update the running ones where they are given."""
-    return Trained._make(
-        _core.batch_norm_train(
-            x,
-            weight,
-            bias,
-            eps,
-            _AXIS,
-            None,
-            None,
-            where,
-            weights,
-            residual,
-            *epilogue,
-            running_mean,
-            running_var,
-            momentum,
-        )
+) -> tuple[Array, Floats, Floats, Floats, int | Floats]:
+    """Return y, mean, var, invstd and count; update running statistics that are given."""
+    return _core.batch_norm_train(
+        x,
+        weight,
+        bias,
+        eps,
+        _AXIS,
+        None,
+        None,
+        where,
+        weights,
+        residual,
+        *epilogue,
+        running_mean,
+        running_var,
+        momentum,
     )
 
 

@@ -14,16 +14,24 @@ from fastbn.torch._arguments import Arguments
 from fastbn.torch._arrays import (
     PLAIN,
     array_of,
-    channel_tensor,
     check_running_dtypes,
     in_order_of,
-    ordered_like,
-    tensor_of,
+    plain_arrays_of,
+    tensors_of,
 )
 from fastbn.torch._calls import Epilogue, Saved
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _ACTIVATIONS = (None, "relu", "leaky_relu")
+
+# Looked up once: after a convolution the caches are cold, and each look into a module's dictionary takes its time.
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+_get_num_threads = torch.get_num_threads
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_number_of_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
+_increment_version = torch._C._increment_version
 
 
 def batch_norm(
@@ -104,33 +112,75 @@ def batch_norm(
             [1., 1.]])
     >>> y.sum().backward()
     """
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
-    if residual is not None:
-        residual = checked_residual(residual, input)
-    arguments = Arguments(
-        running_mean, running_var, training, momentum, eps, where, weights, Epilogue(activation, negative_slope)
+    epilogue = checked_epilogue(activation, negative_slope)
+    return normalized(
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        where,
+        weights,
+        residual,
+        epilogue,
+        is_eager(),
     )
+
+
+def normalized(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    where: Tensor | None,
+    weights: Tensor | None,
+    residual: Tensor | None,
+    epilogue: Epilogue,
+    eager: bool,
+) -> Tensor:
+    """Return `batch_norm`'s result; `eager` is what `is_eager` says."""
+    if residual is not None:
+        residual = checked_residual(residual, x)
+    arguments = Arguments(running_mean, running_var, training, momentum, eps, where, weights, epilogue)
     if not training and _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
-        return _torch_itself(input, weight, bias, residual, arguments)
-    if torch.compiler.is_compiling():
-        return _without_kernels(input, weight, bias, residual, arguments)
-    served = is_served(input) and (not training or (eps > 0 and 0 <= momentum <= 1))
+        return _torch_itself(x, weight, bias, residual, arguments)
+    served = eager and (not training or (eps > 0 and 0 <= momentum <= 1))
     if not served or (weights is not None and weights.requires_grad):
-        return _without_kernels(input, weight, bias, residual, arguments)
+        return _without_kernels(x, weight, bias, residual, arguments)
+    # In this order the extension asks each of two types once for its functions.
+    tensors = x, running_mean, running_var, weight, bias, residual, where, weights
+    arrays = plain_arrays_of(*tensors)
+    if arrays is None and not is_served(x):
+        return _without_kernels(x, weight, bias, residual, arguments)
     follow_threads()
     try:
-        if torch.is_grad_enabled() and _any_requires_grad(input, weight, bias, residual):
-            check_savable(input, weight, bias, residual, where, weights)
-            y: Tensor = _applied(input, weight, bias, residual, arguments)
+        if arrays is None:
+            arrays = tuple(map(array_of, tensors))
+        if _is_grad_enabled() and _any_requires_grad(x, weight, bias, residual):
+            check_savable(x, weight, bias, residual, where, weights)
+            y: Tensor = _applied(x, weight, bias, residual, arguments, arrays)
             return y
-        return _inference(input, weight, bias, residual, arguments)
+        return _trained(x, arguments, arrays)[0] if training else _inference(x, arguments, arrays)
     except (TypeError, ValueError, RuntimeError):
         # Nothing was written. What torch refuses as well is its error to raise, and what it takes is its work.
         if where is None and weights is None:
-            return _torch_itself(input, weight, bias, residual, arguments)
+            return _torch_itself(x, weight, bias, residual, arguments)
         raise
+
+
+def checked_epilogue(activation: str | None, negative_slope: float) -> Epilogue:
+    """Return what follows the affine map; raise ValueError for an activation that there is not."""
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
+    return Epilogue(activation, negative_slope)
 
 
 def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
@@ -142,16 +192,22 @@ def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
 
 def is_served(x: Tensor) -> bool:
     """Return whether the kernels may read the tensor's memory here and now."""
+    return type(x) in PLAIN and x.is_cpu and x.dtype in _FLOATS and x.layout is torch.strided and not _is_watched()
+
+
+def _is_watched() -> bool:
+    """Return whether a transform, a mode, forward mode or a tracer has to see all operations."""
     return (
-        type(x) in PLAIN
-        and x.is_cpu
-        and x.dtype in _FLOATS
-        and x.layout is torch.strided
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
+        _transforms_are_active()
+        or _number_of_modes() > 0
+        or forward_ad._current_level >= 0
+        or _tracing_state() is not None
     )
+
+
+def is_eager() -> bool:
+    """Return whether operations are computed at once, with nothing else to see them."""
+    return not _is_compiling() and not _is_watched()
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
@@ -178,7 +234,7 @@ _threads_of_torch = torch.get_num_threads()
 def follow_threads() -> None:
     """Take over the number of threads that ``torch.set_num_threads`` was given since the last call."""
     global _threads_of_torch
-    n = torch.get_num_threads()
+    n = _get_num_threads()
     if n != _threads_of_torch:
         _threads_of_torch = n
         _calls.set_num_threads(n)
@@ -187,47 +243,34 @@ def follow_threads() -> None:
 # The compiled kernels.
 
 
-def _inference(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: Arguments
-) -> Tensor:
-    """Return y where no gradient will be asked for."""
-    if arguments.training:
-        return _trained(x, weight, bias, residual, arguments)[0]
+def _inference(x: Tensor, arguments: Arguments, arrays: tuple[Any, ...]) -> Tensor:
+    """Return y by the running statistics."""
     check_running_dtypes(arguments.running_mean, arguments.running_var)
-    y = _calls.infer(
-        array_of(x),
-        array_of(arguments.running_mean),
-        array_of(arguments.running_var),
-        array_of(weight),
-        array_of(bias),
+    x_array, mean, var, weight, bias, residual, _, _ = arrays
+    y = _calls.infer(x_array, mean, var, weight, bias, arguments.eps, residual, arguments.epilogue)
+    found: Tensor = tensors_of((y,), (x,))[0]
+    return found
+
+
+def _trained(x: Tensor, arguments: Arguments, arrays: tuple[Any, ...]) -> tuple[Tensor, Saved]:
+    """Return y and what backward needs."""
+    x_array, running_mean, running_var, weight, bias, residual, where, weights = arrays
+    y, mean, _, invstd, count = _calls.train(
+        x_array,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        arguments.momentum,
         arguments.eps,
-        array_of(residual),
+        where,
+        weights,
+        residual,
         arguments.epilogue,
     )
-    return ordered_like(tensor_of(y), x)
-
-
-def _trained(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: Arguments
-) -> tuple[Tensor, Saved]:
-    """Return y and what backward needs."""
-    running_mean, running_var, _, momentum, eps, where, weights, epilogue = arguments
-    result = _calls.train(
-        array_of(x),
-        array_of(weight),
-        array_of(bias),
-        array_of(running_mean),
-        array_of(running_var),
-        momentum,
-        eps,
-        array_of(where),
-        array_of(weights),
-        array_of(residual),
-        epilogue,
-    )
     if running_mean is not None:  # written behind torch's back, which counts the changes of each tensor
-        torch._C._increment_version([running_mean, running_var])
-    return ordered_like(tensor_of(result.y), x), result.saved
+        _increment_version([arguments.running_mean, arguments.running_var])
+    return tensors_of((y,), (x,))[0], Saved(mean, invstd, None if isinstance(count, int) else count)
 
 
 class _Function(torch.autograd.Function):
@@ -241,15 +284,16 @@ class _Function(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         arguments: Arguments,
+        arrays: tuple[Any, ...],
     ) -> Tensor:
         ctx.arguments = arguments
         ctx.save_for_backward(x, weight, bias, residual, arguments.where, arguments.weights)
         if arguments.training:
-            y, ctx.saved = _trained(x, weight, bias, residual, arguments)
+            y, ctx.saved = _trained(x, arguments, arrays)
             return y
-        y = _inference(x, weight, bias, residual, arguments)
+        y = _inference(x, arguments, arrays)
         # Copies, since the running statistics may have changed when backward reads them.
-        mean, var = array_of(arguments.running_mean), array_of(arguments.running_var)
+        _, mean, var, *_ = arrays
         ctx.constants = mean.astype(np.float64), var.astype(np.float64)
         return y
 
@@ -260,8 +304,8 @@ class _Function(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         dweight: Any
         dbias: Any
-        array = None if torch.is_grad_enabled() else _array_of_gradient(dy, x)
-        if array is None:
+        arrays = None if _is_grad_enabled() else _arrays_for_backward(dy, x, weight, bias, residual, where, weights)
+        if arrays is None:
             constants = None if arguments.training else tuple(map(torch.from_numpy, ctx.constants))
             dx, dweight, dbias, dresidual = _composed.backward(
                 dy, x, weight, bias, constants, arguments.eps, where, weights, residual, arguments.epilogue
@@ -274,36 +318,47 @@ class _Function(torch.autograd.Function):
             else:
                 mean, var = ctx.constants
                 saved = saved_constants(mean, var, arguments.eps)
-            dx_array, dweight, dbias, dresidual_array = _calls.backward(
-                array,
-                array_of(x),
-                array_of(weight),
-                array_of(bias),
+            dy_array, x_array, weight_array, bias_array, residual_array, where_array, weights_array = arrays
+            *found, dresidual_array = _calls.backward(
+                dy_array,
+                x_array,
+                weight_array,
+                bias_array,
                 saved,
                 arguments.training,
-                array_of(where),
-                array_of(weights),
-                array_of(residual),
+                where_array,
+                weights_array,
+                residual_array,
                 arguments.epilogue,
             )
-            dx = ordered_like(tensor_of(dx_array), x)
-            dweight = channel_tensor(dweight, weight.dtype) if wanted[1] else None
-            dbias = channel_tensor(dbias, bias.dtype) if wanted[2] else None
-            if dresidual_array is None or dresidual_array is array:
+            # The residual's gradient is dy itself where no activation stands between them.
+            own_dresidual = x if wanted[3] and dresidual_array is not dy_array else None
+            likes = (
+                x if wanted[0] else None,
+                weight if wanted[1] else None,
+                bias if wanted[2] else None,
+                own_dresidual,
+            )
+            dx, dweight, dbias, dresidual = tensors_of((*found, dresidual_array), likes)
+            if own_dresidual is None:
                 dresidual = dy
-            else:
-                dresidual = ordered_like(tensor_of(dresidual_array), x)
-        return dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None, None
+        return dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None, None, None
 
 
 # Function.apply without its questions about transforms, which `is_served` has answered.
 _applied = super(torch.autograd.Function, _Function).apply
+# What the node calls, which by itself asks each time which of the names for backward is in use.
+_Function._backward_cls.apply = _Function.backward
 
 
-def _array_of_gradient(dy: Tensor, x: Tensor) -> Any:
-    """Return dy as an array; None where it has no memory to read (in a batch of gradients, say)."""
+def _arrays_for_backward(dy: Tensor, x: Tensor, *others: Tensor | None) -> tuple[Any, ...] | None:
+    """Return all as arrays; None where dy has no memory to read (in a batch of gradients, say)."""
+    if _is_watched():
+        return None
     try:
-        return array_of(in_order_of(dy, x)) if is_served(dy) else None
+        tensors = in_order_of(dy, x), x, *others
+        arrays = plain_arrays_of(*tensors)
+        return tuple(map(array_of, tensors)) if arrays is None and is_served(dy) else arrays
     except RuntimeError:  # the batches of torch.autograd.grad(is_grads_batched=True) look like any other tensor
         return None
 

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbn.torch._functional import batch_norm
+from fastbn.torch._arrays import count_up
+from fastbn.torch._calls import Epilogue
+from fastbn.torch._functional import checked_epilogue, is_eager, normalized
+
+_NO_EPILOGUE = Epilogue()
 
 
 class BatchNormMixin(torch.nn.Module):
@@ -60,30 +64,42 @@ class BatchNormMixin(torch.nn.Module):
             y, of input's shape and type.
         """
         self._check_input_dim(input)
-        momentum = self._count_batch() if self.training and self.track_running_stats else 0.0
-        use_running = not self.training or self.track_running_stats
-        running_mean, running_var = (self.running_mean, self.running_var) if use_running else (None, None)
-        return batch_norm(
+        eager = is_eager()
+        training = self.training
+        momentum = self._count_batch(eager) if training and self.track_running_stats else 0.0
+        # As attributes, torch.nn.Module finds them by a function in Python.
+        parameters, buffers = self._parameters, self._buffers
+        try:
+            weight, bias = parameters["weight"], parameters["bias"]
+            running_mean, running_var = buffers["running_mean"], buffers["running_var"]
+        except KeyError:  # a parametrization computes them, say
+            weight, bias, running_mean, running_var = self.weight, self.bias, self.running_mean, self.running_var
+        if training and not self.track_running_stats:
+            running_mean = running_var = None
+        return normalized(
             input,
             running_mean,
             running_var,
-            self.weight,
-            self.bias,
-            self.training or (running_mean is None and running_var is None),
+            weight,
+            bias,
+            training or (running_mean is None and running_var is None),
             momentum,
             self.eps,
-            where=where,
-            weights=weights,
-            residual=residual,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
+            where,
+            weights,
+            residual,
+            _NO_EPILOGUE if self.activation is None else checked_epilogue(self.activation, self.negative_slope),
+            eager,
         )
 
-    def _count_batch(self) -> float:
+    def _count_batch(self, eager: bool = False) -> float:
         """Count a batch of training, and return the weight of its statistics in the running ones."""
-        counted, momentum = self.num_batches_tracked, self.momentum
+        counted, momentum = self._buffers.get("num_batches_tracked"), self.momentum
         if counted is not None:
-            counted.add_(1)
+            if eager:
+                count_up(counted)
+            else:
+                counted.add_(1)
             if momentum is None:  # the plain average over all batches
                 return 1.0 / float(counted)
         return 0.0 if momentum is None else momentum
