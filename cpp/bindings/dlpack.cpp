@@ -1,9 +1,8 @@
-#include "bindings/dlpack.hpp"
+// Arrays of other libraries, read through DLPack where their memory is this processor's.
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 #include <utility>
 
 #include "bindings/numpy.hpp"
@@ -18,30 +17,23 @@ constexpr std::int32_t on_cpu = 1;
 constexpr std::int32_t on_cpu_for_cuda = 3;  // pinned memory
 constexpr std::int32_t on_cpu_for_rocm = 11;
 
-enum TypeCode : std::uint8_t {
-    code_int = 0,
-    code_uint = 1,
-    code_float = 2,
-    code_bfloat = 4,
-    code_bool = 6,
-};
+constexpr std::uint8_t code_int = 0;
+constexpr std::uint8_t code_uint = 1;
+constexpr std::uint8_t code_float = 2;
+constexpr std::uint8_t code_bfloat = 4;
+constexpr std::uint8_t code_bool = 6;
 
-struct Device {
-    std::int32_t type;
-    std::int32_t id;
-};
+constexpr std::uint32_t known_major = 1;
 
-struct DataType {
-    std::uint8_t code;
-    std::uint8_t bits;
-    std::uint16_t lanes;
-};
-
+// The structs that these consist of there are spread out.
 struct Tensor {
     void* data;
-    Device device;
+    std::int32_t device_type;
+    std::int32_t device_id;
     std::int32_t ndim;
-    DataType dtype;
+    std::uint8_t code;  // of the type, as `bits` and `lanes` are
+    std::uint8_t bits;
+    std::uint16_t lanes;
     std::int64_t* shape;
     std::int64_t* strides;  // in elements; null: C order
     std::uint64_t byte_offset;
@@ -53,14 +45,9 @@ struct ManagedTensor {
     void (*deleter)(ManagedTensor* self);
 };
 
-struct Version {
+struct VersionedTensor {
     std::uint32_t major;
     std::uint32_t minor;
-};
-constexpr std::uint32_t known_major = 1;
-
-struct VersionedTensor {
-    Version version;
     void* context;
     void (*deleter)(VersionedTensor* self);
     std::uint64_t flags;
@@ -69,51 +56,25 @@ struct VersionedTensor {
 
 // ---- Capsules ----
 
+// Takes over what the capsule holds, if it has that name: the owner, and what it owns.
 template <class Managed>
-struct CapsuleNames;
-template <>
-struct CapsuleNames<ManagedTensor> {
-    static constexpr const char* fresh = "dltensor";
-    static constexpr const char* used = "used_dltensor";
-};
-template <>
-struct CapsuleNames<VersionedTensor> {
-    static constexpr const char* fresh = "dltensor_versioned";
-    static constexpr const char* used = "used_dltensor_versioned";
-};
-
-struct OwnedTensor {
-    const Tensor* tensor = nullptr;
-    py::object owner;
-};
-
-// Takes over what the capsule holds, if it is of this kind.
-template <class Managed>
-OwnedTensor take(PyObject* capsule) {
-    using Names = CapsuleNames<Managed>;
-    if (PyCapsule_IsValid(capsule, Names::fresh) == 0) return {};
-    auto* const managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, Names::fresh));
+py::object take(PyObject* capsule, const char* fresh_name, const char* used_name,
+                Managed*& managed) {
+    if (PyCapsule_IsValid(capsule, fresh_name) == 0) return {};
+    managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, fresh_name));
     py::object owner = owned(PyCapsule_New(managed, nullptr, [](PyObject* own) {
         auto* const held = static_cast<Managed*>(PyCapsule_GetPointer(own, nullptr));
         if (held->deleter != nullptr) held->deleter(held);
     }));
-    if (PyCapsule_SetName(capsule, Names::used) != 0) throw PythonError();
-    if constexpr (std::is_same_v<Managed, VersionedTensor>) {
-        if (managed->version.major > known_major) return {nullptr, std::move(owner)};
-    }
-    return {&managed->tensor, std::move(owner)};
-}
-
-OwnedTensor tensor_of(PyObject* capsule) {
-    OwnedTensor versioned = take<VersionedTensor>(capsule);
-    return versioned.owner ? versioned : take<ManagedTensor>(capsule);
+    if (PyCapsule_SetName(capsule, used_name) != 0) throw PythonError();
+    return owner;
 }
 
 // ---- Types and shapes ----
 
 // The dtype that NumPy has for it, or empty.
-py::object numpy_dtype_of(const DataType& type) {
-    if (type.lanes != 1) return {};
+py::object numpy_dtype_of(const Tensor& tensor) {
+    if (tensor.lanes != 1) return {};
     struct Known {
         std::uint8_t code;
         std::uint8_t bits;
@@ -128,9 +89,9 @@ py::object numpy_dtype_of(const DataType& type) {
         {code_int, 64, numpy_int64},     {code_bool, 8, numpy_bool},
     };
     for (const Known& entry : known) {
-        if (entry.code == type.code && entry.bits == type.bits) return dtype_of(entry.num);
+        if (entry.code == tensor.code && entry.bits == tensor.bits) return dtype_of(entry.num);
     }
-    if (type.code != code_bfloat || type.bits != 16) return {};
+    if (tensor.code != code_bfloat || tensor.bits != 16) return {};
     return call(imported("numpy", "dtype"), imported("ml_dtypes", "bfloat16").ptr());
 }
 
@@ -140,20 +101,19 @@ bool is_on_cpu(std::int32_t device) {
 
 // An array of the tensor's memory; empty where NumPy has none like it.
 py::object array_on(const Tensor& tensor, const py::object& owner, bool writeable) {
-    if (!is_on_cpu(tensor.device.type) || tensor.ndim < 0 || tensor.ndim > max_dimensions)
+    if (!is_on_cpu(tensor.device_type) || tensor.ndim < 0 || tensor.ndim > max_dimensions)
         return {};
-    const py::object dtype = numpy_dtype_of(tensor.dtype);
+    const py::object dtype = numpy_dtype_of(tensor);
     if (!dtype) return {};
     std::ptrdiff_t shape[max_dimensions];
     std::ptrdiff_t strides[max_dimensions];
-    std::ptrdiff_t dense = tensor.dtype.bits / 8;
+    std::ptrdiff_t dense = tensor.bits / 8;
     bool empty = false;
     for (int i = tensor.ndim; i-- > 0;) {
         shape[i] = tensor.shape[i];
         if (shape[i] < 0) return {};
         empty = empty || shape[i] == 0;
-        strides[i] =
-            tensor.strides == nullptr ? dense : tensor.strides[i] * (tensor.dtype.bits / 8);
+        strides[i] = tensor.strides == nullptr ? dense : tensor.strides[i] * (tensor.bits / 8);
         dense *= std::max<std::ptrdiff_t>(shape[i], 1);
     }
     // Memory of no bytes may be nowhere.
@@ -201,15 +161,23 @@ py::object exported(PyObject* value) {
         return {};
     }
     if (PyType_Check(value) != 0 || !may_be_on_cpu(value)) return {};
-    const OwnedTensor found = tensor_of(capsule_of(method).ptr());
-    return found.tensor != nullptr ? array_on(*found.tensor, found.owner, false) : py::object();
+    const py::object capsule = capsule_of(method);
+    VersionedTensor* versioned = nullptr;
+    py::object owner =
+        take(capsule.ptr(), "dltensor_versioned", "used_dltensor_versioned", versioned);
+    if (owner && versioned->major > known_major) return {};
+    if (owner) return array_on(versioned->tensor, owner, false);
+    ManagedTensor* managed = nullptr;
+    owner = take(capsule.ptr(), "dltensor", "used_dltensor", managed);
+    return owner ? array_on(managed->tensor, owner, false) : py::object();
 }
 
 // ---- What a type offers ----
 
 // DLPack's DLPackExchangeAPI of version 1.3: functions in C, for all objects of a type.
 struct ExchangeApi {
-    Version version;
+    std::uint32_t major;
+    std::uint32_t minor;
     const ExchangeApi* previous;
     void* allocate;
     void* managed_from_object;
@@ -231,7 +199,7 @@ const ExchangeApi* exchange_api_of(PyObject* value) {
     const auto* const api =
         static_cast<ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
     if (api == nullptr) throw PythonError();
-    return api->version.major == known_major ? api : nullptr;
+    return api->major == known_major ? api : nullptr;
 }
 
 }  // namespace

@@ -8,14 +8,13 @@
 #include <vector>
 
 #include "bindings/arguments.hpp"
-#include "bindings/dlpack.hpp"
-#include "bindings/gil.hpp"
+#include "bindings/numpy.hpp"
 #include "bindings/outputs.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
-#include "engine/caches.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/features.hpp"
+#include "engine/machine.hpp"
 #include "engine/operations.hpp"
 #include "engine/threads.hpp"
 #include "engine/workspace.hpp"

@@ -25,13 +25,10 @@ struct ArrayFields {
 };
 ArrayFields fields_of_array(PyObject* array);
 
-// As NumPy's documentation of dtypes has them.
-struct DTypeFields {
-    int num;
-    char kind;
-    char byteorder;
-};
-DTypeFields fields_of_dtype(PyObject* dtype);
+// A dtype's fields, as NumPy's documentation has them.
+int num_of(PyObject* dtype);
+char kind_of(PyObject* dtype);
+char byteorder_of(PyObject* dtype);
 
 // NumPy's type numbers, of its ndarraytypes.h: the same in every version.
 constexpr int numpy_bool = 0;
@@ -64,5 +61,19 @@ py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape);
 // On other memory, which `base` keeps alive.
 py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
                         const std::ptrdiff_t* shape, const std::ptrdiff_t* strides, bool writeable);
+
+// ---- Arrays of other libraries (dlpack.cpp) ----
+
+// A NumPy array of the same memory, which it keeps alive. Empty, without an error, where the object
+// has no `__dlpack__`, where that raises, where the memory is on another device, or where NumPy has
+// no such type.
+py::object array_from_dlpack(PyObject* value);
+
+// A writable array of the same memory, by the functions in C that a type may offer for its objects
+// (`__dlpack_c_exchange_api__`): a fifth of the time. They do not ask whether the object's memory
+// holds its values as they are, and the array is to be used before the object's memory changes.
+// Empty, without an error, where the type offers none or NumPy has no such type; what the functions
+// raise is raised.
+py::object array_from_exchange_api(PyObject* value);
 
 }  // namespace fastbn::bindings
