@@ -121,18 +121,18 @@ struct StoredType {
 
 // Empty for a dtype that the engine does not have.
 std::optional<StoredType> stored_type(PyObject* dtype) {
-    const DTypeFields fields = fields_of_dtype(dtype);
-    const char order = fields.byteorder;  // the machine's own may be spelled out
+    const int num = num_of(dtype);
+    const char order = byteorder_of(dtype);  // the machine's own may be spelled out
     const bool swapped = order != '=' && order != '|' && order != native_order;
-    if (fields.num >= numpy_first_user_type) {
-        const std::optional<DType> known = user_dtype(dtype, fields.num);
+    if (num >= numpy_first_user_type) {
+        const std::optional<DType> known = user_dtype(dtype, num);
         return known ? std::optional(StoredType{*known, swapped}) : std::nullopt;
     }
     for (const StorageType& type : storage_types) {
-        if (type.num == fields.num) return StoredType{type.dtype, swapped};
+        if (type.num == num) return StoredType{type.dtype, swapped};
     }
     for (const StorageType& type : long_types) {
-        if (type.num == fields.num) return StoredType{type.dtype, swapped};
+        if (type.num == num) return StoredType{type.dtype, swapped};
     }
     return std::nullopt;
 }
@@ -216,7 +216,7 @@ py::object as_array(const Argument& argument) {
         wrong_type(argument.name, "be an array", shown(argument.value) + " (" + reason + ")");
     }
     const ArrayFields fields = fields_of_array(array.ptr());
-    if (fields.ndim == 0 && fields_of_dtype(fields.dtype).kind == 'O') refuse_known(argument);
+    if (fields.ndim == 0 && kind_of(fields.dtype) == 'O') refuse_known(argument);
     return array;
 }
 

@@ -6,8 +6,8 @@
 #include "bindings/numpy.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
-#include "engine/caches.hpp"
 #include "engine/dispatch.hpp"
+#include "engine/machine.hpp"
 #include "engine/threads.hpp"
 
 namespace fastbn::bindings {
@@ -39,10 +39,9 @@ ArrayFields fields_of_array(PyObject* array) {
             (fields->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0};
 }
 
-DTypeFields fields_of_dtype(PyObject* dtype) {
-    const auto fields = py::reinterpret_borrow<py::dtype>(dtype);
-    return {fields.num(), fields.kind(), fields.byteorder()};
-}
+int num_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dtype).num(); }
+char kind_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dtype).kind(); }
+char byteorder_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dtype).byteorder(); }
 
 PyObject* float32_dtype() { return float32; }
 PyObject* float64_dtype() { return float64; }

@@ -25,13 +25,10 @@ struct ArrayFields {
 };
 ArrayFields fields_of_array(PyObject* array);
 
-// As NumPy's documentation of dtypes has them.
-struct DTypeFields {
-    int num;
-    char kind;
-    char byteorder;
-};
-DTypeFields fields_of_dtype(PyObject* dtype);
+// A dtype's fields, as NumPy's documentation has them.
+int num_of(PyObject* dtype);
+char kind_of(PyObject* dtype);
+char byteorder_of(PyObject* dtype);
 
 // NumPy's type numbers, of its ndarraytypes.h: the same in every version.
 constexpr int numpy_bool = 0;

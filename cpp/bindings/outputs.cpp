@@ -12,26 +12,22 @@
 namespace fastbn::bindings {
 namespace {
 
-// The bytes an array reaches over, from its first to behind its last.
-struct ByteRange {
-    const char* begin;
-    const char* end;
-};
-
-ByteRange bytes_of(const ArrayRef& array) {
-    ByteRange range{array.data, array.data + size_of(array.dtype)};
+// The bytes an array reaches over: its first, and that behind its last.
+std::pair<const char*, const char*> bytes_of(const ArrayRef& array) {
+    const char* begin = array.data;
+    const char* end = array.data + size_of(array.dtype);
     for (int i = 0; i < array.ndim; ++i) {
         if (array.shape[i] == 0) return {array.data, array.data};
         const std::ptrdiff_t reach = (array.shape[i] - 1) * array.strides[i];
-        (reach < 0 ? range.begin : range.end) += reach;
+        (reach < 0 ? begin : end) += reach;
     }
-    return range;
+    return {begin, end};
 }
 
 bool share_memory(const ArrayArg& a, const ArrayArg& b) {
-    const ByteRange ea = bytes_of(a.ref);
-    const ByteRange eb = bytes_of(b.ref);
-    if (ea.begin >= eb.end || eb.begin >= ea.end) return false;
+    const auto [begin_a, end_a] = bytes_of(a.ref);
+    const auto [begin_b, end_b] = bytes_of(b.ref);
+    if (begin_a >= end_b || begin_b >= end_a) return false;
     // Interleaved, perhaps. NumPy gives up where it would have to search for long.
     const py::object most_work = to_python(10000);
     const py::object too_hard = imported("numpy.exceptions", "TooHardError");
@@ -85,22 +81,12 @@ void set_dense_strides(const ArrayRef& like, std::ptrdiff_t itemsize, std::ptrdi
     }
 }
 
-// A block of the pool, given back when the last array on it goes.
-struct PooledBlock {
-    explicit PooledBlock(std::ptrdiff_t n) : data(pool::take(n)), bytes(n) {}
-    ~PooledBlock() { pool::give_back(data, bytes); }
-    PooledBlock(const PooledBlock&) = delete;
-    PooledBlock& operator=(const PooledBlock&) = delete;
-
-    char* data;
-    std::ptrdiff_t bytes;
-};
-
+// On a block of the pool, which it gives back when the last array on it goes.
 py::object pooled_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape,
                         const std::ptrdiff_t* strides, std::ptrdiff_t bytes) {
-    auto block = std::make_unique<PooledBlock>(bytes);
+    auto block = std::make_unique<pool::Block>(bytes);
     const py::object base = owned(PyCapsule_New(block.get(), nullptr, [](PyObject* capsule) {
-        delete static_cast<PooledBlock*>(PyCapsule_GetPointer(capsule, nullptr));
+        delete static_cast<pool::Block*>(PyCapsule_GetPointer(capsule, nullptr));
     }));
     char* const data = block.release()->data;
     return new_array_on(data, base.ptr(), dtype, ndim, shape, strides, true);

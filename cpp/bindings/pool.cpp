@@ -4,6 +4,7 @@
 #include <iterator>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -19,14 +20,9 @@ namespace {
 constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
 constexpr std::ptrdiff_t default_limit = std::ptrdiff_t{256} << 20;
 
-struct Block {
-    char* data;
-    std::ptrdiff_t size;
-};
-
 struct Pool {
     std::mutex mutex;
-    std::vector<Block> free;  // the longest unused first
+    std::vector<std::pair<char*, std::ptrdiff_t>> free;  // with sizes; the longest unused first
     std::ptrdiff_t held = 0;
     std::ptrdiff_t limit = default_limit;
     std::ptrdiff_t reused = 0;
@@ -84,8 +80,8 @@ char* fresh_block(std::ptrdiff_t size) {
 void shrink(Pool& p, std::ptrdiff_t most) {
     auto end = p.free.begin();
     while (p.held > most) {
-        p.held -= end->size;
-        std::free(end->data);
+        p.held -= end->second;
+        std::free(end->first);
         ++end;
     }
     p.free.erase(p.free.begin(), end);
@@ -93,37 +89,35 @@ void shrink(Pool& p, std::ptrdiff_t most) {
 
 }  // namespace
 
-char* take(std::ptrdiff_t bytes) {
-    const std::ptrdiff_t size = rounded(bytes);
+Block::Block(std::ptrdiff_t bytes) : data(nullptr), size(rounded(bytes)) {
     Pool& p = shared_pool();
     {
         const std::scoped_lock lock(p.mutex);
         for (auto block = p.free.rbegin(); block != p.free.rend(); ++block) {
-            if (block->size != size) continue;
-            char* const data = block->data;
+            if (block->second != size) continue;
+            data = block->first;
             p.free.erase(std::next(block).base());
             p.held -= size;
             ++p.reused;
-            return data;
+            return;
         }
     }
-    return fresh_block(size);
+    data = fresh_block(size);
 }
 
-void give_back(char* block, std::ptrdiff_t bytes) noexcept {
-    const std::ptrdiff_t size = rounded(bytes);
+Block::~Block() {
     Pool& p = shared_pool();
     const std::scoped_lock lock(p.mutex);
     if (!recycles || size > p.limit) {
-        std::free(block);
+        std::free(data);
         return;
     }
     shrink(p, p.limit - size);
     try {
-        p.free.push_back({block, size});
+        p.free.emplace_back(data, size);
         p.held += size;
     } catch (const std::bad_alloc&) {
-        std::free(block);
+        std::free(data);
     }
 }
 

@@ -16,10 +16,16 @@ struct Info {
 // Results below this come from the ordinary allocator, which recycles them itself.
 constexpr std::ptrdiff_t pooled_from = std::ptrdiff_t{1} << 20;
 
-// Memory aligned to 64 bytes; raises std::bad_alloc. The block is the caller's alone until it is
-// given back, with the size it was asked for.
-char* take(std::ptrdiff_t bytes);
-void give_back(char* block, std::ptrdiff_t bytes) noexcept;
+// Memory aligned to 64 bytes, the owner's alone until it gives it back; raises std::bad_alloc.
+struct Block {
+    explicit Block(std::ptrdiff_t bytes);
+    ~Block();
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+
+    char* data;
+    std::ptrdiff_t size;  // as rounded up
+};
 
 Info info();
 // Frees at once what exceeds the new limit; 0 turns recycling off.

@@ -88,7 +88,7 @@ std::ptrdiff_t smallest_stride(const ArrayRef& x, const AxisList& axes) {
 }
 
 // Splits the reduced axes into rows and columns, or gives all columns to the channels.
-void choose_orientation(const ArrayRef& x, Layout& layout) {
+void choose_columns(const ArrayRef& x, Layout& layout) {
     const std::ptrdiff_t size = size_of(x.dtype);
     const Dims reduced = reduced_dims(x, layout);
     const Dims channels = channel_dims(x, layout);
@@ -98,7 +98,7 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
     const bool aligned = is_loadable(x) && moments_type(x.dtype) == x.dtype;
 
     if (aligned && reduced.n <= 1 && (unit_channel || (channels.n == 0 && reduced.n == 0))) {
-        layout.orientation = Orientation::channels_last;
+        layout.channels_last = true;
         layout.direct = true;
     } else if (aligned && one_channel_loop && unit_reduced && reduced.n <= 2) {
         layout.direct = true;
@@ -107,11 +107,11 @@ void choose_orientation(const ArrayRef& x, Layout& layout) {
         const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * size;
         if (packed_channels && inner.size <= max_inner_fold &&
             layout.count / inner.size >= min_inner_fold_rows) {
-            layout.orientation = Orientation::channels_last;
+            layout.channels_last = true;
             layout.inner_fold = inner.size;
         }
     } else if (smallest_stride(x, layout.channel_axes) < smallest_stride(x, layout.reduced_axes)) {
-        layout.orientation = Orientation::channels_last;
+        layout.channels_last = true;
     } else {
         layout.inner_axes = layout.reduced_axes.n;
     }
@@ -141,7 +141,7 @@ Layout layout_of(const ArrayRef& x, const Features& features) {
         (features.is_feature[i] ? layout.channel_axes : layout.reduced_axes).push(i);
     }
     sort_reduced(x, layout);
-    choose_orientation(x, layout);
+    choose_columns(x, layout);
 
     std::ptrdiff_t inner = 1;
     for (int i = 0; i < layout.inner_axes; ++i) {

@@ -12,11 +12,6 @@
 
 namespace fastbn {
 
-enum class Orientation {
-    channels_first,  // a tile's columns are values of one channel
-    channels_last,   // a tile's columns are channels, or `inner_fold` neighbours are one channel
-};
-
 // Channels of up to so many neighbouring values are taken as columns, so that no block of a row
 // holds parts of three channels.
 constexpr std::ptrdiff_t max_inner_fold = lanes - 1;
@@ -24,9 +19,11 @@ constexpr std::ptrdiff_t max_inner_fold = lanes - 1;
 // Rows of few columns are folded into one of up to so many.
 constexpr std::ptrdiff_t max_folded_cols = 256;
 
-// For each channel (channels_first) or once for all (channels_last), x is rows x cols.
+// For each channel (channels first) or once for all (channels last), x is rows x cols.
 struct Layout {
-    Orientation orientation = Orientation::channels_first;
+    // A tile's columns are channels, or `inner_fold` neighbours are one channel; else they are
+    // values of one channel.
+    bool channels_last = false;
     std::ptrdiff_t channels = 0;
     std::ptrdiff_t count = 0;  // values per channel
     std::ptrdiff_t rows = 1;
@@ -42,7 +39,7 @@ struct Layout {
 
     // The rows that are left over where others are folded.
     std::ptrdiff_t leftover_rows() const { return rows % row_fold; }
-    bool channels_first() const { return orientation == Orientation::channels_first; }
+    bool channels_first() const { return !channels_last; }
 };
 
 Layout layout_of(const ArrayRef& x, const Features& features);
@@ -85,7 +82,7 @@ struct Operand {
 Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype,
                    const Origins& origins = {});
 
-// The loops over one channel's values, and over the channels, whatever the orientation.
+// The loops over one channel's values, and over the channels, whichever come first.
 Dims reduced_dims(const ArrayRef& array, const Layout& layout);
 Dims channel_dims(const ArrayRef& array, const Layout& layout);
 // The array's first element in the order of the loops: the far end of every flipped axis.

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/caches.hpp"
+#include "engine/machine.hpp"
 #include "engine/threads.hpp"
 
 namespace fastbn {
@@ -62,7 +62,7 @@ void tile_one_channel(Plan& plan, DType x) {
         plan.tile_rows = std::min(layout.rows, chunk / layout.cols);
     }
     // Neighbouring channels together, while they fit the cache: longer stretches of memory. But no
-    // more than leaves enough slabs to share out, unless those are too little work.
+    // more than leaves enough slabs for all threads, unless those are too little work.
     const std::ptrdiff_t channel_bytes = layout.count * nominal_size(x);
     const std::ptrdiff_t fair =
         std::max(ceil_div(layout.channels, wanted_pieces), min_slab_bytes / channel_bytes);

@@ -8,7 +8,7 @@
 #include <initializer_list>
 
 #include "engine/layout.hpp"
-#include "engine/team_size.hpp"
+#include "engine/threads.hpp"
 
 namespace fastbn {
 

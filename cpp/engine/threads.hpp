@@ -1,4 +1,5 @@
-// Threads: the phases of a call, run by a team. The only door to OpenMP.
+// Threads: the phases of a call, run by a team, whose size is learned from the calls before it. The
+// only door to OpenMP.
 #pragma once
 
 #include <array>
@@ -7,9 +8,63 @@
 #include <cstdint>
 #include <string>
 
-#include "engine/team_size.hpp"
-
 namespace fastbn {
+
+// ---- Teams ----
+//
+// On a machine that others use too, a call waits at its end for the thread that the system does not
+// run just then, and may wait many times as long as it works. Whether it will cannot be asked of
+// the system in the time that a call takes. But a call that is over tells what its threads were
+// worth: each did a known part of the work in a known time, from which follows what one thread
+// would have taken (threads.cpp), and half as many as there were, none of them waited for:
+//
+//     loss = took - alone / half
+//
+// Losses and gains are added up, for calls of like size. When more has been lost than it costs to
+// wake the threads, such calls take half as many, until they have worked for `repay` times as long
+// as was lost. Then they try the larger team again; if that loses again, the smaller one works for
+// twice as many times. So no more than one part in `repay` of the time is lost, whatever the
+// machine does, and much less where it goes on doing so.
+
+using Nanoseconds = std::int64_t;
+Nanoseconds now();
+
+class TeamSize;
+
+// The threads of one call.
+struct Team {
+    int threads = 1;
+    int halvings = 0;            // how often the number that is meant to be had been halved
+    TeamSize* learns = nullptr;  // from the call's times; null where it would not take more threads
+};
+
+// What calls of like size have learned. Several threads may use it at once: its numbers are atomic
+// each for itself, and if one of two changes is lost, the next call makes it.
+class TeamSize {
+public:
+    // That of calls that touch about so many bytes.
+    static TeamSize& of(std::ptrdiff_t bytes);
+
+    // How often the number of threads is to be halved.
+    int halvings() const { return halvings_.load(std::memory_order_relaxed); }
+
+    // From a call that took so long, where one thread would have taken `alone`.
+    void learn(const Team& team, Nanoseconds took, Nanoseconds alone);
+
+private:
+    static constexpr Nanoseconds repay = 12;
+    static constexpr Nanoseconds most_repay = 64;
+
+    void add_loss(const Team& team, Nanoseconds loss);
+    void work_off(const Team& team, Nanoseconds took);
+
+    std::atomic<int> halvings_{0};
+    std::atomic<Nanoseconds> lost_{0};       // by teams of the present size; below 0: gained
+    std::atomic<Nanoseconds> owed_{0};       // so long the smaller team is to work yet
+    std::atomic<Nanoseconds> times_{repay};  // what the next loss is multiplied by
+};
+
+// ---- Settings ----
 
 // What set_num_threads chose; 0 leaves the choice to OpenMP, asked anew at every call.
 void set_num_threads(int n);
@@ -34,18 +89,14 @@ void set_full_teams(bool full);
 // would wait for them for ever: from then on everything runs on the calling thread.
 void install_fork_handler();
 
+// ---- Phases ----
+
 // The work of a phase, items 0 .. n: which are handed out, and how many are done.
 class Phase {
 public:
-    struct Range {
-        std::ptrdiff_t begin;
-        std::ptrdiff_t end;
-
-        explicit operator bool() const { return begin < end; }
-    };
-
-    // A part of what is left, empty if nothing is: long ones first, short ones to end together.
-    Range take(std::ptrdiff_t n, int members);
+    // Takes a part of what is left, long ones first, short ones to end together: returns how many
+    // items from `begin` on, 0 if nothing is left.
+    std::ptrdiff_t take(std::ptrdiff_t n, int members, std::ptrdiff_t& begin);
     void finish(std::ptrdiff_t items) { done_.fetch_add(items, std::memory_order_release); }
     void wait_for_all(std::ptrdiff_t n) const;
 
@@ -86,10 +137,11 @@ public:
         Phase& phase = (*phases_)[next_phase_++];
         const Nanoseconds started = now();
         std::ptrdiff_t mine = 0;
-        while (const Phase::Range range = phase.take(n, members_)) {
-            body(range.begin, range.end);
-            phase.finish(range.end - range.begin);
-            mine += range.end - range.begin;
+        std::ptrdiff_t begin = 0;
+        while (const std::ptrdiff_t taken = phase.take(n, members_, begin)) {
+            body(begin, begin + taken);
+            phase.finish(taken);
+            mine += taken;
         }
         phase.add_time(now() - started, mine, n, members_);
         phase.wait_for_all(n);

@@ -1,11 +1,318 @@
-// The kernels of statistics of integers that are summed exactly. See moments.cpp for how this is
-// compiled.
-#include "kernels/integer_sums.hpp"
+// The kernels of statistics of integers of 8 and 16 bits: sums of them and of their squares, which
+// are whole numbers, in which no order of addition shows. A kernel adds up at most 65,536 values of
+// a channel in elements of 32 bits, and then hands them on as double-doubles. See moments.cpp for
+// how this is compiled.
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/per_channel.hpp"
 #include "kernels/table.hpp"
 #include "numerics/dtype.hpp"
+#include "numerics/moments_math.hpp"
+#include "simd/prefetch.hpp"
+#include "simd/tile.hpp"
+#include "simd/vec.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
+
+// ---- Types ----
+
+// Registers add unsigned bytes and signed 16-bit numbers. Of other types the highest bit is
+// flipped, which subtracts `offset` from each value; add_sums puts it back.
+template <class X>
+constexpr std::uint16_t flipped_bits = 0;
+template <>
+constexpr std::uint16_t flipped_bits<std::int8_t> = 0x8080;
+template <>
+constexpr std::uint16_t flipped_bits<std::uint16_t> = 0x8000;
+
+template <class X>
+constexpr std::int64_t offset = 0;
+template <>
+constexpr std::int64_t offset<std::int8_t> = -128;
+template <>
+constexpr std::int64_t offset<std::uint16_t> = 32768;
+
+template <class X>
+inline Bytes without_offset(Bytes stored) {
+    if constexpr (is_same<X, Boolean>) {
+        return Bytes::lesser_of_bytes(stored, Bytes::broadcast(0x0101));
+    } else if constexpr (flipped_bits<X> != 0) {
+        return stored ^ Bytes::broadcast(flipped_bits<X>);
+    } else {
+        return stored;
+    }
+}
+
+template <class X>
+constexpr std::ptrdiff_t elements_of = sizeof(Bytes) / sizeof(X);
+
+template <class X>
+inline Bytes read(const X* p) {
+    return without_offset<X>(Bytes::load(reinterpret_cast<const char*>(p)));
+}
+// The first n elements, and zeros.
+template <class X>
+[[gnu::noinline]] Bytes read(const X* p, std::ptrdiff_t n) {
+    alignas(64) char part[sizeof(Bytes)];
+    Bytes::broadcast(flipped_bits<X>).store(part);
+    __builtin_memcpy(part, p, static_cast<std::size_t>(n) * sizeof(X));
+    return without_offset<X>(Bytes::load(part));
+}
+
+// The sums of n values, of which `offset` was subtracted before they were added up.
+template <class X>
+inline void add_sums(const IntegerSums& to, std::ptrdiff_t i, std::ptrdiff_t n, double sum,
+                     double squares) {
+    constexpr auto subtracted = static_cast<double>(offset<X>);
+    const double all = subtracted * static_cast<double>(n);
+    add_integers(to, i, sum + all, squares + subtracted * (2.0 * sum + all));
+}
+
+// Squares of 16-bit numbers fill 32 bits, so that their lower and their upper sixteen bits are
+// added up in elements of their own, the lower first.
+inline Bytes lower_halves(Bytes squares) { return Bytes::interleave_lower<2>(squares, Bytes{}); }
+inline Bytes upper_halves(Bytes squares) { return Bytes::interleave_upper<2>(squares, Bytes{}); }
+inline double from_halves(std::uint32_t lower, std::uint32_t upper) {
+    return static_cast<double>(lower) + static_cast<double>(upper) * 0x1p16;
+}
+
+inline Bytes squares_of_pairs(Bytes a) { return Bytes::sums_of_products(a, a); }
+
+// ---- A tile of one channel ----
+
+struct TileSums {
+    Bytes sum{};
+    Bytes squares[2]{};
+
+    void add_bytes(Bytes x) {
+        sum = Bytes::add<4>(sum, Bytes::sums_of_bytes(x));
+        add_squares(squares_of_pairs(Bytes::interleave_lower<1>(x, Bytes{})),
+                    squares_of_pairs(Bytes::interleave_upper<1>(x, Bytes{})));
+    }
+    void add_shorts(Bytes x) {
+        sum = Bytes::add<4>(sum, Bytes::sums_of_products(x, Bytes::broadcast(1)));
+        const Bytes pairs = squares_of_pairs(x);
+        add_squares(lower_halves(pairs), upper_halves(pairs));
+    }
+    template <class X>
+    void add(Bytes x) {
+        if constexpr (sizeof(X) == 1) add_bytes(x);
+        if constexpr (sizeof(X) == 2) add_shorts(x);
+    }
+
+private:
+    void add_squares(Bytes a, Bytes b) {
+        squares[0] = Bytes::add<4>(squares[0], a);
+        squares[1] = Bytes::add<4>(squares[1], b);
+    }
+};
+
+constexpr std::ptrdiff_t words = sizeof(Bytes) / sizeof(std::uint32_t);
+
+inline void store_words(Bytes a, std::uint32_t* p) { a.store(reinterpret_cast<char*>(p)); }
+
+template <class X>
+void add_tile_sums(const TileSums& sums, std::ptrdiff_t n, const IntegerSums& to) {
+    std::uint32_t sum[words];
+    std::uint32_t squares[2 * words];
+    store_words(sums.sum, sum);
+    store_words(sums.squares[0], squares);
+    store_words(sums.squares[1], squares + words);
+    std::int64_t total = 0;
+    std::uint64_t total_squares = 0;
+    for (const std::uint32_t part : sum) total += static_cast<std::int32_t>(part);
+    for (std::ptrdiff_t i = 0; i < 2 * words; ++i) {
+        const bool is_upper_half = sizeof(X) == 2 && i % 2 != 0;
+        total_squares += std::uint64_t{squares[i]} << (is_upper_half ? 16U : 0U);
+    }
+    add_sums<X>(to, 0, n, static_cast<double>(total), static_cast<double>(total_squares));
+}
+
+template <class X>
+FASTBN_FLATTEN void sums_of_tile(Tile<const void> untyped_x, std::ptrdiff_t rows,
+                                 std::ptrdiff_t cols, IntegerSums to) noexcept {
+    const Tile<const X> x = typed<const X>(untyped_x);
+    constexpr std::ptrdiff_t width = elements_of<X>;
+    TileSums sums;
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        const X* const row = x.data + r * x.stride;
+        std::ptrdiff_t i = 0;
+        for (; i + width <= cols; i += width) sums.add<X>(read(row + i));
+        if (i < cols) sums.add<X>(read(row + i, cols - i));
+    }
+    add_tile_sums<X>(sums, rows * cols, to);
+}
+
+// ---- A tile of columns ----
+
+// The sums of a register's columns, taken of two rows at a time. Each of two registers of sums has
+// half of every group's columns, each of four registers of squares a quarter.
+struct ColumnIntegers {
+    Bytes sum[2]{};
+    Bytes squares[4]{};
+
+    // In elements of two bytes: 256 rows at most.
+    void add_bytes(Bytes a, Bytes b) {
+        add_bytes(0, Bytes::interleave_lower<1>(a, Bytes{}),
+                  Bytes::interleave_lower<1>(b, Bytes{}));
+        add_bytes(1, Bytes::interleave_upper<1>(a, Bytes{}),
+                  Bytes::interleave_upper<1>(b, Bytes{}));
+    }
+    void add_shorts(Bytes a, Bytes b) {
+        add_shorts(0, Bytes::interleave_lower<2>(a, b));
+        add_shorts(1, Bytes::interleave_upper<2>(a, b));
+    }
+    template <class X>
+    void add(Bytes a, Bytes b) {
+        if constexpr (sizeof(X) == 1) add_bytes(a, b);
+        if constexpr (sizeof(X) == 2) add_shorts(a, b);
+    }
+
+private:
+    void add_squares(int k, Bytes a) { squares[k] = Bytes::add<4>(squares[k], a); }
+    void add_bytes(int half, Bytes a, Bytes b) {
+        sum[half] = Bytes::add<2>(sum[half], Bytes::add<2>(a, b));
+        add_squares(2 * half, squares_of_pairs(Bytes::interleave_lower<2>(a, b)));
+        add_squares(2 * half + 1, squares_of_pairs(Bytes::interleave_upper<2>(a, b)));
+    }
+    void add_shorts(int half, Bytes pairs) {
+        const Bytes ones = Bytes::broadcast(1);
+        sum[half] = Bytes::add<4>(sum[half], Bytes::sums_of_products(pairs, ones));
+        add_squares(2 * half, lower_halves(squares_of_pairs(pairs)));
+        add_squares(2 * half + 1, upper_halves(squares_of_pairs(pairs)));
+    }
+};
+
+// Group g of n registers one after the other, then group g + 1.
+template <int n, int g = 0>
+inline void store_by_groups(const Bytes (&from)[n], char* to) {
+    if constexpr (g < Bytes::groups) {
+        FASTBN_UNROLL
+        for (int k = 0; k < n; ++k) {
+            from[k].template store_group<g>(to + (g * n + k) * group_bytes);
+        }
+        store_by_groups<n, g + 1>(from, to);
+    }
+}
+
+// What a column's sum is stored as: two bytes for bytes, which have no sign, else four.
+template <std::size_t size>
+constexpr auto zero_sum() {
+    if constexpr (size == 1) {
+        return std::uint16_t{0};
+    } else {
+        return std::int32_t{0};
+    }
+}
+
+// Adds columns `first` to `end` of a register that begins with column 0 of `to`.
+template <class X>
+inline void add_columns(const ColumnIntegers& columns, std::ptrdiff_t first, std::ptrdiff_t end,
+                        std::ptrdiff_t rows, const IntegerSums& to) {
+    using Sum = decltype(zero_sum<sizeof(X)>());
+    alignas(64) Sum sum[elements_of<X>];
+    alignas(64) std::uint32_t squares[4 * words];
+    static_assert(sizeof(sum) == 2 * sizeof(Bytes));
+    store_by_groups(columns.sum, reinterpret_cast<char*>(sum));
+    store_by_groups(columns.squares, reinterpret_cast<char*>(squares));
+#pragma omp simd
+    for (std::ptrdiff_t i = first; i < end; ++i) {
+        if constexpr (sizeof(X) == 1) {
+            add_sums<X>(to, i, rows, static_cast<double>(sum[i]), static_cast<double>(squares[i]));
+        } else {
+            add_sums<X>(to, i, rows, static_cast<double>(sum[i]),
+                        from_halves(squares[2 * i], squares[2 * i + 1]));
+        }
+    }
+}
+
+// The sums of a register of columns, each of its rows by read(row).
+template <class X, class ReadRow>
+inline ColumnIntegers sums_of_rows(Tile<const X> x, std::ptrdiff_t rows, const ReadRow& read_row) {
+    ColumnIntegers sums;
+    std::ptrdiff_t r = 0;
+    for (; r + 2 <= rows; r += 2) {
+        const X* const row = x.data + r * x.stride;
+        sums.add<X>(read_row(row), read_row(row + x.stride));
+    }
+    if (r < rows) sums.add<X>(read_row(x.data + r * x.stride), Bytes{});
+    return sums;
+}
+
+// For a walk down a tile's rows, a register of columns at a time, which no hardware prefetcher
+// follows: for each register that is read, one of what comes after the tile, in the order of
+// memory.
+class NextTilePrefetch {
+public:
+    NextTilePrefetch(const void* x, std::ptrdiff_t rows, std::ptrdiff_t row_bytes,
+                     std::ptrdiff_t step)
+        : row_(reinterpret_cast<std::uintptr_t>(x) + static_cast<std::uintptr_t>(rows * step)),
+          step_(static_cast<std::uintptr_t>(step)),
+          row_bytes_(static_cast<std::uintptr_t>(row_bytes)) {}
+
+    void next_register() {
+        prefetch(row_ + at_);
+        at_ += sizeof(Bytes);
+        if (at_ < row_bytes_) return;
+        row_ += step_;
+        at_ = 0;
+    }
+
+private:
+    std::uintptr_t row_;
+    std::uintptr_t step_;
+    std::uintptr_t row_bytes_;
+    std::uintptr_t at_ = 0;
+};
+
+// Of at most 256 rows. Where columns do not fill the last register, it begins earlier.
+template <class X>
+FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t rows,
+                                    std::ptrdiff_t cols, IntegerSums to) noexcept {
+    const Tile<const X> x = typed<const X>(untyped_x);
+    constexpr std::ptrdiff_t width = elements_of<X>;
+    constexpr std::ptrdiff_t size = sizeof(X);
+    if (cols < width) {
+        const auto read_part = [=](const X* row) { return read(row, cols); };
+        return add_columns<X>(sums_of_rows(x, rows, read_part), 0, cols, rows, to);
+    }
+    NextTilePrefetch next(x.data, rows, cols * size, x.stride * size);
+    const auto read_all = [&](const X* row) {
+        next.next_register();
+        return read(row);
+    };
+    for (std::ptrdiff_t i = 0; i < cols; i += width) {
+        const std::ptrdiff_t begin = i + width <= cols ? i : cols - width;
+        const Tile<const X> columns{x.data + begin, x.stride};
+        add_columns<X>(sums_of_rows(columns, rows, read_all), i - begin, width, rows,
+                       {to.sum + begin, to.squares + begin, to.squares_lo + begin});
+    }
+}
+
+// ---- Once per channel ----
+
+FASTBN_FLATTEN inline void merge_integer_sums(IntegerSums a, IntegerSums b,
+                                              std::ptrdiff_t n) noexcept {
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        add_integers(a, i, b.sum[i], b.squares[i]);
+        a.squares_lo[i] += b.squares_lo[i];
+    }
+}
+
+FASTBN_FLATTEN inline void finalize_integer_sums(IntegerSums sums, double count, double eps,
+                                                 Statistics out, std::ptrdiff_t n) noexcept {
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        DoubleDouble<double> mean{};
+        mean.high = quotient(sums.sum[i], 0.0, count, mean.low);
+        finalize_one(moments_of_integers(sums, i, mean.high, count), count, mean, eps, out, i);
+    }
+}
+
+// ---- The table ----
 
 template <class X>
 constexpr MomentsKernels row(DType x) {

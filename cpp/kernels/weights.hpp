@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "kernels/chunk_sums.hpp"
-#include "numerics/half.hpp"
+#include "numerics/dtype.hpp"
 #include "numerics/moments_math.hpp"
 #include "simd/block.hpp"
 #include "simd/tile.hpp"

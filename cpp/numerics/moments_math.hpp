@@ -28,8 +28,8 @@ struct MomentsSums {
     double* weight_lo;  // its low part. Both null where every value counts once: the count is known
 };
 
-// Statistics, one array entry per channel: those that follow from moments, and what else is asked of
-// an array. Null where one is not asked for; of what follows from moments a kernel writes all.
+// Statistics, one array entry per channel: those that follow from moments, and what else is asked
+// of an array. Null where one is not asked for; of what follows from moments a kernel writes all.
 struct Statistics {
     double* mean = nullptr;
     double* mean_lo = nullptr;  // the low part of the mean
@@ -120,13 +120,13 @@ static inline double quotient(double high, double low, double divisor, double di
 template <class V>
 static inline Moments<V> merge(const Moments<V>& a, double count_a, const Moments<V>& b,
                                double count_b) {
-    const double share_b = count_b / (count_a + count_b);
+    const double part_b = count_b / (count_a + count_b);
     const V delta = ((b.ref - a.ref) + b.offset) - a.offset;
     Moments<V> both;
     both.ref = a.ref;
-    both.offset = a.offset + delta * share_b;
+    both.offset = a.offset + delta * part_b;
     V error;
-    both.m2 = two_sum(a.m2, b.m2 + (delta * delta) * (count_a * share_b), error);
+    both.m2 = two_sum(a.m2, b.m2 + (delta * delta) * (count_a * part_b), error);
     both.m2_lo = (a.m2_lo + b.m2_lo) + error;
     both.sum = two_sum(a.sum, b.sum, error);
     both.sum_lo = (a.sum_lo + b.sum_lo) + error;
@@ -183,11 +183,11 @@ static inline Moments<double> moments_of_integers(const IntegerSums& s, std::ptr
     about_k_lo += s.squares_lo[i] - error;
     double square_lo;
     const double square = two_product(r, r, square_lo);
-    double share_lo;
-    const double share = quotient(square, square_lo, count, share_lo);
+    double excess_lo;
+    const double excess = quotient(square, square_lo, count, excess_lo);
     double m2_lo;
-    const double m2 = two_sum(about_k, -share, m2_lo);
-    return {k, 0.0, m2, m2_lo + (about_k_lo - share_lo), s.sum[i], 0.0};
+    const double m2 = two_sum(about_k, -excess, m2_lo);
+    return {k, 0.0, m2, m2_lo + (about_k_lo - excess_lo), s.sum[i], 0.0};
 }
 
 }  // namespace fastbn

@@ -63,7 +63,7 @@ inline __m128 widen_4(const std::uint8_t* p) {
     return _mm_cvtepi32_ps(_mm_cvtepu8_epi32(load_32(p)));
 }
 
-// Rounded to nearest, ties to even; see numerics/half.hpp.
+// Rounded to nearest, ties to even; see numerics/dtype.hpp.
 inline __m128i narrow_8(__m256 a, const Float16*) {
     return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
 }

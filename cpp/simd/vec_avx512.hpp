@@ -57,7 +57,7 @@ inline __m256 widen_8(const std::uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
 }
 
-// Rounded to nearest, ties to even; see numerics/half.hpp.
+// Rounded to nearest, ties to even; see numerics/dtype.hpp.
 inline __m256i narrow_16(__m512 a, const Float16*) {
     return _mm512_maskz_cvtps_ph(all_16, a, _MM_FROUND_TO_NEAREST_INT);
 }

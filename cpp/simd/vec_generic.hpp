@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "numerics/half.hpp"
+#include "numerics/dtype.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn::generic {

@@ -71,7 +71,7 @@ inline float32x2_t widen_2(const std::uint8_t* p) {
     return vget_low_f32(vcvtq_f32_u32(bytes_to_4(load_16(p))));
 }
 
-// Rounded to nearest, ties to even; see numerics/half.hpp.
+// Rounded to nearest, ties to even; see numerics/dtype.hpp.
 inline uint16x4_t narrow_4(float32x4_t a, const Float16*) {
     return vreinterpret_u16_f16(vcvt_f16_f32(a));
 }

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "kernels/table.hpp"
-#include "numerics/half.hpp"
+#include "numerics/dtype.hpp"
 
 namespace fastbn {
 namespace {
