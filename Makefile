@@ -27,7 +27,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help
 help: ## show this list
 	@echo 'make <target>:'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: install
 install: $(STAMPS)/package ## build fastbn and install it into .venv
@@ -191,6 +191,10 @@ test-clang: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-bench $(CLANG
 	    tests/operation tests/numerics tests/weights tests/arrays tests/moments tests/layer
 	$(BIN)/python bench/compare.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" \
 	    $(CLANG)/site --same-bits
+
+.PHONY: test-aarch64
+test-aarch64: $(STAMPS)/package $(STAMPS)/extra-test ## cross-build, test under qemu in a Debian system of its own (as root), and compare the bits
+	.ci/aarch64
 
 .PHONY: clean
 clean: ## remove everything that make has made, .venv too

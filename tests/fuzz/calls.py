@@ -164,7 +164,7 @@ def main() -> int:
     parser.add_argument("--digests", type=Path, help="where a line for each call goes, with a digest of what it gave")
     options = parser.parse_args()
     end, kinds, findings, checked = time.monotonic() + 60 * options.minutes, Counter[str](), 0, Checked()
-    lines: list[str] = []
+    digests = None if options.digests is None else options.digests.open("w", encoding="utf-8")
     for number in range(options.first, options.first + options.calls):
         if time.monotonic() > end:
             break
@@ -172,12 +172,12 @@ def main() -> int:
         kinds[call.kind.op] += 1
         print(f"\r{number}", end="", file=sys.stderr, flush=True)  # the sanitizers end the process: this was the call
         try:
-            lines.append(f"{digest(check(call, checked))} {number} {call.text}\n")
+            found = check(call, checked)
+            if digests is not None:
+                print(digest(found), number, call.text, file=digests, flush=True)
         except Exception:
             findings += 1
             print(f"\nseed {options.seed}, call {number}: {call.text}\n{traceback.format_exc(limit=-3)}", flush=True)
-    if options.digests is not None:
-        options.digests.write_text("".join(lines), encoding="utf-8")
     done = sum(kinds.values())
     places = 2 * len(fastbn._core.isas())
     print(
