@@ -63,11 +63,7 @@ class ImageSource(Source):
             raise UnreadableError(f"weights must come with arrays or tables, got the images of {place.name}")
         needed("PIL.Image", "Images")
         self.name, self._files, self._options = place.name, place.files, options
-        self.kind, self._told = options.mode or "", dict[str, Exception]()
-        with _bounded(options):
-            first = next(filter(None, map(self._header, self._files)), None)
-        if first is None:
-            raise UnreadableError(f"{self.name} must hold an image that can be read: {next(iter(self._told.values()))}")
+        first = self._first()
         self.kind = options.mode or first.kind
         bands = _bands(self.kind, first.channels)
         self.chosen = chosen_columns(self.name, options.columns, bands, len(bands))
@@ -146,7 +142,7 @@ class ImageSource(Source):
         """Return what an image is; None if it cannot be read."""
         with self._noting(path):
             header = _header_of(path, self._options)
-            if self._options.mode is None and self.kind not in ("", header.kind):
+            if self._options.mode is None and header.kind != self.kind:
                 convertible = {self.kind, header.kind} == {"L", "RGB"}
                 hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
                 raise UnreadableError(f"{path} must be of mode {self.kind} as those before it, got {header.kind}{hint}")
@@ -162,16 +158,14 @@ class ImageSource(Source):
 
     @contextmanager
     def _noting(self, path: str) -> Iterator[None]:
-        """Tell of an image that cannot be read, once, and go on, if there is someone to tell."""
+        """Tell of an image that cannot be read, and go on, if there is someone to tell."""
         try:
             with naming(path):
                 yield
         except (OSError, UnreadableError) as error:
             if self._options.unreadable is None:
                 raise
-            if path not in self._told:
-                self._told[path] = error
-                self._options.unreadable(path, error)
+            self._options.unreadable(path, error)
 
     def _named(self, index: int, images: Iterable[Array]) -> Iterator[Block]:
         """Yield the images of a file; the last one says that the next file follows."""
@@ -190,6 +184,19 @@ class ImageSource(Source):
     def _as_chosen(self, values: Array) -> Array:
         values = values.reshape(*values.shape[:2], -1)
         return values if self._all else values[:, :, self.chosen]
+
+    def _first(self) -> _Header:
+        """Return what the first image is that can be read."""
+        first: Exception | None = None
+        for path in self._files:
+            try:
+                with _bounded(self._options), naming(path):
+                    return _header_of(path, self._options)
+            except (OSError, UnreadableError) as error:
+                if self._options.unreadable is None:
+                    raise
+                first = first or error
+        raise UnreadableError(f"{self.name} must hold an image that can be read: {first}")
 
 
 opened = ImageSource

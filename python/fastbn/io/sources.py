@@ -80,9 +80,9 @@ class Source:
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield everything, or what follows a block that was read before, up to a row."""
 
+    @abstractmethod
     def restored(self, block: Block, values: Array) -> Block:
         """Return a block as a copy of the source has it, with other values: what `standardize` writes."""
-        return block._replace(values=values)
 
 
 class UnreadableError(ValueError):
