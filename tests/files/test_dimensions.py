@@ -129,6 +129,14 @@ def test_columns_that_are_chosen_keep_their_coordinates(
             np.testing.assert_array_equal(written[coord], wanted[coord])
 
 
+def test_columns_of_dimensions_without_coordinates(tmp_path: Path, rng: np.random.Generator) -> None:
+    data = xr.DataArray(rng.normal(size=(30, 4)), {"time": np.arange(30)}, ("time", "band"), "x")
+    fastbn.standardize(data, fastbn.stream(data, columns=[3, 1]), tmp_path / "y.nc", columns=[3, 1])
+    with xr.open_dataset(tmp_path / "y.nc", engine="h5netcdf") as found:
+        np.testing.assert_allclose(found["data"], standard(data.values, (0,))[:, [3, 1]], rtol=0, atol=1e-13)
+        assert found["data"].dims == ("time", "band")
+
+
 def test_coordinates_of_fewer_rows_than_are_written(tmp_path: Path, data: xr.DataArray) -> None:
     moments = fastbn.stream(data, dim="time")
     with pytest.raises(ValueError, match=r"out must hold as many rows as there are coordinates of them, 40, got 80"):

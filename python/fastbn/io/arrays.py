@@ -89,7 +89,8 @@ class ArraySource(Source):
             self.features = (len(chosen),)
             self.order = tuple(np.argsort(np.argsort(chosen)).tolist())
             if self.origin.coords is not None and self.origin.dims is not None:
-                coords = self.origin.coords.isel({self.origin.dims[self.axis[0]]: list(chosen)})
+                of_these = {self.origin.dims[self.axis[0]]: list(chosen)}
+                coords = self.origin.coords.isel(of_these, missing_dims="ignore")
                 self.origin = self.origin._replace(coords=coords)
         if options.columns is not None or (stored.names is not None and self.axis == (1,)):
             self.names = tuple(stored.names[i] if stored.names else str(i) for i in chosen)
