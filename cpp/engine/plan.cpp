@@ -170,10 +170,10 @@ std::ptrdiff_t written_row(const Plan& plan, const Work& work) {
 
 // A plain store reads a line that is in no cache before it changes it; one past the caches leaves
 // it where the next reader has farthest to go. So results go past them if result and argument do
-// not fit, a quarter of the last cache being left to others. What replaces an argument has its line
-// in cache already.
+// not fit, half of the last cache being left to others. What replaces an argument has its line in
+// cache already.
 void choose_stores(Plan& plan, const Work& work) {
-    const bool beyond_caches = plan.values() * work.result_size > caches().l3 / 8 * 3;
+    const bool beyond_caches = plan.values() * work.result_size > caches().l3 / 4;
     plan.stream = !work.in_place && beyond_caches &&
                   written_row(plan, work) * work.result_size >= min_streamed_row;
 }
