@@ -90,8 +90,12 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
         operand.origins.of_channel + (by_column ? tile.col : tile.channel);
     const auto pack = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
                           std::ptrdiff_t n) {
-        std::uint64_t values[at_once];
-        copy(at, stride, reinterpret_cast<char*>(values), size, n);
+        std::uint64_t copied[at_once];
+        const bool in_place = stride == size && !operand.swapped &&
+                              reinterpret_cast<std::uintptr_t>(at) % sizeof(std::uint64_t) == 0;
+        if (!in_place) copy(at, stride, reinterpret_cast<char*>(copied), size, n);
+        const std::uint64_t* const values =
+            in_place ? reinterpret_cast<const std::uint64_t*>(at) : copied;
         if (!by_column && kernels.from_origin(values, *origins, n, buffer + index)) return;
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             const std::uint64_t origin = origins[by_column ? (index + i) % tile.cols : 0];
