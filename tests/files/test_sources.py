@@ -15,7 +15,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import xarray
@@ -664,3 +666,57 @@ def test_groups_of_netcdf_files(tmp_path: Path, x: Array) -> None:
 def test_arrays_of_dask(x: Array) -> None:
     dask = pytest.importorskip("dask.array")
     assert_streamed(fastbn.stream(dask.from_array(x, chunks=(70, 2))), x)
+
+
+# Integers that float64 does not hold.
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, ">i8"], ids=str)
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5", "zarr", "array"])
+def test_arrays_of_wide_integers_are_exact(kind: str, dtype: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    small = rng.integers(0, 20, (200, 3))
+    x = (2**62 + small).astype(dtype)
+    source: Any = x if kind == "array" else tmp_path / f"x.{kind}"
+    if kind == "npy":
+        np.save(source, x)
+    elif kind == "npz":
+        np.savez(source, x=x)
+    elif kind == "h5":
+        with h5py.File(source, "w") as file:
+            file["x"] = x
+    elif kind == "zarr":
+        zarr.save(str(source), x)
+    found = fastbn.stream(source)
+    np.testing.assert_allclose(found.var(), small.var(axis=0), rtol=1e-12)
+    fastbn.standardize(source, found, tmp_path / "y.npy")
+    y = np.load(tmp_path / "y.npy")
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y, (small - small.mean(axis=0)) / small.std(axis=0), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather", "frame", "repeated"])
+def test_tables_refuse_integers_that_would_be_rounded(kind: str, tmp_path: Path) -> None:
+    values: list[int | None] = [1, None, 2**53 + 1, 2**62]
+    column = pa.array(values, pa.int64())
+    table = pa.table({"a": [0.5, 1.5, 2.5, 3.5], "b": column.dictionary_encode() if kind == "repeated" else column})
+    source: Any = tmp_path / f"x.{'parquet' if kind == 'repeated' else kind}"
+    if kind == "frame":
+        source = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    elif kind == "feather":
+        feather.write_feather(table, source)
+    else:
+        pq.write_table(table, source)
+    with pytest.raises(
+        ValueError, match=rf"must hold integers that float64 holds, got {2**53 + 1} in 'b': dtype=float64"
+    ):
+        fastbn.stream(source)
+    rounded = fastbn.stream(source, dtype="float64", nan="omit")
+    np.testing.assert_array_equal(rounded.count, [4, 3])
+    assert fastbn.stream(source, columns=["a"]).mean == [2.0]
+
+
+@pytest.mark.parametrize("values", [[2**53, -(2**53)], [2**62, 2**60 + 2**20]], ids=str)
+def test_tables_read_large_integers_that_float64_holds(values: list[int], tmp_path: Path) -> None:
+    table = pa.table({"b": values})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert fastbn.stream(tmp_path / "x.parquet").mean == [sum(values) / 2]

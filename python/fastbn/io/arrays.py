@@ -221,8 +221,7 @@ def computed_as(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any] | None) -
         raise UnreadableError(f"{name} must hold real numbers, got dtype {dtype}")
     if wanted is not None:
         return wanted
-    wide = dtype.kind == "b" or dtype.itemsize > 8 or (dtype.kind in "iu" and dtype.itemsize == 8) or dtype == np.uint32
-    return np.dtype(np.float64) if wide else dtype.newbyteorder("=")
+    return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
 
 
 def _axes(name: str, options: Options, shape: Shape, dims: tuple[str, ...] | None) -> Shape:

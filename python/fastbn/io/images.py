@@ -70,9 +70,7 @@ class ImageSource(Source):
         self._all = self.chosen == list(range(len(bands)))
         self.names = tuple(bands[i] for i in self.chosen)
         self.features = (len(self.chosen),)
-        wide = first.dtype.kind == "b" or first.dtype.itemsize == 8 or first.dtype == np.uint32
-        own = np.dtype(np.float64) if wide else first.dtype
-        self.dtype = options.dtype or (np.dtype(np.uint8) if options.mode else own)
+        self.dtype = options.dtype or (np.dtype(np.uint8) if options.mode else first.dtype)
         said = () if options.mode or options.nodata is not None else first.nodata
         self.notes = [f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in said if value == value]
         self._nodata = NoData(options, self.name, self.chosen, bands, len(bands), own=said)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fastbn import _core
 from fastbn._moments.moments import Moments, divisor_variance
-from fastbn.functional import normalize
 from fastbn.io.atomic import removed, replacing
 from fastbn.io.checkpoints import Checkpoint, Progress, identity
 from fastbn.io.options import Array, Options
@@ -21,6 +21,9 @@ from fastbn.io.run import Run
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
 from fastbn.io.statsfiles import load_stats, read_as
 from fastbn.io.writers import FileSink, FolderSink, Target, target_of
+
+# What results are stored as, where they are not float32.
+_RESULTS = {"float16": np.float16} | dict.fromkeys(("float64", "int64", "uint64", "uint32", "bool"), np.float64)
 
 
 def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
@@ -146,12 +149,12 @@ class Rewriting:
                 self._run.tell(block.done)
         self._sink.end()
 
-    def _statistics(self, source: Source) -> tuple[Array, Array]:
+    def _statistics(self, source: Source) -> dict[str, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
         scale, names = self._options.scale or 1.0, self._moments.names
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
-            mean = self._moments.mean * scale
-            var = divisor_variance(self._moments.var() * scale * scale)
+            found = {"mean": self._moments.mean * scale, "mean_lo": self._moments._mean_lo * scale}
+            found["var"] = divisor_variance(self._moments.var() * scale * scale)
         if names is not None and source.names is not None and names != source.names:
             numbers = {name: number for number, name in enumerate(names)}
             missing = [name for name in source.names if name not in numbers]
@@ -160,33 +163,34 @@ class Rewriting:
             if len(numbers) < len(names):
                 raise UnreadableError(f"moments must have features of different names for {source.name}, got {names}")
             order = [numbers[name] for name in source.names]
-            mean, var = mean[order], var[order]
-        if mean.shape != source.features:
+            found = {name: values[order] for name, values in found.items()}
+        shape = found["mean"].shape
+        if shape != source.features:
             raise UnreadableError(
-                f"moments must have the features of {source.name}, of shape {source.features}, got {mean.shape}"
+                f"moments must have the features of {source.name}, of shape {source.features}, got {shape}"
             )
         if source.order is not None:
-            mean[list(source.order)], var[list(source.order)] = mean.copy(), var.copy()
-        return mean, var
+            found = {name: values[np.argsort(source.order)] for name, values in found.items()}
+        return found
 
     def _standardized(self, source: Source, place: Place) -> Generator[Block, None, None]:
         """Yield a source's blocks, standardized, as they are written; the next ones are read meanwhile."""
-        mean, var = self._statistics(source)
+        statistics = self._statistics(source)
         blocks = source.blocks(self._state.position, self._state.row - self._state.before)
         with self._run.coming(blocks, source, place) as coming:
             for block in coming:
                 at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
-                values = self._normalized(block.values, mean[at], var[at], source.axis, block.valid)
-                yield source.restored(block, values)
+                of_block = {name: values[at] for name, values in statistics.items()}
+                yield source.restored(block, self._normalized(block, of_block, source.axis))
 
-    def _normalized(self, values: Array, mean: Array, var: Array, axis: tuple[int, ...], valid: Array | None) -> Array:
+    def _normalized(self, block: Block, statistics: dict[str, Array], axis: tuple[int, ...]) -> Array:
         """Return standardized values, NaN for those that are no data."""
-        dtype = self._options.written
+        dtype, values, valid = self._options.written, block.values, block.valid
         if dtype is None:  # as `normalize` has it, but for bfloat16, which NumPy cannot read again
-            dtype = values.dtype if values.dtype.name in ("float16", "float64") else np.dtype(np.float32)
+            dtype = np.dtype(_RESULTS.get(values.dtype.name, np.float32))
         columns = values.ndim == 2 and values.flags.f_contiguous
         out = self._results.take(values.shape[::-1], dtype).T if columns else self._results.take(values.shape, dtype)
-        y: Array = normalize(values, mean, var, eps=self._options.eps, axis=axis, out=out)
+        y: Array = _core.normalize(values, **statistics, eps=self._options.eps, axis=axis, out=out)
         if valid is not None:
             y[~valid] = np.nan
         return y

@@ -112,6 +112,7 @@ class TableSource(Source):
         self.suspects = [(field.name, field.why) for field in self.fields if default and field.odd is not None]
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
+        self._exact = options.dtype is None
         self.tabular, self._ring = options.tabular, Ring(options)
         self._nodata = NoData(options, name, self.chosen, known, len(self.fields))
 
@@ -121,10 +122,16 @@ class TableSource(Source):
             *columns, weights = [*batch.rows.columns, None] if not self._weights else batch.rows.columns
             columns = [columns[i] for i in self.chosen] if self.tabular else columns
             matrix = self._ring.take((len(columns), batch.rows.num_rows), self.dtype)
-            for target, column in zip(matrix, columns, strict=True):
-                _fill(target, column)
+            for number, target, column in zip(self.chosen, matrix, columns, strict=True):
+                plain = _plain(column)
+                if self._exact and (inexact := _inexact(plain)) is not None:
+                    raise UnreadableError(
+                        f"{self.name} must hold integers that float64 holds, got {inexact} in "
+                        f"{self.fields[number].name!r}: dtype=float64 rounds them, an array of them is read as it is"
+                    )
+                _fill(target, plain)
             if weights is not None:
-                weights = _fill(np.empty(batch.rows.num_rows), weights)
+                weights = _fill(np.empty(batch.rows.num_rows), _plain(weights))
             valid, rows = self._nodata.valid(matrix.T, batch.first), batch.rows if self.tabular else None
             yield Block(matrix.T, (batch.row, batch.first), batch.following, batch.done, valid, weights, rows)
 
@@ -173,14 +180,31 @@ class TableSource(Source):
         return [number]
 
 
-def _fill(target: Array, column: Any) -> Array:
-    """Fill an array with a column's numbers."""
+def _plain(column: Any) -> Any:
+    """Return a column of values, which may have been stored by where they are repeated."""
     pa = needed("pyarrow", "Tables")
     if pa.types.is_run_end_encoded(column.type):
-        column = needed("pyarrow.compute", "Tables").run_end_decode(column)
-    elif pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    begin = 0
+        return needed("pyarrow.compute", "Tables").run_end_decode(column)
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _inexact(column: Any) -> int | None:
+    """Return the first integer that float64 does not hold."""
+    pa, compute = needed("pyarrow", "Tables"), needed("pyarrow.compute", "Tables")
+    if column.type not in (pa.int64(), pa.uint64()):
+        return None
+    ends = compute.min_max(column).as_py()
+    if ends["min"] is None or -(2**53) <= ends["min"] <= ends["max"] <= 2**53:
+        return None
+    values = column.drop_null().to_numpy(zero_copy_only=False)
+    with np.errstate(invalid="ignore"):  # 2**63 is rounded to one more than int64 holds
+        changed = values[values.astype(np.float64).astype(values.dtype) != values]
+    return int(changed[0]) if len(changed) else None
+
+
+def _fill(target: Array, column: Any) -> Array:
+    """Fill an array with a column's numbers."""
+    pa, begin = needed("pyarrow", "Tables"), 0
     with np.errstate(all="ignore"):
         for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
             target[begin : begin + len(chunk)] = _numbers(chunk).to_numpy(zero_copy_only=False)
