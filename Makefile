@@ -166,12 +166,12 @@ sanitize: $(STAMPS)/package $(STAMPS)/extra-test $(SANITIZE)/stamp ## run the te
 	$(SANITIZED) -c 'import fastbn; assert fastbn.__file__.startswith("$(CURDIR)/$(SANITIZE)"), fastbn.__file__'
 	$(SANITIZED) -m pytest --capture=sys -m 'not wheel' --ignore tests/pytorch --ignore tests/site tests/
 
-# First the engine, under the sanitizers, then every reader and loader of files, as long each; what is found is left in
+# First the engine, under the sanitizers, then the readers and loaders of files, which share as much time; what is found is left in
 # build/fuzz/. The files that a run begins with are kept in tests/fuzz/corpus/.
 MINUTES ?= 15
 FUZZED := moments layer archive stats dictionary state checkpoint npy npz csv named pnm png tiff zarr
 .PHONY: fuzz
-fuzz: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-fuzz $(SANITIZE)/stamp ## make random calls, and read files that nobody wrote (MINUTES=15 each)
+fuzz: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-fuzz $(SANITIZE)/stamp ## make random calls, and read files that nobody wrote (MINUTES=15 for the calls, and for all files)
 	$(SANITIZERS) PYTHONPATH=$(SANITIZED_SITE):tests:bench $(BIN)/python tests/fuzz/calls.py --minutes $(MINUTES)
 	for target in $(FUZZED); do \
 	    mkdir -p build/fuzz/$$target; \

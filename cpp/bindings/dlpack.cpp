@@ -194,6 +194,18 @@ py::object capsule_of(const py::object& method) {
     return call(method);
 }
 
+// Whether a tensor of torch says that its memory holds the negative of each value, which DLPack has
+// no word for.
+bool holds_negatives(PyObject* value) {
+    static PyObject* const name = PyUnicode_InternFromString("is_neg");
+    if (name == nullptr) throw PythonError();
+    const auto answer = optional_owned(PyObject_CallMethodNoArgs(value, name));
+    if (answer) return answer.ptr() == Py_True;
+    if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
+    PyErr_Clear();
+    return false;
+}
+
 py::object exported(PyObject* value) {
     auto method = optional_owned(PyObject_GetAttrString(value, "__dlpack__"));
     if (!method) {
@@ -201,7 +213,7 @@ py::object exported(PyObject* value) {
         PyErr_Clear();
         return {};
     }
-    if (PyType_Check(value) != 0 || !may_be_on_cpu(value)) return {};
+    if (PyType_Check(value) != 0 || !may_be_on_cpu(value) || holds_negatives(value)) return {};
     const OwnedTensor found = tensor_of(capsule_of(method).ptr());
     return found.tensor != nullptr ? array_on(*found.tensor, found.owner, false) : py::object();
 }
@@ -278,19 +290,15 @@ void delete_owning_tensor(VersionedTensor* managed) {
     delete reinterpret_cast<OwningTensor*>(managed);
 }
 
+// Whether both address their values alike; of an array without values NumPy has other strides.
 bool has_strides_of(const Likeness& likeness, const OwningTensor& tensor, int ndim) {
-    if (likeness.ndim != ndim) return false;
+    if (likeness.ndim != ndim || !std::equal(tensor.shape, tensor.shape + ndim, likeness.shape))
+        return false;
+    if (std::find(tensor.shape, tensor.shape + ndim, 0) != tensor.shape + ndim) return true;
     for (int i = 0; i < ndim; ++i) {
-        if (tensor.shape[i] != likeness.shape[i]) return false;
         if (tensor.shape[i] > 1 && tensor.strides[i] != likeness.strides[i]) return false;
     }
     return true;
-}
-
-bool holds_negatives(PyObject* value) {
-    static PyObject* const name = PyUnicode_InternFromString("is_neg");
-    if (name == nullptr) throw PythonError();
-    return owned(PyObject_CallMethodNoArgs(value, name)).ptr() != Py_False;
 }
 
 }  // namespace
@@ -350,7 +358,9 @@ Likeness likeness_of(PyObject* like) {
 
 py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
                      const Likeness& likeness) {
-    std::unique_ptr<OwningTensor> tensor(new OwningTensor);
+    const ExchangeApi* const api = exchange_api_of(like);
+    if (api == nullptr) return none();
+    auto tensor = std::make_unique<OwningTensor>();
     const std::ptrdiff_t itemsize = size_of(array.dtype);
     for (int i = 0; i < array.ndim; ++i) {
         tensor->shape[i] = array.shape[i];
@@ -360,12 +370,11 @@ py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* l
         std::copy_n(likeness.strides, array.ndim, tensor->strides);
     }
     tensor->managed.version = {known_major, 0};
-    tensor->managed.context = borrowed(owner.ptr()).release().ptr();
     tensor->managed.deleter = delete_owning_tensor;
     tensor->managed.tensor = {array.data,    {on_cpu, 0},     array.ndim, data_type_of(array.dtype),
                               tensor->shape, tensor->strides, 0};
+    tensor->managed.context = borrowed(owner.ptr()).release().ptr();  // its deleter gives it back
     void* object = nullptr;
-    const ExchangeApi* const api = exchange_api_of(like);
     if (api->object_from_managed(&tensor.release()->managed, &object) != 0) throw PythonError();
     return owned(static_cast<PyObject*>(object));
 }

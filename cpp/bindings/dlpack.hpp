@@ -1,5 +1,5 @@
-// Arrays of other libraries, read through DLPack where their memory is this processor's: nothing is
-// copied.
+// Arrays of other libraries where their memory is this processor's: read through DLPack, and
+// objects of theirs made on the memory of results. Nothing is copied.
 #pragma once
 
 #include "bindings/python.hpp"
@@ -13,7 +13,8 @@ namespace fastbn::bindings {
 py::object array_from_dlpack(PyObject* value);
 
 // A writable array of the same memory, by the functions in C that a type may offer for its objects
-// (`__dlpack_c_exchange_api__`): a fifth of the time. They do not ask whether the object's memory
+// (`__dlpack_c_exchange_api__`): in a fifth of the time that capsules
+// take. They do not ask whether the object's memory
 // holds its values as they are, and the array is to be used before the object's memory changes.
 // Empty, without an error, where the type offers none or NumPy has no such type; what the functions
 // raise is raised.
@@ -35,9 +36,9 @@ struct Likeness {
 };
 Likeness likeness_of(PyObject* like);
 
-// An object of like's type on the array's memory, whose owner it keeps alive. Along axes of size 1
-// it has like's strides where the others agree: they address nothing, but libraries tell the orders
-// of memory by them.
+// An object of like's type on the array's memory, whose owner it keeps alive. Along axes of
+// size 1 it has like's strides where the others agree: they address nothing, but libraries tell the
+// orders of memory by them.
 py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
                      const Likeness& likeness);
 

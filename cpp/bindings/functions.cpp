@@ -1,10 +1,9 @@
 // The functions of the module: one for each of the engine's operations, which convert arguments,
-// allocate results, release the interpreter lock round the engine, and nothing else; and settings.
+// allocate results and release the interpreter lock round the engine; other libraries' arrays; and
+// settings.
 // fastbn's Python functions document them.
 #include <algorithm>
-#include <functional>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -288,38 +287,54 @@ struct Gradients {
     py::object dresidual;
 };
 
+// What the forward pass normalized by. The means over a larger batch are given where the sums are
+// not wanted.
+struct NormalizedBy {
+    NormalizedBy(const Arguments& arguments, const Inputs& in, bool wants_sums)
+        : mean(array_argument(arguments.mean)), invstd(array_argument(arguments.invstd)) {
+        // Without weights the count is the number of values, whatever the caller says.
+        if (in.weighted()) count = optional_argument(arguments.count);
+        if (wants_sums) return;
+        mean_dy = array_argument(arguments.mean_dy);
+        mean_dy_xhat = array_argument(arguments.mean_dy_xhat);
+    }
+
+    Normalization engine(const Arguments& arguments, const Inputs& in) const {
+        Normalization by;
+        by.mean = mean.ref;
+        by.invstd = invstd.ref;
+        by.count = count.ref;
+        by.parameters = in.parameters();
+        by.through_statistics = bool_argument(arguments.through_statistics);
+        by.allow_single = bool_argument(arguments.allow_single);
+        by.mean_dy = mean_dy.ref;
+        by.mean_dy_xhat = mean_dy_xhat.ref;
+        return by;
+    }
+
+    ArrayArg mean;
+    ArrayArg invstd;
+    ArrayArg count;
+    ArrayArg mean_dy;
+    ArrayArg mean_dy_xhat;
+};
+
 // The sums, from which dx follows; or one of the two, which for dx takes the sums from elsewhere.
 Gradients backward(const Arguments& arguments, bool wants_sums, bool wants_dx) {
     const Inputs in(arguments);
     const ArrayArg dy = array_argument(arguments.dy);
-    const ArrayArg mean = array_argument(arguments.mean);
-    const ArrayArg invstd = array_argument(arguments.invstd);
+    const NormalizedBy by(arguments, in, wants_sums);
     const ResultType type = result_type_of(dy);  // of dx and the residual's gradient
     check_residual(in.residual, type.engine, type.numpy.ptr(),
                    is_float(dy.ref.dtype) ? "dy" : "dx");
-    // Without weights the count is the number of values, whatever the caller says.
-    const ArrayArg count = in.weighted() ? optional_argument(arguments.count) : ArrayArg{};
-    ArrayArg mean_dy;
-    ArrayArg mean_dy_xhat;
-    if (!wants_sums) {
-        mean_dy = array_argument(arguments.mean_dy);
-        mean_dy_xhat = array_argument(arguments.mean_dy_xhat);
-    }
-    Normalization normalization;
-    normalization.mean = mean.ref;
-    normalization.invstd = invstd.ref;
-    normalization.count = count.ref;
-    normalization.parameters = in.parameters();
-    normalization.through_statistics = bool_argument(arguments.through_statistics);
-    normalization.allow_single = bool_argument(arguments.allow_single);
-    normalization.mean_dy = mean_dy.ref;
-    normalization.mean_dy_xhat = mean_dy_xhat.ref;
+    const Normalization normalization = by.engine(arguments, in);
     Gradients results;
     GradientsOut out{};
     if (wants_dx) {
-        const ArrayArg dx = output_argument(arguments.out, type, in.x, {&dy, &in.x, &in.residual},
-                                            {&in.weight, &in.bias, &mean, &invstd, &in.where,
-                                             &in.weights, &count, &mean_dy, &mean_dy_xhat});
+        const ArrayArg dx =
+            output_argument(arguments.out, type, in.x, {&dy, &in.x, &in.residual},
+                            {&in.weight, &in.bias, &by.mean, &by.invstd, &in.where, &in.weights,
+                             &by.count, &by.mean_dy, &by.mean_dy_xhat});
         out.dx = dx.ref;
         results.dx = dx.owner;
         results.dresidual = residual_gradient(in, dy, type, dx, out.dz);
@@ -389,21 +404,17 @@ py::object exchanged_arrays(const Arguments& arguments) {
     return arrays ? arrays : none();
 }
 
-// float64 numbers in float32.
+// A float64 array's numbers in float32.
 ArrayArg narrowed(const ArrayArg& wide) {
     const py::object array = new_array(float32_dtype(), wide.ref.ndim, wide.ref.shape);
-    const auto* const from = reinterpret_cast<const double*>(wide.ref.data);
-    const std::ptrdiff_t n = std::accumulate(wide.ref.shape, wide.ref.shape + wide.ref.ndim,
-                                             std::ptrdiff_t{1}, std::multiplies<>());
-    std::transform(from, from + n, reinterpret_cast<float*>(fields_of_array(array.ptr()).data),
-                   [](double value) { return static_cast<float>(value); });
+    fastbn::read_elements(wide.ref, reinterpret_cast<float*>(fields_of_array(array.ptr()).data));
     return described(wide.name, array, Kind::floating);
 }
 
 // An object of the type of each of `likes` on the memory of each array, by the functions in C of
-// that type; None where `likes` has None. Contiguous float64 arrays are rounded to float32 where
-// that is what the other has. None alone where dtypes differ in another way, or where a type has no
-// such functions.
+// that type; None where `likes` has None. float64 arrays are rounded to float32 where that is what
+// the other has. None alone where dtypes differ in another way, or where a type has no such
+// functions.
 py::object exchanged_objects(const Arguments& arguments) {
     check_tuple(arguments.value);
     check_tuple(arguments.likes);
@@ -417,6 +428,7 @@ py::object exchanged_objects(const Arguments& arguments) {
         py::object object = none();
         if (like != Py_None) {
             const py::object given = borrowed(PyTuple_GET_ITEM(arguments.value.value, i));
+            if (!is_array(given.ptr())) wrong_type("value", "hold arrays", shown(given.ptr()));
             ArrayArg array = described("value", given, Kind::floating);
             const Likeness likeness = likeness_of(like);
             if (!likeness.known) return none();
@@ -502,6 +514,7 @@ py::object set_caches(const Arguments& arguments) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-function-size): one list of all functions
 void add_functions(PyObject* module) {
     using A = Arguments;
     static PyMethodDef functions[] = {

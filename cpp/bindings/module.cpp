@@ -1,5 +1,5 @@
 // The Python module fastbn._core, filled when it is imported, and NumPy's arrays: what needs more
-// of pybind11 than its references, in one file, since to parse that takes five seconds.
+// of pybind11 than its references, in one file, since to parse that takes seconds.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 

@@ -13,7 +13,7 @@ static_assert(sizeof(Py_ssize_t) == sizeof(std::ptrdiff_t));
 bool is_array(PyObject* value);  // of a subclass too
 bool is_exactly_array(PyObject* value);
 
-// Those of an array, which owns what they point to.
+// An array's fields; the array owns what they point to.
 struct ArrayFields {
     char* data;
     int ndim;

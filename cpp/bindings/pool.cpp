@@ -44,11 +44,10 @@ constexpr bool recycles = true;
 constexpr std::ptrdiff_t alignment = 64;
 constexpr std::ptrdiff_t small_granule = std::ptrdiff_t{64} << 10;
 constexpr std::ptrdiff_t huge_from = std::ptrdiff_t{16} << 20;
-// Larger blocks begin where pages do. The allocator's own begin 64 bytes past a page, and NumPy's
+// Blocks begin where pages do. The allocator's own begin 64 bytes past a page, and NumPy's
 // arrays 16: a processor that compares the last twelve bits of addresses then takes the next load
 // of x for one of what was just stored, and waits for it.
 constexpr std::ptrdiff_t page = 4096;
-constexpr std::ptrdiff_t page_from = std::ptrdiff_t{1} << 20;
 
 // Rounded up by an eighth at most, so that results of nearly the same size share blocks; whole huge
 // pages where that is little.
@@ -64,8 +63,7 @@ std::ptrdiff_t rounded(std::ptrdiff_t bytes) {
 
 char* fresh_block(std::ptrdiff_t size) {
     const bool huge = recycles && size >= huge_from;
-    const std::ptrdiff_t boundary =
-        huge ? huge_page : (recycles && size >= page_from ? page : alignment);
+    const std::ptrdiff_t boundary = huge ? huge_page : (recycles ? page : alignment);
     void* data =
         std::aligned_alloc(static_cast<std::size_t>(boundary), static_cast<std::size_t>(size));
     if (data == nullptr) throw std::bad_alloc();
@@ -89,7 +87,7 @@ void shrink(Pool& p, std::ptrdiff_t most) {
 
 }  // namespace
 
-Block::Block(std::ptrdiff_t bytes) : data(nullptr), size(rounded(bytes)) {
+Block::Block(std::ptrdiff_t bytes) : size(rounded(bytes)) {
     Pool& p = shared_pool();
     {
         const std::scoped_lock lock(p.mutex);

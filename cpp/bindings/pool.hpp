@@ -16,14 +16,15 @@ struct Info {
 // Results below this come from the ordinary allocator, which recycles them itself.
 constexpr std::ptrdiff_t pooled_from = std::ptrdiff_t{1} << 20;
 
-// Memory aligned to 64 bytes, the owner's alone until it gives it back; raises std::bad_alloc.
+// Memory that begins where a page does, the owner's alone until it gives it back; raises
+// std::bad_alloc.
 struct Block {
     explicit Block(std::ptrdiff_t bytes);
     ~Block();
     Block(const Block&) = delete;
     Block& operator=(const Block&) = delete;
 
-    char* data;
+    char* data = nullptr;
     std::ptrdiff_t size;  // as rounded up
 };
 

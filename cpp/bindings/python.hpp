@@ -1,6 +1,6 @@
 // Python's objects (pybind11's references, which count themselves), Python's errors as exceptions,
 // and its lock, without which other threads run Python while the engine works. Of pybind11 only
-// what small files need: parsing all of it takes five seconds a file.
+// what small files need: parsing all of it takes seconds for each file.
 #pragma once
 
 #include <pybind11/pytypes.h>

@@ -1,5 +1,6 @@
 #include "engine/array.hpp"
 
+#include <cassert>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -64,9 +65,9 @@ auto move_of(DType type, bool swapped) {
 
 // ---- From one type to another ----
 
-// The float on a number's way to a narrower type: rounded to nearest it could come to lie halfway
-// between two of those, and be rounded once more. Cut off, with a last bit that says so, it cannot
-// (Boldo & Melquiond 2008, rounding to odd).
+// A double on its way to a sixteen-bit type, as float. Rounding to nearest here could land halfway
+// between two such numbers, and the second rounding would go wrong. Rounding to odd (cut off, and
+// set the last bit if anything was lost) cannot (Boldo & Melquiond 2008).
 float round_to_odd(double value) {
     const auto nearest = static_cast<float>(value);
     if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
@@ -127,6 +128,8 @@ Conversion conversion_to(DType from) {
 
 Conversion conversion_of(DType from, DType to) {
     if (from == to) return nullptr;
+    assert(is_float(to));
+    assert(size_of(to) > 2 || from == DType::float32 || from == DType::float64);
     if (to == DType::float32) return conversion_to<float>(from);
     if (to == DType::float64) return conversion_to<double>(from);
     const bool from_double = from == DType::float64;
@@ -196,13 +199,21 @@ void ElementCopy::operator()(const char* from, std::ptrdiff_t from_stride, char*
     }
 }
 
-void read_elements(const ArrayRef& array, double* to) noexcept {
-    const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
+namespace {
+
+template <class T>
+void read_as(const ArrayRef& array, T* to) noexcept {
+    const auto copy = ElementCopy::reading(array.dtype, array.swapped, dtype_of<T>);
     each_array_stretch(array, [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
                                   std::ptrdiff_t length) {
-        copy(at, stride, reinterpret_cast<char*>(to + index), sizeof(double), length);
+        copy(at, stride, reinterpret_cast<char*>(to + index), sizeof(T), length);
     });
 }
+
+}  // namespace
+
+void read_elements(const ArrayRef& array, double* to) noexcept { read_as(array, to); }
+void read_elements(const ArrayRef& array, float* to) noexcept { read_as(array, to); }
 
 void write_elements(const double* from, const ArrayRef& array) noexcept {
     const auto copy = ElementCopy::writing(DType::float64, array.dtype, array.swapped);

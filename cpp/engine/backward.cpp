@@ -132,11 +132,11 @@ struct ChannelInputs {
     ChannelValues mean;
     ChannelValues mean_lo;
     ChannelValues invstd;
-    ChannelValues count;    // what its values weigh together
-    ChannelValues mean_dy;  // of a larger batch, and
-    ChannelValues mean_dy_xhat;
-    bool has_count;  // whether that is known;
-    bool has_means;  // likewise
+    ChannelValues count;         // what its values weigh together
+    ChannelValues mean_dy;       // of a larger batch
+    ChannelValues mean_dy_xhat;  // of a larger batch
+    bool has_count;              // whether the count was given
+    bool has_means;              // whether the means of the larger batch were
 };
 
 class BackwardOperation final : public Operation {
@@ -454,7 +454,8 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     const bool weighted = through_statistics && weights.differ();
     if (weighted) weights.arrange(layout);
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
-    const ChannelInputs channels(normalization, features);
+    ChannelInputs channels(normalization, features);
+    // Of 64-bit integers, the means become what they are of the differences from the origins.
     const ChannelOrigins origins(x, layout, channels.mean.data(), channels.mean_lo.data());
     GradientOperands operands{
         operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x, origins.origins()),

@@ -24,7 +24,8 @@ void choose_isa();
 // converted to. Moments of float32 and of a half type's values converted to it are the same to the
 // bit.
 const MomentsKernels& moments_kernels(DType x, WeightsForm form = WeightsForm::none);
-// For the types whose values are summed exactly, which take no others then; else null.
+// The kernels that sum x's values exactly; null for types without them, and where values have
+// weights.
 const Reduction<IntegerSumsKernel>* integer_sums_kernels(DType x,
                                                          WeightsForm form = WeightsForm::none);
 // What x is read as for its moments.

@@ -72,8 +72,8 @@ void check_parameter_shape(const char* name, const ArrayRef& parameter, const Fe
     }
 }
 
-void check_trainable(const Features& features, double largest_weight) {
-    if (features.count == 1 && features.channels > 0 && largest_weight <= 1.0) {
+void check_trainable(const Features& features, double largest_total) {
+    if (features.count == 1 && features.channels > 0 && largest_total <= 1.0) {
         refuse("x", "hold more than one value per channel in training", "1");
     }
 }

@@ -36,8 +36,8 @@ std::string shape_text(const std::ptrdiff_t* shape, int ndim);
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);
-// largest_weight: what the values of a channel weigh together, at most.
-void check_trainable(const Features& features, double largest_weight);
+// largest_total: what the values of a channel weigh together, at most.
+void check_trainable(const Features& features, double largest_total);
 void check_eps(double eps);
 
 }  // namespace fastbn

@@ -80,8 +80,8 @@ public:
     const MomentsReduction* moments = nullptr;
     const ValueRangeReduction* range = nullptr;
 
-    // y. Of `channels`, which begin with the first of all, training takes the parameters alone;
-    // else `channels.invstd` is `invstd`, which follows from the caller's `var`.
+    // y, and all channels' parameters and, in inference, statistics: `invstd` is written there from
+    // `var`. In training mean and invstd come from `moments`.
     const NormalizeTransform* transforms_x = nullptr;
     ChannelParameters channels{};
     const double* var = nullptr;

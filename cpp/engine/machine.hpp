@@ -1,5 +1,5 @@
 // What the system says of the machine: the sizes of its caches, and how many of its processors a
-// container may use. The plan chooses by them what does not change any bit.
+// container may use. Plan and threads choose by them what changes no bit.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,8 @@
 
 namespace fastbn {
 
-// How results are stored, and what is expected to be in cache still when it is read once more.
+// The sizes by which the plan decides how results are stored, and whether what was read is still in
+// cache when it is read again.
 struct Caches {
     std::ptrdiff_t l2;  // bytes of a core's own second-level cache
     std::ptrdiff_t l3;  // bytes of the third-level cache that several cores share

@@ -24,8 +24,8 @@ namespace {
 
 // ---- What teams learn ----
 
-// What it costs to wake a thread, at most, where the system is idle: no reason to do without it, or
-// a team that was halved would lose at every first try, since its threads are asleep then.
+// The most that waking a thread costs on an idle system. Losses up to this make no team smaller:
+// else a larger team that is tried again would lose at once, because its threads are asleep.
 constexpr Nanoseconds wake = 200'000;
 
 // So much of what was gained counts against later losses: about the time for which the system gives

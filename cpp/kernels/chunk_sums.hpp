@@ -44,7 +44,8 @@ constexpr bool has_mask(WeightsForm form) {
     return omits_nan(form) || form == WeightsForm::by_mask;
 }
 
-// In a form that has them, the lanes that count, and how much. Row by row, a weight is more than 0.
+// The weights of a register's values: `mask` is set in forms with a mask, `weight` in forms with
+// numbers. A row's weight is above 0 here, since rows of weight 0 are skipped.
 template <WeightsForm form>
 struct RegisterWeight {
     Vec<double>::Mask mask;

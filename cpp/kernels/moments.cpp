@@ -1,5 +1,5 @@
 // The kernels of statistics: x's moments, its values' range, and what becomes of moments channel by
-// channel. Like normalize.cpp and gradient.cpp it is compiled once for each instruction set, which
+// channel. Like the other four sources here it is compiled once for each instruction set, which
 // FASTBN_ISA names, and FASTBN_VEC the header with its registers; each exports a table and nothing
 // else. None includes a standard header that holds an inline function, since the linker might keep
 // this object's copy of it for processors that cannot run it.
@@ -15,6 +15,7 @@ namespace fastbn::FASTBN_ISA {
 namespace {
 
 template <class X, WeightsForm form>
+// NOLINTNEXTLINE(modernize-avoid-c-style-cast): clang-tidy takes the template's arguments for casts
 constexpr Reduction<MomentsKernel> moments{moments_of_tile<X, form>, moments_of_columns<X, form>};
 
 // In the order of WeightsForm.

@@ -76,6 +76,7 @@ struct ShiftedPass {
 // differences are 0, all is well. That takes no look where weights are 0 or 1 and the shift, which
 // is then the mean, is neither 0 nor so small that the engine will look anyway.
 template <class X, WeightsForm form>
+// NOLINTNEXTLINE(modernize-avoid-c-style-cast): clang-tidy takes an instantiation for a cast
 constexpr bool always_looks = two_passes<X> && has_numbers(form);
 
 template <bool any_number>

@@ -277,7 +277,7 @@ bool from_origins(Tile<const void> x, const std::uint64_t* origins, std::ptrdiff
     const Tile<const T> values = typed<const T>(x);
     // Short rows that follow each other without a gap are taken several at a time.
     constexpr std::ptrdiff_t long_enough = 64;
-    std::uint64_t repeated[long_enough];
+    std::uint64_t repeated[long_enough] = {};
     std::ptrdiff_t at_once = 1;
     if (values.stride == cols && 2 * cols <= long_enough) {
         at_once = long_enough / cols;

@@ -98,8 +98,8 @@ struct Activation {
 };
 
 // What a kernel does beside the affine map: y = activation(z + residual), in [-clip, clip] or NaN.
-// No data: no residual.
-// The engine has the residual as an array or an operand.
+// The residual is a tile for kernels, an array or an operand in the engine; empty where there is
+// none.
 template <class Residual>
 struct Epilogue {
     Residual residual;

@@ -88,7 +88,7 @@ public:
         if constexpr (has_row_weights(form)) look_over_rows(rows);
     }
 
-    // What stands past a row's end: `neutral`, or where NaN is omitted that.
+    // What stands past a row's end: `neutral`, or NaN where NaN is omitted.
     static Wide fill(const Wide& neutral) {
         if constexpr (omits_nan(form)) {
             return broadcast(__builtin_nan(""));

@@ -1,6 +1,6 @@
 // The types that arrays are stored in, the switch over all of them, and conversion from and to
-// those of sixteen bits. Every instruction set's object includes this file, so nothing in it may
-// generate code of its own.
+// those of sixteen bits. Every instruction set's object includes this file, so its functions are
+// static: the linker must not keep one object's copy for all.
 #pragma once
 
 #include <cstddef>
@@ -88,7 +88,9 @@ static inline bool is_wide_integer(DType dtype) {
 }
 
 template <class T>
-inline constexpr DType dtype_of = DType::float32;
+extern const DType dtype_of;
+template <>
+inline constexpr DType dtype_of<float> = DType::float32;
 template <>
 inline constexpr DType dtype_of<double> = DType::float64;
 template <>

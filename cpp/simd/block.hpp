@@ -171,7 +171,8 @@ inline Vec<T> load_part(const double* p, std::ptrdiff_t n, Vec<T> fill) {
     return Vec<T>::load(p, n, fill);
 }
 
-// The first n values from p on, which have eight bytes at most, as these are loaded.
+// The first n values from p on, at most eight bytes of them, as one integer, the first value
+// lowest.
 template <class S>
 inline std::uint64_t bytes_of(const S* p, std::ptrdiff_t n) {
     std::uint64_t all = 0;

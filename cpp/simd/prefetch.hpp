@@ -72,7 +72,8 @@ inline void prefetch_block(const T* here, std::uintptr_t distance) {
 }
 
 // For an elementwise walk: what is read once this is done, so many elements further on. The engine
-// says how many: the distance to the next slab.
+// says how many: the distance to the next slab, or two rows where wide rows are gone over by
+// pieces.
 template <class T>
 class SlabPrefetch {
 public:

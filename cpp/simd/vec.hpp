@@ -1,7 +1,8 @@
 // What an instruction set provides: Vec<float>, Vec<double> and Bytes, one register each, in
 // namespace fastbn::FASTBN_ISA. FASTBN_VEC names the header that does, and this file is the
 // contract that it fulfils. Everything above it is written once; a new instruction set is a new
-// such header, a line in CMakeLists.txt and the check at run time in engine/dispatch.cpp.
+// such header, the names of its tables in kernels/table.hpp, its flags in CMakeLists.txt and the
+// check at run time in engine/dispatch.cpp.
 //
 // Lanes are independent, and each operation is one correctly rounded IEEE 754 operation (or moves
 // bits), so that all instruction sets give the same bits.

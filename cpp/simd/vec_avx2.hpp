@@ -67,7 +67,9 @@ inline __m128 widen_4(const std::uint8_t* p) {
 inline __m128i narrow_8(__m256 a, const Float16*) {
     return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
 }
-inline __m256i rounded_bfloat16(__m256 a) {  // not for NaN
+// Not for NaN. Adding half rounds to nearest, ties up; a tie above an even number, whose last 17
+// bits are 0x08000, gets one less and so goes down.
+inline __m256i rounded_bfloat16(__m256 a) {
     const __m256i bits = _mm256_castps_si256(a);
     const __m256i half = _mm256_set1_epi32(0x8000);
     const __m256i last_bits = _mm256_and_si256(bits, _mm256_set1_epi32(0x1ffff));
@@ -82,7 +84,8 @@ inline __m128i narrow_8(__m256 a, const Bfloat16*) {
     return _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
-// Sixteen values at once, which share a look for NaN: without it half as many instructions do.
+// Sixteen values at once, with one test for NaN for all: without any, half as many instructions are
+// enough.
 inline __m256i narrow_16(__m256 a, __m256 b, const Bfloat16* type) {
     if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)), 0) != 0) {
         return _mm256_setr_m128i(narrow_8(a, type), narrow_8(b, type));

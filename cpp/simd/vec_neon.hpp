@@ -193,9 +193,6 @@ struct Vec<double> {
     static Vec load(const S* p) {
         return {vcvt_f64_f32(widen_2(p))};
     }
-    static Vec half_of(Vec<float> a, bool upper) {
-        return {upper ? vcvt_high_f64_f32(a.v) : vcvt_f64_f32(vget_low_f32(a.v))};
-    }
     void store(double* p) const { vst1q_f64(p, v); }
     void store(double* p, std::ptrdiff_t n) const {
         if (n >= 2) return store(p);

@@ -590,4 +590,6 @@ def test_tensors() -> None:
         assert fastbn.moments(x.detach()).mean.tolist() == [1, 1, 1]
     with pytest.raises(TypeError, match=r"x must be dense.*sparse"):
         fastbn.moments(torch.eye(3).to_sparse())
+    with pytest.raises(TypeError, match=r"(?s)x must be an array.*negative bit"):
+        fastbn.moments(torch.ones(4, 3, dtype=torch.complex64).conj().imag)
     assert fastbn.normalize(torch.empty(0, 3), torch.zeros(3), torch.ones(3)).shape == (0, 3)

@@ -132,8 +132,12 @@ def test_merging_takes_names_over_and_refuses_others(x: Array, tmp_path: Path) -
 
 
 def test_what_differs_is_forgotten_but_for_names(x: Array) -> None:
-    m, n = fastbn.stream(x, scale=2), fastbn.stream(x.T, axis=0)
-    assert {"scale", "axis", "mode"}.isdisjoint((m + n).to_dict())
+    m, n = fastbn.stream(x, scale=2), fastbn.stream(x.T, axis=0, scale=2)
+    assert {"axis", "mode"}.isdisjoint((m + n).to_dict())
+    assert (m + n).to_dict()["scale"] == 2
+    for other in (fastbn.stream(x), fastbn.stream(x, scale=255)):
+        with pytest.raises(ValueError, match=r"^other must be of values divided by 2\.0, got (1|255)\.0$"):
+            m + other
     assert (m + fastbn.moments(x)).to_dict()["scale"] == 2
 
 

@@ -472,3 +472,19 @@ def test_running_statistics_that_want_a_gradient_are_torchs(which: str) -> None:
         errors.append(str(raised.value))
     assert errors[0] == errors[1]
     assert which in errors[0]
+
+
+def test_empty_results_have_strides_of_their_shape() -> None:
+    for shape in ((0, 3, 5), (0, 3), (2, 3, 0)):
+        y = batch_norm(torch.empty(shape), torch.zeros(3), torch.ones(3))
+        assert y.stride() == torch.empty(shape).stride()
+
+
+def test_exchanged_objects_are_made_of_arrays() -> None:
+    like = torch.zeros(2, 3)
+    with pytest.raises(TypeError, match="value must hold arrays, got"):
+        _core.exchanged_objects(([1.0],), (like,))
+    wide = np.arange(12.0).reshape(2, 6)[:, ::2]
+    (narrow,) = _core.exchanged_objects((wide,), (like,))
+    assert narrow.dtype == torch.float32
+    np.testing.assert_array_equal(narrow.numpy(), wide)

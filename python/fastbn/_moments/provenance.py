@@ -30,10 +30,12 @@ class Provenance(NamedTuple):
     def merged(self, other: Provenance) -> Provenance:
         """Return what is true of both: what one of them does not know is the other's, what differs is not known.
 
-        Raises ValueError where the names differ.
+        Raises ValueError where the names or the scales differ.
         """
         if None not in (self.names, other.names) and self.names != other.names:
             raise ValueError(f"other must have the features {self.names}, got {other.names}")
+        if None not in (self.scale, other.scale) and self.scale != other.scale:
+            raise ValueError(f"other must be of values divided by {self.scale}, got {other.scale}")
         mine, others = self._asdict(), other._asdict()
         for key, value in others.items():
             if mine[key] is None:

@@ -122,7 +122,8 @@ class TableSource(Source):
             *columns, weights = [*batch.rows.columns, None] if not self._weights else batch.rows.columns
             columns = [columns[i] for i in self.chosen] if self.tabular else columns
             matrix = self._ring.take((len(columns), batch.rows.num_rows), self.dtype)
-            for number, target, column in zip(self.chosen, matrix, columns, strict=True):
+            chosen = self.chosen[batch.first : batch.first + len(columns)]
+            for number, target, column in zip(chosen, matrix, columns, strict=True):
                 plain = _plain(column)
                 if self._exact and (inexact := _inexact(plain)) is not None:
                     raise UnreadableError(

@@ -169,7 +169,7 @@ def normalized(
             y: Tensor = _applied(x, weight, bias, residual, arguments, arrays)
             return y
         return _trained(x, arguments, arrays)[0] if training else _inference(x, arguments, arrays)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, BufferError):
         # Nothing was written. What torch refuses as well is its error to raise, and what it takes is its work.
         if where is None and weights is None:
             return _torch_itself(x, weight, bias, residual, arguments)
@@ -347,7 +347,7 @@ class _Function(torch.autograd.Function):
 
 # Function.apply without its questions about transforms, which `is_served` has answered.
 _applied = super(torch.autograd.Function, _Function).apply
-# What the node calls, which by itself asks each time which of the names for backward is in use.
+# The node calls `apply`, which looks up on every call whether backward or vjp is overridden; this binds backward.
 _Function._backward_cls.apply = _Function.backward
 
 
@@ -359,7 +359,10 @@ def _arrays_for_backward(dy: Tensor, x: Tensor, *others: Tensor | None) -> tuple
         tensors = in_order_of(dy, x), x, *others
         arrays = plain_arrays_of(*tensors)
         return tuple(map(array_of, tensors)) if arrays is None and is_served(dy) else arrays
-    except RuntimeError:  # the batches of torch.autograd.grad(is_grads_batched=True) look like any other tensor
+    except (
+        RuntimeError,
+        BufferError,
+    ):  # the batches of torch.autograd.grad(is_grads_batched=True) look like any other tensor
         return None
 
 

@@ -94,7 +94,11 @@ class BatchNormMixin(torch.nn.Module):
 
     def _count_batch(self, eager: bool = False) -> float:
         """Count a batch of training, and return the weight of its statistics in the running ones."""
-        counted, momentum = self._buffers.get("num_batches_tracked"), self.momentum
+        try:
+            counted = self._buffers["num_batches_tracked"]
+        except KeyError:  # computed, or no buffer
+            counted = self.num_batches_tracked
+        momentum = self.momentum
         if counted is not None:
             if eager:
                 count_up(counted)
