@@ -449,7 +449,7 @@ def test_standardize(command: Run, tmp_path: Path, source: str, x: Array) -> Non
     # 16 ulp of float64, of values that are up to 5e3 deviations from zero before the mean is taken off.
     np.testing.assert_allclose([found.mean, found.std() - 1], np.zeros((2, 3)), rtol=0, atol=16 * 2.0**-52 * 5e3)
     code, _, err = command("standardize", source, "--stats", stats, "--out", out)
-    assert (code, err) == (1, f"fastbn: error: {out}: File exists\n")
+    assert (code, err) == (1, f"fastbn: error: {out}: File exists (overwrite=True, --force, replaces it)\n")
     assert command("standardize", source, "--stats", stats, "--out", out, "--force", "--columns", "c1")[0] == 0
     others = np.loadtxt(out, delimiter=",", skiprows=1, usecols=(0, 2), quotechar='"')
     np.testing.assert_array_equal(others, x[:, [0, 2]])  # written as repr has them, and kept as text

@@ -85,7 +85,8 @@ class Rewriting:
             self._check_apart(place)
         replaceable = not os.path.isdir(target.path) or is_zarr(target.path)
         if target.is_there() and not (self._options.overwrite and replaceable):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
+            hint = " (overwrite=True, --force, replaces it)" if replaceable else ""
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST) + hint, target.name)
         with replacing(target.path, keep=self._run_of is not None) as path:
             checkpoint = None if self._run_of is None else Checkpoint(f"{path}.json", self._run_of, self._options.every)
             found = None if checkpoint is None or not os.path.exists(path) else checkpoint.load()
