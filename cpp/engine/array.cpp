@@ -101,7 +101,7 @@ void convert(const void* from, void* to, std::ptrdiff_t n) noexcept {
     for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
 }
 
-// Halves from and to float are converted by kernels.
+// Half types from and to float are converted by kernels.
 template <class H>
 void widen_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
     conversion_kernels(dtype_of<H>).widen(from, static_cast<float*>(to), n);

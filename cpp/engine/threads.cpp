@@ -124,19 +124,19 @@ TeamSize& TeamSize::of(std::ptrdiff_t bytes) {
 
 void TeamSize::learn(const Team& team, Nanoseconds took, Nanoseconds alone) {
     if (team.threads > 1) add_loss(team, took - with_half(team.threads, took, alone));
-    if (team.halvings > 0) work_off(team, took);
+    if (team.level > 0) work_off(team, took);
 }
 
 void TeamSize::add_loss(const Team& team, Nanoseconds loss) {
     const Nanoseconds lost = lost_.fetch_add(loss, std::memory_order_relaxed) + loss;
     if (lost < -most_gained) {
         lost_.store(-most_gained, std::memory_order_relaxed);
-        if (team.halvings == 0) times_.store(repay, std::memory_order_relaxed);
+        if (team.level == 0) times_.store(repay, std::memory_order_relaxed);
     }
     if (lost <= wake * team.threads) return;
-    int halvings = team.halvings;
+    int level = team.level;
     // Another thread may have been first.
-    if (!halvings_.compare_exchange_strong(halvings, halvings + 1, std::memory_order_relaxed)) {
+    if (!level_.compare_exchange_strong(level, level + 1, std::memory_order_relaxed)) {
         return;
     }
     const Nanoseconds times = times_.load(std::memory_order_relaxed);
@@ -148,10 +148,10 @@ void TeamSize::add_loss(const Team& team, Nanoseconds loss) {
 }
 
 void TeamSize::work_off(const Team& team, Nanoseconds took) {
-    if (halvings() != team.halvings) return;  // what is owed is to be worked off by a smaller team
+    if (level() != team.level) return;  // what is owed is to be worked off by a smaller team
     if (owed_.fetch_sub(took, std::memory_order_relaxed) > took) return;
-    int halvings = team.halvings;
-    if (!halvings_.compare_exchange_strong(halvings, halvings - 1, std::memory_order_relaxed)) {
+    int level = team.level;
+    if (!level_.compare_exchange_strong(level, level - 1, std::memory_order_relaxed)) {
         return;
     }
     owed_.store(0, std::memory_order_relaxed);
@@ -197,9 +197,9 @@ Team choose_team(std::ptrdiff_t bytes, std::ptrdiff_t pieces) {
     const int most = static_cast<int>(std::min(asked, useful));
     if (full_teams) return {std::min(most, most_threads), 0, nullptr};
     TeamSize& size = TeamSize::of(bytes);
-    const int halvings = size.halvings();
+    const int level = size.level();
     const int free = std::clamp(processors() - engaged, 1, most);
-    return {std::max(1, free >> halvings), halvings, &size};
+    return {std::max(1, free >> level), level, &size};
 }
 
 void set_full_teams(bool full) { full_teams = full; }
@@ -275,7 +275,7 @@ void run_team(const Team& team, TeamTask task, const void* context) noexcept {
         task(context, member);
     }
     if (team.learns != nullptr) {
-        team.learns->learn({members, team.halvings, team.learns}, now() - started, alone);
+        team.learns->learn({members, team.level, team.learns}, now() - started, alone);
     }
     if (!small) engaged.fetch_sub(team.threads, std::memory_order_relaxed);
 }

@@ -34,7 +34,7 @@ class TeamSize;
 // The threads of one call.
 struct Team {
     int threads = 1;
-    int halvings = 0;            // how often the number that is meant to be had been halved
+    int level = 0;               // that of `learns` when the call began
     TeamSize* learns = nullptr;  // from the call's times; null where it would not take more threads
 };
 
@@ -45,8 +45,8 @@ public:
     // That of calls that touch about so many bytes.
     static TeamSize& of(std::ptrdiff_t bytes);
 
-    // How often the number of threads is to be halved.
-    int halvings() const { return halvings_.load(std::memory_order_relaxed); }
+    // How often the number of threads is to be divided by two.
+    int level() const { return level_.load(std::memory_order_relaxed); }
 
     // From a call that took so long, where one thread would have taken `alone`.
     void learn(const Team& team, Nanoseconds took, Nanoseconds alone);
@@ -58,7 +58,7 @@ private:
     void add_loss(const Team& team, Nanoseconds loss);
     void work_off(const Team& team, Nanoseconds took);
 
-    std::atomic<int> halvings_{0};
+    std::atomic<int> level_{0};
     std::atomic<Nanoseconds> lost_{0};       // by teams of the present size; below 0: gained
     std::atomic<Nanoseconds> owed_{0};       // so long the smaller team is to work yet
     std::atomic<Nanoseconds> times_{repay};  // what the next loss is multiplied by
