@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import fastbn.dask
 from fastbn import Moments
 from fastbn.dask.blocks import measured_block, settled
+from fastbn.dask.inputs import empty_like
 from support import layouts, oracle
 from support.assertions import assert_count, assert_mean_and_var, assert_statistics
 from support.dtypes import TYPES, y_type
@@ -113,6 +114,16 @@ def test_any_chunks_are_standardized_as_the_whole(case: Any, lazily: bool) -> No
     computed = y.compute(scheduler="synchronous")
     assert computed.dtype == y.dtype
     np.testing.assert_array_equal(computed, fastbn.normalize(x, known, axis=axis, eps=0.0))
+
+
+def test_what_is_checked_first_is_not_other_memory() -> None:
+    """It has no values, or without axes one, which must be a variance."""
+    x = da.ones((2, 3))
+    fastbn.dask.standardize(x, fastbn.dask.moments(x, axis=()), axis=())
+    of_no_axes = np.ones(())
+    for _ in range(50):
+        np.full((), -1.0)  # NumPy keeps its memory for the next one
+        assert empty_like(of_no_axes) == 0
 
 
 def test_affine_parameters_follow_the_features_chunks() -> None:

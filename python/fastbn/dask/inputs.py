@@ -98,8 +98,8 @@ def over_blocks(function: Any, x: Any, kept: Shape, values: dict[str, Any], resu
 
 
 def empty_like(x: Any) -> Array:
-    """Return an array of x's type and number of dimensions without a value in it."""
-    return np.empty((0,) * x.ndim, x.dtype)
+    """Return an array of x's type and number of dimensions without a value in it; of no dimensions it has one, 0."""
+    return np.zeros((0,) * x.ndim, x.dtype)
 
 
 def wide_axes(mask: Any) -> Shape:
