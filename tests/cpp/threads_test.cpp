@@ -112,10 +112,10 @@ struct Machine {
 
     // The team that the next call takes.
     Team team(TeamSize& size) const {
-        const int halvings = size.halvings();
-        const int threads = asked >> halvings;
-        check(threads > 0, "halved too often", halvings);
-        return {threads, halvings, &size};
+        const int level = size.level();
+        const int threads = asked >> level;
+        check(threads > 0, "halved too often", level);
+        return {threads, level, &size};
     }
     Nanoseconds call(TeamSize& size) const {
         const Team chosen = team(size);
@@ -138,14 +138,14 @@ void check_idle_machine() {
     // Now and then the system has something else to do for a moment.
     const Machine moment{2, 1, 800 * us, 3 * ms};
     moment.call(size);
-    check(size.halvings() == 0, "halvings after a moment", size.halvings());
+    check(size.level() == 0, "level after a moment", size.level());
 }
 
 void check_sleeping_threads() {
     TeamSize size;
     const Machine asleep{2, 1, 60 * us, 90 * us};
     asleep.call(size);
-    check(size.halvings() == 0, "halvings after a thread was woken", size.halvings());
+    check(size.level() == 0, "level after a thread was woken", size.level());
 }
 
 void check_busy_machine() {
@@ -154,13 +154,13 @@ void check_busy_machine() {
     const Machine busy{2, 1, 800 * us, 4 * ms};
     idle.calls(size, 1000);
     busy.calls(size, 500);
-    check(size.halvings() == 1, "halvings on a busy machine", size.halvings());
+    check(size.level() == 1, "level on a busy machine", size.level());
     const Nanoseconds took = busy.calls(size, 5000);
     check(took < 5000 * 800 * us * 105 / 100, "time beside others, ms", took / ms);
     // Idle again: found out within the time of some hundred calls, for good.
     idle.calls(size, 1000);
-    check(idle.calls(size, 1000) == 1000 * 400 * us, "halvings on a machine that is idle again",
-          size.halvings());
+    check(idle.calls(size, 1000) == 1000 * 400 * us, "level on a machine that is idle again",
+          size.level());
 }
 
 void check_many_processors() {
@@ -177,7 +177,7 @@ void check_interrupted_call() {
     TeamSize size;
     size.learn({2, 0, &size}, 1 * ms, 1000 * ms);
     size.learn({2, 0, &size}, 3 * ms, 1 * ms);
-    check(size.halvings() == 1, "halvings after one call that tells nothing", size.halvings());
+    check(size.level() == 1, "level after one call that tells nothing", size.level());
 }
 
 void check_several_threads_learn() {
@@ -191,7 +191,7 @@ void check_several_threads_learn() {
         });
     }
     for (std::thread& caller : callers) caller.join();
-    check(size.halvings() >= 0 && size.halvings() <= 1, "halvings", size.halvings());
+    check(size.level() >= 0 && size.level() <= 1, "level", size.level());
 }
 
 void check_choice() {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbn import _core
 from fastbn.torch import batch_norm
@@ -488,3 +489,22 @@ def test_exchanged_objects_are_made_of_arrays() -> None:
     (narrow,) = _core.exchanged_objects((wide,), (like,))
     assert narrow.dtype == torch.float32
     np.testing.assert_array_equal(narrow.numpy(), wide)
+
+
+def test_a_mode_sees_the_backward_pass() -> None:
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(30, 4, requires_grad=True)
+    dy = torch.randn(30, 4)
+    y = batch_norm(x, None, None, training=True)
+    with Mode():
+        y.backward(dy)
+    assert len(seen) > 3  # the pass is composed of torch's operations
+    wide = x.detach().double().requires_grad_()
+    F.batch_norm(wide, None, None, training=True).backward(dy.double())
+    torch.testing.assert_close(x.grad.double(), wide.grad, rtol=1e-4, atol=1e-5)

@@ -225,3 +225,15 @@ def test_a_parametrized_weight() -> None:
         found.append([y.detach(), module.running_mean, module.parametrizations.weight.original.grad])
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_number_of_batches_may_be_no_buffer() -> None:
+    module = fastbn.torch.BatchNorm1d(3, momentum=None)
+    del module._buffers["num_batches_tracked"]
+    module.__dict__["num_batches_tracked"] = torch.tensor(0)
+    batches = [torch.randn(20, 3) for _ in range(4)]
+    for x in batches:
+        module(x)
+    assert module.num_batches_tracked == 4
+    means = torch.stack([x.double().mean(0) for x in batches])
+    torch.testing.assert_close(module.running_mean.double(), means.mean(0), rtol=1e-5, atol=1e-6)
