@@ -28,8 +28,8 @@ struct MomentsSums {
     double* weight_lo;  // its low part. Both null where every value counts once: the count is known
 };
 
-// Statistics, one array entry per channel: those that follow from moments, and what else is asked
-// of an array. Null where one is not asked for; of what follows from moments a kernel writes all.
+// Statistics, one array entry per channel: those that moments give, and what else is asked of an
+// array. Null where one is not asked for; a kernel writes all of those that moments give.
 struct Statistics {
     double* mean = nullptr;
     double* mean_lo = nullptr;  // the low part of the mean

@@ -114,7 +114,7 @@ struct Machine {
     Team team(TeamSize& size) const {
         const int level = size.level();
         const int threads = asked >> level;
-        check(threads > 0, "halved too often", level);
+        check(threads > 0, "level too high", level);
         return {threads, level, &size};
     }
     Nanoseconds call(TeamSize& size) const {

@@ -177,7 +177,7 @@ def normalized(
 
 
 def checked_epilogue(activation: str | None, negative_slope: float) -> Epilogue:
-    """Return what follows the affine map; raise ValueError for an activation that there is not."""
+    """Return the epilogue; raise ValueError for an activation that there is not."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
     return Epilogue(activation, negative_slope)
