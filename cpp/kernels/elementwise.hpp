@@ -186,14 +186,13 @@ inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula, con
     }
 }
 
-// A short formula, with loops of its own for either kind of store.
+// With loops of its own for either kind of store.
 template <class C, class Y, class Formula>
 inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula) {
-    if (e.stream) {
-        write<C>(out, e, formula, Streamed{});
-    } else {
-        write<C>(out, e, formula, Cached{});
+    if constexpr (streams) {
+        if (e.stream) return write<C>(out, e, formula, Streamed{});
     }
+    write<C>(out, e, formula, Cached{});
 }
 
 // A formula whose code for parts of blocks is there once for all loops: longer ones would take

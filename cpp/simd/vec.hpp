@@ -71,6 +71,8 @@
 //                                their own do these: sums keep the adders busy alone
 //     product_error(a, b, p)     a * b - p, rounded once, p being a * b rounded and 0 <= b <= 2
 //     clamp_negative(a)          0 where a < 0, else a, NaN too
+//     streams                    whether stream(p) differs from store(p); where not, no loops are
+//                                compiled for it
 //     stream_fence()             orders what was streamed before what is written after it
 //
 // and where whole blocks of a type Y have a faster way than register by register, overloads of

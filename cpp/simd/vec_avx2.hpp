@@ -302,6 +302,7 @@ struct Bytes {
     friend Bytes operator^(Bytes a, Bytes b) { return {_mm256_xor_si256(a.v, b.v)}; }
 };
 
+constexpr bool streams = true;
 inline void stream_fence() { _mm_sfence(); }
 
 }  // namespace

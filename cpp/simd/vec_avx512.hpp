@@ -267,6 +267,7 @@ struct Bytes {
     friend Bytes operator^(Bytes a, Bytes b) { return {_mm512_xor_si512(a.v, b.v)}; }
 };
 
+constexpr bool streams = true;
 inline void stream_fence() { _mm_sfence(); }
 
 }  // namespace

@@ -338,6 +338,7 @@ private:
     static Bytes from(uint64x2_t a) { return {vreinterpretq_u8_u64(a)}; }
 };
 
+constexpr bool streams = false;
 inline void stream_fence() {}
 
 }  // namespace
