@@ -13,7 +13,7 @@ namespace fastbn::bindings {
 namespace {
 
 // The bytes an array reaches over: its first, and that behind its last.
-std::pair<const char*, const char*> bytes_of(const ArrayRef& array) {
+std::pair<const char*, const char*> memory_of(const ArrayRef& array) {
     const char* begin = array.data;
     const char* end = array.data + size_of(array.dtype);
     for (int i = 0; i < array.ndim; ++i) {
@@ -25,8 +25,8 @@ std::pair<const char*, const char*> bytes_of(const ArrayRef& array) {
 }
 
 bool share_memory(const ArrayArg& a, const ArrayArg& b) {
-    const auto [begin_a, end_a] = bytes_of(a.ref);
-    const auto [begin_b, end_b] = bytes_of(b.ref);
+    const auto [begin_a, end_a] = memory_of(a.ref);
+    const auto [begin_b, end_b] = memory_of(b.ref);
     if (begin_a >= end_b || begin_b >= end_a) return false;
     // Interleaved, perhaps. NumPy gives up where it would have to search for long.
     const py::object most_work = to_python(10000);
@@ -97,7 +97,7 @@ std::ptrdiff_t size_of_array(const ArrayRef& array) {
                            [](std::ptrdiff_t a, std::ptrdiff_t b) { return a * b; });
 }
 
-bool is_broadcast(const ArrayRef& array) {
+bool repeats_elements(const ArrayRef& array) {
     const std::ptrdiff_t* const end = array.strides + array.ndim;
     return std::find(array.strides, end, 0) != end;
 }
@@ -105,7 +105,7 @@ bool is_broadcast(const ArrayRef& array) {
 py::object empty_like(const ArrayArg& like, PyObject* dtype, DType type) {
     const std::ptrdiff_t itemsize = size_of(type);
     const std::ptrdiff_t bytes = size_of_array(like.ref) * itemsize;
-    if (bytes >= pool::pooled_from && !is_broadcast(like.ref)) {
+    if (bytes >= pool::pooled_from && !repeats_elements(like.ref)) {
         std::ptrdiff_t strides[max_dimensions];
         set_dense_strides(like.ref, itemsize, strides);
         return pooled_array(dtype, like.ref.ndim, like.ref.shape, strides, bytes);

@@ -69,7 +69,7 @@ private:
 };
 
 // How many of a mask's elements are true, counted in bytes as far as one can hold it.
-double counted(const std::uint8_t* mask, std::ptrdiff_t n) noexcept {
+double count_true(const std::uint8_t* mask, std::ptrdiff_t n) noexcept {
     constexpr std::ptrdiff_t most = 255;
     std::ptrdiff_t total = 0;
     for (std::ptrdiff_t i = 0; i < n; i += most) {
@@ -344,7 +344,7 @@ private:
                 const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
                 const std::uint8_t* const row = mask.data + r * mask.stride;
                 if (one_channel) {
-                    *sums += counted(row, cols);
+                    *sums += count_true(row, cols);
                 } else {
                     for (std::ptrdiff_t i = 0; i < cols; ++i) sums[i] += row[i] != 0 ? 1.0 : 0.0;
                 }

@@ -31,10 +31,10 @@ AxisList axes_of(const char* name, const ArrayRef& x, const std::ptrdiff_t* axes
                        " for x of " + std::to_string(x.ndim) + " dimensions",
                    std::to_string(axis));
         }
-        const auto counted = static_cast<int>(axis < 0 ? axis + x.ndim : axis);
-        if (marked[counted]) refuse(name, "name each axis once", std::to_string(axis) + " again");
-        marked[counted] = true;
-        found.push(counted);
+        const auto index = static_cast<int>(axis < 0 ? axis + x.ndim : axis);
+        if (marked[index]) refuse(name, "name each axis once", std::to_string(axis) + " again");
+        marked[index] = true;
+        found.push(index);
     }
     return found;
 }

@@ -43,7 +43,7 @@ std::string cache_attribute(int index, const char* attribute) {
 }
 
 // A size as Linux writes it, such as "32768K"; 0 for anything else.
-std::ptrdiff_t bytes_of(const std::string& size) {
+std::ptrdiff_t parse_size(const std::string& size) {
     std::ptrdiff_t n = 0;
     const char* const end = size.data() + size.size();
     const auto [rest, error] = std::from_chars(size.data(), end, n);
@@ -60,7 +60,7 @@ Caches caches_of_system() {
     constexpr int most_caches = 8;
     Caches found{0, 0};
     for (int index = 0; index < most_caches; ++index) {
-        const std::ptrdiff_t bytes = bytes_of(cache_attribute(index, "size"));
+        const std::ptrdiff_t bytes = parse_size(cache_attribute(index, "size"));
         if (bytes == 0 || cache_attribute(index, "type") == "Instruction") continue;
         const std::string level = cache_attribute(index, "level");
         if (level == "2") found.l2 = bytes;

@@ -67,7 +67,7 @@ inline Vec<double> numbers_of(RegisterWeight<form> by) {
 
 // What counts of a register: 0 in lanes of weight 0, whatever was there.
 template <WeightsForm form>
-inline Vec<double> counted(Vec<double> x, RegisterWeight<form> by) {
+inline Vec<double> masked(Vec<double> x, RegisterWeight<form> by) {
     if constexpr (has_mask(form)) {
         return Vec<double>::keep(by.mask, x);
     } else if constexpr (form == WeightsForm::by_element) {
@@ -128,7 +128,7 @@ inline void add_exactly(DoubleDouble<Wide>& sum, int k, Vec<double> x) {
 }
 template <WeightsForm form>
 inline void add_exactly(DoubleDouble<Wide>& sum, int k, Vec<double> x, RegisterWeight<form> by) {
-    const Vec<double> value = counted(x, by);
+    const Vec<double> value = masked(x, by);
     if constexpr (has_numbers(form)) {
         const Vec<double> product = value * by.weight;
         add_exactly(sum, k, product);

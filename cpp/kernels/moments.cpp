@@ -56,7 +56,7 @@ template <bool is_only, bool looks>
 struct ShiftedPass {
     template <class Sums, class By>
     static void add(Sums& sums, int k, Vec<double> x, By by, const Wide& shift) {
-        const Vec<double> centred = counted(subtract_by_fma(x, shift.reg[k]), by);
+        const Vec<double> centred = masked(subtract_by_fma(x, shift.reg[k]), by);
         sums.shifted.add(k, centred, by);
         if constexpr (is_only) add_weight(sums.weight, k, by);
         if constexpr (looks) add_difference(sums.differences, k, centred);

@@ -41,11 +41,11 @@ inline void transpose_groups(Bytes (&block)[block_side<size>]) {
 
 // Here tiles are of bytes, and so many of them lead to the next row.
 template <int size>
-inline Tile<const char> bytes_of(Tile<const void> tile) {
+inline Tile<const char> byte_tile(Tile<const void> tile) {
     return {static_cast<const char*>(tile.data), tile.stride * size};
 }
 template <int size>
-inline Tile<char> bytes_of(Tile<void> tile) {
+inline Tile<char> byte_tile(Tile<void> tile) {
     return {static_cast<char*>(tile.data), tile.stride * size};
 }
 
@@ -182,8 +182,8 @@ template <int size>
 FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, std::ptrdiff_t rows,
                            std::ptrdiff_t cols, bool stream) noexcept {
     constexpr std::ptrdiff_t height = block_rows<size>;
-    const Tile<const char> packed = bytes_of<size>(packed_tile);
-    const Tile<char> array = bytes_of<size>(array_tile);
+    const Tile<const char> packed = byte_tile<size>(packed_tile);
+    const Tile<char> array = byte_tile<size>(array_tile);
     if (rows < height) return unpack_few<size>(packed, array, rows, cols);
     const std::ptrdiff_t before = stream ? rows_before_boundary<size>(array) : -1;
     if (before < 0) {
@@ -213,8 +213,8 @@ template <int size>
 FASTBN_FLATTEN void pack(Tile<const void> array_tile, Tile<void> packed_tile, std::ptrdiff_t rows,
                          std::ptrdiff_t cols) noexcept {
     constexpr std::ptrdiff_t height = block_rows<size>;
-    const Tile<const char> array = bytes_of<size>(array_tile);
-    const Tile<char> packed = bytes_of<size>(packed_tile);
+    const Tile<const char> array = byte_tile<size>(array_tile);
+    const Tile<char> packed = byte_tile<size>(packed_tile);
     if (rows < height) return pack_few<size>(array, packed, rows, cols);
     if (cols < block_cols<size> && packed_tile.stride != cols) {  // others' columns are between
         for (std::ptrdiff_t r = 0; r < rows; r += height) {
