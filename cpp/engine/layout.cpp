@@ -9,7 +9,7 @@ namespace {
 
 // Small inner sizes leave vectors half empty when a tile is one channel; over enough rows it pays
 // to take each inner position as a column and to merge a channel's columns at the end.
-constexpr std::ptrdiff_t min_inner_fold_rows = 8;
+constexpr std::ptrdiff_t min_inner_fold_rows = 2;
 
 // Rows of few columns leave a kernel nothing but their beginnings and ends. Several are folded into
 // one if there are so many rows of the result that sums for each of its columns pay.
