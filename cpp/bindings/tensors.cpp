@@ -496,7 +496,9 @@ bool read_module(PyObject* module, Call& call) {
     call.training =
         in_training || (call.running_mean.ptr() == Py_None && call.running_var.ptr() == Py_None);
     call.activation = attribute(module, n.activation);
-    call.negative_slope = attribute(module, n.negative_slope);
+    call.negative_slope = call.activation.is_none()
+                              ? borrowed(Arguments::defaults().negative_slope.value)
+                              : attribute(module, n.negative_slope);
     return true;
 }
 
