@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
+#include <new>
 #include <type_traits>
 #include <utility>
 
 #include "bindings/numpy.hpp"
+#include "bindings/pool.hpp"
 #include "engine/array.hpp"
 
 namespace fastbn::bindings {
@@ -220,6 +223,8 @@ py::object exported(PyObject* value) {
 
 // ---- What a type offers ----
 
+}  // namespace
+
 // DLPack's DLPackExchangeAPI of version 1.3: functions in C, for all objects of a type.
 struct ExchangeApi {
     Version version;
@@ -231,10 +236,9 @@ struct ExchangeApi {
     void* current_stream;
 };
 
-const ExchangeApi* exchange_api_of(PyObject* value) {
+const ExchangeApi* exchange_api_of_type(PyObject* type) {
     static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
     if (name == nullptr) throw PythonError();
-    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(value));
     const auto capsule = optional_owned(PyObject_GetAttr(type, name));
     if (!capsule) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
@@ -245,6 +249,12 @@ const ExchangeApi* exchange_api_of(PyObject* value) {
         static_cast<ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
     if (api == nullptr) throw PythonError();
     return api->version.major == known_major ? api : nullptr;
+}
+
+namespace {
+
+const ExchangeApi* exchange_api_of(PyObject* value) {
+    return exchange_api_of_type(reinterpret_cast<PyObject*>(Py_TYPE(value)));
 }
 
 // False where the type has no such function.
@@ -266,9 +276,23 @@ bool is_exactly_of(PyObject* types, PyObject* value) {
     return false;
 }
 
+constexpr DType floating_types[] = {DType::float32, DType::float64, DType::float16,
+                                    DType::bfloat16};
+
 DataType data_type_of(DType dtype) {
     const TypeCode code = dtype == DType::bfloat16 ? code_bfloat : code_float;
     return {code, static_cast<std::uint8_t>(8 * size_of(dtype)), 1};
+}
+
+// Which of the floating-point types it is; null for any other.
+const DType* floating_type_of(const DataType& type) {
+    const auto is_type = [&](DType dtype) {
+        const DataType own = data_type_of(dtype);
+        return type.code == own.code && type.bits == own.bits && type.lanes == own.lanes;
+    };
+    const auto* const found =
+        std::find_if(std::begin(floating_types), std::end(floating_types), is_type);
+    return found == std::end(floating_types) ? nullptr : found;
 }
 
 // A tensor with all that it points to, and a reference to the owner of its memory.
@@ -289,6 +313,38 @@ void delete_owning_tensor(VersionedTensor* managed) {
     // The first member's address is the struct's.
     delete reinterpret_cast<OwningTensor*>(managed);
 }
+
+// Memory of a result: a block of the pool, or the allocator's own where that recycles.
+class Memory {
+public:
+    Memory() = default;
+    explicit Memory(std::ptrdiff_t bytes) {
+        if (bytes >= pool::pooled_from) {
+            block_ = std::make_unique<pool::Block>(bytes);
+        } else {
+            own_.reset(static_cast<char*>(
+                ::operator new(static_cast<std::size_t>(bytes), std::align_val_t{alignment})));
+        }
+    }
+    char* data() const { return block_ ? block_->data : own_.get(); }
+
+private:
+    static constexpr std::size_t alignment = 64;
+    struct Delete {
+        void operator()(char* data) const { ::operator delete(data, std::align_val_t{alignment}); }
+    };
+    std::unique_ptr<pool::Block> block_;
+    std::unique_ptr<char, Delete> own_;
+};
+
+// A tensor with all that it points to, and its memory. Nothing of it is Python's, so that any
+// thread may delete it at any time.
+struct FreshTensor {
+    VersionedTensor managed{};
+    std::int64_t shape[most_fresh_dimensions] = {};
+    std::int64_t strides[most_fresh_dimensions] = {};
+    Memory memory;
+};
 
 // Whether both address their values alike; of an array without values NumPy has other strides.
 bool has_strides_of(const Likeness& likeness, const OwningTensor& tensor, int ndim) {
@@ -344,12 +400,9 @@ Likeness likeness_of(PyObject* like) {
         tensor.strides == nullptr || tensor.ndim > max_dimensions) {
         return likeness;
     }
-    for (const DType dtype : {DType::float32, DType::float64, DType::float16, DType::bfloat16}) {
-        const DataType type = data_type_of(dtype);
-        if (tensor.dtype.code != type.code || tensor.dtype.bits != type.bits) continue;
-        likeness.known = tensor.dtype.lanes == 1;
-        likeness.dtype = dtype;
-    }
+    const DType* const dtype = floating_type_of(tensor.dtype);
+    likeness.known = dtype != nullptr;
+    if (likeness.known) likeness.dtype = *dtype;
     likeness.ndim = tensor.ndim;
     std::copy_n(tensor.shape, tensor.ndim, likeness.shape);
     std::copy_n(tensor.strides, tensor.ndim, likeness.strides);
@@ -379,17 +432,69 @@ py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* l
     return owned(static_cast<PyObject*>(object));
 }
 
-bool count_by_exchange_api(PyObject* value) {
+std::int64_t* integer_by_exchange_api(PyObject* value) {
     const ExchangeApi* const api = exchange_api_of(value);
     Tensor tensor{};
-    if (api == nullptr || !describe(*api, value, tensor)) return false;
+    if (api == nullptr || !describe(*api, value, tensor)) return nullptr;
     const DataType type = tensor.dtype;
     const bool one_integer =
         type.code == code_int && type.bits == 64 && type.lanes == 1 && tensor.ndim == 0;
-    if (!one_integer || !is_on_cpu(tensor.device.type) || tensor.data == nullptr) return false;
+    if (!one_integer || !is_on_cpu(tensor.device.type) || tensor.data == nullptr) return nullptr;
     char* const data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-    *reinterpret_cast<std::int64_t*>(data) += 1;
-    return true;
+    return reinterpret_cast<std::int64_t*>(data);
+}
+
+bool count_by_exchange_api(PyObject* value) {
+    std::int64_t* const integer = integer_by_exchange_api(value);
+    if (integer != nullptr) *integer += 1;
+    return integer != nullptr;
+}
+
+ArrayRef floats_of(const ExchangeApi& api, PyObject* value) {
+    Tensor tensor{};
+    if (!describe(api, value, tensor)) return {};
+    const DType* const dtype = floating_type_of(tensor.dtype);
+    if (dtype == nullptr || !is_on_cpu(tensor.device.type) || tensor.data == nullptr ||
+        tensor.strides == nullptr || tensor.ndim > max_dimensions) {
+        return {};
+    }
+    ArrayRef array;
+    array.dtype = *dtype;
+    array.ndim = tensor.ndim;
+    const std::ptrdiff_t itemsize = size_of(*dtype);
+    for (int i = 0; i < tensor.ndim; ++i) {
+        if (tensor.shape[i] <= 0) return {};
+        array.shape[i] = tensor.shape[i];
+        array.strides[i] = tensor.strides[i] * itemsize;
+    }
+    array.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+    return array;
+}
+
+FreshObject fresh_object(const ExchangeApi& api, DType dtype, int ndim, const std::ptrdiff_t* shape,
+                         const std::ptrdiff_t* strides) {
+    if (api.object_from_managed == nullptr || ndim > most_fresh_dimensions) return {};
+    const std::ptrdiff_t itemsize = size_of(dtype);
+    std::ptrdiff_t bytes = itemsize;
+    auto tensor = std::make_unique<FreshTensor>();
+    for (int i = 0; i < ndim; ++i) {
+        bytes *= shape[i];
+        tensor->shape[i] = shape[i];
+        tensor->strides[i] = strides[i] / itemsize;
+    }
+    tensor->memory = Memory(bytes);
+    FreshObject fresh{{}, ArrayRef(tensor->memory.data(), dtype, ndim, shape, strides)};
+    tensor->managed.version = {known_major, 0};
+    tensor->managed.deleter = [](VersionedTensor* managed) {
+        delete static_cast<FreshTensor*>(managed->context);
+    };
+    tensor->managed.context = tensor.get();
+    tensor->managed.tensor = {fresh.array.data, {on_cpu, 0},     ndim, data_type_of(dtype),
+                              tensor->shape,    tensor->strides, 0};
+    void* object = nullptr;
+    if (api.object_from_managed(&tensor.release()->managed, &object) != 0) throw PythonError();
+    fresh.object = owned(static_cast<PyObject*>(object));
+    return fresh;
 }
 
 py::object array_from_dlpack(PyObject* value) {

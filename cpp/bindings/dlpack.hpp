@@ -2,6 +2,9 @@
 // objects of theirs made on the memory of results. Nothing is copied.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "bindings/python.hpp"
 #include "engine/array.hpp"
 
@@ -42,8 +45,33 @@ Likeness likeness_of(PyObject* like);
 py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
                      const Likeness& likeness);
 
-// Adds 1 to the one 64-bit integer that the object is an array of without axes, by the same
-// functions. False, and nothing is done, where it is anything else.
+// The one 64-bit integer that the object is an array of without axes, by the same functions. Null
+// where it is anything else.
+std::int64_t* integer_by_exchange_api(PyObject* value);
+// Adds 1 to it; false, and nothing is done, where there is none.
 bool count_by_exchange_api(PyObject* value);
+
+// ---- For objects of one type, without arrays of NumPy's ----
+
+// The functions that a type offers: null where it offers none.
+struct ExchangeApi;
+const ExchangeApi* exchange_api_of_type(PyObject* type);
+
+// What an object's memory holds, to be used before that changes. Empty where it is not on this
+// processor, holds no values, or none of a floating-point type.
+ArrayRef floats_of(const ExchangeApi& api, PyObject* value);
+
+// An object on memory of its own, not initialized.
+struct FreshObject {
+    py::object object;
+    ArrayRef array;
+
+    explicit operator bool() const { return static_cast<bool>(object); }
+};
+// Strides in bytes, of dense memory. Empty where there are more axes than this, or where the type
+// does not say how its objects are made.
+constexpr int most_fresh_dimensions = 8;
+FreshObject fresh_object(const ExchangeApi& api, DType dtype, int ndim, const std::ptrdiff_t* shape,
+                         const std::ptrdiff_t* strides);
 
 }  // namespace fastbn::bindings

@@ -14,6 +14,7 @@
 #include "bindings/outputs.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
+#include "bindings/tensors.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/features.hpp"
 #include "engine/machine.hpp"
@@ -555,6 +556,17 @@ void add_functions(PyObject* module) {
         Function<exchanged_arrays>::entry("exchanged_arrays", {&A::value, &A::types}),
         Function<exchanged_objects>::entry("exchanged_objects", {&A::value, &A::likes}),
         Function<count_exchanged>::entry("count_exchanged", {&A::value}),
+        Function<register_torch>::entry("register_torch", {&A::value}),
+        Function<follow_threads>::entry("follow_threads", {&A::n}),
+        Function<batch_norm_tensors>::entry(
+            "batch_norm_tensors",
+            {&A::x, &A::running_mean, &A::running_var, &A::weight, &A::bias, &A::training,
+             &A::momentum, &A::eps, &A::residual, &A::activation, &A::negative_slope}),
+        Function<call_module>::entry("call_module", {&A::module, &A::x, &A::residual}),
+        Function<recorded_forward>::entry(
+            "recorded_forward", {&A::ctx, &A::call, &A::x, &A::weight, &A::bias, &A::residual}),
+        Function<recorded_backward>::entry("recorded_backward", {&A::ctx, &A::dy}),
+        Function<as_method>::entry("as_method", {&A::value}),
         Function<set_num_threads>::entry("set_num_threads", {&A::n}),
         Function<get_num_threads>::entry("get_num_threads"),
         Function<processors>::entry("processors"),

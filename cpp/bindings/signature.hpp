@@ -75,6 +75,9 @@ struct Arguments {
 
     Argument value = Argument::required("value");
     Argument types = Argument::required("types");
+    Argument module = Argument::required("module");
+    Argument ctx = Argument::required("ctx");
+    Argument call = Argument::required("call");
     Argument likes = Argument::required("likes");
     Argument n = Argument::required("n");
     Argument nbytes = Argument::required("nbytes");

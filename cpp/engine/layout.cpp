@@ -7,10 +7,6 @@
 namespace fastbn {
 namespace {
 
-// Small inner sizes leave vectors half empty when a tile is one channel; over enough rows it pays
-// to take each inner position as a column and to merge a channel's columns at the end.
-constexpr std::ptrdiff_t min_inner_fold_rows = 8;
-
 // Rows of few columns leave a kernel nothing but their beginnings and ends. Several are folded into
 // one if there are so many rows of the result that sums for each of its columns pay.
 constexpr std::ptrdiff_t min_folded_rows = 64;
@@ -105,8 +101,10 @@ void choose_columns(const ArrayRef& x, Layout& layout) {
         layout.inner_axes = contiguous_axes(x, layout);
         const Dim inner = reduced.dim[reduced.n - 1];
         const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * size;
-        if (packed_channels && inner.size <= max_inner_fold &&
-            layout.count / inner.size >= min_inner_fold_rows) {
+        // Small inner sizes leave vectors half empty when a tile is one channel, and a channel is
+        // little work for its place to be found: each inner position is taken as a column, and a
+        // channel's columns are merged at the end.
+        if (packed_channels && inner.size <= max_inner_fold) {
             layout.channels_last = true;
             layout.inner_fold = inner.size;
         }

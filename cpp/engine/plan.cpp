@@ -191,11 +191,13 @@ TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t c
     TileRange tile{};
     tile.channels = 1;
     tile.row_fold = 1;
-    tile.row = position / tiles_per_row * tile_rows;
+    // A division takes longer than the rest of this function, and small channels have one tile.
+    const bool divides = tiles_per_row > 1;
+    tile.row = (divides ? position / tiles_per_row : position) * tile_rows;
     tile.rows = std::min(tile_rows, layout.rows - tile.row);
     if (layout.channels_first()) {
         tile.channel = tile.buffer_index = slab.channel + channel;
-        tile.col = position % tiles_per_row * tile_cols;
+        tile.col = divides ? position % tiles_per_row * tile_cols : 0;
         tile.cols = std::min(tile_cols, layout.cols - tile.col);
         return tile;
     }
@@ -229,8 +231,11 @@ std::ptrdiff_t Plan::end_position(std::ptrdiff_t span) const {
 
 std::ptrdiff_t Plan::count_before(std::ptrdiff_t position) const {
     const std::ptrdiff_t main_rows = layout.rows - layout.leftover_rows();
+    if (tiles_per_row == 1) {
+        const std::ptrdiff_t row = std::min(main_rows, position * tile_rows);
+        return layout.channels_first() ? row * layout.cols : row / layout.row_fold;
+    }
     const std::ptrdiff_t row = std::min(main_rows, position / tiles_per_row * tile_rows);
-    if (!layout.channels_first()) return row / layout.row_fold;
     return row * layout.cols + position % tiles_per_row * tile_cols;
 }
 

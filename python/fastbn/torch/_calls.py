@@ -173,9 +173,3 @@ def input_gradient(
         **epilogue._asdict(),
     )
     return dx, dresidual[0] if dresidual and epilogue.activation is not None else None
-
-
-def set_num_threads(n: int) -> None:
-    """Set how many threads a call may use."""
-    if n != _core.get_num_threads():
-        _core.set_num_threads(n)

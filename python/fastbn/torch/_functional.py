@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastbn import _core
 from fastbn.torch import _calls, _composed, _library
 from fastbn.torch._arguments import Arguments
 from fastbn.torch._arrays import (
@@ -26,6 +27,7 @@ _ACTIVATIONS = (None, "relu", "leaky_relu")
 
 # Looked up once: after a convolution the caches are cold, and each look into a module's dictionary takes its time.
 _is_compiling = torch.compiler.is_compiling
+_is_traced = torch.compiler.is_dynamo_compiling  # which cannot see into the extension; others set modes
 _is_grad_enabled = torch.is_grad_enabled
 _get_num_threads = torch.get_num_threads
 _transforms_are_active = torch._C._are_functorch_transforms_active
@@ -112,6 +114,22 @@ def batch_norm(
             [1., 1.]])
     >>> y.sum().backward()
     """
+    if where is None and weights is None and not _is_traced():
+        y: Tensor | None = _core.batch_norm_tensors(
+            input,
+            running_mean,
+            running_var,
+            weight,
+            bias,
+            training,
+            momentum,
+            eps,
+            residual,
+            activation,
+            negative_slope,
+        )
+        if y is not None:
+            return y
     epilogue = checked_epilogue(activation, negative_slope)
     return normalized(
         input,
@@ -164,16 +182,19 @@ def normalized(
     try:
         if arrays is None:
             arrays = tuple(map(array_of, tensors))
-        if _is_grad_enabled() and _any_requires_grad(x, weight, bias, residual):
+        wanted = _is_grad_enabled() and _any_requires_grad(x, weight, bias, residual)
+        if wanted:
             check_savable(x, weight, bias, residual, where, weights)
-            y: Tensor = _applied(x, weight, bias, residual, arguments, arrays)
-            return y
-        return _trained(x, arguments, arrays)[0] if training else _inference(x, arguments, arrays)
+        done = _trained(arguments, arrays) if training else _inferred(arguments, arrays)
     except (TypeError, ValueError, RuntimeError, BufferError):
         # Nothing was written. What torch refuses as well is its error to raise, and what it takes is its work.
         if where is None and weights is None:
             return _torch_itself(x, weight, bias, residual, arguments)
         raise
+    if wanted:
+        y: Tensor = _applied(x, weight, bias, residual, arguments, done)
+        return y
+    return done.y_like(x)
 
 
 def checked_epilogue(activation: str | None, negative_slope: float) -> Epilogue:
@@ -227,36 +248,42 @@ def check_savable(*tensors: Tensor | None) -> None:
             )
 
 
-# As long as torch's number of threads stays the same, fastbn's is left to whoever sets it.
-_threads_of_torch = torch.get_num_threads()
-
-
 def follow_threads() -> None:
     """Take over the number of threads that ``torch.set_num_threads`` was given since the last call."""
-    global _threads_of_torch
-    n = _get_num_threads()
-    if n != _threads_of_torch:
-        _threads_of_torch = n
-        _calls.set_num_threads(n)
+    _core.follow_threads(_get_num_threads())
 
 
 # The compiled kernels.
 
 
-def _inference(x: Tensor, arguments: Arguments, arrays: tuple[Any, ...]) -> Tensor:
-    """Return y by the running statistics."""
+class _Done(NamedTuple):
+    """What came of a call: y as an array, and what backward needs beside the tensors."""
+
+    y: Any
+    saved: Saved | None  # of training
+    constants: tuple[Any, Any] | None  # of evaluation: its mean and variance
+
+    def y_like(self, x: Tensor) -> Tensor:
+        """Return y as a tensor of x's type and order."""
+        found: Tensor = tensors_of((self.y,), (x,))[0]
+        return found
+
+
+def _inferred(arguments: Arguments, arrays: tuple[Any, ...]) -> _Done:
     check_running_dtypes(arguments.running_mean, arguments.running_var)
-    x_array, mean, var, weight, bias, residual, _, _ = arrays
-    y = _calls.infer(x_array, mean, var, weight, bias, arguments.eps, residual, arguments.epilogue)
-    found: Tensor = tensors_of((y,), (x,))[0]
-    return found
+    x, mean, var, weight, bias, residual, _, _ = arrays
+    y = _calls.infer(x, mean, var, weight, bias, arguments.eps, residual, arguments.epilogue)
+    # Copies, since the running statistics may have changed when backward reads them.
+    return _Done(y, None, (mean.astype(np.float64), var.astype(np.float64)))
 
 
-def _trained(x: Tensor, arguments: Arguments, arrays: tuple[Any, ...]) -> tuple[Tensor, Saved]:
-    """Return y and what backward needs."""
-    x_array, running_mean, running_var, weight, bias, residual, where, weights = arrays
+def _trained(arguments: Arguments, arrays: tuple[Any, ...]) -> _Done:
+    x, running_mean, running_var, weight, bias, residual, where, weights = arrays
+    if running_mean is not None and running_var is not None:
+        # Written behind torch's back, which counts the changes of each tensor, and refuses some.
+        _increment_version([arguments.running_mean, arguments.running_var])
     y, mean, _, invstd, count = _calls.train(
-        x_array,
+        x,
         weight,
         bias,
         running_mean,
@@ -268,13 +295,11 @@ def _trained(x: Tensor, arguments: Arguments, arrays: tuple[Any, ...]) -> tuple[
         residual,
         arguments.epilogue,
     )
-    if running_mean is not None:  # written behind torch's back, which counts the changes of each tensor
-        _increment_version([arguments.running_mean, arguments.running_var])
-    return tensors_of((y,), (x,))[0], Saved(mean, invstd, None if isinstance(count, int) else count)
+    return _Done(y, Saved(mean, invstd, None if isinstance(count, int) else count), None)
 
 
 class _Function(torch.autograd.Function):
-    """A call of which gradients may be asked."""
+    """A call that was made already, of which gradients may be asked."""
 
     @staticmethod
     def forward(
@@ -284,71 +309,125 @@ class _Function(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         arguments: Arguments,
-        arrays: tuple[Any, ...],
+        done: _Done,
     ) -> Tensor:
         ctx.arguments = arguments
+        ctx.saved = done.saved
+        ctx.constants = done.constants
         ctx.save_for_backward(x, weight, bias, residual, arguments.where, arguments.weights)
-        if arguments.training:
-            y, ctx.saved = _trained(x, arguments, arrays)
-            return y
-        y = _inference(x, arguments, arrays)
-        # Copies, since the running statistics may have changed when backward reads them.
-        _, mean, var, *_ = arrays
-        ctx.constants = mean.astype(np.float64), var.astype(np.float64)
-        return y
+        return done.y_like(x)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, residual, where, weights = ctx.saved_tensors
         arguments: Arguments = ctx.arguments
-        wanted = ctx.needs_input_grad
-        dweight: Any
-        dbias: Any
-        arrays = None if _is_grad_enabled() else _arrays_for_backward(dy, x, weight, bias, residual, where, weights)
-        if arrays is None:
-            constants = None if arguments.training else tuple(map(torch.from_numpy, ctx.constants))
-            dx, dweight, dbias, dresidual = _composed.backward(
-                dy, x, weight, bias, constants, arguments.eps, where, weights, residual, arguments.epilogue
-            )
-            dweight = dweight.to(weight.dtype) if wanted[1] else None
-            dbias = dbias.to(bias.dtype) if wanted[2] else None
-        else:
-            if arguments.training:
-                saved = ctx.saved
-            else:
-                mean, var = ctx.constants
-                saved = saved_constants(mean, var, arguments.eps)
-            dy_array, x_array, weight_array, bias_array, residual_array, where_array, weights_array = arrays
-            *found, dresidual_array = _calls.backward(
-                dy_array,
-                x_array,
-                weight_array,
-                bias_array,
-                saved,
-                arguments.training,
-                where_array,
-                weights_array,
-                residual_array,
-                arguments.epilogue,
-            )
-            # The residual's gradient is dy itself where no activation stands between them.
-            own_dresidual = x if wanted[3] and dresidual_array is not dy_array else None
-            likes = (
-                x if wanted[0] else None,
-                weight if wanted[1] else None,
-                bias if wanted[2] else None,
-                own_dresidual,
-            )
-            dx, dweight, dbias, dresidual = tensors_of((*found, dresidual_array), likes)
-            if own_dresidual is None:
-                dresidual = dy
-        return dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None, None, None
+        saved, constants = ctx.saved, ctx.constants
+        if constants is not None:
+            mean, var = constants
+            saved = saved_constants(mean, var, arguments.eps)
+        found = _gradients(
+            dy, ctx.saved_tensors, ctx.needs_input_grad, arguments.eps, arguments.epilogue, constants, saved
+        )
+        return *found, None, None
 
 
-# Function.apply without its questions about transforms, which `is_served` has answered.
-_applied = super(torch.autograd.Function, _Function).apply
-# The node calls `apply`, which looks up on every call whether backward or vjp is overridden; this binds backward.
-_Function._backward_cls.apply = _Function.backward
+def _gradients(
+    dy: Tensor,
+    tensors: tuple[Tensor | None, ...],
+    wanted: tuple[bool, ...],
+    eps: float,
+    epilogue: Epilogue,
+    constants: tuple[Any, Any] | None,
+    saved: Saved,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x, weight, bias and residual, of which those that are `wanted`.
+
+    `tensors` are these four, where and weights. `constants` are the mean and variance of evaluation, None for training.
+    """
+    x, weight, bias, residual, where, weights = tensors
+    assert x is not None
+    dweight: Any
+    dbias: Any
+    arrays = None if _is_grad_enabled() else _arrays_for_backward(dy, x, weight, bias, residual, where, weights)
+    if arrays is None:
+        given = None if constants is None else tuple(map(torch.from_numpy, constants))
+        dx, dweight, dbias, dresidual = _composed.backward(
+            dy, x, weight, bias, given, eps, where, weights, residual, epilogue
+        )
+        dweight = dweight.to(weight.dtype) if wanted[1] and weight is not None else None
+        dbias = dbias.to(bias.dtype) if wanted[2] and bias is not None else None
+    else:
+        dy_array, x_array, weight_array, bias_array, residual_array, where_array, weights_array = arrays
+        *found, dresidual_array = _calls.backward(
+            dy_array,
+            x_array,
+            weight_array,
+            bias_array,
+            saved,
+            constants is None,
+            where_array,
+            weights_array,
+            residual_array,
+            epilogue,
+        )
+        # The residual's gradient is dy itself where no activation stands between them.
+        own_dresidual = x if wanted[3] and dresidual_array is not dy_array else None
+        likes = (
+            x if wanted[0] else None,
+            weight if wanted[1] else None,
+            bias if wanted[2] else None,
+            own_dresidual,
+        )
+        dx, dweight, dbias, dresidual = tensors_of((*found, dresidual_array), likes)
+        if own_dresidual is None:
+            dresidual = dy
+    return dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None
+
+
+class _Recorded(torch.autograd.Function):
+    """A call of the extension, made already, of which gradients may be asked."""
+
+    forward = staticmethod(_core.recorded_forward)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Return what `recorded_backward` of the extension does, which asks here where that is not so simple."""
+        statistics, eps, *epilogue = ctx.call
+        tensors = *ctx.saved_tensors, None, None
+        saved = Saved(statistics[0], statistics[2], None)
+        return None, *_gradients(dy, tensors, ctx.needs_input_grad[1:], eps, Epilogue(*epilogue), None, saved)
+
+
+def _direct(function: type[torch.autograd.Function], backward: Any) -> Any:
+    """Return the function's `apply` without its questions about transforms, and let its nodes call `backward` at once.
+
+    They would look up in every call whether backward or vjp is overridden.
+    """
+    function._backward_cls.apply = backward
+    return super(torch.autograd.Function, function).apply
+
+
+_applied = _direct(_Function, _Function.backward)
+
+# What the extension asks in every call is looked up once: after a convolution the caches are cold.
+_core.register_torch(
+    {
+        "tensor": Tensor,
+        "parameter": torch.nn.Parameter,
+        "is_grad_enabled": _is_grad_enabled,
+        "number_of_modes": _number_of_modes,
+        "tracing_state": _tracing_state,
+        "forward_mode": vars(forward_ad),
+        "get_num_threads": _get_num_threads,
+        "increment_version": _increment_version,
+        "rank_checks": tuple(
+            each._check_input_dim for each in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+        ),
+        "record": _direct(_Recorded, _core.as_method(_core.recorded_backward)),
+        "backward": _Recorded.backward,
+        "memory_errors": (RuntimeError, BufferError),
+        "argument_errors": (TypeError, ValueError),
+    }
+)
 
 
 def _arrays_for_backward(dy: Tensor, x: Tensor, *others: Tensor | None) -> tuple[Any, ...] | None:

@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbn import _core
 from fastbn.torch._arrays import count_up
 from fastbn.torch._calls import Epilogue
 from fastbn.torch._functional import checked_epilogue, is_eager, normalized
 
 _NO_EPILOGUE = Epilogue()
+
+# Looked up once: after a convolution the caches are cold.
+_call_module = _core.call_module
+_is_traced = torch.compiler.is_dynamo_compiling  # which cannot see into the extension; others set modes
 
 
 class BatchNormMixin(torch.nn.Module):
@@ -63,6 +68,10 @@ class BatchNormMixin(torch.nn.Module):
         Tensor
             y, of input's shape and type.
         """
+        if where is None and weights is None and not _is_traced():
+            y: Tensor | None = _call_module(self, input, residual)
+            if y is not None:
+                return y
         self._check_input_dim(input)
         eager = is_eager()
         training = self.training

@@ -1,0 +1,701 @@
+// Batch normalization of PyTorch's tensors, for fastbn.torch: what its Python would do in some
+// twenty functions is one call here, which reads tensors and makes results without arrays of
+// NumPy's between.
+//
+// In a loop that saves microseconds. In a model, each layer runs between convolutions that leave
+// nothing of the interpreter in the caches, and a line of code or data that a call touches is
+// fetched from memory: there it saves a hundred.
+//
+// Whatever is not simple is left to fastbn.torch: a function here returns None before it has
+// written anything, and Python takes the call from its beginning.
+#include "bindings/tensors.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <utility>
+
+#include "bindings/arguments.hpp"
+#include "bindings/dlpack.hpp"
+#include "bindings/numpy.hpp"
+#include "engine/operations.hpp"
+#include "engine/threads.hpp"
+#include "engine/workspace.hpp"
+
+namespace fastbn::bindings {
+namespace {
+
+// ---- PyTorch ----
+
+// Functions and classes of PyTorch's, and two of fastbn.torch's.
+struct Torch {
+    PyObject* tensor;
+    PyObject* parameter;
+    PyObject* is_grad_enabled;
+    PyObject* number_of_modes;
+    PyObject* tracing_state;
+    PyObject* forward_mode;  // the dictionary of the module that holds `_current_level`
+    PyObject* get_num_threads;
+    PyObject* increment_version;
+    PyObject* rank_checks;      // `_check_input_dim` of BatchNorm1d, 2d and 3d
+    PyObject* record;           // `apply` of the torch.autograd.Function, of which backward is here
+    PyObject* backward;         // of (ctx, dy), by other means
+    PyObject* memory_errors;    // what tensors without memory raise
+    PyObject* argument_errors;  // what wrong arguments raise
+};
+
+constexpr std::pair<const char*, PyObject * Torch::*> torch_fields[] = {
+    {"tensor", &Torch::tensor},
+    {"parameter", &Torch::parameter},
+    {"is_grad_enabled", &Torch::is_grad_enabled},
+    {"number_of_modes", &Torch::number_of_modes},
+    {"tracing_state", &Torch::tracing_state},
+    {"forward_mode", &Torch::forward_mode},
+    {"get_num_threads", &Torch::get_num_threads},
+    {"increment_version", &Torch::increment_version},
+    {"rank_checks", &Torch::rank_checks},
+    {"record", &Torch::record},
+    {"backward", &Torch::backward},
+    {"memory_errors", &Torch::memory_errors},
+    {"argument_errors", &Torch::argument_errors},
+};
+
+// Written while fastbn.torch is imported, and only read after that.
+Torch torch{};
+
+void check_registered() {
+    if (torch.tensor == nullptr) raise(PyExc_RuntimeError, "fastbn.torch must be imported first");
+}
+
+const ExchangeApi* tensor_api = nullptr;
+const ExchangeApi* parameter_api = nullptr;
+std::atomic<long> threads_of_torch{0};
+
+// Names of attributes and of entries, interned.
+struct Names {
+    static PyObject* interned(const char* name) {
+        return owned(PyUnicode_InternFromString(name)).release().ptr();
+    }
+    PyObject* requires_grad = interned("requires_grad");
+    PyObject* is_inference = interned("is_inference");
+    PyObject* is_neg = interned("is_neg");
+    PyObject* current_level = interned("_current_level");
+
+    PyObject* dict = interned("__dict__");
+    PyObject* parameters = interned("_parameters");
+    PyObject* buffers = interned("_buffers");
+    PyObject* weight = interned("weight");
+    PyObject* bias = interned("bias");
+    PyObject* running_mean = interned("running_mean");
+    PyObject* running_var = interned("running_var");
+    PyObject* num_batches_tracked = interned("num_batches_tracked");
+    PyObject* training = interned("training");
+    PyObject* track_running_stats = interned("track_running_stats");
+    PyObject* momentum = interned("momentum");
+    PyObject* eps = interned("eps");
+    PyObject* activation = interned("activation");
+    PyObject* negative_slope = interned("negative_slope");
+    PyObject* check_input_dim = interned("_check_input_dim");
+
+    PyObject* to_save = interned("to_save");
+    PyObject* saved_tensors = interned("saved_tensors");
+    PyObject* needs_input_grad = interned("needs_input_grad");
+    PyObject* call = interned("call");
+};
+const Names& names() {
+    static const Names all;
+    return all;
+}
+
+py::object attribute(PyObject* object, PyObject* name) {
+    return owned(PyObject_GetAttr(object, name));
+}
+
+// Empty where there is none.
+py::object entry(PyObject* dict, PyObject* name) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject* found = nullptr;
+    if (PyDict_GetItemRef(dict, name, &found) < 0) throw PythonError();
+    return optional_owned(found);
+#else
+    PyObject* const found = PyDict_GetItemWithError(dict, name);
+    if (found == nullptr && PyErr_Occurred() != nullptr) throw PythonError();
+    return found == nullptr ? py::object() : borrowed(found);
+#endif
+}
+
+long number(PyObject* value) {
+    const long n = PyLong_AsLong(value);
+    if (n == -1 && PyErr_Occurred() != nullptr) throw PythonError();
+    return n;
+}
+
+py::object answer(PyObject* function) { return owned(PyObject_CallNoArgs(function)); }
+
+bool says_yes(PyObject* function) { return answer(function).ptr() == Py_True; }
+
+bool says_yes(PyObject* object, PyObject* method) {
+    return owned(PyObject_CallMethodNoArgs(object, method)).ptr() == Py_True;
+}
+
+// Whether a mode or forward mode has to see all operations. A transform need not be asked for: the
+// tensors that it follows have no memory, and those that have some are constants to it.
+bool is_watched() {
+    if (number(answer(torch.number_of_modes).ptr()) > 0) return true;
+    const py::object level = entry(torch.forward_mode, names().current_level);
+    return !level || number(level.ptr()) >= 0;
+}
+
+bool is_traced() { return answer(torch.tracing_state).ptr() != Py_None; }
+
+void set_threads_of_torch(long n) {
+    if (threads_of_torch.exchange(n, std::memory_order_relaxed) == n) return;
+    // As long as PyTorch's number stays the same, fastbn's is left to whoever sets it.
+    if (n != fastbn::get_num_threads()) fastbn::set_num_threads(static_cast<int>(n));
+}
+
+// ---- Tensors ----
+
+// Null unless its class is one of the two that have no rules of their own.
+const ExchangeApi* api_of(PyObject* value) {
+    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+    if (type == torch.tensor) return tensor_api;
+    return type == torch.parameter ? parameter_api : nullptr;
+}
+
+bool wants_gradient(PyObject* value) {
+    return value != Py_None && attribute(value, names().requires_grad).ptr() == Py_True;
+}
+
+// Clears an error that fastbn.torch will meet again where it matters.
+bool clear_error(PyObject* types) {
+    if (PyErr_ExceptionMatches(types) == 0) throw PythonError();
+    PyErr_Clear();
+    return false;
+}
+
+// Describes a tensor's memory, or nothing for None. False where it has none to read.
+bool describe_memory(PyObject* value, ArrayRef& array) {
+    if (value == Py_None) return true;
+    const ExchangeApi* const api = api_of(value);
+    if (api == nullptr) return false;
+    try {
+        array = floats_of(*api, value);
+    } catch (const PythonError&) {
+        return clear_error(torch.memory_errors);
+    }
+    return static_cast<bool>(array);
+}
+
+// The same; false also where what the memory holds are not the values themselves.
+bool describe(PyObject* value, ArrayRef& array) {
+    return describe_memory(value, array) && (value == Py_None || !says_yes(value, names().is_neg));
+}
+
+bool have_equal_shapes(const ArrayRef& a, const ArrayRef& b) {
+    return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
+}
+
+bool have_equal_strides(const ArrayRef& a, const ArrayRef& b) {
+    return std::equal(a.strides, a.strides + a.ndim, b.strides);
+}
+
+// Whether its values lie side by side, its axes in any order: each steps over all that is inside
+// it.
+bool is_dense(const ArrayRef& array) {
+    std::ptrdiff_t stride = size_of(array.dtype);
+    const auto is_next = [&](int i) { return array.shape[i] > 1 && array.strides[i] == stride; };
+    int left = 0;
+    for (int i = 0; i < array.ndim; ++i) left += array.shape[i] > 1 ? 1 : 0;
+    for (; left > 0; --left) {
+        int next = array.ndim - 1;
+        while (next >= 0 && !is_next(next)) --next;
+        if (next < 0) return false;
+        stride *= array.shape[next];
+    }
+    return true;
+}
+
+std::ptrdiff_t size_in_bytes(const ArrayRef& array) {
+    std::ptrdiff_t bytes = size_of(array.dtype);
+    for (int i = 0; i < array.ndim; ++i) bytes *= array.shape[i];
+    return bytes;
+}
+
+bool is_channels(const ArrayRef& array, std::ptrdiff_t channels) {
+    return array.ndim == 1 && array.shape[0] == channels &&
+           (channels == 1 || array.strides[0] == size_of(array.dtype));
+}
+
+// Of arrays that are dense.
+bool share_bytes(const ArrayRef& a, const ArrayRef& b) {
+    return a.data < b.data + size_in_bytes(b) && b.data < a.data + size_in_bytes(a);
+}
+
+FreshObject fresh_like(const ArrayRef& like) {
+    return fresh_object(*tensor_api, like.dtype, like.ndim, like.shape, like.strides);
+}
+
+// ---- Calls ----
+
+// Of batch_norm or of a module. The caller keeps them alive, whatever other threads do meanwhile.
+struct Call {
+    py::object x;
+    py::object running_mean;
+    py::object running_var;
+    py::object weight;
+    py::object bias;
+    py::object residual;
+    py::object batches;  // how many there were, to be counted up
+    py::object activation;
+    py::object negative_slope;
+    py::object eps;
+    py::object momentum;
+    bool training = false;
+    PyObject* module = nullptr;  // whose call it is, if it is one's
+};
+
+// Its tensors, as the engine sees them.
+struct Tensors {
+    ArrayRef x;
+    ArrayRef running_mean;
+    ArrayRef running_var;
+    ArrayRef weight;
+    ArrayRef bias;
+    ArrayRef residual;
+    Features features;
+    Activation activation;
+    double eps = 0.0;
+    double momentum = 0.0;
+
+    Epilogue<ArrayRef> epilogue() const { return {residual, activation}; }
+    Parameters parameters() const { return {weight, bias}; }
+};
+
+bool fits_running(const ArrayRef& running, const Tensors& tensors) {
+    return !running || is_channels(running, tensors.features.channels);
+}
+
+bool share_bytes_with_running(const Tensors& t, const ArrayRef& other) {
+    return other && (share_bytes(t.running_mean, other) || share_bytes(t.running_var, other));
+}
+
+// Whether the module takes inputs of this rank, as far as PyTorch's own classes say so.
+bool takes_rank(PyObject* module, int rank) {
+    const py::object check = attribute(module, names().check_input_dim);
+    if (!PyMethod_Check(check.ptr())) return false;
+    PyObject* const function = PyMethod_Function(check.ptr());
+    if (function == PyTuple_GET_ITEM(torch.rank_checks, 0)) return rank == 2 || rank == 3;
+    if (function == PyTuple_GET_ITEM(torch.rank_checks, 1)) return rank == 4;
+    return function == PyTuple_GET_ITEM(torch.rank_checks, 2) && rank == 5;
+}
+
+// Everything that the engine does not check itself; False where the call is not a simple one.
+bool describe(const Call& call, Tensors& t) {
+    if (!describe(call.x.ptr(), t.x) || t.x.ndim < 2 || !is_dense(t.x)) return false;
+    if (call.module != nullptr && !takes_rank(call.module, t.x.ndim)) return false;
+    if (!describe(call.running_mean.ptr(), t.running_mean) ||
+        !describe(call.running_var.ptr(), t.running_var) ||
+        !describe(call.weight.ptr(), t.weight) || !describe(call.bias.ptr(), t.bias) ||
+        !describe(call.residual.ptr(), t.residual)) {
+        return false;
+    }
+    AxisList axes;
+    axes.push(1);
+    t.features = features_of(t.x, axes);
+    if (static_cast<bool>(t.running_mean) != static_cast<bool>(t.running_var)) return false;
+    if (!fits_running(t.running_mean, t) || !fits_running(t.running_var, t)) return false;
+    for (const ArrayRef* const parameter : {&t.weight, &t.bias}) {
+        if (*parameter && !is_channels(*parameter, t.features.channels)) return false;
+    }
+    if (t.residual && (t.residual.dtype != t.x.dtype || !have_equal_shapes(t.residual, t.x) ||
+                       !is_dense(t.residual))) {
+        return false;
+    }
+    try {
+        t.activation = activation_argument({"activation", call.activation.ptr()},
+                                           {"negative_slope", call.negative_slope.ptr()});
+        t.eps = real_argument({"eps", call.eps.ptr()});
+        if (call.training) t.momentum = real_argument({"momentum", call.momentum.ptr()});
+    } catch (const PythonError&) {
+        return clear_error(torch.argument_errors);
+    }
+    return true;
+}
+
+bool is_trainable(const Tensors& t) {
+    if (t.features.count < 2 || !(t.eps > 0) || !(t.momentum >= 0 && t.momentum <= 1)) return false;
+    if (!t.running_mean) return true;
+    if (share_bytes(t.running_mean, t.running_var)) return false;
+    for (const ArrayRef* const other : {&t.x, &t.residual, &t.weight, &t.bias}) {
+        if (share_bytes_with_running(t, *other)) return false;
+    }
+    return true;
+}
+
+// What autograd has to do with a call.
+struct Differentiation {
+    bool wanted = false;   // a gradient is asked for
+    bool possible = true;  // autograd can keep the tensors; it asks itself only when all is done
+};
+Differentiation differentiation_of(const Call& call) {
+    Differentiation found;
+    if (!says_yes(torch.is_grad_enabled)) return found;
+    bool inference = false;
+    for (const py::object* const each : {&call.x, &call.weight, &call.bias, &call.residual}) {
+        if (each->is_none()) continue;
+        const bool wanted = wants_gradient(each->ptr());  // which no inference tensor does
+        found.wanted = found.wanted || wanted;
+        inference = inference || (!wanted && says_yes(each->ptr(), names().is_inference));
+    }
+    found.possible = !inference;
+    return found;
+}
+
+// The number that a tensor holds, to be counted up. Null where it is not one of 64 bits, or belongs
+// to inference mode.
+std::int64_t* countable(PyObject* value) {
+    const bool is_plain = reinterpret_cast<PyObject*>(Py_TYPE(value)) == torch.tensor;
+    if (!is_plain || says_yes(value, names().is_inference)) return nullptr;
+    return integer_by_exchange_api(value);
+}
+
+// PyTorch counts the changes of each tensor, and these are made behind its back.
+void count_changes(const Call& call) {
+    const py::object changed = owned(PyList_New(0));
+    for (const py::object* const each : {&call.running_mean, &call.running_var, &call.batches}) {
+        if (each->ptr() != Py_None && PyList_Append(changed.ptr(), each->ptr()) != 0) {
+            throw PythonError();
+        }
+    }
+    if (PyList_GET_SIZE(changed.ptr()) == 0) return;
+    owned(PyObject_CallOneArg(torch.increment_version, changed.ptr()));
+}
+
+// What backward needs beside the tensors: mean, variance and 1 / sqrt(var + eps), an array of shape
+// (3, channels).
+py::object statistics_array(std::ptrdiff_t channels) {
+    const std::ptrdiff_t shape[] = {3, channels};
+    return new_array(float64_dtype(), 2, shape);
+}
+
+Statistics statistics_in(double* memory, std::ptrdiff_t channels) {
+    Statistics statistics;
+    statistics.mean = memory;
+    statistics.var = memory + channels;
+    statistics.invstd = memory + 2 * channels;
+    return statistics;
+}
+
+double* data_of(const py::object& array) {
+    return reinterpret_cast<double*>(fields_of_array(array.ptr()).data);
+}
+
+py::object recorded(const Call& call, const py::object& y, const py::object& statistics) {
+    const py::object rest = tuple_of(y, statistics, call.eps, call.activation, call.negative_slope);
+    return owned(PyObject_CallFunctionObjArgs(torch.record, rest.ptr(), call.x.ptr(),
+                                              call.weight.ptr(), call.bias.ptr(),
+                                              call.residual.ptr(), nullptr));
+}
+
+py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
+    if (!is_trainable(t)) return none();
+    std::int64_t* batches = nullptr;
+    if (!call.batches.is_none()) {
+        batches = countable(call.batches.ptr());
+        if (batches == nullptr) return none();
+    }
+    const FreshObject y = fresh_like(t.x);
+    if (!y) return none();
+    count_changes(call);
+    const std::ptrdiff_t channels = t.features.channels;
+    const Running running{t.running_mean, t.running_var, t.momentum};
+    const auto compute = [&](double* memory) {
+        without_gil(size_in_bytes(t.x), [&] {
+            fastbn::train(t.x, y.array, t.features, {}, t.epilogue(), t.parameters(), t.eps,
+                          running, false, statistics_in(memory, channels));
+        });
+        if (batches != nullptr) *batches += 1;
+    };
+    if (wants_gradients) {
+        const py::object statistics = statistics_array(channels);
+        compute(data_of(statistics));
+        return recorded(call, y.object, statistics);
+    }
+    const Buffer<4096> memory(3 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
+    compute(reinterpret_cast<double*>(memory.data()));
+    return y.object;
+}
+
+py::object infer(const Call& call, const Tensors& t, bool wants_gradients) {
+    if (wants_gradients || !t.running_mean || wants_gradient(call.running_mean.ptr()) ||
+        wants_gradient(call.running_var.ptr())) {
+        return none();
+    }
+    const FreshObject y = fresh_like(t.x);
+    if (!y) return none();
+    without_gil(size_in_bytes(t.x), [&] {
+        fastbn::normalize(t.x, y.array, t.features, t.epilogue(), t.running_mean, {}, t.running_var,
+                          t.parameters(), t.eps, false, "running_mean", "running_var");
+    });
+    return y.object;
+}
+
+py::object run(const Call& call) {
+    Tensors tensors;
+    if (is_watched() || is_traced() || !describe(call, tensors)) return none();
+    const Differentiation differentiation = differentiation_of(call);
+    if (differentiation.wanted && !differentiation.possible) return none();
+    set_threads_of_torch(number(answer(torch.get_num_threads).ptr()));
+    return call.training ? train(call, tensors, differentiation.wanted)
+                         : infer(call, tensors, differentiation.wanted);
+}
+
+// What is wrong with arguments is fastbn.torch's to find and PyTorch's to say.
+py::object run_if_right(const Call& call) {
+    try {
+        return run(call);
+    } catch (const std::invalid_argument&) {
+        return none();
+    }
+}
+
+// ---- Modules ----
+
+// The module's own attributes; false where it computes one of them, or has another class's.
+bool read_module(PyObject* module, Call& call) {
+    const Names& n = names();
+    const py::object dict = attribute(module, n.dict);
+    const py::object parameters = entry(dict.ptr(), n.parameters);
+    const py::object buffers = entry(dict.ptr(), n.buffers);
+    const py::object training = entry(dict.ptr(), n.training);
+    const py::object tracks = entry(dict.ptr(), n.track_running_stats);
+    const py::object momentum = entry(dict.ptr(), n.momentum);
+    call.momentum = momentum;
+    if (!parameters || !buffers || !training || !tracks || !momentum) return false;
+    if (!PyDict_Check(parameters.ptr()) || !PyDict_Check(buffers.ptr())) return false;
+    call.weight = entry(parameters.ptr(), n.weight);
+    call.bias = entry(parameters.ptr(), n.bias);
+    call.running_mean = entry(buffers.ptr(), n.running_mean);
+    call.running_var = entry(buffers.ptr(), n.running_var);
+    call.batches = entry(buffers.ptr(), n.num_batches_tracked);
+    call.eps = entry(dict.ptr(), n.eps);
+    if (!call.weight || !call.bias || !call.running_mean || !call.running_var || !call.batches ||
+        !call.eps) {
+        return false;
+    }
+    const bool in_training = training.ptr() == Py_True;
+    if (in_training && tracks.ptr() == Py_True) {
+        if (momentum.is_none()) return false;  // the average over all batches
+    } else {
+        call.batches = none();
+        if (in_training) call.running_mean = call.running_var = none();
+    }
+    call.training =
+        in_training || (call.running_mean.ptr() == Py_None && call.running_var.ptr() == Py_None);
+    call.activation = attribute(module, n.activation);
+    call.negative_slope = call.activation.is_none()
+                              ? borrowed(Arguments::defaults().negative_slope.value)
+                              : attribute(module, n.negative_slope);
+    return true;
+}
+
+// ---- Backward ----
+
+bool is_tuple_of(PyObject* value, Py_ssize_t n) {
+    return PyTuple_Check(value) != 0 && PyTuple_GET_SIZE(value) == n;
+}
+
+// What the forward pass left for the backward one.
+struct Saved {
+    static constexpr Py_ssize_t n_tensors = 4;
+    static constexpr Py_ssize_t parts = 4;
+
+    py::object tensors;
+    py::object call;
+
+    bool is_whole() const {
+        return is_tuple_of(tensors.ptr(), n_tensors) && is_tuple_of(call.ptr(), parts) &&
+               is_exactly_array(statistics());
+    }
+    PyObject* x() const { return PyTuple_GET_ITEM(tensors.ptr(), 0); }
+    PyObject* weight() const { return PyTuple_GET_ITEM(tensors.ptr(), 1); }
+    PyObject* bias() const { return PyTuple_GET_ITEM(tensors.ptr(), 2); }
+    PyObject* residual() const { return PyTuple_GET_ITEM(tensors.ptr(), 3); }
+    PyObject* statistics() const { return PyTuple_GET_ITEM(call.ptr(), 0); }  // then eps, and
+    PyObject* activation() const { return PyTuple_GET_ITEM(call.ptr(), 2); }
+    PyObject* negative_slope() const { return PyTuple_GET_ITEM(call.ptr(), 3); }
+};
+
+// Whether gradients are to be had by the kernels; what for, the tuple of bools says.
+bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) {
+    if (!describe(dy, dy_array) || !describe_memory(saved.x(), t.x) ||
+        !describe_memory(saved.weight(), t.weight) || !describe_memory(saved.bias(), t.bias) ||
+        !describe_memory(saved.residual(), t.residual)) {
+        return false;
+    }
+    if (!have_equal_shapes(dy_array, t.x) || dy_array.dtype != t.x.dtype || !is_dense(t.x)) {
+        return false;
+    }
+    // A dy in another order is copied first, unless it is expanded.
+    std::ptrdiff_t* const end = dy_array.strides + dy_array.ndim;
+    if (!have_equal_strides(dy_array, t.x) && std::find(dy_array.strides, end, 0) == end)
+        return false;
+    AxisList axes;
+    axes.push(1);
+    t.features = features_of(t.x, axes);
+    t.activation = activation_argument({"activation", saved.activation()},
+                                       {"negative_slope", saved.negative_slope()});
+    return true;
+}
+
+// Sums as a tensor of the parameter's type.
+py::object channel_tensor(const double* sums, const ArrayRef& parameter) {
+    const FreshObject fresh = fresh_like(parameter);
+    if (fresh) write_elements(sums, fresh.array);
+    return fresh.object;
+}
+
+// By the batch's own statistics, which the forward pass has kept.
+Normalization normalization_of(const Saved& saved, const Tensors& t) {
+    const std::ptrdiff_t channels = t.features.channels;
+    const std::ptrdiff_t step = sizeof(double);
+    const Statistics statistics = statistics_in(
+        reinterpret_cast<double*>(fields_of_array(saved.statistics()).data), channels);
+    const auto array_on = [&](double* values) {
+        return ArrayRef(reinterpret_cast<char*>(values), DType::float64, 1, &channels, &step);
+    };
+    Normalization normalization;
+    normalization.mean = array_on(statistics.mean);
+    normalization.invstd = array_on(statistics.invstd);
+    normalization.parameters = t.parameters();
+    return normalization;
+}
+
+// Which of the inputs of the torch.autograd.Function a gradient is asked of.
+struct Wanted {
+    py::object flags;
+
+    bool is_whole() const { return is_tuple_of(flags.ptr(), 1 + Saved::n_tensors); }
+    bool x() const { return is_set(1); }
+    bool weight() const { return is_set(2); }
+    bool bias() const { return is_set(3); }
+    bool residual() const { return is_set(4); }
+
+private:
+    bool is_set(Py_ssize_t i) const { return PyTuple_GET_ITEM(flags.ptr(), i) == Py_True; }
+};
+
+// (None, dx, dweight, dbias, dresidual), or None.
+py::object gradients(PyObject* ctx, PyObject* dy) {
+    if (says_yes(torch.is_grad_enabled) || is_watched()) return none();
+    const Saved saved{attribute(ctx, names().saved_tensors), attribute(ctx, names().call)};
+    const Wanted wanted{attribute(ctx, names().needs_input_grad)};
+    Tensors t;
+    ArrayRef dy_array;
+    if (!saved.is_whole() || !wanted.is_whole() || !describe(saved, dy, t, dy_array)) return none();
+    const FreshObject dx = fresh_like(t.x);
+    if (!dx) return none();
+    // The residual's gradient is dy itself where no activation stands between them.
+    const bool passes_dy = t.activation.kind == ActivationKind::none;
+    FreshObject dresidual{passes_dy ? borrowed(dy) : none(), {}};
+    if (wanted.residual() && !passes_dy) dresidual = fresh_like(t.x);
+
+    const std::ptrdiff_t channels = t.features.channels;
+    const Buffer<4096> memory(2 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
+    auto* const dweight = reinterpret_cast<double*>(memory.data());
+    double* const dbias = dweight + channels;
+    const Normalization normalization = normalization_of(saved, t);
+    const GradientsOut out{dx.array, dresidual.array, dweight, dbias};
+    without_gil(size_in_bytes(t.x), [&] {
+        fastbn::backward(dy_array, t.x, t.features, {}, t.epilogue(), normalization, out);
+    });
+    return tuple_of(none(), wanted.x() ? dx.object : none(),
+                    wanted.weight() ? channel_tensor(dweight, t.weight) : none(),
+                    wanted.bias() ? channel_tensor(dbias, t.bias) : none(),
+                    wanted.residual() ? dresidual.object : none());
+}
+
+}  // namespace
+
+py::object register_torch(const Arguments& arguments) {
+    Torch given{};
+    for (const auto& [name, field] : torch_fields) {
+        given.*field =
+            owned(PyObject_GetItem(arguments.value.value, Names::interned(name))).release().ptr();
+    }
+    if (!is_tuple_of(given.rank_checks, 3)) {
+        wrong_value("rank_checks", "be three functions", shown(given.rank_checks));
+    }
+    names();
+    tensor_api = exchange_api_of_type(given.tensor);
+    parameter_api = exchange_api_of_type(given.parameter);
+    threads_of_torch = number(answer(given.get_num_threads).ptr());
+    torch = given;
+    return none();
+}
+
+py::object follow_threads(const Arguments& arguments) {
+    set_threads_of_torch(threads_argument(arguments.n));
+    return none();
+}
+
+py::object batch_norm_tensors(const Arguments& arguments) {
+    check_registered();
+    Call call;
+    call.x = borrowed(arguments.x.value);
+    call.running_mean = borrowed(arguments.running_mean.value);
+    call.running_var = borrowed(arguments.running_var.value);
+    call.weight = borrowed(arguments.weight.value);
+    call.bias = borrowed(arguments.bias.value);
+    call.residual = borrowed(arguments.residual.value);
+    call.batches = none();
+    call.activation = borrowed(arguments.activation.value);
+    call.negative_slope = borrowed(arguments.negative_slope.value);
+    call.eps = borrowed(arguments.eps.value);
+    call.momentum = borrowed(arguments.momentum.value);
+    call.training = arguments.training.value == Py_True;
+    return run_if_right(call);
+}
+
+py::object call_module(const Arguments& arguments) {
+    check_registered();
+    Call call;
+    call.module = arguments.module.value;
+    call.x = borrowed(arguments.x.value);
+    call.residual = borrowed(arguments.residual.value);
+    return read_module(call.module, call) ? run_if_right(call) : none();
+}
+
+py::object recorded_forward(const Arguments& arguments) {
+    PyObject* const ctx = arguments.ctx.value;
+    PyObject* const rest = arguments.call.value;
+    if (PyTuple_Check(rest) == 0 || PyTuple_GET_SIZE(rest) != 1 + Saved::parts) {
+        wrong_type("call", "be a tuple of y and what is kept", shown(rest));
+    }
+    // As its method `save_for_backward` does.
+    const py::object to_save = owned(PyTuple_Pack(4, arguments.x.value, arguments.weight.value,
+                                                  arguments.bias.value, arguments.residual.value));
+    if (PyObject_SetAttr(ctx, names().to_save, to_save.ptr()) != 0) throw PythonError();
+    // Without y, which refers to ctx.
+    const py::object kept = owned(PyTuple_GetSlice(rest, 1, PyTuple_GET_SIZE(rest)));
+    if (PyObject_SetAttr(ctx, names().call, kept.ptr()) != 0) throw PythonError();
+    return borrowed(PyTuple_GET_ITEM(rest, 0));
+}
+
+py::object recorded_backward(const Arguments& arguments) {
+    check_registered();
+    PyObject* const ctx = arguments.ctx.value;
+    PyObject* const dy = arguments.dy.value;
+    py::object found = gradients(ctx, dy);
+    if (!found.is_none()) return found;
+    return owned(PyObject_CallFunctionObjArgs(torch.backward, ctx, dy, nullptr));
+}
+
+py::object as_method(const Arguments& arguments) {
+    return owned(PyInstanceMethod_New(arguments.value.value));
+}
+
+}  // namespace fastbn::bindings

@@ -1,0 +1,249 @@
+"""Promise: calls that the extension takes whole give the bits of those that go through Python, which serves the others.
+
+What both compute is held against torch and NumPy elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastbn
+import fastbn.torch
+from fastbn import _core
+from fastbn.torch import _functional, _modules, batch_norm
+from support.interpreters import run_python
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.fixture
+def through_python(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that makes all further calls go through Python."""
+
+    def switch() -> None:
+        monkeypatch.setattr(_core, "batch_norm_tensors", lambda *_: None)
+        monkeypatch.setattr(_modules, "_call_module", lambda *_: None)
+
+    return switch
+
+
+ORDERS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "permuted": lambda x: x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0),
+}
+RESULTS_OF = {"y": 0, "running_mean": 1, "running_var": 2, "dx": 3, "dweight": 4, "dbias": 5, "dresidual": 6}
+
+
+def outcome(x: torch.Tensor, residual: torch.Tensor | None, dy: torch.Tensor, options: dict[str, Any]) -> list[Any]:
+    x = x.detach().requires_grad_()
+    residual = None if residual is None else residual.detach().requires_grad_()
+    channels, dtype = x.shape[1], torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean, var = torch.zeros(channels, dtype=dtype), torch.ones(channels, dtype=dtype)
+    weight = (1 + randn(channels, seed=7, dtype=dtype)).requires_grad_()
+    bias = randn(channels, seed=8, dtype=dtype).requires_grad_()
+    y = batch_norm(x, mean, var, weight, bias, True, residual=residual, **options)
+    leaves = (x, weight, bias) if residual is None else (x, weight, bias, residual)
+    return [y.detach(), mean, var, *torch.autograd.grad(y, leaves, dy), type(y.grad_fn).__name__]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_both_ways_have_the_same_bits(
+    through_python: Callable[[], None], order: str, dtype: torch.dtype, activation: str | None, with_residual: bool
+) -> None:
+    x, dy, residual = (ORDERS[order](randn(6, 5, 4, 7, seed=i, dtype=dtype)) for i in range(3))
+    options = {"activation": activation, "negative_slope": 0.2}
+    given = x, residual if with_residual else None, dy, options
+    fast = outcome(*given)
+    through_python()
+    slow = outcome(*given)
+    assert (fast.pop(), slow.pop()) == ("_RecordedBackward", "_FunctionBackward")
+    for name, one, other in zip(RESULTS_OF, fast, slow, strict=False):
+        assert torch.equal(one, other), name
+        assert (one.dtype, one.stride()) == (other.dtype, other.stride()), name
+
+
+@pytest.mark.parametrize("size", [(3, 4, 1, 1), (20, 4, 130, 130)], ids=["small", "of the pool"])
+def test_results_begin_at_cache_lines_and_own_their_memory(size: tuple[int, ...]) -> None:
+    x = randn(*size).requires_grad_()
+    y = batch_norm(x, training=True)
+    (dx,) = torch.autograd.grad(y, x, randn(*size, seed=1))
+    want = y.detach().clone(), dx.clone()
+    assert (y.data_ptr() % 64, dx.data_ptr() % 64) == (0, 0)
+    before = fastbn.pool_info().reused
+    del x
+    others = [batch_norm(randn(*size, seed=2), training=True) for _ in range(3)]
+    assert all(other.data_ptr() not in (y.data_ptr(), dx.data_ptr()) for other in others)
+    assert torch.equal(y.detach(), want[0])
+    assert torch.equal(dx, want[1])
+    del others
+    batch_norm(randn(*size, seed=2), training=True)
+    assert (fastbn.pool_info().reused > before) == (y.nbytes >= 2**20)
+
+
+def test_modules_and_functions_go_the_short_way() -> None:
+    """What the extension does not take gets a node of another class."""
+    for name, shape in (("1d", (4, 3)), ("1d", (4, 3, 5)), ("2d", (4, 3, 5, 5)), ("3d", (4, 3, 2, 2, 2))):
+        module = getattr(fastbn.torch, f"BatchNorm{name}")(3)
+        before = [each._version for each in module.buffers()]
+        y = module(randn(*shape))
+        assert type(y.grad_fn).__name__ == "_RecordedBackward"
+        assert module.num_batches_tracked == 1
+        assert module.running_mean.abs().max() > 0
+        assert [each._version for each in module.buffers()] == [version + 1 for version in before]
+        with torch.no_grad():
+            assert module(randn(*shape)).grad_fn is None
+        assert module.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m, "momentum", None),
+        lambda m: (
+            m.register_parameter("weight", None)
+            or m.__dict__["_parameters"].pop("weight")
+            or setattr(m, "weight", torch.ones(3))
+        ),
+        lambda m: setattr(m, "_check_input_dim", lambda x: None),
+        lambda m: m.__dict__.pop("eps") and setattr(type(m), "eps", 1e-5),
+        lambda m: setattr(m, "num_batches_tracked", torch.tensor(0, dtype=torch.int32)),
+        lambda m: setattr(m, "running_mean", torch.zeros(6)[::2]),
+        lambda m: setattr(m, "running_mean", m.running_var.zero_()),
+    ],
+    ids=["average", "computed weight", "own check", "eps of the class", "int32", "strided", "one memory"],
+)
+def test_modules_that_are_not_simple_go_the_long_way(change: Callable[[Any], Any]) -> None:
+    class Own(fastbn.torch.BatchNorm1d):
+        """A class whose attributes may be changed."""
+
+    module, x = Own(3), randn(4, 3).requires_grad_()
+    change(module)
+    y = module(x)
+    assert type(y.grad_fn).__name__ != "_RecordedBackward"
+    assert module.num_batches_tracked == 1
+
+
+def test_calls_that_are_not_simple_go_the_long_way() -> None:
+    x = randn(4, 3).requires_grad_()
+    negated = torch.complex(randn(3), randn(3, seed=1)).conj().imag
+    assert type(batch_norm(x[::2], training=True).grad_fn).__name__ == "_FunctionBackward"
+    assert type(batch_norm(randn(4, 6).requires_grad_()[:, ::2], training=True).grad_fn).__name__ == "_FunctionBackward"
+    assert type(batch_norm(x, torch.zeros(3), torch.ones(3)).grad_fn).__name__ == "_FunctionBackward"
+    assert type(batch_norm(x, weight=negated, training=True).grad_fn).__name__ == "NativeBatchNormBackward0"
+    assert type(batch_norm(x, training=True, where=torch.ones(4, 1) > 0).grad_fn).__name__ == "_FunctionBackward"
+    assert type(batch_norm(x, training=True).grad_fn).__name__ == "_RecordedBackward"
+
+
+def test_a_residual_in_another_order_or_type() -> None:
+    x = randn(4, 3, 5, 6).requires_grad_()
+    want = batch_norm(x, training=True, residual=randn(4, 3, 5, 6, seed=1), activation="relu")
+    last = randn(4, 3, 5, 6, seed=1).to(memory_format=torch.channels_last)
+    assert torch.equal(batch_norm(x, training=True, residual=last, activation="relu"), want)
+    assert torch.equal(batch_norm(x, training=True, residual=last.double(), activation="relu"), want)
+
+
+def test_backward_where_dy_is_not_like_x() -> None:
+    x = randn(4, 3, 5, 6).requires_grad_()
+    dy = randn(4, 3, 5, 6, seed=1)
+    want = torch.autograd.grad(batch_norm(x, training=True), x, dy)[0]
+    others = {
+        "order": dy.to(memory_format=torch.channels_last),
+        "every second": torch.stack((dy, dy), -1)[..., 0],
+        "negated": torch.complex(dy, -dy).conj().imag,
+    }
+    for name, other in others.items():
+        got = torch.autograd.grad(batch_norm(x, training=True), x, other)[0]
+        assert torch.equal(got, want), name
+    ones = torch.autograd.grad(batch_norm(x, training=True).sum(), x)[0]
+    assert torch.equal(ones, torch.autograd.grad(batch_norm(x, training=True), x, torch.ones_like(x))[0])
+
+
+def test_the_graph_may_be_kept_and_differentiated() -> None:
+    x, dy = randn(6, 3).double().requires_grad_(), randn(6, 3, seed=1).double()
+    y = batch_norm(x, training=True, activation="leaky_relu")
+    first = torch.autograd.grad(y, x, dy, retain_graph=True)[0]
+    again = torch.autograd.grad(y, x, dy, create_graph=True)[0]
+    torch.testing.assert_close(again, first, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.grad(again.square().sum(), x, retain_graph=True)[0].isfinite().all()
+    torch.autograd.grad(y, x, dy)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(y, x, dy)
+
+
+def test_what_was_saved_must_not_have_changed() -> None:
+    x, weight = randn(4, 3).requires_grad_(), torch.ones(3, requires_grad=True)
+    y = batch_norm(x, weight=weight, training=True)
+    with torch.no_grad():
+        weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_an_activation_in_place_may_follow() -> None:
+    x = randn(4, 3).requires_grad_()
+    y = torch.nn.functional.relu(batch_norm(x, training=True), inplace=True)
+    got = torch.autograd.grad(y, x, randn(4, 3, seed=1))[0]
+    want = torch.autograd.grad(batch_norm(x, training=True).clamp_min(0), x, randn(4, 3, seed=1))[0]
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("conversion", ["y", "both"])
+def test_what_fails_after_training_is_not_done_again(monkeypatch: pytest.MonkeyPatch, conversion: str) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no tensor of it")
+
+    monkeypatch.setattr(_functional, "tensors_of", fail)
+    x = randn(4, 6)[:, ::2].requires_grad_(conversion == "both")  # which the extension leaves to Python
+    mean, var = torch.zeros(3), torch.ones(3)
+    with pytest.raises(RuntimeError, match="no tensor of it"):
+        batch_norm(x, mean, var, training=True, momentum=0.5)
+    np.testing.assert_allclose(mean.numpy(), 0.5 * x.detach().numpy().astype(float).mean(0), rtol=1e-6, atol=1e-7)
+
+
+def test_a_number_of_batches_of_inference_mode_is_not_counted_outside_of_it() -> None:
+    for norm in (torch.nn.BatchNorm1d, fastbn.torch.BatchNorm1d):
+        module = norm(3)
+        with torch.inference_mode():
+            module.num_batches_tracked = torch.tensor(0)
+        with pytest.raises(RuntimeError, match="inference tensor"):
+            module(randn(4, 3))
+        assert torch.equal(module.running_mean, torch.zeros(3))
+
+
+def test_the_functions_in_c_look_at_what_they_are_given() -> None:
+    ctx = type("Ctx", (), {"saved_tensors": (), "call": (), "needs_input_grad": ()})()
+    with pytest.raises(TypeError, match="call must be a tuple of y and what is kept, got 3"):
+        _core.recorded_forward(ctx, 3, None, None, None, None)
+    with pytest.raises(ValueError, match="values to unpack"):  # of Python's own backward, which is asked then
+        _core.recorded_backward(ctx, randn(2, 3))
+    with pytest.raises(AttributeError, match="__dict__"):
+        _core.call_module(3, randn(4, 3))
+    assert _core.batch_norm_tensors(3) is None
+    assert _core.call_module(torch.nn.Linear(2, 2), randn(4, 3)) is None
+
+
+def test_the_functions_in_c_want_torch_first() -> None:
+    code = """
+from fastbn import _core
+for function, n in ((_core.batch_norm_tensors, 1), (_core.call_module, 2), (_core.recorded_backward, 2)):
+    try:
+        function(*(None,) * n)
+    except RuntimeError as error:
+        print(error)
+try:
+    _core.register_torch({})
+except KeyError as error:
+    print(error)
+"""
+    assert run_python(code).stdout == "fastbn.torch must be imported first\n" * 3 + "'tensor'\n"
