@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -470,3 +473,43 @@ def test_jpegs_that_pillow_does_not_know(tmp_path: Path, rng: np.random.Generato
     )
     with pytest.raises(ValueError, match=r"x\.jpg must be grey or RGB, got 4 channels;uint16"):
         fastbn.stream(tmp_path / "x.jpg")
+
+
+# What is larger than any image is expected to be.
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return the beginning of a PNG file, which says how large it is."""
+    head = b"IHDR" + struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+    pieces = [head, b"IDAT" + zlib.compress(b""), b"IEND"]
+    framed = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in pieces)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+@pytest.mark.parametrize("mode", [None, "L"])
+@pytest.mark.parametrize(("width", "height"), [(13_378, 13_378), (20_000, 20_000), (65_000, 65_000)])
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "webp"])
+def test_what_is_too_large_is_said_with_what_allows_it(
+    tmp_path: Path, width: int, height: int, mode: str | None, suffix: str
+) -> None:
+    if suffix == "png":
+        data = png_of(width, height)
+    elif suffix == "gif":
+        size = struct.pack("<2H", width, height)
+        data = b"GIF89a" + size + b"\x80\0\0" + b"\0" * 6 + b"," + b"\0" * 4 + size + b"\0\x02\x02\x44\x01\0;"
+    elif suffix == "bmp":
+        pixels = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+        data = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + pixels
+    else:
+        width, height = min(width, 16_383), min(height, 16_383)  # no more fits
+        begin = b"\x9d\x01\x2a" + struct.pack("<2H", width, height)
+        frame = struct.pack("<I", 1 << 4 | 1 << 5)[:3] + begin + b"\0" * 20
+        data = b"RIFF" + struct.pack("<I", len(frame) + 12) + b"WEBPVP8 " + struct.pack("<I", len(frame)) + frame
+    (tmp_path / f"x.{suffix}").write_bytes(data)
+    said = r"must have at most 178956970 pixels, got .*\d{9}.* \(max_pixels=, --max-pixels, allows more\)"
+    with pytest.raises(ValueError, match=rf"x.{suffix} {said}"):
+        fastbn.stream(tmp_path / f"x.{suffix}", mode=mode)
+    with warnings.catch_warnings():  # which a program may not make errors of
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=rf"x.{suffix} {said}"):
+            fastbn.stream(tmp_path / f"x.{suffix}", mode=mode)

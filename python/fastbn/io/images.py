@@ -244,9 +244,7 @@ def _header_of(path: str, options: Options) -> _Header:
         if re.fullmatch(r"((L|RGB|\d+ channels)(;[2-7])?)?", stored) is None:
             raise UnreadableError(f"{path} must have 8 bits to be of mode {options.mode}, got mode {stored}")
     if header.pixels > options.max_pixels:
-        raise UnreadableError(
-            f"{path} must have at most {options.max_pixels} pixels, got {header.pixels} (max_pixels= allows more)"
-        )
+        raise _too_large(path, options, header.pixels)
     return header
 
 
@@ -262,9 +260,23 @@ def _reader_of(path: str) -> _Reader:
 # Pillow: 8 bits, and the modes that can be asked for.
 
 
+def _opened(path: str, options: Options) -> Any:
+    """Return an image as Pillow opens it, which refuses or warns of what is larger than it expects."""
+    pillow = needed("PIL.Image", "Images")
+    try:
+        return pillow.open(path)
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        raise _too_large(path, options, str(error)) from None
+
+
+def _too_large(path: str, options: Options, found: object) -> UnreadableError:
+    rule = f"must have at most {options.max_pixels} pixels"
+    return UnreadableError(f"{path} {rule}, got {found} (max_pixels=, --max-pixels, allows more)")
+
+
 def _pillow(path: str, options: Options) -> _Header:
     pillow = needed("PIL.Image", "Images")
-    with pillow.open(path) as image:
+    with _opened(path, options) as image:
         mode, asked = str(image.mode), options.mode
         if image.format not in (_PILLOW if asked is None else _MODED):
             raise UnreadableError(f"{path} must be of an image format that can be read exactly, got {image.format}")
@@ -276,7 +288,7 @@ def _pillow(path: str, options: Options) -> _Header:
     dtype = {"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(kind, np.uint8)
 
     def decode() -> Iterator[Array]:
-        with pillow.open(path) as image:
+        with _opened(path, options) as image:
             for frame in range(frames):
                 if frames > 1:
                     image.seek(frame)
