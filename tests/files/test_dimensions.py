@@ -77,7 +77,7 @@ def test_lazy_arrays_come_in_blocks(tmp_path: Path, data: xr.DataArray) -> None:
 def test_coordinates_are_kept(tmp_path: Path, data: xr.DataArray, out: str) -> None:
     data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
     moments = fastbn.stream(data, dim="time")
-    name = out.partition(":")[2] or ("t2m" if "zarr" in out else "data")
+    name = out.partition(":")[2] or "t2m"
     for number, source in enumerate((data, f"{tmp_path}/x.nc")):
         (tmp_path / str(number)).mkdir()
         target = f"{tmp_path}/{number}/{out}"
@@ -133,8 +133,8 @@ def test_columns_of_dimensions_without_coordinates(tmp_path: Path, rng: np.rando
     data = xr.DataArray(rng.normal(size=(30, 4)), {"time": np.arange(30)}, ("time", "band"), "x")
     fastbn.standardize(data, fastbn.stream(data, columns=[3, 1]), tmp_path / "y.nc", columns=[3, 1])
     with xr.open_dataset(tmp_path / "y.nc", engine="h5netcdf") as found:
-        np.testing.assert_allclose(found["data"], standard(data.values, (0,))[:, [3, 1]], rtol=0, atol=1e-13)
-        assert found["data"].dims == ("time", "band")
+        np.testing.assert_allclose(found["x"], standard(data.values, (0,))[:, [3, 1]], rtol=0, atol=1e-13)
+        assert found["x"].dims == ("time", "band")
 
 
 def test_coordinates_of_fewer_rows_than_are_written(tmp_path: Path, data: xr.DataArray) -> None:
@@ -207,3 +207,73 @@ def test_unsigned_numbers_of_old_netcdf(tmp_path: Path) -> None:
     array.to_netcdf(tmp_path / "x.nc", engine="scipy")
     found = fastbn.stream(tmp_path / "x.nc")
     assert (np.asarray(found.count).tolist(), found.mean.tolist()) == ([1, 2], [0.0, 150.0])
+
+
+# What xarray's users expect of a copy.
+
+
+def described(values: Array) -> xr.Dataset:
+    """Return a variable among coordinates of every kind, in a file that says something of itself."""
+    coords: Any = {
+        "time": ("time", np.arange(40) * 6.0, {"units": "hours since 2020-01-01", "calendar": "standard"}),
+        "lat": ("lat", np.linspace(-75, 75, 6), {"units": "degrees_north"}),
+        "height": ((), 2.0, {"units": "m"}),
+        "zone": ("lat", np.arange(6), {"note": "by hand"}),
+    }
+    attrs = {"units": "K", "long_name": "warmth", "levels": [1.5, 2.5]}
+    about = {"title": "warm", "history": "made, then used", "number": 3, "Conventions": "CF-1.11"}
+    return xr.Dataset({"t2m": (("time", "lat"), values, attrs)}, coords, about)
+
+
+@pytest.mark.parametrize("out", ["y.nc", "y.zarr"])
+@pytest.mark.parametrize("source", ["memory", "x4.nc", "x3.nc", "x2.zarr", "x3.zarr", "x4.nc:t2m"])
+def test_a_copy_has_what_its_source_has_beside_values(
+    tmp_path: Path, rng: np.random.Generator, source: str, out: str
+) -> None:
+    data = described(rng.normal(280.0, 5.0, (40, 6)))
+    data.to_netcdf(tmp_path / "x4.nc", engine="h5netcdf")
+    data.to_netcdf(tmp_path / "x3.nc", engine="scipy")
+    data.to_zarr(tmp_path / "x2.zarr", zarr_format=2, consolidated=False)
+    data.to_zarr(tmp_path / "x3.zarr", **({"zarr_format": 3} if zarr.__version__ >= "3" else {}), consolidated=False)
+    given: Any = data if source == "memory" else f"{tmp_path}/{source}"
+    moments = fastbn.stream(given, dim="time")
+    for target, name in ((f"{tmp_path}/{out}", "t2m"), (f"{tmp_path}/z{out}:warm", "warm")):
+        fastbn.standardize(given, moments, target, dim="time", memory=LEAST)
+        path = target.removesuffix(":warm")
+        how: Any = {"decode_times": False}
+        zarrs = out.endswith("zarr")
+        with xr.open_zarr(path, consolidated=False, **how) if zarrs else xr.open_dataset(path, **how) as opened:
+            found = opened.load()
+        wanted = data.rename({"t2m": name})
+        wanted[name] = wanted[name].copy(data=standard(data["t2m"].values, (0,)))
+        xr.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+        assert found.attrs == data.attrs
+        for each in wanted.variables:
+            held = {key: np.asarray(value).tolist() for key, value in found[each].attrs.items()}
+            assert held == wanted[each].attrs, each
+
+
+@pytest.mark.parametrize("name", ["lat", None])
+def test_a_copy_of_what_has_no_name_of_its_own(tmp_path: Path, name: str | None) -> None:
+    data = xr.DataArray(np.array([[0.0, 1.0], [2.0, 5.0]]), {"lat": [1.0, 2.0]}, ("time", "lat"), name)
+    for out in ("y.nc", "y.zarr"):
+        fastbn.standardize(data, fastbn.stream(data), tmp_path / out)
+        engine: Any = {"engine": "zarr", "consolidated": False} if "zarr" in out else {}
+        with xr.open_dataset(tmp_path / out, **engine) as found:
+            assert list(found.data_vars) == ["data"]
+            assert found["data"].values.tolist() == [[-1.0, -1.0], [1.0, 1.0]]
+            assert found["lat"].values.tolist() == [1.0, 2.0]
+
+
+def test_a_copy_in_hdf5_has_the_name_of_its_source(tmp_path: Path, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(9, 3))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["deep/er"] = x
+        file["deep/er"].attrs["unit"] = "K"
+        file["deep/er"].attrs["link"] = file["deep"].ref
+        file.attrs["made"] = "here"
+    fastbn.standardize(tmp_path / "x.h5", fastbn.stream(x), tmp_path / "y.h5")
+    with h5py.File(tmp_path / "y.h5") as file:
+        assert list(file) == ["er"]
+        assert (dict(file.attrs), dict(file["er"].attrs)) == ({"made": "here"}, {"unit": "K"})
+        np.testing.assert_allclose(file["er"][...], standard(x, (0,)), rtol=0, atol=1e-13)

@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, TypeAlias
 
@@ -371,27 +371,37 @@ def _hdf5(place: Place, options: Options, stack: ExitStack) -> Stored:
     h5py = needed("h5py", "HDF5 files")
     file = stack.enter_context(h5py.File(place.files[0], "r"))
     if place.member and isinstance(file.get(place.member), h5py.Dataset):
-        return _sliced(place.name, file[place.member], options)
+        return _sliced(place.name, file[place.member], options, file.attrs)
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     scales = [name for name in names if file[name].attrs.get("CLASS") == b"DIMENSION_SCALE"]
-    return _sliced(place.name, file[only_member(place, _without(names, scales))], options)
+    return _sliced(place.name, file[only_member(place, _without(names, scales))], options, file.attrs)
 
 
 def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     zarr = needed("zarr", "Zarr stores")
-    found = zarr.open(place.files[0], mode="r")
-    if not isinstance(found, zarr.Array):
-        names = list(_zarr_names(found, zarr))
-        coords = [name for name in names if _dims_of(found[name]) == (name.rpartition("/")[2],)]
-        coords += " ".join(str(found[name].attrs.get("coordinates", "")) for name in names).split()
-        found = found[only_member(place, names if place.member else _without(names, coords))]
-    return _sliced(place.name, found, options)
+    store = zarr.open(place.files[0], mode="r")
+    if isinstance(store, zarr.Array):
+        return _sliced(place.name, store, options)
+    names = list(_zarr_names(store, zarr))
+    coords = [name for name in names if _dims_of(store[name]) == (name.rpartition("/")[2],)]
+    coords += " ".join(str(store[name].attrs.get("coordinates", "")) for name in names).split()
+    member = only_member(place, names if place.member else _without(names, coords))
+    found = _sliced(place.name, store[member], options, store.attrs)
+    if options.rowwise and found.origin.dims is not None:  # xarray knows which of the others are its coordinates
+        xarray, (group, _, name) = needed("xarray", "Zarr stores with dimensions"), member.rpartition("/")
+        of_group = xarray.open_zarr(place.files[0], group=group or None, consolidated=False, chunks=None, **_AS_STORED)
+        found = found._replace(origin=found.origin._replace(coords=of_group[name].coords.to_dataset()))
+    return found
+
+
+# How xarray reads numbers as they are, and what belongs to them.
+_AS_STORED: dict[str, Any] = {"decode_times": False, "mask_and_scale": False}
 
 
 def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
     xarray = needed("xarray", "NetCDF files")
-    how: dict[str, Any] = {"decode_times": False, "mask_and_scale": False, "cache": False}
+    how: dict[str, Any] = {"cache": False, **_AS_STORED}
     with open(place.files[0], "rb") as file:
         engine = "h5netcdf" if file.read(8) == b"\x89HDF\r\n\x1a\n" else "scipy"
     needed(engine, "NetCDF files")
@@ -404,7 +414,7 @@ def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
         stack.callback(group.close)
         names = group.variables if place.member else [name for name, each in group.data_vars.items() if each.dims]
         found |= {f"{path}/{name}".strip("/"): group[name] for name in names}
-    return _sliced(place.name, found[only_member(place, list(found))], options)
+    return _sliced(place.name, found[only_member(place, list(found))], options, groups["/"].attrs)
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -421,8 +431,11 @@ def _zarr_names(group: Any, zarr: Any, prefix: str = "") -> Iterator[str]:
             yield from _zarr_names(group[name], zarr, f"{prefix}{name}/")
 
 
-def _sliced(name: str, array: Any, options: Options) -> Stored:
-    """Return what is read by slicing and tells its chunks: a data set of HDF5, an array of Zarr or of xarray."""
+def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] = {}) -> Stored:
+    """Return what is read by slicing and tells its chunks: a data set of HDF5, an array of Zarr or of xarray.
+
+    ``around`` are the attributes of the file that it is in.
+    """
     if array.shape is None:
         raise UnreadableError(f"{name} must hold an array, got one without a shape")
     for each in array.virtual_sources() if getattr(array, "is_virtual", False) else ():
@@ -447,8 +460,16 @@ def _sliced(name: str, array: Any, options: Options) -> Stored:
     fill = getattr(array, "fill_value", None)
     if "_ARRAY_DIMENSIONS" in attrs and fill is not None:  # Zarr's version 2, as xarray writes it
         attrs.setdefault("_FillValue", fill)
-    coords = array.coords.to_dataset() if named else None
-    return Stored(tuple(array.shape), dtype, read, Origin(_chunks_of(array), _dims_of(array), attrs, array, coords))
+    origin = Origin(
+        _chunks_of(array),
+        _dims_of(array),
+        attrs,
+        array,
+        array.coords.to_dataset() if named else None,
+        os.path.basename(str(getattr(array, "name", None) or "")),
+        dict(around),
+    )
+    return Stored(tuple(array.shape), dtype, read, origin)
 
 
 def _chunks_of(array: Any) -> Shape | None:
@@ -478,12 +499,13 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
     name, array = place.name, place.array
     if type(array).__module__.startswith("scipy.sparse"):
         raise UnreadableError(f"{name} must be dense, got a sparse {type(array).__name__} (its toarray() is)")
+    around: Mapping[str, Any] = {}
     if type(array).__name__ == "Dataset" and hasattr(array, "data_vars"):
-        array = array[only_member(place, [str(each) for each in array.data_vars])]
+        around, array = array.attrs, array[only_member(place, [str(each) for each in array.data_vars])]
     if getattr(array, "ndim", 2) < 2 and not hasattr(array, "dims"):
         raise UnreadableError(f"{name} must have two dimensions or more, got {array.ndim}")
     if not isinstance(array, np.ndarray) and all(hasattr(array, each) for each in ("shape", "dtype", "chunks")):
-        return _sliced(name, array, options)
+        return _sliced(name, array, options, around)
     values = np.asarray(array) if is_frame(array) else converted("source", array)
     order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
     if isinstance(values, np.memmap) and values.mode in _OF_THE_FILE:

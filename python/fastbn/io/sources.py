@@ -40,7 +40,8 @@ class Block(NamedTuple):
 class Origin(NamedTuple):
     """What a stored array is beside its values: how it is cut, and what it says of itself.
 
-    ``stored`` is the array of the library that reads it, ``coords`` an xarray data set of the coordinates.
+    ``stored`` is the array of the library that reads it, ``coords`` an xarray data set of the coordinates, ``name``
+    what it is called in its file, and ``around`` the file's own attributes.
     """
 
     chunks: Shape | None = None
@@ -48,6 +49,8 @@ class Origin(NamedTuple):
     attrs: dict[str, Any] = {}  # noqa: RUF012 (not written to)
     stored: Any = None
     coords: Any = None
+    name: str = ""
+    around: dict[str, Any] = {}  # noqa: RUF012 (likewise)
 
 
 class Source:

@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ _PATIENCE = 30.0  # seconds for chunks that are under way, at most a block's; th
 _OWN = {
     *PACKING,
     *("valid_min", "valid_max", "valid_range", "actual_range", "coordinates", "CLASS", "NAME"),
-    *("REFERENCE_LIST", "DIMENSION_LIST", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordinates"),
+    *("REFERENCE_LIST", "DIMENSION_LIST", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties"),
 }
 
 
@@ -129,7 +129,17 @@ class Wanted(NamedTuple):
     @property
     def attrs(self) -> dict[str, Any]:
         """What it says of itself: all that does not say how the source's numbers are stored."""
-        return {key: _plain(value) for key, value in self.origin.attrs.items() if key not in _OWN}
+        return _told(self.origin.attrs)
+
+    @property
+    def around(self) -> dict[str, Any]:
+        """What the file of the source says of itself."""
+        return _told(self.origin.around)
+
+    def name(self, target: Target) -> str:
+        """Return what it is called: as it is asked for, or as the source is, if that is not one of the coordinates."""
+        taken = () if self.origin.coords is None else self.origin.coords.variables
+        return target.member if target.named or self.origin.name in ("", *taken) else self.origin.name
 
     def coords(self) -> Any:
         """Return the source's coordinates along dimensions that are still whole, None if it has none."""
@@ -144,6 +154,16 @@ class Wanted(NamedTuple):
         """Return how many rows coordinates allow."""
         most: float = math.inf if coords is None or self.dims is None else coords.sizes.get(self.dims[0], math.inf)
         return most
+
+
+def _told(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes but for those that libraries keep for themselves."""
+    return {key: _plain(value) for key, value in attrs.items() if key not in _OWN}
+
+
+def _simple(attrs: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes that HDF5 has too: numbers and texts, and arrays of these."""
+    return {key: value for key, value in attrs.items() if np.asarray(value).dtype.kind in "biufU"}
 
 
 def _plain(value: Any) -> Any:
@@ -271,11 +291,12 @@ class _Hdf5Writer(_Writer):
             known = source.compression in ("gzip", "lzf")
             options = {"compression": source.compression, "compression_opts": source.compression_opts} if known else {}
             options |= {"shuffle": source.shuffle, "fletcher32": source.fletcher32}
-        if target.member in self._file:
-            del self._file[target.member]
+        name = wanted.name(target)
+        if name in self._file:
+            del self._file[name]
         limit, ndim = (None, *wanted.trailing), len(wanted.trailing) + 1
         how = {"maxshape": limit, "chunks": wanted.chunks, **options}
-        self._array = self._file.create_dataset(target.member, (0, *wanted.trailing), wanted.dtype, **how)
+        self._array = self._file.create_dataset(name, (0, *wanted.trailing), wanted.dtype, **how)
         dims = list(source.dims) if source is not None and source.ndim == ndim else []
         labels = [dim.label for dim in dims] or wanted.dims or [""] * ndim
         for number, (dim, label) in enumerate(zip(self._array.dims, labels, strict=True)):
@@ -285,7 +306,9 @@ class _Hdf5Writer(_Writer):
                 dim.attach_scale(self._file[scale])
             if label:  # an empty one would be an attribute too
                 dim.label = label
-        self._array.attrs.update(wanted.attrs)
+        self._array.attrs.update(_simple(wanted.attrs))
+        if not target.within:
+            self._file.attrs.update(_simple(wanted.around))
 
     def _opened(self, path: str, there: bool) -> Any:
         self._raw = _Lenient(path, "r+" if there else "w+")
@@ -322,8 +345,9 @@ class _NetcdfWriter(_Hdf5Writer):
                 self._file.dimensions[name] = size
         self._most = wanted.limit(coords)
         chunks = (max(1, int(min(wanted.chunks[0], self._most))), *wanted.chunks[1:])
-        self._array = self._file.create_variable(target.member, self._dims, wanted.dtype, chunks=chunks)
-        self._array.attrs.update({key: value for key, value in wanted.attrs.items() if value is not None})
+        self._array = self._file.create_variable(wanted.name(target), self._dims, wanted.dtype, chunks=chunks)
+        self._array.attrs.update(_simple(wanted.attrs))
+        self._file.attrs.update(_simple(wanted.around))
         names = [str(name) for name in ([] if coords is None else coords.coords) if name not in self._dims]
         if names:
             self._array.attrs["coordinates"] = " ".join(names)
@@ -377,12 +401,13 @@ class _ZarrWriter(_Writer):
             self._consolidated = _cloned(target.path, path, os.path.normpath(target.member))
         coords = None if target.within else wanted.coords()
         self._most = wanted.limit(coords)
-        if not wanted.resumed and coords is not None and len(coords.variables):
-            name = name or wanted.origin.stored.name or target.member
-            coords.to_zarr(path, mode="w", consolidated=False)
+        if not wanted.resumed and coords is not None:
+            name, source = wanted.name(target), wanted.origin.stored
+            version = source.metadata.zarr_format if isinstance(source, self._zarr.Array) else None
+            coords.assign_attrs(wanted.around).to_zarr(path, mode="w", consolidated=False, zarr_format=version)
         self._array = self._zarr.open(path, mode="r+") if wanted.resumed else self._created(path, name, wanted)
         if not hasattr(self._array, "dtype"):
-            self._array = self._array[name or wanted.origin.stored.name or target.member]
+            self._array = self._array[name or wanted.name(target)]
 
     def finish(self, rows: int) -> None:
         """Complete the array, and what the store says of all of them."""
