@@ -8,7 +8,9 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.orc
 import pyarrow.parquet as pq
@@ -28,6 +31,8 @@ import scipy.sparse
 
 import fastbn
 from fastbn.command.display import show_stats
+from fastbn.io.counting import streamed
+from fastbn.io.options import Options
 from fastbn.io.statsfiles import load_stats, merged_stats, remembering, save_stats, to_json
 from support.datafiles import LEAST, Array, assert_streamed, same_bits
 
@@ -152,7 +157,7 @@ def test_types_of_pandas_become_floats(tmp_path: Path, dtype: str) -> None:
         assert found["k"].tolist() == ["a", "b", "c", "d"]
 
 
-def test_an_index_is_no_feature(tmp_path: Path) -> None:
+def test_an_index_is_no_feature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in (
         pd.Index([5, 7, 11, 13]),
         pd.Index([5, 7, 11, 13], name="id"),
@@ -168,6 +173,10 @@ def test_an_index_is_no_feature(tmp_path: Path) -> None:
         found = pd.read_parquet(tmp_path / "y.parquet")
         pd.testing.assert_index_equal(found.index, frame.index)
         assert found["v"].mean() == 0
+    for index in (pd.Index([5, 7], name="id"), pd.Index([0.5, 7.25], name="id"), pd.Index(["a", "b"], name="id")):
+        pd.DataFrame({"v": [1.0, 3.0]}, index=index).to_parquet(tmp_path / "x.parquet")
+        show_stats(fastbn.Moments(), streamed(str(tmp_path / "x.parquet"), Options()).others)
+        assert capsys.readouterr().out.splitlines()[1:] == ["the index of a data frame, and not read: id"]
     pd.DataFrame({"v": [1.0, 3.0]}, index=pd.Index([5, 7], name="id")).to_parquet(tmp_path / "x.parquet")
     assert fastbn.stream(tmp_path / "x.parquet", columns=["id"]).mean == [6.0]
 
@@ -448,6 +457,67 @@ def test_frames_of_nullable_columns(x: Array) -> None:
     assert fastbn.stream(pd.DataFrame(x.astype(np.float32))).mean.dtype == np.float64
 
 
+# Integers that float64 does not hold.
+
+
+INTEGERS = ["9007199254740993", "-9007199254740993", "9223372036854775807", "18446744073709551615", "+9007199254740995"]
+INTEGERS += [" 36028797018963969 ", "123456789012345678901", "1" + "0" * 29 + "1"]
+
+
+@pytest.mark.parametrize("entry", INTEGERS)
+def test_integers_of_texts_are_not_rounded_without_a_word(tmp_path: Path, entry: str) -> None:
+    assert float(entry) != int(entry)
+    path, said = tmp_path / "x.csv", re.escape(f"integers that float64 holds, got {entry.strip()} in 'id': dtype=float")
+    late = "1,2\n" * 30_000  # blocks before it
+    for text in (f"id,v\n{entry},1\n2,3\n", f"v,id\n1,\n2,1.5\n3,{entry}\n4,inf\n", f"id,v\n{late}{entry},1\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said.replace(r"\+", "[+]?")):
+            fastbn.stream(path, memory=LEAST)
+        assert fastbn.stream(path, memory=LEAST, columns=["v"]).shape == (1,)
+        moments = fastbn.stream(path, memory=LEAST, dtype="float64", columns=["id"], where_finite=True)
+        assert moments.max is not None
+        assert float(entry) in (moments.max, moments.min)
+        with pytest.raises(ValueError, match="integers that float64 holds"):
+            fastbn.standardize(path, moments, tmp_path / "y.csv", memory=LEAST)
+        assert sorted(os.listdir(tmp_path)) == ["x.csv"]
+    path.write_text(f"id;v\n{entry};1,5\n")
+    with pytest.raises(ValueError, match="integers that float64 holds"):
+        fastbn.stream(path, delimiter=";", decimal=",")
+    path.write_text(f"n,v\n{entry},1.5\n")
+    with pytest.raises(ValueError, match=r"integers that float64 holds, got .* in 'n'"):
+        fastbn.stream(path, columns=["v"], weights="n")
+
+
+@pytest.mark.parametrize(
+    "entry", ["9007199254740992", "-36028797018963968", "1" + "0" * 22, "1e300", "9007199254740993.5", "-inf", "2e15"]
+)
+def test_large_numbers_of_texts_that_float64_holds(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "x.csv").write_text(f"id\n{entry}\n1\n")
+    found = fastbn.stream(tmp_path / "x.csv")
+    assert float(entry) in (found.max, found.min)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather", "orc", "csv"])
+def test_integers_of_weights_are_not_rounded_either(tmp_path: Path, suffix: str) -> None:
+    table = pa.table({"v": [1.0, 2.0], "n": [1, 2**53 + 1]})
+    pa.dataset.write_dataset(
+        table, tmp_path, format={"feather": "ipc"}.get(suffix, suffix), basename_template=f"x{{i}}.{suffix}"
+    ) if suffix != "orc" else pyarrow.orc.write_table(table, tmp_path / "x.orc")
+    with pytest.raises(ValueError, match="must hold integers that float64 holds, got 9007199254740993 in 'n'"):
+        fastbn.stream(tmp_path, columns=["v"], weights="n")
+
+
+@pytest.mark.parametrize("entry", ["?", "abc", "1,000", "0x1F", "12:30", "grün"])
+def test_what_is_no_number_is_named_with_what_would_help(tmp_path: Path, entry: str) -> None:
+    lines = "1,2\n" * 30_000
+    (tmp_path / "x.csv").write_text(f'a,"b c"\n{lines}3,"{entry}"\n')
+    said = rf"x.csv cannot be read: .*column 'b c'.*'{re.escape(entry)}' \(null_values=\['{re.escape(entry)}'\], --null"
+    with pytest.raises(ValueError, match=said):
+        fastbn.stream(tmp_path / "x.csv", memory=LEAST)
+    found = fastbn.stream(tmp_path / "x.csv", memory=LEAST, null_values=entry, nan="omit")
+    assert np.asarray(found.count).tolist() == [30_001, 30_000]
+
+
 # How texts are spelled.
 
 
@@ -598,7 +668,8 @@ def test_tables_in_folders_of_partitions(tmp_path: Path, x: Array) -> None:
         pq.write_table(
             pa.table({"a": part[:, 0], "b": part[:, 1]}), tmp_path / "in" / f"year={year}" / "part-0.parquet"
         )
-    moments = fastbn.stream(tmp_path / "in")
+    with pytest.warns(RuntimeWarning, match="columns in the names of folders are not counted .*: year$"):
+        moments = fastbn.stream(tmp_path / "in")
     assert_streamed(moments, x)
     fastbn.standardize(tmp_path / "in", moments, tmp_path / "out")
     found = pq.read_table(tmp_path / "out")  # by its folders, as before

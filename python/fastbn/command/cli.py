@@ -8,20 +8,20 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
 
-from fastbn import config
+from fastbn import __version__, config
 from fastbn._moments.moments import Moments
 from fastbn.command import display
 from fastbn.io.checkpoints import is_checkpoint
 from fastbn.io.counting import streamed
 from fastbn.io.options import MAX_PIXELS, MEMORY, Options
 from fastbn.io.places import is_zarr, left_out, places, replaces
-from fastbn.io.standardizing import standardize as write_standardized
+from fastbn.io.rewriting import standardized, target_for
 from fastbn.io.statsfiles import checked_suffix, load_stats, merged_stats, save_stats, to_json
 
 # What arguments mean.
@@ -75,11 +75,27 @@ def _number(text: str) -> float:
 
 
 def _option(names: str, text: str, **settings: Any) -> Any:
-    return click.Option(names.split(), help=text, **settings)
+    """Return an option; one that has one value is refused where it is given twice, for click takes the last."""
+    if settings.keys() & {"is_flag", "multiple"}:
+        return click.Option(names.split(), help=text, **settings)
+    callback = settings.pop("callback", None)
+
+    def once(context: Any, option: Any, values: Sequence[Any]) -> Any:
+        if len(values) > 1:
+            raise click.UsageError(
+                f"{option.opts[0]} must be given once, got {' and '.join(map(str, values))}", context
+            )
+        value = values[0] if values else None
+        return callback(context, option, value) if callback is not None else value
+
+    if "default" in settings:
+        settings["default"] = (settings["default"],)
+    return click.Option(names.split(), help=text, callback=once, multiple=True, **settings)
 
 
-def _texts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _dims(context: Any, option: Any, texts: Sequence[str]) -> list[str] | None:
+    """Return the names in all texts."""
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()] or None
 
 
 _SOURCES = click.Argument(["sources"], metavar="SOURCE...", nargs=-1, required=True)
@@ -91,7 +107,7 @@ _READING = [
     _option(
         "--axis", "Feature axis or axes of arrays. By default 1, or as in the statistics.", type=_axes, metavar="TEXT"
     ),
-    _option("--dim", "Names of the dimensions to reduce, with commas between.", type=_texts, metavar="TEXT"),
+    _option("--dim", "Names of the dimensions to reduce, with commas between.", multiple=True, callback=_dims),
     _option("--columns", "Names or numbers of the features, with commas between.", multiple=True, callback=_columns),
     _option("--scale", "Divide values by this: 255 for images in units of 0 to 1.", type=float),
     _option("--mode", "Convert images to this mode: L, RGB, RGBA, ..."),
@@ -102,7 +118,8 @@ _READING = [
         callback=_nodata,
     ),
     _option("--max-pixels", "The largest image to decode.", type=int, default=MAX_PIXELS),
-    _option("--header/--no-header", "Whether the first line of texts has the columns' names.", default=None),
+    _option("--header", "The first line of texts has the columns' names.", is_flag=True),
+    _option("--no-header", "It has values.", is_flag=True),
     _option("--null null_values", "What else stands for a missing entry; may be repeated.", multiple=True),
     _option("--delimiter", "What is between the columns of texts; 'tab' is one.", callback=_delimiter),
     _option("--decimal", "The decimal point of texts.", default="."),
@@ -127,30 +144,36 @@ def stats(
     sources: Sequence[str], out: Sequence[str], checkpoint: str | None, force: bool, as_json: bool, **given: Any
 ) -> None:
     """Print count, mean, std, min and max of each feature."""
-    _check_outputs(out, force, sources)
     kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
-    if given["resume"] and kept is None:
-        raise click.UsageError("--resume needs --out or --checkpoint, which say where the checkpoint is")
+    with _usage():
+        if given["resume"] and kept is None:
+            raise ValueError("--resume needs --out or --checkpoint, which say where the checkpoint is")
+        if kept is not None and os.path.realpath(kept) in map(os.path.realpath, out):
+            raise ValueError(f"--checkpoint must not be --out, got {kept!r}")  # the end of the run would remove that
+        options = _options(given, checkpoint=kept)
+    _check_outputs(out, force, sources)
     if kept is not None:
-        _check_checkpoint(kept, given["resume"], out, sources)
+        _check_checkpoint(kept, options.resume, sources)
     with _resumable(kept), display.progress("counting") as report:
-        options = Options.of(_told(given), checkpoint=kept, progress=report, note=display.note)
-        found = streamed(_one_or_several(sources), options)
+        found = streamed(_one_or_several(sources), options.but(progress=report))
     _note_left_out(sources)
     for path in out:
         save_stats(found.moments, path)
     if out:
         found.settle()
-    _show(found.moments, as_json, [] if given["columns"] else found.others, skipped=found.skipped, notes=found.notes)
+    _show(found.moments, as_json, {} if given["columns"] else found.others, skipped=found.skipped, notes=found.notes)
     sys.stdout.flush()
     found.settle()
 
 
 def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, **given: Any) -> None:
     """Write (x - mean) / std of all values."""
-    with _resumable("" if given["resume"] else None), display.progress("writing") as report:
-        source = _one_or_several(sources)
-        write_standardized(source, statistics, out, overwrite=force, progress=report, **_told(given))
+    with _usage():
+        checked_suffix(statistics)
+        options = _options(given | {"dtype": None}, written=given["dtype"], overwrite=force)
+        target_for(out, options)
+    with _resumable("" if options.resume else None), display.progress("writing") as report:
+        standardized(_one_or_several(sources), statistics, out, options.but(progress=report))
     _note_left_out(sources)
     spoiled = display.spoiled(load_stats(statistics))
     if spoiled:
@@ -159,6 +182,9 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
 
 def merge(files: Sequence[str], out: Sequence[str], force: bool, as_json: bool) -> None:
     """Merge statistics of parts into those of the whole."""
+    with _usage():
+        for path in files:
+            checked_suffix(path)
     _check_outputs(out, force)
     result = merged_stats(files)
     for path in out:
@@ -216,11 +242,13 @@ app = click.Group(
     ],
     help="Statistics and standardization of data larger than memory. A SOURCE is a file (.npy, .npz, .csv, .parquet, "
     ".h5, .nc, .zarr, images) or a folder; FILE:NAME is one array of several.",
-    epilog="The exit code is 0; 1 if something is wrong with the data or the result cannot be written; 2 if the "
-    "arguments make no sense; 130 after Ctrl-C and 143 after SIGTERM, which leave no half-written file.",
+    epilog="The exit code is 0; 1 if something is wrong with files: with the data, or because a result cannot be "
+    "written; 2 if the arguments cannot be right, whatever files there are; 130 after Ctrl-C and 143 after SIGTERM, "
+    "which leave no half-written file.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
+app = click.version_option(__version__, prog_name="fastbn", message="%(prog)s %(version)s")(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -259,9 +287,25 @@ def _one_or_several(sources: Sequence[str]) -> Any:
     return sources[0] if len(sources) == 1 else sources
 
 
-def _told(given: dict[str, Any]) -> dict[str, Any]:
-    """Return options with someone to tell of files that are left out."""
-    return given | ({"on_error": _noted} if given["on_error"] == "skip" else {})
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Make what is wrong with arguments, whatever files there are, an error of usage, which names the option."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        name, _, rule = str(error).partition(" ")
+        context = click.get_current_context()
+        known = {option.name: option.opts[0] for option in context.command.params}
+        raise click.UsageError(f"{known.get(name, name)} {rule}", context) from None
+
+
+def _options(given: dict[str, Any], **more: Any) -> Options:
+    """Return the options of a call, with someone to tell of files that are left out."""
+    if given["header"] and given["no_header"]:
+        raise ValueError("header must come without --no-header, got both")
+    header = True if given["header"] else False if given["no_header"] else None
+    on_error = _noted if given["on_error"] == "skip" else given["on_error"]
+    return Options.of(given, **more | {"header": header, "on_error": on_error, "note": display.note})
 
 
 def _noted(name: str, error: Exception) -> None:
@@ -270,13 +314,12 @@ def _noted(name: str, error: Exception) -> None:
 
 def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = ()) -> None:
     for path in paths:
+        with _usage():
+            checked_suffix(path)
+    for path in paths:
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         _check_no_source("--out", path, sources)
-        try:
-            checked_suffix(path)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
         if os.path.lexists(path) and not force:
             raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} (--force replaces it)", path)
         folder = os.path.dirname(os.path.abspath(path))
@@ -285,9 +328,7 @@ def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = (
             raise OSError(code, os.strerror(code), folder)
 
 
-def _check_checkpoint(path: str, resume: bool, outputs: Sequence[str], sources: Sequence[str]) -> None:
-    if os.path.realpath(path) in map(os.path.realpath, outputs):  # the end of the run would remove the result
-        raise ValueError(f"--checkpoint must not be --out, got {path!r}")
+def _check_checkpoint(path: str, resume: bool, sources: Sequence[str]) -> None:
     _check_no_source("--checkpoint", path, sources)
     if not resume and is_checkpoint(path):
         display.note(f"{path} is of a run that was interrupted; --resume would have gone on from it")
@@ -322,7 +363,9 @@ def _note_left_out(sources: Sequence[str]) -> None:
             display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {shown}")
 
 
-def _show(result: Moments, as_json: bool, others: Sequence[str] = (), notes: Sequence[str] = (), **more: Any) -> None:
+def _show(
+    result: Moments, as_json: bool, others: Mapping[str, Sequence[str]] = {}, notes: Sequence[str] = (), **more: Any
+) -> None:
     if as_json:
         print(to_json(result, **more, **({"notes": list(notes)} if notes else {})))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,10 +22,10 @@ _PACKAGES = (
 )
 
 
-def show_stats(moments: Moments, others: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+def show_stats(moments: Moments, others: Mapping[str, Sequence[str]] = {}, notes: Sequence[str] = ()) -> None:
     """Print a table: drawn on a terminal, and there of so many features alone; else plain and complete.
 
-    ``others`` are columns that were not read, ``notes`` what was done to values without being asked.
+    ``others`` are columns that were not read, by the reasons, ``notes`` what was done to values without being asked.
     """
     rows = list(_rows(moments))
     if sys.stdout.isatty():
@@ -45,12 +45,15 @@ def show_stats(moments: Moments, others: Sequence[str] = (), notes: Sequence[str
         print(plain_table([_COLUMNS, *rows]))
     wrong = spoiled(moments)
     if wrong:
-        shown = ", ".join(wrong[:_MOST]) + (", ..." if len(wrong) > _MOST else "")
-        print(f"NaN or infinite values in: {shown} (--where-finite leaves them out)")
+        print(f"NaN or infinite values in: {_listed(wrong)} (--where-finite leaves them out)")
     for note_of_values in notes:
         print(note_of_values)
-    if others:
-        print(f"not numbers, and not read: {', '.join(others[:_MOST])}{', ...' if len(others) > _MOST else ''}")
+    for why, columns in others.items():
+        print(f"{why}, and not read: {_listed(columns)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> str:

@@ -27,7 +27,7 @@ class Progress:
     ``total`` has the places that are done; ``parts`` has, by their corners, the features of the one under way.
     ``row`` is the number of rows counted of that, ``before`` of those that are done. ``skipped`` has the files that
     could not be read, with the reasons; ``notes`` what was done to values without being asked, and
-    ``others`` the columns of the first table that are not numbers.
+    ``others`` the columns of the first table that are not counted, by the reasons.
     """
 
     place: int = 0
@@ -40,7 +40,7 @@ class Progress:
     named: bool = False  # whether these are more than numbers
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    others: list[str] | None = None
+    others: dict[str, list[str]] | None = None
 
 
 class Checkpoint:

@@ -27,14 +27,14 @@ class Streamed(NamedTuple):
     """What was counted, the files left out with the reasons, and what was done to values without being asked.
 
     ``named`` says whether the names of the features are more than numbers. ``others`` are the columns of the first
-    table that are not numbers, and so not read. The checkpoint stays until this is settled.
+    table that were not read, by the reasons. The checkpoint stays until this is settled.
     """
 
     moments: Moments
     named: bool
     skipped: dict[str, str]
     notes: list[str]
-    others: list[str]
+    others: dict[str, list[str]]
     checkpoint: Checkpoint | None
 
     def settle(self) -> None:
@@ -61,7 +61,7 @@ def streamed(source: Any, options: Options) -> Streamed:
         axis = counting.axis
     names, scale = None if state.names is None else tuple(state.names), options.scale or 1.0
     moments = remembering(scaled(state.total, scale), names=names, scale=scale, axis=axis, mode=options.mode)
-    return Streamed(moments, state.named, state.skipped, state.notes, state.others or [], kept)
+    return Streamed(moments, state.named, state.skipped, state.notes, state.others or {}, kept)
 
 
 class Counting:
@@ -118,8 +118,11 @@ class Counting:
         self.axis = source.axis if self.axis is None else self.axis
         self.state.notes += [note for note in source.notes if note not in self.state.notes]
         if self.state.others is None and place.kind in TABLES.values():
-            fields = enumerate(getattr(source, "fields", ()))
-            self.state.others = [field.name or f"unnamed {number}" for number, field in fields if not field.counts]
+            self.state.others = {}
+            weights = self._asked.weights if isinstance(self._asked.weights, str) else None
+            for number, field in enumerate(getattr(source, "fields", ())):
+                if not field.counts and field.name != weights:
+                    self.state.others.setdefault(field.kept_out, []).append(field.name or f"unnamed {number}")
         blocks = source.blocks(self.state.position, self.state.row)
         with self._run.coming(blocks, source, place) as coming:
             for block in coming:

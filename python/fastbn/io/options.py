@@ -34,6 +34,8 @@ Listener: TypeAlias = Callable[[str, Exception], object]
 
 MEMORY = 64 << 20
 MAX_PIXELS = 178_956_970  # what Pillow takes for the largest image that is no attack
+# What keeps columns of tables from being counted unless they are asked for.
+NO_NUMBERS, INDEX, FOLDERS = "not numbers", "the index of a data frame", "in the names of folders"
 _LEAST_MEMORY = 1 << 18
 # Blocks larger than this gain nothing; more memory then means more of them under way.
 _LARGEST_BLOCK = 32 << 20
@@ -162,7 +164,8 @@ class Options:
     ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). What stands behind
     ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
     that are needed further on; ``rowwise`` asks for C order whatever the order in the file, ``tabular`` for frames as
-    tables with all their columns; ``unreadable`` is told of images that cannot be read (None: that ends the run).
+    tables with all their columns, ``labels`` for those that the names of folders give; ``unreadable`` is told of images
+    that cannot be read (None: that ends the run).
     """
 
     axis: Axis | None = _checked(None, lambda name, value: checked_axis(value))
@@ -196,6 +199,7 @@ class Options:
     beside: int = 0
     rowwise: bool = False
     tabular: bool = False
+    labels: bool = True
     unreadable: Listener | None = None
 
     @classmethod

@@ -6,9 +6,11 @@ import errno
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -34,6 +36,7 @@ IMAGES = frozenset(
     )
 )
 _SEVERAL = ("npz", "hdf5", "zarr", "netcdf")  # kinds that hold several arrays
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -41,7 +44,7 @@ class Place(NamedTuple):
     """Where data are, before anything is opened: their kind, what errors call them, and their files.
 
     ``member`` names an array in a file of several, ``array`` is what is given opened, ``root`` the folder that was
-    named.
+    named. ``labels`` are the columns that folders in it name, as in year=2024: name, value and whether all are numbers.
     """
 
     kind: str
@@ -50,6 +53,7 @@ class Place(NamedTuple):
     member: str = ""
     array: Any = None
     root: str | None = None
+    labels: tuple[tuple[str, Any, bool], ...] = ()
 
 
 def suffix_of(path: str) -> str:
@@ -190,7 +194,33 @@ def _of_folder(folder: str) -> list[Place]:
     others = [Place(str(kind_of(file)), file, (file,), root=folder) for file in files if kind_of(file) is not None]
     if not others:
         raise ValueError(f"source must hold images or other files of a known kind, got the folder {folder!r}")
-    return others
+    return _labelled(others, folder)
+
+
+def _labelled(places: list[Place], folder: str) -> list[Place]:
+    """Return places with the columns that the names of their folders give, as Hive and pyarrow.dataset have them."""
+    of_each: list[dict[str, str | None]] = []
+    for place in places:
+        parts = os.path.relpath(place.name, folder).split(os.sep)[:-1] if is_table(place) else []
+        pairs = (map(unquote, part.split("=", 1)) for part in parts if "=" in part)
+        of_each.append({key: None if value == _HIVE_NULL else value for key, value in pairs})
+    numeric = {
+        key: all(labels[key] is None or _is_int64(labels[key]) for labels in of_each if key in labels)
+        for key in set().union(*of_each)
+    }
+    return [
+        place._replace(
+            labels=tuple(
+                (key, int(value) if value is not None and numeric[key] else value, numeric[key])
+                for key, value in labels.items()
+            )
+        )
+        for place, labels in zip(places, of_each, strict=True)
+    ]
+
+
+def _is_int64(text: str | None) -> bool:
+    return text is not None and re.fullmatch("-?[0-9]{1,18}", text) is not None
 
 
 def _files(folder: str) -> Iterator[str]:

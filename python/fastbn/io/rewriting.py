@@ -15,7 +15,7 @@ from fastbn import _core
 from fastbn._moments.moments import Moments, divisor_variance
 from fastbn.io.atomic import removed, replacing
 from fastbn.io.checkpoints import Checkpoint, Progress, identity
-from fastbn.io.options import Array, Options
+from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
 from fastbn.io.run import Run
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
@@ -34,7 +34,7 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
         raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
     if not isinstance(out, (str, os.PathLike)):
         raise TypeError(f"out must be a path, got {type(out).__name__}")
-    target = target_of(out)
+    target = target_for(out, options)
     if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
         raise ValueError(f"out must not be the file of moments, got {target.path!r}")
     moments = moments if isinstance(moments, Moments) else load_stats(moments)
@@ -54,9 +54,15 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
         run_of = identity(
             "resume", found, wanted.identity("written", "eps") | {"moments": digest, "scale": options.scale}
         )
-        if target.kind not in ("npy", "zarr", "folder") or target.within:
-            raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
     Rewriting(found, moments, target, wanted, options.axis is not None, run_of).run()
+
+
+def target_for(out: Path, options: Options) -> Target:
+    """Return what `out` names; ValueError if that says nothing, or nothing that can be gone on with where it must."""
+    target = target_of(out)
+    if options.resume and (target.kind not in ("npy", "zarr", "folder") or target.within):
+        raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
+    return target
 
 
 class Rewriting:
@@ -119,7 +125,9 @@ class Rewriting:
 
     def _options_of(self, place: Place) -> Options:
         kind = place.kind if self._target.kind == "folder" else self._target.kind
-        names, options = self._moments.names, self._run.options.but(tabular=kind in TABLES.values())
+        # In a folder those that are read and those that are written have the same names of folders.
+        how = {"tabular": kind in TABLES.values(), "labels": self._target.kind != "folder"}
+        names, options = self._moments.names, self._run.options.but(**how)
         if not self._axis_given and (place.kind == "images" or place.kind in TABLES.values()):
             options = options.but(axis=None)  # that of the arrays which the statistics are of
         if options.columns is not None or names is None or len(set(names)) < len(names):

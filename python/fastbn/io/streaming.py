@@ -8,7 +8,7 @@ from typing import Literal
 import numpy.typing as npt
 
 from fastbn._moments.moments import Moments
-from fastbn.io.options import MAX_PIXELS, MEMORY, Columns, NoData, OnError, Options, Path, Report
+from fastbn.io.options import FOLDERS, MAX_PIXELS, MEMORY, Columns, NoData, OnError, Options, Path, Report, warn
 
 
 def stream(
@@ -143,4 +143,7 @@ def stream(
 
     found = streamed(source, options)
     found.settle()
+    if options.columns is None and FOLDERS in found.others:
+        names = ", ".join(found.others[FOLDERS])
+        warn(f"columns {FOLDERS} are not counted unless they are asked for by columns=: {names}")
     return found.moments if found.named else remembering(found.moments, names=None)

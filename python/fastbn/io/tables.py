@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn.io.options import Array, Options
+from fastbn.io.options import FOLDERS, INDEX, NO_NUMBERS, Array, Options
 from fastbn.io.places import TEXTS, Place, compression_of, suffix_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed
 
@@ -46,7 +46,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BO
 
 
 class Field(NamedTuple):
-    """A column of a table: its name and type, and whether it counts unless others are asked for.
+    """A column of a table: its name and type, and what keeps it from being counted unless it is asked for.
 
     ``numeric`` columns can be asked for; of ``empty`` ones nothing is known yet. ``odd`` is the first entry that is no
     number in a column of which others are, or one that is a number spelled in another way; ``why`` says which.
@@ -55,10 +55,15 @@ class Field(NamedTuple):
     name: str
     type: str
     numeric: bool
-    counts: bool
+    kept_out: str
     empty: bool = False
     odd: str | None = None
     why: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts where nothing is asked for."""
+        return not self.kept_out
 
     @property
     def holds(self) -> str:
@@ -88,18 +93,32 @@ def opened(place: Place, options: Options) -> TableSource:
             table = _ParquetTable(place, options, stack)
         else:
             table = _ArrowTable(place, options)
-        source = TableSource(place.name, table, options, named=place.kind != "text" or options.header is not False)
+        source = TableSource(place, table, options)
         source.close = stack.pop_all().close
         return source
 
 
 class TableSource(Source):
-    """The numeric columns of a table or those asked for; entries that are missing are NaN."""
+    """The numeric columns of a table or those asked for; entries that are missing are NaN.
 
-    def __init__(self, name: str, table: Any, options: Options, *, named: bool) -> None:
+    Behind the columns of the file are those that the names of its folders give, each of one value, as in year=2024.
+    """
+
+    def __init__(self, place: Place, table: Any, options: Options) -> None:
+        name = place.name
         if options.axis not in (None, 1, -1, (1,), (-1,)) or options.dim is not None:
             raise UnreadableError(f"axis must be 1 for tables, got {options.dim or options.axis} for {name}")
-        self.name, self._table, self.fields, self.schema = name, table, tuple(table.fields), table.schema
+        self.name, self._table, self.schema = name, table, table.schema
+        self._stored = len(table.fields)
+        self._labels = _labels(place, table.fields)
+        asked = [column for column in options.columns or () if column in self._labels]
+        if asked and not options.labels:
+            raise UnreadableError(f"out must be one file, got a folder, whose names hold {asked[0]!r} of {name}")
+        if not options.labels:
+            self._labels = {}
+        labels = (_field(key, value.type, FOLDERS) for key, value in self._labels.items())
+        self.fields = (*table.fields, *labels)
+        named = place.kind != "text" or options.header is not False
         known = [field.name for field in self.fields] if named else None
         self._weights = self._weights_of(options, known)
         self.chosen = self._chosen(options, known)
@@ -118,34 +137,50 @@ class TableSource(Source):
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the chosen columns of each batch as a matrix, in which a column is one piece of memory."""
-        for batch in self._table.batches(start, row, [*self.chosen, *self._weights], self.tabular):
-            *columns, weights = [*batch.rows.columns, None] if not self._weights else batch.rows.columns
-            columns = [columns[i] for i in self.chosen] if self.tabular else columns
-            matrix = self._ring.take((len(columns), batch.rows.num_rows), self.dtype)
-            chosen = self.chosen[batch.first : batch.first + len(columns)]
-            for number, target, column in zip(chosen, matrix, columns, strict=True):
-                plain = _plain(column)
-                if self._exact and (inexact := _inexact(plain)) is not None:
-                    raise UnreadableError(
-                        f"{self.name} must hold integers that float64 holds, got {inexact} in "
-                        f"{self.fields[number].name!r}: dtype=float64 rounds them, an array of them is read as it is"
-                    )
-                _fill(target, plain)
-            if weights is not None:
-                weights = _fill(np.empty(batch.rows.num_rows), _plain(weights))
-            valid, rows = self._nodata.valid(matrix.T, batch.first), batch.rows if self.tabular else None
-            yield Block(matrix.T, (batch.row, batch.first), batch.following, batch.done, valid, weights, rows)
+        read = [number for number in (*self.chosen, *self._weights) if number < self._stored] or [0]
+        for batch in self._table.batches(start, row, read, self.tabular):
+            rows = batch.rows
+            numbers = range(self._stored) if self.tabular else read[batch.first : batch.first + rows.num_columns]
+            labels = {self._stored + i: _repeated(each, len(rows)) for i, each in enumerate(self._labels.values())}
+            columns = dict(zip(numbers, rows.columns, strict=True)) | labels
+            whole = self.tabular or labels or self._weights
+            chosen = self.chosen if whole else self.chosen[batch.first : batch.first + rows.num_columns]
+            matrix = self._ring.take((len(chosen), len(rows)), self.dtype)
+            for number, target in zip(chosen, matrix, strict=True):
+                self._fill(target, number, columns[number])
+            weights = np.empty(len(rows)) if self._weights else None
+            for number in self._weights:
+                self._fill(weights, number, columns[number])
+            valid = self._nodata.valid(matrix.T, batch.first)
+            yield Block(
+                matrix.T,
+                (batch.row, batch.first),
+                batch.following,
+                batch.done,
+                valid,
+                weights,
+                list(columns.values()) if self.tabular else None,
+            )
+
+    def _fill(self, target: Any, number: int, column: Any) -> None:
+        """Fill an array with a column's numbers, unless these are integers that it does not hold."""
+        plain = _plain(column)
+        if self._exact and (inexact := _inexact(plain)) is not None:
+            raise _rounded(self.name, inexact, self.fields[number].name)
+        _fill(target, plain)
 
     def restored(self, block: Block, values: Array) -> Block:
         """Return all columns, of which the chosen ones have these values, or these alone for an array."""
         if block.rows is None:
             return block._replace(values=values)
         pa = needed("pyarrow", "Tables")
-        columns = list(block.rows.columns)
+        columns = list(block.rows)
+        fields = list(self.schema or [None] * self._stored) + [None] * len(self._labels)
+        for number, (field, column) in enumerate(zip(fields, columns, strict=True)):
+            fields[number] = field or pa.field(self.fields[number].name, column.type)
         for number, column in zip(self.chosen, values.T, strict=True):
             columns[number] = pa.array(column, from_pandas=True)
-        names = [field.name for field in self.fields]
-        schema = self.schema or pa.schema(list(zip(names, block.rows.schema.types, strict=True)))
+        schema = pa.schema(fields, metadata=self.schema and self.schema.metadata)
         return block._replace(
             values=pa.Table.from_arrays(columns, schema=_described(schema, self.chosen, values.dtype))
         )
@@ -179,6 +214,28 @@ class TableSource(Source):
         if not self.fields[number].numeric:
             raise UnreadableError(f"weights must name a column of numbers, got {options.weights!r} of {self.name}")
         return [number]
+
+
+def _labels(place: Place, fields: Sequence[Field]) -> dict[str, Any]:
+    """Return the columns that folders name, but for those that the file has itself, each with its value."""
+    pa, own = needed("pyarrow", "Tables"), {field.name for field in fields}
+    return {
+        key: pa.scalar(value, pa.int64() if numeric else pa.string())
+        for key, value, numeric in place.labels
+        if key not in own
+    }
+
+
+def _repeated(value: Any, count: int) -> Any:
+    pa = needed("pyarrow", "Tables")
+    return pa.repeat(value, count) if value.is_valid else pa.nulls(count, value.type)
+
+
+def _rounded(name: str, value: object, column: str) -> UnreadableError:
+    return UnreadableError(
+        f"{name} must hold integers that float64 holds, got {value} in {column!r}: "
+        "dtype=float64 rounds them, an array of them is read as it is"
+    )
 
 
 def _plain(column: Any) -> Any:
@@ -225,19 +282,21 @@ def _numbers(chunk: Any) -> Any:
     return needed("pyarrow.compute", "Tables").divide(digits.cast(pa.float64()), 10.0**kind.scale)
 
 
-def _field(name: str, kind: Any, index: bool = False) -> Field:
-    """Return a column's description, from its type in pyarrow; what is a frame's index does not count."""
+def _field(name: str, kind: Any, kept_out: str = "") -> Field:
+    """Return a column's description, from its type in pyarrow."""
     types = needed("pyarrow", "Tables").types
     value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
     numeric = any(
         is_kind(value) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
     )
-    return Field(name, str(value if numeric else kind), numeric, numeric and not index, types.is_null(kind))
+    if not (numeric or kept_out == INDEX):
+        kept_out = NO_NUMBERS
+    return Field(name, str(value if numeric else kind), numeric, kept_out, types.is_null(kind))
 
 
 def _fields(schema: Any) -> list[Field]:
     index = {name for name in _pandas(schema).get("index_columns", ()) if isinstance(name, str)}
-    return [_field(field.name, field.type, field.name in index) for field in schema]
+    return [_field(field.name, field.type, INDEX if field.name in index else "") for field in schema]
 
 
 def _described(schema: Any, numbers: Sequence[int], dtype: np.dtype[Any]) -> Any:
@@ -303,7 +362,7 @@ class _TextTable:
                 texts = texts or self._parsed(sample, dict.fromkeys(self._types, self._pa.string()))
                 field = field._replace(**self._odd(texts.column(number).to_pylist()))
             # What is empty so far may have numbers later, and is not left out silently.
-            self.fields.append(field._replace(numeric=field.numeric or field.empty, counts=field.counts or field.empty))
+            self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Batch]:
         """Yield what comes behind a place: the columns of these numbers, in that order.
@@ -316,22 +375,44 @@ class _TextTable:
         lines = b""
         for lines, after in self._lines(start or self._begin):
             rows = self._parsed(lines, types, columns)
+            for number in numeric if self._options.dtype is None else ():
+                self._check_integers(lines, number, rows.column(number))
             yield Batch(rows, after, self._done, row)
             row += rows.num_rows
         if not lines:
             yield Batch(self._parsed(b"", types, columns), max(start, self._begin), 1.0, row)
 
+    def _check_integers(self, lines: bytes, number: str, column: Any) -> None:
+        """Refuse integers that were rounded as they became float64, of a column by its number."""
+        compute, pa = needed("pyarrow.compute", "Tables"), self._pa
+        if not pa.types.is_floating(column.type):
+            return
+        values = np.abs(column.to_numpy())
+        large = (values >= 2.0**53) & (values < np.inf)
+        if not large.any():
+            return
+        texts = self._parsed(lines, {number: pa.string()}, [number]).column(0).filter(pa.array(large))
+        texts = compute.utf8_trim_whitespace(texts)
+        texts = texts.filter(compute.match_substring_regex(texts, r"^[+-]?[0-9]+$"))
+        try:
+            found = _inexact(texts.cast(pa.int64()))
+        except pa.ArrowInvalid:  # beyond 64 bits
+            found = next((text for text in texts.to_pylist() if int(text) != float(text)), None)
+        if found is not None:
+            raise _rounded(self._name, found, self._names[int(number)])
+
     def _as_parsed(self, kind: Any) -> Any:
-        """Return how a column of numbers is parsed: as float64, for a later block may have fractions."""
-        return kind if self._pa.types.is_boolean(kind) else self._pa.float64()
+        """Return how a column is parsed: numbers as float64, for a later block may have fractions."""
+        types = self._pa.types
+        numbers = types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)
+        return self._pa.float64() if numbers else kind if types.is_boolean(kind) else self._pa.string()
 
     def _inferred(self, sample: bytes) -> dict[str, Any]:
         """Return the type of each column; what pyarrow takes for integers and not for numbers is text: 0x1F."""
         types = {str(i): kind for i, kind in enumerate(self._parsed(sample).schema.types)}
         while any(self._pa.types.is_integer(kind) for kind in types.values()):
-            numeric = {i: self._as_parsed(kind) if _field("", kind).numeric else kind for i, kind in types.items()}
             try:
-                self._parsed(sample, numeric)
+                self._parsed(sample, {i: self._as_parsed(kind) for i, kind in types.items()})
             except _ConversionError as error:
                 types[str(error.column)] = self._pa.string()
             else:
@@ -388,7 +469,9 @@ class _TextTable:
                 ) from error
             if found is None:
                 raise UnreadableError(f"{self._name} cannot be read: {said}") from error
-            raise _ConversionError(f"{self._name} cannot be read: {said}", int(found[1])) from error
+            entry = re.search("invalid value '(.*)'", said)
+            hint = f" (null_values=[{entry[1]!r}], --null, would count the others)" if entry else ""
+            raise _ConversionError(f"{self._name} cannot be read: {said}{hint}", int(found[1])) from error
 
     def _entries(self, lines: Iterable[str], must: str = "close the quotes it opens") -> Iterator[list[str]]:
         """Yield rows of entries; UnreadableError where a quote is not closed."""
@@ -535,6 +618,7 @@ class _ParquetTable:
         how: dict[str, Any] = {"metadata": metadata, "buffer_size": buffer, "pre_buffer": False}
         self._file = stack.enter_context(parquet.ParquetFile(place.files[0], **how))
         self._name, self._options, self.schema = place.name, options, self._file.schema_arrow
+        self._labelled = bool(place.labels and options.columns)  # whose columns are put between those of the file
         self.fields = _fields(self.schema)
         self._counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         if sum(self._counts) != metadata.num_rows:
@@ -548,7 +632,8 @@ class _ParquetTable:
         for name in sorted(column for column, count in Counter(known).items() if count > 1):
             if name in names:
                 raise UnreadableError(f"{self._name} must have columns of different names, got {name!r} more than once")
-        whole = everything or self._options.rowwise or isinstance(self._options.weights, str)
+        options = self._options
+        whole = everything or options.rowwise or isinstance(options.weights, str) or self._labelled
         slabs = {0: names} if whole else self._slabs(names)
         size = self._rows(max(1, *map(len, slabs.values())), _REWRITTEN if everything else _COPIES)
         pool = needed("pyarrow", "Tables").default_memory_pool()
