@@ -44,7 +44,7 @@ class Place(NamedTuple):
     """Where data are, before anything is opened: their kind, what errors call them, and their files.
 
     ``member`` names an array in a file of several, ``array`` is what is given opened, ``root`` the folder that was
-    named. ``labels`` are the columns that folders in it name, as in year=2024: name, value and whether all are numbers.
+    named. ``labels`` are the columns that folders in it name, as in year=2024: name, value and type.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Place(NamedTuple):
     member: str = ""
     array: Any = None
     root: str | None = None
-    labels: tuple[tuple[str, Any, bool], ...] = ()
+    labels: tuple[tuple[str, Any, str], ...] = ()
 
 
 def suffix_of(path: str) -> str:
@@ -199,28 +199,23 @@ def _of_folder(folder: str) -> list[Place]:
 
 def _labelled(places: list[Place], folder: str) -> list[Place]:
     """Return places with the columns that the names of their folders give, as Hive and pyarrow.dataset have them."""
-    of_each: list[dict[str, str | None]] = []
+    found: list[dict[str, str | None]] = []
     for place in places:
         parts = os.path.relpath(place.name, folder).split(os.sep)[:-1] if is_table(place) else []
         pairs = (map(unquote, part.split("=", 1)) for part in parts if "=" in part)
-        of_each.append({key: None if value == _HIVE_NULL else value for key, value in pairs})
-    numeric = {
-        key: all(labels[key] is None or _is_int64(labels[key]) for labels in of_each if key in labels)
-        for key in set().union(*of_each)
-    }
+        found.append({key: None if value == _HIVE_NULL else value for key, value in pairs})
+    known = [(key, value) for labels in found for key, value in labels.items() if value is not None]
+    texts = {key for key, value in known if not re.fullmatch("-?[0-9]{1,18}", value)}
+    kinds = {key: "string" if key in texts else "int64" for labels in found for key in labels}
     return [
         place._replace(
             labels=tuple(
-                (key, int(value) if value is not None and numeric[key] else value, numeric[key])
+                (key, value if value is None or key in texts else int(value), kinds[key])
                 for key, value in labels.items()
             )
         )
-        for place, labels in zip(places, of_each, strict=True)
+        for place, labels in zip(places, found, strict=True)
     ]
-
-
-def _is_int64(text: str | None) -> bool:
-    return text is not None and re.fullmatch("-?[0-9]{1,18}", text) is not None
 
 
 def _files(folder: str) -> Iterator[str]:

@@ -1,0 +1,128 @@
+"""Columns as pyarrow has them: what they hold, and their numbers as floating-point ones, if that is exact."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbn.io.options import INDEX, NO_NUMBERS, Array
+from fastbn.io.sources import UnreadableError, needed
+
+pa, compute = needed("pyarrow", "Tables"), needed("pyarrow.compute", "Tables")
+
+
+class Field(NamedTuple):
+    """A column of a table: its name and type, and what keeps it from being counted unless it is asked for.
+
+    ``numeric`` columns can be asked for; of ``empty`` ones nothing is known yet. ``odd`` is the first entry that is no
+    number in a column of which others are, or one that is a number spelled in another way; ``why`` says which.
+    """
+
+    name: str
+    type: str
+    numeric: bool
+    kept_out: str
+    empty: bool = False
+    odd: str | None = None
+    why: str = ""
+
+    @classmethod
+    def of(cls, name: str, kind: Any, kept_out: str = "") -> Field:
+        """Return what a column of a type in pyarrow is."""
+        types = pa.types
+        value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
+        numbers = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+        numeric = any(is_kind(value) for is_kind in numbers)
+        why = kept_out if numeric or kept_out == INDEX else NO_NUMBERS
+        return cls(name, str(value if numeric else kind), numeric, why, types.is_null(kind))
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts where nothing is asked for."""
+        return not self.kept_out
+
+    @property
+    def holds(self) -> str:
+        """What errors say of its entries."""
+        return self.type if self.odd is None else f"{self.type}, {self.odd!r} for instance"
+
+
+def fields_of(schema: Any) -> list[Field]:
+    """Return the columns of a schema, of which those of pandas' index do not count."""
+    index = {name for name in _pandas(schema).get("index_columns", ()) if isinstance(name, str)}
+    return [Field.of(each.name, each.type, INDEX if each.name in index else "") for each in schema]
+
+
+def described(schema: Any, numbers: list[int], dtype: np.dtype[Any]) -> Any:
+    """Return a schema in which the columns of these numbers are of a floating-point type, for pandas too."""
+    fields, told = list(schema), _pandas(schema)
+    for number in numbers:
+        fields[number] = fields[number].with_type(pa.from_numpy_dtype(dtype))
+    schema, names = pa.schema(fields, metadata=schema.metadata), {fields[number].name for number in numbers}
+    for column in told.get("columns", ()):
+        if column.get("field_name", column.get("name")) in names:
+            column.update(pandas_type=dtype.name, numpy_type=dtype.name, metadata=None)
+    return schema.with_metadata({**schema.metadata, b"pandas": json.dumps(told).encode()}) if told else schema
+
+
+def _pandas(schema: Any) -> dict[str, Any]:
+    """Return what pandas wrote of a frame, empty where it did not."""
+    try:
+        told = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> None:
+    """Fill an array with a column's numbers; ``shown`` is what errors call the table and the column.
+
+    Where it is to be ``exact``, UnreadableError for integers that float64 does not hold.
+    """
+    if pa.types.is_run_end_encoded(column.type):
+        column = compute.run_end_decode(column)
+    elif pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if exact:
+        refuse(inexact(column), *shown)
+    begin = 0
+    with np.errstate(all="ignore"):
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            target[begin : begin + len(chunk)] = _floats(chunk).to_numpy(zero_copy_only=False)
+            begin += len(chunk)
+
+
+def _floats(chunk: Any) -> Any:
+    """Return floating-point numbers, of decimals the nearest, which pyarrow's own conversion misses by an ulp."""
+    kind = chunk.type
+    if not pa.types.is_decimal(kind):
+        return chunk if pa.types.is_floating(kind) else chunk.cast(pa.float64(), safe=False)
+    if not (pa.types.is_decimal128(kind) and kind.precision <= 15 and 0 <= kind.scale <= 22):
+        return chunk.cast(pa.string()).cast(pa.float64())
+    # Its digits, and the power of ten that they are divided by, are exact in float64.
+    digits = pa.Array.from_buffers(pa.decimal128(kind.precision, 0), len(chunk), chunk.buffers(), offset=chunk.offset)
+    return compute.divide(digits.cast(pa.float64()), 10.0**kind.scale)
+
+
+def inexact(column: Any) -> int | None:
+    """Return the first integer that float64 does not hold."""
+    if column.type not in (pa.int64(), pa.uint64()):
+        return None
+    ends = compute.min_max(column).as_py()
+    if ends["min"] is None or -(2**53) <= ends["min"] <= ends["max"] <= 2**53:
+        return None
+    values = column.drop_null().to_numpy(zero_copy_only=False)
+    with np.errstate(invalid="ignore"):  # 2**63 is rounded to one more than int64 holds
+        changed = values[values.astype(np.float64).astype(values.dtype) != values]
+    return int(changed[0]) if len(changed) else None
+
+
+def refuse(value: object, table: str, column: str) -> None:
+    """Raise UnreadableError for an integer that float64 does not hold, if there is one."""
+    if value is not None:
+        raise UnreadableError(
+            f"{table} must hold integers that float64 holds, got {value} in {column!r}: "
+            "dtype=float64 rounds them, an array of them is read as it is"
+        )

@@ -1,0 +1,276 @@
+"""Texts as tables: .csv and .tsv files, compressed or not, in any encoding.
+
+They are cut into blocks of whole lines, each parsed by pyarrow, so that memory is bounded and a run can go on from a
+place in the file. The first block says which columns hold numbers.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from fastbn.io.columns import Field, compute, inexact, pa, refuse
+from fastbn.io.options import Options
+from fastbn.io.places import TEXTS, Place, compression_of, suffix_of
+from fastbn.io.sources import Block, UnreadableError, needed
+
+# An entry of two characters, its comma included, becomes 8 bytes in pyarrow's column and 8 in ours, twice while it is
+# converted.
+_GROWTH = 12
+# What is meant as a number and written in another way: 1,000 and 1.000,5 and 10% and $5 and (5) and 5- and 1D+3.
+_SPELLED = re.compile(
+    r"'?[-+\u2212(]?[$€£¥]?\s?(\d+([.,]\d*)?|[.,]\d+|\d{1,3}([.,'_\u2019\s]\d{3})+([.,]\d+)?)(e[-+]?\d+|d[-+]\d+)?"
+    r"\s?[-%$€£¥)]?'?",
+    re.I,
+)
+# How compressed files begin, and what those are called that are read as such.
+_PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"(\xb5/\xfd": ".zst", b'\x04"M\x18': ".lz4"}
+_ENCODINGS = "'latin-1' or 'utf-16' for instance"
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+class TextTable:
+    """A text as a table; a place in it is a number of bytes, of the text in UTF-8."""
+
+    def __init__(self, place: Place, options: Options) -> None:
+        self._csv = needed("pyarrow.csv", "Tables")
+        self._name, self._path, self._options, self._done = place.name, place.files[0], options, 0.0
+        self._size = options.block_bytes // (_GROWTH * (2 if options.beside else 1))
+        self._delimiter = options.delimiter or TEXTS[suffix_of(self._path)]
+        self._nulls = [*self._csv.ConvertOptions().null_values, *options.null_values]
+        names, self._begin = self._first_row()
+        if not names:
+            kind = "values" if options.header is False else "names"
+            raise UnreadableError(f"{place.name} must begin with a line of {kind}, got nothing")
+        filled = [entry.strip() for entry in names if entry.strip() not in self._nulls]
+        if options.header is None and filled and all(map(self._is_like_number, filled)):
+            raise UnreadableError(
+                f"{place.name} must begin with the columns' names, or say whether it does by header=True or "
+                f"header=False (--header, --no-header), got numbers alone: {names}"
+            )
+        self._names = [str(i) for i in range(len(names))] if options.header is False else names
+        self.schema = pa.schema([(name, pa.string()) for name in self._names])  # as those are written that stay
+        sample = next(self._lines(self._begin), (b"", 0))[0]
+        parsed = self._parsed(sample)
+        texts = self._parsed(sample, {name: pa.string() for name in parsed.column_names})
+        self.fields, self._types = [], dict[str, Any]()
+        for name, number, kind, column in zip(self._names, texts.column_names, parsed.schema.types, texts, strict=True):
+            # Hexadecimal integers are integers to pyarrow, but no numbers.
+            if kind == pa.int64() and compute.any(compute.match_substring(column, "x", ignore_case=True)).as_py():
+                kind = pa.string()
+            field = Field.of(name, kind)
+            # What is empty so far may have numbers later, and integers fractions.
+            self._types[number] = pa.float64() if field.numeric or field.empty else pa.string()
+            if field.type == "bool":
+                self._types[number] = kind
+            if not (field.numeric or field.empty):
+                field = field._replace(**self._odd(column.to_pylist()))
+            self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
+
+    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Block]:
+        """Yield what comes behind a place: the columns of these numbers, in that order.
+
+        Or, if the flag is set, all columns, of which these are to be numbers and all others to stay what they are.
+        """
+        numeric = {str(i): self._types[str(i)] for i in chosen}
+        types = {**dict.fromkeys(self._types, pa.string()), **numeric}
+        columns = list(types if everything else numeric)
+        lines = b""
+        for lines, after in self._lines(start or self._begin):
+            rows = self._parsed(lines, types, columns)
+            for number in numeric if self._options.dtype is None else ():
+                self._check_integers(lines, number, rows.column(number))
+            yield Block(rows, (row, 0), after, self._done)
+            row += rows.num_rows
+        if not lines:
+            yield Block(self._parsed(b"", types, columns), (row, 0), max(start, self._begin), 1.0)
+
+    def _check_integers(self, lines: bytes, number: str, column: Any) -> None:
+        """Refuse integers that were rounded as they became float64, of a column by its number."""
+        if not pa.types.is_floating(column.type):
+            return
+        values = np.abs(column.to_numpy())
+        large = (values >= 2.0**53) & (values < np.inf)
+        if not large.any():
+            return
+        texts = self._parsed(lines, {number: pa.string()}, [number]).column(0).filter(pa.array(large))
+        texts = compute.utf8_trim_whitespace(texts)
+        texts = texts.filter(compute.match_substring_regex(texts, r"^[+-]?[0-9]+$"))
+        try:
+            found = inexact(texts.cast(pa.int64()))
+        except pa.ArrowInvalid:  # beyond 64 bits
+            found = next((text for text in texts.to_pylist() if int(text) != float(text)), None)
+        refuse(found, self._name, self._names[int(number)])
+
+    def _odd(self, entries: Sequence[str | None]) -> dict[str, Any]:
+        """Return the first entry that is no number, where others are, or one that is meant as a number."""
+        texts = [text for text in entries if text and text not in self._nulls]
+        point = self._options.decimal
+        wrong = [text for text in texts if "." in text.replace(point, "") or not self._is_like_number(text)]
+        mixed = 0 < len(wrong) < len(texts)
+        spelled = (text for text in texts if _SPELLED.fullmatch(text.strip()))
+        odd = wrong[0] if mixed else next(spelled, None)
+        if odd is None:
+            return {}
+        if _SPELLED.fullmatch(odd.strip()):
+            return {"odd": odd, "why": f"not all of its entries are written as numbers are: {odd!r}"}
+        hint = f"(null_values=[{odd!r}], --null, would count the others)"
+        return {"odd": odd, "why": f"not all of it are numbers: {odd!r} {hint}"}
+
+    def _is_like_number(self, text: str) -> bool:
+        """Whether a text is a number, with a point or the decimal mark."""
+        try:
+            float(text.replace("_", "no").replace(self._options.decimal, "."))
+        except ValueError:
+            return False
+        return True
+
+    def _parsed(self, lines: bytes, types: dict[str, Any] | None = None, columns: list[str] | None = None) -> Any:
+        numbers = [str(i) for i in range(len(self._names))]
+        if lines.count(b'"') % 2:  # which pyarrow would take, up to the end, for one entry; blocks before have it even
+            list(self._entries(io.StringIO(lines.decode(errors="replace"), newline="")))
+        lines = _without_comments(lines, self._options.comment)
+        if not lines.strip():
+            kinds = [(n, types[n] if types else pa.null()) for n in columns or numbers]
+            return pa.schema(kinds).empty_table()
+        convert: dict[str, Any] = {"column_types": types, "include_columns": columns, "null_values": self._nulls}
+        try:
+            return self._csv.read_csv(
+                pa.BufferReader(lines),
+                # With threads of its own pyarrow aborts now and then as the interpreter ends:
+                # https://github.com/apache/arrow/issues/34314.
+                self._csv.ReadOptions(column_names=numbers, block_size=max(1, len(lines)), use_threads=False),
+                self._csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=b'"' in lines),
+                self._csv.ConvertOptions(decimal_point=self._options.decimal, **convert),
+            )
+        except pa.ArrowInvalid as error:
+            said = re.sub(r"Row #\d+: ", "", str(error)).splitlines()[0]  # counted from where the block begins
+            found = re.search(r"column #(\d+)", said)
+            said = said if found is None else said.replace(found[0], f"column {self._names[int(found[1])]!r}")
+            if "invalid UTF8" in said:
+                raise UnreadableError(
+                    f"{self._name} must be read with its encoding ({_ENCODINGS}), got {said}"
+                ) from error
+            entry = re.search("invalid value '(.*)'", said)
+            hint = f" (null_values=[{entry[1]!r}], --null, would count the others)" if entry else ""
+            raise UnreadableError(f"{self._name} cannot be read: {said}{hint}") from error
+
+    def _entries(self, lines: Iterable[str], must: str = "close the quotes it opens") -> Iterator[list[str]]:
+        """Yield rows of entries; UnreadableError where a quote is not closed."""
+        try:
+            yield from csv.reader(lines, delimiter=self._delimiter, strict=True)
+        except csv.Error as error:
+            raise UnreadableError(f"{self._name} must {must}, got {error}") from None
+
+    def _first_row(self) -> tuple[list[str], int]:
+        """Return the entries of the first row that is no comment, and where the rows of values begin."""
+        pieces = self._pieces(0)
+        data = next(pieces, b"")
+        begin = 0
+        for mark, encoding in _BOMS if self._options.encoding == "utf-8" else ():
+            if data.startswith(mark):
+                begin = len(mark)
+                if encoding != "utf-8":
+                    raise UnreadableError(f"{self._name} must be read with encoding={encoding!r}, got 'utf-8'")
+        while len(data) < begin + self._size and (piece := next(pieces, b"")):
+            data += piece
+        data = data[begin : begin + self._size]
+        if b"\r" in data and b"\n" not in data:
+            raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
+        lines, at = io.BytesIO(data), 0
+        texts = (_decoded(self._name, line) for line in lines)
+        for _ in self._entries(texts, "begin with a whole row of entries"):
+            if lines.tell() == self._size and not data.endswith(b"\n"):
+                raise self._too_long()
+            row, at = _without_comments(data[at : lines.tell()], self._options.comment), lines.tell()
+            if row.strip(b"\r\n"):
+                entries = next(self._entries(io.StringIO(row.decode(), newline="")))
+                return entries, begin if self._options.header is False else begin + at
+        return [], begin
+
+    def _lines(self, start: int) -> Iterator[tuple[bytes, int]]:
+        """Yield (whole lines, where the next begin) in blocks of a size; a quoted line end ends no line."""
+        pieces, data, piece = self._pieces(start), b"", b" "
+        while True:
+            while piece and len(data) < self._size:
+                piece = next(pieces, b"")
+                data += piece
+            if not data:
+                return
+            head = data[: self._size]
+            end = len(head) if len(head) < self._size else _last_end(head)
+            if not end:
+                raise self._too_long()
+            start += end
+            yield head[:end], start
+            data = data[end:]
+
+    def _pieces(self, start: int) -> Iterator[bytes]:
+        """Yield the text in UTF-8 from a place on, as it comes."""
+        compression, encoding = compression_of(self._path), self._options.encoding
+        decode = codecs.getincrementaldecoder(encoding)().decode
+        with open(self._path, "rb") as file:
+            total, stream = os.fstat(file.fileno()).st_size, _decompressed(file, compression)
+            if compression is None and encoding == "utf-8":
+                start = file.seek(start) - start
+            data = b" "
+            while data:
+                data = stream.read(self._size)
+                piece = data if encoding == "utf-8" else decode(data, final=not data).encode()
+                skipped = min(start, len(piece))
+                start -= skipped
+                self._done = 1.0 if file.closed else file.tell() / max(1, total)
+                if skipped < len(piece):
+                    yield piece[skipped:]
+
+    def _too_long(self) -> UnreadableError:
+        return UnreadableError(
+            f"{self._name} must have lines of at most {self._size} bytes (memory / {4 * _GROWTH}), and close the "
+            "quotes it opens, got a longer one"
+        )
+
+
+def _decompressed(file: Any, compression: str | None) -> Any:
+    if compression is None:
+        return file
+    if compression in ("zstd", "lz4"):  # that Python has nothing for
+        return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
+    return needed({"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}[compression], "Compressed texts").open(file)
+
+
+def _decoded(name: str, line: bytes) -> str:
+    packed = next((suffix for mark, suffix in _PACKED.items() if line.startswith(mark)), None)
+    if packed is not None:
+        raise UnreadableError(f"{name} must have a name that ends in {packed}, for it is compressed")
+    with suppress(UnicodeDecodeError):
+        if b"\0" not in line:
+            return line.decode()
+    raise UnreadableError(f"{name} must be in UTF-8, or be read with its encoding ({_ENCODINGS}), got {line[:40]!r}")
+
+
+def _without_comments(lines: bytes, comment: str | None) -> bytes:
+    """Return lines without what follows a comment's mark outside of quotes, and without lines of comments."""
+    if comment is None or comment.encode() not in lines:
+        return lines
+    mark = re.escape(comment.encode())
+    kept = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", lambda found: found[1] or b"", lines)
+    return re.sub(rb"(?m)^[ \t]*\r?\n", b"", kept) if re.search(rb"(?m)^[ \t]*" + mark, lines) else kept
+
+
+def _last_end(data: bytes) -> int:
+    """Return where the last whole line ends: behind a line end that an even number of quotes is before."""
+    end = data.rfind(b"\n") + 1
+    odd = data.count(b'"', 0, end) % 2
+    while end and odd:
+        before = data.rfind(b"\n", 0, end - 1) + 1
+        odd ^= data.count(b'"', before, end) % 2
+        end = before
+    return end
