@@ -6,6 +6,7 @@ columns at a time where all would be too many.
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.io.columns import Field, described, fields_of, fill, pa
+from fastbn._validation import Shape
+from fastbn.io.columns import Field, compute, described, fields_of, fill, pa
 from fastbn.io.options import FOLDERS, Array, Options
-from fastbn.io.places import Place
+from fastbn.io.places import TEXTS, Place, compression_of, suffix_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed
-from fastbn.io.texts import TextTable
+from fastbn.io.targets import Target
+from fastbn.io.texts import TextTable, compressed
+from fastbn.io.writers import Writer
 
 # Of a value: as decoded, in the matrix, and while it is decoded; in a result and while that is encoded.
 _COPIES, _REWRITTEN = 3, 6
@@ -307,3 +311,55 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[str, str]]:
             numbers = None if others else column.to_numpy(np.float64, na_value=np.nan)
             arrays.append(pa.array(list(map(str, column)) if numbers is None else numbers))
     return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), odd
+
+
+# What is written.
+
+
+class TableWriter(Writer):
+    """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
+
+    def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
+        self._text = target.kind == "text"
+        self._decimal, self._single = options.decimal, len(schema) == 1
+        with ExitStack() as stack:
+            if target.kind == "parquet":
+                self._writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
+            elif target.kind == "orc":
+                self._writer = needed("pyarrow.orc", "ORC tables").ORCWriter(path)
+            elif target.kind == "arrow":
+                self._writer = pa.ipc.new_file(path, schema)
+            else:
+                csv = needed("pyarrow.csv", "Tables")
+                stream: Any = stack.enter_context(open(path, "wb"))
+                stream = stack.enter_context(compressed(stream, compression_of(target.path), "wb"))
+                if options.encoding != "utf-8":
+                    stream = codecs.EncodedFile(stream, "utf-8", options.encoding)
+                delimiter = options.delimiter or TEXTS[suffix_of(target.path)]
+                how = csv.WriteOptions(include_header=options.header is not False, delimiter=delimiter)
+                spelled = self._spelled(schema.empty_table()).schema
+                self._writer = csv.CSVWriter(stream, spelled, write_options=how)
+            stack.callback(self._writer.close)
+            self._close = stack.pop_all().close
+
+    def write(self, corner: Shape, values: Any) -> None:
+        """Append rows, a table of pyarrow's with the columns of the first."""
+        rows = self._spelled(values) if self._text else values
+        (self._writer.write_table if hasattr(self._writer, "write_table") else self._writer.write)(rows)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._close()
+
+    def _spelled(self, rows: Any) -> Any:
+        """Return rows as they are to be in a text: an empty line would be no row, a comma may be the decimal point."""
+        if not self._single and self._decimal == ".":
+            return rows
+        columns = list(rows.columns)
+        for number, field in enumerate(rows.schema):
+            if pa.types.is_floating(field.type):
+                column = columns[number].fill_null(np.nan) if self._single else columns[number]
+                if self._decimal != ".":
+                    column = compute.replace_substring(column.cast(pa.string()), ".", self._decimal)
+                columns[number] = column
+        return pa.Table.from_arrays(columns, names=rows.column_names)

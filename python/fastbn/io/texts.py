@@ -218,7 +218,7 @@ class TextTable:
         compression, encoding = compression_of(self._path), self._options.encoding
         decode = codecs.getincrementaldecoder(encoding)().decode
         with open(self._path, "rb") as file:
-            total, stream = os.fstat(file.fileno()).st_size, _decompressed(file, compression)
+            total, stream = os.fstat(file.fileno()).st_size, compressed(file, compression, "rb")
             if compression is None and encoding == "utf-8":
                 start = file.seek(start) - start
             data = b" "
@@ -238,12 +238,13 @@ class TextTable:
         )
 
 
-def _decompressed(file: Any, compression: str | None) -> Any:
-    if compression is None:
-        return file
+def compressed(file: Any, compression: str | None, mode: str) -> Any:
+    """Return what reads ("rb") or writes ("wb") a compressed text through a file."""
     if compression in ("zstd", "lz4"):  # that Python has nothing for
-        return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
-    return needed({"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}[compression], "Compressed texts").open(file)
+        through = pa.CompressedInputStream if mode == "rb" else pa.CompressedOutputStream
+        return through(pa.PythonFile(file, mode=mode[0]), compression)
+    module = {"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}.get(compression or "")
+    return file if module is None else needed(module, "Compressed texts").open(file, mode)
 
 
 def _decoded(name: str, line: bytes) -> str:

@@ -1,11 +1,10 @@
-"""Where standardized data go: files of every kind, written piece by piece, and folders of such files.
+"""Arrays written region by region, to files of every kind.
 
 Writers are given a temporary name; where a file holds other arrays that are to stay, it is a copy of that file.
 """
 
 from __future__ import annotations
 
-import codecs
 import io
 import math
 import os
@@ -21,9 +20,9 @@ import numpy as np
 from fastbn._validation import Shape
 from fastbn.io.arrays import PACKING, runs
 from fastbn.io.atomic import removed
-from fastbn.io.options import Array, Options, Path
-from fastbn.io.places import KINDS, TABLES, TEXTS, Place, compression_of, split, suffix_of
-from fastbn.io.sources import Block, Origin, Source, needed
+from fastbn.io.options import Array
+from fastbn.io.sources import Origin, needed
+from fastbn.io.targets import Target
 
 # Large enough to be read at the speed of the disk, small enough to be read for a few rows.
 _CHUNK_BYTES = 1 << 20
@@ -34,70 +33,6 @@ _OWN = {
     *("valid_min", "valid_max", "valid_range", "actual_range", "coordinates", "CLASS", "NAME"),
     *("REFERENCE_LIST", "DIMENSION_LIST", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties"),
 }
-
-
-class Target(NamedTuple):
-    """A file, or a folder (``kind`` "folder") of one file for each that is read; ``member`` names the array in it.
-
-    Where the name was given (``named``), the other arrays of the file stay.
-    """
-
-    kind: str
-    path: str
-    member: str = "data"
-    named: bool = False
-
-    @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"{self.path}:{self.member}" if self.named else self.path
-
-    @property
-    def within(self) -> bool:
-        """Whether it is an array of a file that is there."""
-        return self.named and os.path.exists(self.path)
-
-    def is_there(self) -> bool:
-        """Whether there is something that would be replaced."""
-        if not self.within:
-            return os.path.lexists(self.path)
-        if self.kind == "npz":
-            with zipfile.ZipFile(self.path) as archive:
-                return f"{self.member}.npy" in archive.namelist()
-        found: Any
-        if self.kind == "hdf5":
-            with needed("h5py", "HDF5 files").File(self.path, "r") as file:
-                found = file.get(self.member)
-                array = hasattr(found, "dtype")
-        elif self.kind == "zarr":
-            found = needed("zarr", "Zarr stores").open(self.path, mode="r")
-            if hasattr(found, "array_keys"):
-                found = found.get(self.member, None)
-            array = hasattr(found, "dtype")
-        else:
-            raise ValueError(f"out must be a new file where it is NetCDF, got {self.name!r}, in a file that is there")
-        if found is not None and not array:
-            raise ValueError(f"out must name an array, got the group {self.name!r}")
-        return found is not None
-
-    def spares(self, place: Place) -> bool:
-        """Whether a place is another array of the file, which stays."""
-        inside = f"{place.member}/".startswith(f"{self.member}/")
-        return self.named and place.array is None and place.kind == self.kind and bool(place.member) and not inside
-
-
-def target_of(out: Path) -> Target:
-    """Return what a path names; ValueError if its name says nothing that is known."""
-    path = os.fspath(out)
-    bare, member = split(path)
-    if member:
-        return Target(KINDS[suffix_of(bare)], bare, member, True)
-    suffix = suffix_of(path)
-    if suffix in KINDS:
-        return Target(KINDS[suffix], path.rstrip(os.sep))
-    if suffix and not path.endswith(os.sep):
-        raise ValueError(f"out must be a folder or a file of a known kind ({', '.join(KINDS)}), got {path!r}")
-    return Target("folder", path.rstrip(os.sep) or os.sep)
 
 
 class Wanted(NamedTuple):
@@ -184,7 +119,7 @@ def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
     return tuple(chunk)
 
 
-class _Writer:
+class Writer:
     """Takes an array region by region, or a table by rows; how many rows there are shows at the end."""
 
     _array: Any  # can grow: ``resize`` and slicing is all that is known of it here
@@ -214,7 +149,7 @@ class _Writer:
         self._array.resize((rows, *self._array.shape[1:]))
 
 
-class _NpyWriter(_Writer):
+class _NpyWriter(Writer):
     """An .npy file in C order. Its header has the number of rows, and room to write it once more at the end."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -278,7 +213,7 @@ class _NpzWriter(_NpyWriter):
             removed(self._beside)
 
 
-class _Hdf5Writer(_Writer):
+class _Hdf5Writer(Writer):
     """An array of an HDF5 file: a new one, or a copy of one of which everything else stays."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -390,7 +325,7 @@ class _Lenient(io.FileIO):
             raise self._error
 
 
-class _ZarrWriter(_Writer):
+class _ZarrWriter(Writer):
     """An array of a Zarr store in a folder: a new one, or a copy of one of which everything else stays."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
@@ -486,234 +421,10 @@ async def _others_done() -> None:
         await asyncio.wait(others, timeout=_PATIENCE)
 
 
-_WRITERS: dict[str, Callable[[Target, str, Wanted], _Writer]] = {
+WRITERS: dict[str, Callable[[Target, str, Wanted], Writer]] = {
     "npy": _NpyWriter,
     "npz": _NpzWriter,
     "hdf5": _Hdf5Writer,
     "netcdf": _NetcdfWriter,
     "zarr": _ZarrWriter,
 }
-
-
-# Tables.
-
-
-class _TableWriter(_Writer):
-    """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
-
-    def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
-        self._text = target.kind == "text"
-        self._decimal, self._single = options.decimal, len(schema) == 1
-        self._stream: Any = None
-        if target.kind == "parquet":
-            self._writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
-        elif target.kind == "orc":
-            self._writer = needed("pyarrow.orc", "ORC tables").ORCWriter(path)
-        elif target.kind == "arrow":
-            self._writer = needed("pyarrow", "Tables").ipc.new_file(path, schema)
-        else:
-            csv = needed("pyarrow.csv", "Tables")
-            delimiter = options.delimiter or TEXTS[suffix_of(target.path)]
-            how = csv.WriteOptions(include_header=options.header is not False, delimiter=delimiter)
-            self._stream = _text_stream(path, compression_of(target.path), options.encoding)
-            spelled = self._spelled(schema.empty_table()).schema
-            self._writer = csv.CSVWriter(self._stream or path, spelled, write_options=how)
-
-    def write(self, corner: Shape, values: Any) -> None:
-        """Append rows, a table of pyarrow's with the columns of the first."""
-        rows = self._spelled(values) if self._text else values
-        (self._writer.write_table if hasattr(self._writer, "write_table") else self._writer.write)(rows)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._writer.close()
-        if self._stream is not None:
-            self._stream.close()
-
-    def _spelled(self, rows: Any) -> Any:
-        """Return rows as they are to be in a text: an empty line would be no row, a comma may be the decimal point."""
-        pa = needed("pyarrow", "Tables")
-        if not self._single and self._decimal == ".":
-            return rows
-        columns = list(rows.columns)
-        for number, field in enumerate(rows.schema):
-            if pa.types.is_floating(field.type):
-                column = columns[number].fill_null(np.nan) if self._single else columns[number]
-                if self._decimal != ".":
-                    compute = needed("pyarrow.compute", "Tables")
-                    column = compute.replace_substring(column.cast(pa.string()), ".", self._decimal)
-                columns[number] = column
-        return pa.Table.from_arrays(columns, names=rows.column_names)
-
-
-def _text_stream(path: str, compression: str | None, encoding: str) -> Any:
-    """Return what a text is written through, None where that is the file itself."""
-    if compression is None and encoding == "utf-8":
-        return None
-    if compression in ("zstd", "lz4"):
-        pa = needed("pyarrow", "Tables")
-        raw: Any = pa.CompressedOutputStream(path, compression)
-    elif compression is None:
-        raw = open(path, "wb")  # noqa: SIM115 (closed by the writer)
-    else:
-        raw = needed({"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}[compression], "Compressed texts").open(path, "wb")
-    return raw if encoding == "utf-8" else codecs.EncodedFile(raw, "utf-8", encoding)
-
-
-# Sinks, which take the pieces of many sources.
-
-
-class FileSink:
-    """One file. Sources follow each other along axis 0."""
-
-    def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
-        self._tabular = target.kind in TABLES.values()
-        self._target, self._path, self._options = target, path, options
-        self._writer: _Writer | None = None
-        self._kind: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
-        self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
-        self._resumed = resumed is not None
-
-    def begin(self, place: Place, source: Source) -> None:
-        """Begin with a source behind those that were written, or go on with one."""
-        if self._begin and 0 in source.axis:
-            raise ValueError(f"out must be a folder for several arrays with features along axis 0, got {source.name}")
-
-    def write(self, block: Block, source: Source) -> None:
-        """Write a block of the source that was begun with."""
-        values, corner = block.values, block.corner
-        if source.flat and not self._tabular:
-            values, corner = values[:, 0], corner[:1]
-        if self._tabular:
-            shape, kind = values.shape, (values.schema.names, values.schema.types)
-        else:
-            shape = _shape_of(values, source)
-            kind = (shape[1:], values.dtype)
-        if self._writer is None:
-            self._kind = kind
-            if self._tabular:
-                self._writer = _TableWriter(self._target, self._path, values.schema, self._options)
-            else:
-                wanted = Wanted(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
-                self._writer = _WRITERS[self._target.kind](self._target, self._path, wanted)
-        if kind != self._kind:
-            what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._kind, kind
-            raise ValueError(
-                f"out must be a folder where {what} or types differ: one file holds {held} of {of}, "
-                f"got {got} of {other} from {block.name or source.name}"
-            )
-        at = self._begin + corner[0]
-        self.rows = max(self.rows, at + len(values))
-        self._writer.write((at, *corner[1:]), values)
-
-    def end(self) -> None:
-        """End a source that is complete."""
-        self._begin = self.rows
-
-    def settle(self) -> None:
-        """Have the system write out what was written."""
-        if self._writer is not None:
-            self._writer.settle(self.rows)
-
-    def undo(self) -> bool:
-        """Whether a source that failed has left nothing behind."""
-        return self.rows == self._begin
-
-    def finish(self) -> None:
-        """Complete the file."""
-        if self._writer is not None:
-            self._writer.finish(self.rows)
-        elif not self._resumed:  # else it was complete when the run was stopped
-            raise ValueError("source must hold something that can be read, got nothing")
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _shape_of(values: Array, source: Source) -> Shape:
-    """Return the shape of what is made of a source, of which a block may be a part."""
-    if source.shape is None:
-        return values.shape
-    whole = list(source.shape)
-    for axis, size in zip(source.axis, source.features, strict=True):
-        whole[axis] = size
-    return tuple(whole[: values.ndim])
-
-
-class FolderSink:
-    """A folder: of one file for each source, of its name and kind, and of one .npy file for each image."""
-
-    rows = 0
-
-    def __init__(self, path: str, options: Options, resumed: bool = False) -> None:
-        self._path, self._options, self._resumed = path, options, resumed
-        self._file: FileSink | None = None
-        self._made = ""
-        self._root: str | None = None
-        os.makedirs(path, exist_ok=resumed)
-
-    def begin(self, place: Place, source: Source) -> None:
-        """Begin with a source, of which a run that was stopped may have left a part."""
-        self._root = place.root
-        if place.kind == "images":
-            return
-        file = place.files[0].rstrip(os.sep) if place.files else f"{place.name}.npy"
-        name = os.path.relpath(file, self._root) if self._root else os.path.basename(file)
-        if self._resumed:
-            removed(os.path.join(self._path, name))
-        self._resumed = False
-        self._made = self._free(name, place.name)
-        target = Target(KINDS[suffix_of(name)], name, place.member or "data", bool(place.member))
-        self._file = FileSink(target, self._made, self._options)
-        self._file.begin(place, source)
-
-    def write(self, block: Block, source: Source) -> None:
-        """Write a block of a source, or an image."""
-        if self._file is not None:
-            self._file.write(block, source)
-            return
-        name = os.path.relpath(block.name, self._root) if self._root else os.path.basename(block.name)
-        name = f"{os.path.splitext(name)[0]}{block.page}.npy"
-        if self._resumed and os.path.exists(os.path.join(self._path, name)):  # written when the run was stopped
-            removed(os.path.join(self._path, name))
-        else:
-            self._resumed = False
-        np.save(self._free(name, block.name), block.values[0])
-
-    def end(self) -> None:
-        """Complete the file of a source."""
-        if self._file is not None:
-            self._file.finish()
-        self.close()
-        self._made = ""
-
-    def settle(self) -> None:
-        """Have the system write out what was written, which is in many files."""
-        os.sync()
-
-    def undo(self) -> bool:
-        """Remove what a source that failed has left behind, of which images leave nothing."""
-        self.close()
-        if self._made:
-            removed(self._made)
-        return True
-
-    def finish(self) -> None:
-        """Complete the folder."""
-        if not os.listdir(self._path):
-            raise ValueError("source must hold something that can be read, got nothing")
-
-    def close(self) -> None:
-        """Let go of the file of a source."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-    def _free(self, name: str, source: str) -> str:
-        path = os.path.join(self._path, name)
-        if os.path.lexists(path):
-            raise ValueError(f"out must be a folder in which no two files have one name, got {name!r} for {source}")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return path

@@ -1,0 +1,174 @@
+"""Sinks: one file, or a folder of files, that take what is made of many sources, block by block."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fastbn._validation import Shape
+from fastbn.io.atomic import removed
+from fastbn.io.options import Array, Options
+from fastbn.io.places import KINDS, TABLES, Place, suffix_of
+from fastbn.io.sources import Block, Source
+from fastbn.io.targets import Target
+from fastbn.io.writers import WRITERS, Wanted, Writer
+
+
+class FileSink:
+    """One file. Sources follow each other along axis 0."""
+
+    def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
+        self._tabular = target.kind in TABLES.values()
+        self._target, self._path, self._options = target, path, options
+        self._writer: Writer | None = None
+        self._kind: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
+        self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
+        self._resumed = resumed is not None
+
+    def begin(self, place: Place, source: Source) -> None:
+        """Begin with a source behind those that were written, or go on with one."""
+        if self._begin and 0 in source.axis:
+            raise ValueError(f"out must be a folder for several arrays with features along axis 0, got {source.name}")
+
+    def write(self, block: Block, source: Source) -> None:
+        """Write a block of the source that was begun with."""
+        values, corner = block.values, block.corner
+        if source.flat and not self._tabular:
+            values, corner = values[:, 0], corner[:1]
+        if self._tabular:
+            shape, kind = values.shape, (values.schema.names, values.schema.types)
+        else:
+            shape = _shape_of(values, source)
+            kind = (shape[1:], values.dtype)
+        if self._writer is None:
+            self._kind = kind
+            if self._tabular:
+                from fastbn.io.tables import TableWriter  # where pyarrow is needed
+
+                self._writer = TableWriter(self._target, self._path, values.schema, self._options)
+            else:
+                wanted = Wanted(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
+                self._writer = WRITERS[self._target.kind](self._target, self._path, wanted)
+        if kind != self._kind:
+            what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._kind, kind
+            raise ValueError(
+                f"out must be a folder where {what} or types differ: one file holds {held} of {of}, "
+                f"got {got} of {other} from {block.name or source.name}"
+            )
+        at = self._begin + corner[0]
+        self.rows = max(self.rows, at + len(values))
+        self._writer.write((at, *corner[1:]), values)
+
+    def end(self) -> None:
+        """End a source that is complete."""
+        self._begin = self.rows
+
+    def settle(self) -> None:
+        """Have the system write out what was written."""
+        if self._writer is not None:
+            self._writer.settle(self.rows)
+
+    def undo(self) -> bool:
+        """Whether a source that failed has left nothing behind."""
+        return self.rows == self._begin
+
+    def finish(self) -> None:
+        """Complete the file."""
+        if self._writer is not None:
+            self._writer.finish(self.rows)
+        elif not self._resumed:  # else it was complete when the run was stopped
+            raise ValueError("source must hold something that can be read, got nothing")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _shape_of(values: Array, source: Source) -> Shape:
+    """Return the shape of what is made of a source, of which a block may be a part."""
+    if source.shape is None:
+        return values.shape
+    whole = list(source.shape)
+    for axis, size in zip(source.axis, source.features, strict=True):
+        whole[axis] = size
+    return tuple(whole[: values.ndim])
+
+
+class FolderSink:
+    """A folder: of one file for each source, of its name and kind, and of one .npy file for each image."""
+
+    rows = 0
+
+    def __init__(self, path: str, options: Options, resumed: bool = False) -> None:
+        self._path, self._options, self._resumed = path, options, resumed
+        self._file: FileSink | None = None
+        self._made = ""
+        self._root: str | None = None
+        os.makedirs(path, exist_ok=resumed)
+
+    def begin(self, place: Place, source: Source) -> None:
+        """Begin with a source, of which a run that was stopped may have left a part."""
+        self._root = place.root
+        if place.kind == "images":
+            return
+        file = place.files[0].rstrip(os.sep) if place.files else f"{place.name}.npy"
+        name = os.path.relpath(file, self._root) if self._root else os.path.basename(file)
+        if self._resumed:
+            removed(os.path.join(self._path, name))
+        self._resumed = False
+        self._made = self._free(name, place.name)
+        target = Target(KINDS[suffix_of(name)], name, place.member or "data", bool(place.member))
+        self._file = FileSink(target, self._made, self._options)
+        self._file.begin(place, source)
+
+    def write(self, block: Block, source: Source) -> None:
+        """Write a block of a source, or an image."""
+        if self._file is not None:
+            self._file.write(block, source)
+            return
+        name = os.path.relpath(block.name, self._root) if self._root else os.path.basename(block.name)
+        name = f"{os.path.splitext(name)[0]}{block.page}.npy"
+        if self._resumed and os.path.exists(os.path.join(self._path, name)):  # written when the run was stopped
+            removed(os.path.join(self._path, name))
+        else:
+            self._resumed = False
+        np.save(self._free(name, block.name), block.values[0])
+
+    def end(self) -> None:
+        """Complete the file of a source."""
+        if self._file is not None:
+            self._file.finish()
+        self.close()
+        self._made = ""
+
+    def settle(self) -> None:
+        """Have the system write out what was written, which is in many files."""
+        os.sync()
+
+    def undo(self) -> bool:
+        """Remove what a source that failed has left behind, of which images leave nothing."""
+        self.close()
+        if self._made:
+            removed(self._made)
+        return True
+
+    def finish(self) -> None:
+        """Complete the folder."""
+        if not os.listdir(self._path):
+            raise ValueError("source must hold something that can be read, got nothing")
+
+    def close(self) -> None:
+        """Let go of the file of a source."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def _free(self, name: str, source: str) -> str:
+        path = os.path.join(self._path, name)
+        if os.path.lexists(path):
+            raise ValueError(f"out must be a folder in which no two files have one name, got {name!r} for {source}")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
