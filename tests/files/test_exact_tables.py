@@ -480,6 +480,8 @@ def test_integers_of_texts_are_not_rounded_without_a_word(tmp_path: Path, entry:
         with pytest.raises(ValueError, match="integers that float64 holds"):
             fastbn.standardize(path, moments, tmp_path / "y.csv", memory=LEAST)
         assert sorted(os.listdir(tmp_path)) == ["x.csv"]
+        fastbn.standardize(path, moments, tmp_path / "y.npy", memory=LEAST, dtype="float64")
+        (tmp_path / "y.npy").unlink()
     path.write_text(f"id;v\n{entry};1,5\n")
     with pytest.raises(ValueError, match="integers that float64 holds"):
         fastbn.stream(path, delimiter=";", decimal=",")

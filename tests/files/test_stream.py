@@ -280,3 +280,22 @@ def test_masked_arrays_are_refused_by_the_name_of_the_argument() -> None:
         fastbn.stream(masked)
     with pytest.raises(TypeError, match=r"^source\[1\] must not be a masked array, got MaskedArray$"):
         fastbn.stream([np.ones((3, 2)), masked])
+
+
+def test_numbers_of_more_than_64_bits_are_not_rounded_without_a_word(tmp_path: Path) -> None:
+    x = np.array([[1.0, 2.0], [3.0, np.nan], [np.inf, 5.0]], np.longdouble)
+    np.save(tmp_path / "x.npy", x)
+    assert fastbn.stream(tmp_path / "x.npy", columns=[1], nan="omit").mean == [3.5]
+    x[1, 0] = np.longdouble(1) / 3
+    np.save(tmp_path / "x.npy", x)
+    moments = fastbn.stream(tmp_path / "x.npy", dtype="float64", where_finite=True)
+    assert moments.mean.tolist() == [float((1 + x[1, 0]) / 2), 3.5]
+    for source in (tmp_path / "x.npy", x):
+        with pytest.raises(
+            ValueError, match=r"must hold numbers that float64 holds, got 0\.333333.* of float128: dtype=fl"
+        ):
+            fastbn.stream(source)
+        with pytest.raises(ValueError, match="must hold numbers that float64 holds"):
+            fastbn.standardize(source, moments, tmp_path / "y.npy", overwrite=True)
+        fastbn.standardize(source, moments, tmp_path / "y.npy", dtype="float64", overwrite=True)
+    assert fastbn.stream(tmp_path / "x.npy", columns=[1], nan="omit").mean == [3.5]

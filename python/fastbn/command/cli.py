@@ -8,14 +8,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
 
 from fastbn import __version__, config
-from fastbn._moments.moments import Moments
 from fastbn.command import display
 from fastbn.io.checkpoints import is_checkpoint
 from fastbn.io.counting import streamed
@@ -146,6 +145,8 @@ def stats(
     """Print count, mean, std, min and max of each feature."""
     kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
     with _usage():
+        for path in out:
+            checked_suffix(path)
         if given["resume"] and kept is None:
             raise ValueError("--resume needs --out or --checkpoint, which say where the checkpoint is")
         if kept is not None and os.path.realpath(kept) in map(os.path.realpath, out):
@@ -153,15 +154,23 @@ def stats(
         options = _options(given, checkpoint=kept)
     _check_outputs(out, force, sources)
     if kept is not None:
-        _check_checkpoint(kept, options.resume, sources)
+        _check_no_source("--checkpoint", kept, sources)
+        if not options.resume and is_checkpoint(kept):
+            display.note(f"{kept} is of a run that was interrupted; --resume would have gone on from it")
+        if options.resume and not os.path.exists(kept):
+            display.note(f"{kept} is not there, so this begins at the beginning")
     with _resumable(kept), display.progress("counting") as report:
-        found = streamed(_one_or_several(sources), options.but(progress=report))
+        found = streamed(sources, options.but(progress=report))
     _note_left_out(sources)
     for path in out:
         save_stats(found.moments, path)
     if out:
         found.settle()
-    _show(found.moments, as_json, {} if given["columns"] else found.others, skipped=found.skipped, notes=found.notes)
+    notes = {"notes": found.notes} if found.notes else {}
+    if as_json:
+        print(to_json(found.moments, skipped=found.skipped, **notes))
+    else:
+        display.show_stats(found.moments, {} if given["columns"] else found.others, found.notes)
     sys.stdout.flush()
     found.settle()
 
@@ -173,7 +182,7 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
         options = _options(given | {"dtype": None}, written=given["dtype"], overwrite=force)
         target_for(out, options)
     with _resumable("" if options.resume else None), display.progress("writing") as report:
-        standardized(_one_or_several(sources), statistics, out, options.but(progress=report))
+        standardized(sources, statistics, out, options.but(progress=report))
     _note_left_out(sources)
     spoiled = display.spoiled(load_stats(statistics))
     if spoiled:
@@ -183,13 +192,16 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
 def merge(files: Sequence[str], out: Sequence[str], force: bool, as_json: bool) -> None:
     """Merge statistics of parts into those of the whole."""
     with _usage():
-        for path in files:
+        for path in (*files, *out):
             checked_suffix(path)
     _check_outputs(out, force)
     result = merged_stats(files)
     for path in out:
         save_stats(result, path)
-    _show(result, as_json)
+    if as_json:
+        print(to_json(result))
+    else:
+        display.show_stats(result)
 
 
 def info(as_json: bool) -> None:
@@ -283,10 +295,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _one_or_several(sources: Sequence[str]) -> Any:
-    return sources[0] if len(sources) == 1 else sources
-
-
 @contextmanager
 def _usage() -> Iterator[None]:
     """Make what is wrong with arguments, whatever files there are, an error of usage, which names the option."""
@@ -314,9 +322,6 @@ def _noted(name: str, error: Exception) -> None:
 
 def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = ()) -> None:
     for path in paths:
-        with _usage():
-            checked_suffix(path)
-    for path in paths:
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         _check_no_source("--out", path, sources)
@@ -326,14 +331,6 @@ def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = (
         if not os.access(folder, os.W_OK):  # said now, not when everything is counted
             code = errno.EACCES if os.path.isdir(folder) else errno.ENOENT
             raise OSError(code, os.strerror(code), folder)
-
-
-def _check_checkpoint(path: str, resume: bool, sources: Sequence[str]) -> None:
-    _check_no_source("--checkpoint", path, sources)
-    if not resume and is_checkpoint(path):
-        display.note(f"{path} is of a run that was interrupted; --resume would have gone on from it")
-    if resume and not os.path.exists(path):
-        display.note(f"{path} is not there, so this begins at the beginning")
 
 
 def _check_no_source(name: str, path: str, sources: Sequence[str]) -> None:
@@ -361,12 +358,3 @@ def _note_left_out(sources: Sequence[str]) -> None:
         if others:
             shown = f"{others[0]}, ..." if len(others) > 1 else others[0]
             display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {shown}")
-
-
-def _show(
-    result: Moments, as_json: bool, others: Mapping[str, Sequence[str]] = {}, notes: Sequence[str] = (), **more: Any
-) -> None:
-    if as_json:
-        print(to_json(result, **more, **({"notes": list(notes)} if notes else {})))
-    else:
-        display.show_stats(result, others, notes)

@@ -77,7 +77,7 @@ class ArraySource(Source):
         self.axis = _axes(name, options, self.shape, stored.origin.dims)
         self._packing = _Packing(stored, options.nodata is None)
         self.dtype = computed_as(name, self._packing.dtype, options.dtype)
-        self.notes, self._copies = self._packing.notes, Ring(options)
+        self.notes, self._copies, self._exact = self._packing.notes, Ring(options), options.exact
         lone = len(self.axis) == 1
         count = self.shape[self.axis[0]] if lone else 0
         self.features = tuple(self.shape[a] for a in self.axis)
@@ -116,8 +116,17 @@ class ArraySource(Source):
                 copy = self._copies.take(values.shape, self.dtype)
                 with np.errstate(all="ignore"):
                     np.copyto(copy, self._packing.unpacked(values), casting="unsafe")
+                if self._exact and values.dtype.itemsize > 8 and not self._packing.packed:
+                    self._check_rounded(values[(copy != values) & (values == values)])
                 values = copy
             yield Block(values, tuple(part.start for part in region), number + 1, (number + 1) / len(self._grid), valid)
+
+    def _check_rounded(self, lost: Array) -> None:
+        if lost.size:
+            shown = f"{lost[0]} of {lost.dtype}"
+            raise UnreadableError(
+                f"{self.name} must hold numbers that float64 holds, got {shown}: dtype=float64 rounds it"
+            )
 
     def restored(self, block: Block, values: Array) -> Block:
         """Return the chosen features in the order asked for."""

@@ -224,6 +224,11 @@ class Options:
                 object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
 
     @property
+    def exact(self) -> bool:
+        """Whether values are to be refused that would be rounded: no type was asked for."""
+        return self.dtype is None and self.written is None
+
+    @property
     def block_bytes(self) -> int:
         """Most bytes of one block: one is read, one computed with, `depth` wait, and one more is slack."""
         return min(self.memory // 4, _LARGEST_BLOCK)

@@ -77,8 +77,8 @@ class TableSource(Source):
         self.more = sorted(counted - set(self.names) - {self.fields[i].name for i in self._weights})
         if options.columns is None:
             self.suspects = [(field.name, field.why) for field in self.fields if field.odd is not None]
-        self._exact = options.dtype is None
-        single = self._exact and all(field.type in ("float", "halffloat") for field in chosen)
+        self._exact = options.exact
+        single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
         self.tabular, self._ring = options.tabular, Ring(options)
         self._nodata = NoData(options, name, self.chosen, known, len(self.fields))

@@ -86,7 +86,7 @@ class TextTable:
         lines = b""
         for lines, after in self._lines(start or self._begin):
             rows = self._parsed(lines, types, columns)
-            for number in numeric if self._options.dtype is None else ():
+            for number in numeric if self._options.exact else ():
                 self._check_integers(lines, number, rows.column(number))
             yield Block(rows, (row, 0), after, self._done)
             row += rows.num_rows
