@@ -27,7 +27,6 @@ from fastbn.io.statsfiles import checked_suffix, load_stats, merged_stats, save_
 
 
 def _nbytes(text: str) -> int:
-    """Return a number of bytes."""
     digits = text.upper().removesuffix("B").removesuffix("I")
     unit = {"K": 10, "M": 20, "G": 30}.get(digits[-1:], 0)
     try:
@@ -37,7 +36,6 @@ def _nbytes(text: str) -> int:
 
 
 def _axes(text: str) -> int | tuple[int, ...]:
-    """Return one axis, or several."""
     try:
         axes = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -93,7 +91,6 @@ def _option(names: str, text: str, **settings: Any) -> Any:
 
 
 def _dims(context: Any, option: Any, texts: Sequence[str]) -> list[str] | None:
-    """Return the names in all texts."""
     return [part.strip() for text in texts for part in text.split(",") if part.strip()] or None
 
 

@@ -108,7 +108,8 @@ class ArraySource(Source):
             if kept is None:
                 continue
             values = self._stored.read(region[:1] if self.flat else region).reshape(extent(region))[kept]
-            values = self._packing.signed(values)
+            if self._packing.unsigned is not None:
+                values = values.view(self._packing.unsigned)
             valid = self._nodata.valid(values, first)
             if values.dtype == self.dtype and not self._packing.packed:
                 values = values.view(self.dtype)  # that says "=" of its byte order, where the file's may say "<"
@@ -117,16 +118,11 @@ class ArraySource(Source):
                 with np.errstate(all="ignore"):
                     np.copyto(copy, self._packing.unpacked(values), casting="unsafe")
                 if self._exact and values.dtype.itemsize > 8 and not self._packing.packed:
-                    self._check_rounded(values[(copy != values) & (values == values)])
+                    for lost in values[(copy != values) & (values == values)][:1]:
+                        shown = f"{lost} of {lost.dtype}: dtype=float64 rounds it"
+                        raise UnreadableError(f"{self.name} must hold numbers that float64 holds, got {shown}")
                 values = copy
             yield Block(values, tuple(part.start for part in region), number + 1, (number + 1) / len(self._grid), valid)
-
-    def _check_rounded(self, lost: Array) -> None:
-        if lost.size:
-            shown = f"{lost[0]} of {lost.dtype}"
-            raise UnreadableError(
-                f"{self.name} must hold numbers that float64 holds, got {shown}: dtype=float64 rounds it"
-            )
 
     def restored(self, block: Block, values: Array) -> Block:
         """Return the chosen features in the order asked for."""
@@ -179,28 +175,25 @@ class _Packing:
 
     def __init__(self, stored: Stored, honoured: bool) -> None:
         attrs, self.dtype = stored.origin.attrs, stored.dtype
-        unsigned = str(attrs.get("_Unsigned", "")).lower() == "true" and self.dtype.kind == "i"
-        self._seen_as = np.dtype(f"{self.dtype.byteorder}u{self.dtype.itemsize}") if unsigned else None
-        self.dtype = self._seen_as or self.dtype
+        self.unsigned: np.dtype[Any] | None = None
+        if str(attrs.get("_Unsigned", "")).lower() == "true" and self.dtype.kind == "i":
+            self.dtype = self.unsigned = np.dtype(f"{self.dtype.byteorder}u{self.dtype.itemsize}")
         self.nodata: tuple[Any, ...] = ()
         self.notes: list[str] = []
         for key in ("_FillValue", "missing_value") if honoured and self.dtype.kind in "iuf" else ():
             given = self._numbers(attrs[key]) if key in attrs else ()
             self.nodata += tuple(value for value in given if value not in self.nodata)
             self.notes += [f"left out as no data: {value:.15g} ({key})" for value in given if value == value]
-        self._scale, self._offset = (_one(attrs.get(key, default)) for key, default in _FACTORS)
-        self.packed = (self._scale, self._offset) != (1, 0)
+        factors = (attrs.get("scale_factor", 1), attrs.get("add_offset", 0))
+        self._scale, self._offset = (np.float64(np.asarray(factor).reshape(-1)[0]) for factor in factors)
+        self.packed = bool(self._scale != 1 or self._offset != 0)
         if self.packed:
             self.dtype = np.dtype(np.float64)
             self.notes.append(f"unpacked: stored values * {self._scale:.15g} + {self._offset:.15g}")
 
-    def signed(self, values: Array) -> Array:
-        """Return values with the sign that they are to have."""
-        return values if self._seen_as is None else values.view(self._seen_as)
-
     def unpacked(self, values: Array) -> Array:
         """Return the numbers that stored values stand for."""
-        return values * np.float64(self._scale) + np.float64(self._offset) if self.packed else values
+        return values * self._scale + self._offset if self.packed else values
 
     def _numbers(self, given: Any) -> tuple[Any, ...]:
         """Return an attribute's values in the array's type; zarr's version 3 has floats as text of their bytes."""
@@ -212,16 +205,9 @@ class _Packing:
         array = np.atleast_1d(np.asarray(given))
         if array.dtype.kind not in "iuf":
             return ()
-        if self._seen_as is not None and array.dtype.kind == "i":
+        if self.unsigned is not None and array.dtype.kind == "i":
             array = array.astype(self.dtype)
         return tuple(array.tolist())
-
-
-_FACTORS = (("scale_factor", 1), ("add_offset", 0))
-
-
-def _one(value: Any) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
 
 
 def computed_as(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any] | None) -> np.dtype[Any]:

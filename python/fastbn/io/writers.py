@@ -61,16 +61,6 @@ class Wanted(NamedTuple):
         dims = self.origin.dims
         return dims if dims is not None and len(dims) == len(self.trailing) + 1 else None
 
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """What it says of itself: all that does not say how the source's numbers are stored."""
-        return _told(self.origin.attrs)
-
-    @property
-    def around(self) -> dict[str, Any]:
-        """What the file of the source says of itself."""
-        return _told(self.origin.around)
-
     def name(self, target: Target) -> str:
         """Return what it is called: as it is asked for, or as the source is, if that is not one of the coordinates."""
         taken = () if self.origin.coords is None else self.origin.coords.variables
@@ -92,20 +82,18 @@ class Wanted(NamedTuple):
 
 
 def _told(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes but for those that libraries keep for themselves."""
-    return {key: _plain(value) for key, value in attrs.items() if key not in _OWN}
+    """Return attributes as JSON has them, but for those that say how numbers are stored, or are the libraries' own."""
+    plain = {}
+    for key, value in attrs.items():
+        if key not in _OWN:
+            value = value.decode(errors="replace") if isinstance(value, bytes) else value
+            plain[key] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    return plain
 
 
-def _simple(attrs: dict[str, Any]) -> dict[str, Any]:
-    """Return attributes that HDF5 has too: numbers and texts, and arrays of these."""
-    return {key: value for key, value in attrs.items() if np.asarray(value).dtype.kind in "biufU"}
-
-
-def _plain(value: Any) -> Any:
-    """Return an attribute as every format takes it."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+def _simple(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those that HDF5 has too: numbers and texts, and arrays of these."""
+    return {key: value for key, value in _told(attrs).items() if np.asarray(value).dtype.kind in "biufU"}
 
 
 def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
@@ -241,9 +229,9 @@ class _Hdf5Writer(Writer):
                 dim.attach_scale(self._file[scale])
             if label:  # an empty one would be an attribute too
                 dim.label = label
-        self._array.attrs.update(_simple(wanted.attrs))
+        self._array.attrs.update(_simple(wanted.origin.attrs))
         if not target.within:
-            self._file.attrs.update(_simple(wanted.around))
+            self._file.attrs.update(_simple(wanted.origin.around))
 
     def _opened(self, path: str, there: bool) -> Any:
         self._raw = _Lenient(path, "r+" if there else "w+")
@@ -281,8 +269,8 @@ class _NetcdfWriter(_Hdf5Writer):
         self._most = wanted.limit(coords)
         chunks = (max(1, int(min(wanted.chunks[0], self._most))), *wanted.chunks[1:])
         self._array = self._file.create_variable(wanted.name(target), self._dims, wanted.dtype, chunks=chunks)
-        self._array.attrs.update(_simple(wanted.attrs))
-        self._file.attrs.update(_simple(wanted.around))
+        self._array.attrs.update(_simple(wanted.origin.attrs))
+        self._file.attrs.update(_simple(wanted.origin.around))
         names = [str(name) for name in ([] if coords is None else coords.coords) if name not in self._dims]
         if names:
             self._array.attrs["coordinates"] = " ".join(names)
@@ -339,7 +327,9 @@ class _ZarrWriter(Writer):
         if not wanted.resumed and coords is not None:
             name, source = wanted.name(target), wanted.origin.stored
             version = source.metadata.zarr_format if isinstance(source, self._zarr.Array) else None
-            coords.assign_attrs(wanted.around).to_zarr(path, mode="w", consolidated=False, zarr_format=version)
+            coords.assign_attrs(_told(wanted.origin.around)).to_zarr(
+                path, mode="w", consolidated=False, zarr_format=version
+            )
         self._array = self._zarr.open(path, mode="r+") if wanted.resumed else self._created(path, name, wanted)
         if not hasattr(self._array, "dtype"):
             self._array = self._array[name or wanted.name(target)]
@@ -362,7 +352,7 @@ class _ZarrWriter(Writer):
 
     def _created(self, path: str, name: str | None, wanted: Wanted) -> Any:
         options: dict[str, Any] = {"shape": (0, *wanted.trailing), "chunks": wanted.chunks, "dtype": wanted.dtype}
-        source, attrs = wanted.origin.stored, wanted.attrs
+        source, attrs = wanted.origin.stored, _told(wanted.origin.attrs)
         ours = isinstance(source, self._zarr.Array)
         if not hasattr(self._zarr, "create_array"):  # pragma: no cover (version 2 of zarr)
             attrs |= {} if wanted.dims is None else {"_ARRAY_DIMENSIONS": list(wanted.dims)}
