@@ -513,3 +513,15 @@ def test_what_is_too_large_is_said_with_what_allows_it(
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match=rf"x.{suffix} {said}"):
             fastbn.stream(tmp_path / f"x.{suffix}", mode=mode)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("jp2", "jpeg2k"), ("avif", "avif"), ("png", "png")])
+def test_what_is_too_large_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, codec: str
+) -> None:
+    pixels = np.zeros((40, 50, 3), np.uint8 if codec == "avif" else np.uint16)
+    (tmp_path / f"x.{suffix}").write_bytes(getattr(imagecodecs, f"{codec}_encode")(pixels))
+    assert fastbn.stream(tmp_path / f"x.{suffix}", max_pixels=2000).count == 2000
+    monkeypatch.setattr(imagecodecs, f"{codec}_decode", pytest.fail)
+    with pytest.raises(ValueError, match=rf"x.{suffix} must have at most 1999 pixels, got 2000 \(max_pixels="):
+        fastbn.stream(tmp_path / f"x.{suffix}", max_pixels=1999)

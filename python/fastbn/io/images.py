@@ -324,6 +324,9 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
             width, height, _, colour = struct.unpack(">16x2I2B", file.read(26))
         channels, deep = 3 if colour & 2 else 1, np.dtype(np.uint16)
         return _Header(_kind(channels, deep, True), width * height, channels, deep, decode)
+    with suppress(needed("PIL", "Images").UnidentifiedImageError), _opened(path, options) as image:
+        if image.width * image.height > options.max_pixels:  # said before so much memory is filled
+            raise _too_large(path, options, image.width * image.height)
     found = decode()
     channels, dtype = found[0].shape[-1], found[0].dtype
     return _Header(_kind(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
