@@ -10,7 +10,12 @@ import numpy as np
 from fastbn.io.options import INDEX, NO_NUMBERS, Array
 from fastbn.io.sources import UnreadableError, needed
 
-pa, compute = needed("pyarrow", "Tables"), needed("pyarrow.compute", "Tables")
+pa = needed("pyarrow", "Tables")
+
+
+def compute() -> Any:
+    """Return pyarrow's functions, which take a tenth of a second to import, for what few files need."""
+    return needed("pyarrow.compute", "Tables")
 
 
 class Field(NamedTuple):
@@ -82,7 +87,7 @@ def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> Non
     Where it is to be ``exact``, UnreadableError for integers that float64 does not hold.
     """
     if pa.types.is_run_end_encoded(column.type):
-        column = compute.run_end_decode(column)
+        column = compute().run_end_decode(column)
     elif pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if exact:
@@ -103,14 +108,14 @@ def _floats(chunk: Any) -> Any:
         return chunk.cast(pa.string()).cast(pa.float64())
     # Its digits, and the power of ten that they are divided by, are exact in float64.
     digits = pa.Array.from_buffers(pa.decimal128(kind.precision, 0), len(chunk), chunk.buffers(), offset=chunk.offset)
-    return compute.divide(digits.cast(pa.float64()), 10.0**kind.scale)
+    return compute().divide(digits.cast(pa.float64()), 10.0**kind.scale)
 
 
 def inexact(column: Any) -> int | None:
     """Return the first integer that float64 does not hold."""
     if column.type not in (pa.int64(), pa.uint64()):
         return None
-    ends = compute.min_max(column).as_py()
+    ends = compute().min_max(column).as_py()
     if ends["min"] is None or -(2**53) <= ends["min"] <= ends["max"] <= 2**53:
         return None
     values = column.drop_null().to_numpy(zero_copy_only=False)

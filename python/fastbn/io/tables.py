@@ -331,8 +331,10 @@ class TableWriter(Writer):
                 self._writer = pa.ipc.new_file(path, schema)
             else:
                 csv = needed("pyarrow.csv", "Tables")
-                stream: Any = stack.enter_context(open(path, "wb"))
-                stream = stack.enter_context(compressed(stream, compression_of(target.path), "wb"))
+                packed = compression_of(target.path)
+                plain = packed is None and options.encoding == "utf-8"  # which pyarrow writes without Python
+                stream: Any = pa.OSFile(path, "wb") if plain else open(path, "wb")  # noqa: SIM115 (the next line closes it)
+                stream = stack.enter_context(compressed(stack.enter_context(stream), packed, "wb"))
                 if options.encoding != "utf-8":
                     stream = codecs.EncodedFile(stream, "utf-8", options.encoding)
                 delimiter = options.delimiter or TEXTS[suffix_of(target.path)]
@@ -360,6 +362,6 @@ class TableWriter(Writer):
             if pa.types.is_floating(field.type):
                 column = columns[number].fill_null(np.nan) if self._single else columns[number]
                 if self._decimal != ".":
-                    column = compute.replace_substring(column.cast(pa.string()), ".", self._decimal)
+                    column = compute().replace_substring(column.cast(pa.string()), ".", self._decimal)
                 columns[number] = column
         return pa.Table.from_arrays(columns, names=rows.column_names)

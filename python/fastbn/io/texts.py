@@ -64,7 +64,7 @@ class TextTable:
         self.fields, self._types = [], dict[str, Any]()
         for name, number, kind, column in zip(self._names, texts.column_names, parsed.schema.types, texts, strict=True):
             # Hexadecimal integers are integers to pyarrow, but no numbers.
-            if kind == pa.int64() and compute.any(compute.match_substring(column, "x", ignore_case=True)).as_py():
+            if kind == pa.int64() and any("x" in text.lower() for text in column.to_pylist() if text):
                 kind = pa.string()
             field = Field.of(name, kind)
             # What is empty so far may have numbers later, and integers fractions.
@@ -98,12 +98,13 @@ class TextTable:
         if not pa.types.is_floating(column.type):
             return
         values = np.abs(column.to_numpy())
-        large = (values >= 2.0**53) & (values < np.inf)
+        large = values >= 2.0**53
         if not large.any():
             return
+        large &= values < np.inf
         texts = self._parsed(lines, {number: pa.string()}, [number]).column(0).filter(pa.array(large))
-        texts = compute.utf8_trim_whitespace(texts)
-        texts = texts.filter(compute.match_substring_regex(texts, r"^[+-]?[0-9]+$"))
+        texts = compute().utf8_trim_whitespace(texts)
+        texts = texts.filter(compute().match_substring_regex(texts, r"^[+-]?[0-9]+$"))
         try:
             found = inexact(texts.cast(pa.int64()))
         except pa.ArrowInvalid:  # beyond 64 bits
