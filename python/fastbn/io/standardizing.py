@@ -52,9 +52,9 @@ def standardize(
     out : path
         By its suffix: .npy, .npz, .h5, .zarr or .nc for arrays; .csv, .tsv, .parquet, .feather or .orc for tables;
         several sources follow each other along axis 0. ``"file.h5:name"`` (.npz, .h5, .zarr) names one array of a
-        file, all others of which stay as they are. Chunks, compression, attributes, names of dimensions and coordinates
-        of the source are kept where the format has them. Anything else is a folder of one file per source, or of one
-        .npy file per image.
+        file, all others of which stay as they are. Name, chunks, compression, attributes, names of dimensions and
+        coordinates of the source, and its file's attributes, are kept where the format has them. Anything else is a
+        folder of one file per source, or of one .npy file per image.
     axis, mode, scale : optional
         As for `stream`. By default what they were when `moments` were streamed, or else 1, None and 1.
     dim, columns, nodata, max_pixels, header, null_values, delimiter, decimal, encoding, comment, memory

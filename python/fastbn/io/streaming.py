@@ -58,14 +58,14 @@ def stream(
         Instead of `axis`, the names of the dimensions to reduce, of xarray objects and of files that name them.
     columns : sequence of int or str, optional
         The features to count, in the order wanted: by number, or in tables and images by name. By default all; of a
-        table all columns of numbers but those of pandas' index. Columns of text of which some entries are numbers are
-        left out with a RuntimeWarning.
+        table all columns of numbers but those of pandas' index, and those that the names of folders give, as in
+        ``year=2024``. Of these, and of columns of text of which some entries are numbers, a RuntimeWarning says so.
     weights : str, path or array_like, optional
         How much each value counts: the name of a table's column; one for each row of all sources; or an array that
         broadcasts to the source's shape, by dimension names where both have them; also as a file of these.
     dtype : {float32, float64}, optional
-        What values are converted to before they are counted. By default only what `moments` does not take is, to
-        float64: bool, integers of 64 bits, and all columns of a table that are not all float32.
+        What values are converted to before they are counted. By default the columns of a table become float64, unless
+        all are float32, and so do long doubles; what float64 does not hold exactly is an error.
     nan : {"propagate", "omit"}, default "propagate"
         As for `Moments`. What is missing in a table is NaN.
     where_finite : bool, default False
