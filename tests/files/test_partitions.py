@@ -18,7 +18,7 @@ import pytest
 
 import fastbn
 from fastbn.__main__ import main
-from support.datafiles import LEAST, Array, same_bits
+from support.datafiles import LEAST, Array, assert_streamed, same_bits
 
 KINDS = ["parquet", "feather", "orc", "csv"]
 
@@ -224,3 +224,18 @@ def test_values_that_are_read_are_those_of_pyarrow(tmp_path: Path, rng: np.rando
     found = fastbn.stream(folder, columns=list(frame.columns))
     np.testing.assert_allclose(found.mean, frame.mean(), rtol=0, atol=1e-14)
     np.testing.assert_allclose(found.std(), frame.std(ddof=0), rtol=1e-13)
+
+
+def test_wide_tables_are_read_in_parts(tmp_path: Path, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(2, 3_000, 300))
+    folder = put(tmp_path / "in", ["1", "2"], make=lambda i: {f"c{j}": x[i, :, j] for j in range(300)})
+    wanted = x.reshape(-1, 300)
+    with pytest.warns(RuntimeWarning, match="in the names of folders"):
+        assert_streamed(fastbn.stream(folder, memory=LEAST), wanted)
+    both = np.concatenate([np.repeat([1.0, 2.0], 3_000)[:, np.newaxis], wanted[:, ::-1]], axis=1)
+    found = fastbn.stream(folder, columns=["k", *(f"c{j}" for j in reversed(range(300)))], memory=LEAST)
+    assert_streamed(found, both)
+    with pytest.warns(RuntimeWarning, match="in the names of folders"):
+        moments = fastbn.stream(folder)
+    fastbn.standardize(folder, moments, tmp_path / "y.npy", memory=LEAST)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy").std(axis=0), 1, rtol=1e-12)

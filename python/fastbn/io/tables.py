@@ -80,20 +80,21 @@ class TableSource(Source):
         self._exact = options.exact
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
-        self.tabular, self._ring = options.tabular, Ring(options)
+        self.tabular, self._rowwise, self._ring = options.tabular, options.rowwise, Ring(options)
         self._nodata = NoData(options, name, self.chosen, known, len(self.fields))
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the chosen columns of each batch as a matrix, in which a column is one piece of memory."""
-        read = [number for number in (*self.chosen, *self._weights) if number < self._stored] or [0]
-        for block in self._table.batches(start, row, read, self.tabular):
+        asked = [*self.chosen, *self._weights]
+        read = [number for number in asked if number < self._stored] or [0]
+        together = self._rowwise or bool(self._weights) or read != asked
+        for block in self._table.batches(start, row, read, self.tabular, together):
             rows, first = block.values, block.corner[1]
             count, end = rows.num_rows, first + rows.num_columns
             columns = dict(zip(range(self._stored) if self.tabular else read[first:end], rows.columns, strict=True))
             for number, value in enumerate(self._labels, self._stored):
                 columns[number] = pa.repeat(value, count) if value.is_valid else pa.nulls(count, value.type)
-            whole = self.tabular or self._labels or self._weights  # else these may be a few of the columns
-            chosen = self.chosen if whole else self.chosen[first:end]
+            chosen = self.chosen if self.tabular or together else self.chosen[first:end]
             matrix, weights = self._ring.take((len(chosen), count), self.dtype), np.empty((len(self._weights), count))
             for number, target in zip((*chosen, *self._weights), (*matrix, *weights), strict=True):
                 fill(target, columns[number], self._exact, (self.name, self.fields[number].name))
@@ -163,23 +164,23 @@ class _ParquetTable:
         how: dict[str, Any] = {"metadata": metadata, "buffer_size": buffer, "pre_buffer": False}
         self._file = stack.enter_context(parquet.ParquetFile(place.files[0], **how))
         self._name, self._options, self.schema = place.name, options, self._file.schema_arrow
-        self._labelled = bool(place.labels and options.columns)  # whose columns are put between those of the file
         self.fields = fields_of(self.schema)
         self._counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         if sum(self._counts) != metadata.num_rows:
             raise ValueError(f"its row groups must have its {metadata.num_rows} rows, got {sum(self._counts)}")
 
-    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Block]:
-        """Yield what comes behind a place, so that batches are the same wherever one starts."""
+    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
+        """Yield what comes behind a place, so that batches are the same wherever one starts.
+
+        They have all columns or those of these numbers; ``together``, or some after others.
+        """
         known = self.schema.names
         names = known if everything else [known[i] for i in chosen]
         # Columns are read by their names.
         for name in sorted(column for column, count in Counter(known).items() if count > 1):
             if name in names:
                 raise UnreadableError(f"{self._name} must have columns of different names, got {name!r} more than once")
-        options = self._options
-        whole = everything or options.rowwise or isinstance(options.weights, str) or self._labelled
-        slabs = {0: names} if whole else self._slabs(names)
+        slabs = {0: names} if everything or together else self._slabs(names)
         size = self._rows(max(1, *map(len, slabs.values())), _REWRITTEN if everything else _COPIES)
         pool = pa.default_memory_pool()
         at, begin, total = 0, 0, sum(self._counts) * len(slabs)
@@ -260,7 +261,7 @@ class _ArrowTable:
             for field in fields_of(self.schema)
         ]
 
-    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Block]:
+    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         """Yield the batches behind so many."""
         wanted = list(range(len(self.fields))) if everything else list(chosen)
         width = max(1, len(wanted)) * (8 * (_REWRITTEN if everything else _COPIES) + self._options.beside)

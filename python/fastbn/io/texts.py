@@ -75,7 +75,7 @@ class TextTable:
                 field = field._replace(**self._odd(column.to_pylist()))
             self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
 
-    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool) -> Iterator[Block]:
+    def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         """Yield what comes behind a place: the columns of these numbers, in that order.
 
         Or, if the flag is set, all columns, of which these are to be numbers and all others to stay what they are.
