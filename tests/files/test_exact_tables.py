@@ -175,7 +175,7 @@ def test_an_index_is_no_feature(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert found["v"].mean() == 0
     for index in (pd.Index([5, 7], name="id"), pd.Index([0.5, 7.25], name="id"), pd.Index(["a", "b"], name="id")):
         pd.DataFrame({"v": [1.0, 3.0]}, index=index).to_parquet(tmp_path / "x.parquet")
-        show_stats(fastbn.Moments(), streamed(str(tmp_path / "x.parquet"), Options()).others)
+        show_stats(fastbn.Moments(), streamed(str(tmp_path / "x.parquet"), Options()).noted.others or {})
         assert capsys.readouterr().out.splitlines()[1:] == ["the index of a data frame, and not read: id"]
     pd.DataFrame({"v": [1.0, 3.0]}, index=pd.Index([5, 7], name="id")).to_parquet(tmp_path / "x.parquet")
     assert fastbn.stream(tmp_path / "x.parquet", columns=["id"]).mean == [6.0]

@@ -100,9 +100,7 @@ _FORCE = _option("--force", "Replace a file (or Zarr store) that is there alread
 _JSON = _option("--json as_json", "Print JSON.", is_flag=True)
 # How sources are read: the options of `stream` and of `standardize` alike, by the names that these have for them.
 _READING = [
-    _option(
-        "--axis", "Feature axis or axes of arrays. By default 1, or as in the statistics.", type=_axes, metavar="TEXT"
-    ),
+    _option("--axis", "Feature axes of arrays; by default 1, or as in the statistics.", type=_axes, metavar="TEXT"),
     _option("--dim", "Names of the dimensions to reduce, with commas between.", multiple=True, callback=_dims),
     _option("--columns", "Names or numbers of the features, with commas between.", multiple=True, callback=_columns),
     _option("--scale", "Divide values by this: 255 for images in units of 0 to 1.", type=float),
@@ -122,12 +120,7 @@ _READING = [
     _option("--encoding", "The encoding of texts.", default="utf-8"),
     _option("--comment", "What begins a comment in texts."),
     _option("--memory", "Most memory for data, as 64M.", type=_nbytes, default=f"{MEMORY >> 20}M", metavar="TEXT"),
-    _option(
-        "--on-error",
-        "What to do about a file that cannot be read.",
-        type=click.Choice(["raise", "skip"]),
-        default="raise",
-    ),
+    _option("--on-error", "What to do about unreadable files.", type=click.Choice(["raise", "skip"]), default="raise"),
     _option("--resume", "Go on where the same command was stopped, if it was.", is_flag=True),
     _FORCE,
 ]
@@ -163,11 +156,12 @@ def stats(
         save_stats(found.moments, path)
     if out:
         found.settle()
-    notes = {"notes": found.notes} if found.notes else {}
+    noted = found.noted
     if as_json:
-        print(to_json(found.moments, skipped=found.skipped, **notes))
+        notes = {"notes": noted.notes} if noted.notes else {}
+        print(to_json(found.moments, skipped=noted.skipped, **notes))
     else:
-        display.show_stats(found.moments, {} if given["columns"] else found.others, found.notes)
+        display.show_stats(found.moments, (not given["columns"] and noted.others) or {}, noted.notes)
     sys.stdout.flush()
     found.settle()
 
@@ -219,9 +213,7 @@ _PARAMETERS: dict[Any, list[Any]] = {
         *_READING,
         _option("--dtype", "Convert values to this before they count.", type=click.Choice(["float32", "float64"])),
         _option("--weights", "How much each value counts: a column of a table, or a file of one for each row."),
-        _option(
-            "--nan", "What NaN makes of statistics.", type=click.Choice(["propagate", "omit"]), default="propagate"
-        ),
+        _option("--nan", "What becomes of NaN.", type=click.Choice(["propagate", "omit"]), default="propagate"),
         _option("--where-finite", "Leave out NaN and infinite values.", is_flag=True),
         _option("--checkpoint", "Where to keep how far the run is. By default OUT.checkpoint."),
         _option("--every", "Seconds between checkpoints.", type=float, default=5.0),

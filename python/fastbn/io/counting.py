@@ -24,17 +24,10 @@ _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
 
 
 class Streamed(NamedTuple):
-    """What was counted, the files left out with the reasons, and what was done to values without being asked.
-
-    ``named`` says whether the names of the features are more than numbers. ``others`` are the columns of the first
-    table that were not read, by the reasons. The checkpoint stays until this is settled.
-    """
+    """Statistics, and what else a run noted. Its checkpoint stays until this is settled."""
 
     moments: Moments
-    named: bool
-    skipped: dict[str, str]
-    notes: list[str]
-    others: dict[str, list[str]]
+    noted: Progress
     checkpoint: Checkpoint | None
 
     def settle(self) -> None:
@@ -44,7 +37,7 @@ class Streamed(NamedTuple):
 
 
 def streamed(source: Any, options: Options) -> Streamed:
-    """Return what `stream` counts, with the names of the features and the files left out."""
+    """Return what `stream` counts."""
     if options.checkpoint is None and options.resume:
         raise ValueError("checkpoint must be given to resume, got None")
     found = places(source)
@@ -61,7 +54,7 @@ def streamed(source: Any, options: Options) -> Streamed:
         axis = counting.axis
     names, scale = None if state.names is None else tuple(state.names), options.scale or 1.0
     moments = remembering(scaled(state.total, scale), names=names, scale=scale, axis=axis, mode=options.mode)
-    return Streamed(moments, state.named, state.skipped, state.notes, state.others or {}, kept)
+    return Streamed(moments, state, kept)
 
 
 class Counting:

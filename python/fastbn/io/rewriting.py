@@ -43,7 +43,6 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
         raise ValueError("moments must have seen something, got empty ones")
     known = read_as(moments)
     wanted = options.but(
-        axis=known.axis if options.axis is None and options.dim is None else options.axis,
         mode=options.mode or known.mode,
         scale=options.scale or known.scale,
         beside=8 if options.written is None else options.written.itemsize,
@@ -55,7 +54,7 @@ def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
         run_of = identity(
             "resume", found, wanted.identity("written", "eps") | {"moments": digest, "scale": options.scale}
         )
-    Rewriting(found, moments, target, wanted, options.axis is not None, run_of).run()
+    Rewriting(found, moments, target, wanted, run_of).run()
 
 
 def target_for(out: Path, options: Options) -> Target:
@@ -77,11 +76,10 @@ class Rewriting:
         moments: Moments,
         target: Target,
         options: Options,
-        axis_given: bool,
         run_of: dict[str, Any] | None,
     ) -> None:
         self._places, self._moments, self._target, self._options = places, moments, target, options
-        self._axis_given, self._run_of = axis_given, run_of
+        self._run_of = run_of
         self._results, self._state, self._checkpoint = Ring(options), Progress(), None
         self._run = Run(places, options, options.listener, self._options_of, self._check)
 
@@ -129,8 +127,8 @@ class Rewriting:
         # In a folder those that are read and those that are written have the same names of folders.
         how = {"tabular": kind in TABLES.values(), "labels": self._target.kind != "folder"}
         names, options = self._moments.names, self._run.options.but(**how)
-        if not self._axis_given and (place.kind == "images" or place.kind in TABLES.values()):
-            options = options.but(axis=None)  # that of the arrays which the statistics are of
+        if options.axis is None and options.dim is None and place.kind not in ("images", *TABLES.values()):
+            options = options.but(axis=read_as(self._moments).axis)
         if options.columns is not None or names is None or len(set(names)) < len(names):
             return options
         named = is_table(place) or place.kind == "images" or all(name.isdecimal() for name in names)

@@ -143,7 +143,8 @@ def stream(
 
     found = streamed(source, options)
     found.settle()
-    if options.columns is None and FOLDERS in found.others:
-        names = ", ".join(found.others[FOLDERS])
+    labels = (found.noted.others or {}).get(FOLDERS)
+    if labels and options.columns is None:
+        names = ", ".join(labels)
         warn(f"columns {FOLDERS} are not counted unless they are asked for by columns=: {names}")
-    return found.moments if found.named else remembering(found.moments, names=None)
+    return found.moments if found.noted.named else remembering(found.moments, names=None)
