@@ -14,7 +14,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -385,8 +385,10 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     found = _sliced(place.name, store[member], options, store.attrs)
     if options.rowwise and found.origin.dims is not None:  # xarray knows which of the others are its coordinates
         xarray, (group, _, name) = needed("xarray", "Zarr stores with dimensions"), member.rpartition("/")
-        of_group = xarray.open_zarr(place.files[0], group=group or None, consolidated=False, chunks=None, **_AS_STORED)
-        found = found._replace(origin=found.origin._replace(coords=of_group[name].coords.to_dataset()))
+        how: dict[str, Any] = {"group": group or None, "consolidated": False, "chunks": None, **_AS_STORED}
+        with suppress(ValueError):  # of arrays with dimensions of one name and other sizes, which it does not take
+            coords = xarray.open_zarr(place.files[0], **how)[name].coords.to_dataset()
+            found = found._replace(origin=found.origin._replace(coords=coords))
     return found
 
 

@@ -323,7 +323,7 @@ class _ZarrWriter(Writer):
         if target.within:
             self._consolidated = _cloned(target.path, path, os.path.normpath(target.member))
         coords = None if target.within else wanted.coords()
-        self._most = wanted.limit(coords)
+        self._most, self._consolidated = wanted.limit(coords), self._consolidated or coords is not None
         if not wanted.resumed and coords is not None:
             name, source = wanted.name(target), wanted.origin.stored
             version = source.metadata.zarr_format if isinstance(source, self._zarr.Array) else None
