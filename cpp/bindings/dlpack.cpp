@@ -446,7 +446,7 @@ std::int64_t* integer_by_exchange_api(PyObject* value) {
 
 bool count_by_exchange_api(PyObject* value) {
     std::int64_t* const integer = integer_by_exchange_api(value);
-    if (integer != nullptr) *integer += 1;
+    if (integer != nullptr) __atomic_fetch_add(integer, 1, __ATOMIC_RELAXED);
     return integer != nullptr;
 }
 

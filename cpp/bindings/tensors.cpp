@@ -240,7 +240,7 @@ FreshObject fresh_like(const ArrayRef& like) {
 
 // ---- Calls ----
 
-// Of batch_norm or of a module. The caller keeps them alive, whatever other threads do meanwhile.
+// Of batch_norm or of a module, each held, whatever other threads do meanwhile.
 struct Call {
     py::object x;
     py::object running_mean;
@@ -354,24 +354,25 @@ Differentiation differentiation_of(const Call& call) {
     return found;
 }
 
-// The number that a tensor holds, to be counted up. Null where it is not one of 64 bits, or belongs
-// to inference mode.
-std::int64_t* countable(PyObject* value) {
+// Whether a tensor holds a number of 64 bits that may be counted up: none of inference mode.
+bool is_countable(PyObject* value) {
     const bool is_plain = reinterpret_cast<PyObject*>(Py_TYPE(value)) == torch.tensor;
-    if (!is_plain || says_yes(value, names().is_inference)) return nullptr;
-    return integer_by_exchange_api(value);
+    return is_plain && !says_yes(value, names().is_inference) &&
+           integer_by_exchange_api(value) != nullptr;
 }
 
-// PyTorch counts the changes of each tensor, and these are made behind its back.
-void count_changes(const Call& call) {
+// PyTorch counts the changes of each tensor, and these are made behind its back. False where it
+// refuses, since one of them is of inference mode.
+bool increment_versions(const Call& call) {
     const py::object changed = owned(PyList_New(0));
     for (const py::object* const each : {&call.running_mean, &call.running_var, &call.batches}) {
         if (each->ptr() != Py_None && PyList_Append(changed.ptr(), each->ptr()) != 0) {
             throw PythonError();
         }
     }
-    if (PyList_GET_SIZE(changed.ptr()) == 0) return;
-    owned(PyObject_CallOneArg(torch.increment_version, changed.ptr()));
+    if (PyList_GET_SIZE(changed.ptr()) == 0) return true;
+    return optional_owned(PyObject_CallOneArg(torch.increment_version, changed.ptr())) ||
+           clear_error(PyExc_RuntimeError);
 }
 
 // What backward needs beside the tensors: mean, variance and 1 / sqrt(var + eps), an array of shape
@@ -402,14 +403,10 @@ py::object recorded(const Call& call, const py::object& y, const py::object& sta
 
 py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
     if (!is_trainable(t)) return none();
-    std::int64_t* batches = nullptr;
-    if (!call.batches.is_none()) {
-        batches = countable(call.batches.ptr());
-        if (batches == nullptr) return none();
-    }
+    const bool counts = !call.batches.is_none();
+    if (counts && !is_countable(call.batches.ptr())) return none();
     const FreshObject y = fresh_like(t.x);
-    if (!y) return none();
-    count_changes(call);
+    if (!y || !increment_versions(call)) return none();
     const std::ptrdiff_t channels = t.features.channels;
     const Running running{t.running_mean, t.running_var, t.momentum};
     const auto compute = [&](double* memory) {
@@ -417,7 +414,8 @@ py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
             fastbn::train(t.x, y.array, t.features, {}, t.epilogue(), t.parameters(), t.eps,
                           running, false, statistics_in(memory, channels));
         });
-        if (batches != nullptr) *batches += 1;
+        // Asked for only now: while other threads ran, one may have given the tensor other memory.
+        if (counts) count_by_exchange_api(call.batches.ptr());
     };
     if (wants_gradients) {
         const py::object statistics = statistics_array(channels);
@@ -486,6 +484,7 @@ bool read_module(PyObject* module, Call& call) {
         !call.eps) {
         return false;
     }
+    if (PyBool_Check(training.ptr()) == 0 || PyBool_Check(tracks.ptr()) == 0) return false;
     const bool in_training = training.ptr() == Py_True;
     if (in_training && tracks.ptr() == Py_True) {
         if (momentum.is_none()) return false;  // the average over all batches
@@ -546,6 +545,13 @@ bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) 
     AxisList axes;
     axes.push(1);
     t.features = features_of(t.x, axes);
+    // Since the forward pass, x and the parameters may have been given other memory.
+    const ArrayFields statistics = fields_of_array(saved.statistics());
+    if (statistics.ndim != 2 || statistics.shape[1] != t.features.channels) return false;
+    for (const ArrayRef* const parameter : {&t.weight, &t.bias}) {
+        if (*parameter && !is_channels(*parameter, t.features.channels)) return false;
+    }
+    if (t.residual && !have_equal_shapes(t.residual, t.x)) return false;
     t.activation = activation_argument({"activation", saved.activation()},
                                        {"negative_slope", saved.negative_slope()});
     return true;
@@ -601,7 +607,10 @@ py::object gradients(PyObject* ctx, PyObject* dy) {
     // The residual's gradient is dy itself where no activation stands between them.
     const bool passes_dy = t.activation.kind == ActivationKind::none;
     FreshObject dresidual{passes_dy ? borrowed(dy) : none(), {}};
-    if (wanted.residual() && !passes_dy) dresidual = fresh_like(t.x);
+    if (wanted.residual() && !passes_dy) {
+        dresidual = fresh_like(t.x);
+        if (!dresidual) return none();
+    }
 
     const std::ptrdiff_t channels = t.features.channels;
     const Buffer<4096> memory(2 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
@@ -612,9 +621,10 @@ py::object gradients(PyObject* ctx, PyObject* dy) {
     without_gil(size_in_bytes(t.x), [&] {
         fastbn::backward(dy_array, t.x, t.features, {}, t.epilogue(), normalization, out);
     });
-    return tuple_of(none(), wanted.x() ? dx.object : none(),
-                    wanted.weight() ? channel_tensor(dweight, t.weight) : none(),
-                    wanted.bias() ? channel_tensor(dbias, t.bias) : none(),
+    const py::object of_weight = wanted.weight() ? channel_tensor(dweight, t.weight) : none();
+    const py::object of_bias = wanted.bias() ? channel_tensor(dbias, t.bias) : none();
+    if (!of_weight || !of_bias) return none();
+    return tuple_of(none(), wanted.x() ? dx.object : none(), of_weight, of_bias,
                     wanted.residual() ? dresidual.object : none());
 }
 
@@ -644,6 +654,7 @@ py::object follow_threads(const Arguments& arguments) {
 
 py::object batch_norm_tensors(const Arguments& arguments) {
     check_registered();
+    if (PyBool_Check(arguments.training.value) == 0) return none();
     Call call;
     call.x = borrowed(arguments.x.value);
     call.running_mean = borrowed(arguments.running_mean.value);
