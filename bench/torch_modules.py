@@ -22,7 +22,7 @@ import timing
 from report import row, time
 
 SPIN_COUNT = "20000"  # as in run.py: threads must be asleep before others are timed
-OURS, THEIRS = "fastbn.torch", "torch.nn"
+OURS, THEIRS, FUSED_NETWORK = "fastbn.torch", "torch.nn", "fuse"
 
 
 @dataclass(frozen=True)
@@ -195,16 +195,20 @@ def network() -> Any:
 
 
 def whole_network(quick: bool, effort: timing.Effort) -> Iterator[list[str]]:
-    """Yield a training step's time before and after ``convert``."""
+    """Yield a training step's time before and after ``convert``, and after ``fuse``."""
     import torch
 
     import fastbn.torch
 
     for channels_last in (False, True):
         order = torch.channels_last if channels_last else torch.contiguous_format
-        model = network().to(memory_format=order)
-        converted = fastbn.torch.convert(copy.deepcopy(model), fuse_activations=True)
         x = torch.randn(4 if quick else 16, 3, *((96, 96) if quick else (160, 160))).to(memory_format=order)
+        model = network().to(memory_format=order)
+        models = {
+            THEIRS: model,
+            OURS: fastbn.torch.convert(copy.deepcopy(model)),
+            FUSED_NETWORK: fastbn.torch.fuse(copy.deepcopy(model), x),
+        }
 
         def step(module: Any, x: Any = x) -> Callable[[], Any]:
             optimizer = torch.optim.SGD(module.parameters(), 1e-4)
@@ -216,10 +220,12 @@ def whole_network(quick: bool, effort: timing.Effort) -> Iterator[list[str]]:
 
             return call
 
-        found = timing.measure({OURS: step(converted), THEIRS: step(model)}, effort)
-        before, after = found[THEIRS].median, found[OURS].median
-        shape = "x".join(map(str, x.shape))
-        yield ["channels-last" if channels_last else "NCHW", shape, time(before), time(after), f"{before / after:.2f}"]
+        found = timing.measure({name: step(each) for name, each in models.items()}, effort)
+        medians = {name: each.median for name, each in found.items()}
+        cells = ["channels-last" if channels_last else "NCHW", "x".join(map(str, x.shape)), time(medians[THEIRS])]
+        for name in (OURS, FUSED_NETWORK):
+            cells += [time(medians[name]), f"{medians[THEIRS] / medians[name]:.2f}"]
+        yield cells
 
 
 def table(columns: list[str], rows: Iterator[list[str]]) -> list[str]:
@@ -255,7 +261,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     lines += table(["", "", "input", OURS, THEIRS, "times as fast", "aim"], compared(groups, effort))
     lines += table(["a call on 32x64", "time", "quartiles"], small_parts(effort))
-    columns = ["ResNet-18, a training step", "input", "before convert", "after", "times as fast"]
+    columns = ["ResNet-18, a training step", "input", "torch.nn", "convert", "times as fast", "fuse", "times as fast"]
     lines += table(columns, whole_network(options.quick, effort))
     options.markdown.parent.mkdir(parents=True, exist_ok=True)
     options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ except ImportError as error:
 
 from fastbn.torch._convert import convert, convert_sync, revert
 from fastbn.torch._functional import batch_norm
+from fastbn.torch._fuse import fuse
 from fastbn.torch._modules import (
     BatchNorm1d,
     BatchNorm2d,
@@ -33,6 +34,7 @@ __all__ = [
     "batch_norm",
     "convert",
     "convert_sync",
+    "fuse",
     "revert",
 ]
 

@@ -1,0 +1,185 @@
+"""`fuse`: a model whose activations, and additions before them, are part of its batch norms, found by ``torch.fx``."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.passes.shape_prop import ShapeProp
+
+from fastbn.torch._convert import _has_hooks, convert
+from fastbn.torch._modules import BatchNormMixin
+
+# Functions, and names of methods.
+_RELUS = (torch.relu, torch.relu_, torch.nn.functional.relu, torch.nn.functional.relu_, "relu", "relu_")
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__")
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem, "__setitem__")
+_NO_SLOPE = 0.01  # torch's default for those that have one
+
+
+def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
+    """Return a model that computes what `module` does, with fewer passes over memory: one that ``torch.fx`` has traced.
+
+    A ReLU after a batch norm, and with `examples` an addition between the two, become part of the batch norm, wherever
+    the forward functions of the model's modules call them::
+
+        relu(batch_norm(x))                 relu(batch_norm(x) + residual)
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A model that ``torch.fx.symbolic_trace`` takes. Its batch norms become fastbn's, as by `convert`; nothing else
+        of it is changed.
+    *examples : Tensor
+        Arguments of a call, from which the shapes of all tensors are found in evaluation mode. Without them additions
+        are left as they are, since only tensors of equal shape are added by a batch norm.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        With the parameters and buffers of `module` that it uses, under the same names. Both models can be used.
+
+    Raises
+    ------
+    torch.fx.proxy.TraceError
+        If what the model does depends on the values of tensors.
+
+    See Also
+    --------
+    convert : Fuses what follows a batch norm in a Sequential, and returns the model itself.
+
+    Notes
+    -----
+    What ``torch.fx`` says of its graphs holds: a branch on something that is no tensor (an attribute, say) is taken as
+    it was when the model was traced, and hooks of modules that hold others are not called. A batch norm that is called
+    more than once or has hooks is left as it is, and so is an addition of what is changed in place elsewhere.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> class Block(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.linear, self.norm = torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)
+    ...     def forward(self, x):
+    ...         return torch.relu(self.norm(self.linear(x)) + x)
+    >>> fused = fastbn.torch.fuse(Block(), torch.ones(4, 3))
+    >>> print(fused.code.strip())
+    def forward(self, x):
+        linear = self.linear(x)
+        norm_1 = self.norm(linear, x);  linear = x = None
+        return norm_1
+    >>> fused.norm.activation
+    'relu'
+    """
+    convert(module)
+    model = fx.GraphModule(module, _Tracer().trace(module), type(module).__name__)
+    if examples:
+        _find_shapes(model, examples)
+    nodes = [node for node in model.graph.nodes if node.op == "call_module"]
+    calls = Counter(id(_called(node, model)) for node in nodes)
+    for node in nodes:
+        norm = _called(node, model)
+        is_plain = isinstance(norm, BatchNormMixin) and norm.activation is None and not _has_hooks(norm)
+        if is_plain and calls[id(norm)] == 1 and len(node.args) == 1 and not node.kwargs:
+            _fuse_after(node, norm, model)
+    model.delete_all_unused_submodules()
+    model.graph.lint()
+    model.recompile()
+    return model
+
+
+class _Tracer(fx.Tracer):
+    """Calls of fastbn's modules are nodes, as those of torch's are."""
+
+    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a call of the module is a node."""
+        return isinstance(m, BatchNormMixin) or bool(super().is_leaf_module(m, module_qualified_name))
+
+
+def _called(node: fx.Node, model: fx.GraphModule) -> Any:
+    return model.get_submodule(str(node.target))
+
+
+def _find_shapes(model: fx.GraphModule, examples: tuple[Any, ...]) -> None:
+    """Note each tensor's shape in its node, by a call of which nothing else is left."""
+    modes = [(each, each.training) for each in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            ShapeProp(model).propagate(*examples)
+    finally:
+        for each, training in modes:
+            each.training = training
+
+
+def _fuse_after(node: fx.Node, norm: Any, model: fx.GraphModule) -> None:
+    """Make what follows a batch norm part of it: an activation, or an addition and an activation."""
+    follower = _only_user(node)
+    if follower is None:
+        return
+    last, residual = follower, _residual_of(follower, node, model)
+    if residual is not None:
+        last = _only_user(follower) or follower
+    activation = _activation_of(last, model)
+    if activation is None:
+        return
+    own = copy.copy(norm)  # with the same parameters and buffers; `module` goes on using the other
+    for name, value in vars(own).items():
+        if isinstance(value, dict):
+            vars(own)[name] = value.copy()
+    own.activation, own.negative_slope = activation
+    model.set_submodule(str(node.target), own)
+    with model.graph.inserting_before(last):
+        arguments = node.args if residual is None else (*node.args, residual)
+        fused = model.graph.call_module(str(node.target), arguments)
+    fused.meta.update(last.meta)
+    last.replace_all_uses_with(fused)
+    for each in dict.fromkeys((last, follower, node)):
+        model.graph.erase_node(each)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _activation_of(node: fx.Node, model: fx.GraphModule) -> tuple[str, float] | None:
+    """Return the activation and its slope, which only that of "leaky_relu" is; None for any other node."""
+    if node.op == "call_module":
+        called = _called(node, model)
+        if _has_hooks(called):
+            return None
+        if type(called) is torch.nn.LeakyReLU:
+            return "leaky_relu", called.negative_slope
+        return ("relu", _NO_SLOPE) if type(called) is torch.nn.ReLU else None
+    return ("relu", _NO_SLOPE) if node.target in _RELUS else None
+
+
+def _residual_of(node: fx.Node, norm: fx.Node, model: fx.GraphModule) -> fx.Node | None:
+    """Return what an addition adds to the batch norm's result; None where that is not all that happens."""
+    if node.target not in _ADDITIONS or node.kwargs or len(node.args) != 2 or node.args[0] is node.args[1]:
+        return None
+    other, x = node.args[1] if node.args[0] is norm else node.args[0], norm.args[0]
+    if not (isinstance(other, fx.Node) and isinstance(x, fx.Node)):
+        return None
+    shapes = [getattr(each.meta.get("tensor_meta"), "shape", None) for each in (other, norm)]
+    if shapes[0] is None or shapes[0] != shapes[1]:  # it may be broadcast
+        return None
+    # The batch norm is to wait until `other` is there, and keeps it for backward: neither may change.
+    changed = any(_changes(user, each, model) for each in (other, x) for user in each.users)
+    return None if changed else other
+
+
+def _changes(node: fx.Node, argument: fx.Node, model: fx.GraphModule) -> bool:
+    """Return whether the node may change an argument of its in place."""
+    if node.op == "call_module":
+        return bool(getattr(_called(node, model), "inplace", False))
+    if node.kwargs.get("inplace", False) or node.kwargs.get("out") is argument:
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    is_in_place = name.endswith("_") or node.target in _IN_PLACE
+    return is_in_place and bool(node.args) and node.args[0] is argument
