@@ -253,6 +253,13 @@ def test_a_copy_has_what_its_source_has_beside_values(
             assert held == wanted[each].attrs, each
 
 
+def test_a_store_of_one_array_has_none_of_a_name(tmp_path: Path) -> None:
+    zarr.save_array(str(tmp_path / "x.zarr"), np.ones((4, 2)))
+    assert fastbn.stream(tmp_path / "x.zarr").count == 4
+    with pytest.raises(ValueError, match=r"x.zarr:v must name one of its arrays, got none"):
+        fastbn.stream(f"{tmp_path}/x.zarr:v")
+
+
 @pytest.mark.skipif(zarr.__version__ < "3", reason="older ones have no names of dimensions")
 def test_arrays_of_a_store_may_have_dimensions_of_other_sizes(tmp_path: Path, rng: np.random.Generator) -> None:
     x = rng.normal(size=(40, 6))

@@ -377,7 +377,7 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     zarr = needed("zarr", "Zarr stores")
     store = zarr.open(place.files[0], mode="r")
     if isinstance(store, zarr.Array):
-        return _sliced(place.name, store, options)
+        return _sliced(place.name, store if not place.member else only_member(place, []), options)
     names = list(_zarr_names(store, zarr))
     coords = [name for name in names if _dims_of(store[name]) == (name.rpartition("/")[2],)]
     coords += " ".join(str(store[name].attrs.get("coordinates", "")) for name in names).split()

@@ -334,6 +334,10 @@ class _ZarrWriter(Writer):
         if not hasattr(self._array, "dtype"):
             self._array = self._array[name or wanted.name(target)]
 
+    def settle(self, rows: int) -> None:
+        self.finish(rows)  # for what is stopped after its last block
+        super().settle(rows)
+
     def finish(self, rows: int) -> None:
         """Complete the array, and what the store says of all of them."""
         if self._consolidated:
