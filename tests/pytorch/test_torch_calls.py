@@ -247,3 +247,49 @@ except KeyError as error:
     print(error)
 """
     assert run_python(code).stdout == "fastbn.torch must be imported first\n" * 3 + "'tensor'\n"
+
+
+def test_saved_weight_with_strides_since_the_forward_pass() -> None:
+    x, dy = randn(8, 5).requires_grad_(), randn(8, 5, seed=1)
+    layer = fastbn.torch.BatchNorm1d(5)
+    y = layer(x)
+    wide = randn(5, 2, seed=2)
+    layer.weight.data = wide[:, 0]
+    y.backward(dy)
+    # By the formula in float64: xhat is the forward pass's, the weight the one that is there now.
+    exact, weight = x.detach().double(), wide[:, 0].double()
+    invstd = (exact.var(0, unbiased=False) + layer.eps).rsqrt()
+    xhat, g = (exact - exact.mean(0)) * invstd, dy.double()
+    dx = weight * invstd * (g - g.mean(0) - xhat * (g * xhat).mean(0))
+    # float32's rounding of some five operations on values of up to 5
+    torch.testing.assert_close(x.grad, dx.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.weight.grad, (g * xhat).sum(0).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_saved_input_of_another_shape_since_the_forward_pass() -> None:
+    x = randn(8, 5).requires_grad_()
+    y = fastbn.torch.BatchNorm1d(5)(x)
+    x.data = randn(8, 9)
+    with pytest.raises(ValueError, match=r"dy must have x's shape \(8, 9\), got \(8, 5\)"):
+        y.sum().backward()
+
+
+def test_saved_statistics_of_other_channels_since_the_forward_pass() -> None:
+    x = randn(8, 5).requires_grad_()
+    y = fastbn.torch.BatchNorm1d(5, affine=False)(x)
+    x.data = randn(8, 9)
+    with pytest.raises((ValueError, RuntimeError)):
+        y.backward(torch.ones(8, 5))
+
+
+@pytest.mark.parametrize("yes", [1, np.True_], ids=["1", "np.True_"])
+def test_training_is_what_python_takes_for_true(yes: Any) -> None:
+    x, mean, var = randn(8, 5), torch.zeros(5), torch.ones(5)
+    batch_norm(x, mean, var, training=yes)
+    # a tenth of the batch's mean, in float32
+    torch.testing.assert_close(mean, 0.1 * x.mean(0), rtol=1e-5, atol=1e-7)
+    layer = fastbn.torch.BatchNorm1d(5)
+    layer.track_running_stats = yes
+    layer(x)
+    assert layer.num_batches_tracked == 1
+    torch.testing.assert_close(layer.running_mean, mean)
