@@ -386,7 +386,8 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     if options.rowwise and found.origin.dims is not None:  # xarray knows which of the others are its coordinates
         xarray, (group, _, name) = needed("xarray", "Zarr stores with dimensions"), member.rpartition("/")
         how: dict[str, Any] = {"group": group or None, "consolidated": False, "chunks": None, **_AS_STORED}
-        with suppress(ValueError):  # of arrays with dimensions of one name and other sizes, which it does not take
+        # It takes no dimensions of one name and other sizes, and no arrays whose dimensions have no names.
+        with suppress(ValueError, KeyError):
             coords = xarray.open_zarr(place.files[0], **how)[name].coords.to_dataset()
             found = found._replace(origin=found.origin._replace(coords=coords))
     return found

@@ -78,7 +78,8 @@ def _pandas(schema: Any) -> dict[str, Any]:
         told = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    whole = isinstance(told, dict) and all(isinstance(column, dict) for column in told.get("columns", ()))
+    return told if whole else {}
 
 
 def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> None:

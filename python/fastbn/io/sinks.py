@@ -120,7 +120,7 @@ class FolderSink:
             removed(os.path.join(self._path, name))
         self._resumed = False
         self._made = self._free(name, place.name)
-        target = Target(KINDS[suffix_of(name)], name, place.member or "data", bool(place.member))
+        target = Target(KINDS[suffix_of(name)], self._made, place.member or "data", bool(place.member))
         self._file = FileSink(target, self._made, self._options)
         self._file.begin(place, source)
 

@@ -6,13 +6,14 @@ Writers are given a temporary name; where a file holds other arrays that are to 
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ _OWN = {
     *PACKING,
     *("valid_min", "valid_max", "valid_range", "actual_range", "coordinates", "CLASS", "NAME"),
     *("REFERENCE_LIST", "DIMENSION_LIST", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties"),
+    "_nc3_strict",
 }
 
 
@@ -91,9 +93,15 @@ def _told(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _simple(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those that HDF5 has too: numbers and texts, and arrays of these."""
-    return {key: value for key, value in _told(attrs).items() if np.asarray(value).dtype.kind in "biufU"}
+def _simple(attrs: Mapping[str, Any], kinds: str = "biufU") -> dict[str, Any]:
+    """Return those that HDF5 has too: numbers and texts, and arrays of these; NetCDF has no booleans."""
+
+    def is_simple(value: Any) -> bool:
+        with suppress(ValueError):  # of lists of other lengths
+            return np.asarray(value).dtype.kind in kinds
+        return False
+
+    return {key: value for key, value in _told(attrs).items() if is_simple(value)}
 
 
 def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
@@ -178,21 +186,21 @@ class _NpzWriter(_NpyWriter):
     """An array of an .npz file, which is written beside it first: its size must be known before the rest."""
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
-        self._target, self._path, self._beside = target, path, f"{path}.npy"
+        self._path, self._beside = path, f"{path}.npy"
+        self._name, self._old = f"{target.member}.npy", target.path if target.within else None
         super().__init__(target, self._beside, wanted)
 
     def finish(self, rows: int) -> None:
         """Put the array into the archive, behind those that stay."""
         super().finish(rows)
         super().close()
-        name = f"{self._target.member}.npy"
         with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive, ExitStack() as stack:
-            old = stack.enter_context(zipfile.ZipFile(self._target.path)) if self._target.within else None
+            old = stack.enter_context(zipfile.ZipFile(self._old)) if self._old else None
             for member in old.infolist() if old else ():
-                if old and member.filename != name:
+                if old and member.filename != self._name:
                     with old.open(member) as source, archive.open(member, "w", force_zip64=True) as copy:
                         shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-            archive.write(self._beside, name)
+            archive.write(self._beside, self._name)
 
     def close(self) -> None:
         try:
@@ -269,8 +277,8 @@ class _NetcdfWriter(_Hdf5Writer):
         self._most = wanted.limit(coords)
         chunks = (max(1, int(min(wanted.chunks[0], self._most))), *wanted.chunks[1:])
         self._array = self._file.create_variable(wanted.name(target), self._dims, wanted.dtype, chunks=chunks)
-        self._array.attrs.update(_simple(wanted.origin.attrs))
-        self._file.attrs.update(_simple(wanted.origin.around))
+        self._array.attrs.update(_simple(wanted.origin.attrs, "iufU"))
+        self._file.attrs.update(_simple(wanted.origin.around, "iufU"))
         names = [str(name) for name in ([] if coords is None else coords.coords) if name not in self._dims]
         if names:
             self._array.attrs["coordinates"] = " ".join(names)
@@ -404,7 +412,7 @@ def _cloned(source: str, path: str, but: str) -> bool:
     if not os.path.exists(described):
         return os.path.exists(os.path.join(path, ".zmetadata"))
     with open(described, "rb") as file:
-        return b'"consolidated_metadata": {' in file.read()
+        return isinstance(json.load(file).get("consolidated_metadata"), dict)
 
 
 async def _others_done() -> None:
