@@ -435,7 +435,16 @@ py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* l
 std::int64_t* integer_by_exchange_api(PyObject* value) {
     const ExchangeApi* const api = exchange_api_of(value);
     Tensor tensor{};
-    if (api == nullptr || !describe(*api, value, tensor)) return nullptr;
+    try {
+        if (api == nullptr || !describe(*api, value, tensor)) return nullptr;
+    } catch (const PythonError&) {  // a tensor without memory, as on a device that is none
+        if (PyErr_ExceptionMatches(PyExc_RuntimeError) == 0 &&
+            PyErr_ExceptionMatches(PyExc_BufferError) == 0) {
+            throw;
+        }
+        PyErr_Clear();
+        return nullptr;
+    }
     const DataType type = tensor.dtype;
     const bool one_integer =
         type.code == code_int && type.bits == 64 && type.lanes == 1 && tensor.ndim == 0;

@@ -36,6 +36,7 @@ struct Torch {
     PyObject* is_grad_enabled;
     PyObject* number_of_modes;
     PyObject* tracing_state;
+    PyObject* transforms_are_active;
     PyObject* forward_mode;  // the dictionary of the module that holds `_current_level`
     PyObject* get_num_threads;
     PyObject* increment_version;
@@ -52,6 +53,7 @@ constexpr std::pair<const char*, PyObject * Torch::*> torch_fields[] = {
     {"is_grad_enabled", &Torch::is_grad_enabled},
     {"number_of_modes", &Torch::number_of_modes},
     {"tracing_state", &Torch::tracing_state},
+    {"transforms_are_active", &Torch::transforms_are_active},
     {"forward_mode", &Torch::forward_mode},
     {"get_num_threads", &Torch::get_num_threads},
     {"increment_version", &Torch::increment_version},
@@ -140,8 +142,8 @@ bool says_yes(PyObject* object, PyObject* method) {
     return owned(PyObject_CallMethodNoArgs(object, method)).ptr() == Py_True;
 }
 
-// Whether a mode or forward mode has to see all operations. A transform need not be asked for: the
-// tensors that it follows have no memory, and those that have some are constants to it.
+// Whether a mode or forward mode has to see all operations. Only training asks for transforms too:
+// the tensors that they follow have no memory, and those that have some are constants to them.
 bool is_watched() {
     if (number(answer(torch.number_of_modes).ptr()) > 0) return true;
     const py::object level = entry(torch.forward_mode, names().current_level);
@@ -294,6 +296,14 @@ bool takes_rank(PyObject* module, int rank) {
 
 // Everything that the engine does not check itself; False where the call is not a simple one.
 bool describe(const Call& call, Tensors& t) {
+    try {  // before the tensors, since numbers may be objects whose code changes these
+        t.activation = activation_argument({"activation", call.activation.ptr()},
+                                           {"negative_slope", call.negative_slope.ptr()});
+        t.eps = real_argument({"eps", call.eps.ptr()});
+        if (call.training) t.momentum = real_argument({"momentum", call.momentum.ptr()});
+    } catch (const PythonError&) {
+        return clear_error(torch.argument_errors);
+    }
     if (!describe(call.x.ptr(), t.x) || t.x.ndim < 2 || !is_dense(t.x)) return false;
     if (call.module != nullptr && !takes_rank(call.module, t.x.ndim)) return false;
     if (!describe(call.running_mean.ptr(), t.running_mean) ||
@@ -313,14 +323,6 @@ bool describe(const Call& call, Tensors& t) {
     if (t.residual && (t.residual.dtype != t.x.dtype || !have_equal_shapes(t.residual, t.x) ||
                        !is_dense(t.residual))) {
         return false;
-    }
-    try {
-        t.activation = activation_argument({"activation", call.activation.ptr()},
-                                           {"negative_slope", call.negative_slope.ptr()});
-        t.eps = real_argument({"eps", call.eps.ptr()});
-        if (call.training) t.momentum = real_argument({"momentum", call.momentum.ptr()});
-    } catch (const PythonError&) {
-        return clear_error(torch.argument_errors);
     }
     return true;
 }
@@ -402,7 +404,12 @@ py::object recorded(const Call& call, const py::object& y, const py::object& sta
 }
 
 py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
-    if (!is_trainable(t)) return none();
+    if (!is_trainable(t) || says_yes(torch.transforms_are_active)) return none();
+    // Gradients of running statistics are refused by PyTorch; a module's are buffers.
+    if (call.module == nullptr &&
+        (wants_gradient(call.running_mean.ptr()) || wants_gradient(call.running_var.ptr()))) {
+        return none();
+    }
     const bool counts = !call.batches.is_none();
     if (counts && !is_countable(call.batches.ptr())) return none();
     const FreshObject y = fresh_like(t.x);

@@ -293,3 +293,32 @@ def test_training_is_what_python_takes_for_true(yes: Any) -> None:
     layer(x)
     assert layer.num_batches_tracked == 1
     torch.testing.assert_close(layer.running_mean, mean)
+
+
+def test_transforms_around_a_module_that_they_do_not_follow() -> None:
+    x, layer, peer = randn(8, 3), fastbn.torch.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    found, expected = (torch.func.vmap(lambda a, m=m: m(x) + a)(torch.arange(3.0)) for m in (layer, peer))
+    # torch's own in float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.running_mean, peer.running_mean)
+    assert layer.num_batches_tracked == 1
+    frozen = fastbn.torch.BatchNorm1d(3).requires_grad_(False)
+    with pytest.raises(RuntimeError):
+        torch.func.grad(lambda a: (frozen(x) * a).sum())(torch.tensor(2.0))
+    assert frozen.running_mean.abs().sum() == 0
+
+
+def test_a_number_of_batches_without_memory() -> None:
+    layer = fastbn.torch.BatchNorm1d(3)
+    layer.num_batches_tracked = torch.tensor(0, device="meta")
+    x = randn(8, 3)
+    layer(x)
+    # a tenth of the batch's mean, in float32
+    torch.testing.assert_close(layer.running_mean, 0.1 * x.mean(0), rtol=1e-5, atol=1e-7)
+
+
+def test_running_statistics_that_ask_for_gradients() -> None:
+    mean, var = torch.zeros(3, requires_grad=True), torch.ones(3)
+    with pytest.raises(RuntimeError, match="running_mean"):
+        batch_norm(randn(8, 3).requires_grad_(), mean, var, training=True)
+    assert mean.abs().sum() == 0

@@ -167,7 +167,7 @@ def normalized(
     if residual is not None:
         residual = checked_residual(residual, x)
     arguments = Arguments(running_mean, running_var, training, momentum, eps, where, weights, epilogue)
-    if not training and _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
+    if _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
         return _torch_itself(x, weight, bias, residual, arguments)
     served = eager and (not training or (eps > 0 and 0 <= momentum <= 1))
@@ -416,6 +416,7 @@ _core.register_torch(
         "is_grad_enabled": _is_grad_enabled,
         "number_of_modes": _number_of_modes,
         "tracing_state": _tracing_state,
+        "transforms_are_active": _transforms_are_active,
         "forward_mode": vars(forward_ad),
         "get_num_threads": _get_num_threads,
         "increment_version": _increment_version,
