@@ -221,9 +221,9 @@ py::object exported(PyObject* value) {
     return found.tensor != nullptr ? array_on(*found.tensor, found.owner, false) : py::object();
 }
 
-// ---- What a type offers ----
-
 }  // namespace
+
+// ---- What a type offers ----
 
 // DLPack's DLPackExchangeAPI of version 1.3: functions in C, for all objects of a type.
 struct ExchangeApi {

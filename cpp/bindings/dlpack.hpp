@@ -16,11 +16,10 @@ namespace fastbn::bindings {
 py::object array_from_dlpack(PyObject* value);
 
 // A writable array of the same memory, by the functions in C that a type may offer for its objects
-// (`__dlpack_c_exchange_api__`): in a fifth of the time that capsules
-// take. They do not ask whether the object's memory
-// holds its values as they are, and the array is to be used before the object's memory changes.
-// Empty, without an error, where the type offers none or NumPy has no such type; what the functions
-// raise is raised.
+// (`__dlpack_c_exchange_api__`): in a fifth of the time that capsules take. They do not ask whether
+// the object's memory holds its values as they are, and the array is to be used before the object's
+// memory changes. Empty, without an error, where the type offers none or NumPy has no such type;
+// what the functions raise is raised.
 py::object array_from_exchange_api(PyObject* value);
 
 // A tuple of such arrays, one for each object of a tuple, with None for None. Empty, without an

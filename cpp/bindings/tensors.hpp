@@ -1,4 +1,4 @@
-// Training and its backward pass on PyTorch's tensors, each in one call of Python's: see
+// Training, inference and the backward pass on PyTorch's tensors, each in one call of Python's: see
 // tensors.cpp.
 #pragma once
 
@@ -26,8 +26,8 @@ py::object call_module(const Arguments& arguments);
 py::object recorded_forward(const Arguments& arguments);
 py::object recorded_backward(const Arguments& arguments);
 
-// A function of this module as what becomes a method of objects whose class has it, as functions
-// written in Python do.
+// Makes of a function of this module what, as an attribute of a class, is a method of its objects,
+// as functions written in Python are.
 py::object as_method(const Arguments& arguments);
 
 }  // namespace fastbn::bindings

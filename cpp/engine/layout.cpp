@@ -101,9 +101,9 @@ void choose_columns(const ArrayRef& x, Layout& layout) {
         layout.inner_axes = contiguous_axes(x, layout);
         const Dim inner = reduced.dim[reduced.n - 1];
         const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * size;
-        // Small inner sizes leave vectors half empty when a tile is one channel, and a channel is
-        // little work for its place to be found: each inner position is taken as a column, and a
-        // channel's columns are merged at the end.
+        // Small inner sizes leave vectors half empty when a tile is one channel, and a channel's
+        // own steps take longer than its few values: each inner position is taken as a column, and
+        // a channel's columns are merged at the end.
         if (packed_channels && inner.size <= max_inner_fold) {
             layout.channels_last = true;
             layout.inner_fold = inner.size;

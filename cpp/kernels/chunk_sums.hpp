@@ -65,7 +65,7 @@ inline Vec<double> numbers_of(RegisterWeight<form> by) {
     }
 }
 
-// What counts of a register: 0 in lanes of weight 0, whatever was there.
+// The values of a register, with 0 in lanes of weight 0, whatever was there.
 template <WeightsForm form>
 inline Vec<double> masked(Vec<double> x, RegisterWeight<form> by) {
     if constexpr (has_mask(form)) {

@@ -186,7 +186,7 @@ inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula, con
     }
 }
 
-// With loops of its own for either kind of store.
+// Writes by loops of their own for each kind of store that there is.
 template <class C, class Y, class Formula>
 inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula) {
     if constexpr (streams) {

@@ -274,8 +274,8 @@ private:
     }
 };
 
-// x86 has such stores. Loops for them would be a third of this set's results, which only processors
-// without AVX2 compute with it.
+// Although x86 has such stores: loops for them would be a third of this set's code for results, and
+// only processors without AVX2 run it.
 constexpr bool streams = false;
 inline void stream_fence() {}
 
