@@ -693,9 +693,11 @@ py::object recorded_forward(const Arguments& arguments) {
     if (PyTuple_Check(rest) == 0 || PyTuple_GET_SIZE(rest) != 1 + Saved::parts) {
         wrong_type("call", "be a tuple of y and what is kept", shown(rest));
     }
-    // As its method `save_for_backward` does.
-    const py::object to_save = owned(PyTuple_Pack(4, arguments.x.value, arguments.weight.value,
-                                                  arguments.bias.value, arguments.residual.value));
+    // As its method `save_for_backward` does. The residual matters to an activation alone.
+    const bool has_activation = PyTuple_GET_ITEM(rest, 3) != Py_None;
+    const py::object to_save =
+        owned(PyTuple_Pack(4, arguments.x.value, arguments.weight.value, arguments.bias.value,
+                           has_activation ? arguments.residual.value : Py_None));
     if (PyObject_SetAttr(ctx, names().to_save, to_save.ptr()) != 0) throw PythonError();
     // Without y, which refers to ctx.
     const py::object kept = owned(PyTuple_GetSlice(rest, 1, PyTuple_GET_SIZE(rest)));

@@ -322,3 +322,18 @@ def test_running_statistics_that_ask_for_gradients() -> None:
     with pytest.raises(RuntimeError, match="running_mean"):
         batch_norm(randn(8, 3).requires_grad_(), mean, var, training=True)
     assert mean.abs().sum() == 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_residual_is_not_kept_without_an_activation(masked: bool) -> None:
+    x, residual = randn(8, 3).requires_grad_(), randn(8, 3, seed=1)
+    where = torch.ones(8, 1, dtype=torch.bool) if masked else None
+    layer = fastbn.torch.BatchNorm1d(3)
+    added = residual.clone().requires_grad_()
+    y = layer(x, added * 1, where=where)
+    inner = added * 1
+    z = layer(x, inner, where=where)
+    inner.add_(1)  # an error in backward if it were kept
+    dy = randn(8, 3, seed=2)
+    (y + z).backward(dy)
+    torch.testing.assert_close(added.grad, 2 * dy, rtol=0, atol=0)

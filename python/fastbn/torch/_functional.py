@@ -314,7 +314,8 @@ class _Function(torch.autograd.Function):
         ctx.arguments = arguments
         ctx.saved = done.saved
         ctx.constants = done.constants
-        ctx.save_for_backward(x, weight, bias, residual, arguments.where, arguments.weights)
+        kept = None if arguments.epilogue.activation is None else residual  # what only an activation asks
+        ctx.save_for_backward(x, weight, bias, kept, arguments.where, arguments.weights)
         return done.y_like(x)
 
     @staticmethod
@@ -341,7 +342,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, weight, bias and residual, of which those that are `wanted`.
 
-    `tensors` are these four, where and weights. `constants` are the mean and variance of evaluation, None for training.
+    `tensors` are these four, where and weights; the residual is None without an activation. `constants` are the mean and variance of evaluation, None for training.
     """
     x, weight, bias, residual, where, weights = tensors
     assert x is not None
@@ -369,8 +370,7 @@ def _gradients(
             residual_array,
             epilogue,
         )
-        # The residual's gradient is dy itself where no activation stands between them.
-        own_dresidual = x if wanted[3] and dresidual_array is not dy_array else None
+        own_dresidual = x if wanted[3] and epilogue.activation is not None else None
         likes = (
             x if wanted[0] else None,
             weight if wanted[1] else None,
@@ -378,8 +378,8 @@ def _gradients(
             own_dresidual,
         )
         dx, dweight, dbias, dresidual = tensors_of((*found, dresidual_array), likes)
-        if own_dresidual is None:
-            dresidual = dy
+    if epilogue.activation is None:  # nothing stands between dy and the residual
+        dresidual = dy
     return dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None
 
 
