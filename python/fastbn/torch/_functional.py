@@ -342,8 +342,8 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, weight, bias and residual, of which those that are `wanted`.
 
-    `tensors` are these four, where and weights; the residual is None without an activation. `constants` are the mean and
-    variance of evaluation, None for training.
+    `tensors` are these four, where and weights; the residual is None without an activation. `constants` are the mean
+    and variance of evaluation, None for training.
     """
     x, weight, bias, residual, where, weights = tensors
     assert x is not None
