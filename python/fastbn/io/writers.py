@@ -200,7 +200,8 @@ class _NpzWriter(_NpyWriter):
                 if old and member.filename != self._name:
                     with old.open(member) as source, archive.open(member, "w", force_zip64=True) as copy:
                         shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-            archive.write(self._beside, self._name)
+            with open(self._beside, "rb") as new, archive.open(self._name, "w", force_zip64=True) as copy:
+                shutil.copyfileobj(new, copy, _CHUNK_BYTES)
 
     def close(self) -> None:
         try:
@@ -326,6 +327,13 @@ class _ZarrWriter(Writer):
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
         self._zarr = needed("zarr", "Zarr stores")
+        try:
+            self._begin(target, path, wanted)
+        except BaseException:  # Ctrl-C too, while zarr still makes the array
+            self.close()
+            raise
+
+    def _begin(self, target: Target, path: str, wanted: Wanted) -> None:
         self._path, self._consolidated = path, False
         name = target.member if target.named else None
         if target.within:
