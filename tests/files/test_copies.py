@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import fastbn
+from support.datafiles import LEAST, Array
 
 h5py = pytest.importorskip("h5py")
 zarr = pytest.importorskip("zarr")
@@ -66,3 +72,118 @@ def test_a_store_in_which_some_arrays_have_no_names_of_dimensions(tmp_path: Path
     # two passes in float64, over three rows
     expected = (X - X.mean(0)) / X.std(0)
     np.testing.assert_allclose(zarr.open(tmp_path / "z.zarr", mode="r")[...], expected, rtol=1e-12)
+
+
+# What is computed is data, zeros too.
+
+NEW = zarr.__version__ >= "3"
+# Column 1 is constant, so that all of its copy is 0.
+CONSTANT = np.array([[1.0, 5.0, 0.0], [2.0, 5.0, 1.0], [3.0, 5.0, 5.0]])
+
+
+def save(kind: str, folder: Path, x: Array) -> str:
+    """Return the path of a variable that xarray has written, in chunks of one column."""
+    data = xr.Dataset({"v": (("t", "c"), x)}, coords={"c": np.arange(x.shape[1])})
+    if kind == "netcdf":
+        data.to_netcdf(folder / "x.nc", engine="h5netcdf", encoding={"v": {"_FillValue": None}})
+        return f"{folder}/x.nc:v"
+    how: Any = {"zarr_format": int(kind[-1]), "consolidated": False}
+    data.to_zarr(folder / "x.zarr", encoding={"v": {"chunks": (len(x) // 3, 1)}}, **how)
+    return f"{folder}/x.zarr:v"
+
+
+def read(path: str, name: str) -> Array:
+    """Return a variable as xarray reads it, with NaN for what is no data."""
+    if path.endswith(".zarr"):
+        return np.asarray(xr.open_zarr(path, consolidated=False)[name])
+    with xr.open_dataset(path, engine="h5netcdf") as file:
+        return np.asarray(file[name])
+
+
+@pytest.mark.skipif(not NEW, reason="made by functions of version 3")
+@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "netcdf"])
+@pytest.mark.parametrize("out", ["z.zarr", "z.nc", "folder/", "x.zarr:w", "v2.zarr:w", "v3.zarr:w"])
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_zeros_of_copies_are_data(kind: str, out: str, spoiled: bool, tmp_path: Path) -> None:
+    x = CONSTANT.copy()
+    x[2, 0] = np.nan if spoiled else x[2, 0]
+    source = save(kind, tmp_path, x)
+    for version in (2, 3):
+        zarr.open_group(tmp_path / f"v{version}.zarr", mode="w", zarr_format=version)
+    mean, std = CONSTANT.mean(0), np.array([CONSTANT.std(0)[0], 1, CONSTANT.std(0)[2]])
+    fastbn.standardize(source, fastbn.moments(CONSTANT), f"{tmp_path}/{out}")
+    path, _, name = out.partition(":")
+    path = f"{tmp_path}/folder/{Path(source).name.partition(':')[0]}" if path == "folder/" else f"{tmp_path}/{path}"
+    # two passes in float64, over three rows; assert_allclose takes NaN for equal to NaN alone
+    np.testing.assert_allclose(read(path, name or "v"), (x - mean) / std, rtol=1e-12)
+    found = fastbn.stream(f"{path}:{name or 'v'}")
+    assert found.count == 3
+    assert np.isnan(found.mean).tolist() == [spoiled, False, False]
+
+
+@pytest.mark.skipif(not NEW, reason="made by functions of version 3")
+@pytest.mark.parametrize("resume", [False, True])
+def test_chunks_of_zeros_are_written_where_there_is_no_fill_value(resume: bool, tmp_path: Path) -> None:
+    """Zarr's version 2 does not say what a chunk holds that is not there."""
+    x = np.stack([np.arange(6000.0), np.full(6000, 5.0)], axis=1)
+    source, out = save("zarr2", tmp_path, x), tmp_path / "z.zarr"
+    moments, stopped = fastbn.moments(x), []
+
+    def stopping(done: int, total: int | None) -> None:
+        if resume and not stopped:
+            stopped.append(done)
+            raise KeyboardInterrupt
+
+    for _ in range(1 + resume):
+        with suppress(KeyboardInterrupt):
+            fastbn.standardize(source, moments, out, resume=resume, every=0.0, memory=LEAST, progress=stopping)
+    assert len(stopped) == resume
+    array = zarr.open_group(out, mode="r")["v"]
+    assert array.fill_value is None
+    assert {file.name for file in (out / "v").iterdir()} >= {f"{row}.{column}" for row in range(3) for column in (0, 1)}
+    np.testing.assert_array_equal(array[:, 1], 0)
+
+
+def test_version_3_of_zarr_says_what_is_no_data_by_attributes(tmp_path: Path) -> None:
+    """Whatever else is there: xarray reads the zeros."""
+    if not NEW:
+        pytest.skip("made by functions of version 3")
+    array = zarr.open_group(tmp_path / "x.zarr", mode="w").create_array("v", data=CONSTANT, dimension_names=("t", "c"))
+    array.attrs["_ARRAY_DIMENSIONS"] = ["t", "c"]
+    assert array.fill_value == 0
+    np.testing.assert_array_equal(read(f"{tmp_path}/x.zarr", "v"), CONSTANT)
+    assert fastbn.stream(f"{tmp_path}/x.zarr:v").count == 3
+
+
+# What a file cannot hold is said.
+
+
+@pytest.mark.parametrize(
+    ("column", "how", "said"),
+    [
+        (pa.array([1, 2], pa.uint64()), {}, "uint64 (column 'b')"),
+        (pa.array([1, 2], pa.uint8()), {}, "uint8 (column 'b')"),
+        (pa.array([1, 2], pa.time32("s")), {}, "(column 'b')"),
+        (pa.array(["x", "y"]), {"dtype": "float16"}, "halffloat (column 'a')"),
+    ],
+)
+def test_types_that_orc_has_not(column: Any, how: Any, said: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1.0, 3.0], "i": pa.array([1, 2], pa.int8()), "b": column}), tmp_path / "x.parquet")
+    moments = fastbn.stream(tmp_path / "x.parquet", columns=["a"])
+    with pytest.raises(
+        ValueError, match=r"out must be of a kind that holds what is in .*x.parquet, got .*z.orc"
+    ) as info:
+        fastbn.standardize(tmp_path / "x.parquet", moments, tmp_path / "z.orc", **how)
+    assert str(info.value).endswith(said)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.parquet"]
+
+
+@pytest.mark.parametrize("name", ["z.nc", "z.zarr"])
+def test_an_index_of_several_levels(name: str, tmp_path: Path) -> None:
+    levels = pd.MultiIndex.from_product([["a"], range(3)], names=["p", "q"])
+    coords = xr.Coordinates.from_pandas_multiindex(levels, "t")
+    with pytest.raises(
+        ValueError, match=r"out must be of a kind that holds what is in source, got .*'t' is a MultiIndex"
+    ):
+        fastbn.standardize(xr.DataArray(X, coords, ("t", "c")), MOMENTS, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

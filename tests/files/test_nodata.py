@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import xarray as xr
 import zarr
 
 import fastbn
@@ -149,3 +150,69 @@ def test_channels_of_images(tmp_path: Path, rng: np.random.Generator) -> None:
     found = fastbn.stream(folder, nodata={"R": [int(flat[0, 0])], 2: int(flat[5, 2])})
     wanted = [(flat[:, 0] != flat[0, 0]).sum(), len(flat), (flat[:, 2] != flat[5, 2]).sum()]
     assert np.asarray(found.count).tolist() == wanted
+
+
+# Signs and factors of stored numbers.
+
+TRUE = ["true", "True", np.bytes_(b"true"), np.array([b"true"]), np.array("true", h5py.string_dtype()), ["true"]]
+
+
+@pytest.mark.parametrize("said", TRUE, ids=repr)
+def test_signs_as_hdf5_may_spell_them(tmp_path: Path, said: Any) -> None:
+    x = np.array([[-1, 1], [-2, 3], [-3, 2]], np.int8)
+    found = fastbn.stream(hdf5(tmp_path, x, _Unsigned=said, _FillValue=np.int8(-3)))
+    np.testing.assert_array_equal(found.mean, [254.5, 2])
+    other: Any = "false" if isinstance(said, str) else np.array([b"false"])
+    found = fastbn.stream(hdf5(tmp_path, x.view(np.uint8), _Unsigned=other, _FillValue=np.uint8(253)))
+    np.testing.assert_array_equal(found.mean, [-1.5, 2])
+    assert fastbn.stream(hdf5(tmp_path, x, _Unsigned="perhaps")).min[0] == -3
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "zarr"])
+@pytest.mark.parametrize("fill", [None, -2, 254])
+@pytest.mark.parametrize(("dtype", "said"), [("u1", "false"), ("i1", "true"), ("<i2", "true"), (">u2", "false")])
+def test_signs_are_those_of_xarray(tmp_path: Path, engine: str, fill: int | None, dtype: str, said: str) -> None:
+    stored = np.array([[255, 1], [254, 2], [7, 3]]).astype(dtype)
+    variable = xr.Variable(("t", "c"), stored, {"_Unsigned": said})
+    if fill is not None:
+        variable.attrs["_FillValue"] = np.array(fill).astype(dtype)[()]
+    if engine == "zarr":
+        path = tmp_path / "x.zarr"
+        xr.Dataset({"v": variable}).to_zarr(path, zarr_format=2, consolidated=False)
+        expected = xr.open_zarr(path, consolidated=False)["v"].to_numpy()
+    else:
+        path = tmp_path / "x.nc"
+        xr.Dataset({"v": variable}).to_netcdf(path, engine="h5netcdf")
+        with xr.open_dataset(path, engine="h5netcdf") as file:
+            expected = file["v"].to_numpy()
+    found = fastbn.stream(f"{path}:v")
+    np.testing.assert_array_equal(found.min, np.nanmin(expected, 0))
+    np.testing.assert_array_equal(found.max, np.nanmax(expected, 0))
+    np.testing.assert_array_equal(np.broadcast_to(found.count, (2,)), np.isfinite(expected).sum(0))
+
+
+@pytest.mark.parametrize("given", ["-999", np.bytes_(b"-999"), np.array([b"-999"]), "-999.0"], ids=repr)
+@pytest.mark.parametrize("dtype", ["i2", "f4", "f8"])
+def test_fill_values_that_are_texts_of_numbers(tmp_path: Path, dtype: str, given: Any) -> None:
+    x = np.array([[1, 2], [-999, 4], [3, 6]], dtype)
+    for key in ("_FillValue", "missing_value"):
+        found = fastbn.stream(hdf5(tmp_path, x, **{key: given}))
+        assert (found.count[0], found.mean[0], found.mean[1]) == (2, 2, 4)
+
+
+@pytest.mark.skipif(zarr.__version__ < "3", reason="of version 3")
+def test_fill_values_in_the_spelling_of_zarr(tmp_path: Path) -> None:
+    """A float is written by xarray as base64 of its bytes."""
+    x = xr.DataArray([[1.0, 2.0], [-999.0, 4.0], [3.0, 6.0]], dims=("t", "c"), attrs={"_FillValue": -999.0})
+    x.to_dataset(name="v").to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
+    assert zarr.open_group(tmp_path / "x.zarr", mode="r")["v"].attrs["_FillValue"].endswith("=")
+    assert fastbn.stream(f"{tmp_path}/x.zarr:v").mean[0] == 2
+
+
+@pytest.mark.parametrize("key", ["scale_factor", "add_offset"])
+@pytest.mark.parametrize("given", [[1.0, 2.0], np.zeros(0), "0.5", 1j], ids=repr)
+def test_factors_that_are_not_one_number(tmp_path: Path, key: str, given: Any) -> None:
+    path = hdf5(tmp_path, np.ones((3, 2), np.int16), **{key: given})
+    with pytest.raises(ValueError, match=rf"x.h5 must have one number as {key}, got "):
+        fastbn.stream(path)
+    assert fastbn.stream(hdf5(tmp_path, np.ones((3, 2), np.int16), **{key: [2.0]})).mean[0] in (2, 3)

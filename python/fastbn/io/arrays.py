@@ -75,7 +75,7 @@ class ArraySource(Source):
         self.flat = len(stored.shape) == 1
         self.shape = (*stored.shape, 1) if self.flat else tuple(stored.shape)
         self.axis = _axes(name, options, self.shape, stored.origin.dims)
-        self._packing = _Packing(stored, options.nodata is None)
+        self._packing = _Packing(name, stored, options.nodata is None)
         self.dtype = computed_as(name, self._packing.dtype, options.dtype)
         self.notes, self._copies, self._exact = self._packing.notes, Ring(options), options.exact
         lone = len(self.axis) == 1
@@ -108,8 +108,8 @@ class ArraySource(Source):
             if kept is None:
                 continue
             values = self._stored.read(region[:1] if self.flat else region).reshape(extent(region))[kept]
-            if self._packing.unsigned is not None:
-                values = values.view(self._packing.unsigned)
+            if self._packing.viewed is not None:
+                values = values.view(self._packing.viewed)
             valid = self._nodata.valid(values, first)
             if values.dtype == self.dtype and not self._packing.packed:
                 values = values.view(self.dtype)  # that says "=" of its byte order, where the file's may say "<"
@@ -171,21 +171,24 @@ class _Packing:
     """What an array says of how its numbers are to be understood: as CF conventions have it, section 8.1.
 
     ``nodata`` are the stored values that are no data; of what is packed, values are ``stored * scale + offset``.
+    ``viewed`` is the type as which stored integers are to be taken, where that is of the other sign.
     """
 
-    def __init__(self, stored: Stored, honoured: bool) -> None:
+    def __init__(self, name: str, stored: Stored, honoured: bool) -> None:
         attrs, self.dtype = stored.origin.attrs, stored.dtype
-        self.unsigned: np.dtype[Any] | None = None
-        if str(attrs.get("_Unsigned", "")).lower() == "true" and self.dtype.kind == "i":
-            self.dtype = self.unsigned = np.dtype(f"{self.dtype.byteorder}u{self.dtype.itemsize}")
+        self.viewed: np.dtype[Any] | None = None
+        other = {"true": ("i", "u"), "false": ("u", "i")}.get((_text(attrs.get("_Unsigned")) or "").lower())
+        if other is not None and self.dtype.kind == other[0]:
+            self.dtype = self.viewed = np.dtype(f"{self.dtype.byteorder}{other[1]}{self.dtype.itemsize}")
         self.nodata: tuple[Any, ...] = ()
         self.notes: list[str] = []
         for key in ("_FillValue", "missing_value") if honoured and self.dtype.kind in "iuf" else ():
             given = self._numbers(attrs[key]) if key in attrs else ()
             self.nodata += tuple(value for value in given if value not in self.nodata)
             self.notes += [f"left out as no data: {value:.15g} ({key})" for value in given if value == value]
-        factors = (attrs.get("scale_factor", 1), attrs.get("add_offset", 0))
-        self._scale, self._offset = (np.float64(np.asarray(factor).reshape(-1)[0]) for factor in factors)
+        self._scale, self._offset = (
+            _factor(name, key, attrs.get(key, default)) for key, default in (("scale_factor", 1), ("add_offset", 0))
+        )
         self.packed = bool(self._scale != 1 or self._offset != 0)
         if self.packed:
             self.dtype = np.dtype(np.float64)
@@ -196,18 +199,38 @@ class _Packing:
         return values * self._scale + self._offset if self.packed else values
 
     def _numbers(self, given: Any) -> tuple[Any, ...]:
-        """Return an attribute's values in the array's type; zarr's version 3 has floats as text of their bytes."""
-        if isinstance(given, (str, bytes)):
-            try:
-                given = struct.unpack("<d", base64.b64decode(given, validate=True))[0]
-            except (ValueError, struct.error):
-                return ()
-        array = np.atleast_1d(np.asarray(given))
+        """Return an attribute's values in the array's type; none of a text that is no number."""
+        text = _text(given)
+        array = np.atleast_1d(np.asarray(given if text is None else _number_of(text)))
         if array.dtype.kind not in "iuf":
             return ()
-        if self.unsigned is not None and array.dtype.kind == "i":
+        if self.viewed is not None and array.dtype.kind in "iu":
             array = array.astype(self.dtype)
         return tuple(array.tolist())
+
+
+def _text(given: Any) -> str | None:
+    """Return an attribute that is one text, which HDF5 may have as bytes and in an array."""
+    if isinstance(given, (np.ndarray, list, tuple)) and np.size(given) == 1:
+        given = np.asarray(given).reshape(-1).tolist()[0]
+    given = given.decode(errors="replace") if isinstance(given, bytes) else given
+    return str(given) if isinstance(given, str) else None
+
+
+def _number_of(text: str) -> int | float | None:
+    """Return the number that a text is; zarr's version 3 has a float as base64 of its eight bytes, which end in "="."""
+    for read in (int, float, lambda coded: struct.unpack("<d", base64.b64decode(coded, validate=True))[0]):
+        with suppress(ValueError, struct.error):
+            return read(text)
+    return None
+
+
+def _factor(name: str, key: str, given: Any) -> np.float64:
+    """Return the one number that an attribute is."""
+    array = np.asarray(given)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise UnreadableError(f"{name} must have one number as {key}, got {given!r}")
+    return np.float64(array.reshape(-1)[0])
 
 
 def computed_as(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any] | None) -> np.dtype[Any]:
@@ -456,7 +479,8 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
 
     attrs = dict(getattr(array, "attrs", {}))
     fill = getattr(array, "fill_value", None)
-    if "_ARRAY_DIMENSIONS" in attrs and fill is not None:  # Zarr's version 2, as xarray writes it
+    version = getattr(getattr(array, "metadata", None), "zarr_format", 2)
+    if "_ARRAY_DIMENSIONS" in attrs and fill is not None and version == 2:  # as xarray writes and reads it
         attrs.setdefault("_FillValue", fill)
     origin = Origin(
         _chunks_of(array),

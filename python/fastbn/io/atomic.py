@@ -8,8 +8,9 @@ import glob
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _SUFFIX = ".part"
 _KEPT = "resume"  # where others have the number of their process
@@ -79,11 +80,14 @@ def _host() -> str:
 
 
 def _put(temporary: str, target: str) -> None:
-    """Rename. A folder replaces no folder that holds something, so the two are exchanged, in one step if that can be.
+    """Rename; what was there gives its mode.
 
-    Else that one goes aside first, and back if it must. Between the two renames the aside may be the only copy there
-    is, so its name is none of those that are removed.
+    A folder replaces no folder that holds something, so the two are exchanged, in one step if that can be. Else that
+    one goes aside first, and back if it must. Between the two renames the aside may be the only copy there is, so its
+    name is none of those that are removed.
     """
+    with suppress(OSError):  # nothing was there, or the file system has no modes
+        os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
     if not os.path.isdir(target):
         os.replace(temporary, target)
         return

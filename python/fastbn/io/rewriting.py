@@ -92,7 +92,9 @@ class Rewriting:
         if target.is_there() and not (self._options.overwrite and replaceable):
             hint = " (overwrite=True, --force, replaces it)" if replaceable else ""
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST) + hint, target.name)
-        with replacing(target.path, keep=self._run_of is not None) as path:
+        # A link stays one where a part of what it leads to is replaced.
+        whole = os.path.realpath(target.path) if target.within else target.path
+        with replacing(whole, keep=self._run_of is not None) as path:
             checkpoint = None if self._run_of is None else Checkpoint(f"{path}.json", self._run_of, self._options.every)
             found = None if checkpoint is None or not os.path.exists(path) else checkpoint.load()
             if found is None:
@@ -119,7 +121,8 @@ class Rewriting:
     def _check_apart(self, place: Place) -> None:
         """Refuse a target that a place is read from, or a Zarr store that it lies in; other arrays of a file may be."""
         target = self._target
-        if replaces(target.path, (*place.files, *_behind(place.array))) and not target.spares(place):
+        inner = [os.path.join(file, place.member) for file in place.files if place.kind == "zarr" and place.member]
+        if replaces(target.path, (*place.files, *inner, *_behind(place.array))) and not target.spares(place):
             raise ValueError(f"out must not be one of the sources, got {target.name!r}")
 
     def _options_of(self, place: Place) -> Options:
@@ -135,7 +138,6 @@ class Rewriting:
         return options.but(columns=names) if named else options
 
     def _check(self, source: Source, place: Place) -> None:
-        self._check_apart(place)  # of those that come one by one
         self._statistics(source)
 
     def _save(self, checkpoint: Checkpoint | None) -> None:
@@ -144,6 +146,9 @@ class Rewriting:
             checkpoint.save(self._state, self._sink.settle)
 
     def _take(self, source: Source, place: Place, checkpoint: Checkpoint | None) -> None:
+        self._check_apart(place)  # of those that come one by one
+        if self._target.takes(source.origin.stored):
+            raise ValueError(f"out must not be one of the sources, got {self._target.name!r}")
         if self._target.kind in TABLES.values() and not source.tabular:
             raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
         self._sink.begin(place, source)

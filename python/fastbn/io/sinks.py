@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,13 +48,14 @@ class FileSink:
             kind = (shape[1:], values.dtype)
         if self._writer is None:
             self._kind = kind
-            if self._tabular:
-                from fastbn.io.tables import TableWriter  # where pyarrow is needed
+            with self._holding(values, block.name or source.name):
+                if self._tabular:
+                    from fastbn.io.tables import TableWriter  # where pyarrow is needed
 
-                self._writer = TableWriter(self._target, self._path, values.schema, self._options)
-            else:
-                wanted = Wanted(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
-                self._writer = WRITERS[self._target.kind](self._target, self._path, wanted)
+                    self._writer = TableWriter(self._target, self._path, values.schema, self._options)
+                else:
+                    wanted = Wanted(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
+                    self._writer = WRITERS[self._target.kind](self._target, self._path, wanted)
         if kind != self._kind:
             what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._kind, kind
             raise ValueError(
@@ -59,7 +64,22 @@ class FileSink:
             )
         at = self._begin + corner[0]
         self.rows = max(self.rows, at + len(values))
-        self._writer.write((at, *corner[1:]), values)
+        with self._holding(values, block.name or source.name):
+            self._writer.write((at, *corner[1:]), values)
+
+    @contextmanager
+    def _holding(self, values: Any, name: str) -> Iterator[None]:
+        """Say in a ValueError what a file cannot hold: in ORC some types of Arrow's, an index of several levels."""
+        try:
+            yield
+        except NotImplementedError as error:
+            said = str(error).strip().partition("\n")[0]
+            fields = values.schema if self._tabular else ()
+            of_it = (field for field in fields if re.search(rf"(?<!\w){re.escape(str(field.type))}(?!\w)", said))
+            what = "".join(f" (column {field.name!r})" for field in itertools.islice(of_it, 1))
+            raise ValueError(
+                f"out must be of a kind that holds what is in {name}, got {self._target.name!r}: {said}{what}"
+            ) from error
 
     def end(self) -> None:
         """End a source that is complete."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fastbn.io.options import Path
@@ -39,26 +43,69 @@ class Target(NamedTuple):
         if self.kind == "npz":
             with zipfile.ZipFile(self.path) as archive:
                 return f"{self.member}.npy" in archive.namelist()
-        found: Any
         if self.kind == "hdf5":
             with needed("h5py", "HDF5 files").File(self.path, "r") as file:
-                found = file.get(self.member)
-                array = hasattr(found, "dtype")
-        elif self.kind == "zarr":
-            found = needed("zarr", "Zarr stores").open(self.path, mode="r")
-            if hasattr(found, "array_keys"):
-                found = found.get(self.member, None)
-            array = hasattr(found, "dtype")
-        else:
-            raise ValueError(f"out must be a new file where it is NetCDF, got {self.name!r}, in a file that is there")
-        if found is not None and not array:
+                # A link that leads nowhere is something too.
+                return self._is_in(file) or file.get(self.member, getlink=True) is not None
+        if self.kind == "zarr":
+            return self._is_in(needed("zarr", "Zarr stores").open(self.path, mode="r"))
+        raise ValueError(f"out must be a new file where it is NetCDF, got {self.name!r}, in a file that is there")
+
+    def _is_in(self, file: Any) -> bool:
+        """Whether an opened file has the array; ValueError where it cannot, or has a group of that name."""
+        found = file
+        for part in self.member.split("/"):
+            if hasattr(found, "dtype"):
+                raise ValueError(f"out must name an array in a group, got {self.name!r}, which is in an array")
+            found = found.get(part, None)
+            if found is None:
+                return False
+        if not hasattr(found, "dtype"):
             raise ValueError(f"out must name an array, got the group {self.name!r}")
-        return found is not None
+        return True
 
     def spares(self, place: Place) -> bool:
-        """Whether a place is another array of the file, which stays."""
-        inside = f"{place.member}/".startswith(f"{self.member}/")
-        return self.named and place.array is None and place.kind == self.kind and bool(place.member) and not inside
+        """Whether a place is another array of the file by its name, which stays."""
+        if not self.named or place.array is not None or place.kind != self.kind or not place.member:
+            return False
+        one, other = (_plain(member) for member in (self.member, place.member))
+        if self.kind == "zarr":  # where folders may be links
+            one, other = (os.path.realpath(os.path.join(self.path, each)) for each in (one, other))
+        return not f"{other}/".startswith(f"{one}/")
+
+    def takes(self, array: Any) -> bool:
+        """Whether an open data set of HDF5 goes with what is replaced, or another that it is made of.
+
+        Links may have led to it, from another name or another file than the one that was named.
+        """
+        return os.path.exists(self.path) and any(
+            os.path.samefile(file, self.path) and (not self.named or self._is(name)) for file, name in _data_sets(array)
+        )
+
+    def _is(self, name: str) -> bool:
+        with needed("h5py", "HDF5 files").File(self.path, "r") as file:
+            found = file.get(self.member)
+            return found is not None and ("%" in name or found == file.get(name))
+
+
+def _data_sets(array: Any, known: frozenset[tuple[str, str]] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Yield file and name of a data set of HDF5, and of those that a virtual one is made of; a name may have "%b"."""
+    if not hasattr(array, "virtual_sources") or (array.file.filename, array.name) in known:
+        return
+    here = array.file.filename
+    yield here, array.name
+    for each in array.virtual_sources() if array.is_virtual else ():
+        beside = os.path.join(os.path.dirname(here), each.file_name)
+        for pattern in (here,) if each.file_name == "." else (beside, each.file_name):
+            for path in glob.glob(re.sub("%[0-9]*b", "*", glob.escape(pattern))):
+                yield path, each.dset_name
+                with suppress(OSError, KeyError), needed("h5py", "HDF5 files").File(path, "r") as file:
+                    yield from _data_sets(file[each.dset_name], known | {(here, array.name)})
+
+
+def _plain(member: str) -> str:
+    """Return an array's name without what HDF5, Zarr and archives skip in it."""
+    return "/".join(part for part in member.split("/") if part not in ("", "."))
 
 
 def target_of(out: Path) -> Target:
@@ -66,7 +113,9 @@ def target_of(out: Path) -> Target:
     path = os.fspath(out)
     bare, member = split(path)
     if member:
-        return Target(KINDS[suffix_of(bare)], bare, member, True)
+        if not _plain(member):
+            raise ValueError(f"out must name an array, got {path!r}")
+        return Target(KINDS[suffix_of(bare)], bare, _plain(member), True)
     suffix = suffix_of(path)
     if suffix in KINDS:
         return Target(KINDS[suffix], path.rstrip(os.sep))

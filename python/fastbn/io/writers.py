@@ -200,7 +200,8 @@ class _NpzWriter(_NpyWriter):
                 if old and member.filename != self._name:
                     with old.open(member) as source, archive.open(member, "w", force_zip64=True) as copy:
                         shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-            archive.write(self._beside, self._name)
+            with open(self._beside, "rb") as new, archive.open(self._name, "w", force_zip64=True) as copy:
+                shutil.copyfileobj(new, copy, _CHUNK_BYTES)
 
     def close(self) -> None:
         try:
@@ -326,6 +327,13 @@ class _ZarrWriter(Writer):
 
     def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
         self._zarr = needed("zarr", "Zarr stores")
+        try:
+            self._begin(target, path, wanted)
+        except BaseException:  # Ctrl-C too, while zarr still makes the array
+            self.close()
+            raise
+
+    def _begin(self, target: Target, path: str, wanted: Wanted) -> None:
         self._path, self._consolidated = path, False
         name = target.member if target.named else None
         if target.within:
@@ -341,6 +349,9 @@ class _ZarrWriter(Writer):
         self._array = self._zarr.open(path, mode="r+") if wanted.resumed else self._created(path, name, wanted)
         if not hasattr(self._array, "dtype"):
             self._array = self._array[name or wanted.name(target)]
+        if _version_of(self._array) == 2 and hasattr(self._array, "with_config"):
+            # Without a fill value it is not said what a chunk holds that is not there.
+            self._array = self._array.with_config({"write_empty_chunks": True})
 
     def settle(self, rows: int) -> None:
         self.finish(rows)  # for what is stopped after its last block
@@ -368,9 +379,8 @@ class _ZarrWriter(Writer):
         ours = isinstance(source, self._zarr.Array)
         if not hasattr(self._zarr, "create_array"):  # pragma: no cover (version 2 of zarr)
             attrs |= {} if wanted.dims is None else {"_ARRAY_DIMENSIONS": list(wanted.dims)}
-            array = self._zarr.open_array(
-                path, path=name, mode="w", **options, **({"compressor": source.compressor} if ours else {})
-            )
+            options |= {"compressor": source.compressor} if ours else {}
+            array = self._zarr.open_array(path, path=name, mode="w", fill_value=None, **options)
             array.attrs.update(attrs)
             return array
         version = _zarr_format(path) or (source.metadata.zarr_format if ours else 3)
@@ -378,11 +388,16 @@ class _ZarrWriter(Writer):
             options["compressors"] = source.compressors
             whole = source.shards is None or len(source.shards) != len(options["chunks"])
             options |= {} if whole else {"shards": source.shards, "chunks": source.chunks}
-        if version == 2 and wanted.dims is not None:
-            attrs |= {"_ARRAY_DIMENSIONS": list(wanted.dims)}
+        if version == 2:  # where a fill value says what is no data, and zarr would take 0
+            options["fill_value"] = None
+            attrs |= {} if wanted.dims is None else {"_ARRAY_DIMENSIONS": list(wanted.dims)}
         elif wanted.dims is not None:
             options["dimension_names"] = wanted.dims
         return self._zarr.create_array(path, name=name, zarr_format=version, attributes=attrs, **options)
+
+
+def _version_of(array: Any) -> int:
+    return getattr(getattr(array, "metadata", None), "zarr_format", 2)
 
 
 def _zarr_format(path: str) -> int | None:
