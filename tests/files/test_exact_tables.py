@@ -464,6 +464,50 @@ INTEGERS = ["9007199254740993", "-9007199254740993", "9223372036854775807", "184
 INTEGERS += [" 36028797018963969 ", "123456789012345678901", "1" + "0" * 29 + "1"]
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [2**64 + 1, 1],
+        [2**53 + 1, 1.5],
+        [Decimal(2**53 + 1), 1],
+        [Decimal("1.5"), 2**53 + 1],
+        [np.int64(2**53 + 1), 2.5],
+        [None, -(2**70) - 1],
+    ],
+    ids=str,
+)
+def test_integers_of_object_columns_are_not_rounded(entries: list[Any]) -> None:
+    frame = pd.DataFrame({"a": pd.Series(entries, dtype=object), "b": [1.0, 2.0]})
+    large = max((entry for entry in entries if entry is not None), key=abs)
+    with pytest.raises(ValueError, match=rf"source must hold integers that float64 holds, got {large} in 'a'"):
+        fastbn.stream(frame)
+    assert fastbn.stream(frame, columns=["b"]).mean.tolist() == [1.5]
+    assert fastbn.stream(frame, dtype="float64").max.tolist()[1] == 2.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("entries", [[2**64, 1], [2**70, 1.5], [Decimal(2**53), 1.5], [Decimal("0.1"), 3]], ids=str)
+def test_integers_of_object_columns_that_float64_holds(entries: list[Any]) -> None:
+    found = fastbn.stream(pd.DataFrame({"a": pd.Series(entries, dtype=object), "b": "text"}))
+    assert found.max == max(map(float, entries))
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(20, 0), pa.decimal256(40, 0), pa.decimal128(18, -1)], ids=str)
+def test_decimals_without_places_are_integers(tmp_path: Path, kind: Any) -> None:
+    unit = 10**-kind.scale
+    held = [Decimal(2**53 * unit), None, Decimal(7 * unit), Decimal(-(2**53 + 2) * unit)]
+    lost = next(n for n in range(2**53 + 1, 2**53 + 99) if int(float(n * unit)) != n * unit)
+    for name, values in (("held", held), ("lost", [*held, Decimal(lost * unit)])):
+        table = pa.table({"a": pa.chunked_array([values[:2], values[2:]], kind)})
+        if name == "held" and unit == 1:
+            assert fastbn.stream(table, nan="omit").min == -(2.0**53 + 2)
+        if name == "lost":
+            with pytest.raises(ValueError, match=r"source must hold integers that float64 holds, got -?[0-9]+ in 'a'"):
+                fastbn.stream(table)
+            assert fastbn.stream(table, nan="omit", dtype="float64").count == 4
+    fraction = pa.table({"a": pa.array([Decimal("9007199254740993.25")], pa.decimal128(20, 2))})
+    assert fastbn.stream(fraction).mean.tolist() == [float("9007199254740993.25")]  # the nearest
+
+
 @pytest.mark.parametrize("entry", INTEGERS)
 def test_integers_of_texts_are_not_rounded_without_a_word(tmp_path: Path, entry: str) -> None:
     assert float(entry) != int(entry)
@@ -701,7 +745,7 @@ def test_files_of_statistics_keep_what_they_were_read_with(tmp_path: Path) -> No
             r"must be in UTF-8, or be read with its encoding \('latin-1' or 'utf-16' for instance\)",
         ),
         ("a,s\n1,x\n2,é\n".encode("latin-1"), {}, "must be read with its encoding .*, got .* column 's': .* UTF8"),
-        (gzip.compress(b"a\n1\n"), {}, r"must have a name that ends in \.gz, for it is compressed"),
+        (gzip.compress(b"a\n1\n", mtime=0x0D), {}, r"must have a name that ends in \.gz, for it is compressed"),
         (lzma.compress(b"a\n1\n"), {}, r"must have a name that ends in \.xz"),
         (pa.compress(b"a\n1\n", codec="zstd", asbytes=True), {}, r"must have a name that ends in \.zst"),
     ],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import zarr
@@ -78,6 +81,36 @@ def test_by_column(tmp_path: Path, rng: np.random.Generator) -> None:
     wanted = np.full(30_000, 4)
     wanted[1], wanted[29_999] = (wide[:, 1] != 1).sum(), (wide[:, 29_999] != 2).sum()
     assert np.asarray(found.count).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "float64"}, {"dtype": "float32"}], ids=str)
+def test_columns_are_compared_as_they_are_stored(tmp_path: Path, options: dict[str, Any]) -> None:
+    a = np.array([-999.9, 1, 2], "f4")
+    table = pa.table(
+        {
+            "a": a,
+            "whole": [1, 2, 3],
+            "half": a.astype("f2"),
+            "double": np.array([np.float32(-999.9), -999.9, 2.0]),
+            "gaps": pa.array([None, 0, 3]),
+            "flags": pa.array([True, None, False]),
+            "none": pa.nulls(3),
+            "decimals": pa.array([Decimal("-999.9"), None, Decimal(3)], pa.decimal128(6, 1)),
+        }
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    columns = table.column_names
+    for source in (table, table.to_pandas(), tmp_path / "x.parquet"):
+        given = options | {"columns": columns}
+        found = fastbn.stream(source, nodata=-999.9, nan="omit", **given)
+        assert np.asarray(found.count).tolist() == [2, 3, 2, 2, 2, 2, 0, 1]
+        found = fastbn.stream(source, nodata=[0, np.nan], **given)  # what is missing is NaN
+        assert np.asarray(found.count).tolist() == [3, 3, 3, 3, 1, 1, 0, 2]
+        found = fastbn.stream(source, nodata=0, **given)
+        assert np.asarray(found.count).tolist() == [3, 3, 3, 3, 2, 2, 3, 3]
+        assert np.isnan(found.mean[[4, 5]]).all()
+    large = pa.table({"a": [2**53 + 1, 2**53, 0]})
+    assert fastbn.stream(large, nodata=2**53 + 1, dtype="float64").count == 2
 
 
 def test_with_nan_and_infinity() -> None:

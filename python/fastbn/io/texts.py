@@ -184,6 +184,7 @@ class TextTable:
         while len(data) < begin + self._size and (piece := next(pieces, b"")):
             data += piece
         data = data[begin : begin + self._size]
+        _refuse_packed(self._name, data)
         if b"\r" in data and b"\n" not in data:
             raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
         lines, at = io.BytesIO(data), 0
@@ -248,10 +249,13 @@ def compressed(file: Any, compression: str | None, mode: str) -> Any:
     return file if module is None else needed(module, "Compressed texts").open(file, mode)
 
 
-def _decoded(name: str, line: bytes) -> str:
-    packed = next((suffix for mark, suffix in _PACKED.items() if line.startswith(mark)), None)
+def _refuse_packed(name: str, data: bytes) -> None:
+    packed = next((suffix for mark, suffix in _PACKED.items() if data.startswith(mark)), None)
     if packed is not None:
         raise UnreadableError(f"{name} must have a name that ends in {packed}, for it is compressed")
+
+
+def _decoded(name: str, line: bytes) -> str:
     with suppress(UnicodeDecodeError):
         if b"\0" not in line:
             return line.decode()
