@@ -623,6 +623,30 @@ def test_compressed_texts(tmp_path: Path, x: Array, suffix: str) -> None:
     assert fastbn.stream(tmp_path).count == 2 * len(x)
 
 
+@pytest.mark.parametrize("delimiter", [",", "|"])
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ('5" pipe', {}),
+        ('a"b"c"', {}),
+        ('"5"" pipe"', {}),
+        ('"two\nlines"', {}),
+        ('plain#it is 5" wide', {"comment": "#"}),
+        ('5" pipe#it is 5" or "6', {"comment": "#"}),
+        ('"a#b"#c', {"comment": "#"}),
+    ],
+    ids=str,
+)
+def test_quotes_open_entries_at_their_beginning_alone(
+    tmp_path: Path, line: str, options: dict[str, Any], delimiter: str
+) -> None:
+    rows = [f"{number}{delimiter}{'t' * (number % 7)}" for number in range(40_000)]
+    rows[7] = f"7{delimiter}{line}"
+    (tmp_path / "x.csv").write_text("\n".join([f"a{delimiter}t", *rows, ""]))
+    found = fastbn.stream(tmp_path / "x.csv", memory=LEAST, delimiter=delimiter, **options)
+    assert (found.count, found.mean.tolist()) == (40_000, [19_999.5])
+
+
 def test_comments(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('# made here\n#\na,b,note\n1,2,"no # comment"\n  # nothing\n3,4,x # said\n"5",6,\n')
@@ -646,7 +670,11 @@ def test_null_values_are_those_and_others(tmp_path: Path) -> None:
         ({"delimiter": 1}, TypeError, "delimiter must be a text of one character, got 1"),
         ({"decimal": '"'}, ValueError, "decimal must be one ASCII character"),
         ({"comment": "é"}, ValueError, "comment must be one ASCII character"),
-        ({"encoding": "nonsense"}, ValueError, "encoding must be one that Python knows, got 'nonsense'"),
+        ({"encoding": "nonsense"}, ValueError, "encoding must be one of texts that Python knows, got 'nonsense'"),
+        ({"encoding": "rot13"}, ValueError, "encoding must be one of texts that Python knows, got 'rot13'"),
+        ({"encoding": "undefined"}, ValueError, "encoding must be one of texts that Python knows, got 'undefined'"),
+        ({"decimal": "5"}, ValueError, "decimal must be neither a letter nor a digit, got '5'"),
+        ({"decimal": ",", "delimiter": ","}, ValueError, "decimal must not be the delimiter, got ',' for both"),
         ({"encoding": 8}, TypeError, "encoding must be a text, got 8"),
         ({"null_values": 3}, TypeError, "null_values must be a text or several, got 3"),
         ({"null_values": [3]}, TypeError, r"null_values must be a text or several, got \[3\]"),

@@ -138,7 +138,7 @@ class TextTable:
         numbers = [str(i) for i in range(len(self._names))]
         if lines.count(b'"') % 2:  # which pyarrow would take, up to the end, for one entry; blocks before have it even
             list(self._entries(io.StringIO(lines.decode(errors="replace"), newline="")))
-        lines = _without_comments(lines, self._options.comment)
+        lines = _without_comments(lines, self._delimiter, self._options.comment)
         if not lines.strip():
             kinds = [(n, types[n] if types else pa.null()) for n in columns or numbers]
             return pa.schema(kinds).empty_table()
@@ -187,12 +187,12 @@ class TextTable:
         _refuse_packed(self._name, data)
         if b"\r" in data and b"\n" not in data:
             raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
-        lines, at = io.BytesIO(data), 0
+        lines, at, marks = io.BytesIO(data), 0, (self._delimiter, self._options.comment)
         texts = (_decoded(self._name, line) for line in lines)
         for _ in self._entries(texts, "begin with a whole row of entries"):
             if lines.tell() == self._size and not data.endswith(b"\n"):
                 raise self._too_long()
-            row, at = _without_comments(data[at : lines.tell()], self._options.comment), lines.tell()
+            row, at = _without_comments(data[at : lines.tell()], *marks), lines.tell()
             if row.strip(b"\r\n"):
                 entries = next(self._entries(io.StringIO(row.decode(), newline="")))
                 return entries, begin if self._options.header is False else begin + at
@@ -208,7 +208,7 @@ class TextTable:
             if not data:
                 return
             head = data[: self._size]
-            end = len(head) if len(head) < self._size else _last_end(head)
+            end = len(head) if len(head) < self._size else _last_end(head, self._delimiter, self._options.comment)
             if not end:
                 raise self._too_long()
             start += end
@@ -262,21 +262,28 @@ def _decoded(name: str, line: bytes) -> str:
     raise UnreadableError(f"{name} must be in UTF-8, or be read with its encoding ({_ENCODINGS}), got {line[:40]!r}")
 
 
-def _without_comments(lines: bytes, comment: str | None) -> bytes:
+def _without_comments(lines: bytes, delimiter: str, comment: str | None) -> bytes:
     """Return lines without what follows a comment's mark outside of quotes, and without lines of comments."""
     if comment is None or comment.encode() not in lines:
         return lines
     mark = re.escape(comment.encode())
-    kept = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", lambda found: found[1] or b"", lines)
+    either = rb"(" + _quoted(delimiter) + rb")|" + mark + rb"[^\r\n]*"
+    kept = re.sub(either, lambda found: found[1] or b"", lines)
     return re.sub(rb"(?m)^[ \t]*\r?\n", b"", kept) if re.search(rb"(?m)^[ \t]*" + mark, lines) else kept
 
 
-def _last_end(data: bytes) -> int:
-    """Return where the last whole line ends: behind a line end that an even number of quotes is before."""
-    end = data.rfind(b"\n") + 1
-    odd = data.count(b'"', 0, end) % 2
-    while end and odd:
-        before = data.rfind(b"\n", 0, end - 1) + 1
-        odd ^= data.count(b'"', before, end) % 2
-        end = before
-    return end
+def _quoted(delimiter: str) -> bytes:
+    """Return a pattern of an entry in quotes: they open one at its beginning alone, as pyarrow has it."""
+    return rb"(?:\A|[\r\n" + re.escape(delimiter.encode()) + rb'])"[^"]*(?:""[^"]*)*(?:"|\Z)'
+
+
+def _last_end(data: bytes, delimiter: str, comment: str | None) -> int:
+    """Return where the last whole line ends: behind the last line end that is not within quotes."""
+    if b'"' not in data:
+        return data.rfind(b"\n") + 1
+    mark = rb"" if comment is None else rb"|" + re.escape(comment.encode()) + rb"[^\r\n]*"
+    end, at = 0, 0
+    for found in re.finditer(_quoted(delimiter) + mark, data):
+        end = data.rfind(b"\n", at, found.start() + 1) + 1 or end
+        at = found.end()
+    return data.rfind(b"\n", at) + 1 or end
