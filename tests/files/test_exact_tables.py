@@ -34,6 +34,7 @@ from fastbn.command.display import show_stats
 from fastbn.io.counting import streamed
 from fastbn.io.options import Options
 from fastbn.io.statsfiles import load_stats, merged_stats, remembering, save_stats, to_json
+from fastbn.io.texts import _last_end
 from support.datafiles import LEAST, Array, assert_streamed, same_bits
 
 # 16 ulp of float64, of values that are up to 1e4 deviations from zero before the mean is taken off.
@@ -645,6 +646,27 @@ def test_quotes_open_entries_at_their_beginning_alone(
     (tmp_path / "x.csv").write_text("\n".join([f"a{delimiter}t", *rows, ""]))
     found = fastbn.stream(tmp_path / "x.csv", memory=LEAST, delimiter=delimiter, **options)
     assert (found.count, found.mean.tolist()) == (40_000, [19_999.5])
+
+
+def last_end(text: str) -> int:
+    """Return where the last line ends, character by character: quotes open at the beginning, two in quotes are one."""
+    state, end = "begin", 0
+    for at, character in enumerate(text, 1):
+        if state == "quoted":
+            state = "closed" if character == '"' else state
+        elif character == '"' and state in ("begin", "closed"):
+            state = "quoted"
+        elif character in ",\n":
+            state, end = "begin", at if character == "\n" else end
+        else:
+            state = "plain"
+    return end
+
+
+def test_where_the_last_line_ends(rng: np.random.Generator) -> None:
+    for length in rng.integers(0, 14, 5_000):
+        text = "".join(rng.choice(list('a,"\n'), length))
+        assert _last_end(text.encode(), ",", None) == last_end(text), repr(text)
 
 
 def test_comments(tmp_path: Path) -> None:

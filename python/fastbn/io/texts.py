@@ -281,9 +281,33 @@ def _last_end(data: bytes, delimiter: str, comment: str | None) -> int:
     """Return where the last whole line ends: behind the last line end that is not within quotes."""
     if b'"' not in data:
         return data.rfind(b"\n") + 1
+    if (comment is None or comment.encode() not in data) and _in_pairs(data, delimiter):
+        return _last_even_end(data)
     mark = rb"" if comment is None else rb"|" + re.escape(comment.encode()) + rb"[^\r\n]*"
     end, at = 0, 0
     for found in re.finditer(_quoted(delimiter) + mark, data):
         end = data.rfind(b"\n", at, found.start() + 1) + 1 or end
         at = found.end()
     return data.rfind(b"\n", at) + 1 or end
+
+
+def _in_pairs(data: bytes, delimiter: str) -> bool:
+    """Whether every other quote begins an entry, or is the second of two in one: what is in quotes is then of pairs."""
+    characters = np.frombuffer(data, np.uint8)
+    quotes = np.flatnonzero(characters == ord('"'))
+    opening, closing = quotes[::2], quotes[1::2]
+    before = characters[opening - 1]
+    begins = (before == ord(delimiter)) | (before == ord("\n")) | (before == ord("\r")) | (opening == 0)
+    begins[1:] |= opening[1:] == closing[: len(opening) - 1] + 1
+    return bool(begins.all())
+
+
+def _last_even_end(data: bytes) -> int:
+    """Return where the last line end is that an even number of quotes is before, behind it."""
+    end = data.rfind(b"\n") + 1
+    odd = data.count(b'"', 0, end) % 2
+    while end and odd:
+        before = data.rfind(b"\n", 0, end - 1) + 1
+        odd ^= data.count(b'"', before, end) % 2
+        end = before
+    return end
