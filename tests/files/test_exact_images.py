@@ -298,6 +298,59 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "RGB"])
+@pytest.mark.parametrize(
+    ("codec", "size"),
+    [
+        *(("jpegxl", size) for size in ((8, 8), (8, 9), (9, 3), (16, 12), (5, 40))),
+        *(("avif", size) for size in ((8, 8), (9, 7), (5, 40))),
+    ],
+)
+def test_all_frames_of_what_moves_in_deep_formats(
+    tmp_path: Path, rng: np.random.Generator, codec: str, channels: tuple[int, ...], size: tuple[int, int]
+) -> None:
+    encode, suffix = getattr(imagecodecs, f"{codec}_encode"), {"jpegxl": "jxl"}.get(codec, codec)
+    how: dict[str, Any] = {"lossless": True} if codec == "jpegxl" else {"level": 100}
+    how |= {"photometric": "rgb" if channels else "gray"} if codec == "jpegxl" else {}
+    frames = rng.integers(0, 256, (3, *size, *channels), np.uint8)
+    moving, still = tmp_path / f"moving.{suffix}", tmp_path / f"still.{suffix}"
+    moving.write_bytes(encode(frames, **how))
+    still.write_bytes(encode(frames[0], **how))
+    decode = getattr(imagecodecs, f"{codec}_decode")  # which is exact of JPEG XL
+    for path, shape in ((moving, frames.shape), (still, frames.shape[1:])):
+        decoded = decode(path.read_bytes())
+        assert decoded.shape == shape
+        assert codec == "avif" or np.array_equal(decoded, frames if path == moving else frames[0])
+        assert_counts(path, decoded.reshape(-1, *(channels or (1,))))
+
+
+OME = """<?xml version="1.0" encoding="UTF-8"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{own}"><Image ID="Image:0">
+<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="8" SizeY="6" SizeZ="{planes}" SizeC="1" SizeT="1">
+<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels></Image></OME>"""
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_files_of_one_ome_set_count_once(tmp_path: Path, rng: np.random.Generator, planes: int) -> None:
+    x = rng.integers(0, 1000, (3, planes, 6, 8), np.uint16)
+    files = [f"{number}.ome.tif" for number in range(3)]
+    ids = [f"00000000-0000-0000-0000-00000000000{number}" for number in range(3)]
+    data = "".join(
+        f'<TiffData FirstZ="{number * planes + page}" IFD="{page}" PlaneCount="1">'
+        f'<UUID FileName="{files[number]}">urn:uuid:{ids[number]}</UUID></TiffData>'
+        for number in range(3)
+        for page in range(planes)
+    )
+    for own, name, part in zip(ids, files, x, strict=True):
+        text = OME.format(own=own, planes=3 * planes, data=data)
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            for page in part:
+                file.write(page, photometric="minisblack", description=text, metadata=None, contiguous=False)
+    assert_counts(tmp_path, x.reshape(-1, 1))
+    for name, part in zip(files, x, strict=True):
+        assert_counts(tmp_path / name, part.reshape(-1, 1))
+
+
 def stopping(calls: int) -> Callable[[int, int | None], None]:
     """Return a function to report to that ends the run after so many calls."""
     left = iter(range(calls))

@@ -34,6 +34,7 @@ from fastbn.command.display import show_stats
 from fastbn.io.counting import streamed
 from fastbn.io.options import Options
 from fastbn.io.statsfiles import load_stats, merged_stats, remembering, save_stats, to_json
+from fastbn.io.texts import _last_end
 from support.datafiles import LEAST, Array, assert_streamed, same_bits
 
 # 16 ulp of float64, of values that are up to 1e4 deviations from zero before the mean is taken off.
@@ -464,6 +465,50 @@ INTEGERS = ["9007199254740993", "-9007199254740993", "9223372036854775807", "184
 INTEGERS += [" 36028797018963969 ", "123456789012345678901", "1" + "0" * 29 + "1"]
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [2**64 + 1, 1],
+        [2**53 + 1, 1.5],
+        [Decimal(2**53 + 1), 1],
+        [Decimal("1.5"), 2**53 + 1],
+        [np.int64(2**53 + 1), 2.5],
+        [None, -(2**70) - 1],
+    ],
+    ids=str,
+)
+def test_integers_of_object_columns_are_not_rounded(entries: list[Any]) -> None:
+    frame = pd.DataFrame({"a": pd.Series(entries, dtype=object), "b": [1.0, 2.0]})
+    large = max((entry for entry in entries if entry is not None), key=abs)
+    with pytest.raises(ValueError, match=rf"source must hold integers that float64 holds, got {large} in 'a'"):
+        fastbn.stream(frame)
+    assert fastbn.stream(frame, columns=["b"]).mean.tolist() == [1.5]
+    assert fastbn.stream(frame, dtype="float64").max.tolist()[1] == 2.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("entries", [[2**64, 1], [2**70, 1.5], [Decimal(2**53), 1.5], [Decimal("0.1"), 3]], ids=str)
+def test_integers_of_object_columns_that_float64_holds(entries: list[Any]) -> None:
+    found = fastbn.stream(pd.DataFrame({"a": pd.Series(entries, dtype=object), "b": "text"}))
+    assert found.max == max(map(float, entries))
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(20, 0), pa.decimal256(40, 0), pa.decimal128(18, -1)], ids=str)
+def test_decimals_without_places_are_integers(tmp_path: Path, kind: Any) -> None:
+    unit = 10**-kind.scale
+    held = [Decimal(2**53 * unit), None, Decimal(7 * unit), Decimal(-(2**53 + 2) * unit)]
+    lost = next(n for n in range(2**53 + 1, 2**53 + 99) if int(float(n * unit)) != n * unit)
+    for name, values in (("held", held), ("lost", [*held, Decimal(lost * unit)])):
+        table = pa.table({"a": pa.chunked_array([values[:2], values[2:]], kind)})
+        if name == "held" and unit == 1:
+            assert fastbn.stream(table, nan="omit").min == -(2.0**53 + 2)
+        if name == "lost":
+            with pytest.raises(ValueError, match=r"source must hold integers that float64 holds, got -?[0-9]+ in 'a'"):
+                fastbn.stream(table)
+            assert fastbn.stream(table, nan="omit", dtype="float64").count == 4
+    fraction = pa.table({"a": pa.array([Decimal("9007199254740993.25")], pa.decimal128(20, 2))})
+    assert fastbn.stream(fraction).mean.tolist() == [float("9007199254740993.25")]  # the nearest
+
+
 @pytest.mark.parametrize("entry", INTEGERS)
 def test_integers_of_texts_are_not_rounded_without_a_word(tmp_path: Path, entry: str) -> None:
     assert float(entry) != int(entry)
@@ -579,6 +624,51 @@ def test_compressed_texts(tmp_path: Path, x: Array, suffix: str) -> None:
     assert fastbn.stream(tmp_path).count == 2 * len(x)
 
 
+@pytest.mark.parametrize("delimiter", [",", "|"])
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ('5" pipe', {}),
+        ('a"b"c"', {}),
+        ('"5"" pipe"', {}),
+        ('"two\nlines"', {}),
+        ('plain#it is 5" wide', {"comment": "#"}),
+        ('5" pipe#it is 5" or "6', {"comment": "#"}),
+        ('"a#b"#c', {"comment": "#"}),
+    ],
+    ids=str,
+)
+def test_quotes_open_entries_at_their_beginning_alone(
+    tmp_path: Path, line: str, options: dict[str, Any], delimiter: str
+) -> None:
+    rows = [f"{number}{delimiter}{'t' * (number % 7)}" for number in range(40_000)]
+    rows[7] = f"7{delimiter}{line}"
+    (tmp_path / "x.csv").write_text("\n".join([f"a{delimiter}t", *rows, ""]))
+    found = fastbn.stream(tmp_path / "x.csv", memory=LEAST, delimiter=delimiter, **options)
+    assert (found.count, found.mean.tolist()) == (40_000, [19_999.5])
+
+
+def last_end(text: str) -> int:
+    """Return where the last line ends, character by character: quotes open at the beginning, two in quotes are one."""
+    state, end = "begin", 0
+    for at, character in enumerate(text, 1):
+        if state == "quoted":
+            state = "closed" if character == '"' else state
+        elif character == '"' and state in ("begin", "closed"):
+            state = "quoted"
+        elif character in ",\n":
+            state, end = "begin", at if character == "\n" else end
+        else:
+            state = "plain"
+    return end
+
+
+def test_where_the_last_line_ends(rng: np.random.Generator) -> None:
+    for length in rng.integers(0, 14, 5_000):
+        text = "".join(rng.choice(list('a,"\n'), length))
+        assert _last_end(text.encode(), ",", None) == last_end(text), repr(text)
+
+
 def test_comments(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('# made here\n#\na,b,note\n1,2,"no # comment"\n  # nothing\n3,4,x # said\n"5",6,\n')
@@ -602,7 +692,11 @@ def test_null_values_are_those_and_others(tmp_path: Path) -> None:
         ({"delimiter": 1}, TypeError, "delimiter must be a text of one character, got 1"),
         ({"decimal": '"'}, ValueError, "decimal must be one ASCII character"),
         ({"comment": "é"}, ValueError, "comment must be one ASCII character"),
-        ({"encoding": "nonsense"}, ValueError, "encoding must be one that Python knows, got 'nonsense'"),
+        ({"encoding": "nonsense"}, ValueError, "encoding must be one of texts that Python knows, got 'nonsense'"),
+        ({"encoding": "rot13"}, ValueError, "encoding must be one of texts that Python knows, got 'rot13'"),
+        ({"encoding": "undefined"}, ValueError, "encoding must be one of texts that Python knows, got 'undefined'"),
+        ({"decimal": "5"}, ValueError, "decimal must be neither a letter nor a digit, got '5'"),
+        ({"decimal": ",", "delimiter": ","}, ValueError, "decimal must not be the delimiter, got ',' for both"),
         ({"encoding": 8}, TypeError, "encoding must be a text, got 8"),
         ({"null_values": 3}, TypeError, "null_values must be a text or several, got 3"),
         ({"null_values": [3]}, TypeError, r"null_values must be a text or several, got \[3\]"),
@@ -701,7 +795,7 @@ def test_files_of_statistics_keep_what_they_were_read_with(tmp_path: Path) -> No
             r"must be in UTF-8, or be read with its encoding \('latin-1' or 'utf-16' for instance\)",
         ),
         ("a,s\n1,x\n2,é\n".encode("latin-1"), {}, "must be read with its encoding .*, got .* column 's': .* UTF8"),
-        (gzip.compress(b"a\n1\n"), {}, r"must have a name that ends in \.gz, for it is compressed"),
+        (gzip.compress(b"a\n1\n", mtime=0x0D), {}, r"must have a name that ends in \.gz, for it is compressed"),
         (lzma.compress(b"a\n1\n"), {}, r"must have a name that ends in \.xz"),
         (pa.compress(b"a\n1\n", codec="zstd", asbytes=True), {}, r"must have a name that ends in \.zst"),
     ],

@@ -86,6 +86,42 @@ def test_rows_of_several_sources(tmp_path: Path, x: Array, w: Array) -> None:
         fastbn.stream(sources, weights=w[:-1])
 
 
+@pytest.mark.parametrize("save", ARRAYS + TABLES, ids=lambda save: save.__name__)
+def test_as_many_as_rows(tmp_path: Path, x: Array, w: Array, save: datafiles.Save) -> None:
+    source, said = save(tmp_path, x), "weights must have one for each row, got 9001 for 9000 rows"
+    np.save(tmp_path / "w.npy", np.append(w, 1.0))
+    for given in (
+        np.append(w, 1.0),
+        [*w, 1],
+        pd.Series(np.append(w, 1.0)),
+        tmp_path / "w.npy",
+        str(tmp_path / "w.npy"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fastbn.stream(source, weights=given, memory=LEAST)
+    with pytest.raises(ValueError, match="weights must have one for each row, got 18001 for 18000 rows"):
+        fastbn.stream([source, source], weights=np.ones(18_001), memory=LEAST)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_no_rows_are_left_out_where_weights_count_them(tmp_path: Path, bad: int) -> None:
+    weights = [1.0, 1, 1, 100, 100, 100, 2, 2, 2]
+    np.save(tmp_path / "w.npy", weights)
+    files = [tmp_path / f"{number}.csv" for number in range(3)]
+    for path in files:
+        path.write_text("a,w\n1,2\n2,2\n3,2\n")
+    files[bad].write_text("a,w\n1,2\n2,2\nx,y,z\n")
+    for given in (weights, tmp_path / "w.npy", weights[:3] + weights[6:]):
+        with pytest.raises(ValueError, match=rf"weights must not be one for each row where a file .*{bad}\.csv"):
+            fastbn.stream(files, weights=given, on_error=lambda name, error: None)
+        with pytest.raises(ValueError, match=f"{bad}.csv cannot be read"):
+            fastbn.stream(files, weights=given)
+    found = fastbn.stream(files, weights="w", on_error=lambda name, error: None)
+    assert (found.count, found.mean.tolist()) == (12.0, [2.0])
+    good = [path for path in files if path != files[bad]]
+    assert fastbn.stream(good, weights=[1] * 6, columns=["a"], on_error="skip").count == 6
+
+
 def test_an_array_that_broadcasts(rng: np.random.Generator, tmp_path: Path) -> None:
     x = rng.normal(size=(30, 40, 8))
     lat = np.cos(np.linspace(-1.4, 1.4, 40))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import xarray as xr
@@ -81,6 +84,36 @@ def test_by_column(tmp_path: Path, rng: np.random.Generator) -> None:
     assert np.asarray(found.count).tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("options", [{}, {"dtype": "float64"}, {"dtype": "float32"}], ids=str)
+def test_columns_are_compared_as_they_are_stored(tmp_path: Path, options: dict[str, Any]) -> None:
+    a = np.array([-999.9, 1, 2], "f4")
+    table = pa.table(
+        {
+            "a": a,
+            "whole": [1, 2, 3],
+            "half": a.astype("f2"),
+            "double": np.array([np.float32(-999.9), -999.9, 2.0]),
+            "gaps": pa.array([None, 0, 3]),
+            "flags": pa.array([True, None, False]),
+            "none": pa.nulls(3),
+            "decimals": pa.array([Decimal("-999.9"), None, Decimal(3)], pa.decimal128(6, 1)),
+        }
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    columns = table.column_names
+    for source in (table, table.to_pandas(), tmp_path / "x.parquet"):
+        given = options | {"columns": columns}
+        found = fastbn.stream(source, nodata=-999.9, nan="omit", **given)
+        assert np.asarray(found.count).tolist() == [2, 3, 2, 2, 2, 2, 0, 1]
+        found = fastbn.stream(source, nodata=[0, np.nan], **given)  # what is missing is NaN
+        assert np.asarray(found.count).tolist() == [3, 3, 3, 3, 1, 1, 0, 2]
+        found = fastbn.stream(source, nodata=0, **given)
+        assert np.asarray(found.count).tolist() == [3, 3, 3, 3, 2, 2, 3, 3]
+        assert np.isnan(found.mean[[4, 5]]).all()
+    large = pa.table({"a": [2**53 + 1, 2**53, 0]})
+    assert fastbn.stream(large, nodata=2**53 + 1, dtype="float64").count == 2
+
+
 def test_with_nan_and_infinity() -> None:
     x = np.array([[-1.0, np.nan], [2.0, 4.0], [np.inf, -1.0]])
     assert np.isnan(fastbn.stream(x, nodata=-1).mean).tolist() == [True, True]
@@ -141,6 +174,51 @@ def test_no_data_of_geotiffs(tmp_path: Path, rng: np.random.Generator, dtype: st
     fastbn.standardize(tmp_path / "x.tif", found, tmp_path / "y.npy")
     assert np.isnan(np.load(tmp_path / "y.npy")).sum() == (bad.sum() if held else 0)
     assert fastbn.stream(tmp_path / "x.tif", nodata=[]).count == x.size
+
+
+def geotiff(path: Path, x: Array, *nodata: str | None) -> Path:
+    """Write an image, or one for each text that says what is no data."""
+    with tifffile.TiffWriter(path) as file:
+        for text in nodata:
+            file.write(x, extratags=[(42113, "s", 0, text, True)] if text is not None else (), contiguous=False)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+@pytest.mark.parametrize("said", [(None, "-9999"), ("-9999", None), ("-9999", "-1"), ("nan", "-1"), ("-1", "-1")])
+def test_every_geotiff_says_what_is_no_data(tmp_path: Path, dtype: str, said: tuple[str | None, ...]) -> None:
+    x = np.array([[[-9999, 2, -1, 4]], [[-9999, 6, -1, 8]]], dtype)
+    files = [geotiff(tmp_path / f"{i}.tif", each, text) for i, (each, text) in enumerate(zip(x, said, strict=True))]
+    bad = np.array([each == float(text or "nan") for each, text in zip(x, said, strict=True)])
+    for source in (tmp_path, files):
+        for memory in (LEAST, 64 << 20):
+            found = fastbn.stream(source, memory=memory)
+            assert (found.count, found.mean[0]) == ((~bad).sum(), x[~bad].mean(dtype=float))
+        fastbn.standardize(source, found, tmp_path / "y.npy", overwrite=True)
+        y = np.load(tmp_path / "y.npy").reshape(x.shape)
+        np.testing.assert_array_equal(np.isnan(y), bad)
+        assert fastbn.stream(source, nodata=[]).count == x.size
+        assert fastbn.stream(source, nodata=[-1, 4]).count == x.size - 3
+
+
+def test_no_data_of_images_in_many_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
+    parts = [rng.integers(0, 9, (60 + 7 * i, 300), np.int16) for i in range(9)]
+    for i, part in enumerate(parts):
+        geotiff(tmp_path / f"{i}.tif", part, str(i) if i % 2 else None)
+    kept = np.concatenate([part[part != i] if i % 2 else part.reshape(-1) for i, part in enumerate(parts)])
+    found = fastbn.stream(tmp_path, memory=LEAST)
+    assert found.count == len(kept)
+    np.testing.assert_allclose([found.mean[0], found.std()[0]], [kept.mean(), kept.std()], rtol=1e-12)
+
+
+def test_pages_say_the_same_of_no_data(tmp_path: Path) -> None:
+    x = np.array([[1, 2, -1]], np.int16)
+    assert fastbn.stream(geotiff(tmp_path / "same.tif", x, "-1", "-1")).count == 4
+    for said, named in (((None, "-1"), "None and -1"), (("-1", "2"), "-1 and 2")):
+        path = geotiff(tmp_path / "other.tif", x, *said)
+        with pytest.raises(ValueError, match=rf"other.tif must say of all its pages what is no data, .* got {named}"):
+            fastbn.stream(path)
+        assert fastbn.stream(path, nodata=-1).count == 4
 
 
 def test_channels_of_images(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -45,7 +45,10 @@ def _axes(text: str) -> int | tuple[int, ...]:
 
 def _columns(context: Any, option: Any, texts: Sequence[str]) -> list[str] | None:
     """Return the columns of all texts, in each of which commas are between."""
-    return [column for text in texts for column in next(csv.reader([text], skipinitialspace=True), [])] or None
+    found = [column for text in texts for column in next(csv.reader([text], skipinitialspace=True), [])]
+    if texts and not found:
+        raise click.UsageError("--columns must name a column, got ''")
+    return found or None
 
 
 def _nodata(context: Any, option: Any, texts: Sequence[str]) -> Any:

@@ -82,8 +82,8 @@ def _pandas(schema: Any) -> dict[str, Any]:
     return told if whole else {}
 
 
-def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> None:
-    """Fill an array with a column's numbers; ``shown`` is what errors call the table and the column.
+def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> Any:
+    """Fill an array with a column's numbers, and return the column, plain; ``shown`` is what errors call both.
 
     Where it is to be ``exact``, UnreadableError for integers that float64 does not hold.
     """
@@ -98,6 +98,24 @@ def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> Non
         for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
             target[begin : begin + len(chunk)] = _floats(chunk).to_numpy(zero_copy_only=False)
             begin += len(chunk)
+    return column
+
+
+def stored(column: Any) -> tuple[Array, Array | None]:
+    """Return a plain column's numbers in the type that it has them in, decimals as float64, and which are missing.
+
+    What is missing is NaN, or any integer; None: nothing is.
+    """
+    if pa.types.is_decimal(column.type):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        column = pa.chunked_array([_floats(chunk) for chunk in chunks], pa.float64())
+    if pa.types.is_floating(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False)), None
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan), None
+    missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    filled = column if missing is None else column.fill_null(False if pa.types.is_boolean(column.type) else 0)
+    return np.asarray(filled.to_numpy(zero_copy_only=False)), missing
 
 
 def _floats(chunk: Any) -> Any:
@@ -112,8 +130,18 @@ def _floats(chunk: Any) -> Any:
     return compute().divide(digits.cast(pa.float64()), 10.0**kind.scale)
 
 
+def _large(chunk: Any) -> list[Any]:
+    """Return the decimals that may be no numbers of float64."""
+    floats = np.abs(_floats(chunk).to_numpy(zero_copy_only=False))
+    return chunk.filter(pa.array(floats >= 2.0**53)).to_pylist()  # type: ignore[no-any-return]
+
+
 def inexact(column: Any) -> int | None:
-    """Return the first integer that float64 does not hold."""
+    """Return the first integer that float64 does not hold; decimals with places behind the point are no integers."""
+    if pa.types.is_decimal(column.type) and column.type.scale <= 0 and column.type.precision > 15:
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        values = (value for chunk in chunks for value in _large(chunk))
+        return next((int(value) for value in values if int(value) != float(value)), None)
     if column.type not in (pa.int64(), pa.uint64()):
         return None
     ends = compute().min_max(column).as_py()

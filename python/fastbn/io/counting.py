@@ -83,6 +83,8 @@ class Counting:
             skipped = list(self.state.skipped.values())
             found = f"{len(skipped)} that cannot; {skipped[0]}" if skipped else "nothing"
             raise ValueError(f"source must hold something that can be read, got {found}")
+        if self._weights is not None:
+            self._weights.settle(self.state.before, self.state.skipped)
         return self.state
 
     def _options_of(self, place: Place) -> Options:
@@ -109,7 +111,7 @@ class Counting:
 
     def _take(self, source: Source, place: Place) -> None:
         self.axis = source.axis if self.axis is None else self.axis
-        self.state.notes += [note for note in source.notes if note not in self.state.notes]
+        self._take_notes(source)
         if self.state.others is None and place.kind in TABLES.values():
             self.state.others = {}
             weights = self._asked.weights if isinstance(self._asked.weights, str) else None
@@ -125,10 +127,14 @@ class Counting:
         if self.state.names is None and source.names is not None:
             self.state.names, self.state.named = list(source.names), is_table(place) or place.kind == "images"
 
+    def _take_notes(self, source: Source) -> None:
+        self.state.notes += [note for note in source.notes if note not in self.state.notes]
+
     def _count(self, source: Source, block: Block) -> None:
+        self._take_notes(source)  # images say more with every file
         corner = tuple(block.corner[axis] for axis in source.axis)
         part = self.state.parts.setdefault(corner, Moments(**self._kind))
-        weights = self._weights and self._weights.of(source, block, self.state.before)
+        weights = self._weights and self._weights.of(source, block, self.state.before, self.state.skipped)
         part.merge(self._measured(block, source.axis, weights))
         self.state.row = max(self.state.row, block.corner[0] + block.values.shape[0])
         self._run.settle()
@@ -156,14 +162,17 @@ class Counting:
 class Weights:
     """What each value counts: a table's column, or an array of as many as there are rows, or of an array's shape.
 
-    Weights of one dimension go on over the rows of all sources. What has dimension names goes by these.
+    Weights of one dimension go on over the rows of all sources, of which there must be as many. None may be left out
+    then, for how many rows it had is not known. What has dimension names goes by these.
     """
 
     def __init__(self, given: Any) -> None:
         self._path = given if isinstance(given, (str, os.PathLike)) else None
         self._array: Any = given if self._path is None else None
+        if self._array is not None and not _named(self._array):
+            self._array = np.asarray(self._array, np.float64)
 
-    def of(self, source: Source, block: Block, before: int) -> Array:
+    def of(self, source: Source, block: Block, before: int, skipped: dict[str, str]) -> Array:
         """Return the weights of a block's values, in a shape that broadcasts to theirs."""
         ndim, rows = block.values.ndim, block.values.shape[0]
         if block.weights is not None:
@@ -172,6 +181,7 @@ class Weights:
             self._array = self._loaded(source)
         array = _ordered(self._array, source)
         if array.ndim == 1:
+            _refuse_skipped(skipped)
             found = array[before + block.corner[0] :][:rows]
             if len(found) < rows:
                 raise ValueError(f"weights must have one for each row, got {len(array)}, and {source.name} has more")
@@ -183,6 +193,14 @@ class Weights:
             raise ValueError("weights must not differ between features where columns are chosen")
         parts = zip(array.shape, block.corner, block.values.shape, strict=True)
         return array[tuple(slice(None) if size == 1 else slice(at, at + length) for size, at, length in parts)]
+
+    def settle(self, rows: int, skipped: dict[str, str]) -> None:
+        """Refuse weights of rows that are not there, once all have been counted."""
+        if self._array is None or _named(self._array) or self._array.ndim != 1:
+            return
+        _refuse_skipped(skipped)
+        if len(self._array) != rows:
+            raise ValueError(f"weights must have one for each row, got {len(self._array)} for {rows} rows")
 
     def _loaded(self, source: Source) -> Array:
         """Return the array in a file of weights."""
@@ -199,11 +217,24 @@ class Weights:
             return array[:, 0] if found.flat or found.shape is None else array
 
 
+def _refuse_skipped(skipped: dict[str, str]) -> None:
+    if skipped:
+        raise ValueError(
+            "weights must not be one for each row where a file is left out, whose rows are not known, got "
+            f"{next(iter(skipped))}"
+        )
+
+
+def _named(weights: Any) -> bool:
+    """Whether weights have names of dimensions."""
+    return isinstance(getattr(weights, "dims", None), tuple)
+
+
 def _ordered(weights: Any, source: Source) -> Array:
     """Return weights along a source's axes: those that have dimension names in the order of these."""
-    names, dims = getattr(weights, "dims", None), source.origin.dims
-    if not isinstance(names, tuple):
+    if not _named(weights):
         return np.asarray(weights, np.float64)
+    names, dims = weights.dims, source.origin.dims
     if dims is None or not set(names) <= set(dims):
         raise ValueError(f"weights must have dimensions of {source.name} ({dims}), got {names}")
     array = np.asarray(weights.transpose(*(dim for dim in dims if dim in names)).values, np.float64)

@@ -38,7 +38,8 @@ _limit = threading.Lock()
 class _Header(NamedTuple):
     """What an image is, before it is decoded: of which kind and size, and what decodes all that a file has of them.
 
-    ``images`` is how many these are, where they can come one by one, and else 1.
+    ``images`` is how many these are, where they can come one by one, and else 1. ``nodata`` has what its pages say is
+    no data, once each; None stands for those that say nothing.
     """
 
     kind: str
@@ -71,9 +72,8 @@ class ImageSource(Source):
         self.names = tuple(bands[i] for i in self.chosen)
         self.features = (len(self.chosen),)
         self.dtype = options.dtype or (np.dtype(np.uint8) if options.mode else first.dtype)
-        said = () if options.mode or options.nodata is not None else first.nodata
-        self.notes = [f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in said if value == value]
-        self._nodata = NoData(options, self.name, self.chosen, bands, len(bands), own=said)
+        self.notes: list[str] = []
+        self._nodata = NoData(options, self.name, self.chosen, bands, len(bands), (2,))
         self._ring, self._most = Ring(options), options.block_bytes
         self.axis = (2,) if options.rowwise else (1,)
 
@@ -90,38 +90,43 @@ class ImageSource(Source):
         width = len(self.chosen)
         most = max(1, self._most // (self.dtype.itemsize * width))
         block, filled, done, following = self._ring.take((most, width), self.dtype), 0, start, True
+        valid: Array | None = None
         for picture in self._decoded_ahead(start):
             pixels = picture.values.reshape(-1, width)
+            data = None if picture.valid is None else picture.valid.reshape(-1, width)
             for begin in range(0, max(1, len(pixels)), most):
                 part = pixels[begin : begin + most]
                 if filled and filled + len(part) > most:
-                    yield self._block(block[:filled], done, following and begin == 0)
-                    block, filled = self._ring.take((most, width), self.dtype), 0
+                    yield self._block(block[:filled], done, following and begin == 0, valid)
+                    block, filled, valid = self._ring.take((most, width), self.dtype), 0, None
                 np.copyto(block[filled : filled + len(part)], part, casting="unsafe")
+                if data is not None:
+                    valid = np.ones((most, width), bool) if valid is None else valid
+                    valid[filled : filled + len(part)] = data[begin : begin + most]
                 filled += len(part)
             done = done if picture.following is None else picture.following
             following = picture.following is not None
-        yield self._block(block[:filled], len(self._files), True)
+        yield self._block(block[:filled], len(self._files), True, valid)
 
-    def _block(self, values: Array, done: int, resumable: bool) -> Block:
-        valid = self._nodata.valid(values)
-        return Block(values, (0, 0), done if resumable else None, done / len(self._files), valid)
+    def _block(self, values: Array, done: int, resumable: bool, valid: Array | None) -> Block:
+        following = done if resumable else None
+        return Block(
+            values, (0, 0), following, done / len(self._files), None if valid is None else valid[: len(values)]
+        )
 
     def _pictures(self, start: int, row: int) -> Iterator[Block]:
         for number, picture in enumerate(self._decoded_ahead(start), row):
-            values = picture.values.astype(self.dtype, copy=False)
-            valid = self._nodata.valid(values.reshape(-1, values.shape[-1]))
-            valid = None if valid is None else valid.reshape(values.shape)
-            yield picture._replace(values=values, corner=(number, 0, 0), valid=valid)
+            yield picture._replace(values=picture.values.astype(self.dtype, copy=False), corner=(number, 0, 0))
 
     def _decoded_ahead(self, start: int) -> Iterator[Block]:
         """Yield the images from a file on, while the next ones are decoded."""
-        waiting: deque[tuple[int, int, Future[list[Array]]]] = deque()  # numbers of files, bytes at most, and images
+        waiting: deque[tuple[int, int, Future[list[Block]]]] = deque()  # numbers of files, bytes at most, and images
         with _bounded(self._options), ThreadPoolExecutor(_WORKERS) as pool:
             for index in range(start, len(self._files)):
                 header = self._header(self._files[index])
                 if header is None:
                     continue
+                own = self._own(header)
                 channels = 4 if header.dtype == np.uint8 else header.channels * header.dtype.itemsize
                 nbytes = header.pixels * channels * (1 + self._options.beside)
                 while waiting and (
@@ -130,9 +135,9 @@ class ImageSource(Source):
                     yield from self._finished(waiting.popleft())
                 if header.images > 1 and nbytes > self._most:  # where one of these is damaged, the run ends
                     with naming(self._files[index]):
-                        yield from self._named(index, map(self._as_chosen, header.decode()))
+                        yield from self._named(index, (self._as_chosen(values, own) for values in header.decode()))
                 else:
-                    waiting.append((index, nbytes, pool.submit(self._decoded, header)))
+                    waiting.append((index, nbytes, pool.submit(self._decoded, header, own)))
             while waiting:
                 yield from self._finished(waiting.popleft())
 
@@ -144,12 +149,30 @@ class ImageSource(Source):
                 convertible = {self.kind, header.kind} == {"L", "RGB"}
                 hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
                 raise UnreadableError(f"{path} must be of mode {self.kind} as those before it, got {header.kind}{hint}")
+            if self._goes_by_files and len(header.nodata) > 1:
+                said = " and ".join(map(str, header.nodata))
+                raise UnreadableError(
+                    f"{path} must say of all its pages what is no data, and the same, got {said} (or give it: nodata=)"
+                )
             return header
         return None
 
-    def _finished(self, waiting: tuple[int, int, Future[list[Array]]]) -> Iterator[Block]:
+    @property
+    def _goes_by_files(self) -> bool:
+        """Whether a file says what is no data: nobody else does, and its values are what it stores."""
+        return self._options.mode is None and self._options.nodata is None
+
+    def _own(self, header: _Header) -> NoData | None:
+        """Return what a file alone says is no data, and note it; None if it says nothing, or does not count."""
+        said = [value for value in header.nodata if value is not None] if self._goes_by_files else []
+        for note in (f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in said if value == value):
+            if note not in self.notes:
+                self.notes.append(note)
+        return NoData(self._options, self.name, self.chosen, None, 0, (2,), own=tuple(said)) if said else None
+
+    def _finished(self, waiting: tuple[int, int, Future[list[Block]]]) -> Iterator[Block]:
         index, _, future = waiting
-        images: list[Array] = []
+        images: list[Block] = []
         with self._noting(self._files[index]):
             images = future.result()
         yield from self._named(index, images)
@@ -165,23 +188,25 @@ class ImageSource(Source):
                 raise
             self._options.unreadable(path, error)
 
-    def _named(self, index: int, images: Iterable[Array]) -> Iterator[Block]:
+    def _named(self, index: int, images: Iterable[Block]) -> Iterator[Block]:
         """Yield the images of a file; the last one says that the next file follows."""
         last: Block | None = None
         for page, image in enumerate(images):
             if last is not None:
                 yield last._replace(page=f"-{page - 1}")
-            last = Block(image, (0, 0, 0), None, index / len(self._files), name=self._files[index])
+            last = image._replace(done=index / len(self._files), name=self._files[index])
         if last is not None:
             page_of = f"-{page}" if page else ""
             yield last._replace(following=index + 1, done=(index + 1) / len(self._files), page=page_of)
 
-    def _decoded(self, header: _Header) -> list[Array]:
-        return list(map(self._as_chosen, header.decode()))
+    def _decoded(self, header: _Header, own: NoData | None) -> list[Block]:
+        return [self._as_chosen(values, own) for values in header.decode()]
 
-    def _as_chosen(self, values: Array) -> Array:
+    def _as_chosen(self, values: Array, own: NoData | None) -> Block:
+        """Return the chosen channels of an image, and which values are data, as they are stored."""
         values = values.reshape(*values.shape[:2], -1)
-        return values if self._all else values[:, :, self.chosen]
+        values = values if self._all else values[:, :, self.chosen]
+        return Block(values, (0, 0, 0), None, 0.0, (self._nodata if own is None else own).valid(values))
 
     def _first(self) -> _Header:
         """Return what the first image is that can be read."""
@@ -314,8 +339,10 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
 
     def decode() -> list[Array]:
         with open(path, "rb") as file:
-            values = np.asarray(decoder(file.read()))
-        values = values if values.ndim > 2 else values[..., np.newaxis]
+            data = file.read()
+        values = np.asarray(decoder(data))
+        if values.ndim == 2 or (values.ndim == 3 and _are_grey_frames(data, values.shape, codec)):
+            values = values[..., np.newaxis]
         channels = values.shape[-1] if codec == "jpeg" else {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
         return [values.reshape(-1, *values.shape[-2:])[..., :channels]]
 
@@ -330,6 +357,45 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
     found = decode()
     channels, dtype = found[0].shape[-1], found[0].dtype
     return _Header(_kind(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
+
+
+def _are_grey_frames(data: bytes, shape: tuple[int, ...], codec: str) -> bool:
+    """Whether three axes are grey frames, not the height, the width and the channels of one image: its size tells.
+
+    imagecodecs cannot be asked for the first frame: it writes all of them behind the memory of one.
+    """
+    sizes: set[tuple[int, ...]] = set()
+    if codec == "jpegxl":
+        sizes = {_jxl_size(data)}
+    elif codec == "avif":  # ISO/IEC 23008-12, ImageSpatialExtentsProperty
+        sizes = {struct.unpack(">II", found)[::-1] for found in re.findall(rb"(?s)ispe\0{4}(.{8})", data)}
+    if shape[:2] in sizes:
+        return False
+    turned = {size[::-1] for size in sizes}  # as an image may say that it is to be shown
+    return shape[1:] in sizes or (shape[1:] in turned and shape[:2] not in turned)
+
+
+def _jxl_size(data: bytes) -> tuple[int, ...]:
+    """Return the height and the width of a JPEG XL, with which its codestream begins (ISO/IEC 18181-1, SizeHeader)."""
+    found = re.search(rb"(?s)(?:\A|jxlc|jxlp.{4})\xff\x0a(.{12})", data)
+    bits = int.from_bytes(found[1], "little") if found else 0
+
+    def read(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    small = read(1)
+
+    def length() -> int:
+        return 8 * (read(5) + 1) if small else read((9, 13, 18, 30)[read(2)]) + 1
+
+    height = length()
+    ratio = read(3)
+    if not ratio:
+        return height, length()
+    over, under = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return height, height * over // under
 
 
 def _jpeg(path: str, options: Options) -> _Header:
@@ -435,9 +501,8 @@ def _unpacked(path: str, raster: _Raster, data: bytes) -> Array:
 
 
 def _tiff(path: str, options: Options) -> _Header:
-    tifffile = needed("tifffile", "TIFF images")
     needed("imagecodecs", "TIFF images")
-    with tifffile.TiffFile(path) as tiff:
+    with _tiff_file(path) as tiff:
         pages = [page for series in _series(tiff) for page in series.pages if page is not None]
         if not pages:
             raise UnreadableError(f"{path} must hold an image, got smaller copies and masks alone")
@@ -452,11 +517,10 @@ def _tiff(path: str, options: Options) -> _Header:
                 raise UnreadableError(f"{path} must say where its {parts} strips or tiles are, got {known} places")
         values = sum(series.size for series in _series(tiff))
         count = len(pages) if values == sum(page.keyframe.size for page in pages) else 2  # or more, behind a page
-        text = first.tags.valueof("GDAL_NODATA")
-    nodata = () if text is None else _gdal(str(text), dtype)
+        nodata = tuple({str(value): value for value in (_nodata_of(page, dtype) for page in pages)}.values())
 
     def decode() -> Iterator[Array]:
-        with tifffile.TiffFile(path) as tiff:
+        with _tiff_file(path) as tiff:
             for series in _series(tiff):
                 for page, values in _pages(series):
                     yield _channels_last(page, values, channels)
@@ -464,6 +528,11 @@ def _tiff(path: str, options: Options) -> _Header:
     # Channels beyond the fourth count as more pixels, or a header of a few bytes could ask for any memory.
     pixels = values // min(max(1, first.samplesperpixel), 4)
     return _Header(kind, pixels, channels, dtype, decode, count, nodata)
+
+
+def _tiff_file(path: str) -> Any:
+    """Open a TIFF file alone: the others of a set of OME are counted where they come."""
+    return needed("tifffile", "TIFF images").TiffFile(path, _multifile=False)
 
 
 def _series(tiff: Any) -> Iterator[Any]:
@@ -524,12 +593,14 @@ def _painted(page: Any, values: Array) -> Array:
     return np.moveaxis((colours >> 8).astype(np.uint8)[:, values], 0, -1)
 
 
-def _gdal(text: str, dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """Return GDAL's value that is no data, a text, as a number; nothing if it is none."""
+def _nodata_of(page: Any, dtype: np.dtype[Any]) -> int | float | None:
+    """Return GDAL's value that is no data of a page, a text, as a number; None if it is none."""
+    held = page if page.is_virtual else page.aspage()
+    text = held.keyframe.tags.valueof("GDAL_NODATA")
     for number in (int, float) if dtype.kind in "iu" else (float,):
-        with suppress(ValueError):
-            return (number(text),)
-    return ()
+        with suppress(TypeError, ValueError):
+            return number(text)
+    return None
 
 
 _FORMATS: list[tuple[bytes, tuple[str, ...], _Reader]] = [  # how their files begin and are called, and what reads them

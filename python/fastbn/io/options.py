@@ -95,15 +95,23 @@ def _character(name: str, value: Any) -> str:
     return value
 
 
+def _decimal(name: str, value: Any) -> str:
+    if _character(name, value).isalnum():
+        raise ValueError(f"{name} must be neither a letter nor a digit, got {value!r}")
+    return str(value)
+
+
 def _encoding(name: str, value: Any) -> str:
     import codecs
 
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text, got {value!r}")
     try:
-        return codecs.lookup(value).name
-    except LookupError:
-        raise ValueError(f"{name} must be one that Python knows, got {value!r}") from None
+        found = codecs.lookup(value)
+        "".encode(value)  # LookupError for rot13 and base64, which are of no texts
+    except (LookupError, UnicodeError):
+        raise ValueError(f"{name} must be one of texts that Python knows, got {value!r}") from None
+    return found.name
 
 
 def _nodata(name: str, value: Any) -> dict[int | str | None, tuple[Any, ...]]:
@@ -185,7 +193,7 @@ class Options:
     header: bool | None = _checked(None, checked_flag)
     null_values: tuple[str, ...] = _checked((), _texts)
     delimiter: str | None = _checked(None, _character)
-    decimal: str = _checked(".", _character)
+    decimal: str = _checked(".", _decimal)
     encoding: str = _checked("utf-8", _encoding)
     comment: str | None = _checked(None, _character)
     memory: int = _checked(MEMORY, _memory)
@@ -222,6 +230,8 @@ class Options:
             value = getattr(self, each.name)
             if "check" in each.metadata and (value is not None or each.default is not None):
                 object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
+        if self.decimal == self.delimiter:
+            raise ValueError(f"decimal must not be the delimiter, got {self.decimal!r} for both")
 
     @property
     def exact(self) -> bool:

@@ -201,18 +201,23 @@ class NoData:
     def valid(self, values: Array, first: int = 0) -> Array | None:
         """Return which values are data, None if all are; ``first`` is the number of the block's first feature."""
         if not self._each:
-            return _valid(values, self._all)
+            return valid_of(values, self._all)
         result = None
         moved = np.moveaxis(values, self._axis, 0)
         for number, column in enumerate(moved):
-            valid = _valid(column, self._each[first + number])
+            valid = valid_of(column, self.of(first + number))
             if valid is not None:
                 result = np.ones(values.shape, bool) if result is None else result
                 np.moveaxis(result, self._axis, 0)[number] = valid
         return result
 
+    def of(self, feature: int) -> tuple[Any, ...]:
+        """Return the values that are no data of a feature, by its number in the order of blocks."""
+        return self._each[feature] if self._each else self._all
 
-def _valid(values: Array, nodata: tuple[Any, ...]) -> Array | None:
+
+def valid_of(values: Array, nodata: tuple[Any, ...]) -> Array | None:
+    """Return which values are data, None if all are."""
     bad: Array | None = None
     for value in nodata:
         floating = values.dtype.kind == "f" or values.dtype.name == "bfloat16"

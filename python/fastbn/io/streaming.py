@@ -65,7 +65,8 @@ def stream(
         broadcasts to the source's shape, by dimension names where both have them; also as a file of these.
     dtype : {float32, float64}, optional
         What values are converted to before they are counted. By default the columns of a table become float64, unless
-        all are float32, and so do long doubles; what float64 does not hold exactly is an error.
+        all are float32, and so do long doubles; what float64 does not hold exactly is an error, but for decimals with
+        places behind the point, which become the nearest numbers.
     nan : {"propagate", "omit"}, default "propagate"
         As for `Moments`. What is missing in a table is NaN.
     where_finite : bool, default False

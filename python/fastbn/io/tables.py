@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from fastbn._validation import Shape
-from fastbn.io.columns import Field, compute, described, fields_of, fill, pa
+from fastbn.io.columns import Field, compute, described, fields_of, fill, pa, refuse, stored
 from fastbn.io.options import FOLDERS, Array, Options
 from fastbn.io.places import TEXTS, Place, compression_of, suffix_of
-from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed
+from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed, valid_of
 from fastbn.io.targets import Target
 from fastbn.io.texts import TextTable, compressed
 from fastbn.io.writers import Writer
@@ -78,6 +78,8 @@ class TableSource(Source):
         if options.columns is None:
             self.suspects = [(field.name, field.why) for field in self.fields if field.odd is not None]
         self._exact = options.exact
+        for number in (*self.chosen, *self._weights) if options.exact else ():
+            refuse(getattr(table, "rounded", {}).get(number), name, self.fields[number].name)
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
         self.tabular, self._rowwise, self._ring = options.tabular, options.rowwise, Ring(options)
@@ -96,11 +98,17 @@ class TableSource(Source):
                 columns[number] = pa.repeat(value, count) if value.is_valid else pa.nulls(count, value.type)
             chosen = self.chosen if self.tabular or together else self.chosen[first:end]
             matrix, weights = self._ring.take((len(chosen), count), self.dtype), np.empty((len(self._weights), count))
-            for number, target in zip((*chosen, *self._weights), (*matrix, *weights), strict=True):
-                fill(target, columns[number], self._exact, (self.name, self.fields[number].name))
+            valid: Array | None = None
+            for at, (number, target) in enumerate(zip((*chosen, *self._weights), (*matrix, *weights), strict=True)):
+                plain = fill(target, columns[number], self._exact, (self.name, self.fields[number].name))
+                nodata = self._nodata.of(first + at) if at < len(chosen) else ()
+                data = _data(plain, nodata) if nodata else None
+                if data is not None:
+                    valid = np.ones(matrix.shape, bool) if valid is None else valid
+                    valid[at] = data
             yield block._replace(
                 values=matrix.T,
-                valid=self._nodata.valid(matrix.T, first),
+                valid=None if valid is None else valid.T,
                 weights=weights[0] if self._weights else None,
                 rows=list(columns.values()) if self.tabular else None,
             )
@@ -143,6 +151,16 @@ class TableSource(Source):
         if not self.fields[number].numeric:
             raise UnreadableError(f"weights must name a column of numbers, got {options.weights!r} of {self.name}")
         return [number]
+
+
+def _data(column: Any, nodata: tuple[Any, ...]) -> Array | None:
+    """Return which numbers of a column are data, by the type that they are stored in; None if all are."""
+    values, missing = stored(column)
+    found = valid_of(values, nodata)
+    if missing is None:
+        return found
+    as_nan = any(value != value for value in nodata)  # what is missing is NaN
+    return ~missing if found is None and as_nan else None if found is None else np.where(missing, not as_nan, found)
 
 
 # Parquet.
@@ -244,8 +262,9 @@ class _ArrowTable:
     def __init__(self, place: Place, options: Options) -> None:
         self._options, self._kind = options, {"arrow": "ipc"}.get(place.kind, place.kind)
         odd: dict[str, str] = {}
+        self.rounded: dict[int, object] = {}  # what float64 does not hold of columns that it is made of
         if place.array is not None:
-            self._held, odd = _arrow(place.array, options)
+            self._held, odd, self.rounded = _arrow(place.array, options)
             self.schema, self._total = self._held.schema, self._held.num_rows
         else:
             with open(place.files[0], "rb") as file:
@@ -288,30 +307,50 @@ class _ArrowTable:
         yield from (batch.select(names) for batch in self._held.to_batches(columns=few, **how))
 
 
-def _arrow(frame: Any, options: Options) -> tuple[Any, dict[str, str]]:
-    """Return a frame as a table, and of columns that hold numbers and others, which are text in it, the first other."""
+def _arrow(frame: Any, options: Options) -> tuple[Any, dict[str, str], dict[int, object]]:
+    """Return a frame as a table, and of columns that hold numbers and others, which are text in it, the first other.
+
+    And of columns that become float64 the first integer that this does not hold, by their numbers.
+    """
     if isinstance(frame, pa.RecordBatch):
-        return pa.Table.from_batches([frame]), {}
+        return pa.Table.from_batches([frame]), {}, {}
     if isinstance(frame, pa.Table) or hasattr(frame, "to_arrow"):
-        return frame if isinstance(frame, pa.Table) else frame.to_arrow(), {}
+        return frame if isinstance(frame, pa.Table) else frame.to_arrow(), {}, {}
     if options.tabular:
-        return pa.Table.from_pandas(frame), {}
+        return pa.Table.from_pandas(frame), {}, {}
     odd: dict[str, str] = {}
+    rounded: dict[int, object] = {}
     arrays = []
-    for name, column in zip(map(str, frame.columns), (frame.iloc[:, i] for i in range(frame.shape[1])), strict=True):
+    for number, name in enumerate(map(str, frame.columns)):
+        column = frame.iloc[:, number]
         try:
             arrays.append(pa.array(column, from_pandas=True))
         except (pa.ArrowException, OverflowError):  # of several types, or of one that Arrow has not
+            held = list(column.dropna())
             others = [
                 entry
-                for entry in column.dropna()
+                for entry in held
                 if not isinstance(entry, (int, float, np.bool_, np.integer, np.floating, Decimal))
             ]
-            if 0 < len(others) < column.count():
+            if 0 < len(others) < len(held):
                 odd[name] = others[0]
-            numbers = None if others else column.to_numpy(np.float64, na_value=np.nan)
-            arrays.append(pa.array(list(map(str, column)) if numbers is None else numbers))
-    return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), odd
+            if others:
+                arrays.append(pa.array(list(map(str, column))))
+                continue
+            arrays.append(pa.array(column.to_numpy(np.float64, na_value=np.nan)))
+            first = next((entry for entry in held if _is_rounded(entry)), None)
+            if first is not None:
+                rounded[number] = first
+    return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), odd, rounded
+
+
+def _is_rounded(entry: Any) -> bool:
+    """Whether a number is an integer that float64 does not hold; a decimal with places behind the point is none."""
+    if isinstance(entry, Decimal):
+        whole = entry.is_finite() and int(entry.as_tuple().exponent) >= 0
+    else:
+        whole = isinstance(entry, (int, np.integer))
+    return whole and int(entry) != float(entry)
 
 
 # What is written.

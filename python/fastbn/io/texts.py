@@ -138,7 +138,7 @@ class TextTable:
         numbers = [str(i) for i in range(len(self._names))]
         if lines.count(b'"') % 2:  # which pyarrow would take, up to the end, for one entry; blocks before have it even
             list(self._entries(io.StringIO(lines.decode(errors="replace"), newline="")))
-        lines = _without_comments(lines, self._options.comment)
+        lines = _without_comments(lines, self._delimiter, self._options.comment)
         if not lines.strip():
             kinds = [(n, types[n] if types else pa.null()) for n in columns or numbers]
             return pa.schema(kinds).empty_table()
@@ -184,14 +184,15 @@ class TextTable:
         while len(data) < begin + self._size and (piece := next(pieces, b"")):
             data += piece
         data = data[begin : begin + self._size]
+        _refuse_packed(self._name, data)
         if b"\r" in data and b"\n" not in data:
             raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
-        lines, at = io.BytesIO(data), 0
+        lines, at, marks = io.BytesIO(data), 0, (self._delimiter, self._options.comment)
         texts = (_decoded(self._name, line) for line in lines)
         for _ in self._entries(texts, "begin with a whole row of entries"):
             if lines.tell() == self._size and not data.endswith(b"\n"):
                 raise self._too_long()
-            row, at = _without_comments(data[at : lines.tell()], self._options.comment), lines.tell()
+            row, at = _without_comments(data[at : lines.tell()], *marks), lines.tell()
             if row.strip(b"\r\n"):
                 entries = next(self._entries(io.StringIO(row.decode(), newline="")))
                 return entries, begin if self._options.header is False else begin + at
@@ -207,7 +208,7 @@ class TextTable:
             if not data:
                 return
             head = data[: self._size]
-            end = len(head) if len(head) < self._size else _last_end(head)
+            end = len(head) if len(head) < self._size else _last_end(head, self._delimiter, self._options.comment)
             if not end:
                 raise self._too_long()
             start += end
@@ -248,27 +249,61 @@ def compressed(file: Any, compression: str | None, mode: str) -> Any:
     return file if module is None else needed(module, "Compressed texts").open(file, mode)
 
 
-def _decoded(name: str, line: bytes) -> str:
-    packed = next((suffix for mark, suffix in _PACKED.items() if line.startswith(mark)), None)
+def _refuse_packed(name: str, data: bytes) -> None:
+    packed = next((suffix for mark, suffix in _PACKED.items() if data.startswith(mark)), None)
     if packed is not None:
         raise UnreadableError(f"{name} must have a name that ends in {packed}, for it is compressed")
+
+
+def _decoded(name: str, line: bytes) -> str:
     with suppress(UnicodeDecodeError):
         if b"\0" not in line:
             return line.decode()
     raise UnreadableError(f"{name} must be in UTF-8, or be read with its encoding ({_ENCODINGS}), got {line[:40]!r}")
 
 
-def _without_comments(lines: bytes, comment: str | None) -> bytes:
+def _without_comments(lines: bytes, delimiter: str, comment: str | None) -> bytes:
     """Return lines without what follows a comment's mark outside of quotes, and without lines of comments."""
     if comment is None or comment.encode() not in lines:
         return lines
     mark = re.escape(comment.encode())
-    kept = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", lambda found: found[1] or b"", lines)
+    either = rb"(" + _quoted(delimiter) + rb")|" + mark + rb"[^\r\n]*"
+    kept = re.sub(either, lambda found: found[1] or b"", lines)
     return re.sub(rb"(?m)^[ \t]*\r?\n", b"", kept) if re.search(rb"(?m)^[ \t]*" + mark, lines) else kept
 
 
-def _last_end(data: bytes) -> int:
-    """Return where the last whole line ends: behind a line end that an even number of quotes is before."""
+def _quoted(delimiter: str) -> bytes:
+    """Return a pattern of an entry in quotes: they open one at its beginning alone, as pyarrow has it."""
+    return rb"(?:\A|[\r\n" + re.escape(delimiter.encode()) + rb'])"[^"]*(?:""[^"]*)*(?:"|\Z)'
+
+
+def _last_end(data: bytes, delimiter: str, comment: str | None) -> int:
+    """Return where the last whole line ends: behind the last line end that is not within quotes."""
+    if b'"' not in data:
+        return data.rfind(b"\n") + 1
+    if (comment is None or comment.encode() not in data) and _in_pairs(data, delimiter):
+        return _last_even_end(data)
+    mark = rb"" if comment is None else rb"|" + re.escape(comment.encode()) + rb"[^\r\n]*"
+    end, at = 0, 0
+    for found in re.finditer(_quoted(delimiter) + mark, data):
+        end = data.rfind(b"\n", at, found.start() + 1) + 1 or end
+        at = found.end()
+    return data.rfind(b"\n", at) + 1 or end
+
+
+def _in_pairs(data: bytes, delimiter: str) -> bool:
+    """Whether every other quote begins an entry, or is the second of two in one: what is in quotes is then of pairs."""
+    characters = np.frombuffer(data, np.uint8)
+    quotes = np.flatnonzero(characters == ord('"'))
+    opening, closing = quotes[::2], quotes[1::2]
+    before = characters[opening - 1]
+    begins = (before == ord(delimiter)) | (before == ord("\n")) | (before == ord("\r")) | (opening == 0)
+    begins[1:] |= opening[1:] == closing[: len(opening) - 1] + 1
+    return bool(begins.all())
+
+
+def _last_even_end(data: bytes) -> int:
+    """Return where the last line end is that an even number of quotes is before, behind it."""
     end = data.rfind(b"\n") + 1
     odd = data.count(b'"', 0, end) % 2
     while end and odd:
