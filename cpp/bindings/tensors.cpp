@@ -320,11 +320,8 @@ bool describe(const Call& call, Tensors& t) {
     for (const ArrayRef* const parameter : {&t.weight, &t.bias}) {
         if (*parameter && !is_channels(*parameter, t.features.channels)) return false;
     }
-    if (t.residual && (t.residual.dtype != t.x.dtype || !have_equal_shapes(t.residual, t.x) ||
-                       !is_dense(t.residual))) {
-        return false;
-    }
-    return true;
+    return !t.residual || (t.residual.dtype == t.x.dtype && have_equal_shapes(t.residual, t.x) &&
+                           is_dense(t.residual));
 }
 
 bool is_trainable(const Tensors& t) {
