@@ -389,9 +389,7 @@ Statistics statistics_in(double* memory, std::ptrdiff_t channels) {
     return statistics;
 }
 
-double* data_of(const py::object& array) {
-    return reinterpret_cast<double*>(fields_of_array(array.ptr()).data);
-}
+double* data_of(PyObject* array) { return reinterpret_cast<double*>(fields_of_array(array).data); }
 
 py::object recorded(const Call& call, const py::object& y, const py::object& statistics) {
     const py::object rest = tuple_of(y, statistics, call.eps, call.activation, call.negative_slope);
@@ -423,7 +421,7 @@ py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
     };
     if (wants_gradients) {
         const py::object statistics = statistics_array(channels);
-        compute(data_of(statistics));
+        compute(data_of(statistics.ptr()));
         return recorded(call, y.object, statistics);
     }
     const Buffer<4096> memory(3 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
@@ -527,12 +525,12 @@ struct Saved {
     PyObject* weight() const { return PyTuple_GET_ITEM(tensors.ptr(), 1); }
     PyObject* bias() const { return PyTuple_GET_ITEM(tensors.ptr(), 2); }
     PyObject* residual() const { return PyTuple_GET_ITEM(tensors.ptr(), 3); }
-    PyObject* statistics() const { return PyTuple_GET_ITEM(call.ptr(), 0); }  // then eps, and
+    PyObject* statistics() const { return PyTuple_GET_ITEM(call.ptr(), 0); }  // eps follows
     PyObject* activation() const { return PyTuple_GET_ITEM(call.ptr(), 2); }
     PyObject* negative_slope() const { return PyTuple_GET_ITEM(call.ptr(), 3); }
 };
 
-// Whether gradients are to be had by the kernels; what for, the tuple of bools says.
+// False where the kernels cannot compute the gradients of what was saved.
 bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) {
     if (!describe(dy, dy_array) || !describe_memory(saved.x(), t.x) ||
         !describe_memory(saved.weight(), t.weight) || !describe_memory(saved.bias(), t.bias) ||
@@ -572,8 +570,7 @@ py::object channel_tensor(const double* sums, const ArrayRef& parameter) {
 Normalization normalization_of(const Saved& saved, const Tensors& t) {
     const std::ptrdiff_t channels = t.features.channels;
     const std::ptrdiff_t step = sizeof(double);
-    const Statistics statistics = statistics_in(
-        reinterpret_cast<double*>(fields_of_array(saved.statistics()).data), channels);
+    const Statistics statistics = statistics_in(data_of(saved.statistics()), channels);
     const auto array_on = [&](double* values) {
         return ArrayRef(reinterpret_cast<char*>(values), DType::float64, 1, &channels, &step);
     };
@@ -606,14 +603,18 @@ py::object gradients(PyObject* ctx, PyObject* dy) {
     Tensors t;
     ArrayRef dy_array;
     if (!saved.is_whole() || !wanted.is_whole() || !describe(saved, dy, t, dy_array)) return none();
-    const FreshObject dx = fresh_like(t.x);
-    if (!dx) return none();
     // The residual's gradient is dy itself where no activation stands between them.
     const bool passes_dy = t.activation.kind == ActivationKind::none;
     FreshObject dresidual{passes_dy ? borrowed(dy) : none(), {}};
     if (wanted.residual() && !passes_dy) {
         dresidual = fresh_like(t.x);
         if (!dresidual) return none();
+    }
+    // Without dx the engine only sums; the gradient behind an activation is written along with dx.
+    FreshObject dx{none(), {}};
+    if (wanted.x() || dresidual.array) {
+        dx = fresh_like(t.x);
+        if (!dx) return none();
     }
 
     const std::ptrdiff_t channels = t.features.channels;

@@ -337,3 +337,19 @@ def test_a_residual_is_not_kept_without_an_activation(masked: bool) -> None:
     dy = randn(8, 3, seed=2)
     (y + z).backward(dy)
     torch.testing.assert_close(added.grad, 2 * dy, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_gradients_where_the_input_asks_for_none(activation: str | None, with_residual: bool) -> None:
+    x, dy = randn(4, 3, 5), randn(4, 3, 5, seed=1)
+    found = []
+    for wants in (False, True):
+        layer = fastbn.torch.BatchNorm1d(3, activation=activation)
+        residual = randn(4, 3, 5, seed=2).requires_grad_() if with_residual else None
+        layer(x.clone().requires_grad_(wants), residual).backward(dy)
+        found.append([layer.weight.grad, layer.bias.grad, None if residual is None else residual.grad])
+    for without, expected in zip(*found, strict=True):
+        assert (without is None) == (expected is None)
+        if without is not None:
+            torch.testing.assert_close(without, expected, rtol=0, atol=0)

@@ -25,7 +25,7 @@ class Net(nn.Module):
         self.follow = follow
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what follows."""
+        """Return the layer's result, activated."""
         h = self.linear(x)
         return self.follow(self, h, x)
 

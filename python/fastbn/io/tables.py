@@ -79,7 +79,7 @@ class TableSource(Source):
             self.suspects = [(field.name, field.why) for field in self.fields if field.odd is not None]
         self._exact = options.exact
         for number in (*self.chosen, *self._weights) if options.exact else ():
-            refuse(getattr(table, "rounded", {}).get(number), name, self.fields[number].name)
+            refuse(table.rounded.get(number), name, self.fields[number].name)
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
         self.tabular, self._rowwise, self._ring = options.tabular, options.rowwise, Ring(options)
@@ -175,6 +175,7 @@ class _ParquetTable:
 
     def __init__(self, place: Place, options: Options, stack: ExitStack) -> None:
         parquet = needed("pyarrow.parquet", "Tables")
+        self.rounded: dict[int, object] = {}
         metadata = parquet.read_metadata(place.files[0])
         self._columns = _column_bytes(metadata)
         # Columns that are shorter than a buffer are read whole, without one.

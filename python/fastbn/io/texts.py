@@ -42,6 +42,7 @@ class TextTable:
 
     def __init__(self, place: Place, options: Options) -> None:
         self._csv = needed("pyarrow.csv", "Tables")
+        self.rounded: dict[int, object] = {}
         self._name, self._path, self._options, self._done = place.name, place.files[0], options, 0.0
         self._size = options.block_bytes // (_GROWTH * (2 if options.beside else 1))
         self._delimiter = options.delimiter or TEXTS[suffix_of(self._path)]
@@ -263,7 +264,7 @@ def _decoded(name: str, line: bytes) -> str:
 
 
 def _without_comments(lines: bytes, delimiter: str, comment: str | None) -> bytes:
-    """Return lines without what follows a comment's mark outside of quotes, and without lines of comments."""
+    """Return lines without their comments, which a mark outside of quotes begins, and without lines of comments."""
     if comment is None or comment.encode() not in lines:
         return lines
     mark = re.escape(comment.encode())

@@ -50,7 +50,7 @@ def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
 
     See Also
     --------
-    convert : Fuses what follows a batch norm in a Sequential, and returns the model itself.
+    convert : Fuses an activation after a batch norm in a Sequential, and returns the model itself.
 
     Notes
     -----
@@ -118,7 +118,7 @@ def _find_shapes(model: fx.GraphModule, examples: tuple[Any, ...]) -> None:
 
 
 def _fuse_after(node: fx.Node, norm: Any, model: fx.GraphModule) -> None:
-    """Make what follows a batch norm part of it: an activation, or an addition and an activation."""
+    """Make an activation, or an addition and an activation, part of the batch norm before it."""
     follower = _only_user(node)
     if follower is None:
         return
