@@ -9,7 +9,8 @@ SANITIZE := build/sanitize
 TSAN := build/tsan
 CLANG := build/clang
 
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Python compiles a module when it is first imported: doing so for all that is installed takes longer than unpacking it.
+PIP := PIP_NO_COMPILE=1 $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Without isolation the build directory stays valid from one build to the next, and only what changed is compiled.
 INSTALL := $(PIP) install --no-build-isolation
 
