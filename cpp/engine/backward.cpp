@@ -2,6 +2,7 @@
 // activation let through of dy.
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "engine/coefficients.hpp"
 #include "engine/dispatch.hpp"
@@ -82,6 +83,28 @@ double count_true(const std::uint8_t* mask, std::ptrdiff_t n) noexcept {
         total += part;
     }
     return static_cast<double>(total);
+}
+
+// Adds how many of each column's elements are true, counted in bytes likewise.
+void add_counts(Tile<const std::uint8_t> mask, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                double* sums) noexcept {
+    constexpr std::ptrdiff_t most = 255;
+    constexpr std::ptrdiff_t width = 1024;
+    std::uint8_t counts[width];
+    for (std::ptrdiff_t first = 0; first < cols; first += width) {
+        const std::ptrdiff_t n = std::min(width, cols - first);
+        for (std::ptrdiff_t begin = 0; begin < rows; begin += most) {
+            std::fill_n(counts, n, std::uint8_t{0});
+            for (std::ptrdiff_t r = begin; r < std::min(begin + most, rows); ++r) {
+                const std::uint8_t* const row = mask.data + r * mask.stride + first;
+#pragma omp simd
+                for (std::ptrdiff_t i = 0; i < n; ++i) {
+                    counts[i] = static_cast<std::uint8_t>(counts[i] + (row[i] != 0 ? 1 : 0));
+                }
+            }
+            for (std::ptrdiff_t i = 0; i < n; ++i) sums[first + i] += counts[i];
+        }
+    }
 }
 
 // The sum by several partial sums, which do not wait for each other.
@@ -331,25 +354,24 @@ private:
         const bool one_channel = plan_.layout.channels_first();
         const WeightsForm form = weights_.form();
         const Tile<const void> weights = weights_.tile(tile, {}, kernels_.x, scratch);
+        const std::ptrdiff_t rows = tile.kernel_rows();
         const std::ptrdiff_t cols = tile.kernel_cols();
-        for (std::ptrdiff_t r = 0; r < tile.kernel_rows(); ++r) {
-            if (form == WeightsForm::by_row) {
-                const double weight = static_cast<const double*>(weights.data)[r];
-                if (one_channel) {
-                    *sums += weight * static_cast<double>(cols);
-                } else {
-                    for (std::ptrdiff_t i = 0; i < cols; ++i) sums[i] += weight;
-                }
-            } else if (form == WeightsForm::by_mask) {
-                const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
-                const std::uint8_t* const row = mask.data + r * mask.stride;
-                if (one_channel) {
-                    *sums += count_true(row, cols);
-                } else {
-                    for (std::ptrdiff_t i = 0; i < cols; ++i) sums[i] += row[i] != 0 ? 1.0 : 0.0;
-                }
-            } else {
-                const Tile<const double> elements = typed<const double>(weights);
+        if (form == WeightsForm::by_row) {
+            // All columns have the same sum.
+            const auto* const of_rows = static_cast<const double*>(weights.data);
+            double sum = *sums;
+            const double times = one_channel ? static_cast<double>(cols) : 1.0;
+            for (std::ptrdiff_t r = 0; r < rows; ++r) sum += of_rows[r] * times;
+            std::fill_n(sums, one_channel ? 1 : cols, sum);
+        } else if (form == WeightsForm::by_mask) {
+            const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
+            if (!one_channel) return add_counts(mask, rows, cols, sums);
+            for (std::ptrdiff_t r = 0; r < rows; ++r) {
+                *sums += count_true(mask.data + r * mask.stride, cols);
+            }
+        } else {
+            const Tile<const double> elements = typed<const double>(weights);
+            for (std::ptrdiff_t r = 0; r < rows; ++r) {
                 const double* const row = elements.data + r * elements.stride;
                 if (one_channel) {
                     *sums += sum_of(row, cols);
@@ -406,11 +428,11 @@ Work backward_work(const GradientOperands& operands, const Weights& weights, boo
     Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
                                  {&operands.dx, &operands.dz});
     if (!weighted) return work;
-    work.dense_rows = false;
     // Packed weights keep tiles small, and several channels may differ in them.
     const bool by_row = weights.form() == WeightsForm::by_row;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     work.all_direct = work.all_direct && (by_row || weights.is_direct());
+    work.dense_rows = work.dense_rows && weights.dense_rows();
     work.adjacent_channels = work.adjacent_channels && by_row && weights.same_in_channels();
     return work;
 }

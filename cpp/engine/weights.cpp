@@ -279,6 +279,7 @@ void narrow_in_place(double* values, std::ptrdiff_t n) {
 GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
                                        const Scratch& scratch) const noexcept {
     GradientWeights result{};
+    result.row_width = range.kernel_cols() / range.row_fold;
     if (form_ == WeightsForm::by_row) {
         result.rows = rows(range, scratch);
     } else if (form_ == WeightsForm::by_mask) {

@@ -44,6 +44,8 @@ public:
     bool same_in_channels() const { return same_in_channels_; }
     // They reach the kernels without being packed for a tile.
     bool is_direct() const;
+    // Rows that the kernels see as one may have these weights in gradient_tile.
+    bool dense_rows() const { return !is_direct() || mask_.dense_rows; }
     // Takes staging memory for what is packed.
     void take_staging(StagingBuffers& staging);
 

@@ -97,6 +97,7 @@ struct GradientOptions {
     Tile<Y> dz;
     bool streams_dz;
     GradientWeights weights;
+    double rows_per_column;  // 1 / weights.row_width
 
     bool has_weights() const {
         return weights.frozen || weights.rows != nullptr || weights.mask.data != nullptr ||
@@ -126,7 +127,7 @@ struct GradientOptions {
         } else if (weights.mask.data != nullptr) {
             keep(load<C>(weights.mask.data + r * weights.mask.stride + i, n), flow, flow);
         } else if (weights.rows != nullptr) {
-            const Block<C> weight = broadcast(static_cast<C>(weights.rows[r]));
+            const Block<C> weight = row_weights(r, i, count_of(n));
             keep(weight, weight * flow, flow);
         } else if (weights.elements.data != nullptr) {
             const Tile<const C> elements = typed<const C>(weights.elements);
@@ -136,6 +137,16 @@ struct GradientOptions {
     }
 
 private:
+    // A tile's row may consist of several that have a weight each, all wider than a block.
+    Block<C> row_weights(std::ptrdiff_t r, std::ptrdiff_t i, std::ptrdiff_t n) const {
+        // Half a column away from the next integer, far more than the product is off.
+        const auto before =
+            static_cast<std::ptrdiff_t>((static_cast<double>(i) + 0.5) * rows_per_column);
+        const double* const row = weights.rows + r + before;
+        const std::ptrdiff_t left = (before + 1) * weights.row_width - i;
+        const Block<C> here = broadcast(static_cast<C>(row[0]));
+        return left >= n ? here : blend(left, here, broadcast(static_cast<C>(row[1])));
+    }
     template <class N>
     void put_dz(Y* to, N n, const Block<C>& block) const {
         if constexpr (is_full<N>) {
@@ -271,7 +282,8 @@ FASTBN_FLATTEN void input_gradient(Tile<const void> dy, Tile<const void> x, Tile
                                      SlabPrefetch<Y>(e.prefetch),
                                      typed<Y>(dz),
                                      !scaled && e.stream && aligned_alike(dx, typed<Y>(dz)),
-                                     weights};
+                                     weights,
+                                     1.0 / static_cast<double>(weights.row_width)};
     if (scaled) {
         write_by_blocks<C>(dx, e, ScaledInputGradient<X, Y>{in, options});
     } else if (!options.has_activation && !options.has_weights()) {

@@ -138,6 +138,7 @@ struct ActivationGradient {
 struct GradientWeights {
     bool frozen;
     const double* rows;
+    std::ptrdiff_t row_width;  // columns with one of `rows`, of which a tile's row may hold several
     Tile<const std::uint8_t> mask;
     Tile<const void> elements;  // of the type that dx is computed in
 };

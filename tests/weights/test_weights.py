@@ -85,6 +85,23 @@ def test_gradients(layout: Layout, dtype: Any, rng: np.random.Generator) -> None
             np.testing.assert_array_equal(one, other)
 
 
+@every_isa
+@every_dtype
+@pytest.mark.parametrize("columns", [16, 17, 37, 100, 1030])
+def test_gradients_where_blocks_meet_two_rows(columns: int, dtype: Any, rng: np.random.Generator) -> None:
+    """Rows that follow each other are written as one, and each block takes the weights of its own rows."""
+    x, dy = ((1 + rng.standard_normal((300, columns))).astype(dtype) for _ in range(2))
+    mask, weights = rng.random((2, 300, 1))
+    elements = rng.random((300, columns)) < 0.8
+    padded = np.zeros((300, columns + 3), bool)
+    padded[:, :columns] = elements
+    for weighting in {"where": mask < 0.7}, {"weights": weights}, {"where": elements}, {"where": padded[:, :columns]}:
+        p = element_weights(x.shape, **weighting)
+        _, mean, _, invstd, _ = fastbn.batch_norm_train(x, **weighting)
+        got = fastbn.batch_norm_backward(dy, x, mean=mean, invstd=invstd, **weighting)
+        assert_gradients(got, dy, x, mean=mean, invstd=invstd, p=p)
+
+
 @every_layout
 def test_same_bits_on_every_isa(layout: Layout) -> None:
     for turn, shape in enumerate(mask_shapes(layout.shape)):
