@@ -102,6 +102,7 @@ struct Names {
     PyObject* check_input_dim = interned("_check_input_dim");
 
     PyObject* to_save = interned("to_save");
+    PyObject* materialize_grads = interned("materialize_grads");
     PyObject* saved_tensors = interned("saved_tensors");
     PyObject* needs_input_grad = interned("needs_input_grad");
     PyObject* call = interned("call");
@@ -142,8 +143,9 @@ bool says_yes(PyObject* object, PyObject* method) {
     return owned(PyObject_CallMethodNoArgs(object, method)).ptr() == Py_True;
 }
 
-// Whether a mode or forward mode has to see all operations. Only training asks for transforms too:
-// the tensors that they follow have no memory, and those that have some are constants to them.
+// Whether a mode or forward mode has to see all operations. What changes statistics or wants
+// gradients asks for transforms too: the tensors that they follow have no memory, and those that
+// have some are constants to them.
 bool is_watched() {
     if (number(answer(torch.number_of_modes).ptr()) > 0) return true;
     const py::object level = entry(torch.forward_mode, names().current_level);
@@ -178,8 +180,9 @@ bool clear_error(PyObject* types) {
     return false;
 }
 
-// Describes a tensor's memory, or nothing for None. False where it has none to read.
-bool describe_memory(PyObject* value, ArrayRef& array) {
+// Describes a tensor's memory, or nothing for None. False where it has none to read, and where what
+// that holds are not the values themselves.
+bool describe(PyObject* value, ArrayRef& array) {
     if (value == Py_None) return true;
     const ExchangeApi* const api = api_of(value);
     if (api == nullptr) return false;
@@ -188,12 +191,7 @@ bool describe_memory(PyObject* value, ArrayRef& array) {
     } catch (const PythonError&) {
         return clear_error(torch.memory_errors);
     }
-    return static_cast<bool>(array);
-}
-
-// The same; false also where what the memory holds are not the values themselves.
-bool describe(PyObject* value, ArrayRef& array) {
-    return describe_memory(value, array) && (value == Py_None || !says_yes(value, names().is_neg));
+    return array && !says_yes(value, names().is_neg);
 }
 
 bool have_equal_shapes(const ArrayRef& a, const ArrayRef& b) {
@@ -294,8 +292,16 @@ bool takes_rank(PyObject* module, int rank) {
     return function == PyTuple_GET_ITEM(torch.rank_checks, 2) && rank == 5;
 }
 
+// PyTorch takes a few other objects for numbers, and refuses some that Python converts: there
+// fastbn.torch asks it.
+bool is_number(const py::object& value) {
+    return PyFloat_Check(value.ptr()) != 0 || PyLong_Check(value.ptr()) != 0;
+}
+
 // Everything that the engine does not check itself; False where the call is not a simple one.
 bool describe(const Call& call, Tensors& t) {
+    const bool has_momentum = call.training || call.module == nullptr || !call.momentum.is_none();
+    if (!is_number(call.eps) || (has_momentum && !is_number(call.momentum))) return false;
     try {  // before the tensors, since numbers may be objects whose code changes these
         t.activation = activation_argument({"activation", call.activation.ptr()},
                                            {"negative_slope", call.negative_slope.ptr()});
@@ -391,15 +397,18 @@ Statistics statistics_in(double* memory, std::ptrdiff_t channels) {
 
 double* data_of(PyObject* array) { return reinterpret_cast<double*>(fields_of_array(array).data); }
 
-py::object recorded(const Call& call, const py::object& y, const py::object& statistics) {
-    const py::object rest = tuple_of(y, statistics, call.eps, call.activation, call.negative_slope);
+py::object recorded(const Call& call, const Tensors& t, const py::object& y,
+                    const py::object& statistics) {
+    const py::object rest =
+        tuple_of(y, statistics, call.eps, call.activation, call.negative_slope,
+                 to_python(call.training), to_python(static_cast<int>(t.bias.dtype)));
     return owned(PyObject_CallFunctionObjArgs(torch.record, rest.ptr(), call.x.ptr(),
                                               call.weight.ptr(), call.bias.ptr(),
                                               call.residual.ptr(), nullptr));
 }
 
 py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
-    if (!is_trainable(t) || says_yes(torch.transforms_are_active)) return none();
+    if (!is_trainable(t)) return none();
     // Gradients of running statistics are refused by PyTorch; a module's are buffers.
     if (call.module == nullptr &&
         (wants_gradient(call.running_mean.ptr()) || wants_gradient(call.running_var.ptr()))) {
@@ -422,7 +431,7 @@ py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
     if (wants_gradients) {
         const py::object statistics = statistics_array(channels);
         compute(data_of(statistics.ptr()));
-        return recorded(call, y.object, statistics);
+        return recorded(call, t, y.object, statistics);
     }
     const Buffer<4096> memory(3 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
     compute(reinterpret_cast<double*>(memory.data()));
@@ -430,17 +439,25 @@ py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
 }
 
 py::object infer(const Call& call, const Tensors& t, bool wants_gradients) {
-    if (wants_gradients || !t.running_mean || wants_gradient(call.running_mean.ptr()) ||
+    if (!t.running_mean || wants_gradient(call.running_mean.ptr()) ||
         wants_gradient(call.running_var.ptr())) {
         return none();
     }
     const FreshObject y = fresh_like(t.x);
     if (!y) return none();
+    py::object kept;
+    Statistics used;
+    if (wants_gradients) {  // copies, since the tensors may have changed when backward reads them
+        kept = statistics_array(t.features.channels);
+        used = statistics_in(data_of(kept.ptr()), t.features.channels);
+        read_elements(t.running_mean, used.mean);
+        read_elements(t.running_var, used.var);
+    }
     without_gil(size_in_bytes(t.x), [&] {
         fastbn::normalize(t.x, y.array, t.features, t.epilogue(), t.running_mean, {}, t.running_var,
-                          t.parameters(), t.eps, false, "running_mean", "running_var");
+                          t.parameters(), t.eps, false, "running_mean", "running_var", used.invstd);
     });
-    return y.object;
+    return wants_gradients ? recorded(call, t, y.object, kept) : y.object;
 }
 
 py::object run(const Call& call) {
@@ -448,6 +465,9 @@ py::object run(const Call& call) {
     if (is_watched() || is_traced() || !describe(call, tensors)) return none();
     const Differentiation differentiation = differentiation_of(call);
     if (differentiation.wanted && !differentiation.possible) return none();
+    if ((call.training || differentiation.wanted) && says_yes(torch.transforms_are_active)) {
+        return none();
+    }
     set_threads_of_torch(number(answer(torch.get_num_threads).ptr()));
     return call.training ? train(call, tensors, differentiation.wanted)
                          : infer(call, tensors, differentiation.wanted);
@@ -512,7 +532,7 @@ bool is_tuple_of(PyObject* value, Py_ssize_t n) {
 // What the forward pass left for the backward one.
 struct Saved {
     static constexpr Py_ssize_t n_tensors = 4;
-    static constexpr Py_ssize_t parts = 4;
+    static constexpr Py_ssize_t parts = 6;
 
     py::object tensors;
     py::object call;
@@ -528,13 +548,16 @@ struct Saved {
     PyObject* statistics() const { return PyTuple_GET_ITEM(call.ptr(), 0); }  // eps follows
     PyObject* activation() const { return PyTuple_GET_ITEM(call.ptr(), 2); }
     PyObject* negative_slope() const { return PyTuple_GET_ITEM(call.ptr(), 3); }
+    bool training() const { return PyTuple_GET_ITEM(call.ptr(), 4) == Py_True; }
+    // Without an activation the bias itself is not kept.
+    DType bias_type() const { return static_cast<DType>(number(PyTuple_GET_ITEM(call.ptr(), 5))); }
 };
 
 // False where the kernels cannot compute the gradients of what was saved.
 bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) {
-    if (!describe(dy, dy_array) || !describe_memory(saved.x(), t.x) ||
-        !describe_memory(saved.weight(), t.weight) || !describe_memory(saved.bias(), t.bias) ||
-        !describe_memory(saved.residual(), t.residual)) {
+    if (!describe(dy, dy_array) || !describe(saved.x(), t.x) ||
+        !describe(saved.weight(), t.weight) || !describe(saved.bias(), t.bias) ||
+        !describe(saved.residual(), t.residual)) {
         return false;
     }
     if (!have_equal_shapes(dy_array, t.x) || dy_array.dtype != t.x.dtype || !is_dense(t.x)) {
@@ -560,13 +583,14 @@ bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) 
 }
 
 // Sums as a tensor of the parameter's type.
-py::object channel_tensor(const double* sums, const ArrayRef& parameter) {
-    const FreshObject fresh = fresh_like(parameter);
+py::object channel_tensor(const double* sums, DType type, std::ptrdiff_t channels) {
+    const std::ptrdiff_t step = size_of(type);
+    const FreshObject fresh = fresh_object(*tensor_api, type, 1, &channels, &step);
     if (fresh) write_elements(sums, fresh.array);
     return fresh.object;
 }
 
-// By the batch's own statistics, which the forward pass has kept.
+// By the statistics that the forward pass has kept: the batch's own, or constants.
 Normalization normalization_of(const Saved& saved, const Tensors& t) {
     const std::ptrdiff_t channels = t.features.channels;
     const std::ptrdiff_t step = sizeof(double);
@@ -578,6 +602,7 @@ Normalization normalization_of(const Saved& saved, const Tensors& t) {
     normalization.mean = array_on(statistics.mean);
     normalization.invstd = array_on(statistics.invstd);
     normalization.parameters = t.parameters();
+    normalization.through_statistics = saved.training();
     return normalization;
 }
 
@@ -626,8 +651,10 @@ py::object gradients(PyObject* ctx, PyObject* dy) {
     without_gil(size_in_bytes(t.x), [&] {
         fastbn::backward(dy_array, t.x, t.features, {}, t.epilogue(), normalization, out);
     });
-    const py::object of_weight = wanted.weight() ? channel_tensor(dweight, t.weight) : none();
-    const py::object of_bias = wanted.bias() ? channel_tensor(dbias, t.bias) : none();
+    const py::object of_weight =
+        wanted.weight() ? channel_tensor(dweight, t.weight.dtype, channels) : none();
+    const py::object of_bias =
+        wanted.bias() ? channel_tensor(dbias, saved.bias_type(), channels) : none();
     if (!of_weight || !of_bias) return none();
     return tuple_of(none(), wanted.x() ? dx.object : none(), of_weight, of_bias,
                     wanted.residual() ? dresidual.object : none());
@@ -691,12 +718,15 @@ py::object recorded_forward(const Arguments& arguments) {
     if (PyTuple_Check(rest) == 0 || PyTuple_GET_SIZE(rest) != 1 + Saved::parts) {
         wrong_type("call", "be a tuple of y and what is kept", shown(rest));
     }
-    // As its method `save_for_backward` does. The residual matters to an activation alone.
+    // As its method `save_for_backward` does. Bias and residual matter to an activation alone.
     const bool has_activation = PyTuple_GET_ITEM(rest, 3) != Py_None;
     const py::object to_save =
-        owned(PyTuple_Pack(4, arguments.x.value, arguments.weight.value, arguments.bias.value,
+        owned(PyTuple_Pack(4, arguments.x.value, arguments.weight.value,
+                           has_activation ? arguments.bias.value : Py_None,
                            has_activation ? arguments.residual.value : Py_None));
     if (PyObject_SetAttr(ctx, names().to_save, to_save.ptr()) != 0) throw PythonError();
+    // A gradient that there is none of is to come as None, and not as zeros.
+    if (PyObject_SetAttr(ctx, names().materialize_grads, Py_False) != 0) throw PythonError();
     // Without y, which refers to ctx.
     const py::object kept = owned(PyTuple_GetSlice(rest, 1, PyTuple_GET_SIZE(rest)));
     if (PyObject_SetAttr(ctx, names().call, kept.ptr()) != 0) throw PythonError();
@@ -707,6 +737,7 @@ py::object recorded_backward(const Arguments& arguments) {
     check_registered();
     PyObject* const ctx = arguments.ctx.value;
     PyObject* const dy = arguments.dy.value;
+    if (dy == Py_None) return tuple_of(none(), none(), none(), none(), none());
     py::object found = gradients(ctx, dy);
     if (!found.is_none()) return found;
     return owned(PyObject_CallFunctionObjArgs(torch.backward, ctx, dy, nullptr));

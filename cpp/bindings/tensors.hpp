@@ -14,8 +14,8 @@ py::object register_torch(const Arguments& arguments);
 py::object follow_threads(const Arguments& arguments);
 
 // fastbn.torch.batch_norm without where and weights: y, or None, and then nothing is done, where
-// it is not simple: gradients of running statistics or in evaluation, transforms, modes, tensors of
-// other classes or devices, wrong arguments.
+// it is not simple: gradients of running statistics, transforms, modes, tensors of other classes or
+// devices, wrong arguments.
 py::object batch_norm_tensors(const Arguments& arguments);
 
 // The same of a module of fastbn.torch, its input and its residual; counts the batch.

@@ -308,7 +308,8 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
 bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
                const Epilogue<ArrayRef>& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
                const ArrayRef& var, const Parameters& parameters, double eps,
-               bool look_for_infinity, const char* mean_name, const char* var_name) {
+               bool look_for_infinity, const char* mean_name, const char* var_name,
+               double* invstd) {
     check_same_shape("out", y, x);
     if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameter_shape(mean_name, mean, features);
@@ -331,13 +332,14 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
     transform.take_staging(staging);
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
-    const ChannelValues invstd({}, features, 0.0);
+    const ChannelValues own_invstd({}, features, 0.0);
+    if (invstd == nullptr) invstd = own_invstd.data();
     std::atomic<bool> infinite{false};
     ForwardOperation operation(plan);
     operation.transforms_x = &transform;
-    operation.channels = {means.data(), means_lo.data(), invstd.data(), weight.data(), bias.data()};
+    operation.channels = {means.data(), means_lo.data(), invstd, weight.data(), bias.data()};
     operation.var = variances.data();
-    operation.invstd = invstd.data();
+    operation.invstd = invstd;
     operation.eps = eps;
     if (look_for_infinity) operation.infinite = &infinite;
     execute(plan, staging, operation);

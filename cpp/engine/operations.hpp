@@ -31,11 +31,13 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
            const Statistics& out);
 
 // mean_lo, the low part of the mean, may be empty. Returns whether x holds infinity, if that is to
-// be looked for. mean_name and var_name: what the caller calls them, for errors.
+// be looked for. mean_name and var_name: what the caller calls them, for errors. invstd may be
+// null; it is written to unless x is empty.
 bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
                const Epilogue<ArrayRef>& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
                const ArrayRef& var, const Parameters& parameters, double eps,
-               bool look_for_infinity, const char* mean_name, const char* var_name);
+               bool look_for_infinity, const char* mean_name, const char* var_name,
+               double* invstd = nullptr);
 
 // What the forward pass normalized by and, for the activation, with; whether the gradient flows
 // through mean and variance (training) or they are constants (frozen).

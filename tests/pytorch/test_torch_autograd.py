@@ -10,7 +10,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from fastbn.torch import batch_norm
+from fastbn.torch import BatchNorm1d, batch_norm
 
 SHAPE = (4, 3, 2)
 OPTIONS = [{}, {"where": True}, {"where": True, "weights": True}]
@@ -119,12 +119,17 @@ def test_running_statistics_under_transforms() -> None:
 
     assert_updated(lambda norm, known: torch.func.grad(lambda x: norm(x, *known, training=True).sum())(x))
     assert_updated(lambda norm, known: torch.func.jvp(lambda x: norm(x, *known, training=True), (x,), (x,)))
-    stacked = torch.zeros(5, 3, dtype=torch.float64), torch.ones(5, 3, dtype=torch.float64)
-    torch.func.vmap(lambda x, mean, var: batch_norm(x, mean, var, training=True))(batch, *stacked)
-    for i, each in enumerate(batch):
-        alone = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
-        batch_norm(each, *alone, training=True)
-        torch.testing.assert_close((stacked[0][i], stacked[1][i]), alone)
+
+    def call(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+        return batch_norm(x, mean, var, training=True).pow(3).sum()
+
+    for transformed in (call, torch.func.grad(call)):
+        stacked = torch.zeros(5, 3, dtype=torch.float64), torch.ones(5, 3, dtype=torch.float64)
+        torch.func.vmap(transformed)(batch, *stacked)
+        for i, each in enumerate(batch):
+            alone = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+            batch_norm(each, *alone, training=True)
+            torch.testing.assert_close((stacked[0][i], stacked[1][i]), alone)
 
 
 def test_forward_mode_at_a_large_mean() -> None:
@@ -150,6 +155,17 @@ def test_checkpoints_hooks_on_saved_tensors_and_anomaly_mode() -> None:
     torch.testing.assert_close(run(lambda: checkpoint(call, use_reentrant=False)), want)
     with torch.autograd.graph.save_on_cpu(), torch.autograd.set_detect_anomaly(True):
         torch.testing.assert_close(run(call), want)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_running_statistics_of_a_checkpoint_are_torchs(reentrant: bool, activation: str | None) -> None:
+    """What a checkpoint ends with is computed once more, up to where all that is kept has been found."""
+    found = []
+    for norm in (BatchNorm1d(3, activation=activation), torch.nn.BatchNorm1d(3)):
+        checkpoint(norm, made(4, 3).float().requires_grad_(), use_reentrant=reentrant).square().sum().backward()
+        found.append(dict(norm.named_buffers()))
+    torch.testing.assert_close(*found)
 
 
 def test_a_changed_input_is_noticed() -> None:

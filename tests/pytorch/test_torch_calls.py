@@ -42,14 +42,16 @@ ORDERS = {
 RESULTS_OF = {"y": 0, "running_mean": 1, "running_var": 2, "dx": 3, "dweight": 4, "dbias": 5, "dresidual": 6}
 
 
-def outcome(x: torch.Tensor, residual: torch.Tensor | None, dy: torch.Tensor, options: dict[str, Any]) -> list[Any]:
+def outcome(
+    x: torch.Tensor, residual: torch.Tensor | None, dy: torch.Tensor, training: bool, options: dict[str, Any]
+) -> list[Any]:
     x = x.detach().requires_grad_()
     residual = None if residual is None else residual.detach().requires_grad_()
     channels, dtype = x.shape[1], torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, var = torch.zeros(channels, dtype=dtype), torch.ones(channels, dtype=dtype)
+    mean, var = randn(channels, seed=5, dtype=dtype), 1 + randn(channels, seed=6, dtype=dtype).square()
     weight = (1 + randn(channels, seed=7, dtype=dtype)).requires_grad_()
     bias = randn(channels, seed=8, dtype=dtype).requires_grad_()
-    y = batch_norm(x, mean, var, weight, bias, True, residual=residual, **options)
+    y = batch_norm(x, mean, var, weight, bias, training, residual=residual, **options)
     leaves = (x, weight, bias) if residual is None else (x, weight, bias, residual)
     return [y.detach(), mean, var, *torch.autograd.grad(y, leaves, dy), type(y.grad_fn).__name__]
 
@@ -58,12 +60,18 @@ def outcome(x: torch.Tensor, residual: torch.Tensor | None, dy: torch.Tensor, op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
 @pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("training", [False, True])
 def test_both_ways_have_the_same_bits(
-    through_python: Callable[[], None], order: str, dtype: torch.dtype, activation: str | None, with_residual: bool
+    through_python: Callable[[], None],
+    order: str,
+    dtype: torch.dtype,
+    activation: str | None,
+    with_residual: bool,
+    training: bool,
 ) -> None:
     x, dy, residual = (ORDERS[order](randn(6, 5, 4, 7, seed=i, dtype=dtype)) for i in range(3))
     options = {"activation": activation, "negative_slope": 0.2}
-    given = x, residual if with_residual else None, dy, options
+    given = x, residual if with_residual else None, dy, training, options
     fast = outcome(*given)
     through_python()
     slow = outcome(*given)
@@ -139,10 +147,10 @@ def test_calls_that_are_not_simple_go_the_long_way() -> None:
     negated = torch.complex(randn(3), randn(3, seed=1)).conj().imag
     assert type(batch_norm(x[::2], training=True).grad_fn).__name__ == "_FunctionBackward"
     assert type(batch_norm(randn(4, 6).requires_grad_()[:, ::2], training=True).grad_fn).__name__ == "_FunctionBackward"
-    assert type(batch_norm(x, torch.zeros(3), torch.ones(3)).grad_fn).__name__ == "_FunctionBackward"
     assert type(batch_norm(x, weight=negated, training=True).grad_fn).__name__ == "NativeBatchNormBackward0"
     assert type(batch_norm(x, training=True, where=torch.ones(4, 1) > 0).grad_fn).__name__ == "_FunctionBackward"
     assert type(batch_norm(x, training=True).grad_fn).__name__ == "_RecordedBackward"
+    assert type(batch_norm(x, torch.zeros(3), torch.ones(3)).grad_fn).__name__ == "_RecordedBackward"
 
 
 def test_a_residual_in_another_order_or_type() -> None:
@@ -198,17 +206,80 @@ def test_an_activation_in_place_may_follow() -> None:
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("conversion", ["y", "both"])
-def test_what_fails_after_training_is_not_done_again(monkeypatch: pytest.MonkeyPatch, conversion: str) -> None:
+def test_what_fails_after_training_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("no tensor of it")
 
     monkeypatch.setattr(_functional, "tensors_of", fail)
-    x = randn(4, 6)[:, ::2].requires_grad_(conversion == "both")  # which the extension leaves to Python
+    x = randn(4, 6)[:, ::2]  # which the extension leaves to Python
     mean, var = torch.zeros(3), torch.ones(3)
     with pytest.raises(RuntimeError, match="no tensor of it"):
         batch_norm(x, mean, var, training=True, momentum=0.5)
-    np.testing.assert_allclose(mean.numpy(), 0.5 * x.detach().numpy().astype(float).mean(0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(mean.numpy(), 0.5 * x.numpy().astype(float).mean(0), rtol=1e-6, atol=1e-7)
+
+
+BOTH_WAYS = pytest.mark.parametrize("where", [None, torch.ones(4, 1) > 0], ids=["extension", "Python"])
+
+
+FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "negated": lambda kept: torch.complex(torch.zeros_like(kept), -kept).conj().imag,
+    "strided": lambda kept: torch.stack((kept, kept), -1)[..., 0],
+    "subclass": lambda kept: torch.nn.Buffer(kept),
+    "another order": lambda kept: kept.transpose(0, -1).contiguous().transpose(0, -1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_hooks_may_give_back_what_was_kept_in_another_form(form: str, training: bool, activation: str | None) -> None:
+    found = []
+    for unpack in (FORMS[form], lambda kept: kept):
+        x, residual = (randn(4, 3, 5, seed=seed).requires_grad_() for seed in range(2))
+        layer = fastbn.torch.BatchNorm1d(3, activation=activation).train(training)
+        torch.nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(2))
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.detach(), unpack):
+            y = layer(x, residual)
+        y.backward(randn(4, 3, 5, seed=3))
+        found.append([x.grad, residual.grad, layer.weight.grad, layer.bias.grad])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)  # sums of float32 in another order
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("training", [False, True])
+def test_no_gradient_is_not_one_of_zeros(where: torch.Tensor | None, training: bool) -> None:
+    class Ended(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *_: torch.Tensor) -> Any:
+            return None
+
+    for norm in (torch.nn.BatchNorm1d, fastbn.torch.BatchNorm1d):
+        layer, x = norm(3).train(training), randn(4, 3).requires_grad_()
+        y = layer(x) if where is None or norm is torch.nn.BatchNorm1d else layer(x, where=where)
+        Ended.apply(y).sum().backward()
+        assert [each.grad for each in (x, layer.weight, layer.bias)] == [None] * 3
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("types", [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)], ids=str)
+def test_the_bias_may_change_between_forward_and_backward(
+    where: torch.Tensor | None, training: bool, types: tuple[torch.dtype, torch.dtype]
+) -> None:
+    x, dy = (randn(4, 3, seed=seed, dtype=types[0]).requires_grad_(seed == 0) for seed in range(2))
+    for norm in (torch.nn.BatchNorm1d, fastbn.torch.BatchNorm1d):
+        layer = norm(3, dtype=types[1]).train(training)
+        y = layer(x) if where is None or norm is torch.nn.BatchNorm1d else layer(x, where=where)
+        with torch.no_grad():
+            layer.bias.add_(1)
+        y.backward(dy)
+        assert layer.bias.grad.dtype == types[1]
+        # to bfloat16's last place, where dy is of that type
+        torch.testing.assert_close(layer.bias.grad, dy.sum(0).to(types[1]), rtol=1e-2, atol=1e-2)
 
 
 def test_a_number_of_batches_of_inference_mode_is_not_counted_outside_of_it() -> None:

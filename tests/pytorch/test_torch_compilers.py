@@ -133,6 +133,16 @@ def test_other_batch_sizes_need_no_new_graph_each() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
+def test_the_bias_of_a_compiled_model_may_change_between_forward_and_backward(training: bool) -> None:
+    model = fastbn.torch.BatchNorm1d(3, dtype=torch.float32).train(training)
+    y = torch.compile(model, backend="aot_eager", fullgraph=True)(torch.randn(4, 3))
+    with torch.no_grad():
+        model.bias.add_(1)
+    y.backward(torch.ones(4, 3))
+    assert torch.equal(model.bias.grad, torch.full((3,), 4.0))
+
+
+@pytest.mark.parametrize("training", [False, True])
 def test_an_exported_model_runs(training: bool) -> None:
     model = Block().train(training)
     want = copy.deepcopy(model)

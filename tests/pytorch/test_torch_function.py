@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbn import _core
-from fastbn.torch import batch_norm
+from fastbn.torch import BatchNorm1d, batch_norm
 from support import oracle
 
 TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -355,6 +357,54 @@ def test_momentum_may_be_any_number_as_with_torch() -> None:
     for momentum in (-1.2, 2.0):
         got, want = (outcome(function, x, given, True, momentum=momentum) for function in (batch_norm, F.batch_norm))
         assert_all_close(got, want, 1e-5)
+
+
+NUMBERS: dict[str, Any] = {
+    "int": 1,
+    "bool": True,
+    "float64": np.float64(0.5),
+    "float32": np.float32(0.5),
+    "int64": np.int64(1),
+    "tensor": torch.tensor(0.5),
+    "nan": float("nan"),
+    "parameter": torch.nn.Parameter(torch.tensor(0.5)),
+    "several": torch.tensor([0.5]),
+    "array": np.array(0.5),
+    "Decimal": Decimal("0.5"),
+    "Fraction": Fraction(1, 2),
+    "None": None,
+    "text": "0.5",
+    "complex": 0.5j,
+}
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", NUMBERS)
+@pytest.mark.parametrize("name", ["eps", "momentum"])
+def test_what_is_a_number_to_torch(name: str, kind: str, training: bool, grad: bool) -> None:
+    calls: list[Any] = []
+    for functions, layers in ((batch_norm, BatchNorm1d), (F.batch_norm, torch.nn.BatchNorm1d)):
+
+        def of_function(function: Any = functions) -> list[torch.Tensor]:
+            running = torch.zeros(3), torch.ones(3)
+            x = tensor(4, 3).requires_grad_(grad)
+            return [function(x, *running, None, None, training, **{name: NUMBERS[kind]}).detach(), *running]
+
+        def of_layer(norm: Any = layers) -> list[torch.Tensor]:
+            layer = norm(3).train(training)
+            setattr(layer, name, NUMBERS[kind])
+            return [layer(tensor(4, 3).requires_grad_(grad)).detach(), layer.running_mean, layer.running_var]
+
+        calls.append((of_function, of_layer))
+    for ours, theirs in zip(*calls, strict=True):
+        try:
+            want = theirs()
+        except TypeError:
+            with pytest.raises(TypeError):
+                ours()
+        else:
+            torch.testing.assert_close(ours(), want, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize(

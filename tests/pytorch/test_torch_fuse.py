@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from fastbn.torch import BatchNorm1d, fuse
+from fastbn.torch import BatchNorm1d, SyncBatchNorm, convert, fuse
 
 
 class Net(nn.Module):
@@ -98,6 +98,12 @@ ADDITIONS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
+def _input_changed_before_the_activation(m: Net, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    y = m.norm(h)
+    h.mul_(100)
+    return torch.relu(y) + m.other(x)
+
+
 @pytest.mark.parametrize("name", ADDITIONS)
 def test_an_addition_and_an_activation(name: str) -> None:
     model, want = made(ADDITIONS[name]), made(ADDITIONS[name])
@@ -154,6 +160,7 @@ NOT_FUSED: dict[str, Callable[..., torch.Tensor]] = {
     "other function": lambda m, h, x: torch.sigmoid(m.norm(h)) + m.other(x),
     "scaled": lambda m, h, x: m.relu(torch.add(m.norm(h), m.other(x), alpha=2)),
     "number": lambda m, h, x: m.relu(m.norm(h) + 1) + m.other(x),
+    "another type": lambda m, h, x: m.relu(m.norm(h) + m.other(x).double()),
     "broadcast": lambda m, h, x: m.relu(m.norm(h) + m.other(x)[:1]),
     "broadcast norm": lambda m, h, x: m.relu(m.norm(h) + m.other(x)[None]),
     "changed later": _changed_later,
@@ -170,6 +177,24 @@ def test_what_is_left_alone(name: str) -> None:
     assert fused.norm.activation is None
     if not name.startswith("changed"):  # which torch itself refuses to differentiate, in part
         assert_trains_alike(fused, want)
+
+
+def _residual_changed_before_the_activation(m: Net, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    other = m.other(x)
+    y, view = m.norm(h) + other, other.view(-1)
+    view.mul_(100)
+    return torch.relu(y)
+
+
+@pytest.mark.parametrize(
+    "follow", [_input_changed_before_the_activation, _residual_changed_before_the_activation], ids=["input", "residual"]
+)
+def test_arguments_may_change_before_the_activation(follow: Callable[..., torch.Tensor]) -> None:
+    model, want = (made(follow).eval() for _ in range(2))
+    fused = fuse(model, batch())
+    assert fused.norm.activation == "relu"
+    with torch.no_grad():
+        torch.testing.assert_close(fused(batch()), want(batch()))
 
 
 def test_a_residual_that_out_overwrites_is_left_alone() -> None:
@@ -235,3 +260,27 @@ def test_a_model_that_cannot_be_traced() -> None:
 
     with pytest.raises(torch.fx.proxy.TraceError):
         fuse(made(follow))
+
+
+def test_torchs_own_tracer_takes_calls_of_the_modules_as_those_of_its_own() -> None:
+    model, want = (made(ADDITIONS["after"]) for _ in range(2))
+    traced = torch.fx.symbolic_trace(convert(model))
+    assert "self.norm(linear)" in traced.code
+    assert_trains_alike(traced, want)
+    model = nn.Sequential(SyncBatchNorm(3))
+    assert torch.fx.symbolic_trace(model)(batch()).shape == (8, 3)
+
+
+def test_what_torchs_own_tracer_cannot_take_as_one_call() -> None:
+    class Doubled(BatchNorm1d):
+        """Another forward, which torch.fx would have to look into."""
+
+        def forward(self, *args: Any) -> torch.Tensor:
+            """Return twice the result."""
+            return 2 * super().forward(*args)
+
+    hooked = BatchNorm1d(3)
+    hooked.register_forward_hook(lambda *_: None)
+    for layer in (Doubled(3), hooked):
+        with pytest.raises(torch.fx.proxy.TraceError):
+            torch.fx.symbolic_trace(nn.Sequential(layer))

@@ -100,10 +100,3 @@ def ordered_like(y: Tensor, x: Tensor) -> Tensor:
     ):
         return y
     return y.as_strided(x.shape, x.stride())
-
-
-def channel_tensor(array: npt.NDArray[np.float64], dtype: torch.dtype) -> Tensor:
-    """Return values of the channels as a tensor of a parameter's type."""
-    if dtype is torch.float32:  # NumPy converts a small array in a quarter of the time that torch takes
-        return torch.from_numpy(array.astype(np.float32))
-    return torch.from_numpy(array).to(dtype)

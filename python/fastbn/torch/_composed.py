@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
 from fastbn.torch._arguments import Arguments
@@ -101,12 +102,21 @@ def update_running(running_mean: Tensor, running_var: Tensor, found: Statistics,
     mean, var, count = (value.detach() for value in found)
     unbiased = var * (count / (count - 1))
     for running, new in ((running_mean, mean), (running_var, unbiased)):
-        updated = torch.where(count > 1, (1 - momentum) * _wide(running) + momentum * new, _wide(running))
-        if is_transformed() and not torch._C._functorch.is_batchedtensor(updated):
-            # Under `torch.func.grad` a tensor of the caller's own may not be changed by methods, but by out= it may.
-            torch.add(updated, 0, out=running)
-        else:
-            running.copy_(updated)
+        _assign(running, torch.where(count > 1, (1 - momentum) * _wide(running) + momentum * new, _wide(running)))
+
+
+def _assign(running: Tensor, new: Tensor) -> None:
+    """Copy into a tensor that may be the caller's own, which transforms that differentiate let nobody change."""
+    if is_transformed() and torch._C._functorch.is_gradtrackingtensor(new):
+        with temporarily_pop_interpreter_stack():
+            _assign(_within(running), _within(new))
+    else:
+        running.copy_(new)
+
+
+def _within(tensor: Tensor) -> Tensor:
+    functions = torch._C._functorch
+    return functions.get_unwrapped(tensor) if functions.is_gradtrackingtensor(tensor) else tensor
 
 
 def invstd_of(var: Tensor, eps: float, count: Tensor | None = None) -> Tensor:

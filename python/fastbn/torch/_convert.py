@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastbn.torch import _modules
-from fastbn.torch._modules import BatchNormMixin
+from fastbn.torch._modules import BatchNormMixin, has_hooks
 from fastbn.torch._sync import SyncBatchNorm
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -189,7 +189,7 @@ def _fuse(module: torch.nn.Module) -> None:
         if type(activation) not in _FUSED or batch_norm.activation is not None:
             continue
         pair = batch_norm, activation
-        if any(appearances[id(each)] > 1 or _has_hooks(each) for each in pair):
+        if any(appearances[id(each)] > 1 or has_hooks(each) for each in pair):
             continue
         if isinstance(activation, torch.nn.LeakyReLU):
             batch_norm.activation, batch_norm.negative_slope = "leaky_relu", activation.negative_slope
@@ -205,14 +205,3 @@ def _pairs(module: torch.nn.Module) -> list[tuple[BatchNormMixin, torch.nn.Modul
         if type(each) is torch.nn.Sequential:
             found += [pair for pair in itertools.pairwise(each) if isinstance(pair[0], BatchNormMixin)]
     return found
-
-
-def _has_hooks(module: torch.nn.Module) -> bool:
-    return any(
-        (
-            module._forward_hooks,
-            module._forward_pre_hooks,
-            module._backward_hooks,
-            module._backward_pre_hooks,
-        )
-    )

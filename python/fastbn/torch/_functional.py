@@ -23,6 +23,7 @@ from fastbn.torch._arrays import (
 from fastbn.torch._calls import Epilogue, Saved
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_NUMBERS = frozenset((float, int))
 _ACTIVATIONS = (None, "relu", "leaky_relu")
 
 # Looked up once: after a convolution the caches are cold, and each look into a module's dictionary takes its time.
@@ -166,6 +167,9 @@ def normalized(
     """Return `batch_norm`'s result; `eager` is what `is_eager` says."""
     if residual is not None:
         residual = checked_residual(residual, x)
+    if eager and not (type(momentum) in _NUMBERS and type(eps) in _NUMBERS):
+        torch.nn.functional.batch_norm(torch.empty(0, 1), *(torch.ones(1),) * 2, None, None, training, momentum, eps)
+        momentum, eps = float(momentum), float(eps)  # which torch takes for numbers
     arguments = Arguments(running_mean, running_var, training, momentum, eps, where, weights, epilogue)
     if _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
@@ -314,12 +318,15 @@ class _Function(torch.autograd.Function):
         ctx.arguments = arguments
         ctx.saved = done.saved
         ctx.constants = done.constants
-        kept = None if arguments.epilogue.activation is None else residual  # what only an activation asks
-        ctx.save_for_backward(x, weight, bias, kept, arguments.where, arguments.weights)
+        kept = (None, None) if arguments.epilogue.activation is None else (bias, residual)  # only it asks for them
+        ctx.save_for_backward(x, weight, *kept, arguments.where, arguments.weights)
+        ctx.set_materialize_grads(False)
         return done.y_like(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 6
         arguments: Arguments = ctx.arguments
         saved, constants = ctx.saved, ctx.constants
         if constants is not None:
@@ -342,8 +349,8 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, weight, bias and residual, of which those that are `wanted`.
 
-    `tensors` are these four, where and weights; the residual is None without an activation. `constants` are the mean
-    and variance of evaluation, None for training.
+    `tensors` are these four, where and weights; bias and residual are None without an activation. `constants` are the
+    mean and variance of evaluation, None for training. dweight and dbias are float64: autograd converts them.
     """
     x, weight, bias, residual, where, weights = tensors
     assert x is not None
@@ -355,11 +362,9 @@ def _gradients(
         dx, dweight, dbias, dresidual = _composed.backward(
             dy, x, weight, bias, given, eps, where, weights, residual, epilogue
         )
-        dweight = dweight.to(weight.dtype) if wanted[1] and weight is not None else None
-        dbias = dbias.to(bias.dtype) if wanted[2] and bias is not None else None
     else:
         dy_array, x_array, weight_array, bias_array, residual_array, where_array, weights_array = arrays
-        *found, dresidual_array = _calls.backward(
+        dx, *sums, dresidual = _calls.backward(
             dy_array,
             x_array,
             weight_array,
@@ -371,17 +376,13 @@ def _gradients(
             residual_array,
             epilogue,
         )
-        own_dresidual = x if wanted[3] and epilogue.activation is not None else None
-        likes = (
-            x if wanted[0] else None,
-            weight if wanted[1] else None,
-            bias if wanted[2] else None,
-            own_dresidual,
-        )
-        dx, dweight, dbias, dresidual = tensors_of((*found, dresidual_array), likes)
+        likes = x if wanted[0] else None, x if wanted[3] and epilogue.activation is not None else None
+        dx, dresidual = tensors_of((dx, dresidual), likes)
+        dweight, dbias = map(torch.from_numpy, sums)
     if epilogue.activation is None:  # nothing stands between dy and the residual
         dresidual = dy
-    return dx if wanted[0] else None, dweight, dbias, dresidual if wanted[3] else None
+    found = dx, dweight, dbias, dresidual
+    return tuple(each if is_wanted else None for each, is_wanted in zip(found, wanted, strict=False))
 
 
 class _Recorded(torch.autograd.Function):
@@ -392,10 +393,11 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return what `recorded_backward` of the extension does, which asks here where that is not so simple."""
-        statistics, eps, *epilogue = ctx.call
+        (mean, var, invstd), eps, activation, negative_slope, training, _ = ctx.call
         tensors = *ctx.saved_tensors, None, None
-        saved = Saved(statistics[0], statistics[2], None)
-        return None, *_gradients(dy, tensors, ctx.needs_input_grad[1:], eps, Epilogue(*epilogue), None, saved)
+        constants = None if training else (mean, var)
+        saved, epilogue = Saved(mean, invstd, None), Epilogue(activation, negative_slope)
+        return None, *_gradients(dy, tensors, ctx.needs_input_grad[1:], eps, epilogue, constants, saved)
 
 
 def _direct(function: type[torch.autograd.Function], backward: Any) -> Any:
@@ -464,7 +466,7 @@ def _without_kernels(
     running_mean, running_var, training, _, eps, where, weights, _ = arguments
     floats = x.dtype in _FLOATS and x.layout is torch.strided and x.dim() >= 2
     weighted = training and (where is not None or weights is not None)
-    by_torch = (eps <= 0 and training) or torch._C._get_tracing_state() is not None or not floats
+    by_torch = (training and not eps > 0) or torch._C._get_tracing_state() is not None or not floats
     if weighted or (x.device.type == "cpu" and not by_torch):
         if training:
             check_several_values(x)

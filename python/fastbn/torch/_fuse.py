@@ -11,8 +11,8 @@ import torch
 from torch import fx
 from torch.fx.passes.shape_prop import ShapeProp
 
-from fastbn.torch._convert import _has_hooks, convert
-from fastbn.torch._modules import BatchNormMixin
+from fastbn.torch._convert import convert
+from fastbn.torch._modules import BatchNormMixin, has_hooks
 
 # Functions, and names of methods.
 _RELUS = (torch.relu, torch.relu_, torch.nn.functional.relu, torch.nn.functional.relu_, "relu", "relu_")
@@ -84,7 +84,7 @@ def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
     calls = Counter(id(_called(node, model)) for node in nodes)
     for node in nodes:
         norm = _called(node, model)
-        is_plain = isinstance(norm, BatchNormMixin) and norm.activation is None and not _has_hooks(norm)
+        is_plain = isinstance(norm, BatchNormMixin) and norm.activation is None and not has_hooks(norm)
         if is_plain and calls[id(norm)] == 1 and len(node.args) == 1 and not node.kwargs:
             _fuse_after(node, norm, model)
     model.delete_all_unused_submodules()
@@ -134,7 +134,8 @@ def _fuse_after(node: fx.Node, norm: Any, model: fx.GraphModule) -> None:
             vars(own)[name] = value.copy()
     own.activation, own.negative_slope = activation
     model.set_submodule(str(node.target), own)
-    with model.graph.inserting_before(last):
+    # Where its arguments were read: they may change later.
+    with model.graph.inserting_before(node if residual is None else follower):
         arguments = node.args if residual is None else (*node.args, residual)
         fused = model.graph.call_module(str(node.target), arguments)
     fused.meta.update(last.meta)
@@ -151,7 +152,7 @@ def _activation_of(node: fx.Node, model: fx.GraphModule) -> tuple[str, float] | 
     """Return the activation and its slope, which only that of "leaky_relu" is; None for any other node."""
     if node.op == "call_module":
         called = _called(node, model)
-        if _has_hooks(called):
+        if has_hooks(called):
             return None
         if type(called) is torch.nn.LeakyReLU:
             return "leaky_relu", called.negative_slope
@@ -166,8 +167,10 @@ def _residual_of(node: fx.Node, norm: fx.Node, model: fx.GraphModule) -> fx.Node
     other, x = node.args[1] if node.args[0] is norm else node.args[0], norm.args[0]
     if not (isinstance(other, fx.Node) and isinstance(x, fx.Node)):
         return None
-    shapes = [getattr(each.meta.get("tensor_meta"), "shape", None) for each in (other, norm)]
-    if shapes[0] is None or shapes[0] != shapes[1]:  # it may be broadcast
+    metas = [each.meta.get("tensor_meta") for each in (other, norm)]
+    if any(getattr(each, "shape", None) is None for each in metas):
+        return None
+    if metas[0].shape != metas[1].shape or metas[0].dtype != metas[1].dtype:  # it may be broadcast, or decide the type
         return None
     # The batch norm is to wait until `other` is there, and keeps it for backward: neither may change.
     changed = any(_changes(user, each, model) for each in (other, x) for user in each.users)

@@ -85,6 +85,7 @@ def _(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 def _save_training(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, where, weights, residual, ctx.eps, *epilogue = inputs
+    bias, residual = (None, None) if epilogue[0] is None else (bias, residual)  # only an activation asks for them
     _, mean, var, invstd, count = output
     ctx.mark_non_differentiable(mean, var, invstd, count)
     ctx.set_materialize_grads(False)
@@ -102,7 +103,7 @@ def _through_training(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | N
         gradients = torch.ops.fastbn.batch_norm_backward(
             dy, x, weight, bias, mean, invstd, count, where, weights, residual, True, *ctx.epilogue
         )
-    dx, dweight, dbias, dresidual = _as_wanted(gradients, dy, weight, bias, residual, ctx.epilogue)
+    dx, dweight, dbias, dresidual = _as_wanted(gradients, dy, ctx.needs_input_grad, (0, 1, 2, 5), ctx.epilogue)
     return dx, dweight, dbias, None, None, dresidual, None, None, None
 
 
@@ -150,6 +151,7 @@ def _(x: Tensor, *_: Any) -> Tensor:
 
 def _save_inference(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, mean, var, weight, bias, residual, ctx.eps, *epilogue = inputs
+    bias, residual = (None, None) if epilogue[0] is None else (bias, residual)
     ctx.save_for_backward(x, mean, var, weight, bias, residual)
     ctx.epilogue = Epilogue(*epilogue)
 
@@ -164,7 +166,7 @@ def _through_inference(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         gradients = torch.ops.fastbn.batch_norm_backward(
             dy, x, weight, bias, constants[0], invstd, None, None, None, residual, False, *ctx.epilogue
         )
-    dx, dweight, dbias, dresidual = _as_wanted(gradients, dy, weight, bias, residual, ctx.epilogue)
+    dx, dweight, dbias, dresidual = _as_wanted(gradients, dy, ctx.needs_input_grad, (0, 3, 4, 5), ctx.epilogue)
     return dx, None, None, dweight, dbias, dresidual, None, None, None
 
 
@@ -227,21 +229,15 @@ def _(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def _as_wanted(
-    gradients: tuple[Tensor, ...],
-    dy: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    epilogue: Epilogue,
+    gradients: tuple[Tensor, ...], dy: Tensor, wanted: tuple[bool, ...], at: tuple[int, ...], epilogue: Epilogue
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients in their arguments' types; that of the residual is dy where nothing stands between them."""
-    dx, dweight, dbias, dresidual = gradients
-    return (
-        dx,
-        None if weight is None else dweight.to(weight.dtype),
-        None if bias is None else dbias.to(bias.dtype),
-        None if residual is None else dy if epilogue.activation is None else dresidual,
-    )
+    """Return those that are `wanted`; that of the residual is dy where nothing stands between them.
+
+    Autograd gives them the types of their arguments, of which `at` are the places.
+    """
+    *others, dresidual = gradients
+    found = *others, dy if epilogue.activation is None else dresidual
+    return tuple(each if wanted[i] else None for each, i in zip(found, at, strict=True))
 
 
 def _strided_like(array: Any, x: Tensor) -> Tensor:

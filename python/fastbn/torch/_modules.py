@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
+from torch.fx.proxy import TraceError
 
 from fastbn import _core
 from fastbn.torch._arrays import count_up
@@ -72,10 +74,12 @@ class BatchNormMixin(torch.nn.Module):
             y: Tensor | None = _call_module(self, input, residual)
             if y is not None:
                 return y
+        if isinstance(input, Proxy):
+            return self._node(input, residual=residual, where=where, weights=weights)
         self._check_input_dim(input)
         eager = is_eager()
         training = self.training
-        momentum = self._count_batch(eager) if training and self.track_running_stats else 0.0
+        momentum = self._count_batch(eager) if training and self.track_running_stats else self.momentum or 0.0
         # As attributes, torch.nn.Module finds them by a function in Python.
         parameters, buffers = self._parameters, self._buffers
         try:
@@ -101,6 +105,13 @@ class BatchNormMixin(torch.nn.Module):
             eager,
         )
 
+    def _node(self, input: Any, **options: Any) -> Any:
+        """Return the call as a node of the graph that torch.fx traces: so it takes calls of torch's own modules."""
+        if has_hooks(self) or type(self).__module__ != "fastbn.torch":  # such a node would call them once more
+            raise TraceError(f"a batch norm with hooks or a forward of its own cannot be traced, got {self}")
+        tracer, given = input.tracer, {name: value for name, value in options.items() if value is not None}
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), given)
+
     def _count_batch(self, eager: bool = False) -> float:
         """Count a batch of training, and return the weight of its statistics in the running ones."""
         try:
@@ -124,6 +135,18 @@ class BatchNormMixin(torch.nn.Module):
             return text
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
         return f"{text}, activation={self.activation!r}{slope}"
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Return whether anything sees the module's calls or their gradients."""
+    return any(
+        (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        )
+    )
 
 
 class BatchNorm1d(BatchNormMixin, torch.nn.BatchNorm1d):

@@ -19,11 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastbn._moments.merge import Statistics, merged
 from fastbn.torch import _calls, _composed
-from fastbn.torch._arrays import array_of, channel_tensor, check_running_dtypes, in_order_of, ordered_like, tensor_of
+from fastbn.torch._arrays import array_of, check_running_dtypes, in_order_of, ordered_like, tensor_of
 from fastbn.torch._calls import Epilogue, Floats
 from fastbn.torch._functional import check_savable, checked_residual, follow_threads, is_served, saved_constants
 from fastbn.torch._modules import BatchNormMixin
@@ -88,6 +89,8 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         weights: Tensor | None = None,
     ) -> Tensor:
         """Return the normalized input; the arguments are those of `fastbn.torch.BatchNorm1d`."""
+        if isinstance(input, Proxy):
+            return self._node(input, residual=residual, where=where, weights=weights)
         if input.is_cpu:
             group = self._group_of_several()
             if group is None:
@@ -224,7 +227,8 @@ class _Function(torch.autograd.Function):
             _composed.update_running(arguments.running_mean, arguments.running_var, channels, arguments.momentum)
         ctx.arguments = arguments
         ctx.saved = saved_constants(mean, var, arguments.eps)
-        ctx.save_for_backward(x, weight, bias, residual, arguments.where, arguments.weights)
+        kept = (None, None) if arguments.epilogue.activation is None else (bias, residual)  # only it asks for them
+        ctx.save_for_backward(x, weight, *kept, arguments.where, arguments.weights)
         return ordered_like(tensor_of(y), x)
 
     @staticmethod
@@ -248,8 +252,8 @@ class _Function(torch.autograd.Function):
         )
         return (
             ordered_like(tensor_of(dx), x) if wanted[0] else None,
-            channel_tensor(own[0], weight.dtype) if wanted[1] else None,
-            channel_tensor(own[1], bias.dtype) if wanted[2] else None,
+            torch.from_numpy(own[0]) if wanted[1] else None,  # which autograd converts
+            torch.from_numpy(own[1]) if wanted[2] else None,
             (dy if dresidual is None else ordered_like(tensor_of(dresidual), x)) if wanted[3] else None,
             None,
         )
