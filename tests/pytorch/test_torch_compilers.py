@@ -186,8 +186,9 @@ def test_gradients_under_compiled_autograd_and_transforms_inside_a_graph() -> No
         return fastbn.torch.batch_norm(x, mean, var, training=training).pow(3).sum()
 
     want = torch.func.grad(loss)(x)
-    compiled = torch.compile(lambda x: torch.func.grad(loss)(x, False), backend="aot_eager")
-    torch.testing.assert_close(compiled(x), torch.func.grad(loss)(x, False))
+    for training in (False, True):
+        compiled = torch.compile(lambda x, training=training: torch.func.grad(loss)(x, training), backend="aot_eager")
+        torch.testing.assert_close(compiled(x), torch.func.grad(loss)(x, training))
     x.requires_grad_()
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
         loss(x).backward()

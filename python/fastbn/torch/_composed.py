@@ -106,17 +106,19 @@ def update_running(running_mean: Tensor, running_var: Tensor, found: Statistics,
 
 
 def _assign(running: Tensor, new: Tensor) -> None:
-    """Copy into a tensor that may be the caller's own, which transforms that differentiate let nobody change."""
-    if is_transformed() and torch._C._functorch.is_gradtrackingtensor(new):
-        with temporarily_pop_interpreter_stack():
-            _assign(_within(running), _within(new))
-    else:
-        running.copy_(new)
-
-
-def _within(tensor: Tensor) -> Tensor:
+    """Copy into a tensor that may be the caller's own: under `torch.func.grad` methods may not change that."""
     functions = torch._C._functorch
-    return functions.get_unwrapped(tensor) if functions.is_gradtrackingtensor(tensor) else tensor
+    if not is_transformed() or functions.is_batchedtensor(new):
+        running.copy_(new)
+        return
+    innermost = running
+    while functions.is_gradtrackingtensor(innermost):
+        innermost = functions.get_unwrapped(innermost)
+    if not functions.is_batchedtensor(innermost):
+        torch.add(new, 0, out=running)  # which out= may, but not in a batch
+        return
+    with temporarily_pop_interpreter_stack():
+        _assign(innermost, functions.get_unwrapped(new))
 
 
 def invstd_of(var: Tensor, eps: float, count: Tensor | None = None) -> Tensor:

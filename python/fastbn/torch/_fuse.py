@@ -56,8 +56,9 @@ def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
     -----
     What ``torch.fx`` says of its graphs holds: a branch on something that is no tensor (an attribute, say) is taken as
     it was when the model was traced, and hooks of modules that hold others are not called. A batch norm that is called
-    more than once or has hooks is left as it is, and so is an addition of what is changed in place elsewhere. A residual
-    is cast to the type of the batch norm's input, which under autocast may be bfloat16 where torch's sum is float32.
+    more than once or has hooks is left as it is, and so is an addition of what is changed in place elsewhere. A
+    residual is cast to the type of the batch norm's input, which under autocast may be bfloat16 where torch's sum is
+    float32.
 
     Examples
     --------
