@@ -405,17 +405,9 @@ py::object exchanged_arrays(const Arguments& arguments) {
     return arrays ? arrays : none();
 }
 
-// A float64 array's numbers in float32.
-ArrayArg narrowed(const ArrayArg& wide) {
-    const py::object array = new_array(float32_dtype(), wide.ref.ndim, wide.ref.shape);
-    fastbn::read_elements(wide.ref, reinterpret_cast<float*>(fields_of_array(array.ptr()).data));
-    return described(wide.name, array, Kind::floating);
-}
-
 // An object of the type of each of `likes` on the memory of each array, by the functions in C of
-// that type; None where `likes` has None. float64 arrays are rounded to float32 where that is what
-// the other has. None alone where dtypes differ in another way, or where a type has no such
-// functions.
+// that type; None where `likes` has None. None alone where dtypes differ, or where a type has no
+// such functions.
 py::object exchanged_objects(const Arguments& arguments) {
     check_tuple(arguments.value);
     check_tuple(arguments.likes);
@@ -430,12 +422,9 @@ py::object exchanged_objects(const Arguments& arguments) {
         if (like != Py_None) {
             const py::object given = borrowed(PyTuple_GET_ITEM(arguments.value.value, i));
             if (!is_array(given.ptr())) wrong_type("value", "hold arrays", shown(given.ptr()));
-            ArrayArg array = described("value", given, Kind::floating);
+            const ArrayArg array = described("value", given, Kind::floating);
             const Likeness likeness = likeness_of(like);
-            if (!likeness.known) return none();
-            const bool wide = array.ref.dtype == DType::float64;
-            if (wide && likeness.dtype == DType::float32) array = narrowed(array);
-            if (array.ref.dtype != likeness.dtype) return none();
+            if (!likeness.known || array.ref.dtype != likeness.dtype) return none();
             object = object_on(array.ref, array.owner, like, likeness);
         }
         PyTuple_SET_ITEM(objects.ptr(), i, object.release().ptr());

@@ -221,10 +221,14 @@ def test_what_fails_after_training_is_not_done_again(monkeypatch: pytest.MonkeyP
 BOTH_WAYS = pytest.mark.parametrize("where", [None, torch.ones(4, 1) > 0], ids=["extension", "Python"])
 
 
+class Subclass(torch.Tensor):
+    """A class with rules of its own, as far as anybody knows."""
+
+
 FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "negated": lambda kept: torch.complex(torch.zeros_like(kept), -kept).conj().imag,
     "strided": lambda kept: torch.stack((kept, kept), -1)[..., 0],
-    "subclass": lambda kept: torch.nn.Buffer(kept),
+    "subclass": lambda kept: kept.as_subclass(Subclass),
     "another order": lambda kept: kept.transpose(0, -1).contiguous().transpose(0, -1),
 }
 
@@ -243,6 +247,17 @@ def test_hooks_may_give_back_what_was_kept_in_another_form(form: str, training: 
         y.backward(randn(4, 3, 5, seed=3))
         found.append([x.grad, residual.grad, layer.weight.grad, layer.bias.grad])
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)  # sums of float32 in another order
+
+
+def test_a_hook_may_give_back_what_was_kept_in_another_type() -> None:
+    found = []
+    for unpack in (torch.Tensor.double, lambda kept: kept):
+        x, layer = randn(4, 3, 5).requires_grad_(), fastbn.torch.BatchNorm1d(3)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.detach(), unpack):
+            y = layer(x)
+        y.backward(randn(4, 3, 5, seed=1))
+        found.append([x.grad, layer.weight.grad, layer.bias.grad])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)  # float32's rounding
 
 
 @BOTH_WAYS
