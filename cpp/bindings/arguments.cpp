@@ -56,29 +56,6 @@ std::string take_reason() {
 
 // ---- Dtypes ----
 
-// The engine's types as NumPy knows them. ml_dtypes' types get their numbers when it is imported,
-// and are known by their names.
-constexpr int known_by_name = -1;
-struct StorageType {
-    DType dtype;
-    const char* name;
-    int num;
-};
-constexpr StorageType storage_types[] = {
-    {DType::float32, "float32", numpy_float32}, {DType::float64, "float64", numpy_float64},
-    {DType::float16, "float16", numpy_float16}, {DType::bfloat16, "bfloat16", known_by_name},
-    {DType::uint8, "uint8", numpy_uint8},       {DType::int8, "int8", numpy_int8},
-    {DType::uint16, "uint16", numpy_uint16},    {DType::int16, "int16", numpy_int16},
-    {DType::int32, "int32", numpy_int32},       {DType::uint32, "uint32", numpy_uint32},
-    {DType::int64, "int64", numpy_longlong},    {DType::uint64, "uint64", numpy_ulonglong},
-    {DType::boolean, "bool", numpy_bool},
-};
-// C's long is one of them, but has a number of its own.
-constexpr StorageType long_types[] = {
-    {long_has_64_bits ? DType::int64 : DType::int32, "long", numpy_long},
-    {long_has_64_bits ? DType::uint64 : DType::uint32, "unsigned long", numpy_ulong},
-};
-
 constexpr char native_order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
 
 bool is_kind(DType dtype, Kind kind) {
@@ -129,10 +106,7 @@ std::optional<StoredType> stored_type(PyObject* dtype) {
         return known ? std::optional(StoredType{*known, swapped}) : std::nullopt;
     }
     for (const StorageType& type : storage_types) {
-        if (type.num == num) return StoredType{type.dtype, swapped};
-    }
-    for (const StorageType& type : long_types) {
-        if (type.num == num) return StoredType{type.dtype, swapped};
+        if (type.num == usual_num(num)) return StoredType{type.dtype, swapped};
     }
     return std::nullopt;
 }
@@ -150,14 +124,6 @@ void refuse_masked(const char* name, PyObject* value) {
     if (is_instance(value, imported("numpy.ma", "MaskedArray"))) {
         wrong_type(name, "not be a masked array", type_name(value));
     }
-}
-
-ArrayArg describe(const char* name, py::object array, Kind kind) {
-    const ArrayFields fields = fields_of_array(array.ptr());
-    const StoredType type = checked_dtype(name, fields.dtype, kind);
-    return {
-        name, std::move(array),
-        ArrayRef(fields.data, type.dtype, fields.ndim, fields.shape, fields.strides, type.swapped)};
 }
 
 // The value of an attribute that may not be there, and may raise.
@@ -285,15 +251,15 @@ ResultType dtype_argument(const Argument& argument) {
 
 ArrayArg described(const char* name, py::object array, Kind kind) {
     refuse_masked(name, array.ptr());
-    return describe(name, std::move(array), kind);
+    const ArrayFields fields = fields_of_array(array.ptr());
+    const StoredType type = checked_dtype(name, fields.dtype, kind);
+    return {
+        name, std::move(array),
+        ArrayRef(fields.data, type.dtype, fields.ndim, fields.shape, fields.strides, type.swapped)};
 }
 
 ArrayArg array_argument(const Argument& argument, Kind kind) {
-    if (is_exactly_array(argument.value)) {
-        return describe(argument.name, borrowed(argument.value), kind);
-    }
-    refuse_masked(argument.name, argument.value);
-    return describe(argument.name, as_array(argument), kind);
+    return described(argument.name, as_array(argument), kind);
 }
 
 ArrayArg optional_argument(const Argument& argument, Kind kind) {
@@ -324,19 +290,37 @@ ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg&
 }
 
 AxisList axes_argument(const ArrayArg& x, const Argument& axis) {
-    constexpr const char* rule = "be an integer or a tuple of integers";
-    // Of more axes than an array can have, some must be wrong or be there twice: enough to refuse.
-    std::ptrdiff_t axes[max_dimensions + 1];
+    const int ndim = x.ref.ndim;
+    if (ndim < 2) {
+        wrong_value("x", "have at least 2 dimensions (one feature: x[:, None])",
+                    std::to_string(ndim));
+    }
+    AxisList axes;
+    bool marked[max_dimensions] = {};
+    // The next axis; negative ones are counted from the end.
+    const auto take = [&](PyObject* value) {
+        const std::ptrdiff_t given =
+            integer(axis.name, value, "be an integer or a tuple of integers");
+        if (given < -ndim || given >= ndim) {
+            wrong_value(axis.name,
+                        "be between " + std::to_string(-ndim) + " and " + std::to_string(ndim - 1) +
+                            " for x of " + std::to_string(ndim) + " dimensions",
+                        shown(value));
+        }
+        const auto index = static_cast<int>(given < 0 ? given + ndim : given);
+        if (marked[index]) wrong_value(axis.name, "name each axis once", shown(value) + " again");
+        marked[index] = true;
+        axes.push(index);
+    };
     if (PyTuple_Check(axis.value) == 0 && PyList_Check(axis.value) == 0) {
-        axes[0] = integer(axis.name, axis.value, rule);
-        return axes_of(axis.name, x.ref, axes, 1);
+        take(axis.value);
+        return axes;
     }
     const py::object items = owned(PySequence_Tuple(axis.value));
-    const Py_ssize_t n = std::min<Py_ssize_t>(PyTuple_GET_SIZE(items.ptr()), std::size(axes));
-    for (Py_ssize_t i = 0; i < n; ++i) {
-        axes[i] = integer(axis.name, PyTuple_GET_ITEM(items.ptr(), i), rule);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.ptr()); ++i) {
+        take(PyTuple_GET_ITEM(items.ptr(), i));
     }
-    return axes_of(axis.name, x.ref, axes, n);
+    return axes;
 }
 
 Features features_argument(const ArrayArg& x, const Argument& axis) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <iterator>
 #include <memory>
-#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -71,71 +70,31 @@ struct VersionedTensor {
     Tensor tensor;
 };
 
-// ---- Capsules ----
-
-template <class Managed>
-struct CapsuleNames;
-template <>
-struct CapsuleNames<ManagedTensor> {
-    static constexpr const char* fresh = "dltensor";
-    static constexpr const char* used = "used_dltensor";
-};
-template <>
-struct CapsuleNames<VersionedTensor> {
-    static constexpr const char* fresh = "dltensor_versioned";
-    static constexpr const char* used = "used_dltensor_versioned";
-};
-
-struct OwnedTensor {
-    const Tensor* tensor = nullptr;
-    py::object owner;
-};
-
-// Takes over what the capsule holds, if it is of this kind.
-template <class Managed>
-OwnedTensor take(PyObject* capsule) {
-    using Names = CapsuleNames<Managed>;
-    if (PyCapsule_IsValid(capsule, Names::fresh) == 0) return {};
-    auto* const managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, Names::fresh));
-    py::object owner = owned(PyCapsule_New(managed, nullptr, [](PyObject* own) {
-        auto* const held = static_cast<Managed*>(PyCapsule_GetPointer(own, nullptr));
-        if (held->deleter != nullptr) held->deleter(held);
-    }));
-    if (PyCapsule_SetName(capsule, Names::used) != 0) throw PythonError();
-    if constexpr (std::is_same_v<Managed, VersionedTensor>) {
-        if (managed->version.major > known_major) return {nullptr, std::move(owner)};
-    }
-    return {&managed->tensor, std::move(owner)};
-}
-
-OwnedTensor tensor_of(PyObject* capsule) {
-    OwnedTensor versioned = take<VersionedTensor>(capsule);
-    return versioned.owner ? versioned : take<ManagedTensor>(capsule);
-}
-
 // ---- Types and shapes ----
 
-// The dtype that NumPy has for it, or empty.
-py::object numpy_dtype_of(const DataType& type) {
-    if (type.lanes != 1) return {};
-    struct Known {
-        std::uint8_t code;
-        std::uint8_t bits;
-        int num;
-    };
-    static constexpr Known known[] = {
-        {code_float, 32, numpy_float32}, {code_float, 64, numpy_float64},
-        {code_float, 16, numpy_float16}, {code_uint, 8, numpy_uint8},
-        {code_int, 8, numpy_int8},       {code_uint, 16, numpy_uint16},
-        {code_int, 16, numpy_int16},     {code_uint, 32, numpy_uint32},
-        {code_int, 32, numpy_int32},     {code_uint, 64, numpy_uint64},
-        {code_int, 64, numpy_int64},     {code_bool, 8, numpy_bool},
-    };
-    for (const Known& entry : known) {
-        if (entry.code == type.code && entry.bits == type.bits) return dtype_of(entry.num);
-    }
-    if (type.code != code_bfloat || type.bits != 16) return {};
-    return call(imported("numpy", "dtype"), imported("ml_dtypes", "bfloat16").ptr());
+DataType data_type_of(DType dtype) {
+    const bool is_signed = dtype == DType::int8 || dtype == DType::int16 || dtype == DType::int32 ||
+                           dtype == DType::int64;
+    TypeCode code = is_signed ? code_int : code_uint;
+    if (is_float(dtype)) code = code_float;
+    if (dtype == DType::bfloat16) code = code_bfloat;
+    if (dtype == DType::boolean) code = code_bool;
+    return {code, static_cast<std::uint8_t>(8 * size_of(dtype)), 1};
+}
+
+// Which of the engine's types it is; null for any other.
+const StorageType* storage_type_of(const DataType& type) {
+    const auto* const found = std::find_if(
+        std::begin(storage_types), std::end(storage_types), [&](const StorageType& known) {
+            const DataType own = data_type_of(known.dtype);
+            return type.code == own.code && type.bits == own.bits && type.lanes == own.lanes;
+        });
+    return found == std::end(storage_types) ? nullptr : found;
+}
+
+py::object numpy_dtype_of(const StorageType& type) {
+    if (type.num != known_by_name) return dtype_of(type.num);
+    return call(imported("numpy", "dtype"), imported("ml_dtypes", type.name).ptr());
 }
 
 bool is_on_cpu(std::int32_t device) {
@@ -146,18 +105,19 @@ bool is_on_cpu(std::int32_t device) {
 py::object array_on(const Tensor& tensor, const py::object& owner, bool writeable) {
     if (!is_on_cpu(tensor.device.type) || tensor.ndim < 0 || tensor.ndim > max_dimensions)
         return {};
-    const py::object dtype = numpy_dtype_of(tensor.dtype);
-    if (!dtype) return {};
+    const StorageType* const type = storage_type_of(tensor.dtype);
+    if (type == nullptr) return {};
+    const py::object dtype = numpy_dtype_of(*type);
+    const std::ptrdiff_t itemsize = size_of(type->dtype);
     std::ptrdiff_t shape[max_dimensions];
     std::ptrdiff_t strides[max_dimensions];
-    std::ptrdiff_t dense = tensor.dtype.bits / 8;
+    std::ptrdiff_t dense = itemsize;
     bool empty = false;
     for (int i = tensor.ndim; i-- > 0;) {
         shape[i] = tensor.shape[i];
         if (shape[i] < 0) return {};
         empty = empty || shape[i] == 0;
-        strides[i] =
-            tensor.strides == nullptr ? dense : tensor.strides[i] * (tensor.dtype.bits / 8);
+        strides[i] = tensor.strides == nullptr ? dense : tensor.strides[i] * itemsize;
         dense *= std::max<std::ptrdiff_t>(shape[i], 1);
     }
     // Memory of no bytes may be nowhere.
@@ -165,6 +125,35 @@ py::object array_on(const Tensor& tensor, const py::object& owner, bool writeabl
     if (tensor.data == nullptr) return {};
     char* const data = static_cast<char*>(tensor.data) + tensor.byte_offset;
     return new_array_on(data, owner.ptr(), dtype.ptr(), tensor.ndim, shape, strides, writeable);
+}
+
+// ---- Capsules ----
+
+// An array of what a capsule of this name holds, which is taken over; empty where NumPy has none.
+template <class Managed>
+py::object array_of_capsule(PyObject* capsule, const char* name, const char* used_name) {
+    auto* const managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
+    const py::object owner = owned(PyCapsule_New(managed, nullptr, [](PyObject* own) {
+        auto* const held = static_cast<Managed*>(PyCapsule_GetPointer(own, nullptr));
+        if (held->deleter != nullptr) held->deleter(held);
+    }));
+    if (PyCapsule_SetName(capsule, used_name) != 0) throw PythonError();
+    if constexpr (std::is_same_v<Managed, VersionedTensor>) {
+        if (managed->version.major > known_major) return {};
+    }
+    return array_on(managed->tensor, owner, false);
+}
+
+py::object array_of_capsule(PyObject* capsule) {
+    constexpr const char* versioned = "dltensor_versioned";
+    constexpr const char* unversioned = "dltensor";
+    if (PyCapsule_IsValid(capsule, versioned) != 0) {
+        return array_of_capsule<VersionedTensor>(capsule, versioned, "used_dltensor_versioned");
+    }
+    if (PyCapsule_IsValid(capsule, unversioned) != 0) {
+        return array_of_capsule<ManagedTensor>(capsule, unversioned, "used_dltensor");
+    }
+    return {};
 }
 
 // ---- The protocol's methods ----
@@ -217,8 +206,7 @@ py::object exported(PyObject* value) {
         return {};
     }
     if (PyType_Check(value) != 0 || !may_be_on_cpu(value) || holds_negatives(value)) return {};
-    const OwnedTensor found = tensor_of(capsule_of(method).ptr());
-    return found.tensor != nullptr ? array_on(*found.tensor, found.owner, false) : py::object();
+    return array_of_capsule(capsule_of(method).ptr());
 }
 
 }  // namespace
@@ -258,7 +246,7 @@ const ExchangeApi* exchange_api_of(PyObject* value) {
 }
 
 // False where the type has no such function.
-bool describe(const ExchangeApi& api, PyObject* value, Tensor& tensor) {
+bool find_tensor(const ExchangeApi& api, PyObject* value, Tensor& tensor) {
     if (api.tensor_from_object == nullptr) return false;
     if (api.tensor_from_object(value, &tensor) != 0) throw PythonError();
     return true;
@@ -276,85 +264,74 @@ bool is_exactly_of(PyObject* types, PyObject* value) {
     return false;
 }
 
-constexpr DType floating_types[] = {DType::float32, DType::float64, DType::float16,
-                                    DType::bfloat16};
-
-DataType data_type_of(DType dtype) {
-    const TypeCode code = dtype == DType::bfloat16 ? code_bfloat : code_float;
-    return {code, static_cast<std::uint8_t>(8 * size_of(dtype)), 1};
-}
-
-// Which of the floating-point types it is; null for any other.
-const DType* floating_type_of(const DataType& type) {
-    const auto is_type = [&](DType dtype) {
-        const DataType own = data_type_of(dtype);
-        return type.code == own.code && type.bits == own.bits && type.lanes == own.lanes;
-    };
-    const auto* const found =
-        std::find_if(std::begin(floating_types), std::end(floating_types), is_type);
-    return found == std::end(floating_types) ? nullptr : found;
-}
-
-// A tensor with all that it points to, and a reference to the owner of its memory.
-struct OwningTensor {
+// A tensor with all that it points to, and what keeps its memory: a block of its own, or a
+// reference to another owner.
+struct ResultTensor {
     VersionedTensor managed{};
-    std::int64_t shape[max_dimensions];  // of these only the first ndim are ever written
-    std::int64_t strides[max_dimensions];
+    std::int64_t shape[most_result_dimensions];  // of these only the first ndim are ever written
+    std::int64_t strides[most_result_dimensions];
+    std::optional<pool::Block> memory;
+    PyObject* owner = nullptr;
 };
 
 // Called by any thread, with Python's lock or without, and maybe after Python's end.
-void delete_owning_tensor(VersionedTensor* managed) {
-    auto* const owner = static_cast<PyObject*>(managed->context);
-    if (Py_IsInitialized() != 0) {
+void delete_result(VersionedTensor* managed) {
+    auto* const tensor = static_cast<ResultTensor*>(managed->context);
+    if (tensor->owner != nullptr && Py_IsInitialized() != 0) {
         const PyGILState_STATE state = PyGILState_Ensure();
-        Py_DECREF(owner);
+        Py_DECREF(tensor->owner);
         PyGILState_Release(state);
     }
-    // The first member's address is the struct's.
-    delete reinterpret_cast<OwningTensor*>(managed);
+    delete tensor;
 }
 
-// Memory of a result: a block of the pool, or the allocator's own where that recycles.
-class Memory {
-public:
-    Memory() = default;
-    explicit Memory(std::ptrdiff_t bytes) {
-        if (bytes >= pool::pooled_from) {
-            block_ = std::make_unique<pool::Block>(bytes);
-        } else {
-            own_.reset(static_cast<char*>(
-                ::operator new(static_cast<std::size_t>(bytes), std::align_val_t{alignment})));
-        }
+// An object on the array's memory, which the tensor keeps.
+py::object object_of(const ExchangeApi& api, const ArrayRef& array,
+                     std::unique_ptr<ResultTensor> tensor) {
+    const std::ptrdiff_t itemsize = size_of(array.dtype);
+    for (int i = 0; i < array.ndim; ++i) {
+        tensor->shape[i] = array.shape[i];
+        tensor->strides[i] = array.strides[i] / itemsize;
     }
-    char* data() const { return block_ ? block_->data : own_.get(); }
-
-private:
-    static constexpr std::size_t alignment = 64;
-    struct Delete {
-        void operator()(char* data) const { ::operator delete(data, std::align_val_t{alignment}); }
-    };
-    std::unique_ptr<pool::Block> block_;
-    std::unique_ptr<char, Delete> own_;
-};
-
-// A tensor with all that it points to, and its memory. Nothing of it is Python's, so that any
-// thread may delete it at any time.
-struct FreshTensor {
-    VersionedTensor managed{};
-    std::int64_t shape[most_fresh_dimensions] = {};
-    std::int64_t strides[most_fresh_dimensions] = {};
-    Memory memory;
-};
+    VersionedTensor& managed = tensor->managed;
+    managed.version = {known_major, 0};
+    managed.context = tensor.get();
+    managed.deleter = delete_result;
+    managed.tensor = {array.data,    {on_cpu, 0},     array.ndim, data_type_of(array.dtype),
+                      tensor->shape, tensor->strides, 0};
+    void* object = nullptr;
+    if (api.object_from_managed(&tensor.release()->managed, &object) != 0) throw PythonError();
+    return owned(static_cast<PyObject*>(object));
+}
 
 // Whether both address their values alike; of an array without values NumPy has other strides.
-bool has_strides_of(const Likeness& likeness, const OwningTensor& tensor, int ndim) {
-    if (likeness.ndim != ndim || !std::equal(tensor.shape, tensor.shape + ndim, likeness.shape))
-        return false;
-    if (std::find(tensor.shape, tensor.shape + ndim, 0) != tensor.shape + ndim) return true;
-    for (int i = 0; i < ndim; ++i) {
-        if (tensor.shape[i] > 1 && tensor.strides[i] != likeness.strides[i]) return false;
+bool has_strides_of(const ArrayRef& like, const ArrayRef& array) {
+    if (!array.has_shape_of(like)) return false;
+    if (array.size() == 0) return true;
+    for (int i = 0; i < array.ndim; ++i) {
+        if (array.shape[i] > 1 && array.strides[i] != like.strides[i]) return false;
     }
     return true;
+}
+
+// A tensor as an array, empty or not, on whatever device; nothing where it is of a type that
+// results do not have, or has no strides.
+std::optional<ArrayRef> array_like(const Tensor& tensor) {
+    const StorageType* const type = storage_type_of(tensor.dtype);
+    if (type == nullptr || !is_float(type->dtype) || tensor.strides == nullptr ||
+        tensor.ndim > max_dimensions) {
+        return std::nullopt;
+    }
+    ArrayRef array;
+    array.data = static_cast<char*>(tensor.data);
+    array.dtype = type->dtype;
+    array.ndim = tensor.ndim;
+    for (int i = 0; i < tensor.ndim; ++i) {
+        array.shape[i] = tensor.shape[i];
+        array.strides[i] = tensor.strides[i] * size_of(type->dtype);
+    }
+    if (array.data != nullptr) array.data += tensor.byte_offset;
+    return array;
 }
 
 }  // namespace
@@ -362,7 +339,7 @@ bool has_strides_of(const Likeness& likeness, const OwningTensor& tensor, int nd
 py::object array_from_exchange_api(PyObject* value) {
     const ExchangeApi* const api = exchange_api_of(value);
     Tensor tensor{};
-    if (api == nullptr || !describe(*api, value, tensor)) return {};
+    if (api == nullptr || !find_tensor(*api, value, tensor)) return {};
     return array_on(tensor, borrowed(value), true);
 }
 
@@ -383,7 +360,8 @@ py::object arrays_from_exchange_api(PyObject* values, PyObject* types) {
             }
             if (api == nullptr) return {};
             Tensor tensor{};
-            if (!describe(*api, value, tensor) || (i == 0 && !is_floating(tensor.dtype))) return {};
+            if (!find_tensor(*api, value, tensor) || (i == 0 && !is_floating(tensor.dtype)))
+                return {};
             array = array_on(tensor, borrowed(value), true);
             if (!array) return {};
         }
@@ -392,51 +370,33 @@ py::object arrays_from_exchange_api(PyObject* values, PyObject* types) {
     return arrays;
 }
 
-Likeness likeness_of(PyObject* like) {
-    Likeness likeness;
+std::optional<ArrayRef> likeness_of(PyObject* like) {
     const ExchangeApi* const api = exchange_api_of(like);
     Tensor tensor{};
-    if (api == nullptr || api->object_from_managed == nullptr || !describe(*api, like, tensor) ||
-        tensor.strides == nullptr || tensor.ndim > max_dimensions) {
-        return likeness;
+    if (api == nullptr || api->object_from_managed == nullptr || !find_tensor(*api, like, tensor)) {
+        return std::nullopt;
     }
-    const DType* const dtype = floating_type_of(tensor.dtype);
-    likeness.known = dtype != nullptr;
-    if (likeness.known) likeness.dtype = *dtype;
-    likeness.ndim = tensor.ndim;
-    std::copy_n(tensor.shape, tensor.ndim, likeness.shape);
-    std::copy_n(tensor.strides, tensor.ndim, likeness.strides);
-    return likeness;
+    return array_like(tensor);
 }
 
 py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
-                     const Likeness& likeness) {
+                     const ArrayRef& likeness) {
     const ExchangeApi* const api = exchange_api_of(like);
-    if (api == nullptr) return none();
-    auto tensor = std::make_unique<OwningTensor>();
-    const std::ptrdiff_t itemsize = size_of(array.dtype);
-    for (int i = 0; i < array.ndim; ++i) {
-        tensor->shape[i] = array.shape[i];
-        tensor->strides[i] = array.strides[i] / itemsize;
+    if (api == nullptr || array.ndim > most_result_dimensions) return {};
+    ArrayRef seen = array;
+    if (has_strides_of(likeness, array)) {
+        std::copy_n(likeness.strides, array.ndim, seen.strides);
     }
-    if (has_strides_of(likeness, *tensor, array.ndim)) {
-        std::copy_n(likeness.strides, array.ndim, tensor->strides);
-    }
-    tensor->managed.version = {known_major, 0};
-    tensor->managed.deleter = delete_owning_tensor;
-    tensor->managed.tensor = {array.data,    {on_cpu, 0},     array.ndim, data_type_of(array.dtype),
-                              tensor->shape, tensor->strides, 0};
-    tensor->managed.context = borrowed(owner.ptr()).release().ptr();  // its deleter gives it back
-    void* object = nullptr;
-    if (api->object_from_managed(&tensor.release()->managed, &object) != 0) throw PythonError();
-    return owned(static_cast<PyObject*>(object));
+    auto tensor = std::make_unique<ResultTensor>();
+    tensor->owner = borrowed(owner.ptr()).release().ptr();  // its deleter gives it back
+    return object_of(*api, seen, std::move(tensor));
 }
 
 std::int64_t* integer_by_exchange_api(PyObject* value) {
     const ExchangeApi* const api = exchange_api_of(value);
     Tensor tensor{};
     try {
-        if (api == nullptr || !describe(*api, value, tensor)) return nullptr;
+        if (api == nullptr || !find_tensor(*api, value, tensor)) return nullptr;
     } catch (const PythonError&) {  // a tensor without memory, as on a device that is none
         if (PyErr_ExceptionMatches(PyExc_RuntimeError) == 0 &&
             PyErr_ExceptionMatches(PyExc_BufferError) == 0) {
@@ -461,49 +421,16 @@ bool count_by_exchange_api(PyObject* value) {
 
 ArrayRef floats_of(const ExchangeApi& api, PyObject* value) {
     Tensor tensor{};
-    if (!describe(api, value, tensor)) return {};
-    const DType* const dtype = floating_type_of(tensor.dtype);
-    if (dtype == nullptr || !is_on_cpu(tensor.device.type) || tensor.data == nullptr ||
-        tensor.strides == nullptr || tensor.ndim > max_dimensions) {
-        return {};
-    }
-    ArrayRef array;
-    array.dtype = *dtype;
-    array.ndim = tensor.ndim;
-    const std::ptrdiff_t itemsize = size_of(*dtype);
-    for (int i = 0; i < tensor.ndim; ++i) {
-        if (tensor.shape[i] <= 0) return {};
-        array.shape[i] = tensor.shape[i];
-        array.strides[i] = tensor.strides[i] * itemsize;
-    }
-    array.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-    return array;
+    if (!find_tensor(api, value, tensor) || !is_on_cpu(tensor.device.type)) return {};
+    const std::optional<ArrayRef> array = array_like(tensor);
+    return array && array->size() > 0 ? *array : ArrayRef();
 }
 
-FreshObject fresh_object(const ExchangeApi& api, DType dtype, int ndim, const std::ptrdiff_t* shape,
-                         const std::ptrdiff_t* strides) {
-    if (api.object_from_managed == nullptr || ndim > most_fresh_dimensions) return {};
-    const std::ptrdiff_t itemsize = size_of(dtype);
-    std::ptrdiff_t bytes = itemsize;
-    auto tensor = std::make_unique<FreshTensor>();
-    for (int i = 0; i < ndim; ++i) {
-        bytes *= shape[i];
-        tensor->shape[i] = shape[i];
-        tensor->strides[i] = strides[i] / itemsize;
-    }
-    tensor->memory = Memory(bytes);
-    FreshObject fresh{{}, ArrayRef(tensor->memory.data(), dtype, ndim, shape, strides)};
-    tensor->managed.version = {known_major, 0};
-    tensor->managed.deleter = [](VersionedTensor* managed) {
-        delete static_cast<FreshTensor*>(managed->context);
-    };
-    tensor->managed.context = tensor.get();
-    tensor->managed.tensor = {fresh.array.data, {on_cpu, 0},     ndim, data_type_of(dtype),
-                              tensor->shape,    tensor->strides, 0};
-    void* object = nullptr;
-    if (api.object_from_managed(&tensor.release()->managed, &object) != 0) throw PythonError();
-    fresh.object = owned(static_cast<PyObject*>(object));
-    return fresh;
+py::object fresh_object(const ExchangeApi& api, ArrayRef& array) {
+    if (api.object_from_managed == nullptr || array.ndim > most_result_dimensions) return {};
+    auto tensor = std::make_unique<ResultTensor>();
+    array.data = tensor->memory.emplace(array.bytes()).data;
+    return object_of(api, array, std::move(tensor));
 }
 
 py::object array_from_dlpack(PyObject* value) {

@@ -2,8 +2,8 @@
 // objects of theirs made on the memory of results. Nothing is copied.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "bindings/python.hpp"
 #include "engine/array.hpp"
@@ -28,21 +28,16 @@ py::object array_from_exchange_api(PyObject* value);
 // where NumPy has no such type.
 py::object arrays_from_exchange_api(PyObject* values, PyObject* types);
 
-// What `like` says of itself by those functions.
-struct Likeness {
-    bool known = false;  // false where its type offers no such functions, or its dtype is not ours
-    DType dtype = DType::float32;
-    int ndim = 0;
-    std::ptrdiff_t shape[max_dimensions];    // only the first ndim are ever written
-    std::ptrdiff_t strides[max_dimensions];  // in elements
-};
-Likeness likeness_of(PyObject* like);
+// `like` as an array, of which only type, shape and strides are of use. Empty where its type offers
+// no such functions, or where its dtype is not one that results have.
+std::optional<ArrayRef> likeness_of(PyObject* like);
 
 // An object of like's type on the array's memory, whose owner it keeps alive. Along axes of
 // size 1 it has like's strides where the others agree: they address nothing, but libraries tell the
-// orders of memory by them.
+// orders of memory by them. Empty where there are more axes than results have.
+constexpr int most_result_dimensions = 8;
 py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
-                     const Likeness& likeness);
+                     const ArrayRef& likeness);
 
 // The one 64-bit integer that the object is an array of without axes, by the same functions. Null
 // where it is anything else.
@@ -60,17 +55,9 @@ const ExchangeApi* exchange_api_of_type(PyObject* type);
 // processor, holds no values, or none of a floating-point type.
 ArrayRef floats_of(const ExchangeApi& api, PyObject* value);
 
-// An object on memory of its own, not initialized.
-struct FreshObject {
-    py::object object;
-    ArrayRef array;
-
-    explicit operator bool() const { return static_cast<bool>(object); }
-};
-// Strides in bytes, of dense memory. Empty where there are more axes than this, or where the type
-// does not say how its objects are made.
-constexpr int most_fresh_dimensions = 8;
-FreshObject fresh_object(const ExchangeApi& api, DType dtype, int ndim, const std::ptrdiff_t* shape,
-                         const std::ptrdiff_t* strides);
+// An object on memory of its own, not initialized, of the array's type, shape and dense strides;
+// array.data then is that memory. Empty where there are more axes than results have, or where the
+// type does not say how its objects are made.
+py::object fresh_object(const ExchangeApi& api, ArrayRef& array);
 
 }  // namespace fastbn::bindings

@@ -14,7 +14,6 @@
 #include "bindings/outputs.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
-#include "bindings/tensors.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/features.hpp"
 #include "engine/machine.hpp"
@@ -423,9 +422,10 @@ py::object exchanged_objects(const Arguments& arguments) {
             const py::object given = borrowed(PyTuple_GET_ITEM(arguments.value.value, i));
             if (!is_array(given.ptr())) wrong_type("value", "hold arrays", shown(given.ptr()));
             const ArrayArg array = described("value", given, Kind::floating);
-            const Likeness likeness = likeness_of(like);
-            if (!likeness.known || array.ref.dtype != likeness.dtype) return none();
-            object = object_on(array.ref, array.owner, like, likeness);
+            const std::optional<ArrayRef> likeness = likeness_of(like);
+            if (!likeness || array.ref.dtype != likeness->dtype) return none();
+            object = object_on(array.ref, array.owner, like, *likeness);
+            if (!object) return none();
         }
         PyTuple_SET_ITEM(objects.ptr(), i, object.release().ptr());
     }
@@ -504,7 +504,7 @@ py::object set_caches(const Arguments& arguments) {
 
 }  // namespace
 
-// NOLINTNEXTLINE(readability-function-size): one list of all functions
+// NOLINTNEXTLINE(readability-function-size): one list of these functions
 void add_functions(PyObject* module) {
     using A = Arguments;
     static PyMethodDef functions[] = {
@@ -545,17 +545,6 @@ void add_functions(PyObject* module) {
         Function<exchanged_arrays>::entry("exchanged_arrays", {&A::value, &A::types}),
         Function<exchanged_objects>::entry("exchanged_objects", {&A::value, &A::likes}),
         Function<count_exchanged>::entry("count_exchanged", {&A::value}),
-        Function<register_torch>::entry("register_torch", {&A::value}),
-        Function<follow_threads>::entry("follow_threads", {&A::n}),
-        Function<batch_norm_tensors>::entry(
-            "batch_norm_tensors",
-            {&A::x, &A::running_mean, &A::running_var, &A::weight, &A::bias, &A::training,
-             &A::momentum, &A::eps, &A::residual, &A::activation, &A::negative_slope}),
-        Function<call_module>::entry("call_module", {&A::module, &A::x, &A::residual}),
-        Function<recorded_forward>::entry(
-            "recorded_forward", {&A::ctx, &A::call, &A::x, &A::weight, &A::bias, &A::residual}),
-        Function<recorded_backward>::entry("recorded_backward", {&A::ctx, &A::dy}),
-        Function<as_method>::entry("as_method", {&A::value}),
         Function<set_num_threads>::entry("set_num_threads", {&A::n}),
         Function<get_num_threads>::entry("get_num_threads"),
         Function<processors>::entry("processors"),

@@ -81,6 +81,7 @@ void fill(PyObject* module) {
     read_quota("");
     pool::protect_from_fork();
     add_functions(module);
+    add_tensor_functions(module);
     set_attribute(module, "version", to_python(FASTBN_VERSION));
     set_attribute(module, "openmp", to_python(has_openmp()));
     set_attribute(module, "compiler", to_python(FASTBN_COMPILER));

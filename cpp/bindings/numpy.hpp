@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "bindings/python.hpp"
+#include "numerics/dtype.hpp"
 
 namespace fastbn::bindings {
 
@@ -51,6 +52,32 @@ constexpr int numpy_first_user_type = 256;
 constexpr bool long_has_64_bits = sizeof(long) == 8;
 constexpr int numpy_int64 = long_has_64_bits ? numpy_long : numpy_longlong;
 constexpr int numpy_uint64 = long_has_64_bits ? numpy_ulong : numpy_ulonglong;
+// The number above for a type of the same values.
+constexpr int usual_num(int num) {
+    if (num == numpy_longlong) return numpy_int64;
+    if (num == numpy_ulonglong) return numpy_uint64;
+    if (num == numpy_long) return long_has_64_bits ? numpy_int64 : numpy_int32;
+    if (num == numpy_ulong) return long_has_64_bits ? numpy_uint64 : numpy_uint32;
+    return num;
+}
+
+// The engine's types as NumPy knows them. ml_dtypes' types get their numbers when it is imported,
+// and are known by their names.
+constexpr int known_by_name = -1;
+struct StorageType {
+    DType dtype;
+    const char* name;
+    int num;
+};
+constexpr StorageType storage_types[] = {
+    {DType::float32, "float32", numpy_float32}, {DType::float64, "float64", numpy_float64},
+    {DType::float16, "float16", numpy_float16}, {DType::bfloat16, "bfloat16", known_by_name},
+    {DType::uint8, "uint8", numpy_uint8},       {DType::int8, "int8", numpy_int8},
+    {DType::uint16, "uint16", numpy_uint16},    {DType::int16, "int16", numpy_int16},
+    {DType::int32, "int32", numpy_int32},       {DType::uint32, "uint32", numpy_uint32},
+    {DType::int64, "int64", numpy_int64},       {DType::uint64, "uint64", numpy_uint64},
+    {DType::boolean, "bool", numpy_bool},
+};
 
 PyObject* float32_dtype();
 PyObject* float64_dtype();

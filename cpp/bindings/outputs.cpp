@@ -41,9 +41,9 @@ bool share_memory(const ArrayArg& a, const ArrayArg& b) {
 }
 
 bool same_memory(const ArrayRef& a, const ArrayRef& b) {
-    bool same = a.data == b.data && a.dtype == b.dtype && a.ndim == b.ndim;
+    bool same = a.data == b.data && a.dtype == b.dtype && a.has_shape_of(b);
     for (int i = 0; same && i < a.ndim; ++i) {
-        same = a.shape[i] == b.shape[i] && (a.shape[i] == 1 || a.strides[i] == b.strides[i]);
+        same = a.shape[i] == 1 || a.strides[i] == b.strides[i];
     }
     return same;
 }
@@ -92,19 +92,15 @@ py::object pooled_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape,
     return new_array_on(data, base.ptr(), dtype, ndim, shape, strides, true);
 }
 
-std::ptrdiff_t size_of_array(const ArrayRef& array) {
-    return std::accumulate(array.shape, array.shape + array.ndim, std::ptrdiff_t{1},
-                           [](std::ptrdiff_t a, std::ptrdiff_t b) { return a * b; });
-}
-
 bool repeats_elements(const ArrayRef& array) {
     const std::ptrdiff_t* const end = array.strides + array.ndim;
     return std::find(array.strides, end, 0) != end;
 }
 
-py::object empty_like(const ArrayArg& like, PyObject* dtype, DType type) {
-    const std::ptrdiff_t itemsize = size_of(type);
-    const std::ptrdiff_t bytes = size_of_array(like.ref) * itemsize;
+py::object empty_like(const ArrayArg& like, const ResultType& type) {
+    PyObject* const dtype = type.numpy.ptr();
+    const std::ptrdiff_t itemsize = size_of(type.engine);
+    const std::ptrdiff_t bytes = like.ref.size() * itemsize;
     if (bytes >= pool::pooled_from && !repeats_elements(like.ref)) {
         std::ptrdiff_t strides[max_dimensions];
         set_dense_strides(like.ref, itemsize, strides);
@@ -117,13 +113,6 @@ py::object empty_like(const ArrayArg& like, PyObject* dtype, DType type) {
     const py::object subclass = to_python(false);
     return call(imported("numpy", "empty_like"), like.owner.ptr(), dtype, order.ptr(),
                 subclass.ptr());
-}
-
-ArrayArg fresh_output(const char* name, const ArrayArg& like, PyObject* dtype, DType type) {
-    py::object array = empty_like(like, dtype, type);
-    const ArrayFields fields = fields_of_array(array.ptr());
-    return {name, std::move(array),
-            ArrayRef(fields.data, type, fields.ndim, fields.shape, fields.strides)};
 }
 
 // A fresh C-contiguous array.
@@ -197,8 +186,7 @@ ArrayArg output_argument(const Argument& out, const ResultType& type, const Arra
                          std::initializer_list<const ArrayArg*> sources,
                          std::initializer_list<const ArrayArg*> others) {
     if (out.is_none()) {
-        const ResultType own = type ? type : result_type_of(like);
-        return fresh_output(out.name, like, own.numpy.ptr(), own.engine);
+        return output_like(out.name, like, type ? type : result_type_of(like));
     }
     const ArrayArg output = writable_argument(out);
     check_output(output, type, sources, others);
@@ -224,7 +212,10 @@ ArrayArg output_argument(const Argument& out, const ResultType& type, const Arra
 }
 
 ArrayArg output_like(const char* name, const ArrayArg& like, const ResultType& type) {
-    return fresh_output(name, like, type.numpy.ptr(), type.engine);
+    py::object array = empty_like(like, type);
+    const ArrayFields fields = fields_of_array(array.ptr());
+    return {name, std::move(array),
+            ArrayRef(fields.data, type.engine, fields.ndim, fields.shape, fields.strides)};
 }
 
 ResultType result_type_of(const ArrayArg& data) {

@@ -52,7 +52,7 @@ constexpr std::ptrdiff_t page = 4096;
 // Rounded up by an eighth at most, so that results of nearly the same size share blocks; whole huge
 // pages where that is little.
 std::ptrdiff_t granule_of(std::ptrdiff_t bytes) {
-    if (!recycles) return alignment;
+    if (!recycles || bytes < pooled_from) return alignment;
     return bytes >= huge_from ? huge_page : small_granule;
 }
 
@@ -63,7 +63,8 @@ std::ptrdiff_t rounded(std::ptrdiff_t bytes) {
 
 char* fresh_block(std::ptrdiff_t size) {
     const bool huge = recycles && size >= huge_from;
-    const std::ptrdiff_t boundary = huge ? huge_page : (recycles ? page : alignment);
+    const bool plain = !recycles || size < pooled_from;
+    const std::ptrdiff_t boundary = huge ? huge_page : (plain ? alignment : page);
     void* data =
         std::aligned_alloc(static_cast<std::size_t>(boundary), static_cast<std::size_t>(size));
     if (data == nullptr) throw std::bad_alloc();
@@ -88,8 +89,8 @@ void shrink(Pool& p, std::ptrdiff_t most) {
 }  // namespace
 
 Block::Block(std::ptrdiff_t bytes) : size(rounded(bytes)) {
-    Pool& p = shared_pool();
-    {
+    if (size >= pooled_from) {
+        Pool& p = shared_pool();
         const std::scoped_lock lock(p.mutex);
         for (auto block = p.free.rbegin(); block != p.free.rend(); ++block) {
             if (block->second != size) continue;
@@ -104,6 +105,10 @@ Block::Block(std::ptrdiff_t bytes) : size(rounded(bytes)) {
 }
 
 Block::~Block() {
+    if (size < pooled_from) {
+        std::free(data);
+        return;
+    }
     Pool& p = shared_pool();
     const std::scoped_lock lock(p.mutex);
     if (!recycles || size > p.limit) {

@@ -16,8 +16,9 @@ struct Info {
 // Results below this come from the ordinary allocator, which recycles them itself.
 constexpr std::ptrdiff_t pooled_from = std::ptrdiff_t{1} << 20;
 
-// Memory that begins where a page does, the owner's alone until it gives it back; raises
-// std::bad_alloc.
+// Memory of a result, the owner's alone until it gives it back; raises std::bad_alloc. It begins
+// where a page does, or if it is small, and comes from the ordinary allocator, at a multiple of 64
+// bytes.
 struct Block {
     explicit Block(std::ptrdiff_t bytes);
     ~Block();

@@ -152,7 +152,9 @@ struct Function {
     }
 };
 
-// Adds all functions to the module (functions.cpp).
+// Add all functions to the module: those on arrays and settings (functions.cpp), and those on
+// PyTorch's tensors (tensors.cpp).
 void add_functions(PyObject* module);
+void add_tensor_functions(PyObject* module);
 
 }  // namespace fastbn::bindings

@@ -8,18 +8,17 @@
 //
 // Whatever is not simple is left to fastbn.torch: a function here returns None before it has
 // written anything, and Python takes the call from its beginning.
-#include "bindings/tensors.hpp"
-
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
-#include <utility>
 
 #include "bindings/arguments.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/numpy.hpp"
+#include "bindings/signature.hpp"
 #include "engine/operations.hpp"
 #include "engine/threads.hpp"
 #include "engine/workspace.hpp"
@@ -29,50 +28,49 @@ namespace {
 
 // ---- PyTorch ----
 
-// Functions and classes of PyTorch's, and two of fastbn.torch's.
+// Functions and classes of PyTorch's, and two of fastbn.torch's: the values of a dict, kept for the
+// life of the process.
 struct Torch {
-    PyObject* tensor;
-    PyObject* parameter;
-    PyObject* is_grad_enabled;
-    PyObject* number_of_modes;
-    PyObject* tracing_state;
-    PyObject* transforms_are_active;
-    PyObject* forward_mode;  // the dictionary of the module that holds `_current_level`
-    PyObject* get_num_threads;
-    PyObject* increment_version;
-    PyObject* rank_checks;      // `_check_input_dim` of BatchNorm1d, 2d and 3d
-    PyObject* record;           // `apply` of the torch.autograd.Function, of which backward is here
-    PyObject* backward;         // of (ctx, dy), by other means
-    PyObject* memory_errors;    // what tensors without memory raise
-    PyObject* argument_errors;  // what wrong arguments raise
-};
+    explicit Torch(PyObject* dict) : values(borrowed(dict)) {}
 
-constexpr std::pair<const char*, PyObject * Torch::*> torch_fields[] = {
-    {"tensor", &Torch::tensor},
-    {"parameter", &Torch::parameter},
-    {"is_grad_enabled", &Torch::is_grad_enabled},
-    {"number_of_modes", &Torch::number_of_modes},
-    {"tracing_state", &Torch::tracing_state},
-    {"transforms_are_active", &Torch::transforms_are_active},
-    {"forward_mode", &Torch::forward_mode},
-    {"get_num_threads", &Torch::get_num_threads},
-    {"increment_version", &Torch::increment_version},
-    {"rank_checks", &Torch::rank_checks},
-    {"record", &Torch::record},
-    {"backward", &Torch::backward},
-    {"memory_errors", &Torch::memory_errors},
-    {"argument_errors", &Torch::argument_errors},
+    py::object values;
+    PyObject* tensor = value("tensor");
+    PyObject* parameter = value("parameter");
+    PyObject* is_grad_enabled = value("is_grad_enabled");
+    PyObject* number_of_modes = value("number_of_modes");
+    PyObject* tracing_state = value("tracing_state");
+    PyObject* transforms_are_active = value("transforms_are_active");
+    // The dictionary of the module that holds `_current_level`.
+    PyObject* forward_mode = value("forward_mode");
+    PyObject* get_num_threads = value("get_num_threads");
+    PyObject* increment_version = value("increment_version");
+    // `_check_input_dim` of BatchNorm1d, 2d and 3d.
+    PyObject* rank_checks = value("rank_checks");
+    // `apply` of the torch.autograd.Function, of which backward is here; and backward of (ctx, dy)
+    // by other means.
+    PyObject* record = value("record");
+    PyObject* backward = value("backward");
+    // What tensors without memory raise, and what wrong arguments do.
+    PyObject* memory_errors = value("memory_errors");
+    PyObject* argument_errors = value("argument_errors");
+
+    const ExchangeApi* tensor_api = exchange_api_of_type(tensor);
+    const ExchangeApi* parameter_api = exchange_api_of_type(parameter);
+
+private:
+    PyObject* value(const char* name) const {
+        const py::object key = to_python(name);
+        return owned(PyObject_GetItem(values.ptr(), key.ptr())).release().ptr();
+    }
 };
 
 // Written while fastbn.torch is imported, and only read after that.
-Torch torch{};
+const Torch* torch = nullptr;
 
 void check_registered() {
-    if (torch.tensor == nullptr) raise(PyExc_RuntimeError, "fastbn.torch must be imported first");
+    if (torch == nullptr) raise(PyExc_RuntimeError, "fastbn.torch must be imported first");
 }
 
-const ExchangeApi* tensor_api = nullptr;
-const ExchangeApi* parameter_api = nullptr;
 std::atomic<long> threads_of_torch{0};
 
 // Names of attributes and of entries, interned.
@@ -147,12 +145,12 @@ bool says_yes(PyObject* object, PyObject* method) {
 // gradients asks for transforms too: the tensors that they follow have no memory, and those that
 // have some are constants to them.
 bool is_watched() {
-    if (number(answer(torch.number_of_modes).ptr()) > 0) return true;
-    const py::object level = entry(torch.forward_mode, names().current_level);
+    if (number(answer(torch->number_of_modes).ptr()) > 0) return true;
+    const py::object level = entry(torch->forward_mode, names().current_level);
     return !level || number(level.ptr()) >= 0;
 }
 
-bool is_traced() { return answer(torch.tracing_state).ptr() != Py_None; }
+bool is_traced() { return answer(torch->tracing_state).ptr() != Py_None; }
 
 void set_threads_of_torch(long n) {
     if (threads_of_torch.exchange(n, std::memory_order_relaxed) == n) return;
@@ -165,8 +163,8 @@ void set_threads_of_torch(long n) {
 // Null unless its class is one of the two that have no rules of their own.
 const ExchangeApi* api_of(PyObject* value) {
     auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(value));
-    if (type == torch.tensor) return tensor_api;
-    return type == torch.parameter ? parameter_api : nullptr;
+    if (type == torch->tensor) return torch->tensor_api;
+    return type == torch->parameter ? torch->parameter_api : nullptr;
 }
 
 bool wants_gradient(PyObject* value) {
@@ -180,22 +178,18 @@ bool clear_error(PyObject* types) {
     return false;
 }
 
-// Describes a tensor's memory, or nothing for None. False where it has none to read, and where what
-// that holds are not the values themselves.
-bool describe(PyObject* value, ArrayRef& array) {
+// Finds a tensor's memory, or none for None. False where it has none to read, and where what that
+// holds are not the values themselves.
+bool find_values(PyObject* value, ArrayRef& array) {
     if (value == Py_None) return true;
     const ExchangeApi* const api = api_of(value);
     if (api == nullptr) return false;
     try {
         array = floats_of(*api, value);
     } catch (const PythonError&) {
-        return clear_error(torch.memory_errors);
+        return clear_error(torch->memory_errors);
     }
     return array && !says_yes(value, names().is_neg);
-}
-
-bool have_equal_shapes(const ArrayRef& a, const ArrayRef& b) {
-    return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
 }
 
 bool have_equal_strides(const ArrayRef& a, const ArrayRef& b) {
@@ -218,12 +212,6 @@ bool is_dense(const ArrayRef& array) {
     return true;
 }
 
-std::ptrdiff_t size_in_bytes(const ArrayRef& array) {
-    std::ptrdiff_t bytes = size_of(array.dtype);
-    for (int i = 0; i < array.ndim; ++i) bytes *= array.shape[i];
-    return bytes;
-}
-
 bool is_channels(const ArrayRef& array, std::ptrdiff_t channels) {
     return array.ndim == 1 && array.shape[0] == channels &&
            (channels == 1 || array.strides[0] == size_of(array.dtype));
@@ -231,11 +219,14 @@ bool is_channels(const ArrayRef& array, std::ptrdiff_t channels) {
 
 // Of arrays that are dense.
 bool share_bytes(const ArrayRef& a, const ArrayRef& b) {
-    return a.data < b.data + size_in_bytes(b) && b.data < a.data + size_in_bytes(a);
+    return a.data < b.data + b.bytes() && b.data < a.data + a.bytes();
 }
 
-FreshObject fresh_like(const ArrayRef& like) {
-    return fresh_object(*tensor_api, like.dtype, like.ndim, like.shape, like.strides);
+// A tensor like that, on memory of its own, which `array` then describes; empty where PyTorch does
+// not say how.
+py::object fresh_like(const ArrayRef& like, ArrayRef& array) {
+    array = like;
+    return fresh_object(*torch->tensor_api, array);
 }
 
 // ---- Calls ----
@@ -287,9 +278,9 @@ bool takes_rank(PyObject* module, int rank) {
     const py::object check = attribute(module, names().check_input_dim);
     if (!PyMethod_Check(check.ptr())) return false;
     PyObject* const function = PyMethod_Function(check.ptr());
-    if (function == PyTuple_GET_ITEM(torch.rank_checks, 0)) return rank == 2 || rank == 3;
-    if (function == PyTuple_GET_ITEM(torch.rank_checks, 1)) return rank == 4;
-    return function == PyTuple_GET_ITEM(torch.rank_checks, 2) && rank == 5;
+    if (function == PyTuple_GET_ITEM(torch->rank_checks, 0)) return rank == 2 || rank == 3;
+    if (function == PyTuple_GET_ITEM(torch->rank_checks, 1)) return rank == 4;
+    return function == PyTuple_GET_ITEM(torch->rank_checks, 2) && rank == 5;
 }
 
 // PyTorch takes a few other objects for numbers, and refuses some that Python converts: there
@@ -299,7 +290,7 @@ bool is_number(const py::object& value) {
 }
 
 // Everything that the engine does not check itself; False where the call is not a simple one.
-bool describe(const Call& call, Tensors& t) {
+bool find_tensors(const Call& call, Tensors& t) {
     const bool has_momentum = call.training || call.module == nullptr || !call.momentum.is_none();
     if (!is_number(call.eps) || (has_momentum && !is_number(call.momentum))) return false;
     try {  // before the tensors, since numbers may be objects whose code changes these
@@ -308,14 +299,14 @@ bool describe(const Call& call, Tensors& t) {
         t.eps = real_argument({"eps", call.eps.ptr()});
         if (call.training) t.momentum = real_argument({"momentum", call.momentum.ptr()});
     } catch (const PythonError&) {
-        return clear_error(torch.argument_errors);
+        return clear_error(torch->argument_errors);
     }
-    if (!describe(call.x.ptr(), t.x) || t.x.ndim < 2 || !is_dense(t.x)) return false;
+    if (!find_values(call.x.ptr(), t.x) || t.x.ndim < 2 || !is_dense(t.x)) return false;
     if (call.module != nullptr && !takes_rank(call.module, t.x.ndim)) return false;
-    if (!describe(call.running_mean.ptr(), t.running_mean) ||
-        !describe(call.running_var.ptr(), t.running_var) ||
-        !describe(call.weight.ptr(), t.weight) || !describe(call.bias.ptr(), t.bias) ||
-        !describe(call.residual.ptr(), t.residual)) {
+    if (!find_values(call.running_mean.ptr(), t.running_mean) ||
+        !find_values(call.running_var.ptr(), t.running_var) ||
+        !find_values(call.weight.ptr(), t.weight) || !find_values(call.bias.ptr(), t.bias) ||
+        !find_values(call.residual.ptr(), t.residual)) {
         return false;
     }
     AxisList axes;
@@ -326,8 +317,8 @@ bool describe(const Call& call, Tensors& t) {
     for (const ArrayRef* const parameter : {&t.weight, &t.bias}) {
         if (*parameter && !is_channels(*parameter, t.features.channels)) return false;
     }
-    return !t.residual || (t.residual.dtype == t.x.dtype && have_equal_shapes(t.residual, t.x) &&
-                           is_dense(t.residual));
+    return !t.residual ||
+           (t.residual.dtype == t.x.dtype && t.residual.has_shape_of(t.x) && is_dense(t.residual));
 }
 
 bool is_trainable(const Tensors& t) {
@@ -340,28 +331,26 @@ bool is_trainable(const Tensors& t) {
     return true;
 }
 
-// What autograd has to do with a call.
-struct Differentiation {
-    bool wanted = false;   // a gradient is asked for
-    bool possible = true;  // autograd can keep the tensors; it asks itself only when all is done
-};
-Differentiation differentiation_of(const Call& call) {
-    Differentiation found;
-    if (!says_yes(torch.is_grad_enabled)) return found;
-    bool inference = false;
+// Whether autograd wants gradients of a call.
+bool is_recorded(const Call& call) {
+    if (!says_yes(torch->is_grad_enabled)) return false;
+    return wants_gradient(call.x.ptr()) || wants_gradient(call.weight.ptr()) ||
+           wants_gradient(call.bias.ptr()) || wants_gradient(call.residual.ptr());
+}
+
+// Whether autograd cannot keep one of the tensors; it asks itself only when all is done.
+bool holds_inference_tensor(const Call& call) {
     for (const py::object* const each : {&call.x, &call.weight, &call.bias, &call.residual}) {
-        if (each->is_none()) continue;
-        const bool wanted = wants_gradient(each->ptr());  // which no inference tensor does
-        found.wanted = found.wanted || wanted;
-        inference = inference || (!wanted && says_yes(each->ptr(), names().is_inference));
+        // Those that want gradients are none.
+        const bool may_be = !each->is_none() && !wants_gradient(each->ptr());
+        if (may_be && says_yes(each->ptr(), names().is_inference)) return true;
     }
-    found.possible = !inference;
-    return found;
+    return false;
 }
 
 // Whether a tensor holds a number of 64 bits that may be counted up: none of inference mode.
 bool is_countable(PyObject* value) {
-    const bool is_plain = reinterpret_cast<PyObject*>(Py_TYPE(value)) == torch.tensor;
+    const bool is_plain = reinterpret_cast<PyObject*>(Py_TYPE(value)) == torch->tensor;
     return is_plain && !says_yes(value, names().is_inference) &&
            integer_by_exchange_api(value) != nullptr;
 }
@@ -376,7 +365,7 @@ bool increment_versions(const Call& call) {
         }
     }
     if (PyList_GET_SIZE(changed.ptr()) == 0) return true;
-    return optional_owned(PyObject_CallOneArg(torch.increment_version, changed.ptr())) ||
+    return optional_owned(PyObject_CallOneArg(torch->increment_version, changed.ptr())) ||
            clear_error(PyExc_RuntimeError);
 }
 
@@ -402,7 +391,7 @@ py::object recorded(const Call& call, const Tensors& t, const py::object& y,
     const py::object rest =
         tuple_of(y, statistics, call.eps, call.activation, call.negative_slope,
                  to_python(call.training), to_python(static_cast<int>(t.bias.dtype)));
-    return owned(PyObject_CallFunctionObjArgs(torch.record, rest.ptr(), call.x.ptr(),
+    return owned(PyObject_CallFunctionObjArgs(torch->record, rest.ptr(), call.x.ptr(),
                                               call.weight.ptr(), call.bias.ptr(),
                                               call.residual.ptr(), nullptr));
 }
@@ -416,13 +405,14 @@ py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
     }
     const bool counts = !call.batches.is_none();
     if (counts && !is_countable(call.batches.ptr())) return none();
-    const FreshObject y = fresh_like(t.x);
+    ArrayRef y_array;
+    py::object y = fresh_like(t.x, y_array);
     if (!y || !increment_versions(call)) return none();
     const std::ptrdiff_t channels = t.features.channels;
     const Running running{t.running_mean, t.running_var, t.momentum};
     const auto compute = [&](double* memory) {
-        without_gil(size_in_bytes(t.x), [&] {
-            fastbn::train(t.x, y.array, t.features, {}, t.epilogue(), t.parameters(), t.eps,
+        without_gil(t.x.bytes(), [&] {
+            fastbn::train(t.x, y_array, t.features, {}, t.epilogue(), t.parameters(), t.eps,
                           running, false, statistics_in(memory, channels));
         });
         // Asked for only now: while other threads ran, one may have given the tensor other memory.
@@ -431,11 +421,11 @@ py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
     if (wants_gradients) {
         const py::object statistics = statistics_array(channels);
         compute(data_of(statistics.ptr()));
-        return recorded(call, t, y.object, statistics);
+        return recorded(call, t, y, statistics);
     }
     const Buffer<4096> memory(3 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
     compute(reinterpret_cast<double*>(memory.data()));
-    return y.object;
+    return y;
 }
 
 py::object infer(const Call& call, const Tensors& t, bool wants_gradients) {
@@ -443,7 +433,8 @@ py::object infer(const Call& call, const Tensors& t, bool wants_gradients) {
         wants_gradient(call.running_var.ptr())) {
         return none();
     }
-    const FreshObject y = fresh_like(t.x);
+    ArrayRef y_array;
+    py::object y = fresh_like(t.x, y_array);
     if (!y) return none();
     py::object kept;
     Statistics used;
@@ -453,24 +444,22 @@ py::object infer(const Call& call, const Tensors& t, bool wants_gradients) {
         read_elements(t.running_mean, used.mean);
         read_elements(t.running_var, used.var);
     }
-    without_gil(size_in_bytes(t.x), [&] {
-        fastbn::normalize(t.x, y.array, t.features, t.epilogue(), t.running_mean, {}, t.running_var,
+    without_gil(t.x.bytes(), [&] {
+        fastbn::normalize(t.x, y_array, t.features, t.epilogue(), t.running_mean, {}, t.running_var,
                           t.parameters(), t.eps, false, "running_mean", "running_var", used.invstd);
     });
-    return wants_gradients ? recorded(call, t, y.object, kept) : y.object;
+    return wants_gradients ? recorded(call, t, y, kept) : y;
 }
 
 py::object run(const Call& call) {
     Tensors tensors;
-    if (is_watched() || is_traced() || !describe(call, tensors)) return none();
-    const Differentiation differentiation = differentiation_of(call);
-    if (differentiation.wanted && !differentiation.possible) return none();
-    if ((call.training || differentiation.wanted) && says_yes(torch.transforms_are_active)) {
-        return none();
-    }
-    set_threads_of_torch(number(answer(torch.get_num_threads).ptr()));
-    return call.training ? train(call, tensors, differentiation.wanted)
-                         : infer(call, tensors, differentiation.wanted);
+    if (is_watched() || is_traced() || !find_tensors(call, tensors)) return none();
+    const bool wants_gradients = is_recorded(call);
+    if (wants_gradients && holds_inference_tensor(call)) return none();
+    if ((call.training || wants_gradients) && says_yes(torch->transforms_are_active)) return none();
+    set_threads_of_torch(number(answer(torch->get_num_threads).ptr()));
+    return call.training ? train(call, tensors, wants_gradients)
+                         : infer(call, tensors, wants_gradients);
 }
 
 // What is wrong with arguments is fastbn.torch's to find and PyTorch's to say.
@@ -554,13 +543,13 @@ struct Saved {
 };
 
 // False where the kernels cannot compute the gradients of what was saved.
-bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) {
-    if (!describe(dy, dy_array) || !describe(saved.x(), t.x) ||
-        !describe(saved.weight(), t.weight) || !describe(saved.bias(), t.bias) ||
-        !describe(saved.residual(), t.residual)) {
+bool find_saved(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) {
+    if (!find_values(dy, dy_array) || !find_values(saved.x(), t.x) ||
+        !find_values(saved.weight(), t.weight) || !find_values(saved.bias(), t.bias) ||
+        !find_values(saved.residual(), t.residual)) {
         return false;
     }
-    if (!have_equal_shapes(dy_array, t.x) || dy_array.dtype != t.x.dtype || !is_dense(t.x)) {
+    if (!dy_array.has_shape_of(t.x) || dy_array.dtype != t.x.dtype || !is_dense(t.x)) {
         return false;
     }
     // A dy in another order is copied first, unless it is expanded.
@@ -576,7 +565,7 @@ bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) 
     for (const ArrayRef* const parameter : {&t.weight, &t.bias}) {
         if (*parameter && !is_channels(*parameter, t.features.channels)) return false;
     }
-    if (t.residual && !have_equal_shapes(t.residual, t.x)) return false;
+    if (t.residual && !t.residual.has_shape_of(t.x)) return false;
     t.activation = activation_argument({"activation", saved.activation()},
                                        {"negative_slope", saved.negative_slope()});
     return true;
@@ -585,9 +574,10 @@ bool describe(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) 
 // Sums as a tensor of the parameter's type.
 py::object channel_tensor(const double* sums, DType type, std::ptrdiff_t channels) {
     const std::ptrdiff_t step = size_of(type);
-    const FreshObject fresh = fresh_object(*tensor_api, type, 1, &channels, &step);
-    if (fresh) write_elements(sums, fresh.array);
-    return fresh.object;
+    ArrayRef array(nullptr, type, 1, &channels, &step);
+    py::object tensor = fresh_object(*torch->tensor_api, array);
+    if (tensor) write_elements(sums, array);
+    return tensor;
 }
 
 // By the statistics that the forward pass has kept: the batch's own, or constants.
@@ -606,39 +596,28 @@ Normalization normalization_of(const Saved& saved, const Tensors& t) {
     return normalization;
 }
 
-// Which of the inputs of the torch.autograd.Function a gradient is asked of.
-struct Wanted {
-    py::object flags;
-
-    bool is_whole() const { return is_tuple_of(flags.ptr(), 1 + Saved::n_tensors); }
-    bool x() const { return is_set(1); }
-    bool weight() const { return is_set(2); }
-    bool bias() const { return is_set(3); }
-    bool residual() const { return is_set(4); }
-
-private:
-    bool is_set(Py_ssize_t i) const { return PyTuple_GET_ITEM(flags.ptr(), i) == Py_True; }
-};
-
-// (None, dx, dweight, dbias, dresidual), or None.
-py::object gradients(PyObject* ctx, PyObject* dy) {
-    if (says_yes(torch.is_grad_enabled) || is_watched()) return none();
-    const Saved saved{attribute(ctx, names().saved_tensors), attribute(ctx, names().call)};
-    const Wanted wanted{attribute(ctx, names().needs_input_grad)};
-    Tensors t;
-    ArrayRef dy_array;
-    if (!saved.is_whole() || !wanted.is_whole() || !describe(saved, dy, t, dy_array)) return none();
+// (None, dx, dweight, dbias, dresidual), or None. wanted: of which inputs of the
+// torch.autograd.Function a gradient is asked; of the call itself, which is the first, none is.
+py::object gradients_of(const Saved& saved, const Tensors& t, PyObject* dy,
+                        const ArrayRef& dy_array, PyObject* wanted) {
+    const auto wants = [&](Py_ssize_t input) { return PyTuple_GET_ITEM(wanted, input) == Py_True; };
+    const bool wants_x = wants(1);
+    const bool wants_weight = wants(2);
+    const bool wants_bias = wants(3);
+    const bool wants_residual = wants(4);
     // The residual's gradient is dy itself where no activation stands between them.
     const bool passes_dy = t.activation.kind == ActivationKind::none;
-    FreshObject dresidual{passes_dy ? borrowed(dy) : none(), {}};
-    if (wanted.residual() && !passes_dy) {
-        dresidual = fresh_like(t.x);
+    ArrayRef dz;
+    py::object dresidual = wants_residual && passes_dy ? borrowed(dy) : none();
+    if (wants_residual && !passes_dy) {
+        dresidual = fresh_like(t.x, dz);
         if (!dresidual) return none();
     }
     // Without dx the engine only sums; the gradient behind an activation is written along with dx.
-    FreshObject dx{none(), {}};
-    if (wanted.x() || dresidual.array) {
-        dx = fresh_like(t.x);
+    ArrayRef dx_array;
+    py::object dx;
+    if (wants_x || dz) {
+        dx = fresh_like(t.x, dx_array);
         if (!dx) return none();
     }
 
@@ -647,43 +626,55 @@ py::object gradients(PyObject* ctx, PyObject* dy) {
     auto* const dweight = reinterpret_cast<double*>(memory.data());
     double* const dbias = dweight + channels;
     const Normalization normalization = normalization_of(saved, t);
-    const GradientsOut out{dx.array, dresidual.array, dweight, dbias};
-    without_gil(size_in_bytes(t.x), [&] {
+    const GradientsOut out{dx_array, dz, dweight, dbias};
+    without_gil(t.x.bytes(), [&] {
         fastbn::backward(dy_array, t.x, t.features, {}, t.epilogue(), normalization, out);
     });
     const py::object of_weight =
-        wanted.weight() ? channel_tensor(dweight, t.weight.dtype, channels) : none();
+        wants_weight ? channel_tensor(dweight, t.weight.dtype, channels) : none();
     const py::object of_bias =
-        wanted.bias() ? channel_tensor(dbias, saved.bias_type(), channels) : none();
+        wants_bias ? channel_tensor(dbias, saved.bias_type(), channels) : none();
     if (!of_weight || !of_bias) return none();
-    return tuple_of(none(), wanted.x() ? dx.object : none(), of_weight, of_bias,
-                    wanted.residual() ? dresidual.object : none());
+    return tuple_of(none(), wants_x ? dx : none(), of_weight, of_bias, dresidual);
 }
 
-}  // namespace
-
-py::object register_torch(const Arguments& arguments) {
-    Torch given{};
-    for (const auto& [name, field] : torch_fields) {
-        given.*field =
-            owned(PyObject_GetItem(arguments.value.value, Names::interned(name))).release().ptr();
+// The same, or None where Python has to compute it.
+py::object gradients(PyObject* ctx, PyObject* dy) {
+    if (says_yes(torch->is_grad_enabled) || is_watched()) return none();
+    const Saved saved{attribute(ctx, names().saved_tensors), attribute(ctx, names().call)};
+    const py::object wanted = attribute(ctx, names().needs_input_grad);
+    Tensors t;
+    ArrayRef dy_array;
+    if (!saved.is_whole() || !is_tuple_of(wanted.ptr(), 1 + Saved::n_tensors) ||
+        !find_saved(saved, dy, t, dy_array)) {
+        return none();
     }
-    if (!is_tuple_of(given.rank_checks, 3)) {
-        wrong_value("rank_checks", "be three functions", shown(given.rank_checks));
+    return gradients_of(saved, t, dy, dy_array, wanted.ptr());
+}
+
+// ---- The module's functions ----
+
+// Remembers what of PyTorch is asked in every call.
+py::object register_torch(const Arguments& arguments) {
+    auto given = std::make_unique<Torch>(arguments.value.value);
+    if (!is_tuple_of(given->rank_checks, 3)) {
+        wrong_value("rank_checks", "be three functions", shown(given->rank_checks));
     }
     names();
-    tensor_api = exchange_api_of_type(given.tensor);
-    parameter_api = exchange_api_of_type(given.parameter);
-    threads_of_torch = number(answer(given.get_num_threads).ptr());
-    torch = given;
+    threads_of_torch = number(answer(given->get_num_threads).ptr());
+    torch = given.release();
     return none();
 }
 
+// Sets the number of threads that PyTorch has been given since the last call.
 py::object follow_threads(const Arguments& arguments) {
     set_threads_of_torch(threads_argument(arguments.n));
     return none();
 }
 
+// fastbn.torch.batch_norm without where and weights: y, or None, and then nothing is done, where
+// it is not simple: gradients of running statistics, transforms, modes, tensors of other classes or
+// devices, wrong arguments.
 py::object batch_norm_tensors(const Arguments& arguments) {
     check_registered();
     if (PyBool_Check(arguments.training.value) == 0) return none();
@@ -703,6 +694,7 @@ py::object batch_norm_tensors(const Arguments& arguments) {
     return run_if_right(call);
 }
 
+// The same of a module of fastbn.torch, its input and its residual; counts the batch.
 py::object call_module(const Arguments& arguments) {
     check_registered();
     Call call;
@@ -712,6 +704,8 @@ py::object call_module(const Arguments& arguments) {
     return read_module(call.module, call) ? run_if_right(call) : none();
 }
 
+// Forward and backward of the torch.autograd.Function that batch_norm_tensors records. The first
+// has nothing left to compute.
 py::object recorded_forward(const Arguments& arguments) {
     PyObject* const ctx = arguments.ctx.value;
     PyObject* const rest = arguments.call.value;
@@ -740,11 +734,34 @@ py::object recorded_backward(const Arguments& arguments) {
     if (dy == Py_None) return tuple_of(none(), none(), none(), none(), none());
     py::object found = gradients(ctx, dy);
     if (!found.is_none()) return found;
-    return owned(PyObject_CallFunctionObjArgs(torch.backward, ctx, dy, nullptr));
+    return owned(PyObject_CallFunctionObjArgs(torch->backward, ctx, dy, nullptr));
 }
 
+// Makes of a function of this module what, as an attribute of a class, is a method of its objects,
+// as functions written in Python are.
 py::object as_method(const Arguments& arguments) {
     return owned(PyInstanceMethod_New(arguments.value.value));
+}
+
+}  // namespace
+
+void add_tensor_functions(PyObject* module) {
+    using A = Arguments;
+    static PyMethodDef functions[] = {
+        Function<register_torch>::entry("register_torch", {&A::value}),
+        Function<follow_threads>::entry("follow_threads", {&A::n}),
+        Function<batch_norm_tensors>::entry(
+            "batch_norm_tensors",
+            {&A::x, &A::running_mean, &A::running_var, &A::weight, &A::bias, &A::training,
+             &A::momentum, &A::eps, &A::residual, &A::activation, &A::negative_slope}),
+        Function<call_module>::entry("call_module", {&A::module, &A::x, &A::residual}),
+        Function<recorded_forward>::entry(
+            "recorded_forward", {&A::ctx, &A::call, &A::x, &A::weight, &A::bias, &A::residual}),
+        Function<recorded_backward>::entry("recorded_backward", {&A::ctx, &A::dy}),
+        Function<as_method>::entry("as_method", {&A::value}),
+        {nullptr, nullptr, 0, nullptr},
+    };
+    if (PyModule_AddFunctions(module, functions) != 0) throw PythonError();
 }
 
 }  // namespace fastbn::bindings

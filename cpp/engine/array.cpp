@@ -151,10 +151,8 @@ Dims dims_of(const ArrayRef& array) {
 template <class Visit>
 void each_array_stretch(const ArrayRef& array, const Visit& visit) {
     if (array.ndim == 1) return visit(array.data, array.strides[0], 0, array.shape[0]);
-    std::ptrdiff_t count = 1;
-    for (int i = 0; i < array.ndim; ++i) count *= array.shape[i];
     std::ptrdiff_t index = 0;
-    each_stretch(dims_of(array), 0, count,
+    each_stretch(dims_of(array), 0, array.size(),
                  [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
                      visit(array.data + offset, stride, index, length);
                      index += length;

@@ -42,6 +42,17 @@ struct ArrayRef {
     }
 
     explicit operator bool() const { return data != nullptr; }
+
+    // The number of elements.
+    std::ptrdiff_t size() const {
+        std::ptrdiff_t n = 1;
+        for (int i = 0; i < ndim; ++i) n *= shape[i];
+        return n;
+    }
+    std::ptrdiff_t bytes() const { return size() * size_of(dtype); }
+    bool has_shape_of(const ArrayRef& other) const {
+        return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
+    }
 };
 
 struct Dim {

@@ -26,9 +26,6 @@ struct Features {
     bool empty() const { return channels == 0 || count == 0; }
 };
 
-// Which of x's axes the n that the caller gave are, of which negative ones are counted from the
-// end.
-AxisList axes_of(const char* name, const ArrayRef& x, const std::ptrdiff_t* axes, std::ptrdiff_t n);
 Features features_of(const ArrayRef& x, const AxisList& axes);
 
 // As Python shows it.
