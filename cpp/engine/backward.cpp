@@ -1,6 +1,7 @@
 // The backward pass: dbias = sum(dz), dweight = sum(dz * xhat), then dx; dz being what the
 // activation let through of dy.
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -194,8 +195,7 @@ public:
             const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
             kernel(input_tile(operands_.dy, tile, scratch), input_tile(operands_.x, tile, scratch),
                    tile.kernel_rows(), tile.kernel_cols(), forward_.mean(tile.buffer_index),
-                   forward_.invstd(tile.buffer_index),
-                   {buffers.sums.dy + i, buffers.sums.dy_xhat + i},
+                   forward_.invstd(tile.buffer_index), from(buffers.sums, i),
                    activation(tile, scratch, forward_.out_of_range()));
             if (adds_weights) add_weights(tile, scratch, buffers.weight + i);
         });
@@ -214,7 +214,9 @@ public:
         if (plan_.wraps(slab)) {
             wrap_round(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(plan_));
         }
-        note_out_of_range(plan_, memory, out_of_range || forward_.out_of_range());
+        note_out_of_range(plan_, memory,
+                          out_of_range || forward_.out_of_range() ||
+                              (is_weighted() && has_small_weights(slab, buffers, memory)));
     }
 
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
@@ -234,7 +236,10 @@ public:
         } else {
             GradientWeights weights{};
             weights.frozen = !through_statistics_;
-            if (is_weighted()) weights = weights_.gradient_tile(tile, kernels_.computed, scratch);
+            if (is_weighted()) {
+                const double* const scales = with_pre ? buffers.weight_scale + i : nullptr;
+                weights = weights_.gradient_tile(tile, kernels_.computed, scales, scratch);
+            }
             kernels_.input_gradient(
                 dy, input_tile(operands_.x, tile, scratch), dx,
                 output_tile(operands_.dz, tile, scratch), loop,
@@ -250,8 +255,9 @@ public:
 
 private:
     struct Buffers {
-        GradientSums sums;  // of dz, per span, and channel or column
-        double* weight;     // likewise; null where it is not summed
+        GradientSums sums;     // of dz, per span, and channel or column
+        double* weight;        // likewise; null where it is not summed
+        double* weight_scale;  // as coefficients: what weights are multiplied by; null without any
         InputGradient<void> input_gradient;
         Affine<void> affine;  // where is_affine(), of dy
         double* zeros;        // per channel, likewise
@@ -265,6 +271,7 @@ private:
         b.sums.dy = arrays.doubles(plan_.spans * n);
         b.sums.dy_xhat = arrays.doubles(plan_.spans * n);
         if (sums_weights()) b.weight = arrays.doubles(plan_.spans * n);
+        if (is_weighted()) b.weight_scale = arrays.doubles(n);
         if (is_affine()) {
             b.affine = take_affine(arrays, kernels_.computed, n);
             b.zeros = arrays.doubles(Workspace::channels(plan_));
@@ -297,8 +304,7 @@ private:
 
     // The merged sums of a slab's channels.
     static GradientSums of_slab(const GradientSums& sums, const Slab& slab, const Memory& memory) {
-        const std::ptrdiff_t first = memory.at(0, slab.buffer_index);
-        return {sums.dy + first, sums.dy_xhat + first};
+        return from(sums, memory.at(0, slab.buffer_index));
     }
 
     void finalize_sums(const Slab& slab, const GradientSums& sums,
@@ -316,6 +322,9 @@ private:
                        const Memory& memory) const noexcept {
         const GradientSums sums = of_slab(buffers.sums, slab, memory);
         const std::ptrdiff_t first = slab.channel;
+        if (is_weighted()) {
+            std::fill_n(buffers.weight_scale + memory.at(slab.buffer_index), slab.buffer_size, 1.0);
+        }
         if (!through_statistics_) {
             std::fill_n(sums.dy, slab.channels, 0.0);
             std::fill_n(sums.dy_xhat, slab.channels, 0.0);
@@ -382,7 +391,9 @@ private:
         }
     }
 
-    // A channel of which nothing counts gets no gradient through its statistics.
+    // A channel of which nothing counts gets no gradient through its statistics. Where its weights
+    // are small beside other channels', all of them and their sum are multiplied by a power of two:
+    // the inverse of the sum might overflow, and the weights be lost to float32.
     void divide_by_weights(const Slab& slab, const Buffers& buffers,
                            const Memory& memory) const noexcept {
         const bool known = channels_.has_count;
@@ -391,12 +402,24 @@ private:
                                            : buffers.weight + memory.at(0, slab.buffer_index);
         const double divisor = known ? weights_.divisor() : 1.0;
         const GradientSums sums = of_slab(buffers.sums, slab, memory);
-        for (double* const sum : {sums.dy, sums.dy_xhat}) {
-            for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
-                const double total = totals[c] / divisor;
-                sum[c] = total > 0.0 ? sum[c] / total : 0.0;
+        double* const scale = buffers.weight_scale + memory.at(slab.buffer_index);
+        constexpr double smallest = 0x1p-64;
+        constexpr int largest_exponent = 1000;
+        for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+            double total = totals[c] / divisor;
+            if (total > 0.0 && total < smallest) {
+                scale[c] = std::ldexp(1.0, std::min(-std::ilogb(total), largest_exponent));
+                total *= scale[c];
             }
+            sums.dy[c] = total > 0.0 ? sums.dy[c] / total : 0.0;
+            sums.dy_xhat[c] = total > 0.0 ? sums.dy_xhat[c] / total : 0.0;
         }
+        replicate_columns(scale, slab.channels, plan_.layout);
+    }
+
+    bool has_small_weights(const Slab& slab, const Buffers& buffers, const Memory& memory) const {
+        const double* const scale = buffers.weight_scale + memory.at(slab.buffer_index);
+        return std::any_of(scale, scale + slab.buffer_size, [](double s) { return s != 1.0; });
     }
 
     // Leaves the sums of the slab's channels side by side at its beginning.
@@ -480,7 +503,7 @@ void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
     // Of 64-bit integers, the means become what they are of the differences from the origins.
     const ChannelOrigins origins(x, layout, channels.mean.data(), channels.mean_lo.data());
     GradientOperands operands{
-        operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x, origins.origins()),
+        operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x, origins.data()),
         operand_of(epilogue.residual, layout, kernels.dy), operand_of(out.dx, layout, kernels.dy),
         operand_of(out.dz, layout, kernels.dy)};
     Work work = backward_work(operands, weights, weighted);

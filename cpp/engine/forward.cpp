@@ -25,7 +25,7 @@ struct NormalizeTransform {
                        const Epilogue<ArrayRef>& of, const Layout& layout,
                        const ChannelOrigins& origins)
         : kernels(normalize_kernels(x_array.dtype, y_array.dtype)),
-          x(operand_of(x_array, layout, kernels.x, origins.origins())),
+          x(operand_of(x_array, layout, kernels.x, origins.data())),
           y(operand_of(y_array, layout, kernels.y)),
           epilogue{operand_of(of.residual, layout, kernels.y), of.activation, of.clip} {}
 
@@ -223,7 +223,7 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     const MomentsReduction moments(plan, x, x_type, weights, origins, 0.0, out);
     ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, out.min, out.max);
     ForwardOperation operation(plan);
-    operation.x = operand_of(x, layout, x_type, origins.origins());
+    operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
     StagingBuffers staging(plan);
@@ -274,7 +274,7 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     check_eps(eps);
     Weights weights(weighting, x, features);
     if (!allow_single) check_trainable(features, weights.largest_total());
-    if (running.mean) check_running(running, features, weights, allow_single);
+    if (running.mean) check_running(running, x, features, weights, allow_single);
     RunningUpdate update(running, features, allow_single);
     if (features.empty()) return fill_undefined(features, out);
 
@@ -290,7 +290,7 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     const ChannelValues weight(parameters.weight, features, 1.0);
     const ChannelValues bias(parameters.bias, features, 0.0);
     ForwardOperation operation(plan);
-    operation.x = operand_of(x, layout, x_type, origins.origins());
+    operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
     operation.transforms_x = &transform;

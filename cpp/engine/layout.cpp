@@ -152,7 +152,7 @@ Layout layout_of(const ArrayRef& x, const Features& features) {
 }
 
 Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype,
-                   const Origins& origins) {
+                   const std::uint64_t* origins) {
     Operand operand;
     if (!array) return operand;
     operand.base = first_element(array, layout);
@@ -160,6 +160,7 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
     operand.swapped = array.swapped;
     operand.kernel_dtype = kernel_dtype;
     operand.origins = origins;
+    operand.channels_last = layout.channels_last;
     const AxisList& reduced = layout.reduced_axes;
     const AxisList& channels = layout.channel_axes;
     const int split = reduced.n - layout.inner_axes;

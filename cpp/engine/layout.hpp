@@ -44,23 +44,17 @@ struct Layout {
 
 Layout layout_of(const ArrayRef& x, const Features& features);
 
-// What the kernels see of 64-bit integers is each value's difference from an integer near it, its
-// channel's origin: a double holds that where it does not hold the value. One for each channel, as
-// the bits of x's type; null where x has another type.
-struct Origins {
-    const std::uint64_t* of_channel = nullptr;
-    bool by_column = false;  // a tile's columns are channels
-
-    explicit operator bool() const { return of_channel != nullptr; }
-};
-
 // An array of x's shape, seen through x's layout, for kernels that read or write `kernel_dtype`.
 struct Operand {
     char* base = nullptr;
     DType dtype = DType::float64;
     bool swapped = false;
     DType kernel_dtype = DType::float64;
-    Origins origins;  // where dtype is a 64-bit integer, or none
+    // What the kernels see of 64-bit integers is each value's difference from an integer near it,
+    // its channel's origin: a double holds that where it does not hold the value. One for each
+    // channel, as the bits of dtype; null where dtype is another.
+    const std::uint64_t* origins = nullptr;
+    bool channels_last = false;  // a tile's columns are channels
     Dims rows;
     Dims cols;
     Dims channels;                  // channels_first only: where each channel's tile begins
@@ -80,7 +74,7 @@ struct Operand {
 
 // An empty operand for an empty array.
 Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dtype,
-                   const Origins& origins = {});
+                   const std::uint64_t* origins = nullptr);
 
 // The loops over one channel's values, and over the channels, whichever come first.
 Dims reduced_dims(const ArrayRef& array, const Layout& layout);

@@ -52,7 +52,6 @@ double in_two_parts(std::uint64_t bits, DType dtype, double& low) {
 
 ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout)
     : dtype_(x.dtype),
-      by_column_(!layout.channels_first()),
       of_channel_(is_wide_integer(x.dtype) ? static_cast<std::size_t>(layout.channels) : 0) {}
 
 ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const Weights& weights)
@@ -90,10 +89,6 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, double* 
         const double less = means[c] - in_two_parts(origin, dtype_, low);  // whose low part is 0
         means[c] = two_sum(less, means_lo[c], means_lo[c]);
     }
-}
-
-Origins ChannelOrigins::origins() const {
-    return *this ? Origins{of_channel_.data(), by_column_} : Origins{};
 }
 
 void ChannelOrigins::write_means(const Statistics& seen, std::ptrdiff_t first, std::ptrdiff_t n,

@@ -24,8 +24,8 @@ public:
     ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means, double* means_lo);
 
     explicit operator bool() const { return !of_channel_.empty(); }
-    // For the operand that is x.
-    Origins origins() const;
+    // For the operand that is x: null for every other type.
+    const std::uint64_t* data() const { return *this ? of_channel_.data() : nullptr; }
 
     // n channels' means, to what they are of the integers themselves. Either array may be null.
     void write_means(const Statistics& seen, std::ptrdiff_t first, std::ptrdiff_t n, double* mean,
@@ -35,7 +35,6 @@ private:
     ChannelOrigins(const ArrayRef& x, const Layout& layout);
 
     DType dtype_;
-    bool by_column_;
     std::vector<std::uint64_t> of_channel_;  // as the bits of dtype_
 };
 

@@ -68,13 +68,12 @@ double difference(std::uint64_t value, std::uint64_t origin, DType dtype) {
 // Columns with an origin each, all rows at once, which may be short; false where that cannot be.
 bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
                               double* buffer) noexcept {
-    if (!operand.walkable || !operand.origins.by_column) return false;
+    if (!operand.walkable || !operand.channels_last) return false;
     TileRange rows = tile;
     rows.row_fold = 1;  // origins are for each of the columns that x has
     const Tile<void> x = direct_tile(operand, rows);
     return difference_kernels(operand.dtype)
-        .from_origins({x.data, x.stride}, operand.origins.of_channel + tile.col, tile.rows,
-                      tile.cols, buffer);
+        .from_origins({x.data, x.stride}, operand.origins + tile.col, tile.rows, tile.cols, buffer);
 }
 
 // A tile of 64-bit integers as differences from their channels' origins, by a kernel where they are
@@ -85,9 +84,8 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
     constexpr std::ptrdiff_t size = sizeof(std::uint64_t);
     const auto copy = ElementCopy::reading(operand.dtype, operand.swapped, operand.dtype);
     const DifferenceKernels& kernels = difference_kernels(operand.dtype);
-    const bool by_column = operand.origins.by_column;
-    const std::uint64_t* const origins =
-        operand.origins.of_channel + (by_column ? tile.col : tile.channel);
+    const bool by_column = operand.channels_last;
+    const std::uint64_t* const origins = operand.origins + (by_column ? tile.col : tile.channel);
     const auto pack = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
                           std::ptrdiff_t n) {
         std::uint64_t copied[at_once];
@@ -187,7 +185,8 @@ Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
 }
 
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
-    if (operand.origins) return pack_differences(operand, tile, static_cast<double*>(buffer));
+    if (operand.origins != nullptr)
+        return pack_differences(operand, tile, static_cast<double*>(buffer));
     const ElementCopy copy = reading(operand);
     const std::ptrdiff_t size = size_of(operand.kernel_dtype);
     char* const values = static_cast<char*>(buffer);
@@ -225,7 +224,7 @@ Tile<void> output_tile(const Operand& operand, const TileRange& tile,
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
                             const Scratch& scratch) noexcept {
     const Tile<void> found = output_tile(operand, tile, scratch);
-    if (operand && operand.transposed && !operand.origins) {
+    if (operand && operand.transposed && operand.origins == nullptr) {
         pack_transposed(operand, tile, scratch);
     } else if (operand && !operand.direct) {
         pack_tile(operand, tile, found.data);

@@ -35,8 +35,8 @@ void check_variance(const char* name, const ChannelValues& variance) {
     }
 }
 
-void check_running(const Running& running, const Features& features, const Weights& weights,
-                   bool allow_single) {
+void check_running(const Running& running, const ArrayRef& x, const Features& features,
+                   const Weights& weights, bool allow_single) {
     check_parameter_shape("running_mean", running.mean, features);
     check_parameter_shape("running_var", running.var, features);
     if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
@@ -45,8 +45,16 @@ void check_running(const Running& running, const Features& features, const Weigh
     if (!(running.correction >= 0.0)) {
         refuse("correction", "not be negative", to_text(running.correction));
     }
-    const double most = weights.largest_total();
-    if (features.empty() || allow_single || most > running.correction) return;
+    if (features.empty() || allow_single) return;
+    const double most = weights.largest_total(running.correction, x, features);
+    // Where nothing counts it is an empty batch.
+    if (most > running.correction || most == 0.0) return;
+    if (weights.largest_total() > running.correction) {
+        refuse("where",
+               "leave more than the correction of " + to_text(running.correction) +
+                   " where running statistics are given",
+               to_text(most));
+    }
     if (weights.differ() || weights.common_weight() != 1.0) {
         refuse("weights",
                "sum to more than the correction of " + to_text(running.correction) +

@@ -29,8 +29,8 @@ struct Running {
 // Raise std::invalid_argument for what the caller may have got wrong. allow_single: a channel of
 // which too little counts for an unbiased variance has its biased one remembered.
 void check_parameters(const Parameters& parameters, const Features& features);
-void check_running(const Running& running, const Features& features, const Weights& weights,
-                   bool allow_single);
+void check_running(const Running& running, const ArrayRef& x, const Features& features,
+                   const Weights& weights, bool allow_single);
 
 // A parameter's values in order, one per channel, as float64; `otherwise` for all of them where
 // there is none.

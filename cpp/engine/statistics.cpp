@@ -16,21 +16,12 @@ constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 // Below this, squares of deviations may have lost bits to gradual underflow.
 constexpr double smallest_in_range_m2 = 0x1p-900;
 
+// Below this, products of weights and squares of float32 values may have.
+constexpr double smallest_in_range_weight = 0x1p-600;
+
 // Whether the squares that add up to m2 lost nothing to float64's range. Where it is 0 all values
 // are equal.
 bool in_range(double m2) { return m2 == 0.0 || (m2 >= smallest_in_range_m2 && std::isfinite(m2)); }
-
-MomentsSums from(const MomentsSums& s, std::ptrdiff_t i) {
-    const bool weighted = s.weight != nullptr;
-    return {s.ref + i,
-            s.offset + i,
-            s.m2 + i,
-            s.m2_lo + i,
-            s.sum + i,
-            s.sum_lo + i,
-            weighted ? s.weight + i : nullptr,
-            weighted ? s.weight_lo + i : nullptr};
-}
 
 // Of those that follow from moments.
 Statistics from(const Statistics& s, std::ptrdiff_t i) {
@@ -41,14 +32,6 @@ Statistics from(const Statistics& s, std::ptrdiff_t i) {
     moved.var = s.var + i;
     moved.invstd = s.invstd + i;
     return moved;
-}
-
-IntegerSums from(const IntegerSums& s, std::ptrdiff_t i) {
-    return {s.sum + i, s.squares + i, s.squares_lo + i};
-}
-
-ValueRange from(const ValueRange& r, std::ptrdiff_t i) {
-    return {r.min + i, r.max + i, r.has_nan + i};
 }
 
 double sum_pairwise(const double* values, std::ptrdiff_t n) {
@@ -134,12 +117,14 @@ void merge_columns(const IntegerSums& columns, std::ptrdiff_t channels,
 // The values of one channel that count, and their weights, a chunk at a time.
 class ChannelValuesReader {
 public:
+    // weight_exponent: weights are multiplied by 2 to this power.
     ChannelValuesReader(const ArrayRef& x, const Weights& weights, const Layout& layout,
-                        std::ptrdiff_t channel)
+                        std::ptrdiff_t channel, int weight_exponent)
         : weights_(weights),
           layout_(layout),
           channel_(channel),
-          copy_(ElementCopy::reading(DType::float64, x.swapped, DType::float64)),
+          weight_exponent_(weight_exponent),
+          copy_(ElementCopy::reading(x.dtype, x.swapped, DType::float64)),
           first_(first_element(x, layout) + channel_dims(x, layout).offset(channel)),
           values_(reduced_dims(x, layout)) {}
 
@@ -164,18 +149,18 @@ public:
 
     // As many as the error bounds of the chunk sums for float64 allow (kernels/chunk_sums.hpp).
     static constexpr std::ptrdiff_t chunk = 1024;
+    static_assert(chunk <= Weights::read_at_once);
 
 private:
     std::ptrdiff_t keep_counted(std::ptrdiff_t begin, std::ptrdiff_t n, double* values,
                                 double* weights) const {
-        std::fill_n(weights, n, 1.0);
+        weights_.read(layout_, channel_, begin, n, weights);
         if (!weights_.differ()) return n;
         std::ptrdiff_t kept = 0;
         for (std::ptrdiff_t i = 0; i < n; ++i) {
-            const double weight = weights_.weight(layout_, channel_, begin + i);
-            if (weight == 0.0 || (weights_.omits_nan() && std::isnan(values[i]))) continue;
+            if (weights[i] == 0.0 || (weights_.omits_nan() && std::isnan(values[i]))) continue;
             values[kept] = values[i];
-            weights[kept++] = weight;
+            weights[kept++] = std::ldexp(weights[i], weight_exponent_);
         }
         return kept;
     }
@@ -183,6 +168,7 @@ private:
     const Weights& weights_;
     const Layout& layout_;
     std::ptrdiff_t channel_;
+    int weight_exponent_;
     ElementCopy copy_;
     const char* first_;
     Dims values_;
@@ -233,7 +219,7 @@ void scan_scaled(const ChannelValuesReader& reader, double low, double high, dou
     *out.var = std::ldexp(*out.var, 2 * e);
 }
 
-// Statistics of a float64 channel whose squares float64 does not hold.
+// Statistics of a channel whose squares, or their products with weights, float64 does not hold.
 void scan_channel(const ChannelValuesReader& reader, double eps, const Statistics& out) {
     double low = infinity;
     double high = -infinity;
@@ -392,8 +378,21 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
         const double m2 = statistics.m2[c];
         if (in_range(m2)) continue;
         if (!std::isfinite(m2) && holds_nonfinite(slab, c, buffers, memory)) continue;
-        const ChannelValuesReader reader(x_, weights_, plan_.layout, slab.channel + c);
+        const ChannelValuesReader reader(x_, weights_, plan_.layout, slab.channel + c, 0);
         scan_channel(reader, eps_, from(statistics, c));
+    }
+}
+
+// Of channels whose weights are small beside other channels'.
+void MomentsReduction::rescan_light(const Slab& slab, const MomentsSums& sums,
+                                    const Statistics& statistics) const noexcept {
+    for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
+        const double weight = sums.weight[c];
+        if (weight == 0.0 || weight >= smallest_in_range_weight) continue;
+        const int e = std::ilogb(weight);
+        const ChannelValuesReader reader(x_, weights_, plan_.layout, slab.channel + c, -e);
+        scan_channel(reader, eps_, from(statistics, c));
+        statistics.m2[c] = std::ldexp(statistics.m2[c], e);
     }
 }
 
@@ -436,6 +435,7 @@ Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
     }
     if (buffers.nonfinite != nullptr) rescan_out_of_range(slab, buffers, s, memory);
     if (sums.weight != nullptr) {
+        if (!origins_) rescan_light(slab, sums, s);
         for (std::ptrdiff_t c = 0; c < n; ++c) {
             out_.count[slab.channel + c] =
                 (sums.weight[c] + sums.weight_lo[c]) * weights_.divisor();

@@ -56,6 +56,9 @@ private:
     void rescan_out_of_range(const Slab& slab, const Buffers& buffers, const Statistics& statistics,
                              const Memory& memory) const noexcept;
 
+    void rescan_light(const Slab& slab, const MomentsSums& sums,
+                      const Statistics& statistics) const noexcept;
+
     const Plan& plan_;
     const ArrayRef& x_;
     const Weights& weights_;

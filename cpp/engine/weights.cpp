@@ -1,15 +1,159 @@
 #include "engine/weights.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <mutex>
+#include <numeric>
 
+#include "engine/dispatch.hpp"
 #include "engine/errors.hpp"
-#include "engine/survey.hpp"
+#include "engine/threads.hpp"
+#include "numerics/moments_math.hpp"
 
 namespace fastbn {
 namespace {
+
+// ---- What all elements of an array have in common ----
+//
+// Whatever axes it has: found by all threads in one reading of its memory.
+
+// Elements that a thread looks at together: few enough to be converted on its stack.
+constexpr std::ptrdiff_t chunk = 4096;
+
+// An array's distinct elements as one row of columns, in the order of memory.
+struct Row {
+    Operand elements;
+    std::ptrdiff_t count = 1;
+
+    Row(const ArrayRef& array, DType kernel_dtype) {
+        elements.base = array.data;
+        elements.dtype = array.dtype;
+        elements.swapped = array.swapped;
+        elements.kernel_dtype = kernel_dtype;
+        Dim dims[max_dimensions];
+        int n = 0;
+        for (int i = 0; i < array.ndim; ++i) {
+            if (array.shape[i] == 0) count = 0;
+            if (array.shape[i] <= 1 || array.strides[i] == 0) continue;
+            count *= array.shape[i];
+            if (array.strides[i] < 0) {
+                elements.base += (array.shape[i] - 1) * array.strides[i];
+            }
+            dims[n++] = {array.shape[i], std::abs(array.strides[i])};
+        }
+        std::sort(dims, dims + n, [](const Dim& a, const Dim& b) {
+            return a.stride != b.stride ? a.stride > b.stride : a.size > b.size;
+        });
+        for (int i = 0; i < n; ++i) elements.cols.push(dims[i].size, dims[i].stride);
+        const auto address = reinterpret_cast<std::uintptr_t>(elements.base);
+        const std::ptrdiff_t size = size_of(array.dtype);
+        const bool dense =
+            elements.cols.n == 0 || (elements.cols.n == 1 && elements.cols.dim[0].stride == size);
+        elements.direct = array.dtype == kernel_dtype && !array.swapped && dense &&
+                          address % static_cast<std::size_t>(size) == 0;
+    }
+
+    std::ptrdiff_t chunks() const { return (count + chunk - 1) / chunk; }
+    Team team() const { return choose_team(count * size_of(elements.dtype), chunks()); }
+    TileRange range(std::ptrdiff_t index) const {
+        TileRange range{};
+        range.rows = range.channels = range.row_fold = 1;
+        range.col = index * chunk;
+        range.cols = std::min(chunk, count - range.col);
+        return range;
+    }
+};
+
+using Sum = DoubleDouble<double>;
+
+struct ArraySurvey {
+    double min = std::numeric_limits<double>::infinity();
+    double max = -std::numeric_limits<double>::infinity();
+    bool has_nan = false;
+    double sum = 0.0;  // of a double-double; the same for any number of threads
+};
+
+// Of chunks `begin` to `end` the range; and the sum of each, unless `sums` is null.
+ArraySurvey survey_chunks(const Row& row, std::ptrdiff_t begin, std::ptrdiff_t end,
+                          Sum* sums) noexcept {
+    const MomentsKernels& kernels = value_range_kernels(row.elements.kernel_dtype);
+    const MomentsKernel moments = kernels.moments[static_cast<int>(WeightsForm::none)].tile;
+    alignas(64) std::byte staging[chunk * sizeof(double)];
+    ArraySurvey found;
+    double has_nan = 0.0;
+    for (std::ptrdiff_t i = begin; i < end; ++i) {
+        const TileRange range = row.range(i);
+        const Tile<const void> values = input_tile(row.elements, range, {nullptr, staging});
+        kernels.value_range.tile(values, {nullptr, 0}, 1, range.cols,
+                                 {&found.min, &found.max, &has_nan});
+        if (sums == nullptr) continue;
+        double ref, offset, m2, m2_lo;
+        moments(values, {nullptr, 0}, 1, range.cols, 0.0,
+                {&ref, &offset, &m2, &m2_lo, &sums[i].high, &sums[i].low, nullptr, nullptr},
+                nullptr);
+    }
+    found.has_nan = has_nan != 0.0;
+    return found;
+}
+
+// An element that is broadcast, by a stride of 0, is taken once.
+ArraySurvey survey(const ArrayRef& array, bool with_sum) {
+    const Row row(array, value_range_kernels(array.dtype).x);
+    const std::ptrdiff_t count = with_sum ? row.chunks() : 0;
+    const Buffer<1024> memory(count * std::ptrdiff_t{sizeof(Sum)});
+    Sum* const sums = reinterpret_cast<Sum*>(memory.data());
+    ArraySurvey found;
+    std::mutex of_found;
+    parallel_ranges(row.team(), row.chunks(), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        const ArraySurvey part = survey_chunks(row, begin, end, with_sum ? sums : nullptr);
+        const std::scoped_lock lock(of_found);
+        found.min = std::min(found.min, part.min);
+        found.max = std::max(found.max, part.max);
+        found.has_nan = found.has_nan || part.has_nan;
+    });
+    double low = 0.0;
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        double error;
+        found.sum = two_sum(found.sum, sums[i].high, error);
+        low += error + sums[i].low;
+    }
+    if (std::isfinite(found.sum)) found.sum += low;
+    return found;
+}
+
+// Whether no byte is 0.
+bool all_true(const ArrayRef& mask) {
+    const Row row(mask, DType::boolean);
+    std::atomic<bool> all{true};
+    const auto look = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        for (std::ptrdiff_t i = begin; i < end && all.load(std::memory_order_relaxed); ++i) {
+            const TileRange range = row.range(i);
+            each_stretch(row.elements.cols, range.col, range.cols,
+                         [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                             const char* const bytes = row.elements.base + offset;
+                             bool here = true;
+                             if (stride == 1) {
+                                 here = std::memchr(bytes, 0, static_cast<std::size_t>(length)) ==
+                                        nullptr;
+                             } else {
+                                 for (std::ptrdiff_t j = 0; j < length; ++j)
+                                     here &= bytes[j * stride] != 0;
+                             }
+                             if (!here) all.store(false, std::memory_order_relaxed);
+                         });
+        }
+    };
+    // Most masks leave out one of their first elements, and need no other thread to say so.
+    look(0, std::min<std::ptrdiff_t>(1, row.chunks()));
+    if (all) parallel_ranges(row.team(), row.chunks(), look);
+    return all;
+}
+
+// ---- Weights ----
 
 bool is_broadcast(const Dims& dims) {
     return std::all_of(dims.dim, dims.dim + dims.n, [](const Dim& d) { return d.stride == 0; });
@@ -29,6 +173,10 @@ bool is_broadcast(const Dims& dims) {
         bad = element_at(weights, weights.data + dims.offset(i));
     }
     refuse("weights", "be finite and not negative", to_text(bad));
+}
+
+bool is_same_in_channels(const ArrayRef& array, const Layout& layout) {
+    return !array || is_broadcast(channel_dims(array, layout));
 }
 
 double largest_channel_sum(const ArrayRef& weights, const Features& features) {
@@ -95,6 +243,21 @@ void Weights::scan_weights(const Features& features, const ArrayRef& x) {
     }
 }
 
+double Weights::largest_total(double enough, const ArrayRef& x, const Features& features) const {
+    if (!where_ || features.empty() || largest_total_ <= enough) return largest_total_;
+    const Layout layout = layout_of(x, features);
+    const bool same = is_same_in_channels(where_, layout) && is_same_in_channels(weights_, layout);
+    if (!same) return largest_total_;
+    double values[read_at_once];
+    double total = 0.0;
+    for (std::ptrdiff_t i = 0; i < layout.count && total <= enough; i += read_at_once) {
+        const std::ptrdiff_t n = std::min(read_at_once, layout.count - i);
+        read(layout, 0, i, n, values);
+        total += std::accumulate(values, values + n, 0.0) * divisor_;
+    }
+    return total;
+}
+
 void Weights::arrange(Layout& layout) {
     if (!differ()) return;
     if (!where_ && !weights_) {
@@ -107,6 +270,7 @@ void Weights::arrange(Layout& layout) {
         return (!mask_ || holds(mask_)) && (!values_ || holds(values_));
     };
     rows_alike_ = each([](const Operand& o) { return is_broadcast(o.cols); });
+    by_column_ = !layout.channels_first();
     same_in_channels_ = layout.channels_first()
                             ? each([](const Operand& o) { return is_broadcast(o.channels); })
                             : rows_alike_;
@@ -177,7 +341,7 @@ void omit_nan(const TileRange& range, Tile<const void> x, DType x_type, W* weigh
 
 }  // namespace
 
-const double* Weights::rows(const TileRange& range, const Scratch& scratch) const noexcept {
+double* Weights::rows(const TileRange& range, const Scratch& scratch) const noexcept {
     TileRange first_column = range;
     first_column.cols = 1;
     return pack(first_column, scratch);
@@ -196,14 +360,11 @@ Tile<const std::uint8_t> Weights::mask(const TileRange& range,
     return {to, range.kernel_cols()};
 }
 
-Tile<const double> Weights::elements(const TileRange& range,
-                                     const Scratch& scratch) const noexcept {
-    if (!rows_alike_) return {pack(range, scratch), range.kernel_cols()};
-    TileRange first_column = range;
-    first_column.cols = 1;
-    double* const to = pack(first_column, scratch);
+double* Weights::elements(const TileRange& range, const Scratch& scratch) const noexcept {
+    if (!rows_alike_) return pack(range, scratch);
+    double* const to = rows(range, scratch);
     repeat_each(to, range.rows, range.cols);
-    return {to, range.kernel_cols()};
+    return to;
 }
 
 double* Weights::pack(const TileRange& range, const Scratch& scratch) const noexcept {
@@ -235,9 +396,9 @@ Tile<const void> Weights::tile(const TileRange& range, Tile<const void> x, DType
             return {packed.data, packed.stride};
         }
         case WeightsForm::by_element: {
-            const Tile<const double> packed = elements(range, scratch);
-            if (omit_nan_) fastbn::omit_nan(range, x, x_type, const_cast<double*>(packed.data));
-            return {packed.data, packed.stride};
+            double* const packed = elements(range, scratch);
+            if (omit_nan_) fastbn::omit_nan(range, x, x_type, packed);
+            return {packed, range.kernel_cols()};
         }
     }
     return {nullptr, 0};
@@ -276,72 +437,72 @@ void narrow_in_place(double* values, std::ptrdiff_t n) {
 
 }  // namespace
 
-GradientWeights Weights::gradient_tile(const TileRange& range, DType computed,
+GradientWeights Weights::gradient_tile(const TileRange& range, DType computed, const double* scales,
                                        const Scratch& scratch) const noexcept {
     GradientWeights result{};
     result.row_width = range.kernel_cols() / range.row_fold;
     if (form_ == WeightsForm::by_row) {
-        result.rows = rows(range, scratch);
+        double* const packed = rows(range, scratch);
+        // Where a tile has several channels they have the same weights, and one scale.
+        for (std::ptrdiff_t r = 0; r < range.rows && scales != nullptr; ++r) packed[r] *= *scales;
+        result.rows = packed;
     } else if (form_ == WeightsForm::by_mask) {
         result.mask = mask(range, scratch);
     } else if (form_ == WeightsForm::by_element) {
-        const Tile<const double> packed = elements(range, scratch);
-        result.elements = {packed.data, packed.stride};
-        if (computed == DType::float32) {
-            narrow_in_place(const_cast<double*>(packed.data), range.rows * range.cols);
+        double* const packed = elements(range, scratch);
+        for (std::ptrdiff_t r = 0; r < range.rows && scales != nullptr; ++r) {
+            double* const row = packed + r * range.cols;
+            for (std::ptrdiff_t i = 0; i < range.cols; ++i) row[i] *= scales[by_column_ ? i : 0];
         }
+        if (computed == DType::float32) narrow_in_place(packed, range.rows * range.cols);
+        result.elements = {packed, range.kernel_cols()};
     }
     return result;
 }
 
 namespace {
 
-// The first index from `begin` on of a channel's elements, in the order of reduced_dims, that is
-// not 0, or their number if there is none.
-std::ptrdiff_t next_nonzero(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
-                            std::ptrdiff_t begin) {
-    if (!array) return begin;
-    constexpr std::ptrdiff_t at_once = 1024;
+// n of a channel's elements from `begin` on, in the order of reduced_dims.
+void read_channel(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
+                  std::ptrdiff_t begin, std::ptrdiff_t n, double* to) {
     const char* const first =
         first_element(array, layout) + channel_dims(array, layout).offset(channel);
-    const Dims dims = reduced_dims(array, layout);
     const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
-    double values[at_once];
-    for (; begin < layout.count; begin += at_once) {
-        std::ptrdiff_t read = 0;
-        each_stretch(dims, begin, std::min(at_once, layout.count - begin),
-                     [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                         copy(first + offset, stride, reinterpret_cast<char*>(values + read),
-                              sizeof(double), length);
-                         read += length;
-                     });
-        const double* const found =
-            std::find_if(values, values + read, [](double value) { return value != 0.0; });
-        if (found != values + read) return begin + (found - values);
-    }
-    return layout.count;
+    each_stretch(reduced_dims(array, layout), begin, n,
+                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     copy(first + offset, stride, reinterpret_cast<char*>(to), sizeof(double),
+                          length);
+                     to += length;
+                 });
 }
 
 }  // namespace
 
-std::ptrdiff_t Weights::next_counted(const Layout& layout, std::ptrdiff_t channel,
-                                     std::ptrdiff_t index) const noexcept {
-    for (std::ptrdiff_t before = -1; index != before && index < layout.count;) {
-        before = index;
-        index = next_nonzero(where_, layout, channel, index);
-        index = next_nonzero(weights_, layout, channel, index);
+void Weights::read(const Layout& layout, std::ptrdiff_t channel, std::ptrdiff_t begin,
+                   std::ptrdiff_t n, double* to) const noexcept {
+    std::fill_n(to, n, 1.0);
+    if (weights_) {
+        read_channel(weights_, layout, channel, begin, n, to);
+        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] *= scale_;
     }
-    return index;
+    if (!where_) return;
+    double mask[read_at_once];
+    read_channel(where_, layout, channel, begin, n, mask);
+    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = mask[i] != 0.0 ? to[i] : 0.0;
 }
 
-double Weights::weight(const Layout& layout, std::ptrdiff_t channel,
-                       std::ptrdiff_t index) const noexcept {
-    const auto element = [&](const ArrayRef& array) {
-        return first_element(array, layout) + channel_dims(array, layout).offset(channel) +
-               reduced_dims(array, layout).offset(index);
-    };
-    if (where_ && *element(where_) == 0) return 0.0;
-    return weights_ ? element_at(weights_, element(weights_)) * scale_ : 1.0;
+std::ptrdiff_t Weights::next_counted(const Layout& layout, std::ptrdiff_t channel,
+                                     std::ptrdiff_t index) const noexcept {
+    if (!where_ && !weights_) return index;
+    double values[read_at_once];
+    for (; index < layout.count; index += read_at_once) {
+        const std::ptrdiff_t n = std::min(read_at_once, layout.count - index);
+        read(layout, channel, index, n, values);
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            if (values[i] != 0.0) return index + i;
+        }
+    }
+    return layout.count;
 }
 
 }  // namespace fastbn

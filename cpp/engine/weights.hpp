@@ -33,6 +33,9 @@ public:
     // What a channel's values weigh together, or no less than that: a mask is left out of account,
     // and of weights that vary from channel to channel the largest is taken for all.
     double largest_total() const { return largest_total_; }
+    // The same, of a mask too where it and weights are the same for all channels; of what exceeds
+    // `enough` it may be a part.
+    double largest_total(double enough, const ArrayRef& x, const Features& features) const;
     // The kernels see the caller's weights divided by this power of two, which is near the largest.
     double divisor() const { return divisor_; }
 
@@ -56,23 +59,27 @@ public:
     void write_mask(const TileRange& range, Tile<const void> weights,
                     std::uint8_t* mask) const noexcept;
     // The same for the gradient that flows through the statistics; dx is computed in `computed`.
-    GradientWeights gradient_tile(const TileRange& range, DType computed,
+    // scales: what weights other than 0 and 1 are multiplied by, for the tile's channel or each of
+    // its columns; or null.
+    GradientWeights gradient_tile(const TileRange& range, DType computed, const double* scales,
                                   const Scratch& scratch) const noexcept;
 
     // The index of the next of a channel's values that count, from `index` on, in the order of
     // reduced_dims: without regard to NaN, and their number if none does.
     std::ptrdiff_t next_counted(const Layout& layout, std::ptrdiff_t channel,
                                 std::ptrdiff_t index) const noexcept;
-    // The weight of one value, slowly; likewise.
-    double weight(const Layout& layout, std::ptrdiff_t channel,
-                  std::ptrdiff_t index) const noexcept;
+    // The weights of n of them from `begin` on, read_at_once at most, as the kernels see them;
+    // likewise.
+    static constexpr std::ptrdiff_t read_at_once = 1024;
+    void read(const Layout& layout, std::ptrdiff_t channel, std::ptrdiff_t begin, std::ptrdiff_t n,
+              double* to) const noexcept;
 
 private:
     void scan_weights(const Features& features, const ArrayRef& x);
     double* pack(const TileRange& range, const Scratch& scratch) const noexcept;
-    Tile<const double> elements(const TileRange& range, const Scratch& scratch) const noexcept;
+    double* elements(const TileRange& range, const Scratch& scratch) const noexcept;
     Tile<const std::uint8_t> mask(const TileRange& range, const Scratch& scratch) const noexcept;
-    const double* rows(const TileRange& range, const Scratch& scratch) const noexcept;
+    double* rows(const TileRange& range, const Scratch& scratch) const noexcept;
 
     ArrayRef where_;
     ArrayRef weights_;
@@ -86,6 +93,7 @@ private:
     WeightsForm form_ = WeightsForm::none;
     bool rows_alike_ = false;  // one weight for each row of x; kernels may see several as one
     bool same_in_channels_ = false;
+    bool by_column_ = false;                // a tile's columns are channels
     std::ptrdiff_t staging_ = 0;            // of what is packed for a tile, and
     std::ptrdiff_t row_bytes_staging_ = 0;  // of a mask for each row, of which that is made
 };

@@ -50,7 +50,7 @@ public:
         if (!operand || operand.direct) return;
         operand.staging = add(size_of(operand.kernel_dtype));
         // Origins are subtracted on the way, whatever lies side by side.
-        if (operand.transposed && operand.converted() && !operand.origins) {
+        if (operand.transposed && operand.converted() && operand.origins == nullptr) {
             operand.stored_staging = add(size_of(operand.dtype));
         }
     }

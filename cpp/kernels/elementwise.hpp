@@ -42,13 +42,6 @@ inline AffineBlocks<C> blend(std::ptrdiff_t n, const AffineBlocks<C>& a, const A
     return {blend(n, a.center, b.center), blend(n, a.scale, b.scale), blend(n, a.shift, b.shift)};
 }
 
-// With a power of two for the channels out of range.
-template <class C>
-struct ScaledAffineBlocks {
-    Block<C> pre;
-    AffineBlocks<C> affine;
-};
-
 // The coefficients of columns i to i + n - 1, or of all columns of channel i.
 template <class C, class Formula, class N>
 inline typename Formula::Coefficients of_columns(const Formula& formula, std::ptrdiff_t i, N n) {
@@ -71,29 +64,14 @@ inline std::ptrdiff_t columns_before_boundary(const Y* row, std::ptrdiff_t cols)
     return before < cols ? before : cols;
 }
 
-struct Cached {
-    template <class Y>
-    static std::ptrdiff_t head(const Y*, std::ptrdiff_t) {
-        return 0;
-    }
-    template <class Y, class C>
-    static void put(Y* p, const Block<C>& b) {
+template <bool streamed, class Y, class C>
+inline void put(Y* p, const Block<C>& b) {
+    if constexpr (streamed) {
+        stream(p, b);
+    } else {
         store(p, Full{}, b);
     }
-    static void fence() {}
-};
-
-struct Streamed {
-    template <class Y>
-    static std::ptrdiff_t head(const Y* row, std::ptrdiff_t cols) {
-        return columns_before_boundary(row, cols);
-    }
-    template <class Y, class C>
-    static void put(Y* p, const Block<C>& b) {
-        stream(p, b);
-    }
-    static void fence() { stream_fence(); }
-};
+}
 
 // ---- The loops ----
 
@@ -116,15 +94,14 @@ inline Walk walk_of(const Elementwise& e) {
 // With coefficients for each column: the block at column i takes them from entry `at` on, which
 // wraps round at `period`. A piece of a row begins and ends where blocks do, so that past the
 // caches goes all but the two ends of the whole.
-template <class C, class Y, class Formula, class Output>
-inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& formula,
-                          const Output& output) {
+template <class C, bool streamed, class Y, class Formula>
+inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& formula) {
     const std::ptrdiff_t cols = e.cols;
     const std::ptrdiff_t period = e.period;
     const Walk walk = walk_of<C>(e);
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
-        const std::ptrdiff_t head = output.head(row, cols);
+        const std::ptrdiff_t head = streamed ? columns_before_boundary(row, cols) : 0;
         if (head > 0) store(row, head, formula(r, 0, head, of_columns<C>(formula, 0, head)));
         const std::ptrdiff_t end = cols - (cols - head) % lanes;
         const auto block_from = [=](std::ptrdiff_t i) {
@@ -138,7 +115,8 @@ inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& form
                 const std::ptrdiff_t stop =
                     block_from(begin + (next < walk.step ? next : walk.step));
                 for (std::ptrdiff_t at = i - begin; i < stop; i += lanes) {
-                    output.put(row + i, formula(r, i, Full{}, of_columns<C>(formula, at, Full{})));
+                    put<streamed>(row + i,
+                                  formula(r, i, Full{}, of_columns<C>(formula, at, Full{})));
                     at += lanes;
                     at -= at >= period ? period : 0;
                 }
@@ -147,42 +125,41 @@ inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& form
         const std::ptrdiff_t n = cols - end;
         if (n > 0) store(row + end, n, formula(r, end, n, of_columns<C>(formula, end % period, n)));
     }
-    output.fence();
+    if constexpr (streamed) stream_fence();
 }
 
 // With coefficients for each channel, of channel_width columns. Only a tile of a single channel may
 // have one narrower than a block, so that no block meets more than two.
-template <class C, class Y, class Formula, class Output>
-inline void write_channels(Tile<Y> out, const Elementwise& e, const Formula& formula,
-                           const Output& output) {
+template <class C, bool streamed, class Y, class Formula>
+inline void write_channels(Tile<Y> out, const Elementwise& e, const Formula& formula) {
     using Coefficients = typename Formula::Coefficients;
     const std::ptrdiff_t cols = e.cols;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
         Coefficients now = of_channel<C>(formula, 0);
-        std::ptrdiff_t i = output.head(row, cols);
+        std::ptrdiff_t i = streamed ? columns_before_boundary(row, cols) : 0;
         if (i > 0) store(row, i, formula(r, 0, i, now));
         for (std::ptrdiff_t channel = 0, end = e.channel_width;; end += e.channel_width) {
-            for (; i + lanes <= end; i += lanes) output.put(row + i, formula(r, i, Full{}, now));
+            for (; i + lanes <= end; i += lanes) put<streamed>(row + i, formula(r, i, Full{}, now));
             if (end >= cols) break;
             const Coefficients next = of_channel<C>(formula, ++channel);
             if (i < end) {
-                output.put(row + i, formula(r, i, Full{}, blend(end - i, now, next)));
+                put<streamed>(row + i, formula(r, i, Full{}, blend(end - i, now, next)));
                 i += lanes;
             }
             now = next;
         }
         if (i < cols) store(row + i, cols - i, formula(r, i, cols - i, now));
     }
-    output.fence();
+    if constexpr (streamed) stream_fence();
 }
 
-template <class C, class Y, class Formula, class Output>
-inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula, const Output& output) {
+template <class C, bool streamed, class Y, class Formula>
+inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula) {
     if (e.channel_width == 1) {
-        write_columns<C>(out, e, formula, output);
+        write_columns<C, streamed>(out, e, formula);
     } else {
-        write_channels<C>(out, e, formula, output);
+        write_channels<C, streamed>(out, e, formula);
     }
 }
 
@@ -190,9 +167,9 @@ inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula, con
 template <class C, class Y, class Formula>
 inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula) {
     if constexpr (streams) {
-        if (e.stream) return write<C>(out, e, formula, Streamed{});
+        if (e.stream) return write<C, true>(out, e, formula);
     }
-    write<C>(out, e, formula, Cached{});
+    write<C, false>(out, e, formula);
 }
 
 // A formula whose code for parts of blocks is there once for all loops: longer ones would take
@@ -219,8 +196,9 @@ Outlined(Formula) -> Outlined<Formula>;
 
 // ---- For channels out of range ----
 //
-// Formulas with many coefficients, and calls so rare that a block may be a call of its own, which
-// finds its coefficients itself.
+// Formulas with many coefficients, and calls so rare that a block may be a call of its own. Such a
+// formula has no Coefficients: in their place its operator() is given at(array), by which it finds
+// each where it is used.
 
 // The coefficients of a block of n columns from entry i on, of which `channel_width` columns have
 // one in common. A null array is of ones.
@@ -242,7 +220,7 @@ FASTBN_FLATTEN [[gnu::noinline]] void write_block(Y* to, const Formula& formula,
     const auto at = [&](const C* array) {
         return coefficients_at(array, i % e.period, count_of(n), e.channel_width);
     };
-    store(to, n, formula(r, i, n, formula.coefficients(at)));
+    store(to, n, formula(r, i, n, at));
 }
 
 template <class C, class Y, class Formula>

@@ -67,42 +67,27 @@ struct PlainGradient {
     void prefetch_residual(const Prefetch&) const {}
 };
 
-// What the sign of z takes, which is the forward pass's own.
-template <class Y>
-struct ActivationInput {
-    using C = Computed<Y>;
-    ActivationOf<C> activation;
-    Tile<const Y> residual;
-    Block<C> pre;
-    AffineBlocks<C> affine;
-
-    // at(array): a block of a coefficient's array, for the columns at hand or one for all.
-    template <class At>
-    ActivationInput(const ActivationGradient& of, const At& at)
-        : activation(of.activation),
-          residual(typed<const Y>(of.residual)),
-          pre(of.z.pre != nullptr ? at(static_cast<const C*>(of.z.pre)) : broadcast(C(1))),
-          affine(affine_blocks(typed<const C>(of.z), at)) {}
-
-    // From dy to dz.
-    template <class N>
-    void apply(Block<C>& dy, const Block<C>& x, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
-        Block<C> z = (x * pre - affine.center) * affine.scale + affine.shift;
-        if (residual.data != nullptr) {
-            z = z + load<C>(residual.data + r * residual.stride + i, n);
-        }
-        activation.apply_gradient(z, dy);
-    }
-};
-
-// With an activation. relu_alone: what most are, with a loop of its own.
+// With an activation, by the sign of z, which is the forward pass's own. relu_alone: what most are,
+// with a loop of its own.
 template <class Y, bool relu_alone>
 struct ActivatedGradient {
     using C = Computed<Y>;
     static constexpr bool is_plain = false;
-    ActivationInput<Y> in;
+    ActivationOf<C> activation;
+    Tile<const Y> residual;
+    Block<C> pre;
+    AffineBlocks<C> affine;
     bool skip_zeros;
     bool skips_zeros() const { return !relu_alone && skip_zeros; }
+
+    // at(array): a block of a coefficient's array, for the columns at hand or one for all.
+    template <class At>
+    ActivatedGradient(const ActivationGradient& of, const At& at)
+        : activation(of.activation),
+          residual(typed<const Y>(of.residual)),
+          pre(of.z.pre != nullptr ? at(static_cast<const C*>(of.z.pre)) : broadcast(C(1))),
+          affine(affine_blocks(typed<const C>(of.z), at)),
+          skip_zeros(of.skip_zeros) {}
 
     // Adds the dz and dz * xhat of a part of a block.
     template <class X>
@@ -116,17 +101,20 @@ struct ActivatedGradient {
     Block<C> dz(const Y* dy, const Block<C>& x, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         Block<C> block = load<C>(dy, n);
         if constexpr (relu_alone) {
-            const AffineBlocks<C>& c = in.affine;
-            apply_relu_gradient((x - c.center) * c.scale + c.shift, block);
+            apply_relu_gradient((x - affine.center) * affine.scale + affine.shift, block);
         } else {
-            in.apply(block, x, r, i, n);
+            Block<C> z = (x * pre - affine.center) * affine.scale + affine.shift;
+            if (residual.data != nullptr) {
+                z = z + load<C>(residual.data + r * residual.stride + i, n);
+            }
+            activation.apply_gradient(z, block);
         }
         return block;
     }
     // Calls prefetch(residual) if there is one.
     template <class Prefetch>
     void prefetch_residual(const Prefetch& prefetch) const {
-        if (!relu_alone && in.residual.data != nullptr) prefetch(in.residual);
+        if (!relu_alone && residual.data != nullptr) prefetch(residual);
     }
 };
 
@@ -145,9 +133,9 @@ inline void with_gradient(const ActivationGradient& of, const At& at, const Body
     } else if (!is_activated) {
         body(PlainGradient<Y, true>{});
     } else if (is_relu_alone(of)) {
-        body(ActivatedGradient<Y, true>{ActivationInput<Y>(of, at), false});
+        body(ActivatedGradient<Y, true>(of, at));
     } else {
-        body(ActivatedGradient<Y, false>{ActivationInput<Y>(of, at), of.skip_zeros});
+        body(ActivatedGradient<Y, false>(of, at));
     }
 }
 
@@ -311,7 +299,7 @@ FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
         rows, cols, columns_before_line(x, cols), begin,
         [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
             const auto at = [=](const C* array) { return load<C>(array + i, n); };
-            const GradientSums here{sums.dy + i, sums.dy_xhat + i};
+            const GradientSums here = from(sums, i);
             with_gradient<Y>(activation, at, [&](const auto& gradient) {
                 const auto prefetch_row = [&] {
                     dy_ahead.next_block();

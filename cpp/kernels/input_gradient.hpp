@@ -53,15 +53,6 @@ inline ActivatedBlocks<C> blend(std::ptrdiff_t n, const ActivatedBlocks<C>& a,
     return {blend(n, a.dx, b.dx), blend(n, a.z_shift, b.z_shift)};
 }
 
-// With channels out of range.
-template <class C>
-struct ScaledGradientBlocks {
-    InputGradientBlocks<C> dx;
-    Block<C> pre;
-    Block<C> dy_pre;
-    ScaledAffineBlocks<C> z;
-};
-
 // ---- What a formula reads, and its options ----
 
 template <class X, class Y>
@@ -227,30 +218,24 @@ struct InputGradientWithOptions {
     }
 };
 
+// With channels out of range.
 template <class X, class Y>
 struct ScaledInputGradient {
     using C = Computed<Y>;
-    using Coefficients = ScaledGradientBlocks<C>;
     GradientInput<X, Y> in;
     GradientOptions<Y> options;
 
     // What z has no arrays for is not used, without an activation, or a power of two that is 1.
-    template <class At>
-    Coefficients coefficients(const At& at) const {
-        return {input_gradient_blocks(in.dx, at),
-                at(in.dx.pre),
-                at(in.dx.dy_pre),
-                {at(in.z.pre), affine_blocks(in.z, at)}};
-    }
-    template <class N>
-    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+    template <class N, class At>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const At& at) const {
         const Block<C> x = in.load_x(r, i, n);
         Block<C> dz = in.load_dy(r, i, n);
-        const Block<C> z = (x * c.z.pre - c.z.affine.center) * c.z.affine.scale + c.z.affine.shift;
+        const Block<C> z = (x * at(in.z.pre) - at(in.z.center)) * at(in.z.scale) + at(in.z.shift);
         options.activate(dz, z, r, i, n);
-        Block<C> flow = (x * c.pre - c.dx.center) * c.dx.coef_x + c.dx.coef_const;
+        Block<C> flow =
+            (x * at(in.dx.pre) - at(in.dx.center)) * at(in.dx.coef_x) + at(in.dx.coef_const);
         options.weigh(flow, r, i, n);
-        return (dz * c.dy_pre - flow) * c.dx.scale;
+        return (dz * at(in.dx.dy_pre) - flow) * at(in.dx.scale);
     }
 };
 

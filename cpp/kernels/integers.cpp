@@ -287,7 +287,7 @@ FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t r
         const std::ptrdiff_t begin = i + width <= cols ? i : cols - width;
         const Tile<const X> columns{x.data + begin, x.stride};
         add_columns<X>(sums_of_rows(columns, rows, read_all), i - begin, width, rows,
-                       {to.sum + begin, to.squares + begin, to.squares_lo + begin});
+                       from(to, begin));
     }
 }
 

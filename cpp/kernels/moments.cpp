@@ -8,7 +8,6 @@
 #include "kernels/per_channel.hpp"
 #include "kernels/table.hpp"
 #include "kernels/value_range.hpp"
-#include "kernels/weights.hpp"
 #include "numerics/dtype.hpp"
 
 namespace fastbn::FASTBN_ISA {

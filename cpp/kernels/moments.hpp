@@ -1,11 +1,10 @@
 // The forward reduction: moments of a tile's values, merged with what is known of its channels;
-// one implementation for all types and for all that says how much values count (weights.hpp).
+// one implementation for all types and for all that says how much values count.
 #pragma once
 
 #include "kernels/chunk_sums.hpp"
 #include "kernels/per_channel.hpp"
 #include "kernels/table.hpp"
-#include "kernels/weights.hpp"
 #include "numerics/moments_math.hpp"
 #include "simd/block.hpp"
 #include "simd/prefetch.hpp"
@@ -452,9 +451,9 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     add_shifted(x, by, rows, cols, columns);
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
         if constexpr (form == WeightsForm::none) {
-            merge_columns(columns[i / lanes], size, count, state_from(state, i), n);
+            merge_columns(columns[i / lanes], size, count, from(state, i), n);
         } else {
-            merge_weighted_columns(columns[i / lanes], by, state_from(state, i), count_of(n));
+            merge_weighted_columns(columns[i / lanes], by, from(state, i), count_of(n));
         }
     });
 }

@@ -105,19 +105,15 @@ struct NormalizedWithOptions {
 template <class X, class Y>
 struct ScaledNormalized {
     using C = Computed<Y>;
-    using Coefficients = ScaledAffineBlocks<C>;
     NormalizeInput<X, C> x;
     NormalizeOptions<Y> options;
 
-    template <class At>
-    Coefficients coefficients(const At& at) const {
-        return {at(x.affine.pre), affine_blocks(x.affine, at)};
-    }
-    template <class N>
-    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients& c) const {
+    template <class N, class At>
+    Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const At& at) const {
         const Block<C> xi = x(r, i, n);
         options.inspect(xi);
-        return options.finish(normalized(xi * c.pre, c.affine), r, i, n);
+        const Block<C> z = normalized(xi * at(x.affine.pre), affine_blocks(x.affine, at));
+        return options.finish(z, r, i, n);
     }
 };
 

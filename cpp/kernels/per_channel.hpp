@@ -14,18 +14,6 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-inline MomentsSums state_from(const MomentsSums& s, std::ptrdiff_t i) {
-    const bool has_weights = s.weight != nullptr;
-    return {s.ref + i,
-            s.offset + i,
-            s.m2 + i,
-            s.m2_lo + i,
-            s.sum + i,
-            s.sum_lo + i,
-            has_weights ? s.weight + i : nullptr,
-            has_weights ? s.weight_lo + i : nullptr};
-}
-
 inline Moments<double> at(const MomentsSums& s, std::ptrdiff_t i) {
     return {s.ref[i], s.offset[i], s.m2[i], s.m2_lo[i], s.sum[i], s.sum_lo[i]};
 }

@@ -38,13 +38,6 @@ using MomentsKernel = void (*)(Tile<const void> x, Tile<const void> weights, std
                                std::ptrdiff_t cols, double count, MomentsSums sums,
                                void* scratch) noexcept;
 
-// The least and the largest of the values that count, NaN left aside, and whether one of those is
-// NaN: 1 or 0. One array entry per channel, to which a kernel adds what its tile holds.
-struct ValueRange {
-    double* min;
-    double* max;
-    double* has_nan;
-};
 // The weights' forms are none and by_mask.
 using ValueRangeKernel = void (*)(Tile<const void> x, Tile<const std::uint8_t> mask,
                                   std::ptrdiff_t rows, std::ptrdiff_t cols,

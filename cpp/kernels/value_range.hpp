@@ -169,8 +169,7 @@ inline void add_range_of_columns(Tile<const X> x, Tile<const std::uint8_t> mask,
                        copy(group, blocks[i / lanes]);
                    });
     each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-        blocks[i / lanes].add_to_columns({range.min + i, range.max + i, range.has_nan + i},
-                                         count_of(n));
+        blocks[i / lanes].add_to_columns(from(range, i), count_of(n));
     });
 }
 
@@ -182,7 +181,7 @@ FASTBN_FLATTEN void range_of_columns(Tile<const void> untyped_x, Tile<const std:
     for (std::ptrdiff_t left = 0; left < cols; left += cols_at_once) {
         const std::ptrdiff_t width = cols - left < cols_at_once ? cols - left : cols_at_once;
         const Tile<const X> columns{x.data + left, x.stride};
-        const ValueRange here{range.min + left, range.max + left, range.has_nan + left};
+        const ValueRange here = from(range, left);
         if (mask.data == nullptr) {
             add_range_of_columns<false>(columns, mask, rows, width, here);
         } else {

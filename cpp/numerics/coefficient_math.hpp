@@ -59,6 +59,10 @@ struct GradientSums {
     double* dy_xhat;
 };
 
+static inline GradientSums from(const GradientSums& s, std::ptrdiff_t i) {
+    return {s.dy + i, s.dy_xhat + i};
+}
+
 // Coefficients between 1 / most and most keep every intermediate result in range.
 template <class T>
 static constexpr double most() {

@@ -28,6 +28,19 @@ struct MomentsSums {
     double* weight_lo;  // its low part. Both null where every value counts once: the count is known
 };
 
+// The entries from i on.
+static inline MomentsSums from(const MomentsSums& s, std::ptrdiff_t i) {
+    const bool has_weights = s.weight != nullptr;
+    return {s.ref + i,
+            s.offset + i,
+            s.m2 + i,
+            s.m2_lo + i,
+            s.sum + i,
+            s.sum_lo + i,
+            has_weights ? s.weight + i : nullptr,
+            has_weights ? s.weight_lo + i : nullptr};
+}
+
 // Statistics, one array entry per channel: those that moments give, and what else is asked of an
 // array. Null where one is not asked for; a kernel writes all of those that moments give.
 struct Statistics {
@@ -40,6 +53,18 @@ struct Statistics {
     double* min = nullptr;    // of the values that count; both or neither
     double* max = nullptr;
 };
+
+// The least and the largest of the values that count, NaN left aside, and whether one of those is
+// NaN: 1 or 0. One array entry per channel, to which a kernel adds what its tile holds.
+struct ValueRange {
+    double* min;
+    double* max;
+    double* has_nan;
+};
+
+static inline ValueRange from(const ValueRange& r, std::ptrdiff_t i) {
+    return {r.min + i, r.max + i, r.has_nan + i};
+}
 
 // A double-double, or a block of them: an unevaluated sum, of which `low` is small beside `high`.
 template <class V>
@@ -159,6 +184,10 @@ struct IntegerSums {
     double* squares;
     double* squares_lo;
 };
+
+static inline IntegerSums from(const IntegerSums& s, std::ptrdiff_t i) {
+    return {s.sum + i, s.squares + i, s.squares_lo + i};
+}
 
 static inline void add_integers(const IntegerSums& s, std::ptrdiff_t i, double sum,
                                 double squares) {

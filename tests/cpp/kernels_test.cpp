@@ -519,6 +519,7 @@ void check_input_gradient(const Set& set, int row_index, const Shape& shape, con
          false},
         {form == GradientForm::frozen,
          form == GradientForm::rows ? numbers.numbers.data() : nullptr,
+         shape.cols,
          {form == GradientForm::mask ? numbers.mask.data() : nullptr, shape.cols},
          {form == GradientForm::elements ? elements.data() : nullptr, shape.cols}});
     const std::string what =

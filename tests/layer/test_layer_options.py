@@ -273,7 +273,7 @@ def test_a_channel_that_is_masked_whole() -> None:
     assert layer.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("where", [np.False_, np.eye(1, 6, dtype=bool).reshape(6, 1, 1) & (np.arange(5) == 2)])
+@pytest.mark.parametrize("where", [np.False_, np.eye(6, 4, dtype=bool)[:, :, None] & (np.arange(5) == 2)])
 def test_a_batch_that_updates_nothing_is_not_counted(where: Array) -> None:
     layer = BatchNorm(4, momentum=None)
     y = layer(batch(6, 4, 5), where=where)

@@ -231,6 +231,25 @@ def test_too_few_values_to_remember() -> None:
     assert all("weights must sum to more than the correction of 1 on all ranks" in str(each) for each in light)
 
 
+def test_weights_that_leave_nothing_make_an_empty_batch() -> None:
+    def run(comm: ThreadComm) -> Any:
+        layer = BatchNorm(3, comm=comm)
+        y = layer(np.ones((2, 3)), weights=np.zeros((2, 1)))
+        return y.tolist(), layer.running_mean.tolist(), layer.running_var.tolist()
+
+    assert on_ranks(2, run) == [([[0.0] * 3] * 2, [0.0] * 3, [1.0] * 3)] * 2
+
+
+def test_dx_is_finite_where_a_channel_has_the_smallest_weights() -> None:
+    def run(comm: ThreadComm) -> Any:
+        rng = np.random.default_rng(comm.rank)
+        layer = BatchNorm(2, comm=comm, track_running_stats=False)
+        layer(rng.normal(size=(5, 2, 3)), weights=np.broadcast_to([[1.0], [5e-324]], (5, 2, 3)))
+        return layer.backward(rng.normal(size=(5, 2, 3)))
+
+    assert all(np.isfinite(dx).all() for dx in on_ranks(2, run))
+
+
 def test_batches_that_are_empty_on_all_ranks() -> None:
     def run(comm: ThreadComm) -> Any:
         layer = BatchNorm(3, comm=comm)

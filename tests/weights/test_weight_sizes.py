@@ -100,8 +100,19 @@ def test_extreme_weights(dtype: Any, size: float, shape: tuple[int, ...], rng: n
 
 @every_isa
 @every_dtype
-@pytest.mark.parametrize("shape", [(65, 3), (10, 3, 7), (20, 3, 3, 3)], ids=str)
-@pytest.mark.parametrize("sizes", [(1, 1e-12, 1e12), (1e-200, 1e-180, 1e-190), (1e280, 1e300, 1e290)], ids=str)
+@pytest.mark.parametrize("shape", [(65, 3), (10, 3, 7), (20, 3, 3, 3), (140, 3, 3, 3), (6, 3, 5, 6)], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1, 1e-12, 1e12),
+        (1e-200, 1e-180, 1e-190),
+        (1e280, 1e300, 1e290),
+        (1, 1e-60, 1e-30),
+        (1e-300, 0.25, 1e-310),  # the largest is 1, by which none is divided
+        (5e-324, 1e-320, 0.25),
+    ],
+    ids=str,
+)
 def test_channels_of_weights_of_another_size(
     dtype: Any, shape: tuple[int, ...], sizes: tuple[float, ...], rng: np.random.Generator
 ) -> None:

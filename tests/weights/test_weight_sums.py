@@ -58,17 +58,44 @@ def test_masks_that_keep_too_little_are_not_remembered(correction: float, rng: n
     fastbn.batch_norm(x, *running, training=True, where=where, correction=correction)
     for now, then in zip(running, before, strict=True):
         assert (now != then).tolist() == [correction < 1, correction < 2, True]
-    single = np.zeros((7, 1, 4), bool)
-    single[2, 0, 2] = True
-    running = before[0].copy(), before[1].copy()
-    y = fastbn.batch_norm(x, *running, training=True, where=single, correction=correction)
-    assert not y[2, :, 2].any()
-    for now, then in zip(running, before, strict=True):
-        assert (now != then).tolist() == [correction < 1] * 3
 
 
 @every_isa
-@pytest.mark.parametrize(("correction", "total"), [(1, 1.0), (1, 0.999), (1, 0.0), (2.5, 2.5), (0, 0.0), (1, 1e-300)])
+@pytest.mark.parametrize("correction", [0, 1, 2.5])
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+@pytest.mark.parametrize("mask", [(2100, 1, 1), (2100, 1, 4), (1, 1, 4), (4,)], ids=str)
+def test_masks_of_all_channels_are_as_weights_of_zero_and_one(
+    correction: float, kept: int, mask: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    """What they leave is remembered, or nothing where they leave nothing, or too little, as a batch of one value is."""
+    shape = (2100 if len(mask) == 3 and mask[0] > 1 else 1, 3, 4 if mask[-1] > 1 else 1)
+    x = rng.standard_normal(shape)
+    where = np.zeros(mask, bool)
+    where.reshape(-1)[rng.choice(where.size, kept, replace=False)] = True
+    before = rng.standard_normal(3), rng.uniform(1, 2, 3)
+    found = []
+    for weighting in ({"where": where}, {"weights": where.astype(float)}, {"where": where, "weights": where + 0.0}):
+        running = before[0].copy(), before[1].copy()
+        out = np.full(x.shape, 123.0)
+        call = {"training": True, "correction": correction, "out": out, **weighting}
+        if kept > correction or kept == 0:
+            fastbn.batch_norm(x, *running, **call)
+            found.append(running)
+            continue
+        with pytest.raises(ValueError, match=rf"^w(here|eights) must .*correction of {correction} .*, got {kept}$"):
+            fastbn.batch_norm(x, *running, **call)
+        np.testing.assert_array_equal(running, before)
+        assert (out == 123.0).all()
+        fastbn.batch_norm_train(x, **weighting)
+        layer = fastbn.BatchNorm(3, correction=correction, on_single="biased")
+        layer(x, **weighting)
+        assert layer.running_mean.all()
+    for one in found:
+        np.testing.assert_allclose(one, found[0] if kept else before, rtol=1e-13)
+
+
+@every_isa
+@pytest.mark.parametrize(("correction", "total"), [(1, 1.0), (1, 0.999), (2.5, 2.5), (1, 1e-300)])
 @pytest.mark.parametrize("mask", [(8, 1, 1), (8, 1, 4), (1, 1, 4), (4,), (), (8, 1, 1, 1)], ids=str)
 def test_weights_that_sum_to_too_little(
     correction: float, total: float, mask: tuple[int, ...], rng: np.random.Generator

@@ -123,7 +123,7 @@ def check_trainable(found: RankStatistics, *, correction: float | None, single: 
         return
     if found.values == 1 and most <= 1:
         raise ValueError("x must hold more than one value per channel in training, got 1 on all ranks together")
-    if correction is None or most > correction:
+    if correction is None or most > correction or most == 0:
         return
     if (found.total == found.values).all():
         rule = f"be less than the {found.values} values per channel on all ranks together"
@@ -150,10 +150,16 @@ def transformed(
 
 
 def means_of(offers: list[dict[str, Any]], total: Array) -> tuple[Array, Array]:
-    """Return sum(dz) and sum(dz * xhat) over all ranks, divided by the count; 0 where that is 0."""
+    """Return sum(dz) and sum(dz * xhat) over all ranks, divided by the count.
+
+    0 where the count is 0, or a sum of weights so small beside other channels' that float64 does not hold the quotient.
+    """
     sum_dy_xhat, sum_dy = (reduce(np.add, sums) for sums in zip(*(offer["sums"] for offer in offers), strict=True))
     divisor = np.where(total > 0, total, 1.0)
-    return sum_dy / divisor, sum_dy_xhat / divisor
+    with np.errstate(over="ignore"):
+        means = sum_dy / divisor, sum_dy_xhat / divisor
+    lost = (total > 0) & (total < 1) & (np.isinf(means[0]) | np.isinf(means[1]))
+    return np.where(lost, 0.0, means[0]), np.where(lost, 0.0, means[1])
 
 
 def updated(old: Array, new: Array, momentum: float, remembered: Array) -> Array:
