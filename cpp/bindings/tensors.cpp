@@ -539,7 +539,13 @@ struct Saved {
     PyObject* negative_slope() const { return PyTuple_GET_ITEM(call.ptr(), 3); }
     bool training() const { return PyTuple_GET_ITEM(call.ptr(), 4) == Py_True; }
     // Without an activation the bias itself is not kept.
-    DType bias_type() const { return static_cast<DType>(number(PyTuple_GET_ITEM(call.ptr(), 5))); }
+    DType bias_type() const {
+        const long saved = number(PyTuple_GET_ITEM(call.ptr(), 5));
+        for (const StorageType& type : storage_types) {
+            if (static_cast<long>(type.dtype) == saved) return type.dtype;
+        }
+        return DType::float32;
+    }
 };
 
 // False where the kernels cannot compute the gradients of what was saved.
