@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import os
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ import timing
 from report import row, time
 
 SPIN_COUNT = "20000"  # as in run.py: threads must be asleep before others are timed
-OURS, THEIRS, FUSED_NETWORK = "fastbn.torch", "torch.nn", "fuse"
+OURS, THEIRS, FUSED_NETWORK, COPY = "fastbn.torch", "torch.nn", "fuse", "a copy"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Group:
     """Shapes of one kind, and how many times as fast as torch's each operation is meant to be in the geometric mean."""
 
@@ -195,7 +195,7 @@ def network() -> Any:
 
 
 def whole_network(quick: bool, effort: timing.Effort) -> Iterator[list[str]]:
-    """Yield a training step's time before and after ``convert``, and after ``fuse``."""
+    """Yield a training step's time before and after ``convert``, after ``fuse``, and of a copy: the noise."""
     import torch
 
     import fastbn.torch
@@ -208,6 +208,7 @@ def whole_network(quick: bool, effort: timing.Effort) -> Iterator[list[str]]:
             THEIRS: model,
             OURS: fastbn.torch.convert(copy.deepcopy(model)),
             FUSED_NETWORK: fastbn.torch.fuse(copy.deepcopy(model), x),
+            COPY: copy.deepcopy(model),
         }
 
         def step(module: Any, x: Any = x) -> Callable[[], Any]:
@@ -220,10 +221,11 @@ def whole_network(quick: bool, effort: timing.Effort) -> Iterator[list[str]]:
 
             return call
 
-        found = timing.measure({name: step(each) for name, each in models.items()}, effort)
+        steps = {name: step(each) for name, each in models.items()}
+        found = timing.measure(steps, dataclasses.replace(effort, min_rounds=30))
         medians = {name: each.median for name, each in found.items()}
         cells = ["channels-last" if channels_last else "NCHW", "x".join(map(str, x.shape)), time(medians[THEIRS])]
-        for name in (OURS, FUSED_NETWORK):
+        for name in (OURS, FUSED_NETWORK, COPY):
             cells += [time(medians[name]), f"{medians[THEIRS] / medians[name]:.2f}"]
         yield cells
 
@@ -261,7 +263,8 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     lines += table(["", "", "input", OURS, THEIRS, "times as fast", "aim"], compared(groups, effort))
     lines += table(["a call on 32x64", "time", "quartiles"], small_parts(effort))
-    columns = ["ResNet-18, a training step", "input", "torch.nn", "convert", "times as fast", "fuse", "times as fast"]
+    columns = ["ResNet-18, a training step", "input", "torch.nn"]
+    columns += [cell for name in ("convert", FUSED_NETWORK, COPY) for cell in (name, "times as fast")]
     lines += table(columns, whole_network(options.quick, effort))
     options.markdown.parent.mkdir(parents=True, exist_ok=True)
     options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
