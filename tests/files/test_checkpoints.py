@@ -41,7 +41,7 @@ def killed(sources: Any, limit: int, **options: Any) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path, rng: np.random.Generator) -> list[str]:
-    """Return files of every kind in which a place is kept differently, of several blocks each."""
+    """Return files of every format in which a place is kept differently, of several blocks each."""
     x = rng.normal([1e6, 0.0, -3.0], [1.0, 1e-3, 5.0], (15_000, 3))
     x[::7, 1] = np.nan
     saves = (datafiles.save_npy, datafiles.save_compressed, datafiles.save_csv, datafiles.save_parquet)

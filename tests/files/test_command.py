@@ -59,8 +59,8 @@ def test_a_table_for_people(command: Run, source: str, x: Array) -> None:
     assert (code, err) == (0, "")
     head, *rows = [line.split() for line in out.splitlines()]
     assert head == ["feature", "count", "mean", "std", "min", "max"]
-    wanted = zip(x.mean(0), x.std(0), x.min(0), x.max(0), strict=True)
-    assert rows == [[f"c{i}", "5000", *(f"{value:.6g}" for value in values)] for i, values in enumerate(wanted)]
+    expected = zip(x.mean(0), x.std(0), x.min(0), x.max(0), strict=True)
+    assert rows == [[f"c{i}", "5000", *(f"{value:.6g}" for value in values)] for i, values in enumerate(expected)]
 
 
 def test_json_for_programs(command: Run, source: str) -> None:
@@ -100,10 +100,10 @@ def test_options_arrive(command: Run, tmp_path: Path, rng: np.random.Generator) 
     options = ["--axis", "1,-1", "--where-finite", "--memory", "1M", "--scale", 2, "--dtype", "float32"]
     assert command("stats", tmp_path / "y.npy", "--out", out, *options)[0] == 0
     stats = load_stats(out)
-    wanted = fastbn.stream(
+    expected = fastbn.stream(
         tmp_path / "y.npy", axis=(1, -1), where_finite=True, memory=1 << 20, scale=2, dtype=np.float32
     )
-    assert same_bits(stats, wanted)
+    assert same_bits(stats, expected)
     assert (read_as(stats)[1:3], stats.shape) == ((2.0, (1, -1)), (30, 5))
     (tmp_path / "h.csv").write_text("1.5,2.5\n")
     assert json.loads(command("stats", tmp_path / "h.csv", "--no-header", "--json")[1])["mean"] == [1.5, 2.5]
@@ -149,7 +149,7 @@ def test_other_files_in_a_folder_of_images(command: Run, tmp_path: Path, rng: np
     code, _, err = command("stats", folder)
     assert (code, err) == (
         0,
-        f"fastbn: {folder} has 2 file(s) of other kinds, which were not read: {folder}/labels.csv, ...\n",
+        f"fastbn: {folder} has 2 file(s) of other formats, which were not read: {folder}/labels.csv, ...\n",
     )
 
 
@@ -319,6 +319,8 @@ def test_columns_that_are_not_numbers_are_named(command: Run, tmp_path: Path) ->
     code, out, err = command("stats", table)
     assert (code, out.splitlines()[-1], err) == (0, "not numbers, and not read: name, town", "")
     assert "not read" not in command("stats", table, "--columns", "height")[1]
+    assert json.loads(command("stats", table, "--json")[1])["not_read"] == {"not numbers": ["name", "town"]}
+    assert "not_read" not in json.loads(command("stats", table, "--json", "--columns", "height")[1])
     code, out, _ = command("stats", tmp_path / "gone.csv", table, "--on-error", "skip")
     assert (code, out.splitlines()[-1]) == (0, "not numbers, and not read: name, town")
 

@@ -81,13 +81,13 @@ NEW = zarr.__version__ >= "3"
 CONSTANT = np.array([[1.0, 5.0, 0.0], [2.0, 5.0, 1.0], [3.0, 5.0, 5.0]])
 
 
-def save(kind: str, folder: Path, x: Array) -> str:
+def save(form: str, folder: Path, x: Array) -> str:
     """Return the path of a variable that xarray has written, in chunks of one column."""
     data = xr.Dataset({"v": (("t", "c"), x)}, coords={"c": np.arange(x.shape[1])})
-    if kind == "netcdf":
+    if form == "netcdf":
         data.to_netcdf(folder / "x.nc", engine="h5netcdf", encoding={"v": {"_FillValue": None}})
         return f"{folder}/x.nc:v"
-    how: Any = {"zarr_format": int(kind[-1]), "consolidated": False}
+    how: Any = {"zarr_format": int(form[-1]), "consolidated": False}
     data.to_zarr(folder / "x.zarr", encoding={"v": {"chunks": (len(x) // 3, 1)}}, **how)
     return f"{folder}/x.zarr:v"
 
@@ -101,13 +101,13 @@ def read(path: str, name: str) -> Array:
 
 
 @pytest.mark.skipif(not NEW, reason="made by functions of version 3")
-@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "netcdf"])
+@pytest.mark.parametrize("form", ["zarr2", "zarr3", "netcdf"])
 @pytest.mark.parametrize("out", ["z.zarr", "z.nc", "folder/", "x.zarr:w", "v2.zarr:w", "v3.zarr:w"])
 @pytest.mark.parametrize("spoiled", [False, True])
-def test_zeros_of_copies_are_data(kind: str, out: str, spoiled: bool, tmp_path: Path) -> None:
+def test_zeros_of_copies_are_data(form: str, out: str, spoiled: bool, tmp_path: Path) -> None:
     x = CONSTANT.copy()
     x[2, 0] = np.nan if spoiled else x[2, 0]
-    source = save(kind, tmp_path, x)
+    source = save(form, tmp_path, x)
     for version in (2, 3):
         zarr.open_group(tmp_path / f"v{version}.zarr", mode="w", zarr_format=version)
     mean, std = CONSTANT.mean(0), np.array([CONSTANT.std(0)[0], 1, CONSTANT.std(0)[2]])
@@ -171,7 +171,7 @@ def test_types_that_orc_has_not(column: Any, how: Any, said: str, tmp_path: Path
     pq.write_table(pa.table({"a": [1.0, 3.0], "i": pa.array([1, 2], pa.int8()), "b": column}), tmp_path / "x.parquet")
     moments = fastbn.stream(tmp_path / "x.parquet", columns=["a"])
     with pytest.raises(
-        ValueError, match=r"out must be of a kind that holds what is in .*x.parquet, got .*z.orc"
+        ValueError, match=r"out must be of a format that holds what is in .*x.parquet, got .*z.orc"
     ) as info:
         fastbn.standardize(tmp_path / "x.parquet", moments, tmp_path / "z.orc", **how)
     assert str(info.value).endswith(said)
@@ -183,7 +183,7 @@ def test_an_index_of_several_levels(name: str, tmp_path: Path) -> None:
     levels = pd.MultiIndex.from_product([["a"], range(3)], names=["p", "q"])
     coords = xr.Coordinates.from_pandas_multiindex(levels, "t")
     with pytest.raises(
-        ValueError, match=r"out must be of a kind that holds what is in source, got .*'t' is a MultiIndex"
+        ValueError, match=r"out must be of a format that holds what is in source, got .*'t' is a MultiIndex"
     ):
         fastbn.standardize(xr.DataArray(X, coords, ("t", "c")), MOMENTS, tmp_path / name)
     assert list(tmp_path.iterdir()) == []

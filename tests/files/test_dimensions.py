@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def test_dimensions_are_reduced_by_name(tmp_path: Path, data: xr.DataArray, dim:
         assert_streamed(fastbn.stream(f"{tmp_path}/{name}", dim=dim, memory=LEAST), data.values, axis)
     fastbn.standardize(data, found, tmp_path / "z.npy", dim=dim)
     kept = (axis,) if isinstance(axis, int) else axis
-    wanted = standard(data.values, tuple(a for a in range(3) if a not in kept))
-    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), wanted, **CLOSE)
+    expected = standard(data.values, tuple(a for a in range(3) if a not in kept))
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), expected, **CLOSE)
 
 
 def test_lazy_arrays_come_in_blocks(tmp_path: Path, data: xr.DataArray) -> None:
@@ -118,15 +119,15 @@ def test_columns_that_are_chosen_keep_their_coordinates(
     assert_streamed(found, np.take(data.values, columns, axis), axis)
     fastbn.standardize(data, found, tmp_path / out, axis=axis, columns=columns)
     others = tuple(each for each in range(3) if each != axis)
-    wanted = data.copy(data=standard(data.values, others)).isel({data.dims[axis]: columns})
+    expected = data.copy(data=standard(data.values, others)).isel({data.dims[axis]: columns})
     opened: Any = functools.partial(xr.open_dataset, engine="h5netcdf")
     if "zarr" in out:
         opened = functools.partial(xr.open_zarr, consolidated=False)
     with opened(tmp_path / out) as written:
         (name,) = written.data_vars
-        np.testing.assert_allclose(written[name], wanted, **CLOSE)
+        np.testing.assert_allclose(written[name], expected, **CLOSE)
         for coord in data.dims:
-            np.testing.assert_array_equal(written[coord], wanted[coord])
+            np.testing.assert_array_equal(written[coord], expected[coord])
 
 
 def test_columns_of_dimensions_without_coordinates(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -197,8 +198,8 @@ def test_packed_numbers_are_unpacked(tmp_path: Path, rng: np.random.Generator, n
     np.testing.assert_allclose(found.mean, np.nanmean(values, 0), rtol=1e-12)
     np.testing.assert_allclose(found.std(), np.nanstd(values, 0), rtol=1e-9)
     fastbn.standardize(f"{tmp_path}/{name}", found, tmp_path / "out.npy")
-    wanted = (values - np.nanmean(values, 0)) / np.nanstd(values, 0)
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=0, atol=1e-12)
+    expected = (values - np.nanmean(values, 0)) / np.nanstd(values, 0)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-12)
 
 
 def test_unsigned_numbers_of_old_netcdf(tmp_path: Path) -> None:
@@ -244,13 +245,13 @@ def test_a_copy_has_what_its_source_has_beside_values(
         zarrs = out.endswith("zarr")
         with xr.open_zarr(path, **how) if zarrs else xr.open_dataset(path, **how) as opened:
             found = opened.load()
-        wanted = data.rename({"t2m": name})
-        wanted[name] = wanted[name].copy(data=standard(data["t2m"].values, (0,)))
-        xr.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+        expected = data.rename({"t2m": name})
+        expected[name] = expected[name].copy(data=standard(data["t2m"].values, (0,)))
+        xr.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
         assert found.attrs == data.attrs
-        for each in wanted.variables:
+        for each in expected.variables:
             held = {key: np.asarray(value).tolist() for key, value in found[each].attrs.items()}
-            assert held == wanted[each].attrs, each
+            assert held == expected[each].attrs, each
 
 
 def test_a_store_of_one_array_has_none_of_a_name(tmp_path: Path) -> None:
@@ -294,3 +295,40 @@ def test_a_copy_in_hdf5_has_the_name_of_its_source(tmp_path: Path, rng: np.rando
         assert list(file) == ["er"]
         assert (dict(file.attrs), dict(file["er"].attrs)) == ({"made": "here"}, {"unit": "K"})
         np.testing.assert_allclose(file["er"][...], standard(x, (0,)), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("out", ["y.nc", "y.zarr"])
+@pytest.mark.parametrize("source", ["x.nc", "x.zarr"])
+def test_what_belongs_to_a_variable_is_copied(tmp_path: Path, data: xr.DataArray, source: str, out: str) -> None:
+    """The variables that `grid_mapping` and `bounds` name (CF conventions, section 5.6 and chapter 7)."""
+    crs = xr.Variable((), np.int32(7), {"grid_mapping_name": "latitude_longitude", "earth_radius": 6371000.0})
+    bounds = xr.Variable(("lat", "edges"), np.arange(12.0).reshape(6, 2))
+    whole = xr.Dataset({"t2m": data, "crs": crs, "lat_bounds": bounds})
+    whole["t2m"].attrs["grid_mapping"], whole["lat"].attrs["bounds"] = "crs", "lat_bounds"
+    if source == "x.nc":
+        whole.to_netcdf(tmp_path / source, engine="h5netcdf")
+    else:
+        whole.to_zarr(tmp_path / source, consolidated=False)
+    moments = fastbn.stream(tmp_path / source, dim="time")  # it has no other array
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastbn.standardize(tmp_path / source, moments, tmp_path / out, dim="time")
+    how: dict[str, Any] = {"engine": "h5netcdf"} if out == "y.nc" else {"engine": "zarr", "consolidated": False}
+    with xr.open_dataset(tmp_path / out, **how) as found:
+        assert found["t2m"].attrs["grid_mapping"] == "crs"
+        assert found["lat"].attrs["bounds"] == "lat_bounds"
+        assert "mask" in found.coords
+        xr.testing.assert_identical(found["crs"].variable, crs)
+        xr.testing.assert_identical(found["lat_bounds"].variable, bounds)
+    with xr.open_dataset(tmp_path / out, decode_coords="all", **how) as found:
+        assert {"crs", "lat_bounds", "mask"} <= set(found.coords)
+
+
+def test_what_belongs_to_a_variable_and_is_missing(tmp_path: Path, data: xr.DataArray) -> None:
+    data.attrs["grid_mapping"] = "crs"
+    data.to_dataset().to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastbn.standardize(tmp_path / "x.nc", fastbn.stream(tmp_path / "x.nc"), tmp_path / "y.nc")
+    with xr.open_dataset(tmp_path / "y.nc", engine="h5netcdf") as found:
+        assert found["t2m"].attrs["grid_mapping"] == "crs"

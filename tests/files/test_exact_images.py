@@ -45,14 +45,14 @@ TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8", "u8", "i8"]
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 def test_tiffs_of_all_types(tmp_path: Path, rng: np.random.Generator, dtype: str, byteorder: Any) -> None:
-    kind = np.dtype(dtype)
-    low = 0 if kind.kind == "u" else -100
+    stored = np.dtype(dtype)
+    low = 0 if stored.kind == "u" else -100
     for shape, photometric in (((6, 7), "minisblack"), ((6, 7, 3), "rgb")):
-        values = (rng.integers(low, 100, shape) * (255 if kind.itemsize > 1 else 1)).astype(kind)
+        values = (rng.integers(low, 100, shape) * (255 if stored.itemsize > 1 else 1)).astype(stored)
         tifffile.imwrite(tmp_path / "x.tif", values, byteorder=byteorder, photometric=photometric)
         exact = values.reshape(6 * 7, -1)
         found = fastbn.stream(tmp_path / "x.tif")
-        assert_streamed(found, exact if kind.itemsize < 8 and dtype != "u4" else exact.astype(np.float64))
+        assert_streamed(found, exact if stored.itemsize < 8 and dtype != "u4" else exact.astype(np.float64))
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "packbits", "zstd"])
@@ -217,7 +217,7 @@ def test_images_of_a_pnm_are_of_one_kind_and_those_of_text_alone(tmp_path: Path)
     values = np.full((2, 3, 1), 1)
     path = tmp_path / "x.pgm"
     path.write_bytes(pnm("P5", values, 255) + pnm("P5", values, 256))
-    with pytest.raises(ValueError, match=r"x.pgm must hold images of one kind, got I;16 and L"):
+    with pytest.raises(ValueError, match=r"x.pgm must hold images of one mode, got I;16 and L"):
         fastbn.stream(path)
     for magic, top in (("P1", None), ("P2", 255)):
         path.write_bytes(pnm(magic, values, top) * 2)
@@ -385,8 +385,8 @@ def test_pages_become_arrays_of_their_own(tmp_path: Path, rng: np.random.Generat
     tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack")
     moments = fastbn.stream(tmp_path / "x.tif")
     fastbn.standardize(tmp_path / "x.tif", moments, tmp_path / "y.npy")
-    wanted = (pages - pages.mean()) / pages.std()
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy")[:, 0], wanted, rtol=0, atol=16 * 2.0**-23 * 2)
+    expected = (pages - pages.mean()) / pages.std()
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy")[:, 0], expected, rtol=0, atol=16 * 2.0**-23 * 2)
     fastbn.standardize(tmp_path / "x.tif", moments, tmp_path / "y")
     assert sorted(path.name for path in (tmp_path / "y").iterdir()) == ["x-0.npy", "x-1.npy", "x-2.npy"]
 
@@ -486,7 +486,7 @@ def test_depths_do_not_mix(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "0.tif") as tiff:
         for dtype in (np.uint8, np.uint16):
             tiff.write(np.zeros((4, 4), dtype), metadata=None)
-    with pytest.raises(ValueError, match=r"0.tif must hold images of one kind, got several"):
+    with pytest.raises(ValueError, match=r"0.tif must hold images of one mode, got several"):
         fastbn.stream(tmp_path)
 
 

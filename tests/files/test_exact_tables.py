@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.orc
@@ -31,7 +32,7 @@ import scipy.sparse
 
 import fastbn
 from fastbn.command.display import show_stats
-from fastbn.io.counting import streamed
+from fastbn.io.counting import Counting
 from fastbn.io.options import Options
 from fastbn.io.statsfiles import load_stats, merged_stats, remembering, save_stats, to_json
 from fastbn.io.texts import _last_end
@@ -152,8 +153,8 @@ def test_types_of_pandas_become_floats(tmp_path: Path, dtype: str) -> None:
         out = tmp_path / f"y{Path(name).suffix}"
         fastbn.standardize(tmp_path / name, fastbn.stream(tmp_path / name, nan="omit"), out)
         found = pd.read_parquet(out) if name.endswith("t") else pd.read_feather(out)
-        wanted = np.asarray(frame["v"].to_numpy(float, na_value=np.nan))
-        np.testing.assert_allclose(found["v"], (wanted - np.nanmean(wanted)) / np.nanstd(wanted), rtol=1e-6)
+        expected = np.asarray(frame["v"].to_numpy(float, na_value=np.nan))
+        np.testing.assert_allclose(found["v"], (expected - np.nanmean(expected)) / np.nanstd(expected), rtol=1e-6)
         assert found["v"].dtype.kind == "f"
         assert found["k"].tolist() == ["a", "b", "c", "d"]
 
@@ -176,7 +177,9 @@ def test_an_index_is_no_feature(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert found["v"].mean() == 0
     for index in (pd.Index([5, 7], name="id"), pd.Index([0.5, 7.25], name="id"), pd.Index(["a", "b"], name="id")):
         pd.DataFrame({"v": [1.0, 3.0]}, index=index).to_parquet(tmp_path / "x.parquet")
-        show_stats(fastbn.Moments(), streamed(str(tmp_path / "x.parquet"), Options()).noted.others or {})
+        counting = Counting(str(tmp_path / "x.parquet"), Options())
+        counting.moments()
+        show_stats(fastbn.Moments(), counting.state.others or {})
         assert capsys.readouterr().out.splitlines()[1:] == ["the index of a data frame, and not read: id"]
     pd.DataFrame({"v": [1.0, 3.0]}, index=pd.Index([5, 7], name="id")).to_parquet(tmp_path / "x.parquet")
     assert fastbn.stream(tmp_path / "x.parquet", columns=["id"]).mean == [6.0]
@@ -441,11 +444,11 @@ def test_what_is_no_number_in_memory_is_named(x: Array) -> None:
         fastbn.stream([x, np.array([[1, "no"]], object)])
     with pytest.raises(ValueError, match=r"got 't' of source, which holds timestamp"):
         fastbn.stream(pd.DataFrame({"t": pd.date_range("2020", periods=2), "v": [1.0, 2.0]}), columns=["t"])
-    for kind in (scipy.sparse.csr_matrix, scipy.sparse.coo_array, scipy.sparse.csc_array):
+    for sparse in (scipy.sparse.csr_matrix, scipy.sparse.coo_array, scipy.sparse.csc_array):
         with pytest.raises(
-            ValueError, match=rf"source must be dense, got a sparse {kind.__name__} \(its toarray\(\) is"
+            ValueError, match=rf"source must be dense, got a sparse {sparse.__name__} \(its toarray\(\) is"
         ):
-            fastbn.stream(kind(np.eye(3)))
+            fastbn.stream(sparse(np.eye(3)))
 
 
 def test_frames_of_nullable_columns(x: Array) -> None:
@@ -492,13 +495,13 @@ def test_integers_of_object_columns_that_float64_holds(entries: list[Any]) -> No
     assert found.max == max(map(float, entries))
 
 
-@pytest.mark.parametrize("kind", [pa.decimal128(20, 0), pa.decimal256(40, 0), pa.decimal128(18, -1)], ids=str)
-def test_decimals_without_places_are_integers(tmp_path: Path, kind: Any) -> None:
-    unit = 10**-kind.scale
+@pytest.mark.parametrize("decimals", [pa.decimal128(20, 0), pa.decimal256(40, 0), pa.decimal128(18, -1)], ids=str)
+def test_decimals_without_places_are_integers(tmp_path: Path, decimals: Any) -> None:
+    unit = 10**-decimals.scale
     held = [Decimal(2**53 * unit), None, Decimal(7 * unit), Decimal(-(2**53 + 2) * unit)]
     lost = next(n for n in range(2**53 + 1, 2**53 + 99) if int(float(n * unit)) != n * unit)
     for name, values in (("held", held), ("lost", [*held, Decimal(lost * unit)])):
-        table = pa.table({"a": pa.chunked_array([values[:2], values[2:]], kind)})
+        table = pa.table({"a": pa.chunked_array([values[:2], values[2:]], decimals)})
         if name == "held" and unit == 1:
             assert fastbn.stream(table, nan="omit").min == -(2.0**53 + 2)
         if name == "lost":
@@ -686,7 +689,7 @@ def test_null_values_are_those_and_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "said"),
+    ("options", "error", "said"),
     [
         ({"delimiter": ";;"}, ValueError, "delimiter must be one ASCII character, .*, got ';;'"),
         ({"delimiter": 1}, TypeError, "delimiter must be a text of one character, got 1"),
@@ -706,12 +709,12 @@ def test_null_values_are_those_and_others(tmp_path: Path) -> None:
         ({"dim": "x", "axis": 1}, ValueError, "dim must come without axis, got dim='x' and axis=1"),
     ],
 )
-def test_options_of_no_meaning(options: dict[str, Any], kind: type[Exception], said: str) -> None:
-    with pytest.raises(kind, match=said):
+def test_options_of_no_meaning(options: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
         fastbn.stream(np.zeros((2, 2)), **options)
 
 
-# Other kinds of tables.
+# Other formats of tables.
 
 
 def feather(folder: Path, table: pa.Table) -> str:
@@ -807,6 +810,46 @@ def test_texts_that_want_an_option(tmp_path: Path, data: bytes, options: dict[st
         fastbn.stream(tmp_path / "x.csv", **options)
 
 
+@pytest.mark.parametrize("mark", ['"', 'x,"y', ',"', '5" wide', "it's"])
+@pytest.mark.parametrize("line", ["# {}\n", "  #{}\n", "#{}\n"])
+def test_quotes_in_comments(tmp_path: Path, mark: str, line: str) -> None:
+    """They open nothing, in lines of their own and behind values, before the names too."""
+    path, said = tmp_path / "x.csv", line.format(mark)
+    quoted = said.replace('"', '""')
+    path.write_text(f'{said}a,b,note\n1,2,"p\n\n#q"\n{said}3,4,r#{mark}\n5,6,"{quoted}"\n')
+    found = fastbn.stream(path, comment="#")
+    assert (found.names, found.mean.tolist(), found.count) == (("a", "b"), [3.0, 4.0], 3)
+    fastbn.standardize(path, found, tmp_path / "y.csv", comment="#")
+    assert pyarrow.csv.read_csv(tmp_path / "y.csv", parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))[
+        "note"
+    ].to_pylist() == ["p\n\n#q", "r", said]
+
+
+def test_the_decimal_point_is_not_the_delimiter(tmp_path: Path, x: Array) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "x.tsv").write_text("a\tb\n1,5\t2\n")
+    said = r"^decimal must not be the delimiter of .*\.csv, got ',' for both \(delimiter=, --delimiter, "
+    with pytest.raises(ValueError, match=said):
+        fastbn.stream(tmp_path / "x.csv", decimal=",")
+    assert fastbn.stream(tmp_path / "x.tsv", decimal=",").mean.tolist() == [1.5, 2.0]
+    with pytest.raises(ValueError, match=said):
+        fastbn.standardize(pd.DataFrame(x), fastbn.stream(x), tmp_path / "y.csv", decimal=",")
+    assert not (tmp_path / "y.csv").exists()
+
+
+def test_what_a_text_does_not_hold_is_named(tmp_path: Path) -> None:
+    table = pa.table({"a": [1.0, 3.0], "deep": [[1, 2], [3]], "é": ["\u2192", "b"]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    pq.write_table(table.drop_columns(["deep"]), tmp_path / "z.parquet")
+    moments = fastbn.stream(table, columns=["a"])
+    said = r"out must be of a format that holds what is in .*x\.parquet, got .*y\.csv.*list<.*\(column 'deep'\)"
+    with pytest.raises(ValueError, match=said):
+        fastbn.standardize(tmp_path / "x.parquet", moments, tmp_path / "y.csv")
+    with pytest.raises(ValueError, match=r"holds what is in .*z\.parquet, got .*y\.csv.*'\\u2192'"):
+        fastbn.standardize(tmp_path / "z.parquet", moments, tmp_path / "y.csv", encoding="latin-1")
+    assert not (tmp_path / "y.csv").exists()
+
+
 def test_comments_behind_names(tmp_path: Path) -> None:
     text = '# of today\n\na,"b#",c# of no unit\n1,2,3# of no value\n# the end\n4,5,6\n'
     (tmp_path / "x.csv").write_text(text)
@@ -846,12 +889,12 @@ def test_arrow_streams_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_decimals_are_the_nearest_numbers(rng: np.random.Generator) -> None:
-    kinds = [pa.decimal128(12, 2), pa.decimal128(15, 13), pa.decimal128(38, 20), pa.decimal256(50, 5)]
-    kinds += [pa.decimal128(10, -3)]
-    for kind in kinds:
-        digits = rng.integers(-(10 ** min(kind.precision, 18)) + 1, 10 ** min(kind.precision, 18), 300).tolist()
-        values = [Decimal(each).scaleb(-kind.scale) for each in digits]
-        columns = [pa.array([None, value, None], kind)[1:] for value in values]  # which begin within their memory
+    types = [pa.decimal128(12, 2), pa.decimal128(15, 13), pa.decimal128(38, 20), pa.decimal256(50, 5)]
+    types += [pa.decimal128(10, -3)]
+    for decimals in types:
+        digits = rng.integers(-(10 ** min(decimals.precision, 18)) + 1, 10 ** min(decimals.precision, 18), 300).tolist()
+        values = [Decimal(each).scaleb(-decimals.scale) for each in digits]
+        columns = [pa.array([None, value, None], decimals)[1:] for value in values]  # which begin within their memory
         for given in (columns, [column.dictionary_encode() for column in columns]):
             found = fastbn.stream(pa.table(given, names=list(map(str, range(300)))), nan="omit")
             assert found.mean.tolist() == list(map(float, values))

@@ -68,7 +68,7 @@ OTHERS = [
     ("standardize x.npy --stats s.npz", "Missing option '--out'"),
     ("standardize --stats s.npz --out y.npy", "Missing argument 'SOURCE"),
     ("standardize x.npy --stats s.txt --out y.npy", "must be .npz or .json, got 's.txt'"),
-    ("standardize x.npy --stats s.npz --out y.xyz", "--out must be a folder or a file of a known kind"),
+    ("standardize x.npy --stats s.npz --out y.xyz", "--out must be a folder or a file of a known format"),
     ("standardize x.npy --stats s.npz --out y.npy --eps -1", "--eps must be finite and >= 0, got -1.0"),
     ("standardize x.npy --stats s.npz --out y.csv --resume", "--resume must come with a new .npy file, Zarr store or"),
     ("standardize x.npy --stats s.npz --out y.npy --out z.npy", "--out must be given once, got y.npy and z.npy"),
@@ -81,9 +81,9 @@ OTHERS = [
 ]
 FILES = [  # what may be right with other files
     ("stats nosuch.npy", "nosuch.npy: No such file or directory"),
-    ("stats x.txt", "source must be a folder or a file of a known kind"),
+    ("stats x.txt", "source must be a folder or a file of a known format"),
     ("stats bad.npy", "bad.npy cannot be read"),
-    ("stats empty", "source must hold images or other files of a known kind, got the folder 'empty'"),
+    ("stats empty", "source must hold images or other files of a known format, got the folder 'empty'"),
     ("stats x.npy --axis 7", "axis must name axes among the 2 of x.npy, got 7"),
     ("stats x.npy --columns 9", "columns must be among"),
     ("stats x.npy --dim time", "dim must name dimensions of x.npy"),

@@ -129,9 +129,9 @@ def test_an_array_that_broadcasts(rng: np.random.Generator, tmp_path: Path) -> N
     for weights in (lat[:, np.newaxis], lat.reshape(1, 40, 1), np.broadcast_to(lat[:, None], x.shape)):
         for axis in (2, 0, (0, 2), ()):
             found = fastbn.stream(source, axis=axis, weights=weights, memory=LEAST)
-            wanted = fastbn.Moments().update(x, axis=axis, weights=np.broadcast_to(weights, x.shape))
-            np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-12, atol=1e-14)
-            np.testing.assert_allclose(found.m2, wanted.m2, rtol=1e-12)
+            expected = fastbn.Moments().update(x, axis=axis, weights=np.broadcast_to(weights, x.shape))
+            np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12, atol=1e-14)
+            np.testing.assert_allclose(found.m2, expected.m2, rtol=1e-12)
     np.save(tmp_path / "w.npy", lat.reshape(40, 1))
     assert fastbn.stream(source, axis=2, weights=tmp_path / "w.npy", memory=LEAST) == fastbn.stream(
         source, axis=2, weights=lat.reshape(40, 1), memory=LEAST
@@ -146,12 +146,12 @@ def test_weights_by_dimension(rng: np.random.Generator, tmp_path: Path) -> None:
     lat = np.linspace(-80, 80, 12)
     data = xr.DataArray(rng.normal(size=(7, 12, 5)), {"lat": lat}, ("time", "lat", "lon"), "v")
     weights = np.cos(np.deg2rad(data["lat"]))
-    wanted = data.weighted(weights)
+    expected = data.weighted(weights)
     data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
     for source in (data, tmp_path / "x.nc", data.transpose("lon", "lat", "time")):
         found = fastbn.stream(source, dim=["lat", "lon"], weights=weights)
-        np.testing.assert_allclose(found.mean, wanted.mean(["lat", "lon"]), rtol=1e-12, atol=1e-13)
-        np.testing.assert_allclose(found.std(), wanted.std(["lat", "lon"]), rtol=1e-12)
+        np.testing.assert_allclose(found.mean, expected.mean(["lat", "lon"]), rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(found.std(), expected.std(["lat", "lon"]), rtol=1e-12)
         found = fastbn.stream(source, dim=["time", "lat", "lon"], weights=weights * (data["time"] + 1))
         np.testing.assert_allclose(
             found.mean, data.weighted(weights * (data["time"] + 1)).mean(), rtol=1e-11, atol=1e-13
@@ -160,14 +160,14 @@ def test_weights_by_dimension(rng: np.random.Generator, tmp_path: Path) -> None:
         fastbn.stream(data.values, weights=weights)
 
 
-@pytest.mark.parametrize("kind", ["column", "array", "file"])
+@pytest.mark.parametrize("given_as", ["column", "array", "file"])
 @pytest.mark.parametrize("save", [datafiles.save_csv, datafiles.save_parquet], ids=lambda save: save.__name__)
-def test_runs_go_on_with_their_weights(tmp_path: Path, x: Array, w: Array, kind: str, save: datafiles.Save) -> None:
+def test_runs_go_on_with_their_weights(tmp_path: Path, x: Array, w: Array, given_as: str, save: datafiles.Save) -> None:
     both = np.column_stack([x, w])
     np.save(tmp_path / "w.npy", w.tolist() + w.tolist())
     np.save(tmp_path / "y.npy", w[::-1].tolist() + w.tolist())
     source = save(tmp_path, both)
-    given: Any = {"column": "c3", "array": np.tile(w, 2), "file": str(tmp_path / "w.npy")}[kind]
+    given: Any = {"column": "c3", "array": np.tile(w, 2), "file": str(tmp_path / "w.npy")}[given_as]
     options: dict[str, Any] = {"weights": given, "memory": LEAST, "columns": ["c0", "c1", "c2"]}
     sources = [source, source]
     whole = fastbn.stream(sources, **options)

@@ -1,4 +1,4 @@
-"""A folder of images has the statistics of its pixels, channel by channel, whatever its files' sizes and kinds."""
+"""A folder of images has the statistics of its pixels, channel by channel, whatever its files' sizes and formats."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_channels_are_features(tmp_path: Path, images: list[Array]) -> None:
 
 def test_units_of_0_to_1(tmp_path: Path, images: list[Array]) -> None:
     found = fastbn.stream(save_images(tmp_path / "images", images), scale=255)
-    wanted = pixels(images) / 255.0
-    np.testing.assert_allclose(found.mean, wanted.mean(0), rtol=1e-12)  # sums of 1e5 terms, and NumPy's own
-    np.testing.assert_allclose(found.std(), wanted.std(0), rtol=1e-12)
+    expected = pixels(images) / 255.0
+    np.testing.assert_allclose(found.mean, expected.mean(0), rtol=1e-12)  # sums of 1e5 terms, and NumPy's own
+    np.testing.assert_allclose(found.std(), expected.std(0), rtol=1e-12)
     assert found.max is not None
     assert found.max.tolist() == [1.0, 1.0, 1.0]
 
@@ -80,11 +80,11 @@ def modes(rng: np.random.Generator) -> dict[str, tuple[Any, Array, tuple[str, ..
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "RGB", "RGBA", "P", "I;16", "F"])
 def test_modes(tmp_path: Path, rng: np.random.Generator, mode: str) -> None:
-    image, wanted, names = modes(rng)[mode]
+    image, expected, names = modes(rng)[mode]
     assert image.mode == mode
     image.save(tmp_path / ("x.tif" if mode == "F" else "x.png"))
     found = fastbn.stream(tmp_path, columns=list(names))
-    assert_streamed(found, wanted.reshape(-1, len(names)))
+    assert_streamed(found, expected.reshape(-1, len(names)))
 
 
 def test_modes_that_are_asked_for(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -92,8 +92,8 @@ def test_modes_that_are_asked_for(tmp_path: Path, rng: np.random.Generator) -> N
     for name in ("L", "RGB", "RGBA", "P"):
         images[name][0].save(tmp_path / f"{name}.png")
     for mode in ("L", "RGB", "RGBA", "HSV"):
-        wanted = [np.asarray(images[name][0].convert(mode)) for name in ("L", "P", "RGB", "RGBA")]
-        flat = [array.reshape(5 * 7, -1) for array in wanted]
+        expected = [np.asarray(images[name][0].convert(mode)) for name in ("L", "P", "RGB", "RGBA")]
+        flat = [array.reshape(5 * 7, -1) for array in expected]
         assert_streamed(fastbn.stream(tmp_path, mode=mode), np.concatenate(flat))
     with pytest.raises(ValueError, match=r"P.png must be of mode L as those before it, got RGB \(or ask for one mode"):
         fastbn.stream(tmp_path)

@@ -79,9 +79,9 @@ def test_by_column(tmp_path: Path, rng: np.random.Generator) -> None:
     assert np.asarray(fastbn.stream(frame, nodata={"a": 0}).count).tolist() == [1, 3, 3]
     wide = rng.integers(0, 3, (4, 30_000))  # rows longer than a block
     found = fastbn.stream(datafiles.save_npy(tmp_path, wide), nodata={1: 1, 29_999: 2}, memory=LEAST)
-    wanted = np.full(30_000, 4)
-    wanted[1], wanted[29_999] = (wide[:, 1] != 1).sum(), (wide[:, 29_999] != 2).sum()
-    assert np.asarray(found.count).tolist() == wanted.tolist()
+    expected = np.full(30_000, 4)
+    expected[1], expected[29_999] = (wide[:, 1] != 1).sum(), (wide[:, 29_999] != 2).sum()
+    assert np.asarray(found.count).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "float64"}, {"dtype": "float32"}], ids=str)
@@ -144,10 +144,10 @@ def zarr_(folder: Path, x: Array, **attrs: Any) -> str:
 @pytest.mark.parametrize("dtype", ["i2", "f4", "f8"])
 def test_fill_values_of_arrays(tmp_path: Path, rng: np.random.Generator, save: Callable[..., str], dtype: str) -> None:
     x, bad = spoiled(rng, dtype)
-    kind = np.dtype(dtype).type
-    found = fastbn.stream(save(tmp_path, x, _FillValue=kind(-999), missing_value=np.array([7777], dtype)))
+    stored = np.dtype(dtype).type
+    found = fastbn.stream(save(tmp_path, x, _FillValue=stored(-999), missing_value=np.array([7777], dtype)))
     assert_without(found, x, bad)
-    assert_streamed(fastbn.stream(save(tmp_path, x, _FillValue=kind(-999)), nodata=[]), x)
+    assert_streamed(fastbn.stream(save(tmp_path, x, _FillValue=stored(-999)), nodata=[]), x)
     assert_without(fastbn.stream(save(tmp_path, x), nodata=[-999, 7777]), x, bad)
     for other in ("nonsense", ["a", "b"]):
         assert fastbn.stream(save(tmp_path, x, _FillValue=other)).count == len(x)
@@ -226,8 +226,8 @@ def test_channels_of_images(tmp_path: Path, rng: np.random.Generator) -> None:
     folder = datafiles.save_images(tmp_path / "images", images)
     flat = datafiles.pixels(images)
     found = fastbn.stream(folder, nodata={"R": [int(flat[0, 0])], 2: int(flat[5, 2])})
-    wanted = [(flat[:, 0] != flat[0, 0]).sum(), len(flat), (flat[:, 2] != flat[5, 2]).sum()]
-    assert np.asarray(found.count).tolist() == wanted
+    expected = [(flat[:, 0] != flat[0, 0]).sum(), len(flat), (flat[:, 2] != flat[5, 2]).sum()]
+    assert np.asarray(found.count).tolist() == expected
 
 
 # Signs and factors of stored numbers.

@@ -20,7 +20,7 @@ import fastbn
 from fastbn.__main__ import main
 from support.datafiles import LEAST, Array, assert_streamed, same_bits
 
-KINDS = ["parquet", "feather", "orc", "csv"]
+SUFFIXES = ["parquet", "feather", "orc", "csv"]
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def table(rng: np.random.Generator) -> pa.Table:
     return pa.table(held)
 
 
-def saved(folder: Path, table: pa.Table, by: list[str], kind: str = "parquet") -> Path:
+def saved(folder: Path, table: pa.Table, by: list[str], suffix: str = "parquet") -> Path:
     """Write a table as pyarrow does that divides it by some columns."""
     schema = pa.schema([table.schema.field(name) for name in by])
     partitioning = ds.partitioning(schema, flavor="hive")
-    form, name = {"feather": "ipc"}.get(kind, kind), f"part-{{i}}.{kind}"
-    if kind == "orc":  # which pyarrow.dataset does not write
+    form, name = {"feather": "ipc"}.get(suffix, suffix), f"part-{{i}}.{suffix}"
+    if suffix == "orc":  # which pyarrow.dataset does not write
         for number, part in enumerate(table.to_pandas().groupby(by)):
             path = folder / "/".join(f"{key}={value}" for key, value in zip(by, part[0], strict=True))
             path.mkdir(parents=True)
@@ -56,16 +56,16 @@ def read(folder: Path) -> pd.DataFrame:
     return ds.dataset(folder, partitioning="hive").to_table().to_pandas()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_columns_of_folders_can_be_asked_for(tmp_path: Path, table: pa.Table, kind: str) -> None:
-    folder = saved(tmp_path / "in", table, ["year"], kind)
-    wanted = table.to_pandas()[["w", "year", "v"]]
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_columns_of_folders_can_be_asked_for(tmp_path: Path, table: pa.Table, suffix: str) -> None:
+    folder = saved(tmp_path / "in", table, ["year"], suffix)
+    expected = table.to_pandas()[["w", "year", "v"]]
     found = fastbn.stream(folder, columns=["w", "year", "v"])
     assert found.names == ("w", "year", "v")
-    np.testing.assert_allclose(found.mean, wanted.mean(), rtol=1e-13)
-    np.testing.assert_allclose(found.std(), wanted.std(ddof=0), rtol=1e-12)
+    np.testing.assert_allclose(found.mean, expected.mean(), rtol=1e-13)
+    np.testing.assert_allclose(found.std(), expected.std(ddof=0), rtol=1e-12)
     alone = fastbn.stream(folder, columns=["year"])
-    assert (alone.count, alone.mean) == (3_000, [wanted["year"].mean()])
+    assert (alone.count, alone.mean) == (3_000, [expected["year"].mean()])
     assert same_bits(alone, fastbn.stream(folder, columns=[-1]))
     np.testing.assert_allclose(fastbn.stream(folder, columns=["year", "w"], memory=LEAST).mean, found.mean[[1, 0]])
 
@@ -91,23 +91,23 @@ def test_columns_of_folders_that_are_no_numbers(tmp_path: Path, table: pa.Table)
     assert sorted(set(pd.read_parquet(tmp_path / "all.parquet")["region"])) == sorted(set(table["region"].to_pylist()))
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_one_file_has_them_as_columns(tmp_path: Path, table: pa.Table, kind: str) -> None:
-    folder = saved(tmp_path / "in", table, ["year", "region"], kind)
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_one_file_has_them_as_columns(tmp_path: Path, table: pa.Table, suffix: str) -> None:
+    folder = saved(tmp_path / "in", table, ["year", "region"], suffix)
     for columns in (["v"], ["year", "v"]):
         moments = fastbn.stream(folder, columns=columns)
         out = tmp_path / f"{len(columns)}.parquet"
         fastbn.standardize(folder, moments, out)
-        wanted = read(folder) if kind == "parquet" else table.to_pandas()[["v", "w", "year", "region"]]
+        expected = read(folder) if suffix == "parquet" else table.to_pandas()[["v", "w", "year", "region"]]
         for name in columns:
-            wanted[name] = (wanted[name] - wanted[name].mean()) / wanted[name].std(ddof=0)
+            expected[name] = (expected[name] - expected[name].mean()) / expected[name].std(ddof=0)
         found = pd.read_parquet(out).astype({"w": float})
         key = ["w", "v"]
         assert list(found.columns) == ["v", "w", "year", "region"]
         for name in ("v", "w", "year"):
-            first, second = (frame.sort_values(key)[name].to_numpy() for frame in (found, wanted))
+            first, second = (frame.sort_values(key)[name].to_numpy() for frame in (found, expected))
             np.testing.assert_allclose(first, second, rtol=0, atol=1e-11)
-        assert found.sort_values(key)["region"].tolist() == wanted.sort_values(key)["region"].tolist()
+        assert found.sort_values(key)["region"].tolist() == expected.sort_values(key)["region"].tolist()
 
 
 def test_folders_keep_their_names(tmp_path: Path, table: pa.Table) -> None:
@@ -133,7 +133,7 @@ def put(
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         (["1", "2", "3"], [1.0, 2.0, 3.0]),
         (["-1", "007", "0"], [-1.0, 7.0, 0.0]),
@@ -145,16 +145,16 @@ def put(
         (["1", "2", "9" * 19], None),
     ],
 )
-def test_which_are_numbers(tmp_path: Path, values: list[str], wanted: list[float] | None) -> None:
+def test_which_are_numbers(tmp_path: Path, values: list[str], expected: list[float] | None) -> None:
     folder = put(tmp_path / "in", values)
-    if wanted is None:
+    if expected is None:
         with pytest.raises(ValueError, match="columns must name columns of numbers, got 'k'"):
             fastbn.stream(folder, columns=["k"])
         return
     found = fastbn.stream(folder, columns=["k"], nan="omit")
-    np.testing.assert_allclose(found.mean, np.nanmean(wanted), rtol=1e-15)
-    assert found.count == np.count_nonzero(~np.isnan(wanted))
-    np.testing.assert_allclose(fastbn.stream(folder, columns=["k"]).mean, np.mean(wanted), rtol=1e-15)
+    np.testing.assert_allclose(found.mean, np.nanmean(expected), rtol=1e-15)
+    assert found.count == np.count_nonzero(~np.isnan(expected))
+    np.testing.assert_allclose(fastbn.stream(folder, columns=["k"]).mean, np.mean(expected), rtol=1e-15)
 
 
 def test_a_column_of_the_file_goes_before_that_of_its_folder(tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_weights_may_be_in_the_names_of_folders(tmp_path: Path, rng: np.random.G
     x = rng.normal(size=(3, 50))
     folder = put(tmp_path / "in", ["1", "2", "5"], "n", lambda i: {"v": x[i], "w": x[i] + 1})
     found = fastbn.stream(folder, weights="n")
-    wanted = np.average(x.ravel(), weights=np.repeat([1.0, 2.0, 5.0], 50))
-    np.testing.assert_allclose(found.mean, [wanted, wanted + 1], rtol=1e-13)
+    expected = np.average(x.ravel(), weights=np.repeat([1.0, 2.0, 5.0], 50))
+    np.testing.assert_allclose(found.mean, [expected, expected + 1], rtol=1e-13)
 
 
 def test_the_command_says_what_was_not_read_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,10 +229,10 @@ def test_values_that_are_read_are_those_of_pyarrow(tmp_path: Path, rng: np.rando
 def test_wide_tables_are_read_in_parts(tmp_path: Path, rng: np.random.Generator) -> None:
     x = rng.normal(size=(2, 3_000, 300))
     folder = put(tmp_path / "in", ["1", "2"], make=lambda i: {f"c{j}": x[i, :, j] for j in range(300)})
-    wanted = x.reshape(-1, 300)
+    expected = x.reshape(-1, 300)
     with pytest.warns(RuntimeWarning, match="in the names of folders"):
-        assert_streamed(fastbn.stream(folder, memory=LEAST), wanted)
-    both = np.concatenate([np.repeat([1.0, 2.0], 3_000)[:, np.newaxis], wanted[:, ::-1]], axis=1)
+        assert_streamed(fastbn.stream(folder, memory=LEAST), expected)
+    both = np.concatenate([np.repeat([1.0, 2.0], 3_000)[:, np.newaxis], expected[:, ::-1]], axis=1)
     found = fastbn.stream(folder, columns=["k", *(f"c{j}" for j in reversed(range(300)))], memory=LEAST)
     assert_streamed(found, both)
     with pytest.warns(RuntimeWarning, match="in the names of folders"):

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from fastbn.io.readahead import ahead
+from fastbn.io.run import ahead
 
 
 def count_up(seen: list[int], limit: int = 10**9, error: Exception | None = None) -> Iterator[int]:

@@ -82,16 +82,16 @@ def test_scale_axis_and_mode_are_remembered(
 ) -> None:
     x = rng.integers(0, 256, (6, 5, 4, 3)).astype(np.uint8)
     fastbn.standardize(x, way(fastbn.stream(x, axis=-1, scale=255), tmp_path), tmp_path / "y.npy")
-    wanted = (x - x.mean(axis=(0, 1, 2))) / x.std(axis=(0, 1, 2))
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), wanted, rtol=0, atol=1e-5)
+    expected = (x - x.mean(axis=(0, 1, 2))) / x.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=1e-5)
     for number, image in enumerate((x[0], x[1, :, :, 0])):  # one of them is grey
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     images = [tmp_path / "0.png", tmp_path / "1.png"]
     m = way(fastbn.stream(images, mode="RGB", scale=255), tmp_path)
     fastbn.standardize(images, m, tmp_path / "z.npy")
     pixels = np.stack([x[0], np.repeat(x[1, :, :, :1], 3, axis=-1)]).astype(np.float64)
-    wanted = (pixels - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
-    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), wanted.transpose(0, 3, 1, 2), rtol=0, atol=1e-5)
+    expected = (pixels - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), expected.transpose(0, 3, 1, 2), rtol=0, atol=1e-5)
 
 
 def test_what_is_given_wins_over_what_is_remembered(tmp_path: Path, x: Array) -> None:
@@ -107,8 +107,8 @@ def test_the_axis_of_arrays_is_not_that_of_tables_and_images(tmp_path: Path, x: 
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     Image.fromarray(image).save(tmp_path / "x.png")
     fastbn.standardize(tmp_path / "x.png", fastbn.stream(image[np.newaxis], axis=3), tmp_path / "z.npy")
-    wanted = (image - image.mean(axis=(0, 1))) / image.std(axis=(0, 1))
-    np.testing.assert_allclose(np.load(tmp_path / "z.npy")[0], wanted.transpose(2, 0, 1), rtol=0, atol=1e-5)
+    expected = (image - image.mean(axis=(0, 1))) / image.std(axis=(0, 1))
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy")[0], expected.transpose(2, 0, 1), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="axis must be 1 for images, got 3"):
         fastbn.standardize(tmp_path / "x.png", fastbn.stream(image[np.newaxis], axis=3), tmp_path / "w.npy", axis=3)
 

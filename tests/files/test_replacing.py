@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
 import xarray as xr
 import zarr
@@ -106,9 +107,22 @@ def test_virtual_arrays_of_each_other(tmp_path: Path) -> None:
             layout[:] = h5py.VirtualSource(f"{other}.h5", "v", X.shape)
             file.create_virtual_dataset("v", layout)
     before = (tmp_path / "b.h5").read_bytes()
-    with pytest.raises(ValueError, match=REFUSED):
+    refused = r"a\.h5:/v must not be made of itself"
+    with pytest.raises(ValueError, match=refused):
         fastbn.standardize(f"{tmp_path}/a.h5:v", MOMENTS, f"{tmp_path}/b.h5:v", overwrite=True)
+    with pytest.raises(ValueError, match=refused):
+        fastbn.stream(f"{tmp_path}/a.h5")
     assert (tmp_path / "b.h5").read_bytes() == before
+
+
+def test_a_virtual_array_of_one_that_misses_a_file(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "none")):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            layout = h5py.VirtualLayout(X.shape, X.dtype)
+            layout[:] = h5py.VirtualSource(f"{other}.h5", "v", X.shape)
+            file.create_virtual_dataset("v", layout)
+    with pytest.raises(ValueError, match=r"b\.h5:/v must have all files that it is made of, got none of 'none\.h5'"):
+        fastbn.stream(f"{tmp_path}/a.h5")
 
 
 @pytest.mark.skipif(not NEW, reason="made by functions of version 3")
@@ -195,6 +209,31 @@ def test_a_link_to_a_file_stays_one_where_an_array_is_added(suffix: str, tmp_pat
     # two passes in float64, over three rows
     np.testing.assert_allclose(opened(real, "y"), (X - X.mean(0)) / X.std(0), rtol=1e-12)
     assert (os.listdir(real.parent), sorted(os.listdir(tmp_path))) == ([real.name], ["data", link.name])
+
+
+@pytest.mark.parametrize("name", ["k.npy", "k.npz", "k.h5", "k.zarr", "k.csv"])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_replaced(name: str, there: bool, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    real, link = tmp_path / "data" / f"real-{name}", tmp_path / name
+    if there:
+        fastbn.standardize(X[:1], fastbn.moments(X[:1]), real) if name != "k.csv" else real.touch()
+    link.symlink_to(Path("data") / real.name)
+    source = pa.table({"a": X[:, 0], "b": X[:, 1]}) if name == "k.csv" else X
+    with pytest.raises(FileExistsError):
+        fastbn.standardize(source, MOMENTS, link)
+    fastbn.standardize(source, MOMENTS, link, overwrite=True)
+    fastbn.standardize(source, MOMENTS, tmp_path / f"same-{name}")
+    assert link.is_symlink()
+    np.testing.assert_array_equal(fastbn.stream(real).mean, fastbn.stream(tmp_path / f"same-{name}").mean)
+    assert (os.listdir(real.parent), sorted(os.listdir(tmp_path))) == ([real.name], ["data", name, f"same-{name}"])
+
+
+def test_a_link_to_statistics_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "s.npz").symlink_to("real.npz")
+    fastbn.io.statsfiles.save_stats(MOMENTS, tmp_path / "s.npz")
+    assert (tmp_path / "s.npz").is_symlink()
+    np.testing.assert_array_equal(fastbn.Moments.load(tmp_path / "real.npz").mean, MOMENTS.mean)
 
 
 def opened(path: Path, name: str) -> Array:

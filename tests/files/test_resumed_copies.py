@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -158,3 +161,47 @@ def test_what_cannot_go_on(tmp_path: Path, rng: np.random.Generator, source: str
     given = x if source == "array" else datafiles.save_npy(tmp_path, x)
     with pytest.raises(ValueError, match=said):
         fastbn.standardize(given, fastbn.stream(x), tmp_path / out, resume=True)
+
+
+@pytest.mark.parametrize("out", ["y.npy", "y.zarr", "y"])
+def test_two_runs_at_once(tmp_path: Path, rng: np.random.Generator, out: str) -> None:
+    source = datafiles.save_npy(tmp_path, rng.normal(size=(9_000, 3)))
+    moments, path = fastbn.stream(source), tmp_path / out
+    options: dict[str, Any] = {"resume": True, "memory": LEAST, "every": 0.0}
+    seen: list[Any] = []
+
+    def progress(done: int, total: int | None) -> None:
+        with pytest.raises(BlockingIOError, match="another run with resume=True is writing it") as refused:
+            fastbn.standardize(source, moments, path, **options)
+        seen.append(refused.value.filename)
+
+    fastbn.standardize(source, moments, path, progress=progress, **options)
+    assert set(seen) == {str(path)}
+    assert sorted(os.listdir(tmp_path)) == sorted([out, "x.npy"])
+    (tmp_path / "whole").mkdir()
+    fastbn.standardize(source, moments, tmp_path / "whole" / out)
+    assert contents(path) == contents(tmp_path / "whole" / out)
+
+
+def test_file_systems_without_locks(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(file: object, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    x = rng.normal(size=(90, 3))
+    source = datafiles.save_npy(tmp_path, x)
+    fastbn.standardize(source, fastbn.stream(source), tmp_path / "y.npy", resume=True)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), (x - x.mean(0)) / x.std(0), rtol=1e-12, atol=1e-12)
+
+
+def test_what_another_format_noted_does_not_go_on(tmp_path: Path, rng: np.random.Generator) -> None:
+    source = datafiles.save_npy(tmp_path, rng.normal(size=(9_000, 3)))
+    moments = fastbn.stream(source)
+    options: dict[str, Any] = {"resume": True, "memory": LEAST, "every": 0.0}
+    with pytest.raises(StopError):
+        fastbn.standardize(source, moments, tmp_path / "y.npy", progress=stopping(3), **options)
+    (noted,) = tmp_path.glob(".y.npy.*.json")
+    noted.write_text(json.dumps({**json.loads(noted.read_text()), "format": 77}))
+    with pytest.raises(ValueError, match="its format is not known to this version"):
+        fastbn.standardize(source, moments, tmp_path / "y.npy", **options)
+    assert not (tmp_path / "y.npy").exists()

@@ -161,7 +161,7 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
     ("missing-kind", lambda folder: "nosuch", {}, "No such file or directory: '.*nosuch'"),
     ("missing-hdf5", lambda folder: "nosuch.h5", {}, r"\[Errno 2\] .*: '.*nosuch.h5'"),
     ("missing-parquet", lambda folder: "nosuch.parquet", {}, r"\[Errno 2\] .*: '.*nosuch.parquet'"),
-    ("unknown-kind", written("x.foo", "1"), {}, r"source must be .* known kind \(.npy, .*, got '.*x.foo'"),
+    ("unknown-kind", written("x.foo", "1"), {}, r"source must be .* known format \(.npy, .*, got '.*x.foo'"),
     ("no-npy", written("x.npy", "hello, world"), {}, "x.npy cannot be read: the magic string is not correct"),
     (
         "npy-version",
@@ -476,9 +476,9 @@ def test_csv_in_all_its_forms(tmp_path: Path) -> None:
     rows = [f'{i},"a ""quoted""\n, text",{"true" if i % 2 else "false"},{i / 4},\r\n' for i in range(5_000)]
     path.write_bytes((text + "".join(rows)).encode())
     numbers = np.arange(5_000.0)
-    wanted = np.stack([numbers, numbers % 2, numbers / 4], axis=1)
+    expected = np.stack([numbers, numbers % 2, numbers / 4], axis=1)
     found = fastbn.stream(path, columns=["first, of all", "flag", "with\nline"], memory=LEAST)
-    assert_streamed(found, wanted)
+    assert_streamed(found, expected)
     assert np.isnan(fastbn.stream(path, memory=LEAST).mean).tolist() == [False, False, False, True]
 
     path.write_text("1.5,2\n3,4\n")
@@ -556,7 +556,7 @@ def test_names_with_colons_are_names_if_they_are_there(tmp_path: Path, x: Array)
 
 
 def test_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"source must hold images or other files of a known kind, got the folder"):
+    with pytest.raises(ValueError, match=r"source must hold images or other files of a known format, got the folder"):
         fastbn.stream(tmp_path)
     with pytest.raises(ValueError, match="source must hold something that can be read, got nothing"):
         fastbn.stream([])
@@ -647,7 +647,7 @@ def test_virtual_arrays_of_files_that_are_missing(tmp_path: Path, x: Array) -> N
         file.create_virtual_dataset("v", layout, fillvalue=0.0)
     assert_streamed(fastbn.stream(tmp_path / "x.h5"), x)
     (tmp_path / "part.h5").unlink()
-    with pytest.raises(ValueError, match=r"x\.h5 must have all files that it is made of, got none of 'part\.h5'"):
+    with pytest.raises(ValueError, match=r"x\.h5:/v must have all files that it is made of, got none of 'part\.h5'"):
         fastbn.stream(tmp_path / "x.h5")
 
 

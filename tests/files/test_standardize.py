@@ -151,9 +151,9 @@ def test_types(tmp_path: Path, rng: np.random.Generator, stored: str, asked: str
     fastbn.standardize(tmp_path / "x.npy", fastbn.stream(tmp_path / "x.npy"), tmp_path / "y.npy", dtype=asked)
     found = np.load(tmp_path / "y.npy")
     assert found.dtype == written
-    wanted = standard(y.astype(np.float64)).astype(float)
+    expected = standard(y.astype(np.float64)).astype(float)
     # 16 ulp, of values that are up to 2 deviations from zero.
-    np.testing.assert_allclose(found.astype(float), wanted, rtol=0, atol=16 * np.finfo(written).eps)
+    np.testing.assert_allclose(found.astype(float), expected, rtol=0, atol=16 * np.finfo(written).eps)
 
 
 def test_bfloat16_is_written_as_float32(tmp_path: Path, x: Array) -> None:
@@ -253,7 +253,7 @@ def test_tables_keep_their_other_columns(tmp_path: Path, x: Array) -> None:
         )
     source = tmp_path / "x.csv"
     moments = fastbn.stream(source, columns=names)
-    wanted = standard(x[:, [0, 0]] * [1, -1]).astype(float)
+    expected = standard(x[:, [0, 0]] * [1, -1]).astype(float)
     before = pd.read_csv(source, dtype=str, keep_default_na=False)
     for out in ("y.csv", "y.parquet"):
         fastbn.standardize(source, moments, tmp_path / out, columns=names, memory=LEAST)
@@ -265,9 +265,9 @@ def test_tables_keep_their_other_columns(tmp_path: Path, x: Array) -> None:
         assert list(after) == list(before)
         for name in ("id", "note", "flag"):
             assert after[name].tolist() == before[name].tolist()
-        np.testing.assert_allclose(after[names], wanted, **CLOSE)
+        np.testing.assert_allclose(after[names], expected, **CLOSE)
     fastbn.standardize(source, moments, tmp_path / "y.npy", columns=names)
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), wanted, **CLOSE)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, **CLOSE)
 
 
 def test_what_is_missing_stays_missing(tmp_path: Path) -> None:
@@ -299,12 +299,12 @@ def test_images_of_one_size_become_one_array(tmp_path: Path, rng: np.random.Gene
     images = random_images(rng, 40, (9, 12))
     folder = save_images(tmp_path / "images", images)
     moments = fastbn.stream(folder, scale=255)
-    wanted = standard(np.stack(images), 3).astype(float).transpose(0, 3, 1, 2)
+    expected = standard(np.stack(images), 3).astype(float).transpose(0, 3, 1, 2)
     for out in ("y.npy", "y.zarr"):
         fastbn.standardize(folder, moments, tmp_path / out, scale=255, memory=LEAST)
         found = load(tmp_path / out)
         assert (found.dtype, found.shape) == (np.float32, (40, 3, 9, 12))
-        np.testing.assert_allclose(found, wanted, **SINGLE)
+        np.testing.assert_allclose(found, expected, **SINGLE)
     grey = fastbn.stream(folder, mode="L")
     fastbn.standardize(folder, grey, tmp_path / "grey.npy", mode="L", dtype="f8")
     again = fastbn.stream(tmp_path / "grey.npy")
@@ -324,8 +324,8 @@ def test_images_of_many_sizes_become_a_folder(tmp_path: Path, rng: np.random.Gen
     flat = datafiles.pixels(images).astype(np.longdouble)
     for number, image in enumerate(images):
         name = f"{number:04}.npy" if number < 7 else f"more/{number - 7:04}.npy"
-        wanted = ((image - flat.mean(0)) / flat.std(0)).astype(float).transpose(2, 0, 1)
-        np.testing.assert_allclose(np.load(tmp_path / "out" / name), wanted, **SINGLE)
+        expected = ((image - flat.mean(0)) / flat.std(0)).astype(float).transpose(2, 0, 1)
+        np.testing.assert_allclose(np.load(tmp_path / "out" / name), expected, **SINGLE)
     save_images(tmp_path / "images", images[:1], "bmp")
     with pytest.raises(ValueError, match=r"no two files have one name, got '0000.npy' for .*0000.png"):
         fastbn.standardize(tmp_path / "images", moments, tmp_path / "again")
@@ -490,7 +490,7 @@ def test_chunks_that_are_under_way_are_waited_for(
 @pytest.mark.parametrize(
     ("out", "options", "kind", "message"),
     [
-        ("y.txt", {}, ValueError, r"out must be a folder or a file of a known kind \(.npy, .*\), got '.*y.txt'"),
+        ("y.txt", {}, ValueError, r"out must be a folder or a file of a known format \(.npy, .*\), got '.*y.txt'"),
         ("no/y.npy", {}, FileNotFoundError, "no'"),
         ("y.npy", {"dtype": "i4"}, TypeError, "dtype must be float16, float32 or float64, got 'i4'"),
         ("y.npy", {"dtype": "nonsense"}, TypeError, "dtype must be float16, float32 or float64, got 'nonsense'"),

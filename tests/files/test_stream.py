@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastbn
-from fastbn.io.arrays import Grid, extent, runs
+from fastbn.io.arrays import Grid, contiguous, extent
 from support import datafiles
 from support.datafiles import ARRAYS, LAYOUTS, LEAST, TABLES, Array, Save, assert_streamed, same_bits
 
@@ -58,8 +59,8 @@ def test_feature_axes(tmp_path: Path, rng: np.random.Generator, save: Save, axis
     assert_streamed(fastbn.stream(source, axis=axis, memory=LEAST), y, axis)
     if isinstance(axis, int):
         chosen = [2, 0, 6, 5]
-        wanted = np.take(y, chosen, axis)
-        assert_streamed(fastbn.stream(source, axis=axis, columns=chosen, memory=LEAST), wanted, axis)
+        expected = np.take(y, chosen, axis)
+        assert_streamed(fastbn.stream(source, axis=axis, columns=chosen, memory=LEAST), expected, axis)
 
 
 @pytest.mark.parametrize("columns", [None, [10_000, 3, 9_999, 17_000]], ids=str)
@@ -135,13 +136,13 @@ def test_arrays_and_what_is_like_them(tmp_path: Path, x: Array) -> None:
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_mapped_files(tmp_path: Path, x: Array, mode: Any) -> None:
     mapped = np.load(datafiles.save_npy(tmp_path, x), mmap_mode=mode)
-    wanted = x.copy()
+    expected = x.copy()
     if mode == "c":  # pages that were changed are this process's alone: they must not be let go
-        mapped[:, 1] = wanted[:, 1] = 5.0
-    assert_streamed(fastbn.stream(mapped, memory=LEAST), wanted)
-    assert_streamed(fastbn.stream(mapped[1::2, ::-1], memory=LEAST), wanted[1::2, ::-1])
-    assert_streamed(fastbn.stream(np.asarray(mapped).view(np.memmap), memory=LEAST), wanted)  # knows no mode
-    np.testing.assert_array_equal(mapped, wanted)
+        mapped[:, 1] = expected[:, 1] = 5.0
+    assert_streamed(fastbn.stream(mapped, memory=LEAST), expected)
+    assert_streamed(fastbn.stream(mapped[1::2, ::-1], memory=LEAST), expected[1::2, ::-1])
+    assert_streamed(fastbn.stream(np.asarray(mapped).view(np.memmap), memory=LEAST), expected)  # knows no mode
+    np.testing.assert_array_equal(mapped, expected)
 
 
 def test_several_sources_are_one(tmp_path: Path, x: Array) -> None:
@@ -258,7 +259,7 @@ def test_runs_are_the_memory_of_a_region(data: st.DataObject, shape: list[int]) 
     bounds = [sorted((data.draw(st.integers(0, size)), data.draw(st.integers(0, size)))) for size in shape]
     region = tuple(slice(*bound) for bound in bounds)
     numbers = np.arange(np.prod(shape)).reshape(shape)
-    found = [first + i for first, count in runs(tuple(shape), region) for i in range(count)]
+    found = [first + i for first, count in contiguous(tuple(shape), region) for i in range(count)]
     assert found == numbers[region].ravel().tolist()
     assert extent(region) == numbers[region].shape
 
@@ -299,3 +300,8 @@ def test_numbers_of_more_than_64_bits_are_not_rounded_without_a_word(tmp_path: P
             fastbn.standardize(source, moments, tmp_path / "y.npy", overwrite=True)
         fastbn.standardize(source, moments, tmp_path / "y.npy", dtype="float64", overwrite=True)
     assert fastbn.stream(tmp_path / "x.npy", columns=[1], nan="omit").mean == [3.5]
+
+
+def test_systems_that_take_no_advice_on_files(tmp_path: Path, x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise")
+    assert_streamed(fastbn.stream(datafiles.save_npy(tmp_path, x)), x)

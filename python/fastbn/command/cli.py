@@ -17,10 +17,10 @@ import click
 from fastbn import __version__, config
 from fastbn.command import display
 from fastbn.io.checkpoints import is_checkpoint
-from fastbn.io.counting import streamed
+from fastbn.io.counting import Counting
 from fastbn.io.options import MAX_PIXELS, MEMORY, Options
 from fastbn.io.places import is_zarr, left_out, places, replaces
-from fastbn.io.rewriting import standardized, target_for
+from fastbn.io.rewriting import Rewriting, target_for
 from fastbn.io.statsfiles import checked_suffix, load_stats, merged_stats, save_stats, to_json
 
 # What arguments mean.
@@ -153,20 +153,22 @@ def stats(
         if options.resume and not os.path.exists(kept):
             display.note(f"{kept} is not there, so this begins at the beginning")
     with _resumable(kept), display.progress("counting") as report:
-        found = streamed(sources, options.but(progress=report))
+        counting = Counting(sources, options.but(progress=report))
+        moments = counting.moments()
     _note_left_out(sources)
     for path in out:
-        save_stats(found.moments, path)
+        save_stats(moments, path)
     if out:
-        found.settle()
-    noted = found.noted
+        counting.remove_checkpoint()
+    notes, others = counting.state.notes, (not given["columns"] and counting.state.others) or {}
     if as_json:
-        notes = {"notes": noted.notes} if noted.notes else {}
-        print(to_json(found.moments, skipped=noted.skipped, **notes))
+        more = {"notes": notes, "not_read": others}
+        told = {name: value for name, value in more.items() if value}
+        print(to_json(moments, skipped=counting.state.skipped, **told))
     else:
-        display.show_stats(found.moments, (not given["columns"] and noted.others) or {}, noted.notes)
+        display.show_stats(moments, others, notes)
     sys.stdout.flush()
-    found.settle()
+    counting.remove_checkpoint()
 
 
 def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, **given: Any) -> None:
@@ -176,7 +178,7 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
         options = _options(given | {"dtype": None}, written=given["dtype"], overwrite=force)
         target_for(out, options)
     with _resumable("" if options.resume else None), display.progress("writing") as report:
-        standardized(sources, statistics, out, options.but(progress=report))
+        Rewriting(sources, statistics, out, options.but(progress=report)).write()
     _note_left_out(sources)
     spoiled = display.spoiled(load_stats(statistics))
     if spoiled:
@@ -241,8 +243,8 @@ _PARAMETERS: dict[Any, list[Any]] = {
 app = click.Group(
     "fastbn",
     commands=[
-        click.Command(call.__name__, callback=call, params=parameters, help=call.__doc__)
-        for call, parameters in _PARAMETERS.items()
+        click.Command(part.__name__, callback=part, params=parameters, help=part.__doc__)
+        for part, parameters in _PARAMETERS.items()
     ],
     help="Statistics and standardization of data larger than memory. A SOURCE is a file (.npy, .npz, .csv, .parquet, "
     ".h5, .nc, .zarr, images) or a folder; FILE:NAME is one array of several.",
@@ -349,4 +351,4 @@ def _note_left_out(sources: Sequence[str]) -> None:
         others = left_out(source) if os.path.isdir(source) and not is_zarr(source) else []
         if others:
             shown = f"{others[0]}, ..." if len(others) > 1 else others[0]
-            display.note(f"{source} has {len(others)} file(s) of other kinds, which were not read: {shown}")
+            display.note(f"{source} has {len(others)} file(s) of other formats, which were not read: {shown}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastbn._moments.moments import Moments
 from fastbn.io.options import Report
-from fastbn.io.statsfiles import labels
+from fastbn.io.statsfiles import display_names
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
 _MOST = 50  # rows on a terminal
@@ -109,8 +109,10 @@ def _rows(moments: Moments) -> Iterator[tuple[str, ...]]:
     absent = np.full(moments.shape, np.nan)
     columns: list[Any] = [np.broadcast_to(moments.count, moments.shape), moments.mean, moments.std()]
     columns += [absent if extent is None else extent for extent in (moments.min, moments.max)]
-    for label, count, *values in zip(labels(moments), *(column.ravel().tolist() for column in columns), strict=True):
-        yield (label, f"{count:.15g}", *(f"{value:.6g}" for value in values))
+    for name, count, *values in zip(
+        display_names(moments), *(column.ravel().tolist() for column in columns), strict=True
+    ):
+        yield (name, f"{count:.15g}", *(f"{value:.6g}" for value in values))
 
 
 def spoiled(moments: Moments) -> list[str]:
@@ -121,4 +123,4 @@ def spoiled(moments: Moments) -> list[str]:
     for extent in (moments.min, moments.max):
         wrong |= False if extent is None else ~np.isfinite(extent)
     wrong &= np.asarray(moments.count) > 0
-    return [label for label, is_wrong in zip(labels(moments), wrong.ravel().tolist(), strict=True) if is_wrong]
+    return [name for name, is_wrong in zip(display_names(moments), wrong.ravel().tolist(), strict=True) if is_wrong]

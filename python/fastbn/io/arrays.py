@@ -7,10 +7,12 @@ type and slicing serves, opened or in memory.
 from __future__ import annotations
 
 import base64
+import glob
 import itertools
 import math
 import mmap
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +38,8 @@ _LARGEST_EMPTY = 1 << 24
 # Modes of maps whose pages hold what the file does. Those of "c" may not, and a view may not know what it is of.
 _OF_THE_FILE = ("r", "r+", "w+")
 # Attributes that say how stored numbers are to be understood (CF conventions, section 8.1).
+# Attributes that name variables which belong to one (CF conventions, section 5.6 and chapter 7).
+_REFERENCES = ("grid_mapping", "bounds", "climatology", "cell_measures")
 PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 
@@ -58,7 +62,7 @@ class Stored(NamedTuple):
 def opened(place: Place, options: Options) -> ArraySource:
     """Open an array: the one that a place names, the only one of a file, or what is given."""
     with ExitStack() as stack:
-        source = ArraySource(place.name, _OPEN[place.kind](place, options, stack), options)
+        source = ArraySource(place.name, _OPEN[place.format](place, options, stack), options)
         source.close = stack.pop_all().close
         return source
 
@@ -162,8 +166,8 @@ class ArraySource(Source):
         if first == end and self._sorted.size:
             return None, 0
         inside = self._sorted[first:end] - region[axis].start
-        run = inside.size > 0 and inside[-1] - inside[0] + 1 == inside.size
-        index = slice(int(inside[0]), int(inside[-1]) + 1) if run else inside
+        adjacent = inside.size > 0 and inside[-1] - inside[0] + 1 == inside.size
+        index = slice(int(inside[0]), int(inside[-1]) + 1) if adjacent else inside
         return (*(slice(None),) * axis, index), int(first)
 
 
@@ -233,12 +237,12 @@ def _factor(name: str, key: str, given: Any) -> np.float64:
     return np.float64(array.reshape(-1)[0])
 
 
-def computed_as(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any] | None) -> np.dtype[Any]:
+def computed_as(name: str, dtype: np.dtype[Any], asked: np.dtype[Any] | None) -> np.dtype[Any]:
     """Return the type in which values of a file are computed with; UnreadableError if they are no real numbers."""
     if dtype.kind not in "fiub" and dtype.name != "bfloat16":
         raise UnreadableError(f"{name} must hold real numbers, got dtype {dtype}")
-    if wanted is not None:
-        return wanted
+    if asked is not None:
+        return asked
     return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
 
 
@@ -296,7 +300,7 @@ def extent(region: Region) -> Shape:
     return tuple(part.stop - part.start for part in region)
 
 
-def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
+def contiguous(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
     """Yield (number of its first value, number of values) of each piece of memory that a region of an array takes.
 
     The array is in C order, and so are the pieces in the region.
@@ -318,7 +322,7 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
 
 def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
     name, path = place.name, place.files[0]
-    if place.kind == "npz":
+    if place.format == "npz":
         archive = stack.enter_context(zipfile.ZipFile(path))
         names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
         if not place.member and {"config", "count", "mean", "m2"} <= set(names):
@@ -331,7 +335,8 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
         size = archive.getinfo(member).file_size
     else:
         file = stack.enter_context(open(path, "rb", buffering=0))  # noqa: SIM115 (it is one)
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        if hasattr(os, "posix_fadvise"):  # on Linux
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         size = os.fstat(file.fileno()).st_size
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
@@ -349,7 +354,7 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
 
     def read(region: Region) -> Array:
         values, position = ring.take(extent(region), dtype).reshape(-1), 0
-        for first, count in runs(shape[turn], region[turn]):
+        for first, count in contiguous(shape[turn], region[turn]):
             part = values[position : position + count].view(np.uint8)
             _fill(name, file, begin + first * dtype.itemsize, part)
             position += count
@@ -404,6 +409,7 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     names = list(_zarr_names(store, zarr))
     coords = [name for name in names if _dims_of(store[name]) == (name.rpartition("/")[2],)]
     coords += " ".join(str(store[name].attrs.get("coordinates", "")) for name in names).split()
+    coords += referred(*map(store.get, names))
     member = only_member(place, names if place.member else _without(names, coords))
     found = _sliced(place.name, store[member], options, store.attrs)
     if options.rowwise and found.origin.dims is not None:  # xarray knows which of the others are its coordinates
@@ -411,12 +417,19 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
         how: dict[str, Any] = {"group": group or None, "consolidated": False, "chunks": None, **_AS_STORED}
         # It takes no dimensions of one name and other sizes, and no arrays whose dimensions have no names.
         with suppress(ValueError, KeyError):
-            coords = xarray.open_zarr(place.files[0], **how)[name].coords.to_dataset()
-            found = found._replace(origin=found.origin._replace(coords=coords))
+            found = _with_coords(found, xarray.open_zarr(place.files[0], **how), name)
     return found
 
 
-# How xarray reads numbers as they are, and what belongs to them.
+def _with_coords(found: Stored, group: Any, name: str) -> Stored:
+    """Return an array with its coordinates, and what these refer to, as xarray finds them in a group."""
+    coords = group[name].coords.to_dataset()
+    others = referred(group[name], *coords.variables.values())
+    coords = coords.assign_coords({other: group[other] for other in others if other in group.variables})
+    return found._replace(origin=found.origin._replace(coords=coords))
+
+
+# How xarray reads numbers as they are.
 _AS_STORED: dict[str, Any] = {"decode_times": False, "mask_and_scale": False}
 
 
@@ -433,9 +446,11 @@ def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
     found: dict[str, Any] = {}
     for path, group in groups.items():
         stack.callback(group.close)
-        names = group.variables if place.member else [name for name, each in group.data_vars.items() if each.dims]
-        found |= {f"{path}/{name}".strip("/"): group[name] for name in names}
-    return _sliced(place.name, found[only_member(place, list(found))], options, groups["/"].attrs)
+        names = [name for name, each in group.data_vars.items() if each.dims]
+        names = group.variables if place.member else _without(names, referred(*group.variables.values()))
+        found |= {f"{path}/{name}".strip("/"): (group, name) for name in names}
+    group, name = found[only_member(place, list(found))]
+    return _with_coords(_sliced(place.name, group[name], options, groups["/"].attrs), group, name)
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -459,13 +474,8 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
     """
     if array.shape is None:
         raise UnreadableError(f"{name} must hold an array, got one without a shape")
-    for each in array.virtual_sources() if getattr(array, "is_virtual", False) else ():
-        beside = os.path.join(os.path.dirname(array.file.filename), each.file_name)
-        known = (
-            each.file_name == "." or "%" in each.file_name or os.path.exists(beside) or os.path.exists(each.file_name)
-        )
-        if not known:  # HDF5 would read the fill value
-            raise UnreadableError(f"{name} must have all files that it is made of, got none of {each.file_name!r}")
+    for _ in data_sets(array):  # of which HDF5 would read the fill value where one is missing, or never come to an end
+        pass
     named = hasattr(array, "coords")
     inner, direct = array.variable if named else array, getattr(array, "read_direct", None)
     ring, dtype = Ring(options), np.dtype(array.dtype)
@@ -479,8 +489,7 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
 
     attrs = dict(getattr(array, "attrs", {}))
     fill = getattr(array, "fill_value", None)
-    version = getattr(getattr(array, "metadata", None), "zarr_format", 2)
-    if "_ARRAY_DIMENSIONS" in attrs and fill is not None and version == 2:  # as xarray writes and reads it
+    if "_ARRAY_DIMENSIONS" in attrs and fill is not None and zarr_format(array) == 2:  # as xarray writes and reads it
         attrs.setdefault("_FillValue", fill)
     origin = Origin(
         _chunks_of(array),
@@ -494,6 +503,33 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
     return Stored(tuple(array.shape), dtype, read, origin)
 
 
+def data_sets(array: Any, above: frozenset[tuple[str, str]] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Yield file and name of a data set of HDF5, and of those that a virtual one is made of; a name may have "%b"."""
+    if not hasattr(array, "virtual_sources"):
+        return
+    here, name = os.path.realpath(array.file.filename), array.name
+    if (here, name) in above:
+        raise UnreadableError(f"{here}:{name} must not be made of itself")
+    yield here, name
+    for each in array.virtual_sources() if array.is_virtual else ():
+        beside = os.path.join(os.path.dirname(array.file.filename), each.file_name)
+        patterns = (here,) if each.file_name == "." else (beside, each.file_name)
+        paths = [path for each in patterns for path in glob.glob(re.sub("%[0-9]*b", "*", glob.escape(each)))]
+        if not paths and "%" not in each.file_name:
+            raise UnreadableError(
+                f"{here}:{name} must have all files that it is made of, got none of {each.file_name!r}"
+            )
+        for path in paths:
+            yield path, each.dset_name
+            with suppress(OSError, KeyError), needed("h5py", "HDF5 files").File(path, "r") as file:
+                yield from data_sets(file[each.dset_name], above | {(here, name)})
+
+
+def zarr_format(array: Any) -> int:
+    """Return which version of Zarr an array is stored in, of those of xarray and of version 2 of zarr the second."""
+    return getattr(getattr(array, "metadata", None), "zarr_format", 2)
+
+
 def _chunks_of(array: Any) -> Shape | None:
     chunks = array.variable.chunks if hasattr(array, "coords") else getattr(array, "shards", None) or array.chunks
     if chunks or not hasattr(array, "coords"):  # dask has the sizes of all
@@ -501,6 +537,12 @@ def _chunks_of(array: Any) -> Shape | None:
     sizes = array.variable.encoding.get("preferred_chunks")
     pairs = zip(array.dims, array.shape, strict=True)
     return tuple(int(sizes.get(dim, size)) for dim, size in pairs) if sizes else None
+
+
+def referred(*arrays: Any) -> list[str]:
+    """Return the names of the variables that belong to arrays, as their attributes have it."""
+    texts = (str(array.attrs[name]) for array in arrays for name in _REFERENCES if name in array.attrs)
+    return " ".join(texts).replace(":", " ").split()
 
 
 def _dims_of(array: Any) -> tuple[str, ...] | None:

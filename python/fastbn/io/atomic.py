@@ -10,7 +10,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 _SUFFIX = ".part"
 _KEPT = "resume"  # where others have the number of their process
@@ -22,9 +22,10 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
     """Give a temporary name beside ``path``, and rename what was written there if nothing was raised.
 
     The data are on the disk before the name is. Whatever is raised, the temporary file or folder is removed, and
-    OSError speaks of ``path``. With ``keep`` it stays, under a name that is the same the next time.
+    OSError speaks of ``path``. With ``keep`` it stays, under a name that is the same the next time, which one run alone
+    can have. A link stays one, and what it leads to is replaced.
     """
-    target = os.fspath(path)
+    target = os.path.realpath(path)
     folder, name = os.path.split(os.path.abspath(target))
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
@@ -33,20 +34,38 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
     _remove_stale(prefix)
     temporary = f"{prefix}{_KEPT if keep else os.getpid()}{_SUFFIX}"
     try:
-        yield temporary
-        _synchronize_all(temporary)
-        _put(temporary, target)
+        with _locked(temporary) if keep else nullcontext():
+            yield temporary
+            _synchronize_all(temporary)
+            _put(temporary, target)
         _synchronize(folder)
     except OSError as error:
         if not keep:
             removed(temporary)
         if error.errno is not None:
-            error.filename = str(error.filename or target).replace(temporary, target)
+            error.filename = str(error.filename or temporary).replace(temporary, os.fspath(path))
         raise
     except BaseException:
         if not keep:
             removed(temporary)
         raise
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Keep a path for one run; the system releases it when the process ends, however that happens."""
+    import fcntl  # which Windows does not have
+
+    with open(f"{path}.lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):  # else the file system has no locks
+                raise BlockingIOError(error.errno, "another run with resume=True is writing it", path) from None
+        try:
+            yield
+        finally:
+            removed(lock.name)
 
 
 def removed(path: str) -> None:

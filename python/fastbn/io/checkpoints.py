@@ -73,11 +73,11 @@ class Checkpoint:
             raise ValueError(f"checkpoint must be of this run, got {self._path!r}, of another: {differs}")
         return progress
 
-    def save(self, progress: Progress, settle: Callable[[], object] = lambda: None) -> None:
-        """Write how far the run is, unless that was done a short while ago; first settle what it has written."""
+    def save(self, progress: Progress, synchronize: Callable[[], object] = lambda: None) -> None:
+        """Write how far the run is, unless that was done a short while ago; what it has written comes first."""
         if self._last is not None and time.monotonic() - self._last < self._every:
             return
-        settle()
+        synchronize()
         held: dict[str, Any] = {name: getattr(progress, name) for name in _PLAIN}
         held |= {"format": _FORMAT, "identity": self._identity, "corners": [list(corner) for corner in progress.parts]}
         moments = [progress.total, *progress.parts.values()]

@@ -34,14 +34,14 @@ class Field(NamedTuple):
     why: str = ""
 
     @classmethod
-    def of(cls, name: str, kind: Any, kept_out: str = "") -> Field:
+    def of(cls, name: str, held: Any, kept_out: str = "") -> Field:
         """Return what a column of a type in pyarrow is."""
         types = pa.types
-        value = kind.value_type if types.is_dictionary(kind) or types.is_run_end_encoded(kind) else kind
+        value = held.value_type if types.is_dictionary(held) or types.is_run_end_encoded(held) else held
         numbers = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-        numeric = any(is_kind(value) for is_kind in numbers)
+        numeric = any(is_number(value) for is_number in numbers)
         why = kept_out if numeric or kept_out == INDEX else NO_NUMBERS
-        return cls(name, str(value if numeric else kind), numeric, why, types.is_null(kind))
+        return cls(name, str(value if numeric else held), numeric, why, types.is_null(held))
 
     @property
     def counts(self) -> bool:
@@ -95,7 +95,7 @@ def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> Any
         refuse(inexact(column), *shown)
     begin = 0
     with np.errstate(all="ignore"):
-        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        for chunk in _chunks(column):
             target[begin : begin + len(chunk)] = _floats(chunk).to_numpy(zero_copy_only=False)
             begin += len(chunk)
     return column
@@ -107,8 +107,7 @@ def stored(column: Any) -> tuple[Array, Array | None]:
     What is missing is NaN, or any integer; None: nothing is.
     """
     if pa.types.is_decimal(column.type):
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        column = pa.chunked_array([_floats(chunk) for chunk in chunks], pa.float64())
+        column = pa.chunked_array([_floats(chunk) for chunk in _chunks(column)], pa.float64())
     if pa.types.is_floating(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False)), None
     if pa.types.is_null(column.type):
@@ -118,30 +117,31 @@ def stored(column: Any) -> tuple[Array, Array | None]:
     return np.asarray(filled.to_numpy(zero_copy_only=False)), missing
 
 
+def _chunks(column: Any) -> list[Any]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
 def _floats(chunk: Any) -> Any:
     """Return floating-point numbers, of decimals the nearest, which pyarrow's own conversion misses by an ulp."""
-    kind = chunk.type
-    if not pa.types.is_decimal(kind):
-        return chunk if pa.types.is_floating(kind) else chunk.cast(pa.float64(), safe=False)
-    if not (pa.types.is_decimal128(kind) and kind.precision <= 15 and 0 <= kind.scale <= 22):
+    held = chunk.type
+    if not pa.types.is_decimal(held):
+        return chunk if pa.types.is_floating(held) else chunk.cast(pa.float64(), safe=False)
+    if not (pa.types.is_decimal128(held) and held.precision <= 15 and 0 <= held.scale <= 22):
         return chunk.cast(pa.string()).cast(pa.float64())
     # Its digits, and the power of ten that they are divided by, are exact in float64.
-    digits = pa.Array.from_buffers(pa.decimal128(kind.precision, 0), len(chunk), chunk.buffers(), offset=chunk.offset)
-    return compute().divide(digits.cast(pa.float64()), 10.0**kind.scale)
-
-
-def _large(chunk: Any) -> list[Any]:
-    """Return the decimals that may be no numbers of float64."""
-    floats = np.abs(_floats(chunk).to_numpy(zero_copy_only=False))
-    return chunk.filter(pa.array(floats >= 2.0**53)).to_pylist()  # type: ignore[no-any-return]
+    digits = pa.Array.from_buffers(pa.decimal128(held.precision, 0), len(chunk), chunk.buffers(), offset=chunk.offset)
+    return compute().divide(digits.cast(pa.float64()), 10.0**held.scale)
 
 
 def inexact(column: Any) -> int | None:
     """Return the first integer that float64 does not hold; decimals with places behind the point are no integers."""
     if pa.types.is_decimal(column.type) and column.type.scale <= 0 and column.type.precision > 15:
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        values = (value for chunk in chunks for value in _large(chunk))
-        return next((int(value) for value in values if int(value) != float(value)), None)
+        for chunk in _chunks(column):
+            large = np.abs(_floats(chunk).to_numpy(zero_copy_only=False)) >= 2.0**53
+            for value in chunk.filter(pa.array(large)).to_pylist():
+                if int(value) != float(value):
+                    return int(value)
+        return None
     if column.type not in (pa.int64(), pa.uint64()):
         return None
     ends = compute().min_max(column).as_py()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from fastbn._validation import Shape
 from fastbn.io.checkpoints import Checkpoint, Progress, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, places, replaces
-from fastbn.io.run import Run, opened
+from fastbn.io.run import Run, checked, opened
 from fastbn.io.sources import Block, Source, UnreadableError
 from fastbn.io.statsfiles import remembering, taken
 
@@ -23,57 +22,32 @@ from fastbn.io.statsfiles import remembering, taken
 _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
 
 
-class Streamed(NamedTuple):
-    """Statistics, and what else a run noted. Its checkpoint stays until this is settled."""
-
-    moments: Moments
-    noted: Progress
-    checkpoint: Checkpoint | None
-
-    def settle(self) -> None:
-        """Remove the checkpoint: the result is where it is to be."""
-        if self.checkpoint is not None:
-            self.checkpoint.remove()
-
-
-def streamed(source: Any, options: Options) -> Streamed:
-    """Return what `stream` counts."""
-    if options.checkpoint is None and options.resume:
-        raise ValueError("checkpoint must be given to resume, got None")
-    found = places(source)
-    kept = None
-    if options.checkpoint is not None:
-        path, told = os.fspath(options.checkpoint), options.identity("weights", "nan", "where_finite", "extremes")
-        kept = Checkpoint(path, identity("checkpoint", found, {"version": _core.version} | told), options.every)
-        if replaces(path, (file for place in found for file in place.files)):
-            raise ValueError(f"checkpoint must not be one of the sources, got {path!r}")
-    counting = Counting(found, options, kept)
-    state = counting.run()
-    axis = 1 if options.axis is None else options.axis
-    if options.dim is not None and counting.axis is not None:
-        axis = counting.axis
-    names, scale = None if state.names is None else tuple(state.names), options.scale or 1.0
-    moments = remembering(scaled(state.total, scale), names=names, scale=scale, axis=axis, mode=options.mode)
-    return Streamed(moments, state, kept)
-
-
 class Counting:
-    """One run over places, which counts them together."""
+    """One run of `stream`. Its checkpoint stays until the result is where it is to be."""
 
-    def __init__(self, places: Iterable[Place], options: Options, checkpoint: Checkpoint | None) -> None:
-        self._asked, self._checkpoint, self._listener = options, checkpoint, options.listener
+    def __init__(self, source: Any, options: Options) -> None:
+        self._options, self._checkpoint, self._listener = options, None, options.listener
+        if options.checkpoint is None and options.resume:
+            raise ValueError("checkpoint must be given to resume, got None")
+        found = places(source)
+        if options.checkpoint is not None:
+            path = os.fspath(options.checkpoint)
+            told = {"version": _core.version} | options.identity("weights", "nan", "where_finite", "extremes")
+            self._checkpoint = Checkpoint(path, identity("checkpoint", found, told), options.every)
+            if replaces(path, (file for place in found for file in place.files)):
+                raise ValueError(f"checkpoint must not be one of the sources, got {path!r}")
         nan = "omit" if options.where_finite else options.nan
-        self._kind: dict[str, Any] = {"nan": nan, "extremes": options.extremes}
-        self.state = Progress(total=Moments(**self._kind))
-        self.axis: Shape | None = None
+        self._settings: dict[str, Any] = {"nan": nan, "extremes": options.extremes}
+        self.state = Progress(total=Moments(**self._settings))
+        self._axis = options.axis
         self._weights = None if options.weights is None else Weights(options.weights)
         listener = None if self._listener is None else self._leave_out
-        self._run = Run(places, options, listener, self._options_of, self._check)
+        self._run = Run(found, options, listener, self._options_of, self._check)
 
-    def run(self) -> Progress:
-        """Count everything, or what a checkpoint has not counted."""
+    def moments(self) -> Moments:
+        """Return the statistics of everything, of which a checkpoint may have a part."""
         if self._checkpoint is not None:
-            self.state = (self._checkpoint.load() if self._asked.resume else None) or self.state
+            self.state = (self._checkpoint.load() if self._options.resume else None) or self.state
             self._checkpoint.start()
         for done in self._run.each(self._take, self.state.place):
             self.state.place, self.state.position, self.state.parts = done, 0, {}
@@ -84,8 +58,16 @@ class Counting:
             found = f"{len(skipped)} that cannot; {skipped[0]}" if skipped else "nothing"
             raise ValueError(f"source must hold something that can be read, got {found}")
         if self._weights is not None:
-            self._weights.settle(self.state.before, self.state.skipped)
-        return self.state
+            self._weights.check_rows(self.state.before, self.state.skipped)
+        names, scale = self.state.names, self._options.scale or 1.0
+        known: dict[str, Any] = {"axis": 1 if self._axis is None else self._axis, "mode": self._options.mode}
+        known |= {"names": None if names is None else tuple(names), "scale": scale}
+        return remembering(scaled(self.state.total, scale), **known)
+
+    def remove_checkpoint(self) -> None:
+        """Remove the checkpoint, if there is one."""
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
 
     def _options_of(self, place: Place) -> Options:
         known = self._known(place)
@@ -93,7 +75,7 @@ class Counting:
 
     def _known(self, place: Place) -> list[str] | None:
         """Return the columns of the tables before this one, of which it must have all and no more."""
-        if self.state.names is None or self._asked.columns is not None or not is_table(place):
+        if self.state.names is None or self._options.columns is not None or not is_table(place):
             return None
         return self.state.names if len(set(self.state.names)) == len(self.state.names) else None
 
@@ -110,34 +92,35 @@ class Counting:
             raise UnreadableError(f"{before.format('features')}, of shape {shape}, got {source.features}")
 
     def _take(self, source: Source, place: Place) -> None:
-        self.axis = source.axis if self.axis is None else self.axis
+        if self._options.dim is not None and self._axis is None:
+            self._axis = source.axis
         self._take_notes(source)
-        if self.state.others is None and place.kind in TABLES.values():
+        if self.state.others is None and place.format in TABLES.values():
             self.state.others = {}
-            weights = self._asked.weights if isinstance(self._asked.weights, str) else None
+            weights = self._options.weights if isinstance(self._options.weights, str) else None
             for number, field in enumerate(getattr(source, "fields", ())):
                 if not field.counts and field.name != weights:
                     self.state.others.setdefault(field.kept_out, []).append(field.name or f"unnamed {number}")
         blocks = source.blocks(self.state.position, self.state.row)
-        with self._run.coming(blocks, source, place) as coming:
+        with self._run.overlapped(checked(blocks, place), source) as coming:
             for block in coming:
-                self._count(source, block)
+                self._add(source, block)
         found = joined(self.state.parts)
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:
-            self.state.names, self.state.named = list(source.names), is_table(place) or place.kind == "images"
+            self.state.names, self.state.named = list(source.names), is_table(place) or place.format == "images"
 
     def _take_notes(self, source: Source) -> None:
         self.state.notes += [note for note in source.notes if note not in self.state.notes]
 
-    def _count(self, source: Source, block: Block) -> None:
+    def _add(self, source: Source, block: Block) -> None:
         self._take_notes(source)  # images say more with every file
         corner = tuple(block.corner[axis] for axis in source.axis)
-        part = self.state.parts.setdefault(corner, Moments(**self._kind))
+        part = self.state.parts.setdefault(corner, Moments(**self._settings))
         weights = self._weights and self._weights.of(source, block, self.state.before, self.state.skipped)
         part.merge(self._measured(block, source.axis, weights))
         self.state.row = max(self.state.row, block.corner[0] + block.values.shape[0])
-        self._run.settle()
+        self._run.report_unreadable()
         if block.following is not None:
             self.state.position = block.following
             if self._checkpoint is not None:
@@ -147,10 +130,10 @@ class Counting:
     def _measured(self, block: Block, axis: Shape, weights: Any) -> Moments:
         """Return a block's statistics; infinite values that are to be left out become NaN, in a copy."""
         values, given = block.values, {"axis": axis, "where": block.valid, "weights": weights}
-        part = Moments(**self._kind).update(values, **given)
-        if self._asked.where_finite and not np.isfinite(np.where(np.asarray(part.count) > 0, part.mean, 0.0)).all():
+        part = Moments(**self._settings).update(values, **given)
+        if self._options.where_finite and not np.isfinite(np.where(np.asarray(part.count) > 0, part.mean, 0.0)).all():
             finite = np.where(np.isfinite(values), values, np.nan).astype(values.dtype, copy=False)
-            part = Moments(**self._kind).update(finite, **given)
+            part = Moments(**self._settings).update(finite, **given)
         return part
 
     def _leave_out(self, name: str, error: Exception) -> None:
@@ -194,7 +177,7 @@ class Weights:
         parts = zip(array.shape, block.corner, block.values.shape, strict=True)
         return array[tuple(slice(None) if size == 1 else slice(at, at + length) for size, at, length in parts)]
 
-    def settle(self, rows: int, skipped: dict[str, str]) -> None:
+    def check_rows(self, rows: int, skipped: dict[str, str]) -> None:
         """Refuse weights of rows that are not there, once all have been counted."""
         if self._array is None or _named(self._array) or self._array.ndim != 1:
             return

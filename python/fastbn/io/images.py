@@ -36,13 +36,13 @@ _limit = threading.Lock()
 
 
 class _Header(NamedTuple):
-    """What an image is, before it is decoded: of which kind and size, and what decodes all that a file has of them.
+    """What an image is, before it is decoded: of which mode and size, and what decodes all that a file has of them.
 
     ``images`` is how many these are, where they can come one by one, and else 1. ``nodata`` has what its pages say is
     no data, once each; None stands for those that say nothing.
     """
 
-    kind: str
+    mode: str
     pixels: int
     channels: int
     dtype: np.dtype[Any]
@@ -55,7 +55,7 @@ _Reader: TypeAlias = Callable[[str, Options], _Header]
 
 
 class ImageSource(Source):
-    """Images of one kind: that of the first, grey or RGB, if no mode is asked for; alpha then does not count."""
+    """Images of one mode: that of the first, grey or RGB, if no mode is asked for; alpha then does not count."""
 
     def __init__(self, place: Place, options: Options) -> None:
         if options.axis not in (None, 1, -1) or options.dim is not None:
@@ -65,8 +65,8 @@ class ImageSource(Source):
         needed("PIL.Image", "Images")
         self.name, self._files, self._options = place.name, place.files, options
         first = self._first()
-        self.kind = options.mode or first.kind
-        bands = _bands(self.kind, first.channels)
+        self.mode = options.mode or first.mode
+        bands = _bands(self.mode, first.channels)
         self.chosen = chosen_columns(self.name, options.columns, bands, len(bands))
         self._all = self.chosen == list(range(len(bands)))
         self.names = tuple(bands[i] for i in self.chosen)
@@ -126,7 +126,7 @@ class ImageSource(Source):
                 header = self._header(self._files[index])
                 if header is None:
                     continue
-                own = self._own(header)
+                images = self._images(header, self._nodata_in(header))
                 channels = 4 if header.dtype == np.uint8 else header.channels * header.dtype.itemsize
                 nbytes = header.pixels * channels * (1 + self._options.beside)
                 while waiting and (
@@ -135,9 +135,9 @@ class ImageSource(Source):
                     yield from self._finished(waiting.popleft())
                 if header.images > 1 and nbytes > self._most:  # where one of these is damaged, the run ends
                     with naming(self._files[index]):
-                        yield from self._named(index, (self._as_chosen(values, own) for values in header.decode()))
+                        yield from self._named(index, images)
                 else:
-                    waiting.append((index, nbytes, pool.submit(self._decoded, header, own)))
+                    waiting.append((index, nbytes, pool.submit(list, images)))
             while waiting:
                 yield from self._finished(waiting.popleft())
 
@@ -145,10 +145,10 @@ class ImageSource(Source):
         """Return what an image is; None if it cannot be read."""
         with self._noting(path):
             header = _header_of(path, self._options)
-            if self._options.mode is None and header.kind != self.kind:
-                convertible = {self.kind, header.kind} == {"L", "RGB"}
+            if self._options.mode is None and header.mode != self.mode:
+                convertible = {self.mode, header.mode} == {"L", "RGB"}
                 hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
-                raise UnreadableError(f"{path} must be of mode {self.kind} as those before it, got {header.kind}{hint}")
+                raise UnreadableError(f"{path} must be of mode {self.mode} as those before it, got {header.mode}{hint}")
             if self._goes_by_files and len(header.nodata) > 1:
                 said = " and ".join(map(str, header.nodata))
                 raise UnreadableError(
@@ -162,13 +162,13 @@ class ImageSource(Source):
         """Whether a file says what is no data: nobody else does, and its values are what it stores."""
         return self._options.mode is None and self._options.nodata is None
 
-    def _own(self, header: _Header) -> NoData | None:
-        """Return what a file alone says is no data, and note it; None if it says nothing, or does not count."""
+    def _nodata_in(self, header: _Header) -> NoData:
+        """Return what is no data in a file, and note what it says of itself."""
         said = [value for value in header.nodata if value is not None] if self._goes_by_files else []
         for note in (f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in said if value == value):
             if note not in self.notes:
                 self.notes.append(note)
-        return NoData(self._options, self.name, self.chosen, None, 0, (2,), own=tuple(said)) if said else None
+        return NoData(self._options, self.name, self.chosen, None, 0, (2,), own=tuple(said)) if said else self._nodata
 
     def _finished(self, waiting: tuple[int, int, Future[list[Block]]]) -> Iterator[Block]:
         index, _, future = waiting
@@ -199,14 +199,12 @@ class ImageSource(Source):
             page_of = f"-{page}" if page else ""
             yield last._replace(following=index + 1, done=(index + 1) / len(self._files), page=page_of)
 
-    def _decoded(self, header: _Header, own: NoData | None) -> list[Block]:
-        return [self._as_chosen(values, own) for values in header.decode()]
-
-    def _as_chosen(self, values: Array, own: NoData | None) -> Block:
-        """Return the chosen channels of an image, and which values are data, as they are stored."""
-        values = values.reshape(*values.shape[:2], -1)
-        values = values if self._all else values[:, :, self.chosen]
-        return Block(values, (0, 0, 0), None, 0.0, (self._nodata if own is None else own).valid(values))
+    def _images(self, header: _Header, nodata: NoData) -> Iterator[Block]:
+        """Yield the images of a file: their chosen channels, and which values are data, as they are stored."""
+        for stored in header.decode():
+            values = stored.reshape(*stored.shape[:2], -1)
+            values = values if self._all else values[:, :, self.chosen]
+            yield Block(values, (0, 0, 0), None, 0.0, nodata.valid(values))
 
     def _first(self) -> _Header:
         """Return what the first image is that can be read."""
@@ -240,16 +238,16 @@ def _bounded(options: Options) -> Iterator[None]:
             image.MAX_IMAGE_PIXELS = before
 
 
-def _bands(kind: str, channels: int) -> tuple[str, ...]:
+def _bands(mode: str, channels: int) -> tuple[str, ...]:
     """Return the names of channels: Pillow's, or numbers."""
-    if kind in ("LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"):
-        return tuple(needed("PIL.ImageMode", "Images").getmode(kind).bands)
-    if channels == 3 and kind.startswith("RGB"):
+    if mode in ("LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"):
+        return tuple(needed("PIL.ImageMode", "Images").getmode(mode).bands)
+    if channels == 3 and mode.startswith("RGB"):
         return ("R", "G", "B")
-    return (kind.partition(";")[0],) if channels == 1 else tuple(map(str, range(channels)))
+    return (mode.partition(";")[0],) if channels == 1 else tuple(map(str, range(channels)))
 
 
-def _kind(channels: int, dtype: np.dtype[Any], colour: bool) -> str:
+def _mode_of(channels: int, dtype: np.dtype[Any], colour: bool) -> str:
     """Return what to call images of a type, as Pillow does where it knows it: L, RGB, I;16, I and F."""
     known = {"uint8": "L", "uint16": "I;16", "int32": "I", "float32": "F"}
     if channels == 1:
@@ -265,7 +263,7 @@ def _header_of(path: str, options: Options) -> _Header:
     else:
         header, stored = _pillow(path, options), ""
         with suppress(UnreadableError):  # of what only a mode makes readable, CMYK for instance
-            stored = reader(path, options.but(mode=None)).kind
+            stored = reader(path, options.but(mode=None)).mode
         if re.fullmatch(r"((L|RGB|\d+ channels)(;[2-7])?)?", stored) is None:
             raise UnreadableError(f"{path} must have 8 bits to be of mode {options.mode}, got mode {stored}")
     if header.pixels > options.max_pixels:
@@ -302,15 +300,15 @@ def _too_large(path: str, options: Options, found: object) -> UnreadableError:
 def _pillow(path: str, options: Options) -> _Header:
     pillow = needed("PIL.Image", "Images")
     with _opened(path, options) as image:
-        mode, asked = str(image.mode), options.mode
+        own, asked = str(image.mode), options.mode
         if image.format not in (_PILLOW if asked is None else _MODED):
             raise UnreadableError(f"{path} must be of an image format that can be read exactly, got {image.format}")
-        if asked is None and mode not in (*_EXACT, "I;16", "I", "F"):
-            raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got mode {mode}")
+        if asked is None and own not in (*_EXACT, "I;16", "I", "F"):
+            raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got mode {own}")
         frames = 1 if image.format in ("JPEG", "MPO", "ICO") else getattr(image, "n_frames", 1)
-        kind = asked or (mode if mode.startswith(("I", "F")) else "L" if mode in _GREY else "RGB")
-        pixels, size = image.width * image.height * frames, len(pillow.new(kind, (1, 1)).getbands())
-    dtype = {"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(kind, np.uint8)
+        mode = asked or (own if own.startswith(("I", "F")) else "L" if own in _GREY else "RGB")
+        pixels, size = image.width * image.height * frames, len(pillow.new(mode, (1, 1)).getbands())
+    dtype = {"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(mode, np.uint8)
 
     def decode() -> Iterator[Array]:
         with _opened(path, options) as image:
@@ -319,12 +317,12 @@ def _pillow(path: str, options: Options) -> _Header:
                     image.seek(frame)
                     image.load()  # which may change the mode
                     # A palette behind a grey frame of a GIF, which Pillow drops or makes RGB of.
-                    coloured = asked is None and kind == "L" and image.mode not in _GREY
+                    coloured = asked is None and mode == "L" and image.mode not in _GREY
                     if coloured or image.mode != image.im.mode:
-                        raise UnreadableError(f"{path} must have frames of one mode, got {mode} and {image.mode}")
-                yield np.asarray(image if asked is None and image.mode == kind else image.convert(kind))
+                        raise UnreadableError(f"{path} must have frames of one mode, got {own} and {image.mode}")
+                yield np.asarray(image if asked is None and image.mode == mode else image.convert(mode))
 
-    return _Header(kind, pixels, size, np.dtype(dtype), decode)
+    return _Header(mode, pixels, size, np.dtype(dtype), decode)
 
 
 # What has more than 8 bits: imagecodecs.
@@ -350,13 +348,13 @@ def _deep(path: str, options: Options, codec: str) -> _Header:
         with open(path, "rb") as file:
             width, height, _, colour = struct.unpack(">16x2I2B", file.read(26))
         channels, deep = 3 if colour & 2 else 1, np.dtype(np.uint16)
-        return _Header(_kind(channels, deep, True), width * height, channels, deep, decode)
+        return _Header(_mode_of(channels, deep, True), width * height, channels, deep, decode)
     with suppress(needed("PIL", "Images").UnidentifiedImageError), _opened(path, options) as image:
         if image.width * image.height > options.max_pixels:  # said before so much memory is filled
             raise _too_large(path, options, image.width * image.height)
     found = decode()
     channels, dtype = found[0].shape[-1], found[0].dtype
-    return _Header(_kind(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
+    return _Header(_mode_of(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
 
 
 def _are_grey_frames(data: bytes, shape: tuple[int, ...], codec: str) -> bool:
@@ -404,7 +402,7 @@ def _jpeg(path: str, options: Options) -> _Header:
         return _pillow(path, options)
     header = _deep(path, options, "jpeg")
     if header.channels not in (1, 3):
-        raise UnreadableError(f"{path} must be grey or RGB, got {header.kind}")
+        raise UnreadableError(f"{path} must be grey or RGB, got {header.mode}")
     return header
 
 
@@ -424,9 +422,9 @@ class _Raster(NamedTuple):
 
 def _pnm(path: str, options: Options) -> _Header:
     rasters = list(_rasters(path))
-    kinds = [_kind(each.shape[2], each.stored.newbyteorder("="), True) for each in rasters]
-    if len(set(kinds)) > 1:
-        raise UnreadableError(f"{path} must hold images of one kind, got {' and '.join(sorted(set(kinds)))}")
+    modes = [_mode_of(each.shape[2], each.stored.newbyteorder("="), True) for each in rasters]
+    if len(set(modes)) > 1:
+        raise UnreadableError(f"{path} must hold images of one mode, got {' and '.join(sorted(set(modes)))}")
 
     def decode() -> Iterator[Array]:
         with open(path, "rb") as file:
@@ -435,7 +433,7 @@ def _pnm(path: str, options: Options) -> _Header:
                 yield _unpacked(path, raster, file.read(raster.nbytes))
 
     pixels = sum(math.prod(raster.shape[:2]) for raster in rasters)
-    return _Header(kinds[0], pixels, rasters[0].shape[2], rasters[0].stored.newbyteorder("="), decode, len(rasters))
+    return _Header(modes[0], pixels, rasters[0].shape[2], rasters[0].stored.newbyteorder("="), decode, len(rasters))
 
 
 def _rasters(path: str) -> Iterator[_Raster]:
@@ -507,10 +505,10 @@ def _tiff(path: str, options: Options) -> _Header:
         if not pages:
             raise UnreadableError(f"{path} must hold an image, got smaller copies and masks alone")
         first = pages[0].keyframe
-        channels, dtype, kind = _samples(path, first)
+        channels, dtype, mode = _samples(path, first)
         for page in pages:
-            if _samples(path, page.keyframe) != (channels, dtype, kind):
-                raise UnreadableError(f"{path} must hold images of one kind, got several")
+            if _samples(path, page.keyframe) != (channels, dtype, mode):
+                raise UnreadableError(f"{path} must hold images of one mode, got several")
             # Zeros would be read in the place of those that are missing, or looked for as long as there are any.
             parts, known = math.prod(page.chunked), min(len(page.dataoffsets), len(page.databytecounts))
             if known < parts:
@@ -527,7 +525,7 @@ def _tiff(path: str, options: Options) -> _Header:
 
     # Channels beyond the fourth count as more pixels, or a header of a few bytes could ask for any memory.
     pixels = values // min(max(1, first.samplesperpixel), 4)
-    return _Header(kind, pixels, channels, dtype, decode, count, nodata)
+    return _Header(mode, pixels, channels, dtype, decode, count, nodata)
 
 
 def _tiff_file(path: str) -> Any:
@@ -544,7 +542,7 @@ def _series(tiff: Any) -> Iterator[Any]:
 def _samples(path: str, page: Any) -> tuple[int, np.dtype[Any], str]:
     """Return how many channels count, of which type, and what images of them are called.
 
-    What has 2 to 7 bits counts as it is stored, and is of another kind than what has 8: its white is not 255.
+    What has 2 to 7 bits counts as it is stored, and is of another mode than what has 8: its white is not 255.
     """
     photometric = page.photometric.name
     if page.dtype is None or page.dtype.kind not in "biuf":
@@ -555,11 +553,11 @@ def _samples(path: str, page: Any) -> tuple[int, np.dtype[Any], str]:
         photometric == "YCBCR" and page.compression.name not in ("JPEG", "OJPEG", "JPEG2000")
     ):
         raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got {photometric}")
-    alpha = sum(int(kind) in (1, 2) for kind in page.extrasamples)
+    alpha = sum(int(sample) in (1, 2) for sample in page.extrasamples)
     dtype = np.dtype(np.uint8) if page.bitspersample == 1 else np.dtype(page.dtype).newbyteorder("=")
     channels = page.samplesperpixel - alpha
-    kind = _kind(channels, dtype, photometric in ("RGB", "YCBCR"))
-    return channels, dtype, f"{kind};{page.bitspersample}" if 1 < page.bitspersample < 8 else kind
+    mode = _mode_of(channels, dtype, photometric in ("RGB", "YCBCR"))
+    return channels, dtype, f"{mode};{page.bitspersample}" if 1 < page.bitspersample < 8 else mode
 
 
 def _pages(series: Any) -> Iterator[tuple[Any, Array]]:

@@ -154,12 +154,12 @@ def _on_error(name: str, value: Any) -> OnError:
 
 def _written(name: str, value: Any) -> np.dtype[Any]:
     try:
-        wanted: np.dtype[Any] = np.dtype(value)
+        dtype: np.dtype[Any] = np.dtype(value)
     except TypeError:
-        wanted = np.dtype(object)
-    if wanted not in (np.float16, np.float32, np.float64):
+        dtype = np.dtype(object)
+    if dtype not in (np.float16, np.float32, np.float64):
         raise TypeError(f"dtype must be float16, float32 or float64, got {value!r}")
-    return wanted
+    return dtype
 
 
 # The options.
@@ -172,8 +172,8 @@ class Options:
     ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). What stands behind
     ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
     that are needed further on; ``rowwise`` asks for C order whatever the order in the file, ``tabular`` for frames as
-    tables with all their columns, ``labels`` for those that the names of folders give; ``unreadable`` is told of images
-    that cannot be read (None: that ends the run).
+    tables with all their columns, ``partitions`` for those that the names of folders give; ``unreadable`` is told
+    of images that cannot be read (None: that ends the run).
     """
 
     axis: Axis | None = _checked(None, lambda name, value: checked_axis(value))
@@ -207,7 +207,7 @@ class Options:
     beside: int = 0
     rowwise: bool = False
     tabular: bool = False
-    labels: bool = True
+    partitions: bool = True
     unreadable: Listener | None = None
 
     @classmethod

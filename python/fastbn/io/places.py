@@ -26,7 +26,7 @@ TABLES = {
     **dict.fromkeys(TEXTS, "text"),
     **{".parquet": "parquet", ".pq": "parquet", ".feather": "arrow", ".arrow": "arrow", ".orc": "orc"},
 }
-KINDS = ARRAYS | TABLES
+FORMATS = ARRAYS | TABLES
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}  # of texts
 IMAGES = frozenset(
     f".{suffix}"
@@ -35,25 +35,25 @@ IMAGES = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "pfm", "pcx", "tga", "ico"),
     )
 )
-_SEVERAL = ("npz", "hdf5", "zarr", "netcdf")  # kinds that hold several arrays
+_SEVERAL = ("npz", "hdf5", "zarr", "netcdf")  # formats that hold several arrays
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 class Place(NamedTuple):
-    """Where data are, before anything is opened: their kind, what errors call them, and their files.
+    """Where data are, before anything is opened: their format, what errors call them, and their files.
 
     ``member`` names an array in a file of several, ``array`` is what is given opened, ``root`` the folder that was
-    named. ``labels`` are the columns that folders in it name, as in year=2024: name, value and type.
+    named. ``partitions`` are the columns that folders in it name, as in year=2024: name, value and type.
     """
 
-    kind: str
+    format: str
     name: str
     files: tuple[str, ...] = ()
     member: str = ""
     array: Any = None
     root: str | None = None
-    labels: tuple[tuple[str, Any, str], ...] = ()
+    partitions: tuple[tuple[str, Any, str], ...] = ()
 
 
 def suffix_of(path: str) -> str:
@@ -68,23 +68,23 @@ def compression_of(path: str) -> str | None:
     return COMPRESSED.get(os.path.splitext(path.lower())[1])
 
 
-def kind_of(path: str) -> str | None:
-    """Return the kind of a file by its name, None if it is of none."""
+def format_of(path: str) -> str | None:
+    """Return the format of a file by its name, None if it is of none that is known."""
     suffix = suffix_of(path)
-    return "images" if suffix in IMAGES else KINDS.get(suffix)
+    return "images" if suffix in IMAGES else FORMATS.get(suffix)
 
 
 def split(path: str) -> tuple[str, str]:
-    """Split FILE:NAME, where FILE is of a kind that holds several arrays; the name is empty where none is given."""
+    """Split FILE:NAME, where FILE is of a format that holds several arrays; the name is empty where none is given."""
     for at, character in enumerate(path):
-        if character == ":" and kind_of(path[:at]) in _SEVERAL:
+        if character == ":" and format_of(path[:at]) in _SEVERAL:
             return path[:at], path[at + 1 :].strip("/")
     return path, ""
 
 
 def is_table(place: Place) -> bool:
     """Whether a place has named columns: a table in a file, or a frame in memory."""
-    return place.kind in TABLES.values() or is_frame(place.array)
+    return place.format in TABLES.values() or is_frame(place.array)
 
 
 def is_frame(array: Any) -> bool:
@@ -120,10 +120,10 @@ def replaces(path: str, files: Iterable[str]) -> bool:
 
 
 def left_out(folder: str) -> list[str]:
-    """Return the files of a folder that are not read, for they are of no kind that is known, or not images."""
+    """Return the files of a folder that are not read, for they are of no format that is known, or not images."""
     files = list(_files(folder))
-    images = any(kind_of(file) == "images" for file in files)
-    return [file for file in files if kind_of(file) is None or (images and kind_of(file) != "images")]
+    images = any(format_of(file) == "images" for file in files)
+    return [file for file in files if format_of(file) is None or (images and format_of(file) != "images")]
 
 
 def fingerprint(place: Place) -> dict[str, Any]:
@@ -173,48 +173,48 @@ def _of_item(name: str, item: Any) -> list[Place] | None:
 def _of_path(path: str) -> list[Place]:
     bare, member = (path, "") if os.path.exists(path) else split(path)
     if os.path.isdir(bare):
-        if is_zarr(bare) or kind_of(bare) == "zarr":
+        if is_zarr(bare) or format_of(bare) == "zarr":
             return [Place("zarr", path, (bare,), member)]
         return _of_folder(bare)
-    kind = kind_of(bare)
-    if kind is None:
+    found = format_of(bare)
+    if found is None:
         if not os.path.exists(bare):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), bare)
-        known, shown = ", ".join([*KINDS, "images"]), f" (statistics are shown by fastbn merge {path} --out COPY.json)"
-        hint = shown if path.lower().endswith(".json") else ""
-        raise ValueError(f"source must be a folder or a file of a known kind ({known}), got {path!r}{hint}")
-    return [Place(kind, path, (bare,), member)]
+        known, shown = ", ".join([*FORMATS, "images"]), f"fastbn merge {path} --out COPY.json"
+        hint = f" (statistics are shown by {shown})" if path.lower().endswith(".json") else ""
+        raise ValueError(f"source must be a folder or a file of a known format ({known}), got {path!r}{hint}")
+    return [Place(found, path, (bare,), member)]
 
 
 def _of_folder(folder: str) -> list[Place]:
     files = list(_files(folder))
-    images = tuple(file for file in files if kind_of(file) == "images")
+    images = tuple(file for file in files if format_of(file) == "images")
     if images:
         return [Place("images", folder, images, root=folder)]
-    others = [Place(str(kind_of(file)), file, (file,), root=folder) for file in files if kind_of(file) is not None]
+    others = [Place(str(format_of(file)), file, (file,), root=folder) for file in files if format_of(file) is not None]
     if not others:
-        raise ValueError(f"source must hold images or other files of a known kind, got the folder {folder!r}")
-    return _labelled(others, folder)
+        raise ValueError(f"source must hold images or other files of a known format, got the folder {folder!r}")
+    return _partitioned(others, folder)
 
 
-def _labelled(places: list[Place], folder: str) -> list[Place]:
+def _partitioned(places: list[Place], folder: str) -> list[Place]:
     """Return places with the columns that the names of their folders give, as Hive and pyarrow.dataset have them."""
     found: list[dict[str, str | None]] = []
     for place in places:
         parts = os.path.relpath(place.name, folder).split(os.sep)[:-1] if is_table(place) else []
         pairs = (map(unquote, part.split("=", 1)) for part in parts if "=" in part)
         found.append({key: None if value == _HIVE_NULL else value for key, value in pairs})
-    known = [(key, value) for labels in found for key, value in labels.items() if value is not None]
+    known = [(key, value) for pairs in found for key, value in pairs.items() if value is not None]
     texts = {key for key, value in known if not re.fullmatch("-?[0-9]{1,18}", value)}
-    kinds = {key: "string" if key in texts else "int64" for labels in found for key in labels}
+    types = {key: "string" if key in texts else "int64" for pairs in found for key in pairs}
     return [
         place._replace(
-            labels=tuple(
-                (key, value if value is None or key in texts else int(value), kinds[key])
-                for key, value in labels.items()
+            partitions=tuple(
+                (key, value if value is None or key in texts else int(value), types[key])
+                for key, value in pairs.items()
             )
         )
-        for place, labels in zip(places, found, strict=True)
+        for place, pairs in zip(places, found, strict=True)
     ]
 
 
@@ -231,15 +231,15 @@ def _files(folder: str) -> Iterator[str]:
             continue
         with os.scandir(path) as entries:
             seen = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-        inner = [entry.path for entry in seen if entry.is_dir() and kind_of(entry.name) != "zarr"]
-        yield from (entry.path for entry in seen if not entry.is_dir() or kind_of(entry.name) == "zarr")
+        inner = [entry.path for entry in seen if entry.is_dir() and format_of(entry.name) != "zarr"]
+        yield from (entry.path for entry in seen if not entry.is_dir() or format_of(entry.name) == "zarr")
         waiting += [(each, (*above, real)) for each in reversed(inner)]
 
 
 def _joined(places: Iterable[Place]) -> list[Place]:
     """Make one place of images that follow each other."""
     result: list[Place] = []
-    for images, group in itertools.groupby(places, lambda place: place.kind == "images"):
+    for images, group in itertools.groupby(places, lambda place: place.format == "images"):
         alike = list(group)
         if images and len(alike) > 1:
             files = itertools.chain.from_iterable(place.files for place in alike)

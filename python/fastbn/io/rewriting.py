@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastbn.io.atomic import removed, replacing
 from fastbn.io.checkpoints import Checkpoint, Progress, identity
 from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
-from fastbn.io.run import Run
+from fastbn.io.run import Run, checked
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
 from fastbn.io.statsfiles import load_stats, read_as
@@ -27,63 +27,44 @@ from fastbn.io.targets import Target, target_of
 _RESULTS = {"float16": np.float16} | dict.fromkeys(("float64", "int64", "uint64", "uint32", "bool"), np.float64)
 
 
-def standardized(source: Any, moments: Any, out: Any, options: Options) -> None:
-    """Write what `standardize` is asked for."""
-    if isinstance(source, Moments):
-        raise TypeError("source must be a path, an array, or an iterable of these, got Moments, which come second")
-    if not isinstance(moments, (Moments, str, os.PathLike)):
-        raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
-    if not isinstance(out, (str, os.PathLike)):
-        raise TypeError(f"out must be a path, got {type(out).__name__}")
-    target = target_for(out, options)
-    if not isinstance(moments, Moments) and replaces(target.path, [os.fspath(moments)]):
-        raise ValueError(f"out must not be the file of moments, got {target.path!r}")
-    moments = moments if isinstance(moments, Moments) else load_stats(moments)
-    if moments.shape is None:
-        raise ValueError("moments must have seen something, got empty ones")
-    known = read_as(moments)
-    wanted = options.but(
-        mode=options.mode or known.mode,
-        scale=options.scale or known.scale,
-        beside=8 if options.written is None else options.written.itemsize,
-        rowwise=True,
-    )
-    found, run_of = places(source), None
-    if options.resume:
-        digest = hashlib.sha256(moments.to_bytes()).hexdigest()
-        run_of = identity(
-            "resume", found, wanted.identity("written", "eps") | {"moments": digest, "scale": options.scale}
-        )
-    Rewriting(found, moments, target, wanted, run_of).run()
-
-
 def target_for(out: Path, options: Options) -> Target:
     """Return what `out` names; ValueError if that says nothing, or nothing that can be gone on with where it must."""
     target = target_of(out)
-    if options.resume and (target.kind not in ("npy", "zarr", "folder") or target.within):
+    if options.resume and (target.format not in ("npy", "zarr", "folder") or target.within):
         raise ValueError(f"resume must come with a new .npy file, Zarr store or folder as out, got {target.name!r}")
     return target
 
 
 class Rewriting:
-    """One run over places, into one target; ``run_of`` is the identity of one that can go on later."""
+    """One run of `standardize`."""
 
     _sink: FileSink | FolderSink
+    _checkpoint: Checkpoint | None = None
 
-    def __init__(
-        self,
-        places: Iterable[Place],
-        moments: Moments,
-        target: Target,
-        options: Options,
-        run_of: dict[str, Any] | None,
-    ) -> None:
-        self._places, self._moments, self._target, self._options = places, moments, target, options
-        self._run_of = run_of
-        self._results, self._state, self._checkpoint = Ring(options), Progress(), None
-        self._run = Run(places, options, options.listener, self._options_of, self._check)
+    def __init__(self, source: Any, moments: Any, out: Any, options: Options) -> None:
+        if isinstance(source, Moments):
+            raise TypeError("source must be a path, an array, or an iterable of these, got Moments, which come second")
+        if not isinstance(moments, (Moments, str, os.PathLike)):
+            raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
+        if not isinstance(out, (str, os.PathLike)):
+            raise TypeError(f"out must be a path, got {type(out).__name__}")
+        self._target, self._places, self._state = target_for(out, options), places(source), Progress()
+        if not isinstance(moments, Moments) and replaces(self._target.path, [os.fspath(moments)]):
+            raise ValueError(f"out must not be the file of moments, got {self._target.path!r}")
+        self._moments: Moments = moments if isinstance(moments, Moments) else load_stats(moments)
+        if self._moments.shape is None:
+            raise ValueError("moments must have seen something, got empty ones")
+        known, beside = read_as(self._moments), 8 if options.written is None else options.written.itemsize
+        mode, scale = options.mode or known.mode, options.scale or known.scale
+        self._options = options.but(mode=mode, scale=scale, beside=beside, rowwise=True)
+        self._identity = None  # of a run that can go on later
+        if options.resume:
+            told = {"moments": hashlib.sha256(self._moments.to_bytes()).hexdigest(), "scale": options.scale}
+            self._identity = identity("resume", self._places, self._options.identity("written", "eps") | told)
+        self._results = Ring(self._options)
+        self._run = Run(self._places, self._options, options.listener, self._options_of, self._check)
 
-    def run(self) -> None:
+    def write(self) -> None:
         """Write everything, or nothing."""
         target = self._target
         for place in self._places if isinstance(self._places, list) else ():
@@ -92,73 +73,69 @@ class Rewriting:
         if target.is_there() and not (self._options.overwrite and replaceable):
             hint = " (overwrite=True, --force, replaces it)" if replaceable else ""
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST) + hint, target.name)
-        # A link stays one where a part of what it leads to is replaced.
-        whole = os.path.realpath(target.path) if target.within else target.path
-        with replacing(whole, keep=self._run_of is not None) as path:
-            checkpoint = None if self._run_of is None else Checkpoint(f"{path}.json", self._run_of, self._options.every)
-            found = None if checkpoint is None or not os.path.exists(path) else checkpoint.load()
+        with replacing(target.path, keep=self._identity is not None) as path:
+            found = None
+            if self._identity is not None:
+                self._checkpoint = Checkpoint(f"{path}.json", self._identity, self._options.every)
+                found = self._checkpoint.load() if os.path.exists(path) else None
             if found is None:
                 removed(path)
             self._state = found or self._state
-            if target.kind == "folder":
+            if target.format == "folder":
                 self._sink = FolderSink(path, self._run.options, found is not None)
             else:
                 before = None if found is None else (found.before, found.row)
                 self._sink = FileSink(target, path, self._run.options, before)
             with closing(self._sink):
-                for done in self._run.each(
-                    lambda source, place: self._take(source, place, checkpoint),
-                    self._state.place,
-                    undo=lambda: self._sink.undo(),
-                ):
+                for done in self._run.each(self._take, self._state.place, undo=self._sink.undo):
                     self._state.place, self._state.position = done, 0
                     self._state.before = self._state.row = self._sink.rows
-                    self._save(checkpoint)
+                    self._save()
                 self._sink.finish()
-        if checkpoint is not None:
-            checkpoint.remove()
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
 
     def _check_apart(self, place: Place) -> None:
         """Refuse a target that a place is read from, or a Zarr store that it lies in; other arrays of a file may be."""
         target = self._target
-        inner = [os.path.join(file, place.member) for file in place.files if place.kind == "zarr" and place.member]
+        inner = [os.path.join(file, place.member) for file in place.files if place.format == "zarr" and place.member]
         if replaces(target.path, (*place.files, *inner, *_behind(place.array))) and not target.spares(place):
             raise ValueError(f"out must not be one of the sources, got {target.name!r}")
 
     def _options_of(self, place: Place) -> Options:
-        kind = place.kind if self._target.kind == "folder" else self._target.kind
+        written = place.format if self._target.format == "folder" else self._target.format
         # In a folder those that are read and those that are written have the same names of folders.
-        how = {"tabular": kind in TABLES.values(), "labels": self._target.kind != "folder"}
+        how = {"tabular": written in TABLES.values(), "partitions": self._target.format != "folder"}
         names, options = self._moments.names, self._run.options.but(**how)
-        if options.axis is None and options.dim is None and place.kind not in ("images", *TABLES.values()):
+        if options.axis is None and options.dim is None and place.format not in ("images", *TABLES.values()):
             options = options.but(axis=read_as(self._moments).axis)
         if options.columns is not None or names is None or len(set(names)) < len(names):
             return options
-        named = is_table(place) or place.kind == "images" or all(name.isdecimal() for name in names)
+        named = is_table(place) or place.format == "images" or all(name.isdecimal() for name in names)
         return options.but(columns=names) if named else options
 
     def _check(self, source: Source, place: Place) -> None:
         self._statistics(source)
 
-    def _save(self, checkpoint: Checkpoint | None) -> None:
+    def _save(self) -> None:
         """Note how far the run is, once that is on the disk."""
-        if checkpoint is not None:
-            checkpoint.save(self._state, self._sink.settle)
+        if self._checkpoint is not None:
+            self._checkpoint.save(self._state, self._sink.synchronize)
 
-    def _take(self, source: Source, place: Place, checkpoint: Checkpoint | None) -> None:
+    def _take(self, source: Source, place: Place) -> None:
         self._check_apart(place)  # of those that come one by one
         if self._target.takes(source.origin.stored):
             raise ValueError(f"out must not be one of the sources, got {self._target.name!r}")
-        if self._target.kind in TABLES.values() and not source.tabular:
+        if self._target.format in TABLES.values() and not source.tabular:
             raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
         self._sink.begin(place, source)
         with self._run.overlapped(self._standardized(source, place), source) as blocks:
             for block in blocks:
                 self._sink.write(block, source)
-                self._run.settle()
-                if block.following is not None and (place.kind == "images" or isinstance(self._sink, FileSink)):
+                self._run.report_unreadable()
+                if block.following is not None and (place.format == "images" or isinstance(self._sink, FileSink)):
                     self._state.position, self._state.row = block.following, self._sink.rows
-                    self._save(checkpoint)
+                    self._save()
                 self._run.tell(block.done)
         self._sink.end()
 
@@ -190,7 +167,7 @@ class Rewriting:
         """Yield a source's blocks, standardized, as they are written; the next ones are read meanwhile."""
         statistics = self._statistics(source)
         blocks = source.blocks(self._state.position, self._state.row - self._state.before)
-        with self._run.coming(blocks, source, place) as coming:
+        with self._run.overlapped(checked(blocks, place), source) as coming:
             for block in coming:
                 at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
                 of_block = {name: values[at] for name, values in statistics.items()}

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import importlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fastbn.io.options import Listener, Options
 from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of
-from fastbn.io.readahead import ahead
 from fastbn.io.sources import Source, UnreadableError, naming
 
 T = TypeVar("T")
 
 
 class FailedError(Exception):
-    """What went wrong with a file, as opposed to with what is done with it."""
+    """What went wrong with a file (its argument), as opposed to with what is done with it."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
+
+@contextmanager
+def _failing(place: Place) -> Iterator[None]:
+    """Make FailedError of what goes wrong with a place."""
+    try:
+        with naming(place.name):
+            yield
+    except (OSError, UnreadableError) as error:
+        raise FailedError(error) from error
 
 
 def opened(place: Place, options: Options) -> Source:
     """Open a place. A frame is a table, unless its rows are features or all of it is one array of NumPy."""
-    kind = "images" if place.kind == "images" else "tables" if place.kind in TABLES.values() else "arrays"
+    module = "images" if place.format == "images" else "tables" if place.format in TABLES.values() else "arrays"
     if is_frame(place.array) and (options.tabular or not _is_array(place.array, options)):
-        kind = "tables"
-    source: Source = importlib.import_module(f"fastbn.io.{kind}").opened(place, options)
+        module = "tables"
+    source: Source = importlib.import_module(f"fastbn.io.{module}").opened(place, options)
     return source
 
 
 def _is_array(frame: Any, options: Options) -> bool:
-    kinds = set(getattr(frame, "dtypes", ()))
+    types = set(getattr(frame, "dtypes", ()))
     return options.axis not in (None, 1, -1, (1,), (-1,)) or (
-        len(kinds) == 1 and all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in kinds)
+        len(types) == 1 and all(isinstance(each, np.dtype) and each.kind in "biuf" for each in types)
     )
 
 
@@ -78,23 +85,20 @@ class Run:
                     with closing(self._opened(place)) as source:
                         take(source, place)
                 except FailedError as failed:
+                    (error,) = failed.args
                     if self._listener is None or not undo():
-                        raise failed.error from failed.error.__cause__
-                    self._unreadable.append((place.name, failed.error))
-                self.settle()
+                        raise error from error.__cause__
+                    self._unreadable.append((place.name, error))
+                self.report_unreadable()
                 yield index + 1
             self._read += self._size
             self.tell(0.0)
-
-    def coming(self, items: Iterator[T], source: Source, place: Place) -> closing[Generator[T, None, None]]:
-        """Return what comes from a source, read ahead where it can be; FailedError where it cannot be read."""
-        return self.overlapped(_checked(items, place), source)
 
     def overlapped(self, items: Generator[T, None, None], source: Source) -> closing[Generator[T, None, None]]:
         """Return items that a thread gets, where it may."""
         return closing(ahead(items, self.options.depth) if source.overlaps else items)
 
-    def settle(self) -> None:
+    def report_unreadable(self) -> None:
         """Say which files could not be read. Here, for the thread that reads is not the caller's."""
         while self._unreadable:
             name, error = self._unreadable.pop(0)
@@ -108,30 +112,45 @@ class Run:
             self.options.progress(self._read + int(done * self._size), self._total)
 
     def _opened(self, place: Place) -> Source:
-        try:
-            with naming(place.name), ExitStack() as stack:
-                source = opened(place, self._options_of(place))
-                stack.callback(source.close)
-                self._check(source, place)
-                for column, why in source.suspects:
-                    self.options.note(f"column {column!r} of {source.name} is left out, for {why}")
-                stack.pop_all()
-                return source
-        except (OSError, UnreadableError) as error:
-            raise FailedError(error) from error
+        with _failing(place), ExitStack() as stack:
+            source = opened(place, self._options_of(place))
+            stack.callback(source.close)
+            self._check(source, place)
+            for column, why in source.suspects:
+                self.options.note(f"column {column!r} of {source.name} is left out, for {why}")
+            stack.pop_all()
+            return source
 
 
-def _checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:
+def checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:
     """Yield what a source yields; FailedError where it cannot be read, or was changed meanwhile.
 
     Images, many files that are read one by one, are not watched.
     """
     watched = len(place.files) == 1
+    with _failing(place):
+        before = fingerprint(place) if watched else None
+        yield from items
+        if watched and fingerprint(place) != before:
+            raise UnreadableError(f"{place.name} must not change while it is read, but it did")
+
+
+def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
+    """Yield the items, in their order, while a thread gets the next ones, of which up to ``depth`` wait.
+
+    What the thread raises is raised here, after the items before it. Once this iterator is closed the thread ends with
+    the item that it is at.
+    """
+    end: Any = object()
+    iterator = iter(items)
+    pool = ThreadPoolExecutor(1, "fastbn-readahead")
     try:
-        with naming(place.name):
-            before = fingerprint(place) if watched else None
-            yield from items
-            if watched and fingerprint(place) != before:
-                raise UnreadableError(f"{place.name} must not change while it is read, but it did")
-    except (OSError, UnreadableError) as error:
-        raise FailedError(error) from error
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(depth + 1))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, iterator, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()

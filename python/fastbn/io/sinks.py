@@ -14,20 +14,20 @@ import numpy as np
 from fastbn._validation import Shape
 from fastbn.io.atomic import removed
 from fastbn.io.options import Array, Options
-from fastbn.io.places import KINDS, TABLES, Place, suffix_of
-from fastbn.io.sources import Block, Source
+from fastbn.io.places import FORMATS, TABLES, Place, suffix_of
+from fastbn.io.sources import Block, Source, UnreadableError
 from fastbn.io.targets import Target
-from fastbn.io.writers import WRITERS, Wanted, Writer
+from fastbn.io.writers import WRITERS, ArraySpec, Writer
 
 
 class FileSink:
     """One file. Sources follow each other along axis 0."""
 
     def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
-        self._tabular = target.kind in TABLES.values()
+        self._tabular = target.format in TABLES.values()
         self._target, self._path, self._options = target, path, options
         self._writer: Writer | None = None
-        self._kind: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
+        self._schema: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
         self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
         self._resumed = resumed is not None
 
@@ -42,22 +42,22 @@ class FileSink:
         if source.flat and not self._tabular:
             values, corner = values[:, 0], corner[:1]
         if self._tabular:
-            shape, kind = values.shape, (values.schema.names, values.schema.types)
+            shape, schema = values.shape, (values.schema.names, values.schema.types)
         else:
             shape = _shape_of(values, source)
-            kind = (shape[1:], values.dtype)
+            schema = (shape[1:], values.dtype)
         if self._writer is None:
-            self._kind = kind
+            self._schema = schema
             with self._holding(values, block.name or source.name):
                 if self._tabular:
                     from fastbn.io.tables import TableWriter  # where pyarrow is needed
 
                     self._writer = TableWriter(self._target, self._path, values.schema, self._options)
                 else:
-                    wanted = Wanted(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
-                    self._writer = WRITERS[self._target.kind](self._target, self._path, wanted)
-        if kind != self._kind:
-            what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._kind, kind
+                    spec = ArraySpec(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
+                    self._writer = WRITERS[self._target.format](self._target, self._path, spec)
+        if schema != self._schema:
+            what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._schema, schema
             raise ValueError(
                 f"out must be a folder where {what} or types differ: one file holds {held} of {of}, "
                 f"got {got} of {other} from {block.name or source.name}"
@@ -69,26 +69,28 @@ class FileSink:
 
     @contextmanager
     def _holding(self, values: Any, name: str) -> Iterator[None]:
-        """Say in a ValueError what a file cannot hold: in ORC some types of Arrow's, an index of several levels."""
+        """Say in a ValueError what a file cannot hold: lists in a text, types of Arrow's in ORC, levels of an index."""
         try:
             yield
-        except NotImplementedError as error:
+        except (NotImplementedError, ValueError) as error:
+            if type(error) in (ValueError, UnreadableError):  # which name what is wrong
+                raise
             said = str(error).strip().partition("\n")[0]
             fields = values.schema if self._tabular else ()
             of_it = (field for field in fields if re.search(rf"(?<!\w){re.escape(str(field.type))}(?!\w)", said))
             what = "".join(f" (column {field.name!r})" for field in itertools.islice(of_it, 1))
             raise ValueError(
-                f"out must be of a kind that holds what is in {name}, got {self._target.name!r}: {said}{what}"
+                f"out must be of a format that holds what is in {name}, got {self._target.name!r}: {said}{what}"
             ) from error
 
     def end(self) -> None:
         """End a source that is complete."""
         self._begin = self.rows
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Have the system write out what was written."""
         if self._writer is not None:
-            self._writer.settle(self.rows)
+            self._writer.synchronize(self.rows)
 
     def undo(self) -> bool:
         """Whether a source that failed has left nothing behind."""
@@ -118,7 +120,7 @@ def _shape_of(values: Array, source: Source) -> Shape:
 
 
 class FolderSink:
-    """A folder: of one file for each source, of its name and kind, and of one .npy file for each image."""
+    """A folder: of one file for each source, of its name and format, and of one .npy file for each image."""
 
     rows = 0
 
@@ -132,7 +134,7 @@ class FolderSink:
     def begin(self, place: Place, source: Source) -> None:
         """Begin with a source, of which a run that was stopped may have left a part."""
         self._root = place.root
-        if place.kind == "images":
+        if place.format == "images":
             return
         file = place.files[0].rstrip(os.sep) if place.files else f"{place.name}.npy"
         name = os.path.relpath(file, self._root) if self._root else os.path.basename(file)
@@ -140,7 +142,7 @@ class FolderSink:
             removed(os.path.join(self._path, name))
         self._resumed = False
         self._made = self._free(name, place.name)
-        target = Target(KINDS[suffix_of(name)], self._made, place.member or "data", bool(place.member))
+        target = Target(FORMATS[suffix_of(name)], self._made, place.member or "data", bool(place.member))
         self._file = FileSink(target, self._made, self._options)
         self._file.begin(place, source)
 
@@ -164,7 +166,7 @@ class FolderSink:
         self.close()
         self._made = ""
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Have the system write out what was written, which is in many files."""
         os.sync()
 

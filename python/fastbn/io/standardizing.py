@@ -98,6 +98,6 @@ def standardize(
     ((1000, 3), True)
     """
     options = Options.of({**locals(), "written": dtype, "dtype": None})
-    from fastbn.io.rewriting import standardized
+    from fastbn.io.rewriting import Rewriting
 
-    standardized(source, moments, out, options)
+    Rewriting(source, moments, out, options).write()

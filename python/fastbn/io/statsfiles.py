@@ -34,7 +34,7 @@ def read_as(moments: Moments) -> Provenance:
     return known._replace(scale=known.scale or 1.0, axis=1 if known.axis is None else known.axis)
 
 
-def labels(moments: Moments) -> list[str]:
+def display_names(moments: Moments) -> list[str]:
     """Return what to call each feature: its name, or its place in the feature shape."""
     if moments.names is not None:
         return [name or f"unnamed {number}" for number, name in enumerate(moments.names)]

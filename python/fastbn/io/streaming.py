@@ -57,7 +57,7 @@ def stream(
     dim : str or iterable of str, optional
         Instead of `axis`, the names of the dimensions to reduce, of xarray objects and of files that name them.
     columns : sequence of int or str, optional
-        The features to count, in the order wanted: by number, or in tables and images by name. By default all; of a
+        The features to count, in that order: by number, or in tables and images by name. By default all; of a
         table all columns of numbers but those of pandas' index, and those that the names of folders give, as in
         ``year=2024``. Of these, and of columns of text of which some entries are numbers, a RuntimeWarning says so.
     weights : str, path or array_like, optional
@@ -80,7 +80,7 @@ def stream(
         What values are divided by; 255 gives the statistics of images in units of 0 to 1.
     mode : {"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}, optional
         What images are converted to, by Pillow, to 8 bits. By default they are read as they are stored and must be of
-        the first one's kind; palettes are RGB, alpha does not count.
+        the first one's mode; palettes are RGB, alpha does not count.
     max_pixels : int, default 178956970
         The largest image to decode; four channels beyond the first four count as another pixel.
     header : bool, optional
@@ -108,7 +108,7 @@ def stream(
     Returns
     -------
     Moments
-        With extremes, unless these were not wanted. Where features have names, they are its attribute ``names``, and
+        With extremes, unless ``extremes=False``. Where features have names, they are its attribute ``names``, and
         `standardize` finds them by these. It goes by the `scale`, `axis` and `mode` given here, too.
 
     Raises
@@ -139,13 +139,13 @@ def stream(
     True
     """
     options = Options.of(locals())
-    from fastbn.io.counting import streamed
+    from fastbn.io.counting import Counting
     from fastbn.io.statsfiles import remembering
 
-    found = streamed(source, options)
-    found.settle()
-    labels = (found.noted.others or {}).get(FOLDERS)
-    if labels and options.columns is None:
-        names = ", ".join(labels)
-        warn(f"columns {FOLDERS} are not counted unless they are asked for by columns=: {names}")
-    return found.moments if found.noted.named else remembering(found.moments, names=None)
+    counting = Counting(source, options)
+    moments = counting.moments()
+    counting.remove_checkpoint()
+    names = (counting.state.others or {}).get(FOLDERS)
+    if names and options.columns is None:
+        warn(f"columns {FOLDERS} are not counted unless they are asked for by columns=: {', '.join(names)}")
+    return moments if counting.state.named else remembering(moments, names=None)

@@ -18,10 +18,10 @@ import numpy as np
 from fastbn._validation import Shape
 from fastbn.io.columns import Field, compute, described, fields_of, fill, pa, refuse, stored
 from fastbn.io.options import FOLDERS, Array, Options
-from fastbn.io.places import TEXTS, Place, compression_of, suffix_of
+from fastbn.io.places import Place, compression_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed, valid_of
 from fastbn.io.targets import Target
-from fastbn.io.texts import TextTable, compressed
+from fastbn.io.texts import TextTable, compressed, delimiter_of
 from fastbn.io.writers import Writer
 
 # Of a value: as decoded, in the matrix, and while it is decoded; in a result and while that is encoded.
@@ -35,9 +35,9 @@ _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
 def opened(place: Place, options: Options) -> TableSource:
     """Open a table: what yields blocks of rows as pyarrow has them, and knows its fields and its schema."""
     with ExitStack() as stack:
-        if place.kind == "text":
+        if place.format == "text":
             table: TextTable | _ParquetTable | _ArrowTable = TextTable(place, options)
-        elif place.kind == "parquet":
+        elif place.format == "parquet":
             table = _ParquetTable(place, options, stack)
         else:
             table = _ArrowTable(place, options)
@@ -57,17 +57,17 @@ class TableSource(Source):
         if options.axis not in (None, 1, -1, (1,), (-1,)) or options.dim is not None:
             raise UnreadableError(f"axis must be 1 for tables, got {options.dim or options.axis} for {name}")
         own = {field.name for field in table.fields}
-        labels = {each: pa.scalar(value, kind) for each, value, kind in place.labels if each not in own}
-        asked = [column for column in options.columns or () if column in labels]
-        if asked and not options.labels:
+        partitions = {each: pa.scalar(value, held) for each, value, held in place.partitions if each not in own}
+        asked = [column for column in options.columns or () if column in partitions]
+        if asked and not options.partitions:
             raise UnreadableError(f"out must be one file, got a folder, whose names hold {asked[0]!r} of {name}")
-        labels = labels if options.labels else {}
-        self._table, self._stored, self._labels = table, len(table.fields), list(labels.values())
-        self.fields = (*table.fields, *(Field.of(each, value.type, FOLDERS) for each, value in labels.items()))
+        partitions = partitions if options.partitions else {}
+        self._table, self._stored, self._partitions = table, len(table.fields), list(partitions.values())
+        self.fields = (*table.fields, *(Field.of(each, value.type, FOLDERS) for each, value in partitions.items()))
         self._schema = table.schema
-        for each, value in labels.items():
+        for each, value in partitions.items():
             self._schema = self._schema.append(pa.field(each, value.type))
-        known = None if place.kind == "text" and options.header is False else [field.name for field in self.fields]
+        known = None if place.format == "text" and options.header is False else [field.name for field in self.fields]
         self._weights = self._weights_of(options, known)
         self.chosen = self._chosen(options, known)
         chosen = [self.fields[i] for i in self.chosen]
@@ -94,7 +94,7 @@ class TableSource(Source):
             rows, first = block.values, block.corner[1]
             count, end = rows.num_rows, first + rows.num_columns
             columns = dict(zip(range(self._stored) if self.tabular else read[first:end], rows.columns, strict=True))
-            for number, value in enumerate(self._labels, self._stored):
+            for number, value in enumerate(self._partitions, self._stored):
                 columns[number] = pa.repeat(value, count) if value.is_valid else pa.nulls(count, value.type)
             chosen = self.chosen if self.tabular or together else self.chosen[first:end]
             matrix, weights = self._ring.take((len(chosen), count), self.dtype), np.empty((len(self._weights), count))
@@ -126,12 +126,12 @@ class TableSource(Source):
         if options.columns is None:
             found = [i for i, field in enumerate(self.fields) if field.counts and i not in self._weights]
             if not found:
-                kinds = ", ".join(f"{field.name} ({field.holds})" for field in self.fields) or "no column"
+                held = ", ".join(f"{field.name} ({field.holds})" for field in self.fields) or "no column"
                 lone = self.fields[0].name if len(self.fields) == 1 else ""
                 hint = next(
                     (f" (delimiter={mark!r} would make more columns of it)" for mark in ";\t|," if mark in lone), ""
                 )
-                raise UnreadableError(f"{self.name} must have a column of numbers, got {kinds}{hint}")
+                raise UnreadableError(f"{self.name} must have a column of numbers, got {held}{hint}")
             return found
         found = chosen_columns(self.name, options.columns, known, len(self.fields))
         if set(found) & set(self._weights):
@@ -261,7 +261,7 @@ class _ArrowTable:
     """A Feather (Arrow) or ORC file, by pyarrow.dataset, or a data frame in memory. A place is a number of batches."""
 
     def __init__(self, place: Place, options: Options) -> None:
-        self._options, self._kind = options, {"arrow": "ipc"}.get(place.kind, place.kind)
+        self._options, self._format = options, {"arrow": "ipc"}.get(place.format, place.format)
         odd: dict[str, str] = {}
         self.rounded: dict[int, object] = {}  # what float64 does not hold of columns that it is made of
         if place.array is not None:
@@ -269,9 +269,9 @@ class _ArrowTable:
             self.schema, self._total = self._held.schema, self._held.num_rows
         else:
             with open(place.files[0], "rb") as file:
-                if self._kind == "ipc" and file.read(4) == b"\xff\xff\xff\xff":
+                if self._format == "ipc" and file.read(4) == b"\xff\xff\xff\xff":
                     raise UnreadableError(f"{place.name} must be an Arrow file, got a stream (pyarrow.ipc.open_stream)")
-            dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._kind)
+            dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._format)
             self._held = next(dataset.get_fragments())
             self.schema, self._total = self._held.physical_schema, self._held.count_rows()
         self.fields = [
@@ -283,26 +283,26 @@ class _ArrowTable:
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         """Yield the batches behind so many."""
-        wanted = list(range(len(self.fields))) if everything else list(chosen)
-        width = max(1, len(wanted)) * (8 * (_REWRITTEN if everything else _COPIES) + self._options.beside)
-        found = self._batches(max(_LEAST_ROWS, self._options.block_bytes // width), wanted)
+        numbers = list(range(len(self.fields))) if everything else list(chosen)
+        width = max(1, len(numbers)) * (8 * (_REWRITTEN if everything else _COPIES) + self._options.beside)
+        found = self._batches(max(_LEAST_ROWS, self._options.block_bytes // width), numbers)
         at, number = 0, 0
         for number, batch in enumerate(found, 1):
             if number > start:
                 yield Block(batch, (at, 0), number, (at + batch.num_rows) / max(1, self._total))
             at += batch.num_rows
         if number <= start:
-            yield Block(self.schema.empty_table().select(wanted), (at, 0), start, 1.0)
+            yield Block(self.schema.empty_table().select(numbers), (at, 0), start, 1.0)
 
-    def _batches(self, rows: int, wanted: Sequence[int]) -> Iterator[Any]:
-        if self._kind == "memory":
-            yield from (batch.select(wanted) for batch in self._held.to_batches(max_chunksize=rows))
+    def _batches(self, rows: int, numbers: Sequence[int]) -> Iterator[Any]:
+        if self._format == "memory":
+            yield from (batch.select(numbers) for batch in self._held.to_batches(max_chunksize=rows))
             return
         # To find many columns by name takes longer than to read the others too; and a name with a point would be taken
         # for the path to a member of a struct: "s.p", of ORC.
         known = self.schema.names
-        names = [known[i] for i in wanted]
-        path = self._kind == "orc" and any("." in name for name in names)
+        names = [known[i] for i in numbers]
+        path = self._format == "orc" and any("." in name for name in names)
         few = names if 2 * len(names) <= len(known) and not path else None
         how = {"batch_size": rows, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
         yield from (batch.select(names) for batch in self._held.to_batches(columns=few, **how))
@@ -361,14 +361,14 @@ class TableWriter(Writer):
     """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
 
     def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
-        self._text = target.kind == "text"
+        self._text = target.format == "text"
         self._decimal, self._single = options.decimal, len(schema) == 1
         with ExitStack() as stack:
-            if target.kind == "parquet":
+            if target.format == "parquet":
                 self._writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
-            elif target.kind == "orc":
+            elif target.format == "orc":
                 self._writer = needed("pyarrow.orc", "ORC tables").ORCWriter(path)
-            elif target.kind == "arrow":
+            elif target.format == "arrow":
                 self._writer = pa.ipc.new_file(path, schema)
             else:
                 csv = needed("pyarrow.csv", "Tables")
@@ -378,7 +378,7 @@ class TableWriter(Writer):
                 stream = stack.enter_context(compressed(stack.enter_context(stream), packed, "wb"))
                 if options.encoding != "utf-8":
                     stream = codecs.EncodedFile(stream, "utf-8", options.encoding)
-                delimiter = options.delimiter or TEXTS[suffix_of(target.path)]
+                delimiter = delimiter_of(target.path, options)
                 how = csv.WriteOptions(include_header=options.header is not False, delimiter=delimiter)
                 spelled = self._spelled(schema.empty_table()).schema
                 self._writer = csv.CSVWriter(stream, spelled, write_options=how)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
+from fastbn.io.arrays import data_sets
 from fastbn.io.options import Path
-from fastbn.io.places import KINDS, Place, split, suffix_of
+from fastbn.io.places import FORMATS, Place, split, suffix_of
 from fastbn.io.sources import needed
 
 
 class Target(NamedTuple):
-    """A file, or a folder (``kind`` "folder") of one file for each that is read; ``member`` names the array in it.
+    """A file, or a folder (``format`` "folder") of one file for each that is read; ``member`` names the array in it.
 
     Where the name was given (``named``), the other arrays of the file stay.
     """
 
-    kind: str
+    format: str
     path: str
     member: str = "data"
     named: bool = False
@@ -40,14 +37,14 @@ class Target(NamedTuple):
         """Whether there is something that would be replaced."""
         if not self.within:
             return os.path.lexists(self.path)
-        if self.kind == "npz":
+        if self.format == "npz":
             with zipfile.ZipFile(self.path) as archive:
                 return f"{self.member}.npy" in archive.namelist()
-        if self.kind == "hdf5":
+        if self.format == "hdf5":
             with needed("h5py", "HDF5 files").File(self.path, "r") as file:
                 # A link that leads nowhere is something too.
                 return self._is_in(file) or file.get(self.member, getlink=True) is not None
-        if self.kind == "zarr":
+        if self.format == "zarr":
             return self._is_in(needed("zarr", "Zarr stores").open(self.path, mode="r"))
         raise ValueError(f"out must be a new file where it is NetCDF, got {self.name!r}, in a file that is there")
 
@@ -66,10 +63,10 @@ class Target(NamedTuple):
 
     def spares(self, place: Place) -> bool:
         """Whether a place is another array of the file by its name, which stays."""
-        if not self.named or place.array is not None or place.kind != self.kind or not place.member:
+        if not self.named or place.array is not None or place.format != self.format or not place.member:
             return False
         one, other = (_plain(member) for member in (self.member, place.member))
-        if self.kind == "zarr":  # where folders may be links
+        if self.format == "zarr":  # where folders may be links
             one, other = (os.path.realpath(os.path.join(self.path, each)) for each in (one, other))
         return not f"{other}/".startswith(f"{one}/")
 
@@ -79,28 +76,13 @@ class Target(NamedTuple):
         Links may have led to it, from another name or another file than the one that was named.
         """
         return os.path.exists(self.path) and any(
-            os.path.samefile(file, self.path) and (not self.named or self._is(name)) for file, name in _data_sets(array)
+            os.path.samefile(file, self.path) and (not self.named or self._is(name)) for file, name in data_sets(array)
         )
 
     def _is(self, name: str) -> bool:
         with needed("h5py", "HDF5 files").File(self.path, "r") as file:
             found = file.get(self.member)
             return found is not None and ("%" in name or found == file.get(name))
-
-
-def _data_sets(array: Any, known: frozenset[tuple[str, str]] = frozenset()) -> Iterator[tuple[str, str]]:
-    """Yield file and name of a data set of HDF5, and of those that a virtual one is made of; a name may have "%b"."""
-    if not hasattr(array, "virtual_sources") or (array.file.filename, array.name) in known:
-        return
-    here = array.file.filename
-    yield here, array.name
-    for each in array.virtual_sources() if array.is_virtual else ():
-        beside = os.path.join(os.path.dirname(here), each.file_name)
-        for pattern in (here,) if each.file_name == "." else (beside, each.file_name):
-            for path in glob.glob(re.sub("%[0-9]*b", "*", glob.escape(pattern))):
-                yield path, each.dset_name
-                with suppress(OSError, KeyError), needed("h5py", "HDF5 files").File(path, "r") as file:
-                    yield from _data_sets(file[each.dset_name], known | {(here, array.name)})
 
 
 def _plain(member: str) -> str:
@@ -115,10 +97,10 @@ def target_of(out: Path) -> Target:
     if member:
         if not _plain(member):
             raise ValueError(f"out must name an array, got {path!r}")
-        return Target(KINDS[suffix_of(bare)], bare, _plain(member), True)
+        return Target(FORMATS[suffix_of(bare)], bare, _plain(member), True)
     suffix = suffix_of(path)
-    if suffix in KINDS:
-        return Target(KINDS[suffix], path.rstrip(os.sep))
+    if suffix in FORMATS:
+        return Target(FORMATS[suffix], path.rstrip(os.sep))
     if suffix and not path.endswith(os.sep):
-        raise ValueError(f"out must be a folder or a file of a known kind ({', '.join(KINDS)}), got {path!r}")
+        raise ValueError(f"out must be a folder or a file of a known format ({', '.join(FORMATS)}), got {path!r}")
     return Target("folder", path.rstrip(os.sep) or os.sep)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -45,12 +46,12 @@ class TextTable:
         self.rounded: dict[int, object] = {}
         self._name, self._path, self._options, self._done = place.name, place.files[0], options, 0.0
         self._size = options.block_bytes // (_GROWTH * (2 if options.beside else 1))
-        self._delimiter = options.delimiter or TEXTS[suffix_of(self._path)]
+        self._delimiter = delimiter_of(self._path, options)
         self._nulls = [*self._csv.ConvertOptions().null_values, *options.null_values]
         names, self._begin = self._first_row()
         if not names:
-            kind = "values" if options.header is False else "names"
-            raise UnreadableError(f"{place.name} must begin with a line of {kind}, got nothing")
+            what = "values" if options.header is False else "names"
+            raise UnreadableError(f"{place.name} must begin with a line of {what}, got nothing")
         filled = [entry.strip() for entry in names if entry.strip() not in self._nulls]
         if options.header is None and filled and all(map(self._is_like_number, filled)):
             raise UnreadableError(
@@ -63,15 +64,15 @@ class TextTable:
         parsed = self._parsed(sample)
         texts = self._parsed(sample, {name: pa.string() for name in parsed.column_names})
         self.fields, self._types = [], dict[str, Any]()
-        for name, number, kind, column in zip(self._names, texts.column_names, parsed.schema.types, texts, strict=True):
+        for name, number, held, column in zip(self._names, texts.column_names, parsed.schema.types, texts, strict=True):
             # Hexadecimal integers are integers to pyarrow, but no numbers.
-            if kind == pa.int64() and any("x" in text.lower() for text in column.to_pylist() if text):
-                kind = pa.string()
-            field = Field.of(name, kind)
+            if held == pa.int64() and any("x" in text.lower() for text in column.to_pylist() if text):
+                held = pa.string()
+            field = Field.of(name, held)
             # What is empty so far may have numbers later, and integers fractions.
             self._types[number] = pa.float64() if field.numeric or field.empty else pa.string()
             if field.type == "bool":
-                self._types[number] = kind
+                self._types[number] = held
             if not (field.numeric or field.empty):
                 field = field._replace(**self._odd(column.to_pylist()))
             self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
@@ -137,12 +138,11 @@ class TextTable:
 
     def _parsed(self, lines: bytes, types: dict[str, Any] | None = None, columns: list[str] | None = None) -> Any:
         numbers = [str(i) for i in range(len(self._names))]
-        if lines.count(b'"') % 2:  # which pyarrow would take, up to the end, for one entry; blocks before have it even
-            list(self._entries(io.StringIO(lines.decode(errors="replace"), newline="")))
         lines = _without_comments(lines, self._delimiter, self._options.comment)
+        if lines.count(b'"') % 2:  # which pyarrow would take, up to the end, for one entry; blocks before have it even
+            list(self._entries(lines.decode(errors="replace")))
         if not lines.strip():
-            kinds = [(n, types[n] if types else pa.null()) for n in columns or numbers]
-            return pa.schema(kinds).empty_table()
+            return pa.schema([(n, types[n] if types else pa.null()) for n in columns or numbers]).empty_table()
         convert: dict[str, Any] = {"column_types": types, "include_columns": columns, "null_values": self._nulls}
         try:
             return self._csv.read_csv(
@@ -165,10 +165,10 @@ class TextTable:
             hint = f" (null_values=[{entry[1]!r}], --null, would count the others)" if entry else ""
             raise UnreadableError(f"{self._name} cannot be read: {said}{hint}") from error
 
-    def _entries(self, lines: Iterable[str], must: str = "close the quotes it opens") -> Iterator[list[str]]:
+    def _entries(self, text: str, must: str = "close the quotes it opens") -> Iterator[list[str]]:
         """Yield rows of entries; UnreadableError where a quote is not closed."""
         try:
-            yield from csv.reader(lines, delimiter=self._delimiter, strict=True)
+            yield from csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter, strict=True)
         except csv.Error as error:
             raise UnreadableError(f"{self._name} must {must}, got {error}") from None
 
@@ -188,15 +188,14 @@ class TextTable:
         _refuse_packed(self._name, data)
         if b"\r" in data and b"\n" not in data:
             raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
-        lines, at, marks = io.BytesIO(data), 0, (self._delimiter, self._options.comment)
-        texts = (_decoded(self._name, line) for line in lines)
-        for _ in self._entries(texts, "begin with a whole row of entries"):
-            if lines.tell() == self._size and not data.endswith(b"\n"):
+        at, marks = 0, (self._delimiter, self._options.comment)
+        for end in itertools.chain(_row_ends(data, *marks), [len(data)]):
+            if end == self._size and not data.endswith(b"\n"):
                 raise self._too_long()
-            row, at = _without_comments(data[at : lines.tell()], *marks), lines.tell()
+            row, at = _without_comments(_decoded(self._name, data[at:end]).encode(), *marks), end
             if row.strip(b"\r\n"):
-                entries = next(self._entries(io.StringIO(row.decode(), newline="")))
-                return entries, begin if self._options.header is False else begin + at
+                entries = next(self._entries(row.decode(), "begin with a whole row of entries"))
+                return entries, begin if self._options.header is False else begin + end
         return [], begin
 
     def _lines(self, start: int) -> Iterator[tuple[bytes, int]]:
@@ -241,6 +240,17 @@ class TextTable:
         )
 
 
+def delimiter_of(path: str, options: Options) -> str:
+    """Return what is between the columns of a text, which its name says where the options do not."""
+    delimiter = options.delimiter or TEXTS[suffix_of(path)]
+    if delimiter == options.decimal:
+        raise UnreadableError(
+            f"decimal must not be the delimiter of {path}, got {delimiter!r} for both "
+            "(delimiter=, --delimiter, says another)"
+        )
+    return delimiter
+
+
 def compressed(file: Any, compression: str | None, mode: str) -> Any:
     """Return what reads ("rb") or writes ("wb") a compressed text through a file."""
     if compression in ("zstd", "lz4"):  # that Python has nothing for
@@ -263,19 +273,18 @@ def _decoded(name: str, line: bytes) -> str:
     raise UnreadableError(f"{name} must be in UTF-8, or be read with its encoding ({_ENCODINGS}), got {line[:40]!r}")
 
 
+def _patterns(delimiter: str, comment: str | None) -> tuple[bytes, bytes]:
+    """Return patterns of an entry in quotes, which open it at its beginning alone (as in pyarrow), and of a comment."""
+    quoted = rb'"(?<![^\r\n' + re.escape(delimiter.encode()) + rb']")[^"]*(?:""[^"]*)*(?:"|\Z)'
+    return quoted, rb"(?!)" if comment is None else re.escape(comment.encode()) + rb"[^\r\n]*"
+
+
 def _without_comments(lines: bytes, delimiter: str, comment: str | None) -> bytes:
     """Return lines without their comments, which a mark outside of quotes begins, and without lines of comments."""
     if comment is None or comment.encode() not in lines:
         return lines
-    mark = re.escape(comment.encode())
-    either = rb"(" + _quoted(delimiter) + rb")|" + mark + rb"[^\r\n]*"
-    kept = re.sub(either, lambda found: found[1] or b"", lines)
-    return re.sub(rb"(?m)^[ \t]*\r?\n", b"", kept) if re.search(rb"(?m)^[ \t]*" + mark, lines) else kept
-
-
-def _quoted(delimiter: str) -> bytes:
-    """Return a pattern of an entry in quotes: they open one at its beginning alone, as pyarrow has it."""
-    return rb"(?:\A|[\r\n" + re.escape(delimiter.encode()) + rb'])"[^"]*(?:""[^"]*)*(?:"|\Z)'
+    quoted, remark = _patterns(delimiter, comment)
+    return re.sub(rb"(" + quoted + rb")|(?m:^)[ \t]*" + remark + rb"(?:\r?\n)?|" + remark, rb"\1", lines)
 
 
 def _last_end(data: bytes, delimiter: str, comment: str | None) -> int:
@@ -284,12 +293,14 @@ def _last_end(data: bytes, delimiter: str, comment: str | None) -> int:
         return data.rfind(b"\n") + 1
     if (comment is None or comment.encode() not in data) and _in_pairs(data, delimiter):
         return _last_even_end(data)
-    mark = rb"" if comment is None else rb"|" + re.escape(comment.encode()) + rb"[^\r\n]*"
-    end, at = 0, 0
-    for found in re.finditer(_quoted(delimiter) + mark, data):
-        end = data.rfind(b"\n", at, found.start() + 1) + 1 or end
-        at = found.end()
-    return data.rfind(b"\n", at) + 1 or end
+    return max(_row_ends(data, delimiter, comment), default=0)
+
+
+def _row_ends(data: bytes, delimiter: str, comment: str | None) -> Iterator[int]:
+    """Yield where rows end: behind each line end that is in no quotes."""
+    for found in re.finditer(b"|".join((*_patterns(delimiter, comment), b"\n")), data):
+        if found[0] == b"\n":
+            yield found.end()
 
 
 def _in_pairs(data: bytes, delimiter: str) -> bool:

@@ -1,4 +1,4 @@
-"""Arrays written region by region, to files of every kind.
+"""Arrays written region by region, to files of every format.
 
 Writers are given a temporary name; where a file holds other arrays that are to stay, it is a copy of that file.
 """
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn._validation import Shape
-from fastbn.io.arrays import PACKING, runs
+from fastbn.io.arrays import PACKING, contiguous, referred, zarr_format
 from fastbn.io.atomic import removed
 from fastbn.io.options import Array
 from fastbn.io.sources import Origin, needed
@@ -37,7 +37,7 @@ _OWN = {
 }
 
 
-class Wanted(NamedTuple):
+class ArraySpec(NamedTuple):
     """An array that is to be written: the shape of a row, the type, and what the source is beside its values.
 
     ``rows`` is how many rows of it come from this source; others may follow.
@@ -93,15 +93,13 @@ def _told(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _simple(attrs: Mapping[str, Any], kinds: str = "biufU") -> dict[str, Any]:
+def _simple(attrs: Mapping[str, Any], types: str = "biufU") -> dict[str, Any]:
     """Return those that HDF5 has too: numbers and texts, and arrays of these; NetCDF has no booleans."""
-
-    def is_simple(value: Any) -> bool:
+    found: dict[str, Any] = {}
+    for key, value in _told(attrs).items():
         with suppress(ValueError):  # of lists of other lengths
-            return np.asarray(value).dtype.kind in kinds
-        return False
-
-    return {key: value for key, value in _told(attrs).items() if is_simple(value)}
+            found |= {key: value} if np.asarray(value).dtype.kind in types else {}
+    return found
 
 
 def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
@@ -131,7 +129,7 @@ class Writer:
             self._resize(rows)
         self._array[region] = values
 
-    def settle(self, rows: int) -> None:
+    def synchronize(self, rows: int) -> None:
         """Have the system write out what was written, an array of so many rows, so that a run can go on from here."""
         os.sync()  # it is in many files
 
@@ -148,9 +146,9 @@ class Writer:
 class _NpyWriter(Writer):
     """An .npy file in C order. Its header has the number of rows, and room to write it once more at the end."""
 
-    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
-        self._trailing, self._dtype = wanted.trailing, wanted.dtype
-        self._file = open(path, "r+b" if wanted.resumed else "wb")  # noqa: SIM115 (closed by `close`)
+    def __init__(self, target: Target, path: str, spec: ArraySpec) -> None:
+        self._trailing, self._dtype = spec.trailing, spec.dtype
+        self._file = open(path, "r+b" if spec.resumed else "wb")  # noqa: SIM115 (closed by `close`)
         self._header(0)
         self._begin = self._file.tell()
 
@@ -158,12 +156,12 @@ class _NpyWriter(Writer):
         """Write each piece of the region that is contiguous in the file."""
         region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
         data, position = np.ascontiguousarray(values).reshape(-1), 0
-        for first, count in runs((region[0].stop, *self._trailing), region):
+        for first, count in contiguous((region[0].stop, *self._trailing), region):
             self._file.seek(self._begin + first * self._dtype.itemsize)
             self._file.write(data[position : position + count].data)
             position += count
 
-    def settle(self, rows: int) -> None:
+    def synchronize(self, rows: int) -> None:
         self._header(rows)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -185,10 +183,10 @@ class _NpyWriter(Writer):
 class _NpzWriter(_NpyWriter):
     """An array of an .npz file, which is written beside it first: its size must be known before the rest."""
 
-    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+    def __init__(self, target: Target, path: str, spec: ArraySpec) -> None:
         self._path, self._beside = path, f"{path}.npy"
         self._name, self._old = f"{target.member}.npy", target.path if target.within else None
-        super().__init__(target, self._beside, wanted)
+        super().__init__(target, self._beside, spec)
 
     def finish(self, rows: int) -> None:
         """Put the array into the archive, behind those that stay."""
@@ -213,34 +211,34 @@ class _NpzWriter(_NpyWriter):
 class _Hdf5Writer(Writer):
     """An array of an HDF5 file: a new one, or a copy of one of which everything else stays."""
 
-    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+    def __init__(self, target: Target, path: str, spec: ArraySpec) -> None:
         if target.within:
             shutil.copyfile(target.path, path)
         self._file = self._opened(path, target.within)
-        stored, options = wanted.origin.stored, {}
+        stored, options = spec.origin.stored, {}
         source = stored if type(stored) is needed("h5py", "HDF5 files").Dataset else None
         if source is not None and source.chunks is not None:
             known = source.compression in ("gzip", "lzf")
             options = {"compression": source.compression, "compression_opts": source.compression_opts} if known else {}
             options |= {"shuffle": source.shuffle, "fletcher32": source.fletcher32}
-        name = wanted.name(target)
+        name = spec.name(target)
         if name in self._file:
             del self._file[name]
-        limit, ndim = (None, *wanted.trailing), len(wanted.trailing) + 1
-        how = {"maxshape": limit, "chunks": wanted.chunks, **options}
-        self._array = self._file.create_dataset(name, (0, *wanted.trailing), wanted.dtype, **how)
+        limit, ndim = (None, *spec.trailing), len(spec.trailing) + 1
+        how = {"maxshape": limit, "chunks": spec.chunks, **options}
+        self._array = self._file.create_dataset(name, (0, *spec.trailing), spec.dtype, **how)
         dims = list(source.dims) if source is not None and source.ndim == ndim else []
-        labels = [dim.label for dim in dims] or wanted.dims or [""] * ndim
+        labels = [dim.label for dim in dims] or spec.dims or [""] * ndim
         for number, (dim, label) in enumerate(zip(self._array.dims, labels, strict=True)):
             scale = dims[number][0].name if dims and len(dims[number]) else ""
-            size = wanted.trailing[number - 1] if number else wanted.rows
+            size = spec.trailing[number - 1] if number else spec.rows
             if scale and getattr(self._file.get(scale), "shape", None) == (size,):
                 dim.attach_scale(self._file[scale])
             if label:  # an empty one would be an attribute too
                 dim.label = label
-        self._array.attrs.update(_simple(wanted.origin.attrs))
+        self._array.attrs.update(_simple(spec.origin.attrs))
         if not target.within:
-            self._file.attrs.update(_simple(wanted.origin.around))
+            self._file.attrs.update(_simple(spec.origin.around))
 
     def _opened(self, path: str, there: bool) -> Any:
         self._raw = _Lenient(path, "r+" if there else "w+")
@@ -266,21 +264,23 @@ class _Hdf5Writer(Writer):
 class _NetcdfWriter(_Hdf5Writer):
     """A NetCDF file of one variable and the coordinates of its source."""
 
-    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
-        h5netcdf, coords = needed("h5netcdf", "NetCDF files"), wanted.coords()
+    def __init__(self, target: Target, path: str, spec: ArraySpec) -> None:
+        h5netcdf, coords = needed("h5netcdf", "NetCDF files"), spec.coords()
         if coords is not None:
             coords.to_netcdf(path, engine="h5netcdf")
         self._file = h5netcdf.File(self._opened(path, coords is not None), "a")
-        self._dims = wanted.dims or tuple(f"dim_{axis}" for axis in range(len(wanted.trailing) + 1))
-        for name, size in zip(self._dims, (None, *wanted.trailing), strict=True):
+        self._dims = spec.dims or tuple(f"dim_{axis}" for axis in range(len(spec.trailing) + 1))
+        for name, size in zip(self._dims, (None, *spec.trailing), strict=True):
             if name not in self._file.dimensions:
                 self._file.dimensions[name] = size
-        self._most = wanted.limit(coords)
-        chunks = (max(1, int(min(wanted.chunks[0], self._most))), *wanted.chunks[1:])
-        self._array = self._file.create_variable(wanted.name(target), self._dims, wanted.dtype, chunks=chunks)
-        self._array.attrs.update(_simple(wanted.origin.attrs, "iufU"))
-        self._file.attrs.update(_simple(wanted.origin.around, "iufU"))
-        names = [str(name) for name in ([] if coords is None else coords.coords) if name not in self._dims]
+        self._most = spec.limit(coords)
+        chunks = (max(1, int(min(spec.chunks[0], self._most))), *spec.chunks[1:])
+        self._array = self._file.create_variable(spec.name(target), self._dims, spec.dtype, chunks=chunks)
+        self._array.attrs.update(_simple(spec.origin.attrs, "iufU"))
+        self._file.attrs.update(_simple(spec.origin.around, "iufU"))
+        variables = {} if coords is None else coords.variables
+        known = referred(self._array, *variables.values())
+        names = [str(name) for name in variables if name not in (*self._dims, *known)]
         if names:
             self._array.attrs["coordinates"] = " ".join(names)
 
@@ -308,10 +308,10 @@ class _Lenient(io.FileIO):
         """Change the size, or keep the error."""
         return self._tried(super().truncate, size)
 
-    def _tried(self, call: Callable[[Any], int], value: Any) -> int:
-        """Return what a call does, or 0 where it fails, or one did before."""
+    def _tried(self, function: Callable[[Any], int], value: Any) -> int:
+        """Return what a function does, or 0 where it fails, or one did before."""
         try:
-            return call(value) if self._error is None else 0
+            return function(value) if self._error is None else 0
         except OSError as error:
             self._error = error
             return 0
@@ -325,37 +325,37 @@ class _Lenient(io.FileIO):
 class _ZarrWriter(Writer):
     """An array of a Zarr store in a folder: a new one, or a copy of one of which everything else stays."""
 
-    def __init__(self, target: Target, path: str, wanted: Wanted) -> None:
+    def __init__(self, target: Target, path: str, spec: ArraySpec) -> None:
         self._zarr = needed("zarr", "Zarr stores")
         try:
-            self._begin(target, path, wanted)
+            self._begin(target, path, spec)
         except BaseException:  # Ctrl-C too, while zarr still makes the array
             self.close()
             raise
 
-    def _begin(self, target: Target, path: str, wanted: Wanted) -> None:
+    def _begin(self, target: Target, path: str, spec: ArraySpec) -> None:
         self._path, self._consolidated = path, False
         name = target.member if target.named else None
         if target.within:
             self._consolidated = _cloned(target.path, path, os.path.normpath(target.member))
-        coords = None if target.within else wanted.coords()
-        self._most, self._consolidated = wanted.limit(coords), self._consolidated or coords is not None
-        if not wanted.resumed and coords is not None:
-            name, source = wanted.name(target), wanted.origin.stored
-            version = source.metadata.zarr_format if isinstance(source, self._zarr.Array) else None
-            coords.assign_attrs(_told(wanted.origin.around)).to_zarr(
+        coords = None if target.within else spec.coords()
+        self._most, self._consolidated = spec.limit(coords), self._consolidated or coords is not None
+        if not spec.resumed and coords is not None:
+            name, source = spec.name(target), spec.origin.stored
+            version = zarr_format(source) if isinstance(source, self._zarr.Array) else None
+            coords.assign_attrs(_told(spec.origin.around)).to_zarr(
                 path, mode="w", consolidated=False, zarr_format=version
             )
-        self._array = self._zarr.open(path, mode="r+") if wanted.resumed else self._created(path, name, wanted)
+        self._array = self._zarr.open(path, mode="r+") if spec.resumed else self._created(path, name, spec)
         if not hasattr(self._array, "dtype"):
-            self._array = self._array[name or wanted.name(target)]
-        if _version_of(self._array) == 2 and hasattr(self._array, "with_config"):
+            self._array = self._array[name or spec.name(target)]
+        if zarr_format(self._array) == 2 and hasattr(self._array, "with_config"):
             # Without a fill value it is not said what a chunk holds that is not there.
             self._array = self._array.with_config({"write_empty_chunks": True})
 
-    def settle(self, rows: int) -> None:
+    def synchronize(self, rows: int) -> None:
         self.finish(rows)  # for what is stopped after its last block
-        super().settle(rows)
+        super().synchronize(rows)
 
     def finish(self, rows: int) -> None:
         """Complete the array, and what the store says of all of them."""
@@ -369,38 +369,34 @@ class _ZarrWriter(Writer):
 
         They would make folders anew that were removed. Version 2 of zarr has no such tasks.
         """
-        run = getattr(getattr(self._zarr.core, "sync", None), "sync", None)
-        if run is not None:
-            run(_others_done())
+        wait = getattr(getattr(self._zarr.core, "sync", None), "sync", None)
+        if wait is not None:
+            wait(_others_done())
 
-    def _created(self, path: str, name: str | None, wanted: Wanted) -> Any:
-        options: dict[str, Any] = {"shape": (0, *wanted.trailing), "chunks": wanted.chunks, "dtype": wanted.dtype}
-        source, attrs = wanted.origin.stored, _told(wanted.origin.attrs)
+    def _created(self, path: str, name: str | None, spec: ArraySpec) -> Any:
+        options: dict[str, Any] = {"shape": (0, *spec.trailing), "chunks": spec.chunks, "dtype": spec.dtype}
+        source, attrs = spec.origin.stored, _told(spec.origin.attrs)
         ours = isinstance(source, self._zarr.Array)
         if not hasattr(self._zarr, "create_array"):  # pragma: no cover (version 2 of zarr)
-            attrs |= {} if wanted.dims is None else {"_ARRAY_DIMENSIONS": list(wanted.dims)}
+            attrs |= {} if spec.dims is None else {"_ARRAY_DIMENSIONS": list(spec.dims)}
             options |= {"compressor": source.compressor} if ours else {}
             array = self._zarr.open_array(path, path=name, mode="w", fill_value=None, **options)
             array.attrs.update(attrs)
             return array
-        version = _zarr_format(path) or (source.metadata.zarr_format if ours else 3)
-        if ours and source.metadata.zarr_format == version:
+        version = _format_of_store(path) or (zarr_format(source) if ours else 3)
+        if ours and zarr_format(source) == version:
             options["compressors"] = source.compressors
             whole = source.shards is None or len(source.shards) != len(options["chunks"])
             options |= {} if whole else {"shards": source.shards, "chunks": source.chunks}
         if version == 2:  # where a fill value says what is no data, and zarr would take 0
             options["fill_value"] = None
-            attrs |= {} if wanted.dims is None else {"_ARRAY_DIMENSIONS": list(wanted.dims)}
-        elif wanted.dims is not None:
-            options["dimension_names"] = wanted.dims
+            attrs |= {} if spec.dims is None else {"_ARRAY_DIMENSIONS": list(spec.dims)}
+        elif spec.dims is not None:
+            options["dimension_names"] = spec.dims
         return self._zarr.create_array(path, name=name, zarr_format=version, attributes=attrs, **options)
 
 
-def _version_of(array: Any) -> int:
-    return getattr(getattr(array, "metadata", None), "zarr_format", 2)
-
-
-def _zarr_format(path: str) -> int | None:
+def _format_of_store(path: str) -> int | None:
     if os.path.exists(os.path.join(path, "zarr.json")):
         return 3
     return 2 if os.path.exists(os.path.join(path, ".zgroup")) else None
@@ -438,7 +434,7 @@ async def _others_done() -> None:
         await asyncio.wait(others, timeout=_PATIENCE)
 
 
-WRITERS: dict[str, Callable[[Target, str, Wanted], Writer]] = {
+WRITERS: dict[str, Callable[[Target, str, ArraySpec], Writer]] = {
     "npy": _NpyWriter,
     "npz": _NpzWriter,
     "hdf5": _Hdf5Writer,
