@@ -651,25 +651,29 @@ def test_quotes_open_entries_at_their_beginning_alone(
     assert (found.count, found.mean.tolist()) == (40_000, [19_999.5])
 
 
-def last_end(text: str) -> int:
-    """Return where the last line ends, character by character: quotes open at the beginning, two in quotes are one."""
+def last_end(text: str, comment: str | None) -> int:
+    """Return where the last line ends, character by character: quotes open at the beginning, two in quotes are one.
+
+    In a comment they open nothing.
+    """
     state, end = "begin", 0
     for at, character in enumerate(text, 1):
         if state == "quoted":
             state = "closed" if character == '"' else state
         elif character == '"' and state in ("begin", "closed"):
             state = "quoted"
-        elif character in ",\n":
+        elif character == "\n" or (character == "," and state != "comment"):
             state, end = "begin", at if character == "\n" else end
-        else:
-            state = "plain"
+        elif state != "comment":
+            state = "comment" if character == comment else "plain"
     return end
 
 
-def test_where_the_last_line_ends(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("comment", [None, "#"])
+def test_where_the_last_line_ends(rng: np.random.Generator, comment: str | None) -> None:
     for length in rng.integers(0, 14, 5_000):
-        text = "".join(rng.choice(list('a,"\n'), length))
-        assert _last_end(text.encode(), ",", None) == last_end(text), repr(text)
+        text = "".join(rng.choice(list('a,"\n#'), length))
+        assert _last_end(text.encode(), ",", comment) == last_end(text, comment), repr(text)
 
 
 def test_comments(tmp_path: Path) -> None:
