@@ -836,6 +836,8 @@ def test_the_decimal_point_is_not_the_delimiter(tmp_path: Path, x: Array) -> Non
     with pytest.raises(ValueError, match=said):
         fastbn.stream(tmp_path / "x.csv", decimal=",")
     assert fastbn.stream(tmp_path / "x.tsv", decimal=",").mean.tolist() == [1.5, 2.0]
+    with pytest.raises(ValueError, match=r"^comment must not be the delimiter of .*\.csv, got ',' for both"):
+        fastbn.stream(tmp_path / "x.csv", comment=",")
     with pytest.raises(ValueError, match=said):
         fastbn.standardize(pd.DataFrame(x), fastbn.stream(x), tmp_path / "y.csv", decimal=",")
     assert not (tmp_path / "y.csv").exists()

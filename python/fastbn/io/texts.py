@@ -243,11 +243,10 @@ class TextTable:
 def delimiter_of(path: str, options: Options) -> str:
     """Return what is between the columns of a text, which its name says where the options do not."""
     delimiter = options.delimiter or TEXTS[suffix_of(path)]
-    if delimiter == options.decimal:
-        raise UnreadableError(
-            f"decimal must not be the delimiter of {path}, got {delimiter!r} for both "
-            "(delimiter=, --delimiter, says another)"
-        )
+    for name, value in (("decimal", options.decimal), ("comment", options.comment)):
+        if delimiter == value:
+            hint = "(delimiter=, --delimiter, says another)"
+            raise UnreadableError(f"{name} must not be the delimiter of {path}, got {value!r} for both {hint}")
     return delimiter
 
 
