@@ -30,7 +30,8 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     # No glob of data files matches a name that begins with a dot.
-    prefix = os.path.join(folder, f".{name}.{_host()}-")
+    host = "".join(c if c.isalnum() else "_" for c in socket.gethostname())
+    prefix = os.path.join(folder, f".{name}.{host}-")
     _remove_stale(prefix)
     temporary = f"{prefix}{_KEPT if keep else os.getpid()}{_SUFFIX}"
     try:
@@ -92,10 +93,6 @@ def _runs(process: int) -> bool:
     except OSError:  # it is another user's
         return True
     return True
-
-
-def _host() -> str:
-    return "".join(c if c.isalnum() else "_" for c in socket.gethostname())
 
 
 def _put(temporary: str, target: str) -> None:

@@ -44,11 +44,6 @@ class Field(NamedTuple):
         return cls(name, str(value if numeric else held), numeric, why, types.is_null(held))
 
     @property
-    def counts(self) -> bool:
-        """Whether it counts where nothing is asked for."""
-        return not self.kept_out
-
-    @property
     def holds(self) -> str:
         """What errors say of its entries."""
         return self.type if self.odd is None else f"{self.type}, {self.odd!r} for instance"

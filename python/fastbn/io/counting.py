@@ -99,7 +99,7 @@ class Counting:
             self.state.others = {}
             weights = self._options.weights if isinstance(self._options.weights, str) else None
             for number, field in enumerate(getattr(source, "fields", ())):
-                if not field.counts and field.name != weights:
+                if field.kept_out and field.name != weights:
                     self.state.others.setdefault(field.kept_out, []).append(field.name or f"unnamed {number}")
         blocks = source.blocks(self.state.position, self.state.row)
         with self._run.overlapped(checked(blocks, place), source) as coming:

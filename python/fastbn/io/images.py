@@ -79,7 +79,12 @@ class ImageSource(Source):
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield images (height, width, channels) if they are to be copied, else the pixels of as many as fit."""
-        return self._pictures(start, row) if self._options.rowwise else self._pixels(start)
+        if not self._options.rowwise:
+            return self._pixels(start)
+        pictures = enumerate(self._decoded_ahead(start), row)
+        return (
+            each._replace(values=each.values.astype(self.dtype, copy=False), corner=(n, 0, 0)) for n, each in pictures
+        )
 
     def restored(self, block: Block, values: Array) -> Block:
         """Return an image as one of an array (N, channels, height, width)."""
@@ -109,10 +114,8 @@ class ImageSource(Source):
         yield self._block(block[:filled], len(self._files), True, valid)
 
     def _block(self, values: Array, done: int, resumable: bool, valid: Array | None) -> Block:
-        following = done if resumable else None
-        return Block(
-            values, (0, 0), following, done / len(self._files), None if valid is None else valid[: len(values)]
-        )
+        valid = None if valid is None else valid[: len(values)]
+        return Block(values, (0, 0), done if resumable else None, done / len(self._files), valid)
 
     def _pictures(self, start: int, row: int) -> Iterator[Block]:
         for number, picture in enumerate(self._decoded_ahead(start), row):

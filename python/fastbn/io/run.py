@@ -35,17 +35,13 @@ def _failing(place: Place) -> Iterator[None]:
 def opened(place: Place, options: Options) -> Source:
     """Open a place. A frame is a table, unless its rows are features or all of it is one array of NumPy."""
     module = "images" if place.format == "images" else "tables" if place.format in TABLES.values() else "arrays"
-    if is_frame(place.array) and (options.tabular or not _is_array(place.array, options)):
-        module = "tables"
+    if is_frame(place.array):
+        types = set(getattr(place.array, "dtypes", ()))
+        alike = len(types) == 1 and all(isinstance(each, np.dtype) and each.kind in "biuf" for each in types)
+        rows = options.axis in (None, 1, -1, (1,), (-1,)) and not alike
+        module = "tables" if options.tabular or rows else module
     source: Source = importlib.import_module(f"fastbn.io.{module}").opened(place, options)
     return source
-
-
-def _is_array(frame: Any, options: Options) -> bool:
-    types = set(getattr(frame, "dtypes", ()))
-    return options.axis not in (None, 1, -1, (1,), (-1,)) or (
-        len(types) == 1 and all(isinstance(each, np.dtype) and each.kind in "biuf" for each in types)
-    )
 
 
 class Run:

@@ -73,7 +73,7 @@ class TableSource(Source):
         chosen = [self.fields[i] for i in self.chosen]
         self.names = tuple(known[i] if known else str(i) for i in self.chosen)
         self.features = (len(chosen),)
-        counted = {field.name for field in self.fields if field.counts and not field.empty}
+        counted = {field.name for field in self.fields if not (field.kept_out or field.empty)}
         self.more = sorted(counted - set(self.names) - {self.fields[i].name for i in self._weights})
         if options.columns is None:
             self.suspects = [(field.name, field.why) for field in self.fields if field.odd is not None]
@@ -124,7 +124,7 @@ class TableSource(Source):
 
     def _chosen(self, options: Options, known: list[str] | None) -> list[int]:
         if options.columns is None:
-            found = [i for i, field in enumerate(self.fields) if field.counts and i not in self._weights]
+            found = [i for i, field in enumerate(self.fields) if not field.kept_out and i not in self._weights]
             if not found:
                 held = ", ".join(f"{field.name} ({field.holds})" for field in self.fields) or "no column"
                 lone = self.fields[0].name if len(self.fields) == 1 else ""

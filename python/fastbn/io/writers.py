@@ -383,7 +383,9 @@ class _ZarrWriter(Writer):
             array = self._zarr.open_array(path, path=name, mode="w", fill_value=None, **options)
             array.attrs.update(attrs)
             return array
-        version = _format_of_store(path) or (zarr_format(source) if ours else 3)
+        marks = {3: "zarr.json", 2: ".zgroup"}
+        there = (version for version, name in marks.items() if os.path.exists(os.path.join(path, name)))
+        version = next(there, zarr_format(source) if ours else 3)
         if ours and zarr_format(source) == version:
             options["compressors"] = source.compressors
             whole = source.shards is None or len(source.shards) != len(options["chunks"])
@@ -394,12 +396,6 @@ class _ZarrWriter(Writer):
         elif spec.dims is not None:
             options["dimension_names"] = spec.dims
         return self._zarr.create_array(path, name=name, zarr_format=version, attributes=attrs, **options)
-
-
-def _format_of_store(path: str) -> int | None:
-    if os.path.exists(os.path.join(path, "zarr.json")):
-        return 3
-    return 2 if os.path.exists(os.path.join(path, ".zgroup")) else None
 
 
 def _cloned(source: str, path: str, but: str) -> bool:
