@@ -105,6 +105,7 @@ class Counting:
         with self._run.overlapped(checked(blocks, place), source) as coming:
             for block in coming:
                 self._add(source, block)
+                del block  # the next one is read into the memory of this
         found = joined(self.state.parts)
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:

@@ -145,6 +145,7 @@ def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, iterator, end))
             yield item
+            del item  # else a block that is done with stays until the next one is there
     finally:
         pool.shutdown(cancel_futures=True)
         close = getattr(iterator, "close", None)
