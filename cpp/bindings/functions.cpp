@@ -1,7 +1,6 @@
 // The functions of the module: one for each of the engine's operations, which convert arguments,
 // allocate results and release the interpreter lock round the engine; other libraries' arrays; and
-// settings.
-// fastbn's Python functions document them.
+// settings. fastbn's Python functions document them.
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -74,8 +73,8 @@ void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
 
 // ---- Statistics ----
 
-// How many values a channel has, as a result: `counts`, or a number where there are none, or where
-// they may be that and hold nothing else.
+// How many values a channel has, as a result: the array `counts`; or one number for all channels,
+// where there is no such array, or where `may_be_number` and every channel counts all its values.
 py::object count_result(const Features& features, const std::optional<StatisticArray>& counts,
                         bool may_be_number) {
     const auto all = static_cast<double>(features.count);
@@ -279,7 +278,7 @@ py::object residual_gradient(const Inputs& in, const ArrayArg& dy, const ResultT
     return dy.owner;
 }
 
-// What comes of a backward pass; empty what was not asked for.
+// The results of a backward pass; those that were not asked for are empty.
 struct Gradients {
     py::object dx;
     py::object dweight;
@@ -319,7 +318,8 @@ struct NormalizedBy {
     ArrayArg mean_dy_xhat;
 };
 
-// The sums, from which dx follows; or one of the two, which for dx takes the sums from elsewhere.
+// The sums and dx, which follows from them; or the sums alone; or dx alone, from the means over a
+// larger batch that the caller gives.
 Gradients backward(const Arguments& arguments, bool wants_sums, bool wants_dx) {
     const Inputs in(arguments);
     const ArrayArg dy = array_argument(arguments.dy);

@@ -17,8 +17,8 @@ struct Info {
 constexpr std::ptrdiff_t pooled_from = std::ptrdiff_t{1} << 20;
 
 // Memory of a result, the owner's alone until it gives it back; raises std::bad_alloc. It begins
-// where a page does, or if it is small, and comes from the ordinary allocator, at a multiple of 64
-// bytes.
+// where a page does. A small block, which comes from the ordinary allocator and is not recycled,
+// begins at a multiple of 64 bytes.
 struct Block {
     explicit Block(std::ptrdiff_t bytes);
     ~Block();

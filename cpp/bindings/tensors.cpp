@@ -178,8 +178,8 @@ bool clear_error(PyObject* types) {
     return false;
 }
 
-// Finds a tensor's memory, or none for None. False where it has none to read, and where what that
-// holds are not the values themselves.
+// Finds a tensor's memory, or none for None. False where it has none to read, and where its memory
+// does not hold the values themselves.
 bool find_values(PyObject* value, ArrayRef& array) {
     if (value == Py_None) return true;
     const ExchangeApi* const api = api_of(value);
@@ -341,7 +341,7 @@ bool is_recorded(const Call& call) {
 // Whether autograd cannot keep one of the tensors; it asks itself only when all is done.
 bool holds_inference_tensor(const Call& call) {
     for (const py::object* const each : {&call.x, &call.weight, &call.bias, &call.residual}) {
-        // Those that want gradients are none.
+        // A tensor that wants gradients is no inference tensor.
         const bool may_be = !each->is_none() && !wants_gradient(each->ptr());
         if (may_be && says_yes(each->ptr(), names().is_inference)) return true;
     }

@@ -197,21 +197,13 @@ void ElementCopy::operator()(const char* from, std::ptrdiff_t from_stride, char*
     }
 }
 
-namespace {
-
-template <class T>
-void read_as(const ArrayRef& array, T* to) noexcept {
-    const auto copy = ElementCopy::reading(array.dtype, array.swapped, dtype_of<T>);
+void read_elements(const ArrayRef& array, double* to) noexcept {
+    const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
     each_array_stretch(array, [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
                                   std::ptrdiff_t length) {
-        copy(at, stride, reinterpret_cast<char*>(to + index), sizeof(T), length);
+        copy(at, stride, reinterpret_cast<char*>(to + index), sizeof(double), length);
     });
 }
-
-}  // namespace
-
-void read_elements(const ArrayRef& array, double* to) noexcept { read_as(array, to); }
-void read_elements(const ArrayRef& array, float* to) noexcept { read_as(array, to); }
 
 void write_elements(const double* from, const ArrayRef& array) noexcept {
     const auto copy = ElementCopy::writing(DType::float64, array.dtype, array.swapped);

@@ -147,9 +147,8 @@ private:
     Convert convert_;  // of native values side by side; null if the types are the same
 };
 
-// All elements of an array in C order, as float64 or float32, and back.
+// All elements of an array in C order, as float64, and back.
 void read_elements(const ArrayRef& array, double* to) noexcept;
-void read_elements(const ArrayRef& array, float* to) noexcept;
 void write_elements(const double* from, const ArrayRef& array) noexcept;
 // The element of an array's type at an address.
 double element_at(const ArrayRef& array, const char* element) noexcept;

@@ -70,7 +70,7 @@ private:
     Buffer<4096> memory_;
 };
 
-// How many of a mask's elements are true, counted in bytes as far as one can hold it.
+// How many of a mask's elements are true: counted in bytes, as far as a byte holds the number.
 double count_true(const std::uint8_t* mask, std::ptrdiff_t n) noexcept {
     constexpr std::ptrdiff_t most = 255;
     std::ptrdiff_t total = 0;
@@ -110,11 +110,11 @@ void add_counts(Tile<const std::uint8_t> mask, std::ptrdiff_t rows, std::ptrdiff
 
 // The sum by several partial sums, which do not wait for each other.
 double sum_of(const double* values, std::ptrdiff_t n) noexcept {
-    constexpr int lanes = 8;
-    double parts[lanes] = {};
+    constexpr int at_once = 8;
+    double parts[at_once] = {};
     std::ptrdiff_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        for (int lane = 0; lane < lanes; ++lane) parts[lane] += values[i + lane];
+    for (; i + at_once <= n; i += at_once) {
+        for (int k = 0; k < at_once; ++k) parts[k] += values[i + k];
     }
     for (; i < n; ++i) parts[0] += values[i];
     return ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
@@ -224,14 +224,11 @@ public:
         const Scratch& scratch = memory.scratch;
         const std::ptrdiff_t i = memory.at(tile.buffer_index);
         const bool with_pre = memory.out_of_range->load(std::memory_order_relaxed);
-        const Elementwise loop = elementwise_loop(plan_, operands_.x, operands_.dx, tile);
         const Tile<const void> dy = input_tile(operands_.dy, tile, scratch);
         const Tile<void> dx = output_tile(operands_.dx, tile, scratch);
         if (is_affine()) {
-            const Elementwise affine_loop =
-                elementwise_loop(plan_, operands_.dy, operands_.dx, tile);
             frozen_kernels_.normalize(
-                dy, dx, affine_loop,
+                dy, dx, elementwise_loop(plan_, operands_.dy, operands_.dx, tile),
                 kernel_view(from(buffers.affine, kernels_.computed, i), with_pre), {}, nullptr);
         } else {
             GradientWeights weights{};
@@ -242,7 +239,8 @@ public:
             }
             kernels_.input_gradient(
                 dy, input_tile(operands_.x, tile, scratch), dx,
-                output_tile(operands_.dz, tile, scratch), loop,
+                output_tile(operands_.dz, tile, scratch),
+                elementwise_loop(plan_, operands_.x, operands_.dx, tile),
                 kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
                 activation(tile, scratch, with_pre), weights);
             finish_output(operands_.dz, tile, scratch, plan_.stream);
@@ -257,10 +255,10 @@ private:
     struct Buffers {
         GradientSums sums;     // of dz, per span, and channel or column
         double* weight;        // likewise; null where it is not summed
-        double* weight_scale;  // as coefficients: what weights are multiplied by; null without any
+        double* weight_scale;  // what weights are multiplied by, as many as coefficients; or null
         InputGradient<void> input_gradient;
-        Affine<void> affine;  // where is_affine(), of dy
-        double* zeros;        // per channel, likewise
+        Affine<void> affine;  // from dy to dx, where is_affine()
+        double* zeros;        // per channel, where is_affine()
         std::ptrdiff_t bytes;
     };
 
@@ -283,7 +281,7 @@ private:
     }
 
     bool is_weighted() const { return through_statistics_ && weights_.differ(); }
-    // What the values weigh is needed to divide the sums by it.
+    // Whether the values' weights are to be added up, since the sums are divided by their total.
     bool sums_weights() const {
         return plan_.reduces && transforms() && is_weighted() && !channels_.has_count;
     }
@@ -316,8 +314,8 @@ private:
         std::copy_n(merged.dy_xhat, slab.channels, out_.dweight + slab.channel);
     }
 
-    // Makes of a slab's sums what flows back through the statistics of its channels, once divided
-    // by the number that is returned.
+    // Leaves in a slab's sums what flows back through the statistics of its channels, but for a
+    // division by the number that is returned.
     double divide_sums(const Slab& slab, const Buffers& buffers,
                        const Memory& memory) const noexcept {
         const GradientSums sums = of_slab(buffers.sums, slab, memory);
@@ -329,8 +327,8 @@ private:
             std::fill_n(sums.dy, slab.channels, 0.0);
             std::fill_n(sums.dy_xhat, slab.channels, 0.0);
         } else if (channels_.has_means) {
-            // The kernels' weights are divided by it; of equal weights, which they do not see, it
-            // is one.
+            // The weights that the kernels see are divided by it. Equal weights they do not see:
+            // it is then the weight itself.
             const double divisor = weights_.divisor();
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
                 sums.dy[c] = channels_.mean_dy[first + c] * divisor;

@@ -15,6 +15,8 @@ namespace fastbn {
 // Raises std::invalid_argument for weights that are negative or not finite.
 void check_weights(const Weighting& weighting, const ArrayRef& x, const Features& features);
 
+// Fields of `out` that are null are not written; `min` and `max` are both null or neither. Where
+// values differ in how much they count, `count` and `mean` must not be null.
 void moments(const ArrayRef& x, const Features& features, const Weighting& weighting,
              const Statistics& out);
 
@@ -24,7 +26,8 @@ void value_range(const ArrayRef& x, const Features& features, const Weighting& w
                  double* min, double* max);
 
 // `epilogue` may have an empty residual. allow_single: one value per channel is a batch too, of
-// variance 0.
+// variance 0. `out` as for moments, but without extremes; where running statistics are given,
+// `mean` and `var` must not be null.
 void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
            const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
            const Parameters& parameters, double eps, const Running& running, bool allow_single,
@@ -54,9 +57,10 @@ struct Normalization {
     ArrayRef mean_dy_xhat;
 };
 
-// Where gradients go, dweight and dbias one value per channel. dz, the residual's, may be empty,
-// and so may dx: then only the sums are taken. Where the means are given they are not, and dweight
-// and dbias may be null.
+// Where gradients go, dweight and dbias one value per channel. dz is the residual's, written along
+// with dx and only where there is an activation (else it is dy); it may be empty, and so may dx:
+// then only the sums are taken. Where the means are given they are not, and dweight and dbias may
+// be null.
 struct GradientsOut {
     ArrayRef dx;
     ArrayRef dz;

@@ -159,7 +159,7 @@ bool is_broadcast(const Dims& dims) {
     return std::all_of(dims.dim, dims.dim + dims.n, [](const Dim& d) { return d.stride == 0; });
 }
 
-// Names the first weight in the order of the axes that is none.
+// Names the first value, in the order of the axes, that cannot be a weight.
 [[noreturn]] void refuse_weight(const ArrayRef& weights) {
     Dims dims;
     std::ptrdiff_t count = 1;
@@ -202,14 +202,14 @@ Weights::Weights(const Weighting& weighting, const ArrayRef& x, const Features& 
       weights_(weighting.weights),
       omit_nan_(weighting.omit_nan && is_float(x.dtype)),
       largest_total_(static_cast<double>(features.count)) {
-    // A mask that leaves nothing out is none.
+    // A mask that leaves nothing out is dropped.
     if (where_ && all_true(where_)) where_.data = nullptr;
     if (weights_) scan_weights(features, x);
 }
 
-// Weights that are all the same, but not 0, are none. Others are divided by a power of two by which
-// the largest is between 1 and 2, or below if it is subnormal: their products with squares then
-// stay within float64's range if the squares do.
+// Weights that are all the same, but not 0, are dropped: common_weight() remembers them. Others are
+// divided by a power of two by which the largest is between 1 and 2, or below if it is subnormal:
+// their products with squares then stay within float64's range if the squares do.
 void Weights::scan_weights(const Features& features, const ArrayRef& x) {
     bool vary_in_channels = false;
     double copies = 1.0;

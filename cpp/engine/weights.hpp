@@ -43,11 +43,11 @@ public:
     // one weight for each of the kernels' rows.
     void arrange(Layout& layout);
     WeightsForm form() const { return form_; }
-    // Of all channels the same ones.
+    // Whether all channels have the same weights.
     bool same_in_channels() const { return same_in_channels_; }
-    // They reach the kernels without being packed for a tile.
+    // Whether they reach the kernels without being packed for a tile.
     bool is_direct() const;
-    // Rows that the kernels see as one may have these weights in gradient_tile.
+    // Whether gradient_tile can give weights to rows that the kernels see as one.
     bool dense_rows() const { return !is_direct() || mask_.dense_rows; }
     // Takes staging memory for what is packed.
     void take_staging(StagingBuffers& staging);

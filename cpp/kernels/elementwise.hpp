@@ -54,8 +54,8 @@ inline typename Formula::Coefficients of_channel(const Formula& formula, std::pt
 
 // ---- Where results go ----
 
-// Past the caches goes what makes whole blocks on boundaries of their own size, or of 64 bytes; so
-// many columns, fewer than a block has, lie before the first one.
+// Past the caches go whole blocks that begin on a boundary: of 64 bytes, or of a block's own size
+// if that is less. Returns how many columns, fewer than a block has, lie before a row's first one.
 template <class Y>
 inline std::ptrdiff_t columns_before_boundary(const Y* row, std::ptrdiff_t cols) {
     constexpr std::size_t boundary = sizeof(Y) < 4 ? lanes * sizeof(Y) : 64;

@@ -108,8 +108,8 @@ struct GradientOptions {
         if (dz.data != nullptr) put_dz(dz.data + r * dz.stride + i, n, dy);
     }
 
-    // Leaves of what flows back through the statistics a value's part: nothing, whatever that is,
-    // where the value did not count.
+    // Multiplies what flows back through the statistics by the value's weight in them: 0 where the
+    // value did not count, even if the flow is NaN or infinite.
     template <class N>
     void weigh(Block<C>& flow, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (weights.frozen) {
@@ -128,9 +128,9 @@ struct GradientOptions {
     }
 
 private:
-    // A tile's row may consist of several that have a weight each, all wider than a block.
+    // A tile's row may consist of several that have a weight each, none narrower than a block.
     Block<C> row_weights(std::ptrdiff_t r, std::ptrdiff_t i, std::ptrdiff_t n) const {
-        // Half a column away from the next integer, far more than the product is off.
+        // The 0.5 keeps the product half a column from an integer: rounding moves it far less.
         const auto before =
             static_cast<std::ptrdiff_t>((static_cast<double>(i) + 0.5) * rows_per_column);
         const double* const row = weights.rows + r + before;
@@ -201,7 +201,7 @@ struct InputGradientWithOptions {
     GradientInput<X, Y> in;
     GradientOptions<Y> options;
 
-    // Without an activation z has no arrays, and any other will do.
+    // Without an activation z has no arrays and is not used: any array that there is will do.
     template <class At>
     Coefficients coefficients(const At& at) const {
         return {input_gradient_blocks(in.dx, at),
@@ -225,7 +225,7 @@ struct ScaledInputGradient {
     GradientInput<X, Y> in;
     GradientOptions<Y> options;
 
-    // What z has no arrays for is not used, without an activation, or a power of two that is 1.
+    // Without an activation z has no arrays: it is computed of ones, and not used.
     template <class N, class At>
     Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const At& at) const {
         const Block<C> x = in.load_x(r, i, n);
