@@ -14,7 +14,8 @@ namespace fastbn {
 // run, from the plainest to the widest.
 std::vector<std::string> available_isas();
 
-// Raises std::invalid_argument, listing the valid names, for any other.
+// Raises std::invalid_argument, listing the valid names, for any other. Not to be called while an
+// operation runs, which looks its kernels up more than once.
 void set_isa(const std::string& name);
 const char* get_isa();
 // Applies FASTBN_ISA, or the widest available where it is unset or empty.

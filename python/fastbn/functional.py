@@ -306,8 +306,8 @@ def batch_norm_backward(
         ``(dx, dweight, dbias)``: dx of dy's dtype, and of x's shape and memory order; fresh float64 arrays of the
         feature shape, also where no `weight` was given.
     ResidualGradients
-        With a residual: ``(dx, dweight, dbias, dresidual)``; dresidual is dz, or dy itself where there was no
-        activation.
+        With a residual: ``(dx, dweight, dbias, dresidual)``; dresidual is dz, or where there was no activation dy
+        itself (a copy of it where `out` is dy).
 
     Raises
     ------

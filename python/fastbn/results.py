@@ -54,7 +54,8 @@ class ResidualGradients(NamedTuple):
     dx, dweight, dbias : ndarray
         As in `Gradients`.
     dresidual : ndarray
-        Gradient with respect to the residual, of dy's dtype and shape; dy itself where there was no activation.
+        Gradient with respect to the residual, of dy's dtype and shape; dy itself where there was no activation (a copy
+        of it where dx was written over it).
     """
 
     dx: NDArray[Any]

@@ -42,7 +42,7 @@ def array_of(tensor: Tensor | None) -> Any:
 
 
 def plain_arrays_of(*tensors: Tensor | None) -> tuple[Any, ...] | None:
-    """Return `array_of` for each tensor, by one call of the extension: it takes longest to find functions.
+    """Return `array_of` for each tensor, by one call of the extension: finding functions takes most of the time.
 
     None where it is not so simple: where one is not plain, or has no memory here, or the first one is not floating.
     """
@@ -72,9 +72,9 @@ def count_up(counted: Tensor) -> None:
 
 
 def in_order_of(dy: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient in x's memory order, or as it is where that is expanded.
+    """Return the gradient in x's memory order, or as it is where it is expanded.
 
-    The kernels read a value of another order at a time; torch's copy of all of them is several times as fast.
+    Where the orders differ the kernels read dy one value at a time; torch's copy is several times as fast.
     """
     if dy.stride() == x.stride() or 0 in dy.stride():
         return dy

@@ -167,9 +167,10 @@ def normalized(
     """Return `batch_norm`'s result; `eager` is what `is_eager` says."""
     if residual is not None:
         residual = checked_residual(residual, x)
+    # Which other objects are numbers is torch's to say: this call raises its error for those that are none.
     if eager and not (type(momentum) in _NUMBERS and type(eps) in _NUMBERS):
         torch.nn.functional.batch_norm(torch.empty(0, 1), *(torch.ones(1),) * 2, None, None, training, momentum, eps)
-        momentum, eps = float(momentum), float(eps)  # which torch takes for numbers
+        momentum, eps = float(momentum), float(eps)
     arguments = Arguments(running_mean, running_var, training, momentum, eps, where, weights, epilogue)
     if _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
@@ -177,7 +178,7 @@ def normalized(
     served = eager and (not training or (eps > 0 and 0 <= momentum <= 1))
     if not served or (weights is not None and weights.requires_grad):
         return _without_kernels(x, weight, bias, residual, arguments)
-    # In this order the extension asks each of two types once for its functions.
+    # Tensors of one type are neighbours: the extension looks for a type's functions again where the type changes.
     tensors = x, running_mean, running_var, weight, bias, residual, where, weights
     arrays = plain_arrays_of(*tensors)
     if arrays is None and not is_served(x):

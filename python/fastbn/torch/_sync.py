@@ -152,7 +152,7 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         running: tuple[Tensor | None, Tensor | None],
         epilogue: Epilogue,
     ) -> None:
-        """Raise what would be raised after the collective call, in this process alone."""
+        """Raise here, before the collective call, what would otherwise be raised after it in this process alone."""
         if not is_served(x):
             raise TypeError(
                 f"input must be a plain strided tensor of a floating-point type, got {type(x)} of {x.dtype}"
