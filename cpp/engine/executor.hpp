@@ -41,7 +41,8 @@ Work elementwise_work(std::initializer_list<const Operand*> inputs,
 Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
                              const TileRange& tile);
 
-// Remembers that a finalized slab's coefficients need their `pre`.
+// Remembers whether a finalized slab's coefficients need their `pre`; where slabs are not fused,
+// whether any slab's do.
 void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range);
 
 void execute(const Plan& plan, const StagingBuffers& staging, const Operation& operation);

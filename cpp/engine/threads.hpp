@@ -71,8 +71,8 @@ void set_num_threads(int n);
 int get_num_threads();
 bool has_openmp();
 
-// Processors that a call may use: those that OpenMP sees, of which the system may deny some to this
-// process, but no more than the quota of its container.
+// Processors that a call may use: those that OpenMP sees, which are the ones that the process's
+// affinity leaves, but no more than the quota of its container.
 int processors();
 void read_quota(const std::string& root);
 

@@ -24,12 +24,12 @@ namespace {
 // Elements that a thread looks at together: few enough to be converted on its stack.
 constexpr std::ptrdiff_t chunk = 4096;
 
-// An array's distinct elements as one row of columns, in the order of memory.
-struct Row {
+// An array's distinct elements in the order of memory, as one row of columns.
+struct FlatArray {
     Operand elements;
     std::ptrdiff_t count = 1;
 
-    Row(const ArrayRef& array, DType kernel_dtype) {
+    FlatArray(const ArrayRef& array, DType kernel_dtype) {
         elements.base = array.data;
         elements.dtype = array.dtype;
         elements.swapped = array.swapped;
@@ -78,16 +78,16 @@ struct ArraySurvey {
 };
 
 // Of chunks `begin` to `end` the range; and the sum of each, unless `sums` is null.
-ArraySurvey survey_chunks(const Row& row, std::ptrdiff_t begin, std::ptrdiff_t end,
+ArraySurvey survey_chunks(const FlatArray& flat, std::ptrdiff_t begin, std::ptrdiff_t end,
                           Sum* sums) noexcept {
-    const MomentsKernels& kernels = value_range_kernels(row.elements.kernel_dtype);
+    const MomentsKernels& kernels = value_range_kernels(flat.elements.kernel_dtype);
     const MomentsKernel moments = kernels.moments[static_cast<int>(WeightsForm::none)].tile;
     alignas(64) std::byte staging[chunk * sizeof(double)];
     ArraySurvey found;
     double has_nan = 0.0;
     for (std::ptrdiff_t i = begin; i < end; ++i) {
-        const TileRange range = row.range(i);
-        const Tile<const void> values = input_tile(row.elements, range, {nullptr, staging});
+        const TileRange range = flat.range(i);
+        const Tile<const void> values = input_tile(flat.elements, range, {nullptr, staging});
         kernels.value_range.tile(values, {nullptr, 0}, 1, range.cols,
                                  {&found.min, &found.max, &has_nan});
         if (sums == nullptr) continue;
@@ -102,14 +102,14 @@ ArraySurvey survey_chunks(const Row& row, std::ptrdiff_t begin, std::ptrdiff_t e
 
 // An element that is broadcast, by a stride of 0, is taken once.
 ArraySurvey survey(const ArrayRef& array, bool with_sum) {
-    const Row row(array, value_range_kernels(array.dtype).x);
-    const std::ptrdiff_t count = with_sum ? row.chunks() : 0;
+    const FlatArray flat(array, value_range_kernels(array.dtype).x);
+    const std::ptrdiff_t count = with_sum ? flat.chunks() : 0;
     const Buffer<1024> memory(count * std::ptrdiff_t{sizeof(Sum)});
     Sum* const sums = reinterpret_cast<Sum*>(memory.data());
     ArraySurvey found;
     std::mutex of_found;
-    parallel_ranges(row.team(), row.chunks(), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        const ArraySurvey part = survey_chunks(row, begin, end, with_sum ? sums : nullptr);
+    parallel_ranges(flat.team(), flat.chunks(), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        const ArraySurvey part = survey_chunks(flat, begin, end, with_sum ? sums : nullptr);
         const std::scoped_lock lock(of_found);
         found.min = std::min(found.min, part.min);
         found.max = std::max(found.max, part.max);
@@ -127,14 +127,14 @@ ArraySurvey survey(const ArrayRef& array, bool with_sum) {
 
 // Whether no byte is 0.
 bool all_true(const ArrayRef& mask) {
-    const Row row(mask, DType::boolean);
+    const FlatArray flat(mask, DType::boolean);
     std::atomic<bool> all{true};
     const auto look = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t i = begin; i < end && all.load(std::memory_order_relaxed); ++i) {
-            const TileRange range = row.range(i);
-            each_stretch(row.elements.cols, range.col, range.cols,
+            const TileRange range = flat.range(i);
+            each_stretch(flat.elements.cols, range.col, range.cols,
                          [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                             const char* const bytes = row.elements.base + offset;
+                             const char* const bytes = flat.elements.base + offset;
                              bool here = true;
                              if (stride == 1) {
                                  here = std::memchr(bytes, 0, static_cast<std::size_t>(length)) ==
@@ -148,8 +148,8 @@ bool all_true(const ArrayRef& mask) {
         }
     };
     // Most masks leave out one of their first elements, and need no other thread to say so.
-    look(0, std::min<std::ptrdiff_t>(1, row.chunks()));
-    if (all) parallel_ranges(row.team(), row.chunks(), look);
+    look(0, std::min<std::ptrdiff_t>(1, flat.chunks()));
+    if (all) parallel_ranges(flat.team(), flat.chunks(), look);
     return all;
 }
 

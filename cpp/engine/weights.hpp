@@ -30,11 +30,11 @@ public:
     bool differ() const { return where_ || weights_ || omit_nan_; }
     bool omits_nan() const { return omit_nan_; }
     double common_weight() const { return common_weight_; }
-    // What a channel's values weigh together, or no less than that: a mask is left out of account,
-    // and of weights that vary from channel to channel the largest is taken for all.
+    // An upper bound of what a channel's values weigh together: a mask is left out of account, and
+    // where weights vary from channel to channel the largest may be taken for all.
     double largest_total() const { return largest_total_; }
-    // The same, of a mask too where it and weights are the same for all channels; of what exceeds
-    // `enough` it may be a part.
+    // The same bound, less what a mask leaves out if it and the weights are the same for all
+    // channels. Of a total above `enough` any part that is above it may be returned.
     double largest_total(double enough, const ArrayRef& x, const Features& features) const;
     // The kernels see the caller's weights divided by this power of two, which is near the largest.
     double divisor() const { return divisor_; }
