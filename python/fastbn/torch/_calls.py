@@ -1,4 +1,4 @@
-"""The calls of the compiled extension: the one file here that knows its argument lists.
+"""The compiled extension's functions on arrays: the one file here that knows the lists of their arguments.
 
 Everything is an array or a number; axis 1 holds the channels. What an argument means stands in `fastbn.functional`.
 """
