@@ -178,6 +178,30 @@ def test_statistics_are_right_at_a_large_mean(ranks: Ranks) -> None:
     torch.testing.assert_close(got, torch.from_numpy(want.y.astype(np.float32)), rtol=1e-6, atol=1e-6)
 
 
+def test_y_has_the_digits_of_float64_at_a_large_mean(ranks: Ranks) -> None:
+    x = tensor(60, 3) + 1e8
+    results = ranks.run(large_mean, list(x.tensor_split(ranks.size)))
+    # What float64 leaves of the deviations is 1.5e-8, of which y is known as exactly as in one process.
+    want = oracle.train(x.numpy()).y.astype(np.float64)
+    np.testing.assert_allclose(torch.cat([y for y, _ in results]).numpy(), want, rtol=1e-13, atol=1e-13)
+
+
+def overflown(rank: int, parts: list[torch.Tensor]) -> Any:
+    module = SyncBatchNorm(3, dtype=torch.float64)
+    try:
+        module(parts[rank])
+    except ValueError as error:
+        return str(error), module.running_mean.sum()
+    return "no error", module.running_mean
+
+
+def test_a_variance_beyond_float64_is_an_error_in_all(ranks: Ranks) -> None:
+    parts = [tensor(4, 3, seed=rank) * 1e160 for rank in range(ranks.size)]
+    for message, changed in ranks.run(overflown, parts):
+        assert message == "input must have a variance that float64 holds, got inf"
+        assert changed == 0
+
+
 def subgroup(rank: int, parts: list[torch.Tensor]) -> Any:
     group = distributed.new_group([0, 1])
     alone = distributed.new_group([2]) if distributed.get_world_size() > 2 else None

@@ -75,9 +75,10 @@ def infer(
     residual: Array | None,
     epilogue: Epilogue,
     out: Array | None = None,
+    mean_lo: Array | None = None,
 ) -> Array:
     """Normalize x by statistics that are given."""
-    return _core.normalize(x, mean, var, weight, bias, eps, _AXIS, None, out, residual, *epilogue)
+    return _core.normalize(x, mean, var, weight, bias, eps, _AXIS, None, out, residual, *epilogue, mean_lo=mean_lo)
 
 
 def backward(

@@ -138,8 +138,12 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
         # What has no values in any process has xhat = 0, as by an infinite variance.
         var = np.divide(found.m2, count, out=np.full_like(found.m2, np.inf), where=count > 0)
+        overflown = (count > 0) & np.isfinite(found.mean) & np.isinf(var)
+        if overflown.any():
+            raise ValueError(f"input must have a variance that float64 holds, got {var[overflown][0]}")
         momentum = self._count_batch() if self.track_running_stats else 0.0
-        arguments = _Arguments(*running, momentum, self.eps, where, weights, epilogue, group, found.mean, var, count)
+        statistics = found.mean, found.mean_lo, var, count
+        arguments = _Arguments(*running, momentum, self.eps, where, weights, epilogue, group, *statistics)
         y: Tensor = _Function.apply(x, self.weight, self.bias, residual, arguments)
         return y
 
@@ -197,6 +201,7 @@ class _Arguments(NamedTuple):
     epilogue: Epilogue
     group: Any
     mean: Floats
+    mean_lo: Floats
     var: Floats
     count: Floats  # type: ignore[assignment]  # shadows tuple.count, as meant
 
@@ -221,6 +226,7 @@ class _Function(torch.autograd.Function):
             arguments.eps,
             array_of(residual),
             arguments.epilogue,
+            mean_lo=arguments.mean_lo,
         )
         if arguments.running_mean is not None and arguments.running_var is not None:
             channels = _composed.Statistics(*map(torch.from_numpy, (mean, var, count)))
