@@ -126,9 +126,9 @@ def batch_norm(
     it becomes NaN as a whole in training; the other channels do not notice.
 
     A channel whose weights sum to P = 0 has xhat = 0, and leaves its running statistics alone. So does a channel with
-    P <= `correction`, since it has no unbiased variance; but if `where` and `weights` are the same for all channels,
+    P <= `correction`, since it has no unbiased variance; but if `where` and `weights` are broadcast over the channels,
     that is a ValueError where running statistics are given, unless P = 0. Weights below 1e-30 of the largest may be
-    taken for 0. All weights equal, or all of `where` True, gives the bits of the call without.
+    taken for 0, or lose digits. All weights equal, or all of `where` True, gives the bits of the call without.
 
     Examples
     --------
