@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastbn import _core
 from fastbn._moments.measure import measured
 from fastbn._moments.moments import Moments, divisor_variance
+from fastbn._moments.provenance import Provenance, check_columns, columns_of
 from fastbn._validation import Axis
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 
@@ -373,7 +374,7 @@ def moments(
     Moments
         count, mean and m2, with methods ``var(correction)`` and ``std(correction)``; it can grow and be merged with
         others. With `where` or `weights`, count is an array of P for each channel and m2 is
-        ``sum(p * (x - mean)**2)``.
+        ``sum(p * (x - mean)**2)``. It has the names of a data frame's columns.
 
     Raises
     ------
@@ -390,7 +391,7 @@ def moments(
     >>> fastbn.moments(x, where=[[True], [True], [False]]).mean
     array([ 9999.5, 10001. ])
     """
-    return Moments._of(*measured(x, axis, where, weights))
+    return Moments._of(*measured(x, axis, where, weights), Provenance(columns_of(x, axis)))
 
 
 def normalize(
@@ -421,7 +422,9 @@ def normalize(
     mean, var : array_like
         Of the feature shape (see `batch_norm`); `var` must not be negative. Instead of both, `Moments`: their mean and
         biased variance; y is NaN where that is beyond float64. Moments know the mean to more digits than an
-        array holds: where it is large beside the deviations, y of float64 and of 64-bit integers is closer.
+        array holds: where it is large beside the deviations, y of float64 and of 64-bit integers is closer. If they
+        have the names of columns, a data frame x must have the same columns in the same order.
+        x must be in the units of the statistics: those that `fastbn.stream` took with ``scale=255`` are of x / 255.
     weight, bias : array_like, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
     eps : float, default 1e-5
@@ -445,7 +448,7 @@ def normalize(
     Raises
     ------
     TypeError, ValueError
-        As for `batch_norm`.
+        As for `batch_norm`, and if a data frame has other columns than Moments have names.
 
     Examples
     --------
@@ -470,6 +473,7 @@ def normalize(
     if isinstance(mean, Moments):
         if var is not None:
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
+        check_columns(x, axis, mean.names)
         var, mean_lo, mean = divisor_variance(mean.var()), mean._mean_lo, mean.mean
     return _core.normalize(
         x,

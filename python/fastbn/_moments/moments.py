@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fastbn._moments.measure import measured
 from fastbn._moments.merge import Array, Count, Extremes, Statistics, merged, merged_extremes
-from fastbn._moments.provenance import Provenance, checked_provenance
+from fastbn._moments.provenance import Provenance, check_columns, checked_provenance, columns_of
 from fastbn._npz import not_written, read_npz, write_npz
 from fastbn._validation import (
     LARGEST,
@@ -104,7 +104,7 @@ class Moments:
     shape : tuple of int or None
         The feature shape; None while nothing was seen.
     names : tuple of str or None
-        What the features are called, where `fastbn.stream` found names; in C order of the feature shape.
+        What the features are called, where a data frame or a file named them; in C order of the feature shape.
     nan, extremes
         The options.
 
@@ -302,7 +302,8 @@ class Moments:
         Raises
         ------
         TypeError, ValueError
-            As `fastbn.moments`, and if x has not the features seen before. Nothing is taken in then.
+            As `fastbn.moments`, and if x has not the features seen before, or a data frame other columns. Nothing is
+            taken in then.
 
         Examples
         --------
@@ -319,9 +320,11 @@ class Moments:
         weights = None if weights is None else converted("weights", weights)
         axis = checked_axis(axis)
         omit_nan = self._nan == "omit"
-        part = Moments._of(*measured(data, axis, where, weights, omit_nan=omit_nan, extremes=self._extremes))
+        measurement = measured(data, axis, where, weights, omit_nan=omit_nan, extremes=self._extremes)
+        part = Moments._of(*measurement, Provenance(columns_of(x, axis) if self.names is None else None))
         if self.shape not in (None, part.shape):
             raise ValueError(f"x must have features of shape {self.shape} along axis {axis}, got {part.shape}")
+        check_columns(x, axis, self.names)
         return self.merge(part)
 
     def merge(self, other: Moments) -> Moments:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn._validation import LARGEST, Axis, Shape, checked_axis, checked_real
+from fastbn._validation import LARGEST, Axis, Shape, checked_axis, checked_real, kept_axes
 
 
 class Provenance(NamedTuple):
@@ -71,6 +71,35 @@ def checked_provenance(mapping: Mapping[str, Any], shape: Shape | None) -> Prove
     if mode is not None and not isinstance(mode, str):
         raise TypeError(f"mode must be a text, got {mode!r}")
     return Provenance(names, scale, None if axis is None else checked_axis(axis), mode)
+
+
+def columns_of(x: Any, axis: Axis) -> tuple[str, ...] | None:
+    """Return the names of a data frame's columns; None if it has none, or they are no features along `axis`.
+
+    Columns that are numbered have no names of their own.
+    """
+    if isinstance(x, np.ndarray) or not hasattr(x, "columns") or kept_axes(checked_axis(axis), 2) != (1,):
+        return None
+    names = tuple(map(str, getattr(x, "column_names", x.columns)))
+    return None if numbered(names) else names
+
+
+def numbered(names: tuple[str, ...] | None) -> bool:
+    """Whether columns have no names of their own: none at all, or numbers in their place."""
+    return names is None or all(name.isdecimal() for name in names)
+
+
+def check_columns(x: Any, axis: Axis, names: tuple[str, ...] | None) -> None:
+    """Raise ValueError if x is a data frame whose columns have other names than the features."""
+    columns = None if numbered(names) else columns_of(x, axis)
+    if names is None or columns is None or columns == names:
+        return
+    if len(columns) != len(names):
+        raise ValueError(f"x must have the {len(names)} columns {', '.join(names)}, got {len(columns)}")
+    number = next(i for i, name in enumerate(names) if columns[i] != name)
+    raise ValueError(
+        f"x must have {names[number]!r} as column {number}, as the statistics have, got {columns[number]!r}"
+    )
 
 
 def _plain(value: Any) -> Any:

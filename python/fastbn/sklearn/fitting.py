@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler as Base
 from sklearn.utils.validation import check_is_fitted
 
 from fastbn._moments.moments import Moments
+from fastbn._moments.provenance import numbered
 from fastbn._scaling import Attributes, attributes, moments_behind, negative, same
 from fastbn._validation import LARGEST, checked_real
 from fastbn.sklearn.tables import axis_of, read, refuse_infinity, remember, weights_of
@@ -135,7 +136,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         if shape is None:
             return self
         names = getattr(other, "feature_names_in_", None)
-        if isinstance(other, Moments) and self.axis is None and not _numbered(other.names):
+        if isinstance(other, Moments) and self.axis is None and not numbered(other.names):
             names = np.array(other.names, object)
         if hasattr(self, "n_samples_seen_"):
             known = getattr(self, "feature_names_in_", None)
@@ -245,11 +246,6 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
             moments = moments_behind(_attributes_of(self), self.mean_.shape, 0)
             self._publish(moments, np.asarray(self.n_samples_seen_).dtype)
         return self
-
-
-def _numbered(names: tuple[str, ...] | None) -> bool:
-    """Whether columns have no names of their own: none at all, or numbers in their place."""
-    return names is None or all(name.isdecimal() for name in names)
 
 
 def _attributes_of(scaler: Any) -> Attributes:
