@@ -114,7 +114,11 @@ std::optional<StoredType> stored_type(PyObject* dtype) {
 StoredType checked_dtype(const char* name, PyObject* dtype, Kind kind) {
     const std::optional<StoredType> known = stored_type(dtype);
     if (known && is_kind(known->dtype, kind)) return *known;
-    wrong_type(name, "have dtype " + names_of(kind), name_of(dtype));
+    std::string got = name_of(dtype);
+    if (got == "object") {
+        got += " (of a data frame select the columns of numbers, or use fastbn.stream, which does)";
+    }
+    wrong_type(name, "have dtype " + names_of(kind), got);
 }
 
 // ---- Arrays ----

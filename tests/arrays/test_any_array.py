@@ -259,6 +259,14 @@ def test_columns_that_have_no_names_go_by_position() -> None:
     assert by_number.update(frame).names == ("0", "1")
 
 
+def test_columns_of_text_are_an_error_that_says_what_to_do() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"name": ["Ann", "Bob"], "age": [30.0, 50.0]})
+    for call in fastbn.moments, fastbn.Moments().update, fastbn.BatchNorm():
+        with pytest.raises(TypeError, match=r"got object \(of a data frame select the columns of numbers, or use"):
+            call(frame)
+
+
 # Integers of 64 bits.
 
 
