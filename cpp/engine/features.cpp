@@ -49,7 +49,10 @@ void check_parameter_shape(const char* name, const ArrayRef& parameter, const Fe
 
 void check_trainable(const Features& features, double largest_total) {
     if (features.count == 1 && features.channels > 0 && largest_total <= 1.0) {
-        refuse("x", "hold more than one value per channel in training", "1");
+        refuse("x",
+               "hold more than one value per channel in training (in evaluation, after eval() or "
+               "with training=False, one is enough)",
+               "1");
     }
 }
 

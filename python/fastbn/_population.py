@@ -118,7 +118,7 @@ class _Collected:
         last = self.fields["_last"]
         self.layer.load_state_dict(dict(zip(_STATISTICS, (mean, var), strict=True)), strict=False)
         # A call that was normalized by the old running statistics cannot be differentiated by the new ones.
-        self.layer._last = None if last is None or last.mean is None else last
+        self.layer._last = None if getattr(last, "mean", None) is None else last
 
     def undo(self) -> None:
         """Make the layer what it was."""

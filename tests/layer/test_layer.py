@@ -306,6 +306,13 @@ def test_backward_before_any_call() -> None:
         BatchNorm(3).backward(batch(4, 3))
 
 
+@pytest.mark.parametrize("call", [BatchNorm(3), fastbn.batch_norm_train], ids=["layer", "function"])
+def test_one_value_per_channel_is_an_error_that_says_what_to_do(call: Any) -> None:
+    rule = r"x must hold more than one value per channel in training \(in evaluation, after eval\(\) or with "
+    with pytest.raises(ValueError, match=rule + r"training=False, one is enough\), got 1"):
+        call(batch(1, 3))
+
+
 # Features decided late.
 
 

@@ -284,6 +284,15 @@ def test_a_call_by_running_statistics_cannot_when_they_are_others() -> None:
         layer.backward(batch(6, 3, 4))
 
 
+def test_a_call_that_wrote_over_x_stays_without_backward() -> None:
+    layer, x = BatchNorm(3), batch(6, 3, 4)
+    layer(x, out=x)
+    with population_statistics(layer):
+        layer(batch(9, 3, 4, seed=2) + 5)
+    with pytest.raises(RuntimeError, match="backward needs"):
+        layer.backward(batch(6, 3, 4))
+
+
 def test_with_renorm_a_batch_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("fastbn._layer.batch_norm")
     measured, original = [], module.moments

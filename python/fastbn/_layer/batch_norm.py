@@ -204,7 +204,7 @@ class BatchNorm:
     grad_bias: Array | None
     running_mean: Array | None
     running_var: Array | None
-    _last: _LastCall | None  # None: there has been no call, or it wrote over what backward needs
+    _last: _LastCall | Literal["overwritten"] | None  # the second: the last call's y is where backward needs x
     _populations: tuple[Moments, ...] = ()  # those that `population_statistics` collects at the moment
 
     def __init__(
@@ -350,7 +350,7 @@ class BatchNorm:
         last.activation = self.activation
         last.negative_slope = self.negative_slope
         last.parameters_learn = not self.frozen_parameters
-        self._last = last if out is None or not last.is_overwritten_by(out) else None
+        self._last = last if out is None or not last.is_overwritten_by(out) else "overwritten"
         return y
 
     def backward(self, dy: npt.ArrayLike) -> Array | Any:
@@ -396,7 +396,7 @@ class BatchNorm:
         try:
             last, grad = _checked_gradient(last, dy)
         except Exception as error:
-            if self._is_synchronized() if last is None else last.total is not None:
+            if last.total is not None if isinstance(last, _LastCall) else self._is_synchronized():
                 synchronized.refuse(self.comm, "backward", error)
             raise
         by_batch = last.mean is not None
@@ -1121,9 +1121,11 @@ def _all_finite(*arrays: Array) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def _checked_gradient(last: _LastCall | None, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:
+def _checked_gradient(last: _LastCall | Literal["overwritten"] | None, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:
     if last is None:
-        raise RuntimeError("backward needs a call of the layer before it, whose out= left x as it was, got none")
+        raise RuntimeError("backward needs a call of the layer before it, got none")
+    if last == "overwritten":
+        raise RuntimeError("backward needs x, and with an activation the residual, but the call's out= wrote over it")
     grad = converted("dy", dy)
     if grad.dtype != last.dtype:
         raise TypeError(f"dy must have y's dtype {last.dtype}, got {grad.dtype}")

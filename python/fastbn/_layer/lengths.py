@@ -27,7 +27,7 @@ def where_within(lengths: Any, shape: Shape, axis: Axis, where: Any = None) -> A
             f"got shape {shape} and axis {axis}"
         )
     positions = shape[reduced[1]]
-    within = np.arange(positions) < _checked_lengths(lengths, shape[0], positions)[:, np.newaxis]
+    within = np.arange(positions) < _checked_lengths(lengths, shape[0], positions, reduced[1])[:, np.newaxis]
     within = within.reshape([size if a in reduced else 1 for a, size in enumerate(shape)])
     return within if where is None else _checked_where(where, shape) & within
 
@@ -46,7 +46,7 @@ def _checked_where(where: Any, shape: Shape) -> Array:
     return array
 
 
-def _checked_lengths(lengths: Any, sequences: int, positions: int) -> Array:
+def _checked_lengths(lengths: Any, sequences: int, positions: int, axis: int) -> Array:
     array = converted("lengths", lengths)
     refuse_masked("lengths", array)
     if array.shape != (sequences,):
@@ -55,5 +55,6 @@ def _checked_lengths(lengths: Any, sequences: int, positions: int) -> Array:
         raise TypeError(f"lengths must hold integers, got dtype {array.dtype}")
     outside = array[(array < 0) | (array > positions)]
     if outside.size:
-        raise ValueError(f"lengths must be in [0, {positions}], got {outside[0]}")
+        rule = f"in [0, {positions}], up to x's size along axis {axis}, that of the positions"
+        raise ValueError(f"lengths must be {rule}, got {outside[0]}")
     return array

@@ -122,7 +122,8 @@ def check_trainable(found: RankStatistics, *, correction: float | None, single: 
     if single or found.values == 0 or found.total.size == 0:
         return
     if found.values == 1 and most <= 1:
-        raise ValueError("x must hold more than one value per channel in training, got 1 on all ranks together")
+        rule = "more than one value per channel in training (in evaluation, after eval(), one is enough)"
+        raise ValueError(f"x must hold {rule}, got 1 on all ranks together")
     if correction is None or most > correction or most == 0:
         return
     if (found.total == found.values).all():
