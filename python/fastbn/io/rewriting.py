@@ -71,8 +71,10 @@ class Rewriting:
             self._check_apart(place)
         replaceable = not os.path.isdir(target.path) or is_zarr(target.path)
         if target.is_there() and not (self._options.overwrite and replaceable):
-            hint = " (overwrite=True, --force, replaces it)" if replaceable else ""
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST) + hint, target.name)
+            hint = (
+                "overwrite=True, --force, replaces it" if replaceable else "a folder is never replaced: remove it first"
+            )
+            raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} ({hint})", target.name)
         with replacing(target.path, keep=self._identity is not None) as path:
             found = None
             if self._identity is not None:
