@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -352,6 +353,23 @@ def test_names_where_features_are_columns(rng: np.random.Generator) -> None:
         scaler.transform(frame.to_numpy())
     rows = StandardScaler(axis=0).fit(frame)
     assert (rows.n_features_in_, hasattr(rows, "feature_names_in_")) == (9, False)
+
+
+def test_statistics_have_the_names_of_the_columns(rng: np.random.Generator, tmp_path: Path) -> None:
+    frame = pd.DataFrame(rng.standard_normal((9, 3)), columns=list("abc"))
+    scaler = StandardScaler().fit(frame)
+    assert scaler.moments_.names == ("a", "b", "c")
+    assert StandardScaler().fit(frame.to_numpy()).moments_.names is None
+    assert StandardScaler(axis=0).fit(frame).moments_.names is None
+    scaler.moments_.save(tmp_path / "stats.npz")
+    other = StandardScaler().merge(fastbn.Moments.load(tmp_path / "stats.npz"))
+    np.testing.assert_array_equal(other.transform(frame), scaler.transform(frame))
+    with pytest.raises(ValueError, match="feature names should match"):
+        other.transform(frame[["b", "a", "c"]])
+
+    assert scaler.partial_fit(frame).merge(scaler).moments_.names == ("a", "b", "c")
+    by_number = fastbn.Moments.from_dict(fastbn.moments(frame).to_dict() | {"names": ["0", "1", "2"]})
+    assert scaler.merge(by_number).moments_.names == ("a", "b", "c")
 
 
 # out=.

@@ -99,7 +99,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         part = self._part(x, weights)
         if first:
             remember(self, X, x)
-        self._publish(part if first else self.moments_.merge(part), None if weights is None else np.float64)
+        self._publish(part if first else self._moments().merge(part), None if weights is None else np.float64)
         if context is not None:
             context.call_on_fit_task_end(**told, reconstruction_attributes={})
         return self
@@ -142,7 +142,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
             known = getattr(self, "feature_names_in_", None)
             if names is not None and known is not None and list(names) != list(known):
                 raise ValueError(f"other must have the features {list(known)}, got {list(names)}")
-            moments = self.moments_.merge(moments)
+            moments = self._moments().merge(_named(moments, None) if numbered(moments.names) else moments)
         else:
             self._validate_params()
             axis = axis_of(self)
@@ -157,7 +157,11 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
 
     @property
     def moments_(self) -> Moments:
-        """Count, mean and centred sum of squares behind the attributes; a copy."""
+        """Count, mean and centred sum of squares behind the attributes, with the features' names; a copy."""
+        moments, names = self._moments(), getattr(self, "feature_names_in_", None)
+        return moments if names is None else _named(moments, tuple(map(str, names)))
+
+    def _moments(self) -> Moments:
         check_is_fitted(self)
         shown = _attributes_of(self)
         moments, published = self.__dict__.get("_kept", (None, None))
@@ -228,7 +232,7 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         if (self.with_std and shown.var_ is None) or (self.with_mean and shown.mean_ is None):
             raise ValueError("other must have the mean_ and var_ that this scaler uses, got None")
         return (
-            other.moments_ if isinstance(other, LearningScaler) else moments_behind(shown, (other.n_features_in_,), 0)
+            other._moments() if isinstance(other, LearningScaler) else moments_behind(shown, (other.n_features_in_,), 0)
         )
 
     def _leave_to_base(self: Scaler, X: Any, y: Any, sample_weight: Any) -> Scaler:
@@ -239,13 +243,20 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         if self.correction and foreign and hasattr(X, "__array_namespace__"):
             raise TypeError(f"X must be a NumPy array where correction is given, got {type(X).__module__}'s")
         if self.correction and getattr(self, "var_", None) is not None:
-            self.var_ = self.moments_.var()
+            self.var_ = self._moments().var()
         super().partial_fit(X, y, sample_weight)
         self.__dict__.pop("_kept", None)
         if self.correction and self.var_ is not None:
             moments = moments_behind(_attributes_of(self), self.mean_.shape, 0)
             self._publish(moments, np.asarray(self.n_samples_seen_).dtype)
         return self
+
+
+def _named(moments: Moments, names: tuple[str, ...] | None) -> Moments:
+    """Return a copy of statistics with these names of features."""
+    copy = moments.copy()
+    copy._seen = copy._seen._replace(provenance=copy._seen.provenance._replace(names=names))
+    return copy
 
 
 def _attributes_of(scaler: Any) -> Attributes:
