@@ -397,8 +397,9 @@ def test_nothing_is_replaced_unless_asked_for(tmp_path: Path, x: Array) -> None:
         assert load(out).dtype == np.float32
     for out in (tmp_path, tmp_path / "sub"):
         (tmp_path / "sub").mkdir(exist_ok=True)
-        with pytest.raises(FileExistsError):
-            fastbn.standardize(source, moments, out, overwrite=True)
+        for overwrite in (False, True):
+            with pytest.raises(FileExistsError, match=r"File exists \(a folder is never replaced: remove it first\)"):
+                fastbn.standardize(source, moments, out, overwrite=overwrite)
     assert not list(tmp_path.glob(".*"))
 
 
