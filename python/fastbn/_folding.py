@@ -46,7 +46,8 @@ def fold(
     bias : array_like of a floating-point type, optional
         Of the linear map, of shape (output channels,); 0 where not given.
     axis : int, default 0
-        With ``side="after"`` the output-channel axis of `weight`, with ``side="before"`` its input-channel axis:
+        With ``side="after"`` the output-channel axis of `weight`, with ``side="before"`` its input-channel axis. The
+        default is PyTorch's order; of NumPy's ``x @ weight`` it is 1. Of a square weight no wrong axis can be found.
 
         =============================================  =====  ======
         `weight`                                       after  before
