@@ -59,7 +59,9 @@ def stream(
     columns : sequence of int or str, optional
         The features to count, in that order: by number, or in tables and images by name. By default all; of a
         table all columns of numbers but those of pandas' index, and those that the names of folders give, as in
-        ``year=2024``. Of these, and of columns of text of which some entries are numbers, a RuntimeWarning says so.
+        ``year=2024``. A RuntimeWarning names these, columns of a .csv or .tsv file of which some entries are numbers,
+        and columns of a pandas frame that hold numbers beside other objects. Columns of strings in a data frame or a
+        Parquet file are text even where they spell numbers, and are left out without a warning.
     weights : str, path or array_like, optional
         How much each value counts: the name of a table's column; one for each row of all sources; or an array that
         broadcasts to the source's shape, by dimension names where both have them; also as a file of these.
