@@ -52,7 +52,7 @@ void check_running(const Running& running, const ArrayRef& x, const Features& fe
     if (weights.largest_total() > running.correction) {
         refuse("where",
                "leave more than the correction of " + to_text(running.correction) +
-                   " where running statistics are given",
+                   " where running statistics are given (so must lengths, which make a mask)",
                to_text(most));
     }
     if (weights.differ() || weights.common_weight() != 1.0) {

@@ -493,6 +493,11 @@ def test_a_call_that_fails_changes_nothing(
     np.testing.assert_array_equal(layer.backward(dy), dx)
 
 
+def test_lengths_that_leave_one_value() -> None:
+    with pytest.raises(ValueError, match=r"where must leave more than the correction of 1 .*\(so must lengths, which"):
+        BatchNorm(axis=-1)(batch(3, 2, 4), lengths=[1, 0, 0])
+
+
 @pytest.mark.parametrize(("shape", "axis"), [((6, 4), 1), ((6, 4, 5), 0), ((6, 4, 5, 2), 1), ((6, 4, 5), ())])
 def test_lengths_are_for_sequences(shape: tuple[int, ...], axis: Any) -> None:
     layer = BatchNorm(axis=axis)

@@ -450,6 +450,12 @@ def test_save_and_load(tmp_path: pathlib.Path, rng: np.random.Generator) -> None
         Moments.from_bytes(b"abc")
 
 
+def test_a_file_of_json_is_an_error_that_names_what_reads_it(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "stats.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"stats.json' \(Moments.from_dict\(json.load\(file\)\) reads .json\)"):
+        Moments.load(tmp_path / "stats.json")
+
+
 def test_a_file_with_objects_runs_no_code() -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

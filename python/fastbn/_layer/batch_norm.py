@@ -743,8 +743,9 @@ class BatchNorm:
         Parameters
         ----------
         moments : Moments
-            Of the layer's input, of its feature shape; with more than ``correction`` values in every channel. A layer
-            whose features are undecided takes them from here.
+            Of the layer's input, in its units (those that `fastbn.stream` took with ``scale=255`` are of x / 255), of
+            its feature shape; with more than ``correction`` values in every channel. A layer whose features are
+            undecided takes them from here.
 
         Returns
         -------

@@ -550,7 +550,7 @@ class Moments:
         Parameters
         ----------
         path : path
-            Of a file that `save` or ``fastbn stats --out`` wrote, the latter as .npz.
+            Of a file that `save` or ``fastbn stats --out`` wrote, the latter as .npz; `from_dict` reads its .json.
 
         Returns
         -------
@@ -561,8 +561,11 @@ class Moments:
         ValueError, OSError
             If the file holds no Moments, or cannot be read.
         """
+        shown = repr(os.fspath(path))
+        if shown.endswith(".json'"):
+            shown += " (Moments.from_dict(json.load(file)) reads .json)"
         with open(path, "rb") as file:
-            return cls._read(file, repr(os.fspath(path)), "path must name a file")
+            return cls._read(file, shown, "path must name a file")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a dict, which later versions can read."""
