@@ -225,40 +225,6 @@ def test_data_frames(rng: np.random.Generator) -> None:
         assert everything(table, x, None, None) == everything(x, x, None, None)
 
 
-def test_the_names_of_columns() -> None:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"age": [30.0, 50.0], "income": [1.0, 3.0]})
-    found = fastbn.moments(frame)
-    assert found.names == fastbn.Moments().update(frame).update(frame).names == ("age", "income")
-    assert fastbn.normalize(frame, found, eps=0.0).tolist() == [[-1.0, -1.0], [1.0, 1.0]]
-
-    swapped, more = frame[["income", "age"]], frame.assign(id=[1.0, 2.0])
-    rule = "x must have 'age' as column 0, as the statistics have, got 'income'"
-    number = "x must have the 2 columns age, income, got 3"
-    out = np.zeros((2, 2))
-    for axis in 1, -1, (1,):
-        with pytest.raises(ValueError, match=rule):
-            fastbn.normalize(swapped, found, axis=axis, out=out)
-    with pytest.raises(ValueError, match=number):
-        fastbn.normalize(more, found)
-    with pytest.raises(ValueError, match=rule):
-        found.update(swapped)
-    assert (out.any(), found.count) == (False, 2)
-
-
-def test_columns_that_have_no_names_go_by_position() -> None:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"age": [30.0, 50.0], "income": [1.0, 3.0]})
-    plain, found = pandas.DataFrame(frame.to_numpy()), fastbn.moments(frame)
-    assert fastbn.normalize(plain, found, eps=0.0).tolist() == [[-1.0, -1.0], [1.0, 1.0]]
-    assert fastbn.moments(plain).names is None
-    assert fastbn.moments(frame, axis=0).names is None
-    assert found.update(plain).update(frame.to_numpy()).names == ("age", "income")
-    by_number = fastbn.Moments.from_dict(fastbn.moments(plain).to_dict() | {"names": ["0", "1"]})
-    assert fastbn.normalize(frame, by_number, eps=0.0).tolist() == [[-1.0, -1.0], [1.0, 1.0]]
-    assert by_number.update(frame).names == ("0", "1")
-
-
 def test_columns_of_text_are_an_error_that_says_what_to_do() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"name": ["Ann", "Bob"], "age": [30.0, 50.0]})

@@ -450,6 +450,40 @@ def test_save_and_load(tmp_path: pathlib.Path, rng: np.random.Generator) -> None
         Moments.from_bytes(b"abc")
 
 
+def test_names_of_a_data_frames_columns() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"age": [30.0, 50.0], "income": [1.0, 3.0]})
+    found = fastbn.moments(frame)
+    assert found.names == fastbn.Moments().update(frame).update(frame).names == ("age", "income")
+    assert fastbn.normalize(frame, found, eps=0.0).tolist() == [[-1.0, -1.0], [1.0, 1.0]]
+
+    swapped, more = frame[["income", "age"]], frame.assign(id=[1.0, 2.0])
+    rule = "x must have 'age' as column 0, as the statistics have, got 'income'"
+    number = "x must have the 2 columns age, income, got 3"
+    out = np.zeros((2, 2))
+    for axis in 1, -1, (1,):
+        with pytest.raises(ValueError, match=rule):
+            fastbn.normalize(swapped, found, axis=axis, out=out)
+    with pytest.raises(ValueError, match=number):
+        fastbn.normalize(more, found)
+    with pytest.raises(ValueError, match=rule):
+        found.update(swapped)
+    assert (out.any(), found.count) == (False, 2)
+
+
+def test_columns_that_have_no_names_go_by_position() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"age": [30.0, 50.0], "income": [1.0, 3.0]})
+    plain, found = pandas.DataFrame(frame.to_numpy()), fastbn.moments(frame)
+    assert fastbn.normalize(plain, found, eps=0.0).tolist() == [[-1.0, -1.0], [1.0, 1.0]]
+    assert fastbn.moments(plain).names is None
+    assert fastbn.moments(frame, axis=0).names is None
+    assert found.update(plain).update(frame.to_numpy()).names == ("age", "income")
+    by_number = fastbn.Moments.from_dict(fastbn.moments(plain).to_dict() | {"names": ["0", "1"]})
+    assert fastbn.normalize(frame, by_number, eps=0.0).tolist() == [[-1.0, -1.0], [1.0, 1.0]]
+    assert by_number.update(frame).names == ("0", "1")
+
+
 def test_a_file_of_json_is_an_error_that_names_what_reads_it(tmp_path: pathlib.Path) -> None:
     (tmp_path / "stats.json").write_text("{}")
     with pytest.raises(ValueError, match=r"stats.json' \(Moments.from_dict\(json.load\(file\)\) reads .json\)"):
