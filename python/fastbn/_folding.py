@@ -47,7 +47,8 @@ def fold(
         Of the linear map, of shape (output channels,); 0 where not given.
     axis : int, default 0
         With ``side="after"`` the output-channel axis of `weight`, with ``side="before"`` its input-channel axis. The
-        default is PyTorch's order; of NumPy's ``x @ weight`` it is 1. Of a square weight no wrong axis can be found.
+        default is PyTorch's order of a weight after which the layer comes. Name it for a square weight, of which a
+        wrong axis cannot be told from the right one:
 
         =============================================  =====  ======
         `weight`                                       after  before
