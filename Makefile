@@ -9,10 +9,9 @@ SANITIZE := build/sanitize
 TSAN := build/tsan
 CLANG := build/clang
 
-# Python compiles a module when it is first imported: doing so for all that is installed takes longer than unpacking it.
-INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Without isolation the build directory stays valid from one build to the next, and only what changed is compiled.
-BUILD := $(INSTALL) --no-build-isolation
+INSTALL := $(PIP) install --no-build-isolation
 
 SOURCES := CMakeLists.txt pyproject.toml $(shell find cpp python -type f ! -name '*.pyc')
 CXX_SOURCES := $(shell find cpp tests/cpp bench -name '*.[ch]pp')
@@ -206,22 +205,22 @@ clean: ## remove everything that make has made, .venv too
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv .venv
-	$(INSTALL) scikit-build-core pybind11 hatch-fancy-pypi-readme cmake ninja
+	$(PIP) install scikit-build-core pybind11 hatch-fancy-pypi-readme cmake ninja
 	mkdir -p $(@D) && touch $@
 
 $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
 	@echo 'Compiling fastbn (later only what changed): about a minute on two cores, in which pip says nothing ...'
-	$(BUILD) --config-settings=cmake.define.FASTBN_WERROR=ON .
+	$(INSTALL) --config-settings=cmake.define.FASTBN_WERROR=ON .
 	touch $@
 
 # The package that is installed is asked for its extras' requirements, and not built again.
 $(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/package
-	$(INSTALL) 'fastbn[$*]'
+	$(PIP) install 'fastbn[$*]'
 	touch $@
 
 # The version that the tests know. Newer ones bring gigabytes of CUDA from PyPI.
 $(STAMPS)/torch: | $(STAMPS)/package
-	$(INSTALL) torch==2.13.0 expecttest 'fastbn[interop]'
+	$(PIP) install torch==2.13.0 expecttest 'fastbn[interop]'
 	touch $@
 
 $(DEBUG)/compile_commands.json: CMakeLists.txt tests/cpp/CMakeLists.txt | $(STAMPS)/venv
@@ -239,5 +238,5 @@ $(CLANG)/stamp: SETTINGS = --config-settings=cmake.define.FASTBN_WERROR=ON
 $(CLANG)/stamp: export CXX = clang++
 $(SANITIZE)/stamp $(TSAN)/stamp $(CLANG)/stamp: $(SOURCES) | $(STAMPS)/venv
 	rm -rf $(@D)/site
-	$(BUILD) --no-deps --target $(@D)/site --config-settings=build-dir=$(@D)/cmake $(SETTINGS) .
+	$(INSTALL) --no-deps --target $(@D)/site --config-settings=build-dir=$(@D)/cmake $(SETTINGS) .
 	touch $@
