@@ -79,12 +79,7 @@ class ImageSource(Source):
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield images (height, width, channels) if they are to be copied, else the pixels of as many as fit."""
-        if not self._options.rowwise:
-            return self._pixels(start)
-        pictures = enumerate(self._decoded_ahead(start), row)
-        return (
-            each._replace(values=each.values.astype(self.dtype, copy=False), corner=(n, 0, 0)) for n, each in pictures
-        )
+        return self._pictures(start, row) if self._options.rowwise else self._pixels(start)
 
     def restored(self, block: Block, values: Array) -> Block:
         """Return an image as one of an array (N, channels, height, width)."""
