@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastbn import _core
 from fastbn._moments.measure import measured
 from fastbn._moments.moments import Moments, divisor_variance
-from fastbn._moments.provenance import Provenance, check_columns, columns_of
+from fastbn._moments.provenance import check_columns, provenance_of
 from fastbn._validation import Axis
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 
@@ -391,7 +391,7 @@ def moments(
     >>> fastbn.moments(x, where=[[True], [True], [False]]).mean
     array([ 9999.5, 10001. ])
     """
-    return Moments._of(*measured(x, axis, where, weights), Provenance(columns_of(x, axis)))
+    return Moments._of(*measured(x, axis, where, weights), provenance_of(x, axis))
 
 
 def normalize(

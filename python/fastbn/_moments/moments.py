@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fastbn._moments.measure import measured
 from fastbn._moments.merge import Array, Count, Extremes, Statistics, merged, merged_extremes
-from fastbn._moments.provenance import Provenance, check_columns, checked_provenance, columns_of
+from fastbn._moments.provenance import UNKNOWN, Provenance, check_columns, checked_provenance, provenance_of
 from fastbn._npz import not_written, read_npz, write_npz
 from fastbn._validation import (
     LARGEST,
@@ -38,7 +38,6 @@ M = TypeVar("M", bound="Moments")
 _WRITER = "Moments.save"
 _CONFIG = ("nan", "extremes", "scale", "axis", "mode")  # what files hold as JSON, not as arrays
 
-_UNKNOWN = Provenance()
 
 # Held by whoever replaces what Moments have seen, for one comparison and one assignment. A fork waits for it, or the
 # child could inherit it from a thread that it does not have; so there is one for all Moments.
@@ -54,7 +53,7 @@ class _Seen(NamedTuple):
 
     statistics: Statistics | None = None  # this and extremes: None while nothing was seen
     extremes: Extremes | None = None
-    provenance: Provenance = _UNKNOWN
+    provenance: Provenance = UNKNOWN
 
     def merged(self, other: _Seen) -> _Seen:
         if other.statistics is None:
@@ -321,7 +320,7 @@ class Moments:
         axis = checked_axis(axis)
         omit_nan = self._nan == "omit"
         measurement = measured(data, axis, where, weights, omit_nan=omit_nan, extremes=self._extremes)
-        part = Moments._of(*measurement, Provenance(columns_of(x, axis) if self.names is None else None))
+        part = Moments._of(*measurement, provenance_of(x, axis) if self.names is None else UNKNOWN)
         if self.shape not in (None, part.shape):
             raise ValueError(f"x must have features of shape {self.shape} along axis {axis}, got {part.shape}")
         check_columns(x, axis, self.names)
@@ -578,7 +577,7 @@ class Moments:
         cls: type[M],
         statistics: Statistics | None,
         extremes: Extremes | None,
-        provenance: Provenance = _UNKNOWN,
+        provenance: Provenance = UNKNOWN,
         *,
         like: Moments | None = None,
     ) -> M:

@@ -73,6 +73,9 @@ def checked_provenance(mapping: Mapping[str, Any], shape: Shape | None) -> Prove
     return Provenance(names, scale, None if axis is None else checked_axis(axis), mode)
 
 
+UNKNOWN = Provenance()
+
+
 def columns_of(x: Any, axis: Axis) -> tuple[str, ...] | None:
     """Return the names of a data frame's columns; None if it has none, or they are no features along `axis`.
 
@@ -82,6 +85,12 @@ def columns_of(x: Any, axis: Axis) -> tuple[str, ...] | None:
         return None
     names = tuple(map(str, getattr(x, "column_names", x.columns)))
     return None if numbered(names) else names
+
+
+def provenance_of(x: Any, axis: Axis) -> Provenance:
+    """Return what a data frame says of its features."""
+    names = None if isinstance(x, np.ndarray) else columns_of(x, axis)
+    return UNKNOWN if names is None else Provenance(names)
 
 
 def numbered(names: tuple[str, ...] | None) -> bool:
