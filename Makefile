@@ -19,7 +19,9 @@ CXX_SOURCES := $(shell find cpp tests/cpp bench -name '*.[ch]pp')
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+ifndef AT_ONCE
 .NOTPARALLEL:
+endif
 .SUFFIXES:
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -32,8 +34,11 @@ help: ## show this list
 .PHONY: install
 install: $(STAMPS)/package ## build fastbn and install it into .venv
 
+# What the picture is drawn with comes while the package compiles.
 .PHONY: demo
-demo: $(STAMPS)/package $(STAMPS)/extra-demo ## train a network on handwritten digits, with and without fastbn
+demo: $(STAMPS)/venv ## train a network on handwritten digits, with and without fastbn
+	$(MAKE) --no-print-directory -j 2 AT_ONCE=1 $(STAMPS)/package $(STAMPS)/requirements-demo
+	$(MAKE) --no-print-directory $(STAMPS)/extra-demo
 	$(BIN)/python examples/digits.py
 
 .PHONY: test
@@ -205,7 +210,7 @@ clean: ## remove everything that make has made, .venv too
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv .venv
-	$(PIP) install scikit-build-core pybind11 hatch-fancy-pypi-readme cmake ninja
+	$(PIP) install scikit-build-core pybind11 hatch-fancy-pypi-readme cmake ninja numpy
 	mkdir -p $(@D) && touch $@
 
 $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
@@ -216,6 +221,15 @@ $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
 # The package that is installed is asked for its extras' requirements, and not built again.
 $(STAMPS)/extra-%: pyproject.toml | $(STAMPS)/package
 	$(PIP) install 'fastbn[$*]'
+	touch $@
+
+# The same while the package compiles, for an extra that names no other. Python 3.10 has no tomllib, but then
+# scikit-build-core brings tomli.
+REQUIREMENTS = from importlib import import_module; import pathlib, sys; \
+    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(pathlib.Path("pyproject.toml").read_text()); \
+    print(*toml["project"]["optional-dependencies"]["$*"], sep="\n")
+$(STAMPS)/requirements-%: pyproject.toml | $(STAMPS)/venv
+	$(BIN)/python -c '$(REQUIREMENTS)' | xargs -d '\n' $(PIP) install
 	touch $@
 
 # The version that the tests know. Newer ones bring gigabytes of CUDA from PyPI.
