@@ -13,7 +13,6 @@
 #include "engine/array.hpp"
 
 namespace fastbn::bindings {
-namespace {
 
 // ---- DLPack's structs, as dlpack.h of its version 1.1 has them ----
 
@@ -69,6 +68,8 @@ struct VersionedTensor {
     std::uint64_t flags;
     Tensor tensor;
 };
+
+namespace {
 
 // ---- Types and shapes ----
 
