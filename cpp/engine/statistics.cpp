@@ -496,8 +496,7 @@ void ValueRangeReduction::add(const TileRange& tile, std::ptrdiff_t span, Tile<c
         mask = typed<const std::uint8_t>(weights);
     } else if (needs_mask()) {
         auto* const bytes = reinterpret_cast<std::uint8_t*>(memory.scratch.staging + staging_);
-        weights_.write_mask(tile, weights, bytes);
-        mask = {bytes, tile.kernel_cols()};
+        if (weights_.write_mask(tile, weights, bytes)) mask = {bytes, tile.kernel_cols()};
     }
     const auto kernel = plan_.layout.channels_first() ? kernels_.tile : kernels_.columns;
     kernel(x, mask, tile.kernel_rows(), tile.kernel_cols(),

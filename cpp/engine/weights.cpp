@@ -404,18 +404,30 @@ Tile<const void> Weights::tile(const TileRange& range, Tile<const void> x, DType
     return {nullptr, 0};
 }
 
-void Weights::write_mask(const TileRange& range, Tile<const void> weights,
+bool Weights::write_mask(const TileRange& range, Tile<const void> weights,
                          std::uint8_t* mask) const noexcept {
+    const Tile<const double> numbers = typed<const double>(weights);
+    const std::ptrdiff_t rows = range.kernel_rows();
     const std::ptrdiff_t cols = range.kernel_cols();
-    for (std::ptrdiff_t r = 0; r < range.kernel_rows(); ++r) {
-        const double* const from = static_cast<const double*>(weights.data) + r * weights.stride;
-        std::uint8_t* const to = mask + r * cols;
-        if (form_ != WeightsForm::by_element) {
-            std::memset(to, *from > 0.0 ? 1 : 0, static_cast<std::size_t>(cols));
-        } else {
-            for (std::ptrdiff_t i = 0; i < cols; ++i) to[i] = from[i] > 0.0 ? 1 : 0;
+    if (form_ == WeightsForm::by_element) {
+        int all = 1;
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            const double* const from = numbers.data + r * numbers.stride;
+            for (std::ptrdiff_t i = 0; i < cols; ++i) {
+                const int counts = from[i] > 0.0 ? 1 : 0;
+                mask[r * cols + i] = static_cast<std::uint8_t>(counts);
+                all &= counts;
+            }
         }
+        return all == 0;
     }
+    if (std::all_of(numbers.data, numbers.data + rows, [](double row) { return row > 0.0; })) {
+        return false;
+    }
+    for (std::ptrdiff_t r = 0; r < rows; ++r) {
+        std::memset(mask + r * cols, numbers.data[r] > 0.0 ? 1 : 0, static_cast<std::size_t>(cols));
+    }
+    return true;
 }
 
 namespace {

@@ -55,8 +55,9 @@ public:
     // A tile's weights in that form, for the moments of its values `x`, which are of type `x_type`.
     Tile<const void> tile(const TileRange& range, Tile<const void> x, DType x_type,
                           const Scratch& scratch) const noexcept;
-    // The bytes of a mask in which what weighs nothing is 0, into a contiguous tile.
-    void write_mask(const TileRange& range, Tile<const void> weights,
+    // Whether some of a tile weighs nothing; if so, also the bytes of a mask in which that is 0,
+    // into a contiguous tile.
+    bool write_mask(const TileRange& range, Tile<const void> weights,
                     std::uint8_t* mask) const noexcept;
     // The same for the gradient that flows through the statistics; dx is computed in `computed`.
     // scales: what weights other than 0 and 1 are multiplied by, for the tile's channel or each of
