@@ -112,8 +112,8 @@ def print_identity(digits: images.Digits, console: Console) -> None:
     x = networks(seed=0)["without"].layers[0](digits.train_images)
     errors = {dtype: facts.identity_error(x.astype(dtype)) for dtype in ("float64", "float32")}
     console.print(
-        "1. gamma = sigma, beta = mu gives the input back. Largest difference from it, for\n"
-        f"   the input of the first sigmoids, |x| <= {np.abs(x).max():.1f}: "
+        "1. gamma = sigma, beta = mu gives the input back. Largest difference from it,\n"
+        f"   for the input of the first sigmoids, |x| <= {np.abs(x).max():.1f}: "
         f"{', '.join(f'{error:.1e} in {dtype}' for dtype, error in errors.items())}."
     )
 

@@ -5,6 +5,7 @@ json is imported where it is used, because importing it takes long beside the re
 
 from __future__ import annotations
 
+import os
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,6 +17,13 @@ _CONFIG = "config"
 _FORMAT = 1
 _RULE = "path must name a file"
 _ZIP = b"PK\x03\x04"
+
+
+def refuse_json(path: str | os.PathLike[str], instead: str) -> None:
+    """Raise ValueError for a name that says JSON, under which an .npz file would be taken for what it is not."""
+    name = os.fspath(path)
+    if name.lower().endswith(".json"):
+        raise ValueError(f"path must not end in .json, since the file is an .npz one ({instead}), got {name!r}")
 
 
 def write_npz(file: BinaryIO, config: dict[str, Any], arrays: dict[str, Array]) -> None:

@@ -120,6 +120,13 @@ class PoolInfo(NamedTuple):
         Number of blocks they are in.
     reused : int
         Results so far that took a kept block.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> limit, held, blocks, reused = fastbn.pool_info()
+    >>> held <= limit
+    True
     """
 
     limit: int

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastbn import _core
 from fastbn._moments.measure import measured
 from fastbn._moments.moments import Moments, divisor_variance
-from fastbn._moments.provenance import check_columns, provenance_of
+from fastbn._moments.provenance import check_columns, check_units, provenance_of
 from fastbn._validation import Axis
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 
@@ -353,7 +353,13 @@ def batch_norm_backward(
 
 
 def moments(
-    x: ArrayLike, *, axis: Axis = 1, where: ArrayLike | None = None, weights: ArrayLike | None = None
+    x: ArrayLike,
+    *,
+    axis: Axis = 1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    nan: Literal["propagate", "omit"] = "propagate",
+    extremes: bool = False,
 ) -> Moments:
     """Count, mean and centred sum of squares of each channel, in one pass over memory.
 
@@ -368,6 +374,10 @@ def moments(
         The feature axis or axes (see `batch_norm`).
     where, weights : array_like, optional
         Which values the statistics are taken of, and with what weight: as for `batch_norm`.
+    nan : {"propagate", "omit"}, default "propagate"
+        What NaN entries do: the channel's statistics become NaN, or the entries are left out.
+    extremes : bool, default False
+        Whether the least and the largest value are looked for too, in the same reading of x.
 
     Returns
     -------
@@ -390,7 +400,11 @@ def moments(
     (3, array([10000., 10001.]), array([2., 2.]))
     >>> fastbn.moments(x, where=[[True], [True], [False]]).mean
     array([ 9999.5, 10001. ])
+    >>> fastbn.moments([[1.0, float("nan")], [3.0, 5.0]], nan="omit").mean
+    array([2., 5.])
     """
+    if nan != "propagate" or extremes is not False:
+        return Moments(nan=nan, extremes=extremes).update(x, axis=axis, where=where, weights=weights)
     return Moments._of(*measured(x, axis, where, weights), provenance_of(x, axis))
 
 
@@ -448,7 +462,8 @@ def normalize(
     Raises
     ------
     TypeError, ValueError
-        As for `batch_norm`, and if a data frame has other columns than Moments have names.
+        As for `batch_norm`, and if a data frame has other columns than Moments have names, or x holds integers where
+        the values that Moments have seen were divided by a scale.
 
     Examples
     --------
@@ -474,6 +489,7 @@ def normalize(
         if var is not None:
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
         check_columns(x, axis, mean.names)
+        check_units(x, mean._seen.provenance.scale)
         var, mean_lo, mean = divisor_variance(mean.var()), mean._mean_lo, mean.mean
     return _core.normalize(
         x,

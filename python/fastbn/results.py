@@ -21,6 +21,13 @@ class TrainResult(NamedTuple):
         Mean, biased variance and ``1 / sqrt(var + eps)`` of each channel.
     count : int or ndarray of float64
         Number of values per channel; with a mask or weights, the sum of the weights of each channel.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, mean, var, invstd, count = fastbn.batch_norm_train([[1.0], [3.0]], eps=0.0)
+    >>> mean, var, count
+    (array([2.]), array([1.]), 2)
     """
 
     y: NDArray[Any]
@@ -39,6 +46,13 @@ class Gradients(NamedTuple):
         Gradient with respect to x, of x's shape and dy's dtype.
     dweight, dbias : ndarray of float64
         Gradients with respect to weight (gamma) and bias (beta), one value per channel.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.batch_norm_backward([[1.0], [0.0]], [[1.0], [3.0]], mean=[2.0], invstd=[1.0])
+    Gradients(dx=array([[0.],
+           [0.]]), dweight=array([-1.]), dbias=array([1.]))
     """
 
     dx: NDArray[Any]
@@ -56,6 +70,17 @@ class ResidualGradients(NamedTuple):
     dresidual : ndarray
         Gradient with respect to the residual, of dy's dtype and shape; dy itself where there was no activation (a copy
         of it where dx was written over it).
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x, dy, residual = [[1.0], [3.0]], [[1.0], [1.0]], [[0.0], [0.0]]
+    >>> found = fastbn.batch_norm_backward(
+    ...     dy, x, mean=[2.0], invstd=[1.0], residual=residual, activation="relu"
+    ... )
+    >>> found.dresidual  # the first row is one that the ReLU cut
+    array([[0.],
+           [1.]])
     """
 
     dx: NDArray[Any]

@@ -490,6 +490,55 @@ def test_a_file_of_json_is_an_error_that_names_what_reads_it(tmp_path: pathlib.P
         Moments.load(tmp_path / "stats.json")
 
 
+def test_nothing_else_is_saved_under_a_name_of_json(tmp_path: pathlib.Path) -> None:
+    for save in (Moments(2, [1.0], [2.0]).save, fastbn.BatchNorm(1).save):
+        for name in ("stats.json", "STATS.JSON"):
+            with pytest.raises(ValueError, match=r"path must not end in \.json.*, got '.*(stats|STATS)"):
+                save(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
+def test_integers_are_refused_where_statistics_are_of_scaled_values() -> None:
+    pixels = np.array([[0, 51], [255, 102]], np.uint8)
+    scaled = Moments.from_dict(fastbn.moments(pixels / 255).to_dict() | {"scale": 255.0})
+    assert repr(scaled).endswith("scale=255)")
+    before = scaled.copy()
+    for values in (pixels, pixels.tolist(), pixels > 100, pixels.astype(np.int64)):
+        with pytest.raises(ValueError, match=r"divided by 255: give x / 255, got (u?int|bool)"):
+            fastbn.normalize(values, scaled)
+        with pytest.raises(ValueError, match=r"divided by 255: give x / 255, got (u?int|bool)"):
+            scaled.update(values)
+    assert scaled == before
+    np.testing.assert_allclose(fastbn.normalize(pixels / 255, scaled, eps=0.0), [[-1, -1], [1, 1]], rtol=2.0**-50)
+    assert scaled.update(pixels / 255).count == 4
+    unscaled = Moments.from_dict(fastbn.moments(pixels).to_dict() | {"scale": 1.0})
+    assert unscaled.update(pixels).count == 4
+    np.testing.assert_array_equal(fastbn.normalize(pixels, unscaled, eps=0.0), np.float32([[-1, -1], [1, 1]]))
+
+
+def test_moments_take_the_options_of_moments() -> None:
+    x = np.array([[1.0, np.nan], [3.0, 5.0], [5.0, 9.0]])
+    found = fastbn.moments(x, nan="omit", extremes=True)
+    assert (found.nan, found.extremes) == ("omit", True)
+    assert found.count.tolist() == [3.0, 2.0]
+    assert (found.mean.tolist(), found.m2.tolist()) == ([3.0, 7.0], [8.0, 8.0])
+    assert (found.min.tolist(), found.max.tolist()) == ([1.0, 5.0], [5.0, 9.0])
+    assert fastbn.moments(x, extremes=True).nan == "propagate"
+    with pytest.raises(ValueError, match="nan must be 'propagate' or 'omit', got 'drop'"):
+        fastbn.moments(x, nan="drop")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="extremes must be"):
+        fastbn.moments(x, extremes=1)  # type: ignore[arg-type]
+
+
+def test_sum_begins_with_zero() -> None:
+    parts = [fastbn.moments(np.arange(6.0).reshape(3, 2)), fastbn.moments(np.ones((4, 2)))]
+    assert sum(parts) == parts[0] + parts[1]
+    assert sum(parts[:1]) == parts[0]
+    assert sum(parts[:1]) is not parts[0]
+    with pytest.raises(TypeError, match="unsupported operand"):
+        1 + parts[0]
+
+
 def test_a_file_with_objects_runs_no_code() -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from fastbn._layer.lengths import where_within
 from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, limits_at, renormalization
 from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
 from fastbn._moments.moments import Moments
-from fastbn._npz import not_written, read_npz, write_npz
+from fastbn._npz import not_written, read_npz, refuse_json, write_npz
 from fastbn._validation import (
     LARGEST,
     Momentum,
@@ -667,13 +667,13 @@ class BatchNorm:
         Parameters
         ----------
         path : path
-            Of any suffix; a file that is there is replaced.
+            Of any suffix but .json; a file that is there is replaced.
 
         Raises
         ------
         RuntimeError, ValueError, OSError
             While the features are undecided; if momentum or a limit of renorm is a function, which no file can hold; if
-            the file cannot be written.
+            the name ends in .json; if the file cannot be written.
 
         Examples
         --------
@@ -693,6 +693,7 @@ class BatchNorm:
         arrays = self.state_dict()
         modes = _MODES if self.frozen else _MODES[:1]
         config = self._options() | {name: getattr(self, name) for name in modes}
+        refuse_json(path, "state_dict gives arrays for JSON")
         with open(path, "wb") as file:
             write_npz(file, config, arrays)
 

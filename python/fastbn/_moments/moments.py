@@ -17,8 +17,15 @@ import numpy.typing as npt
 
 from fastbn._moments.measure import measured
 from fastbn._moments.merge import Array, Count, Extremes, Statistics, merged, merged_extremes
-from fastbn._moments.provenance import UNKNOWN, Provenance, check_columns, checked_provenance, provenance_of
-from fastbn._npz import not_written, read_npz, write_npz
+from fastbn._moments.provenance import (
+    UNKNOWN,
+    Provenance,
+    check_columns,
+    check_units,
+    checked_provenance,
+    provenance_of,
+)
+from fastbn._npz import not_written, read_npz, refuse_json, write_npz
 from fastbn._validation import (
     LARGEST,
     Axis,
@@ -128,7 +135,7 @@ class Moments:
     >>> a, b = Moments().update([[1.0, 5.0], [3.0, 5.0]]), Moments().update([[8.0, 5.0]])
     >>> a + b
     Moments(count=3, mean=[4. 5.], std=[2.944 0.   ])
-    >>> a + b == sum([b, a], start=Moments()) == Moments().update([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]])
+    >>> a + b == sum([b, a]) == Moments().update([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]])
     True
     >>> (a + b).var(correction=1)
     array([13.,  0.])
@@ -265,11 +272,13 @@ class Moments:
         return one.shape == another.shape and all(_equal(a, b) for a, b in pairs)
 
     def __repr__(self) -> str:
-        """Return count, mean and standard deviation, and the extremes, shortened where there are many features."""
+        """Return count, mean and standard deviation, extremes and scale if known; many features are shortened."""
         now = self.copy()
         shown: dict[str, Any] = {} if now.shape is None else {"count": now.count, "mean": now.mean, "std": now.std()}
         if now.min is not None:
             shown |= {"min": now.min, "max": now.max}
+        if now._seen.provenance.scale is not None:
+            shown["scale"] = now._seen.provenance.scale
         return f"Moments({', '.join(f'{name}={_brief(value)}' for name, value in shown.items())})"
 
     # Growing and merging.
@@ -301,8 +310,8 @@ class Moments:
         Raises
         ------
         TypeError, ValueError
-            As `fastbn.moments`, and if x has not the features seen before, or a data frame other columns. Nothing is
-            taken in then.
+            As `fastbn.moments`, and if x has not the features seen before, or a data frame other columns, or x holds
+            integers where the values seen before were divided by a scale. Nothing is taken in then.
 
         Examples
         --------
@@ -315,6 +324,7 @@ class Moments:
         (array([3.]), array([3.]))
         """
         data = converted("x", x)
+        check_units(data, self._seen.provenance.scale)
         where = None if where is None else converted("where", where)
         weights = None if weights is None else converted("weights", weights)
         axis = checked_axis(axis)
@@ -367,6 +377,10 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         """Return what both have seen; the options are the left one's."""
         return self.copy().merge(other) if isinstance(other, Moments) else NotImplemented
+
+    def __radd__(self, other: int) -> Moments:
+        """Return a copy where `other` is the 0 that ``sum`` begins with."""
+        return self.copy() if isinstance(other, int) and other == 0 else NotImplemented
 
     @classmethod
     def concatenate(cls, parts: Sequence[Moments], axis: int = 0) -> Moments:
@@ -530,13 +544,14 @@ class Moments:
         Parameters
         ----------
         path : path
-            Of any suffix; a file that is there is replaced.
+            Of any suffix but .json; a file that is there is replaced.
 
         Raises
         ------
-        OSError
-            If it cannot be written.
+        ValueError, OSError
+            If the name ends in .json, whose content `to_dict` gives; if the file cannot be written.
         """
+        refuse_json(path, "to_dict says how JSON is written")
         with open(path, "wb") as file:
             self._write(file)
 
@@ -628,8 +643,8 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, (int, float)):
+        return f"{value:g}" if isinstance(value, float) else str(value)
     return np.array2string(value, precision=3, threshold=8, edgeitems=2, separator=" ").replace("\n", "")
 
 

@@ -111,6 +111,18 @@ def check_columns(x: Any, axis: Axis, names: tuple[str, ...] | None) -> None:
     )
 
 
+def check_units(x: Any, scale: float | None) -> None:
+    """Raise ValueError for integers beside statistics of values that were divided by a scale.
+
+    What is measured with a scale are pixels; divided by it they are no integers.
+    """
+    if scale is not None and scale != 1 and np.asarray(x).dtype.kind in "iub":
+        raise ValueError(
+            f"x must be in the units of the statistics, which are of values divided by {scale:g}: "
+            f"give x / {scale:g}, got {np.asarray(x).dtype}"
+        )
+
+
 def _plain(value: Any) -> Any:
     """Return what a file of arrays holds as Python has it."""
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
