@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; SystemExit with 0, with 1 if data are wrong, with 2 if the arguments are wrong."""
     _stand_in()
     try:
-        from fastbn.command.cli import run
+        with _quiet_interrupts():
+            from fastbn.command.cli import run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("fastbn"):
             raise
         print('fastbn: error: the command needs click and rich: pip install "fastbn[cli]"', file=sys.stderr)
         raise SystemExit(1) from error
     run(arguments)
+
+
+@contextmanager
+def _quiet_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the process at once, with 130 as later: a module that it interrupts would raise an ImportError."""
+    usual = signal.getsignal(signal.SIGINT)
+    changed = usual is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if changed:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        if changed:
+            signal.signal(signal.SIGINT, usual)
 
 
 def _stand_in() -> None:

@@ -313,6 +313,28 @@ def test_a_stopped_command_leaves_no_half_file(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+# Is interrupted in the middle of the import of what the command is made of, by a module that makes an ImportError of it.
+INTERRUPTED = """
+import importlib.abc, os, signal, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "fastbn.command.cli":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as error:
+                raise ImportError("initialization failed") from error
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from fastbn.__main__ import main
+sys.meta_path.insert(0, Interrupt())
+main(["--version"])
+"""
+
+
+def test_a_command_that_is_stopped_while_it_starts_says_nothing() -> None:
+    done = run_python(INTERRUPTED)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_columns_that_are_not_numbers_are_named(command: Run, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("name,height,town\nAnn,171,Rome\nBob,180,Oslo\n")
