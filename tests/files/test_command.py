@@ -313,7 +313,7 @@ def test_a_stopped_command_leaves_no_half_file(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-# Is interrupted in the middle of the import of what the command is made of, by a module that makes an ImportError of it.
+# Is interrupted while the command is imported, by a module that makes an ImportError of it.
 INTERRUPTED = """
 import importlib.abc, os, signal, sys
 class Interrupt(importlib.abc.MetaPathFinder):
