@@ -87,93 +87,100 @@ class ImageSource(Source):
         return block._replace(values=values, corner=(*block.corner, 0))
 
     def _pixels(self, start: int) -> Iterator[Block]:
-        width = len(self.chosen)
+        width, count = len(self.chosen), len(self._files)
         most = max(1, self._most // (self.dtype.itemsize * width))
-        block, filled, done, following = self._ring.take((most, width), self.dtype), 0, start, True
+        pixels, filled = self._ring.take((most, width), self.dtype), 0
         valid: Array | None = None
-        for picture in self._decoded_ahead(start):
-            pixels = picture.values.reshape(-1, width)
-            data = None if picture.valid is None else picture.valid.reshape(-1, width)
-            for begin in range(0, max(1, len(pixels)), most):
-                part = pixels[begin : begin + most]
-                if filled and filled + len(part) > most:
-                    yield self._block(block[:filled], done, following and begin == 0, valid)
-                    block, filled, valid = self._ring.take((most, width), self.dtype), 0, None
-                np.copyto(block[filled : filled + len(part)], part, casting="unsafe")
-                if data is not None:
-                    valid = np.ones((most, width), bool) if valid is None else valid
-                    valid[filled : filled + len(part)] = data[begin : begin + most]
-                filled += len(part)
-            done = done if picture.following is None else picture.following
-            following = picture.following is not None
-        yield self._block(block[:filled], len(self._files), True, valid)
 
-    def _block(self, values: Array, done: int, resumable: bool, valid: Array | None) -> Block:
-        valid = None if valid is None else valid[: len(values)]
-        return Block(values, (0, 0), done if resumable else None, done / len(self._files), valid)
+        def block(following: int | None, done: int) -> Block:
+            data = None if valid is None else valid[:filled]
+            return Block(pixels[:filled], (0, 0), following, done / count, data)
+
+        for index, images in self._decoded(start):
+            following: int | None = index  # as long as the block has no pixels of this file
+            for image in images:
+                values = image.values.reshape(-1, width)
+                for begin in range(0, max(1, len(values)), most):
+                    part = values[begin : begin + most]
+                    if filled and filled + len(part) > most:
+                        yield block(following, index)
+                        pixels, filled, valid = self._ring.take((most, width), self.dtype), 0, None
+                    place = slice(filled, filled + len(part))
+                    np.copyto(pixels[place], part, casting="unsafe")
+                    if image.valid is not None:
+                        valid = np.ones((most, width), bool) if valid is None else valid
+                        valid[place] = image.valid.reshape(-1, width)[begin : begin + most]
+                    filled, following = place.stop, None
+        yield block(count, count)
 
     def _pictures(self, start: int, row: int) -> Iterator[Block]:
-        for number, picture in enumerate(self._decoded_ahead(start), row):
-            yield picture._replace(values=picture.values.astype(self.dtype, copy=False), corner=(number, 0, 0))
+        for index, images in self._decoded(start):
+            for page, (image, later) in enumerate(itertools.pairwise(itertools.chain(images, [None]))):
+                last = later is None
+                yield image._replace(
+                    values=image.values.astype(self.dtype, copy=False),
+                    corner=(row, 0, 0),
+                    following=index + 1 if last else None,
+                    done=(index + last) / len(self._files),
+                    name=self._files[index],
+                    page="" if last and not page else f"-{page}",
+                )
+                row += 1
 
-    def _decoded_ahead(self, start: int) -> Iterator[Block]:
-        """Yield the images from a file on, while the next ones are decoded."""
+    def _decoded(self, start: int) -> Iterator[tuple[int, Iterable[Block]]]:
+        """Yield the number and the images of each file from one on, while the next ones are decoded."""
         waiting: deque[tuple[int, int, Future[list[Block]]]] = deque()  # numbers of files, bytes at most, and images
         with _bounded(self._options), ThreadPoolExecutor(_WORKERS) as pool:
             for index in range(start, len(self._files)):
-                header = self._header(self._files[index])
+                header, images = self._header(self._files[index])
                 if header is None:
                     continue
-                images = self._images(header, self._nodata_in(header))
                 channels = 4 if header.dtype == np.uint8 else header.channels * header.dtype.itemsize
                 nbytes = header.pixels * channels * (1 + self._options.beside)
                 while waiting and (
                     len(waiting) >= 2 * _WORKERS or sum(held for _, held, _ in waiting) + nbytes > self._most
                 ):
-                    yield from self._finished(waiting.popleft())
+                    yield from self._finished(*waiting.popleft())
                 if header.images > 1 and nbytes > self._most:  # where one of these is damaged, the run ends
-                    with naming(self._files[index]):
-                        yield from self._named(index, images)
+                    yield index, images
                 else:
                     waiting.append((index, nbytes, pool.submit(list, images)))
             while waiting:
-                yield from self._finished(waiting.popleft())
+                yield from self._finished(*waiting.popleft())
 
-    def _header(self, path: str) -> _Header | None:
-        """Return what an image is; None if it cannot be read."""
+    def _finished(self, index: int, _: int, future: Future[list[Block]]) -> Iterator[tuple[int, Iterable[Block]]]:
+        with self._noting(self._files[index]):
+            yield index, future.result()
+
+    def _header(self, path: str) -> tuple[_Header | None, Iterator[Block]]:
+        """Return what a file is, and its images, which are decoded as they are asked for; None if it cannot be read."""
         with self._noting(path):
             header = _header_of(path, self._options)
             if self._options.mode is None and header.mode != self.mode:
                 convertible = {self.mode, header.mode} == {"L", "RGB"}
                 hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
                 raise UnreadableError(f"{path} must be of mode {self.mode} as those before it, got {header.mode}{hint}")
-            if self._goes_by_files and len(header.nodata) > 1:
-                said = " and ".join(map(str, header.nodata))
+            # A file says what is no data where nobody else does, and its values are what it stores.
+            own = header.nodata if self._options.mode is None and self._options.nodata is None else ()
+            if len(own) > 1:
+                said = " and ".join(map(str, own))
                 raise UnreadableError(
                     f"{path} must say of all its pages what is no data, and the same, got {said} (or give it: nodata=)"
                 )
-            return header
-        return None
+            own = tuple(value for value in own if value is not None)
+            notes = [f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in own if value == value]
+            self.notes += [note for note in notes if note not in self.notes]
+            nodata = NoData(self._options, self.name, self.chosen, None, 0, (2,), own) if own else self._nodata
+            return header, self._images(path, header, nodata)
+        return None, iter(())
 
-    @property
-    def _goes_by_files(self) -> bool:
-        """Whether a file says what is no data: nobody else does, and its values are what it stores."""
-        return self._options.mode is None and self._options.nodata is None
-
-    def _nodata_in(self, header: _Header) -> NoData:
-        """Return what is no data in a file, and note what it says of itself."""
-        said = [value for value in header.nodata if value is not None] if self._goes_by_files else []
-        for note in (f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in said if value == value):
-            if note not in self.notes:
-                self.notes.append(note)
-        return NoData(self._options, self.name, self.chosen, None, 0, (2,), own=tuple(said)) if said else self._nodata
-
-    def _finished(self, waiting: tuple[int, int, Future[list[Block]]]) -> Iterator[Block]:
-        index, _, future = waiting
-        images: list[Block] = []
-        with self._noting(self._files[index]):
-            images = future.result()
-        yield from self._named(index, images)
+    def _images(self, path: str, header: _Header, nodata: NoData) -> Iterator[Block]:
+        """Yield the images of a file: their chosen channels, and which values are data, as they are stored."""
+        with naming(path):
+            for stored in header.decode():
+                values = stored.reshape(*stored.shape[:2], -1)
+                values = values if self._all else values[:, :, self.chosen]
+                yield Block(values, (0, 0, 0), None, 0.0, nodata.valid(values))
 
     @contextmanager
     def _noting(self, path: str) -> Iterator[None]:
@@ -186,27 +193,9 @@ class ImageSource(Source):
                 raise
             self._options.unreadable(path, error)
 
-    def _named(self, index: int, images: Iterable[Block]) -> Iterator[Block]:
-        """Yield the images of a file; the last one says that the next file follows."""
-        last: Block | None = None
-        for page, image in enumerate(images):
-            if last is not None:
-                yield last._replace(page=f"-{page - 1}")
-            last = image._replace(done=index / len(self._files), name=self._files[index])
-        if last is not None:
-            page_of = f"-{page}" if page else ""
-            yield last._replace(following=index + 1, done=(index + 1) / len(self._files), page=page_of)
-
-    def _images(self, header: _Header, nodata: NoData) -> Iterator[Block]:
-        """Yield the images of a file: their chosen channels, and which values are data, as they are stored."""
-        for stored in header.decode():
-            values = stored.reshape(*stored.shape[:2], -1)
-            values = values if self._all else values[:, :, self.chosen]
-            yield Block(values, (0, 0, 0), None, 0.0, nodata.valid(values))
-
     def _first(self) -> _Header:
         """Return what the first image is that can be read."""
-        first: Exception | None = None
+        errors: list[Exception] = []
         for path in self._files:
             try:
                 with _bounded(self._options), naming(path):
@@ -214,8 +203,8 @@ class ImageSource(Source):
             except (OSError, UnreadableError) as error:
                 if self._options.unreadable is None:
                     raise
-                first = first or error
-        raise UnreadableError(f"{self.name} must hold an image that can be read: {first}")
+                errors.append(error)
+        raise UnreadableError(f"{self.name} must hold an image that can be read: {errors[0]}")
 
 
 opened = ImageSource
