@@ -301,7 +301,7 @@ def test_a_stopped_command_leaves_no_half_file(
         seen.append(len(list(tmp_path.glob(".y.csv*"))))
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("fastbn.io.run.Run.tell", stopping)
+    monkeypatch.setattr("fastbn.io.run.Run._tell", stopping)
     before = signal.getsignal(signal.SIGTERM)
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:

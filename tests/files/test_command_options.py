@@ -127,14 +127,14 @@ def test_who_stops_it_is_told_how_to_go_on(
     arguments = [tmp_path / "x.npy", "--memory", "256K", "--out", tmp_path / "s.npz"]
     try:
         with monkeypatch.context() as context:
-            context.setattr("fastbn.io.run.Run.tell", stopping)
+            context.setattr("fastbn.io.run.Run._tell", stopping)
             code, _, err = command("stats", *arguments, "--every", 0)
             checkpoint = f"{tmp_path}/s.npz.checkpoint"
             assert err == f"fastbn: stopped; the same command with --resume goes on from {checkpoint}\n"
             assert code == 130
         assert command("stats", *arguments, "--resume")[::2] == (0, "")
         with monkeypatch.context() as context:
-            context.setattr("fastbn.io.run.Run.tell", stopping)
+            context.setattr("fastbn.io.run.Run._tell", stopping)
             calls.clear()
             copy = ["standardize", tmp_path / "x.npy", "--stats", tmp_path / "s.npz", "--out", tmp_path / "y.npy"]
             code, _, err = command(*copy, "--resume", "--memory", "256K")

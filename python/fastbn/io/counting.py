@@ -11,10 +11,10 @@ import numpy as np
 from fastbn import _core
 from fastbn._moments.moments import Moments
 from fastbn._validation import Shape
-from fastbn.io.checkpoints import Checkpoint, Progress, identity
+from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, places, replaces
-from fastbn.io.run import Run, checked, opened
+from fastbn.io.run import Run, opened
 from fastbn.io.sources import Block, Source, UnreadableError
 from fastbn.io.statsfiles import remembering, taken
 
@@ -22,37 +22,31 @@ from fastbn.io.statsfiles import remembering, taken
 _POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
 
 
-class Counting:
+class Counting(Run):
     """One run of `stream`. Its checkpoint stays until the result is where it is to be."""
 
     def __init__(self, source: Any, options: Options) -> None:
-        self._options, self._checkpoint, self._listener = options, None, options.listener
         if options.checkpoint is None and options.resume:
             raise ValueError("checkpoint must be given to resume, got None")
-        found = places(source)
+        super().__init__(places(source), options)
         if options.checkpoint is not None:
             path = os.fspath(options.checkpoint)
             told = {"version": _core.version} | options.identity("weights", "nan", "where_finite", "extremes")
-            self._checkpoint = Checkpoint(path, identity("checkpoint", found, told), options.every)
-            if replaces(path, (file for place in found for file in place.files)):
+            self._checkpoint = Checkpoint(path, identity("checkpoint", self._places, told), options.every)
+            if replaces(path, (file for place in self._places for file in place.files)):
                 raise ValueError(f"checkpoint must not be one of the sources, got {path!r}")
         nan = "omit" if options.where_finite else options.nan
         self._settings: dict[str, Any] = {"nan": nan, "extremes": options.extremes}
-        self.state = Progress(total=Moments(**self._settings))
+        self.state.total = Moments(**self._settings)
         self._axis = options.axis
         self._weights = None if options.weights is None else Weights(options.weights)
-        listener = None if self._listener is None else self._leave_out
-        self._run = Run(found, options, listener, self._options_of, self._check)
 
     def moments(self) -> Moments:
         """Return the statistics of everything, of which a checkpoint may have a part."""
         if self._checkpoint is not None:
             self.state = (self._checkpoint.load() if self._options.resume else None) or self.state
             self._checkpoint.start()
-        for done in self._run.each(self._take, self.state.place):
-            self.state.place, self.state.position, self.state.parts = done, 0, {}
-            self.state.before += self.state.row
-            self.state.row = 0
+        self._each()
         if self.state.total.shape is None:
             skipped = list(self.state.skipped.values())
             found = f"{len(skipped)} that cannot; {skipped[0]}" if skipped else "nothing"
@@ -71,7 +65,7 @@ class Counting:
 
     def _options_of(self, place: Place) -> Options:
         known = self._known(place)
-        return self._run.options if known is None else self._run.options.but(columns=tuple(known))
+        return self._options if known is None else self._options.but(columns=tuple(known))
 
     def _known(self, place: Place) -> list[str] | None:
         """Return the columns of the tables before this one, of which it must have all and no more."""
@@ -96,16 +90,13 @@ class Counting:
             self._axis = source.axis
         self._take_notes(source)
         if self.state.others is None and place.format in TABLES.values():
-            self.state.others = {}
-            weights = self._options.weights if isinstance(self._options.weights, str) else None
-            for number, field in enumerate(getattr(source, "fields", ())):
-                if field.kept_out and field.name != weights:
-                    self.state.others.setdefault(field.kept_out, []).append(field.name or f"unnamed {number}")
-        blocks = source.blocks(self.state.position, self.state.row)
-        with self._run.overlapped(checked(blocks, place), source) as coming:
-            for block in coming:
-                self._add(source, block)
-                del block  # the next one is read into the memory of this
+            self.state.others = dict(source.others)
+        for block in self._blocks(source, place):
+            self._take_notes(source)  # images say more with every file
+            corner = tuple(block.corner[axis] for axis in source.axis)
+            part = self.state.parts.setdefault(corner, Moments(**self._settings))
+            part.merge(self._measured(source, block))
+            del block  # the next one is read into the memory of this
         found = joined(self.state.parts)
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:
@@ -114,33 +105,16 @@ class Counting:
     def _take_notes(self, source: Source) -> None:
         self.state.notes += [note for note in source.notes if note not in self.state.notes]
 
-    def _add(self, source: Source, block: Block) -> None:
-        self._take_notes(source)  # images say more with every file
-        corner = tuple(block.corner[axis] for axis in source.axis)
-        part = self.state.parts.setdefault(corner, Moments(**self._settings))
-        weights = self._weights and self._weights.of(source, block, self.state.before, self.state.skipped)
-        part.merge(self._measured(block, source.axis, weights))
-        self.state.row = max(self.state.row, block.corner[0] + block.values.shape[0])
-        self._run.report_unreadable()
-        if block.following is not None:
-            self.state.position = block.following
-            if self._checkpoint is not None:
-                self._checkpoint.save(self.state)
-        self._run.tell(block.done, block.values.nbytes)
-
-    def _measured(self, block: Block, axis: Shape, weights: Any) -> Moments:
+    def _measured(self, source: Source, block: Block) -> Moments:
         """Return a block's statistics; infinite values that are to be left out become NaN, in a copy."""
-        values, given = block.values, {"axis": axis, "where": block.valid, "weights": weights}
+        values, given = block.values, dict[str, Any](axis=source.axis, where=block.valid)
+        if self._weights is not None:
+            given["weights"] = self._weights.of(source, block, self.state.before, self.state.skipped)
         part = Moments(**self._settings).update(values, **given)
         if self._options.where_finite and not np.isfinite(np.where(np.asarray(part.count) > 0, part.mean, 0.0)).all():
             finite = np.where(np.isfinite(values), values, np.nan).astype(values.dtype, copy=False)
             part = Moments(**self._settings).update(finite, **given)
         return part
-
-    def _leave_out(self, name: str, error: Exception) -> None:
-        if name not in self.state.skipped and self._listener is not None:
-            self.state.skipped[name] = str(error)
-            self._listener(name, error)
 
 
 class Weights:

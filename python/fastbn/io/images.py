@@ -115,7 +115,10 @@ class ImageSource(Source):
 
     def _pictures(self, start: int, row: int) -> Iterator[Block]:
         for index, images in self._decoded(start):
-            for page, (image, later) in enumerate(itertools.pairwise(itertools.chain(images, [None]))):
+            remaining = iter(images)
+            image, page = next(remaining, None), 0
+            while image is not None:
+                later = next(remaining, None)
                 last = later is None
                 yield image._replace(
                     values=image.values.astype(self.dtype, copy=False),
@@ -125,7 +128,7 @@ class ImageSource(Source):
                     name=self._files[index],
                     page="" if last and not page else f"-{page}",
                 )
-                row += 1
+                image, page, row = later, page + 1, row + 1
 
     def _decoded(self, start: int) -> Iterator[tuple[int, Iterable[Block]]]:
         """Yield the number and the images of each file from one on, while the next ones are decoded."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ import numpy as np
 from fastbn import _core
 from fastbn._moments.moments import Moments, divisor_variance
 from fastbn.io.atomic import removed, replacing
-from fastbn.io.checkpoints import Checkpoint, Progress, identity
+from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
-from fastbn.io.run import Run, checked
+from fastbn.io.run import Run
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
 from fastbn.io.statsfiles import load_stats, read_as
@@ -35,11 +36,10 @@ def target_for(out: Path, options: Options) -> Target:
     return target
 
 
-class Rewriting:
+class Rewriting(Run):
     """One run of `standardize`."""
 
     _sink: FileSink | FolderSink
-    _checkpoint: Checkpoint | None = None
 
     def __init__(self, source: Any, moments: Any, out: Any, options: Options) -> None:
         if isinstance(source, Moments):
@@ -48,7 +48,8 @@ class Rewriting:
             raise TypeError(f"moments must be Moments or the path of a file of them, got {type(moments).__name__}")
         if not isinstance(out, (str, os.PathLike)):
             raise TypeError(f"out must be a path, got {type(out).__name__}")
-        self._target, self._places, self._state = target_for(out, options), places(source), Progress()
+        self._target = target_for(out, options)
+        found = places(source)
         if not isinstance(moments, Moments) and replaces(self._target.path, [os.fspath(moments)]):
             raise ValueError(f"out must not be the file of moments, got {self._target.path!r}")
         self._moments: Moments = moments if isinstance(moments, Moments) else load_stats(moments)
@@ -56,13 +57,12 @@ class Rewriting:
             raise ValueError("moments must have seen something, got empty ones")
         known, beside = read_as(self._moments), 8 if options.written is None else options.written.itemsize
         mode, scale = options.mode or known.mode, options.scale or known.scale
-        self._options = options.but(mode=mode, scale=scale, beside=beside, rowwise=True)
+        super().__init__(found, options.but(mode=mode, scale=scale, beside=beside, rowwise=True))
         self._identity = None  # of a run that can go on later
         if options.resume:
             told = {"moments": hashlib.sha256(self._moments.to_bytes()).hexdigest(), "scale": options.scale}
             self._identity = identity("resume", self._places, self._options.identity("written", "eps") | told)
         self._results = Ring(self._options)
-        self._run = Run(self._places, self._options, options.listener, self._options_of, self._check)
 
     def write(self) -> None:
         """Write everything, or nothing."""
@@ -82,17 +82,14 @@ class Rewriting:
                 found = self._checkpoint.load() if os.path.exists(path) else None
             if found is None:
                 removed(path)
-            self._state = found or self._state
+            self.state = found or self.state
             if target.format == "folder":
-                self._sink = FolderSink(path, self._run.options, found is not None)
+                self._sink = FolderSink(path, self._options, found is not None)
             else:
                 before = None if found is None else (found.before, found.row)
-                self._sink = FileSink(target, path, self._run.options, before)
+                self._sink = FileSink(target, path, self._options, before)
             with closing(self._sink):
-                for done in self._run.each(self._take, self._state.place, undo=self._sink.undo):
-                    self._state.place, self._state.position = done, 0
-                    self._state.before = self._state.row = self._sink.rows
-                    self._save()
+                self._each()
                 self._sink.finish()
         if self._checkpoint is not None:
             self._checkpoint.remove()
@@ -108,7 +105,7 @@ class Rewriting:
         written = place.format if self._target.format == "folder" else self._target.format
         # In a folder those that are read and those that are written have the same names of folders.
         how = {"tabular": written in TABLES.values(), "partitions": self._target.format != "folder"}
-        names, options = self._moments.names, self._run.options.but(**how)
+        names, options = self._moments.names, self._options.but(**how)
         if options.axis is None and options.dim is None and place.format not in ("images", *TABLES.values()):
             options = options.but(axis=read_as(self._moments).axis)
         if options.columns is not None or names is None or len(set(names)) < len(names):
@@ -119,10 +116,11 @@ class Rewriting:
     def _check(self, source: Source, place: Place) -> None:
         self._statistics(source)
 
-    def _save(self) -> None:
-        """Note how far the run is, once that is on the disk."""
-        if self._checkpoint is not None:
-            self._checkpoint.save(self._state, self._sink.synchronize)
+    def _undo(self) -> bool:
+        return self._sink.undo()
+
+    def _synchronize(self) -> None:
+        self._sink.synchronize()
 
     def _take(self, source: Source, place: Place) -> None:
         self._check_apart(place)  # of those that come one by one
@@ -131,14 +129,8 @@ class Rewriting:
         if self._target.format in TABLES.values() and not source.tabular:
             raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
         self._sink.begin(place, source)
-        with self._run.overlapped(self._standardized(source, place), source) as blocks:
-            for block in blocks:
-                self._sink.write(block, source)
-                self._run.report_unreadable()
-                if block.following is not None and (place.format == "images" or isinstance(self._sink, FileSink)):
-                    self._state.position, self._state.row = block.following, self._sink.rows
-                    self._save()
-                self._run.tell(block.done)
+        for block in self._blocks(source, place, partial(self._standardized, source, place)):
+            self._sink.write(block, source)
         self._sink.end()
 
     def _statistics(self, source: Source) -> dict[str, Array]:
@@ -165,15 +157,15 @@ class Rewriting:
             found = {name: values[np.argsort(source.order)] for name, values in found.items()}
         return found
 
-    def _standardized(self, source: Source, place: Place) -> Generator[Block, None, None]:
-        """Yield a source's blocks, standardized, as they are written; the next ones are read meanwhile."""
+    def _standardized(self, source: Source, place: Place, blocks: Iterable[Block]) -> Generator[Block, None, None]:
+        """Yield a source's blocks, standardized, as they are written."""
         statistics = self._statistics(source)
-        blocks = source.blocks(self._state.position, self._state.row - self._state.before)
-        with self._run.overlapped(checked(blocks, place), source) as coming:
-            for block in coming:
-                at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
-                of_block = {name: values[at] for name, values in statistics.items()}
-                yield source.restored(block, self._normalized(block, of_block, source.axis))
+        within = place.format == "images" or isinstance(self._sink, FileSink)  # where a run can go on within a source
+        for block in blocks:
+            at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
+            of_block = {name: values[at] for name, values in statistics.items()}
+            made = source.restored(block, self._normalized(block, of_block, source.axis))
+            yield made if within else made._replace(following=None)
 
     def _normalized(self, block: Block, statistics: dict[str, Array], axis: tuple[int, ...]) -> Array:
         """Return standardized values, NaN for those that are no data."""

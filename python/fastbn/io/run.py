@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from fastbn.io.options import Listener, Options
+from fastbn.io.checkpoints import Checkpoint, Progress
+from fastbn.io.options import Options
 from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of
-from fastbn.io.sources import Source, UnreadableError, naming
+from fastbn.io.sources import Block, Source, UnreadableError, naming
 
 T = TypeVar("T")
+Make: TypeAlias = Callable[[Iterable[Block]], Generator[Block, None, None]]
 
 
 class FailedError(Exception):
@@ -45,67 +48,115 @@ def opened(place: Place, options: Options) -> Source:
 
 
 class Run:
-    """One run over places, in order: opens each, says which cannot be read, and how far it is.
+    """One run over places, in order: opens each, reads it ahead, and notes how far it is and what cannot be read.
 
-    ``listener`` is told of files that cannot be read (None: they end the run), ``options_of`` says how to read a place,
-    and ``check`` raises UnreadableError where an opened one does not fit.
+    What is done with each source is `_take`'s, of `Counting` and `Rewriting`, which goes through `_blocks`.
     """
 
-    def __init__(
-        self,
-        places: Iterable[Place],
-        options: Options,
-        listener: Listener | None,
-        options_of: Callable[[Place], Options],
-        check: Callable[[Source, Place], object],
-    ) -> None:
-        self._places, self._listener, self._options_of, self._check = places, listener, options_of, check
-        self._unreadable: list[tuple[str, Exception]] = []
-        noted = None if listener is None else lambda path, error: self._unreadable.append((path, error))
-        self.options = options.but(unreadable=noted)
+    _checkpoint: Checkpoint | None = None
+
+    def __init__(self, places: Iterable[Place], options: Options) -> None:
+        self._places, self._listener, self.state = places, options.listener, Progress()
+        self._unreadable: list[tuple[str, Exception]] = []  # noted by the thread that reads, which is not the caller's
+        noted = None if self._listener is None else lambda path, error: self._unreadable.append((path, error))
+        self._options = options.but(unreadable=noted)
         self._sizes = [nbytes_of(place) for place in places] if isinstance(places, Sequence) else None
         self._total = None if self._sizes is None else sum(self._sizes)
-        self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way
+        self._read, self._size = 0, 0  # bytes of the places that are done, and of the one under way, if that is known
 
-    def each(
-        self, take: Callable[[Source, Place], object], first: int = 0, undo: Callable[[], bool] = lambda: True
-    ) -> Iterator[int]:
-        """Do something with each source from a number on, and yield how many are done.
+    @abstractmethod
+    def _options_of(self, place: Place) -> Options:
+        """Return how a place is to be read."""
 
-        ``undo`` says whether a source that failed leaves nothing behind.
-        """
+    @abstractmethod
+    def _check(self, source: Source, place: Place) -> None:
+        """Raise UnreadableError where a source does not fit."""
+
+    @abstractmethod
+    def _take(self, source: Source, place: Place) -> None:
+        """Do with a source what the run is for."""
+
+    def _undo(self) -> bool:
+        """Whether a source that failed has left nothing behind."""
+        return True
+
+    def _synchronize(self) -> None:
+        """Have the system write out what was made, before a checkpoint says that it is there."""
+
+    def _each(self) -> None:
+        """Take each source from where the run is."""
+        state = self.state
         for index, place in enumerate(self._places):
             self._size = 0 if self._sizes is None else self._sizes[index]
-            if index >= first:
+            if index >= state.place:
                 try:
                     with closing(self._opened(place)) as source:
-                        take(source, place)
+                        self._take(source, place)
                 except FailedError as failed:
                     (error,) = failed.args
-                    if self._listener is None or not undo():
+                    if self._listener is None or not self._undo():
                         raise error from error.__cause__
                     self._unreadable.append((place.name, error))
-                self.report_unreadable()
-                yield index + 1
+                self._report_unreadable()
+                state.place, state.position, state.before, state.parts = index + 1, 0, state.row, {}
+                self._save()
             self._read += self._size
-            self.tell(0.0)
+            self._tell(0.0)
 
-    def overlapped(self, items: Generator[T, None, None], source: Source) -> closing[Generator[T, None, None]]:
-        """Return items that a thread gets, where it may."""
-        return closing(ahead(items, self.options.depth) if source.overlaps else items)
+    def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Iterator[Block]:
+        """Yield a source's blocks, or what is made of them, and note after each how far the run is.
 
-    def report_unreadable(self) -> None:
-        """Say which files could not be read. Here, for the thread that reads is not the caller's."""
+        One thread reads and another makes, while the caller has the block before, if the source allows.
+        """
+
+        def overlapped(items: Generator[Block, None, None]) -> Generator[Block, None, None]:
+            return ahead(items, self._options.depth) if source.overlaps else items
+
+        state = self.state
+        with ExitStack() as stack:
+            blocks = stack.enter_context(closing(overlapped(self._read_from(source, place))))
+            if make is not None:
+                blocks = stack.enter_context(closing(overlapped(make(blocks))))
+            for block in blocks:
+                yield block
+                self._report_unreadable()
+                state.row = max(state.row, state.before + block.corner[0] + len(block.values))
+                if block.following is not None:
+                    state.position = block.following
+                    self._save()
+                self._tell(block.done)
+                del block  # the next one is read into the memory of this
+
+    def _read_from(self, source: Source, place: Place) -> Generator[Block, None, None]:
+        """Yield a source's blocks; FailedError where it cannot be read, or was changed meanwhile.
+
+        Images, many files that are read one by one, are not watched.
+        """
+        watched = len(place.files) == 1
+        with _failing(place):
+            before = fingerprint(place) if watched else None
+            for block in source.blocks(self.state.position, self.state.row - self.state.before):
+                self._read += block.values.nbytes if self._sizes is None else 0
+                yield block
+                del block  # the next one is read into the memory of this
+            if watched and fingerprint(place) != before:
+                raise UnreadableError(f"{place.name} must not change while it is read, but it did")
+
+    def _report_unreadable(self) -> None:
         while self._unreadable:
             name, error = self._unreadable.pop(0)
-            if self._listener is not None:
+            if self._listener is not None and name not in self.state.skipped:
+                self.state.skipped[name] = str(error)
                 self._listener(name, error)
 
-    def tell(self, done: float, nbytes: int = 0) -> None:
-        """Report how far the run is: of the place under way so great a part, or so many bytes of unknown ones more."""
-        self._read += nbytes if self._sizes is None else 0
-        if self.options.progress is not None:
-            self.options.progress(self._read + int(done * self._size), self._total)
+    def _save(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.save(self.state, self._synchronize)
+
+    def _tell(self, done: float) -> None:
+        """Report how far the run is: so great a part of the place under way is done."""
+        if self._options.progress is not None:
+            self._options.progress(self._read + int(done * self._size), self._total)
 
     def _opened(self, place: Place) -> Source:
         with _failing(place), ExitStack() as stack:
@@ -113,22 +164,9 @@ class Run:
             stack.callback(source.close)
             self._check(source, place)
             for column, why in source.suspects:
-                self.options.note(f"column {column!r} of {source.name} is left out, for {why}")
+                self._options.note(f"column {column!r} of {source.name} is left out, for {why}")
             stack.pop_all()
             return source
-
-
-def checked(items: Iterator[T], place: Place) -> Generator[T, None, None]:
-    """Yield what a source yields; FailedError where it cannot be read, or was changed meanwhile.
-
-    Images, many files that are read one by one, are not watched.
-    """
-    watched = len(place.files) == 1
-    with _failing(place):
-        before = fingerprint(place) if watched else None
-        yield from items
-        if watched and fingerprint(place) != before:
-            raise UnreadableError(f"{place.name} must not change while it is read, but it did")
 
 
 def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import mmap
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -61,7 +61,8 @@ class Source:
     ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
     there is none; ``flat`` says that it has one dimension in truth, and one column here, ``tabular`` that its blocks
     have rows. A thread may read ahead where it ``overlaps``. ``suspects`` has the columns that were left out though
-    they hold numbers, each with the reason; ``notes`` says what was done to the values without being asked.
+    they hold numbers, each with the reason, ``others`` all that do not count unless they are asked for, by the reasons;
+    ``notes`` says what was done to the values without being asked.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Source:
     tabular: bool = False
     overlaps: bool = True
     suspects: Sequence[tuple[str, str]] = ()
+    others: Mapping[str, list[str]] = {}
     notes: Sequence[str] = ()
     origin: Origin = Origin()
     close: Callable[[], None] = staticmethod(lambda: None)

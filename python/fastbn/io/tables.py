@@ -75,6 +75,10 @@ class TableSource(Source):
         self.features = (len(chosen),)
         counted = {field.name for field in self.fields if not (field.kept_out or field.empty)}
         self.more = sorted(counted - set(self.names) - {self.fields[i].name for i in self._weights})
+        self.others = {}
+        for number, field in enumerate(self.fields):
+            if field.kept_out and number not in self._weights:
+                self.others.setdefault(field.kept_out, []).append(field.name or f"unnamed {number}")
         if options.columns is None:
             self.suspects = [(field.name, field.why) for field in self.fields if field.odd is not None]
         self._exact = options.exact
