@@ -26,8 +26,7 @@ from fastbn.config import (
     show_config,
 )
 from fastbn.functional import batch_norm, batch_norm_backward, batch_norm_train, moments, normalize
-from fastbn.io.standardizing import standardize
-from fastbn.io.streaming import stream
+from fastbn.io.streaming import standardize, stream
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 
 __all__ = [

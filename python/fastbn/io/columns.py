@@ -77,10 +77,11 @@ def _pandas(schema: Any) -> dict[str, Any]:
     return told if whole else {}
 
 
-def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> Any:
-    """Fill an array with a column's numbers, and return the column, plain; ``shown`` is what errors call both.
+def numbers_of(column: Any, exact: bool, shown: tuple[str, str]) -> tuple[Array, Array | None]:
+    """Return a column's numbers in the type that it has them in, decimals as float64, and which are missing.
 
-    Where it is to be ``exact``, UnreadableError for integers that float64 does not hold.
+    What is missing is NaN, or any integer; None: nothing is. Where it is to be ``exact``, UnreadableError for integers
+    that float64 does not hold; ``shown`` is what errors call the table and the column.
     """
     if pa.types.is_run_end_encoded(column.type):
         column = compute().run_end_decode(column)
@@ -88,28 +89,15 @@ def fill(target: Array, column: Any, exact: bool, shown: tuple[str, str]) -> Any
         column = column.cast(column.type.value_type)
     if exact:
         refuse(inexact(column), *shown)
-    begin = 0
-    with np.errstate(all="ignore"):
-        for chunk in _chunks(column):
-            target[begin : begin + len(chunk)] = _floats(chunk).to_numpy(zero_copy_only=False)
-            begin += len(chunk)
-    return column
-
-
-def stored(column: Any) -> tuple[Array, Array | None]:
-    """Return a plain column's numbers in the type that it has them in, decimals as float64, and which are missing.
-
-    What is missing is NaN, or any integer; None: nothing is.
-    """
     if pa.types.is_decimal(column.type):
         column = pa.chunked_array([_floats(chunk) for chunk in _chunks(column)], pa.float64())
-    if pa.types.is_floating(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False)), None
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan), None
-    missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    filled = column if missing is None else column.fill_null(False if pa.types.is_boolean(column.type) else 0)
-    return np.asarray(filled.to_numpy(zero_copy_only=False)), missing
+    missing = None
+    if column.null_count and not pa.types.is_floating(column.type):
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        column = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
+    return np.asarray(column.to_numpy(zero_copy_only=False)), missing
 
 
 def _chunks(column: Any) -> list[Any]:
@@ -117,10 +105,8 @@ def _chunks(column: Any) -> list[Any]:
 
 
 def _floats(chunk: Any) -> Any:
-    """Return floating-point numbers, of decimals the nearest, which pyarrow's own conversion misses by an ulp."""
+    """Return the float64 nearest to decimals, which pyarrow's own conversion misses by an ulp."""
     held = chunk.type
-    if not pa.types.is_decimal(held):
-        return chunk if pa.types.is_floating(held) else chunk.cast(pa.float64(), safe=False)
     if not (pa.types.is_decimal128(held) and held.precision <= 15 and 0 <= held.scale <= 22):
         return chunk.cast(pa.string()).cast(pa.float64())
     # Its digits, and the power of ten that they are divided by, are exact in float64.

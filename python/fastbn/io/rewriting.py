@@ -22,7 +22,7 @@ from fastbn.io.run import Run
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
 from fastbn.io.statsfiles import load_stats, read_as
-from fastbn.io.targets import Target, target_of
+from fastbn.io.writers import Target, target_of
 
 # What results are stored as, where they are not float32.
 _RESULTS = {"float16": np.float16} | dict.fromkeys(("float64", "int64", "uint64", "uint32", "bool"), np.float64)

@@ -16,8 +16,7 @@ from fastbn.io.atomic import removed
 from fastbn.io.options import Array, Options
 from fastbn.io.places import FORMATS, TABLES, Place, suffix_of
 from fastbn.io.sources import Block, Source, UnreadableError
-from fastbn.io.targets import Target
-from fastbn.io.writers import WRITERS, ArraySpec, Writer
+from fastbn.io.writers import WRITERS, ArraySpec, Target, Writer
 
 
 class FileSink:

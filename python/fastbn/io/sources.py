@@ -218,17 +218,18 @@ class NoData:
         return self._each[feature] if self._each else self._all
 
 
-def valid_of(values: Array, nodata: tuple[Any, ...]) -> Array | None:
-    """Return which values are data, None if all are."""
+def valid_of(values: Array, nodata: tuple[Any, ...], missing: Array | None = None) -> Array | None:
+    """Return which values are data, None if all are; what is ``missing`` among integers is NaN."""
     bad: Array | None = None
     for value in nodata:
         floating = values.dtype.kind == "f" or values.dtype.name == "bfloat16"
         if value != value:
-            found = np.isnan(values) if floating else None
+            found = np.isnan(values) if floating else missing
         else:
             with np.errstate(over="ignore"):
                 beyond = floating and np.isinf(values.dtype.type(value)) and not np.isinf(value)
             found = None if beyond else np.asarray(values == value)
+            found = found if found is None or missing is None else found & ~missing
         if found is not None and found.any():
             bad = found if bad is None else bad | found
     return None if bad is None else ~bad

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from fastbn._validation import Shape
-from fastbn.io.columns import Field, compute, described, fields_of, fill, pa, refuse, stored
+from fastbn.io.columns import Field, compute, described, fields_of, numbers_of, pa, refuse
 from fastbn.io.options import FOLDERS, Array, Options
 from fastbn.io.places import Place, compression_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed, valid_of
-from fastbn.io.targets import Target
 from fastbn.io.texts import TextTable, compressed, delimiter_of
-from fastbn.io.writers import Writer
+from fastbn.io.writers import Target, Writer
 
 # Of a value: as decoded, in the matrix, and while it is decoded; in a result and while that is encoded.
 _COPIES, _REWRITTEN = 3, 6
@@ -104,9 +103,13 @@ class TableSource(Source):
             matrix, weights = self._ring.take((len(chosen), count), self.dtype), np.empty((len(self._weights), count))
             valid: Array | None = None
             for at, (number, target) in enumerate(zip((*chosen, *self._weights), (*matrix, *weights), strict=True)):
-                plain = fill(target, columns[number], self._exact, (self.name, self.fields[number].name))
+                values, missing = numbers_of(columns[number], self._exact, (self.name, self.fields[number].name))
+                with np.errstate(all="ignore"):
+                    np.copyto(target, values, casting="unsafe")
+                if missing is not None:
+                    target[missing] = np.nan
                 nodata = self._nodata.of(first + at) if at < len(chosen) else ()
-                data = _data(plain, nodata) if nodata else None
+                data = valid_of(values, nodata, missing)
                 if data is not None:
                     valid = np.ones(matrix.shape, bool) if valid is None else valid
                     valid[at] = data
@@ -155,16 +158,6 @@ class TableSource(Source):
         if not self.fields[number].numeric:
             raise UnreadableError(f"weights must name a column of numbers, got {options.weights!r} of {self.name}")
         return [number]
-
-
-def _data(column: Any, nodata: tuple[Any, ...]) -> Array | None:
-    """Return which numbers of a column are data, by the type that they are stored in; None if all are."""
-    values, missing = stored(column)
-    found = valid_of(values, nodata)
-    if missing is None:
-        return found
-    as_nan = any(value != value for value in nodata)  # what is missing is NaN
-    return ~missing if found is None and as_nan else None if found is None else np.where(missing, not as_nan, found)
 
 
 # Parquet.
