@@ -23,6 +23,7 @@ class Field(NamedTuple):
 
     ``numeric`` columns can be asked for; of ``empty`` ones nothing is known yet. ``odd`` is the first entry that is no
     number in a column of which others are, or one that is a number spelled in another way; ``why`` says which.
+    ``rounded`` is an integer in a column of float64 that this does not hold.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Field(NamedTuple):
     empty: bool = False
     odd: str | None = None
     why: str = ""
+    rounded: object = None
 
     @classmethod
     def of(cls, name: str, held: Any, kept_out: str = "") -> Field:

@@ -29,6 +29,7 @@ _COPIES, _REWRITTEN = 3, 6
 _PAGES = 3 << 20
 _BUFFER = 1 << 18  # bytes of a column that are read at a time
 _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
+_NUMBERS = (int, float, np.bool_, np.integer, np.floating, Decimal)  # of columns of objects
 
 
 def opened(place: Place, options: Options) -> TableSource:
@@ -82,7 +83,7 @@ class TableSource(Source):
             self.suspects = [(field.name, field.why) for field in self.fields if field.odd is not None]
         self._exact = options.exact
         for number in (*self.chosen, *self._weights) if options.exact else ():
-            refuse(table.rounded.get(number), name, self.fields[number].name)
+            refuse(self.fields[number].rounded, name, self.fields[number].name)
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
         self.tabular, self._rowwise, self._ring = options.tabular, options.rowwise, Ring(options)
@@ -172,7 +173,6 @@ class _ParquetTable:
 
     def __init__(self, place: Place, options: Options, stack: ExitStack) -> None:
         parquet = needed("pyarrow.parquet", "Tables")
-        self.rounded: dict[int, object] = {}
         metadata = parquet.read_metadata(place.files[0])
         self._columns = _column_bytes(metadata)
         # Columns that are shorter than a buffer are read whole, without one.
@@ -259,10 +259,9 @@ class _ArrowTable:
 
     def __init__(self, place: Place, options: Options) -> None:
         self._options, self._format = options, {"arrow": "ipc"}.get(place.format, place.format)
-        odd: dict[str, str] = {}
-        self.rounded: dict[int, object] = {}  # what float64 does not hold of columns that it is made of
+        marks: dict[int, dict[str, Any]] = {}
         if place.array is not None:
-            self._held, odd, self.rounded = _arrow(place.array, options)
+            self._held, marks = _arrow(place.array, options)
             self.schema, self._total = self._held.schema, self._held.num_rows
         else:
             with open(place.files[0], "rb") as file:
@@ -271,12 +270,8 @@ class _ArrowTable:
             dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._format)
             self._held = next(dataset.get_fragments())
             self.schema, self._total = self._held.physical_schema, self._held.count_rows()
-        self.fields = [
-            field._replace(odd=odd[field.name], why=f"not all of it are numbers: {odd[field.name]!r}")
-            if field.name in odd
-            else field
-            for field in fields_of(self.schema)
-        ]
+        fields = enumerate(fields_of(self.schema))
+        self.fields = [field._replace(**marks.get(number, {})) for number, field in fields]
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         """Yield the batches behind so many."""
@@ -305,50 +300,39 @@ class _ArrowTable:
         yield from (batch.select(names) for batch in self._held.to_batches(columns=few, **how))
 
 
-def _arrow(frame: Any, options: Options) -> tuple[Any, dict[str, str], dict[int, object]]:
-    """Return a frame as a table, and of columns that hold numbers and others, which are text in it, the first other.
+def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]]:
+    """Return a frame as a table, and what `Field` says of columns of objects, by their numbers.
 
-    And of columns that become float64 the first integer that this does not hold, by their numbers.
+    Columns that hold numbers and others are text, those of numbers that Arrow has no type for become float64.
     """
     if isinstance(frame, pa.RecordBatch):
-        return pa.Table.from_batches([frame]), {}, {}
+        return pa.Table.from_batches([frame]), {}
     if isinstance(frame, pa.Table) or hasattr(frame, "to_arrow"):
-        return frame if isinstance(frame, pa.Table) else frame.to_arrow(), {}, {}
+        return frame if isinstance(frame, pa.Table) else frame.to_arrow(), {}
     if options.tabular:
-        return pa.Table.from_pandas(frame), {}, {}
-    odd: dict[str, str] = {}
-    rounded: dict[int, object] = {}
+        return pa.Table.from_pandas(frame), {}
+    marks: dict[int, dict[str, Any]] = {}
     arrays = []
-    for number, name in enumerate(map(str, frame.columns)):
+    for number in range(len(frame.columns)):
         column = frame.iloc[:, number]
         try:
             arrays.append(pa.array(column, from_pandas=True))
-        except (pa.ArrowException, OverflowError):  # of several types, or of one that Arrow has not
+        except (pa.ArrowException, OverflowError):
             held = list(column.dropna())
-            others = [
-                entry
-                for entry in held
-                if not isinstance(entry, (int, float, np.bool_, np.integer, np.floating, Decimal))
-            ]
+            others = [entry for entry in held if not isinstance(entry, _NUMBERS)]
             if 0 < len(others) < len(held):
-                odd[name] = others[0]
-            if others:
-                arrays.append(pa.array(list(map(str, column))))
-                continue
-            arrays.append(pa.array(column.to_numpy(np.float64, na_value=np.nan)))
-            first = next((entry for entry in held if _is_rounded(entry)), None)
-            if first is not None:
-                rounded[number] = first
-    return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), odd, rounded
+                marks[number] = {"odd": others[0], "why": f"not all of it are numbers: {others[0]!r}"}
+            elif not others:
+                marks[number] = {"rounded": next(filter(_is_rounded, held), None)}
+            plain = list(map(str, column)) if others else column.to_numpy(np.float64, na_value=np.nan)
+            arrays.append(pa.array(plain))
+    return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), marks
 
 
 def _is_rounded(entry: Any) -> bool:
     """Whether a number is an integer that float64 does not hold; a decimal with places behind the point is none."""
-    if isinstance(entry, Decimal):
-        whole = entry.is_finite() and int(entry.as_tuple().exponent) >= 0
-    else:
-        whole = isinstance(entry, (int, np.integer))
-    return whole and int(entry) != float(entry)
+    fraction = isinstance(entry, Decimal) and not (entry.is_finite() and int(entry.as_tuple().exponent) >= 0)
+    return not (fraction or isinstance(entry, (float, np.floating))) and int(entry) != float(entry)
 
 
 # What is written.

@@ -43,7 +43,6 @@ class TextTable:
 
     def __init__(self, place: Place, options: Options) -> None:
         self._csv = needed("pyarrow.csv", "Tables")
-        self.rounded: dict[int, object] = {}
         self._name, self._path, self._options, self._done = place.name, place.files[0], options, 0.0
         self._size = options.block_bytes // (_GROWTH * (2 if options.beside else 1))
         self._delimiter = delimiter_of(self._path, options)
@@ -174,25 +173,18 @@ class TextTable:
 
     def _first_row(self) -> tuple[list[str], int]:
         """Return the entries of the first row that is no comment, and where the rows of values begin."""
-        pieces = self._pieces(0)
-        data = next(pieces, b"")
-        begin = 0
+        data, begin, marks = next(self._pieces(0), b""), 0, (self._delimiter, self._options.comment)
         for mark, encoding in _BOMS if self._options.encoding == "utf-8" else ():
             if data.startswith(mark):
                 begin = len(mark)
                 if encoding != "utf-8":
                     raise UnreadableError(f"{self._name} must be read with encoding={encoding!r}, got 'utf-8'")
-        while len(data) < begin + self._size and (piece := next(pieces, b"")):
-            data += piece
-        data = data[begin : begin + self._size]
-        _refuse_packed(self._name, data)
-        if b"\r" in data and b"\n" not in data:
-            raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
-        at, marks = 0, (self._delimiter, self._options.comment)
-        for end in itertools.chain(_row_ends(data, *marks), [len(data)]):
-            if end == self._size and not data.endswith(b"\n"):
-                raise self._too_long()
-            row, at = _without_comments(_decoded(self._name, data[at:end]).encode(), *marks), end
+        for mark, suffix in _PACKED.items():
+            if data.startswith(mark, begin):
+                raise UnreadableError(f"{self._name} must have a name that ends in {suffix}, for it is compressed")
+        lines, at = next(self._lines(begin), (b"", 0))[0], 0
+        for end in itertools.chain(_row_ends(lines, *marks), [len(lines)]):
+            row, at = _without_comments(_decoded(self._name, lines[at:end]).encode(), *marks), end
             if row.strip(b"\r\n"):
                 entries = next(self._entries(row.decode(), "begin with a whole row of entries"))
                 return entries, begin if self._options.header is False else begin + end
@@ -208,6 +200,8 @@ class TextTable:
             if not data:
                 return
             head = data[: self._size]
+            if start <= len(codecs.BOM_UTF8) and b"\n" not in head and b"\r" in head:  # the first line
+                raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
             end = len(head) if len(head) < self._size else _last_end(head, self._delimiter, self._options.comment)
             if not end:
                 raise self._too_long()
@@ -257,12 +251,6 @@ def compressed(file: Any, compression: str | None, mode: str) -> Any:
         return through(pa.PythonFile(file, mode=mode[0]), compression)
     module = {"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}.get(compression or "")
     return file if module is None else needed(module, "Compressed texts").open(file, mode)
-
-
-def _refuse_packed(name: str, data: bytes) -> None:
-    packed = next((suffix for mark, suffix in _PACKED.items() if data.startswith(mark)), None)
-    if packed is not None:
-        raise UnreadableError(f"{name} must have a name that ends in {packed}, for it is compressed")
 
 
 def _decoded(name: str, line: bytes) -> str:
