@@ -383,7 +383,7 @@ def test_nothing_but_a_checkpoint_is_written_over(command: Run, tmp_path: Path, 
     assert command("stats", source, "--out", stats, "--force")[2] == f"fastbn: error: {stats}: Is a directory\n"
     np.savez(tmp_path / "x.npz", x=np.ones((4, 2)))
     code, _, err = command("stats", tmp_path / "x.npz", "--out", tmp_path / "x.npz", "--force")
-    assert (code, err) == (1, f"fastbn: error: --out must not be a source, got '{tmp_path}/x.npz'\n")
+    assert (code, err) == (1, f"fastbn: error: --out must not be one of the sources, got '{tmp_path}/x.npz'\n")
     assert (precious.read_text(), Path(source).read_bytes()) == ("{", held)
     assert (folder / "deep").is_dir()
 
@@ -410,12 +410,12 @@ def test_a_checkpoint_and_a_result_are_no_sources(command: Run, tmp_path: Path, 
     before = several.read_bytes(), kept.read_bytes()
     for read in (f"{several}:a", folder):
         assert command("stats", read, "--out", several, "--force") == (
-            (1, "", f"fastbn: error: --out must not be a source, got {str(several)!r}\n")
+            (1, "", f"fastbn: error: --out must not be one of the sources, got {str(several)!r}\n")
         )
     for read, path in ((folder, several), (f"{several}:a", several), (kept, kept)):
         for more in ([], ["--resume"]):
             assert command("stats", read, "--checkpoint", path, *more) == (
-                (1, "", f"fastbn: error: --checkpoint must not be a source, got {str(path)!r}\n")
+                (1, "", f"fastbn: error: checkpoint must not be one of the sources, got {str(path)!r}\n")
             )
         with pytest.raises(ValueError, match=f"checkpoint must not be one of the sources, got {str(path)!r}"):
             fastbn.stream(read, checkpoint=path)

@@ -95,7 +95,7 @@ FILES = [  # what may be right with other files
     ("stats x.npy y.csv", "y.csv must have the features"),
     ("stats x.npy --out x.npz", "File exists (--force replaces it)"),
     ("stats x.npy --out no/s.npz", "no: No such file or directory"),
-    ("stats x.npz:a --out x.npz --force", "--out must not be a source, got 'x.npz'"),
+    ("stats x.npz:a --out x.npz --force", "--out must not be one of the sources, got 'x.npz'"),
     ("stats x.npy --checkpoint x.txt", "checkpoint must name a file that a run left, or none, got 'x.txt'"),
     ("standardize x.npy --stats nosuch.npz --out y.npy", "nosuch.npz: No such file or directory"),
     ("standardize x.npy --stats x.npz --out y.npy", "x.npz"),

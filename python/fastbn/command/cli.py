@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -43,10 +43,10 @@ def _axes(text: str) -> int | tuple[int, ...]:
     return axes[0] if len(axes) == 1 else axes
 
 
-def _columns(context: Any, option: Any, texts: Sequence[str]) -> list[str] | None:
-    """Return the columns of all texts, in each of which commas are between."""
-    found = [column for text in texts for column in next(csv.reader([text], skipinitialspace=True), [])]
-    if texts and not found:
+def _listed(context: Any, option: Any, texts: Sequence[str]) -> list[str] | None:
+    """Return the names in all texts, in each of which commas are between."""
+    found = [name for text in texts for name in next(csv.reader([text], skipinitialspace=True), [])]
+    if texts and not found and option.name == "columns":
         raise click.UsageError("--columns must name a column, got ''")
     return found or None
 
@@ -60,11 +60,6 @@ def _nodata(context: Any, option: Any, texts: Sequence[str]) -> Any:
         if value.lower() != "none":
             values.append(_number(value))
     return found.get(None) if found.keys() <= {None} else found
-
-
-def _delimiter(context: Any, option: Any, text: str | None) -> str | None:
-    """Return what is between columns, of which a tab is hard to type."""
-    return "\t" if text in ("tab", "\\t") else text
 
 
 def _number(text: str) -> float:
@@ -93,19 +88,16 @@ def _option(names: str, text: str, **settings: Any) -> Any:
     return click.Option(names.split(), help=text, callback=once, multiple=True, **settings)
 
 
-def _dims(context: Any, option: Any, texts: Sequence[str]) -> list[str] | None:
-    return [part.strip() for text in texts for part in text.split(",") if part.strip()] or None
-
-
 _SOURCES = click.Argument(["sources"], metavar="SOURCE...", nargs=-1, required=True)
+_TABS = {"tab": "\t", "\\t": "\t"}  # which are hard to type
 _RESULT = "Write the statistics to .npz or .json; may be repeated."
 _FORCE = _option("--force", "Replace a file (or Zarr store) that is there already.", is_flag=True)
 _JSON = _option("--json as_json", "Print JSON.", is_flag=True)
 # How sources are read: the options of `stream` and of `standardize` alike, by the names that these have for them.
 _READING = [
     _option("--axis", "Feature axes of arrays; by default 1, or as in the statistics.", type=_axes, metavar="TEXT"),
-    _option("--dim", "Names of the dimensions to reduce, with commas between.", multiple=True, callback=_dims),
-    _option("--columns", "Names or numbers of the features, with commas between.", multiple=True, callback=_columns),
+    _option("--dim", "Names of the dimensions to reduce, with commas between.", multiple=True, callback=_listed),
+    _option("--columns", "Names or numbers of the features, with commas between.", multiple=True, callback=_listed),
     _option("--scale", "Divide values by this: 255 for images in units of 0 to 1.", type=float),
     _option("--mode", "Convert images to this mode: L, RGB, RGBA, ..."),
     _option(
@@ -118,7 +110,11 @@ _READING = [
     _option("--header", "The first line of texts has the columns' names.", is_flag=True),
     _option("--no-header", "It has values.", is_flag=True),
     _option("--null null_values", "What else stands for a missing entry; may be repeated.", multiple=True),
-    _option("--delimiter", "What is between the columns of texts; 'tab' is one.", callback=_delimiter),
+    _option(
+        "--delimiter",
+        "What is between the columns of texts; 'tab' is one.",
+        callback=lambda _, __, text: _TABS.get(text, text),
+    ),
     _option("--decimal", "The decimal point of texts.", default="."),
     _option("--encoding", "The encoding of texts.", default="utf-8"),
     _option("--comment", "What begins a comment in texts."),
@@ -146,14 +142,12 @@ def stats(
             raise ValueError(f"--checkpoint must not be --out, got {kept!r}")  # the end of the run would remove that
         options = _options(given, checkpoint=kept)
     _check_outputs(out, force, sources)
-    if kept is not None:
-        _check_no_source("--checkpoint", kept, sources)
-        if not options.resume and is_checkpoint(kept):
-            display.note(f"{kept} is of a run that was interrupted; --resume would have gone on from it")
-        if options.resume and not os.path.exists(kept):
-            display.note(f"{kept} is not there, so this begins at the beginning")
     with _resumable(kept), display.progress("counting") as report:
         counting = Counting(sources, options.but(progress=report))
+        if kept is not None and not options.resume and is_checkpoint(kept):
+            display.note(f"{kept} is of a run that was interrupted; --resume would have gone on from it")
+        if kept is not None and options.resume and not os.path.exists(kept):
+            display.note(f"{kept} is not there, so this begins at the beginning")
         moments = counting.moments()
     _note_left_out(sources)
     for path in out:
@@ -260,7 +254,7 @@ app = click.version_option(__version__, prog_name="fastbn", message="%(prog)s %(
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run a command; SystemExit when it ends, with one line and code 1 where data are wrong, or when it is stopped."""
     stops = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, _stop) for number in stops}
+    before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in stops}
     try:
         try:
             app(arguments, prog_name="fastbn")
@@ -276,10 +270,6 @@ def run(arguments: Sequence[str] | None = None) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _one_line(error: Exception) -> str:
@@ -306,31 +296,25 @@ def _options(given: dict[str, Any], **more: Any) -> Options:
     if given["header"] and given["no_header"]:
         raise ValueError("header must come without --no-header, got both")
     header = True if given["header"] else False if given["no_header"] else None
-    on_error = _noted if given["on_error"] == "skip" else given["on_error"]
+    on_error = given["on_error"]
+    if on_error == "skip":
+        on_error = lambda name, error: display.note(f"left out: {_one_line(error)}")  # noqa: E731
     return Options.of(given, **more | {"header": header, "on_error": on_error, "note": display.note})
-
-
-def _noted(name: str, error: Exception) -> None:
-    display.note(f"left out: {_one_line(error)}")
 
 
 def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = ()) -> None:
     for path in paths:
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        _check_no_source("--out", path, sources)
+        # What is not there saves a look into large folders.
+        if os.path.exists(path) and replaces(path, (file for place in places(sources) for file in place.files)):
+            raise ValueError(f"--out must not be one of the sources, got {path!r}")
         if os.path.lexists(path) and not force:
             raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} (--force replaces it)", path)
         folder = os.path.dirname(os.path.abspath(path))
         if not os.access(folder, os.W_OK):  # said now, not when everything is counted
             code = errno.EACCES if os.path.isdir(folder) else errno.ENOENT
             raise OSError(code, os.strerror(code), folder)
-
-
-def _check_no_source(name: str, path: str, sources: Sequence[str]) -> None:
-    # What is not there saves a look into large folders.
-    if os.path.exists(path) and replaces(path, (file for place in places(sources) for file in place.files)):
-        raise ValueError(f"{name} must not be a source, got {path!r}")
 
 
 @contextmanager
