@@ -205,6 +205,9 @@ def test_all_images_of_a_pnm(
     shown = [(1 - each) * 255 if magic == "P4" else each for each in images]
     values = np.concatenate([each.reshape(-1, channels) for each in shown])
     assert_counts(tmp_path / "x.pnm", values.astype(np.uint16 if (top or 1) > 255 else np.uint8))
+    for blanks in (4084, 4090, 4096):  # a header may be at the end of what is read at a time
+        (tmp_path / "x.pnm").write_bytes((b" " * blanks).join(stored))
+        assert fastbn.stream(tmp_path / "x.pnm").count == len(values)
     (tmp_path / "x.pnm").write_bytes(b"".join(stored)[:-1])
     with pytest.raises(ValueError, match=r"x.pnm must hold \d+ values, got \d+: it is cut short"):
         fastbn.stream(tmp_path / "x.pnm")

@@ -435,8 +435,8 @@ def _rasters(path: str) -> Iterator[_Raster]:
             head = file.read(1 << 12)
             blank = len(head) - len(head.lstrip()) if begin else 0
             begin += blank
-            if blank < len(head) or not begin:
-                raster = _raster(path, head[blank:], begin, size)
+            if not blank:  # else a header may be cut
+                raster = _raster(path, head, begin, size)
                 yield raster
                 begin = raster.begin + raster.nbytes
 
