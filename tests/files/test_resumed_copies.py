@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 
 import fastbn
 from support import datafiles
@@ -110,6 +112,47 @@ def test_it_goes_on_to_the_same_bytes(
         assert seen
     assert contents(again) == contents(whole)
     assert os.listdir(again.parent) == [out]
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])
+@pytest.mark.parametrize("calls", [3, 8, 13])
+def test_many_files_of_a_folder_may_be_done_since_the_last_note(
+    tmp_path: Path, rng: np.random.Generator, calls: int, every: float
+) -> None:
+    source = tmp_path / "x"
+    for number in range(8):
+        (source / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        np.save(source / f"{number % 2}" / f"{number}.npy", rng.normal(size=(50, 3)))
+    (source / "0" / "2.npy").write_bytes(b"not an array")
+    moments = fastbn.Moments(2, np.zeros(3), np.ones(3))
+    options: dict[str, Any] = {"on_error": lambda name, error: None}
+    fastbn.standardize(source, moments, tmp_path / "whole", **options)
+    options |= {"resume": True, "every": every}
+    with pytest.raises(StopError):
+        fastbn.standardize(source, moments, tmp_path / "y", progress=stopping(calls), **options)
+    fastbn.standardize(source, moments, tmp_path / "y", **options)
+    assert contents(tmp_path / "y") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])
+@pytest.mark.parametrize("calls", [1, 2, 3, 4])
+def test_two_files_of_one_name_are_refused_by_what_goes_on_too(tmp_path: Path, calls: int, every: float) -> None:
+    (tmp_path / "x").mkdir()
+    for number, name in enumerate(["a.png", "b.bmp", "b.png", "c.png"]):
+        Image.new("L", (4, 4), number).save(tmp_path / "x" / name)
+    np.save(tmp_path / "z.npy", np.ones((4, 1)))
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "z.npy", np.ones((4, 1)))
+    options: dict[str, Any] = {"resume": True, "every": every}
+    for source in (tmp_path / "x", [tmp_path / "z.npy", tmp_path / "other" / "z.npy"]):
+        moments = fastbn.stream(source)
+        with pytest.raises((StopError, ValueError)):
+            fastbn.standardize(source, moments, tmp_path / "y", progress=stopping(calls), **options)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="out must be a folder in which no two files have one name"):
+                fastbn.standardize(source, moments, tmp_path / "y", **options)
+        for left in tmp_path.glob(".y.*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @pytest.mark.parametrize("out", ["y.npy", "y.zarr", "y"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -84,7 +84,7 @@ class Rewriting(Run):
                 removed(path)
             self.state = found or self.state
             if target.format == "folder":
-                self._sink = FolderSink(path, self._options, found is not None)
+                self._sink = FolderSink(path, self._options, None if found is None else self._noted())
             else:
                 before = None if found is None else (found.before, found.row)
                 self._sink = FileSink(target, path, self._options, before)
@@ -93,6 +93,12 @@ class Rewriting(Run):
                 self._sink.finish()
         if self._checkpoint is not None:
             self._checkpoint.remove()
+
+    def _noted(self) -> Iterator[tuple[Place, Sequence[str]]]:
+        """Yield the places that are done, and their files; of the one under way those that are done."""
+        for index, place in enumerate(self._places):
+            if index <= self.state.place:
+                yield place, place.files if index < self.state.place else place.files[: self.state.position]
 
     def _check_apart(self, place: Place) -> None:
         """Refuse a target that a place is read from, or a Zarr store that it lies in; other arrays of a file may be."""

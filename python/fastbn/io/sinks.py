@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,44 +119,35 @@ def _shape_of(values: Array, source: Source) -> Shape:
 
 
 class FolderSink:
-    """A folder: of one file for each source, of its name and format, and of one .npy file for each image."""
+    """A folder: of one file for each source, of its name and format, and of one .npy file for each image.
+
+    ``noted`` are the files of places whose copies are there since a run that was stopped: it may have left others.
+    """
 
     rows = 0
+    _file: FileSink | None = None
 
-    def __init__(self, path: str, options: Options, resumed: bool = False) -> None:
-        self._path, self._options, self._resumed = path, options, resumed
-        self._file: FileSink | None = None
-        self._made = ""
-        self._root: str | None = None
-        os.makedirs(path, exist_ok=resumed)
+    def __init__(self, path: str, options: Options, noted: Iterable[tuple[Place, Sequence[str]]] | None = None) -> None:
+        self._path, self._options, self._made = path, options, ""
+        self._noted = None if noted is None else {_name_of(place, file) for place, files in noted for file in files}
+        os.makedirs(path, exist_ok=noted is not None)
 
     def begin(self, place: Place, source: Source) -> None:
-        """Begin with a source, of which a run that was stopped may have left a part."""
-        self._root = place.root
-        if place.format == "images":
-            return
-        file = place.files[0].rstrip(os.sep) if place.files else f"{place.name}.npy"
-        name = os.path.relpath(file, self._root) if self._root else os.path.basename(file)
-        if self._resumed:
-            removed(os.path.join(self._path, name))
-        self._resumed = False
-        self._made = self._free(name, place.name)
-        target = Target(FORMATS[suffix_of(name)], self._made, place.member or "data", bool(place.member))
-        self._file = FileSink(target, self._made, self._options)
-        self._file.begin(place, source)
+        """Begin with a source."""
+        self._place = place
+        if place.format != "images":
+            name = _name_of(place, place.files[0] if place.files else f"{place.name}.npy")
+            self._made = self._free(name, place.name)
+            target = Target(FORMATS[suffix_of(name)], self._made, place.member or "data", bool(place.member))
+            self._file = FileSink(target, self._made, self._options)
+            self._file.begin(place, source)
 
     def write(self, block: Block, source: Source) -> None:
         """Write a block of a source, or an image."""
         if self._file is not None:
             self._file.write(block, source)
-            return
-        name = os.path.relpath(block.name, self._root) if self._root else os.path.basename(block.name)
-        name = f"{os.path.splitext(name)[0]}{block.page}.npy"
-        if self._resumed and os.path.exists(os.path.join(self._path, name)):  # written when the run was stopped
-            removed(os.path.join(self._path, name))
         else:
-            self._resumed = False
-        np.save(self._free(name, block.name), block.values[0])
+            np.save(self._free(_name_of(self._place, block.name, block.page), block.name), block.values[0])
 
     def end(self) -> None:
         """Complete the file of a source."""
@@ -188,8 +179,19 @@ class FolderSink:
         self._file = None
 
     def _free(self, name: str, source: str) -> str:
+        """Return the path of a new file, in the place of what a run that was stopped may have left of it."""
         path = os.path.join(self._path, name)
+        if self._noted is not None and name not in self._noted:
+            removed(path)
+            self._noted.add(name)
         if os.path.lexists(path):
             raise ValueError(f"out must be a folder in which no two files have one name, got {name!r} for {source}")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
+
+
+def _name_of(place: Place, file: str, page: str = "") -> str:
+    """Return what the copy of a file is called in a folder."""
+    file = file.rstrip(os.sep)
+    name = os.path.relpath(file, place.root) if place.root else os.path.basename(file)
+    return f"{os.path.splitext(name)[0]}{page}.npy" if place.format == "images" else name

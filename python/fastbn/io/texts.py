@@ -204,7 +204,8 @@ class TextTable:
                 raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
             end = len(head) if len(head) < self._size else _last_end(head, self._delimiter, self._options.comment)
             if not end:
-                raise self._too_long()
+                most = f"at most {self._size} bytes (memory / {4 * _GROWTH})"
+                raise UnreadableError(f"{self._name} must have lines of {most}, and close its quotes, got a longer one")
             start += end
             yield head[:end], start
             data = data[end:]
@@ -226,12 +227,6 @@ class TextTable:
                 self._done = 1.0 if file.closed else file.tell() / max(1, total)
                 if skipped < len(piece):
                     yield piece[skipped:]
-
-    def _too_long(self) -> UnreadableError:
-        return UnreadableError(
-            f"{self._name} must have lines of at most {self._size} bytes (memory / {4 * _GROWTH}), and close the "
-            "quotes it opens, got a longer one"
-        )
 
 
 def delimiter_of(path: str, options: Options) -> str:
