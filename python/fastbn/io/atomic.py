@@ -40,15 +40,11 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
             _synchronize_all(temporary)
             _put(temporary, target)
         _synchronize(folder)
-    except OSError as error:
+    except BaseException as error:
         if not keep:
             removed(temporary)
-        if error.errno is not None:
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(error.filename or temporary).replace(temporary, os.fspath(path))
-        raise
-    except BaseException:
-        if not keep:
-            removed(temporary)
         raise
 
 
@@ -88,10 +84,8 @@ def _remove_stale(prefix: str) -> None:
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is another user's
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # else it is another user's
     return True
 
 

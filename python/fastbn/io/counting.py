@@ -14,7 +14,7 @@ from fastbn._validation import Shape
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, places, replaces
-from fastbn.io.run import Run, opened
+from fastbn.io.run import Run, failing, opened
 from fastbn.io.sources import Block, Source, UnreadableError
 from fastbn.io.statsfiles import remembering, taken
 
@@ -86,6 +86,8 @@ class Counting(Run):
             raise UnreadableError(f"{before.format('features')}, of shape {shape}, got {source.features}")
 
     def _take(self, source: Source, place: Place) -> None:
+        with failing(place):
+            self._check(source, place)
         if self._options.dim is not None and self._axis is None:
             self._axis = source.axis
         self._take_notes(source)
@@ -144,9 +146,10 @@ class Weights:
             if len(found) < rows:
                 raise ValueError(f"weights must have one for each row, got {len(array)}, and {source.name} has more")
             return found.reshape(-1, *(1,) * (ndim - 1))
-        if source.shape is None or not _broadcasts(array.shape, source.shape):
+        shape, whole = (1,) * (ndim - array.ndim) + array.shape, source.shape or ()
+        if len(shape) != len(whole) or any(size not in (1, other) for size, other in zip(shape, whole, strict=True)):
             raise ValueError(f"weights must have a shape that broadcasts to {source.shape}, got {array.shape}")
-        array = array.reshape((1,) * (ndim - array.ndim) + array.shape)
+        array = array.reshape(shape)
         if source.order is not None and array.shape[source.axis[0]] > 1:
             raise ValueError("weights must not differ between features where columns are chosen")
         parts = zip(array.shape, block.corner, block.values.shape, strict=True)
@@ -198,10 +201,6 @@ def _ordered(weights: Any, source: Source) -> Array:
     array = np.asarray(weights.transpose(*(dim for dim in dims if dim in names)).values, np.float64)
     array = array[tuple(slice(None) if dim in names else np.newaxis for dim in dims)]
     return array if array.ndim > 1 else array[:, np.newaxis]
-
-
-def _broadcasts(shape: Shape, to: Shape) -> bool:
-    return len(shape) <= len(to) and all(size in (1, other) for size, other in zip(shape[::-1], to[::-1], strict=False))
 
 
 # Statistics made of others.

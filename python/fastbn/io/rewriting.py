@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from fastbn.io.atomic import removed, replacing
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
-from fastbn.io.run import Run
+from fastbn.io.run import Run, failing
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
 from fastbn.io.statsfiles import load_stats, read_as
@@ -84,21 +84,15 @@ class Rewriting(Run):
                 removed(path)
             self.state = found or self.state
             if target.format == "folder":
-                self._sink = FolderSink(path, self._options, None if found is None else self._noted())
+                places = self._places if found is not None and isinstance(self._places, list) else None
+                self._sink = FolderSink(path, self._options, self.state, places)
             else:
-                before = None if found is None else (found.before, found.row)
-                self._sink = FileSink(target, path, self._options, before)
+                self._sink = FileSink(target, path, self._options, self.state, resumed=found is not None)
             with closing(self._sink):
                 self._each()
                 self._sink.finish()
         if self._checkpoint is not None:
             self._checkpoint.remove()
-
-    def _noted(self) -> Iterator[tuple[Place, Sequence[str]]]:
-        """Yield the places that are done, and their files; of the one under way those that are done."""
-        for index, place in enumerate(self._places):
-            if index <= self.state.place:
-                yield place, place.files if index < self.state.place else place.files[: self.state.position]
 
     def _check_apart(self, place: Place) -> None:
         """Refuse a target that a place is read from, or a Zarr store that it lies in; other arrays of a file may be."""
@@ -119,9 +113,6 @@ class Rewriting(Run):
         named = is_table(place) or place.format == "images" or all(name.isdecimal() for name in names)
         return options.but(columns=names) if named else options
 
-    def _check(self, source: Source, place: Place) -> None:
-        self._statistics(source)
-
     def _undo(self) -> bool:
         return self._sink.undo()
 
@@ -129,13 +120,15 @@ class Rewriting(Run):
         self._sink.synchronize()
 
     def _take(self, source: Source, place: Place) -> None:
+        with failing(place):
+            statistics = self._statistics(source)
         self._check_apart(place)  # of those that come one by one
         if self._target.takes(source.origin.stored):
             raise ValueError(f"out must not be one of the sources, got {self._target.name!r}")
         if self._target.format in TABLES.values() and not source.tabular:
             raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
         self._sink.begin(place, source)
-        for block in self._blocks(source, place, partial(self._standardized, source, place)):
+        for block in self._blocks(source, place, partial(self._standardized, source, place, statistics)):
             self._sink.write(block, source)
         self._sink.end()
 
@@ -163,9 +156,10 @@ class Rewriting(Run):
             found = {name: values[np.argsort(source.order)] for name, values in found.items()}
         return found
 
-    def _standardized(self, source: Source, place: Place, blocks: Iterable[Block]) -> Generator[Block, None, None]:
+    def _standardized(
+        self, source: Source, place: Place, statistics: dict[str, Array], blocks: Iterable[Block]
+    ) -> Generator[Block, None, None]:
         """Yield a source's blocks, standardized, as they are written."""
-        statistics = self._statistics(source)
         within = place.format == "images" or isinstance(self._sink, FileSink)  # where a run can go on within a source
         for block in blocks:
             at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)

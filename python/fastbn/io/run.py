@@ -26,7 +26,7 @@ class FailedError(Exception):
 
 
 @contextmanager
-def _failing(place: Place) -> Iterator[None]:
+def failing(place: Place) -> Iterator[None]:
     """Make FailedError of what goes wrong with a place."""
     try:
         with naming(place.name):
@@ -69,12 +69,8 @@ class Run:
         """Return how a place is to be read."""
 
     @abstractmethod
-    def _check(self, source: Source, place: Place) -> None:
-        """Raise UnreadableError where a source does not fit."""
-
-    @abstractmethod
     def _take(self, source: Source, place: Place) -> None:
-        """Do with a source what the run is for."""
+        """Do with a source what the run is for; FailedError where it does not fit."""
 
     def _undo(self) -> bool:
         """Whether a source that failed has left nothing behind."""
@@ -90,7 +86,9 @@ class Run:
             self._size = 0 if self._sizes is None else self._sizes[index]
             if index >= state.place:
                 try:
-                    with closing(self._opened(place)) as source:
+                    with failing(place):
+                        source = opened(place, self._options_of(place))
+                    with closing(source):
                         self._take(source, place)
                 except FailedError as failed:
                     (error,) = failed.args
@@ -113,6 +111,8 @@ class Run:
             return ahead(items, self._options.depth) if source.overlaps else items
 
         state = self.state
+        for column, why in source.suspects:
+            self._options.note(f"column {column!r} of {source.name} is left out, for {why}")
         with ExitStack() as stack:
             blocks = stack.enter_context(closing(overlapped(self._read_from(source, place))))
             if make is not None:
@@ -133,7 +133,7 @@ class Run:
         Images, many files that are read one by one, are not watched.
         """
         watched = len(place.files) == 1
-        with _failing(place):
+        with failing(place):
             before = fingerprint(place) if watched else None
             for block in source.blocks(self.state.position, self.state.row - self.state.before):
                 self._read += block.values.nbytes if self._sizes is None else 0
@@ -157,16 +157,6 @@ class Run:
         """Report how far the run is: so great a part of the place under way is done."""
         if self._options.progress is not None:
             self._options.progress(self._read + int(done * self._size), self._total)
-
-    def _opened(self, place: Place) -> Source:
-        with _failing(place), ExitStack() as stack:
-            source = opened(place, self._options_of(place))
-            stack.callback(source.close)
-            self._check(source, place)
-            for column, why in source.suspects:
-                self._options.note(f"column {column!r} of {source.name} is left out, for {why}")
-            stack.pop_all()
-            return source
 
 
 def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:

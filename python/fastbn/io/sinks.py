@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from fastbn._validation import Shape
 from fastbn.io.atomic import removed
+from fastbn.io.checkpoints import Progress
 from fastbn.io.options import Array, Options
 from fastbn.io.places import FORMATS, TABLES, Place, suffix_of
 from fastbn.io.sources import Block, Source, UnreadableError
@@ -20,19 +21,23 @@ from fastbn.io.writers import WRITERS, ArraySpec, Target, Writer
 
 
 class FileSink:
-    """One file. Sources follow each other along axis 0."""
+    """One file. Sources follow each other along axis 0, from where the state of the run has them; the first at a row.
 
-    def __init__(self, target: Target, path: str, options: Options, resumed: tuple[int, int] | None = None) -> None:
+    A run that was stopped may have written a part of it.
+    """
+
+    def __init__(
+        self, target: Target, path: str, options: Options, state: Progress, first: int = 0, resumed: bool = False
+    ) -> None:
         self._tabular = target.format in TABLES.values()
-        self._target, self._path, self._options = target, path, options
+        self._target, self._path, self._options, self._resumed = target, path, options, resumed
+        self._state, self._first = state, first
         self._writer: Writer | None = None
         self._schema: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
-        self._begin, self.rows = resumed or (0, 0)  # of this source, and after the last piece
-        self._resumed = resumed is not None
 
     def begin(self, place: Place, source: Source) -> None:
         """Begin with a source behind those that were written, or go on with one."""
-        if self._begin and 0 in source.axis:
+        if self._state.before > self._first and 0 in source.axis:
             raise ValueError(f"out must be a folder for several arrays with features along axis 0, got {source.name}")
 
     def write(self, block: Block, source: Source) -> None:
@@ -61,10 +66,8 @@ class FileSink:
                 f"out must be a folder where {what} or types differ: one file holds {held} of {of}, "
                 f"got {got} of {other} from {block.name or source.name}"
             )
-        at = self._begin + corner[0]
-        self.rows = max(self.rows, at + len(values))
         with self._holding(values, block.name or source.name):
-            self._writer.write((at, *corner[1:]), values)
+            self._writer.write((self._state.before - self._first + corner[0], *corner[1:]), values)
 
     @contextmanager
     def _holding(self, values: Any, name: str) -> Iterator[None]:
@@ -83,22 +86,21 @@ class FileSink:
             ) from error
 
     def end(self) -> None:
-        """End a source that is complete."""
-        self._begin = self.rows
+        """End a source that is complete, which others may follow."""
 
     def synchronize(self) -> None:
         """Have the system write out what was written."""
         if self._writer is not None:
-            self._writer.synchronize(self.rows)
+            self._writer.synchronize(self._state.row - self._first)
 
     def undo(self) -> bool:
         """Whether a source that failed has left nothing behind."""
-        return self.rows == self._begin
+        return self._state.row == self._state.before
 
     def finish(self) -> None:
         """Complete the file."""
         if self._writer is not None:
-            self._writer.finish(self.rows)
+            self._writer.finish(self._state.row - self._first)
         elif not self._resumed:  # else it was complete when the run was stopped
             raise ValueError("source must hold something that can be read, got nothing")
 
@@ -121,16 +123,19 @@ def _shape_of(values: Array, source: Source) -> Shape:
 class FolderSink:
     """A folder: of one file for each source, of its name and format, and of one .npy file for each image.
 
-    ``noted`` are the files of places whose copies are there since a run that was stopped: it may have left others.
+    Where a run that was stopped goes on, ``places`` are its sources: it may have left more than the state says.
     """
 
-    rows = 0
     _file: FileSink | None = None
+    _noted: set[str] | None = None  # names of the copies that were there, and of those that were made since
 
-    def __init__(self, path: str, options: Options, noted: Iterable[tuple[Place, Sequence[str]]] | None = None) -> None:
-        self._path, self._options, self._made = path, options, ""
-        self._noted = None if noted is None else {_name_of(place, file) for place, files in noted for file in files}
-        os.makedirs(path, exist_ok=noted is not None)
+    def __init__(self, path: str, options: Options, state: Progress, places: Sequence[Place] | None = None) -> None:
+        self._path, self._options, self._state, self._made = path, options, state, ""
+        if places is not None:
+            noted = [(place, place.files) for place in places[: state.place]]
+            noted += [(place, place.files[: state.position]) for place in places[state.place :][:1]]
+            self._noted = {_name_of(place, file) for place, files in noted for file in files}
+        os.makedirs(path, exist_ok=places is not None)
 
     def begin(self, place: Place, source: Source) -> None:
         """Begin with a source."""
@@ -139,8 +144,7 @@ class FolderSink:
             name = _name_of(place, place.files[0] if place.files else f"{place.name}.npy")
             self._made = self._free(name, place.name)
             target = Target(FORMATS[suffix_of(name)], self._made, place.member or "data", bool(place.member))
-            self._file = FileSink(target, self._made, self._options)
-            self._file.begin(place, source)
+            self._file = FileSink(target, self._made, self._options, self._state, self._state.before)
 
     def write(self, block: Block, source: Source) -> None:
         """Write a block of a source, or an image."""

@@ -34,16 +34,11 @@ _NUMBERS = (int, float, np.bool_, np.integer, np.floating, Decimal)  # of column
 
 def opened(place: Place, options: Options) -> TableSource:
     """Open a table: what yields blocks of rows as pyarrow has them, and knows its fields and its schema."""
-    with ExitStack() as stack:
-        if place.format == "text":
-            table: TextTable | _ParquetTable | _ArrowTable = TextTable(place, options)
-        elif place.format == "parquet":
-            table = _ParquetTable(place, options, stack)
-        else:
-            table = _ArrowTable(place, options)
-        source = TableSource(place, table, options)
-        source.close = stack.pop_all().close
-        return source
+    kinds: dict[str, Any] = {"text": TextTable, "parquet": _ParquetTable}
+    table = kinds.get(place.format, _ArrowTable)(place, options)
+    source = TableSource(place, table, options)
+    source.close = getattr(table, "close", source.close)
+    return source
 
 
 class TableSource(Source):
@@ -171,14 +166,15 @@ class _ParquetTable:
     twice. A place in the file is a number of rows of such slabs.
     """
 
-    def __init__(self, place: Place, options: Options, stack: ExitStack) -> None:
+    def __init__(self, place: Place, options: Options) -> None:
         parquet = needed("pyarrow.parquet", "Tables")
         metadata = parquet.read_metadata(place.files[0])
         self._columns = _column_bytes(metadata)
         # Columns that are shorter than a buffer are read whole, without one.
         buffer = _BUFFER if max(self._columns.values(), default=0) > _BUFFER else 0
         how: dict[str, Any] = {"metadata": metadata, "buffer_size": buffer, "pre_buffer": False}
-        self._file = stack.enter_context(parquet.ParquetFile(place.files[0], **how))
+        self._file = parquet.ParquetFile(place.files[0], **how)
+        self.close = self._file.close
         self._name, self._options, self.schema = place.name, options, self._file.schema_arrow
         self.fields = fields_of(self.schema)
         self._counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
