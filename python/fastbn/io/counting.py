@@ -90,11 +90,10 @@ class Counting(Run):
             self._check(source, place)
         if self._options.dim is not None and self._axis is None:
             self._axis = source.axis
-        self._take_notes(source)
         if self.state.others is None and place.format in TABLES.values():
             self.state.others = dict(source.others)
         for block in self._blocks(source, place):
-            self._take_notes(source)  # images say more with every file
+            self.state.notes += [note for note in source.notes if note not in self.state.notes]
             corner = tuple(block.corner[axis] for axis in source.axis)
             part = self.state.parts.setdefault(corner, Moments(**self._settings))
             part.merge(self._measured(source, block))
@@ -103,9 +102,6 @@ class Counting(Run):
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:
             self.state.names, self.state.named = list(source.names), is_table(place) or place.format == "images"
-
-    def _take_notes(self, source: Source) -> None:
-        self.state.notes += [note for note in source.notes if note not in self.state.notes]
 
     def _measured(self, source: Source, block: Block) -> Moments:
         """Return a block's statistics; infinite values that are to be left out become NaN, in a copy."""

@@ -159,25 +159,22 @@ class Rewriting(Run):
     def _standardized(
         self, source: Source, place: Place, statistics: dict[str, Array], blocks: Iterable[Block]
     ) -> Generator[Block, None, None]:
-        """Yield a source's blocks, standardized, as they are written."""
+        """Yield a source's blocks, standardized, as they are written; NaN for what is no data."""
         within = place.format == "images" or isinstance(self._sink, FileSink)  # where a run can go on within a source
         for block in blocks:
-            at = tuple(slice(block.corner[a], block.corner[a] + block.values.shape[a]) for a in source.axis)
-            of_block = {name: values[at] for name, values in statistics.items()}
-            made = source.restored(block, self._normalized(block, of_block, source.axis))
+            values, dtype = block.values, self._options.written
+            if dtype is None:  # as `normalize` has it, but for bfloat16, which NumPy cannot read again
+                dtype = np.dtype(_RESULTS.get(values.dtype.name, np.float32))
+            columns = values.ndim == 2 and values.flags.f_contiguous
+            shape = values.shape[::-1] if columns else values.shape
+            out = self._results.take(shape, dtype)
+            at = tuple(slice(block.corner[a], block.corner[a] + values.shape[a]) for a in source.axis)
+            how = {name: each[at] for name, each in statistics.items()}
+            y = _core.normalize(values, **how, eps=self._options.eps, axis=source.axis, out=out.T if columns else out)
+            if block.valid is not None:
+                y[~block.valid] = np.nan
+            made = source.restored(block, y)
             yield made if within else made._replace(following=None)
-
-    def _normalized(self, block: Block, statistics: dict[str, Array], axis: tuple[int, ...]) -> Array:
-        """Return standardized values, NaN for those that are no data."""
-        dtype, values, valid = self._options.written, block.values, block.valid
-        if dtype is None:  # as `normalize` has it, but for bfloat16, which NumPy cannot read again
-            dtype = np.dtype(_RESULTS.get(values.dtype.name, np.float32))
-        columns = values.ndim == 2 and values.flags.f_contiguous
-        out = self._results.take(values.shape[::-1], dtype).T if columns else self._results.take(values.shape, dtype)
-        y: Array = _core.normalize(values, **statistics, eps=self._options.eps, axis=axis, out=out)
-        if valid is not None:
-            y[~valid] = np.nan
-        return y
 
 
 def _behind(array: Any) -> list[str]:

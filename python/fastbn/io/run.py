@@ -111,8 +111,8 @@ class Run:
             return ahead(items, self._options.depth) if source.overlaps else items
 
         state = self.state
-        for column, why in source.suspects:
-            self._options.note(f"column {column!r} of {source.name} is left out, for {why}")
+        for remark in source.suspects:
+            self._options.note(remark)
         with ExitStack() as stack:
             blocks = stack.enter_context(closing(overlapped(self._read_from(source, place))))
             if make is not None:

@@ -60,9 +60,9 @@ class Source:
     those of features that were not asked for and could have been. Where blocks have the features in another order,
     ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
     there is none; ``flat`` says that it has one dimension in truth, and one column here, ``tabular`` that its blocks
-    have rows. A thread may read ahead where it ``overlaps``. ``suspects`` has the columns that were left out though
-    they hold numbers, each with the reason, ``others`` all that do not count unless they are asked for, by the reasons;
-    ``notes`` says what was done to the values without being asked.
+    have rows. A thread may read ahead where it ``overlaps``. ``suspects`` says which columns were left out though they
+    hold numbers, ``others`` has all that do not count unless they are asked for, by the reasons; ``notes`` says what
+    was done to the values without being asked.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Source:
     flat: bool = False
     tabular: bool = False
     overlaps: bool = True
-    suspects: Sequence[tuple[str, str]] = ()
+    suspects: Sequence[str] = ()
     others: Mapping[str, list[str]] = {}
     notes: Sequence[str] = ()
     origin: Origin = Origin()

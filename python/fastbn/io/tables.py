@@ -75,7 +75,8 @@ class TableSource(Source):
             if field.kept_out and number not in self._weights:
                 self.others.setdefault(field.kept_out, []).append(field.name or f"unnamed {number}")
         if options.columns is None:
-            self.suspects = [(field.name, field.why) for field in self.fields if field.odd is not None]
+            found = [field for field in self.fields if field.odd is not None]
+            self.suspects = [f"column {each.name!r} of {name} is left out, for {each.why}" for each in found]
         self._exact = options.exact
         for number in (*self.chosen, *self._weights) if options.exact else ():
             refuse(self.fields[number].rounded, name, self.fields[number].name)
