@@ -92,12 +92,13 @@ class Counting(Run):
             self._axis = source.axis
         if self.state.others is None and place.format in TABLES.values():
             self.state.others = dict(source.others)
-        for block in self._blocks(source, place):
-            self.state.notes += [note for note in source.notes if note not in self.state.notes]
-            corner = tuple(block.corner[axis] for axis in source.axis)
-            part = self.state.parts.setdefault(corner, Moments(**self._settings))
-            part.merge(self._measured(source, block))
-            del block  # the next one is read into the memory of this
+        with closing(self._blocks(source, place)) as blocks:
+            for block in blocks:
+                self.state.notes += [note for note in source.notes if note not in self.state.notes]
+                corner = tuple(block.corner[axis] for axis in source.axis)
+                part = self.state.parts.setdefault(corner, Moments(**self._settings))
+                part.merge(self._measured(source, block))
+                del block  # the next one is read into the memory of this
         found = joined(self.state.parts)
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:

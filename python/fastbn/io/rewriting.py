@@ -128,8 +128,9 @@ class Rewriting(Run):
         if self._target.format in TABLES.values() and not source.tabular:
             raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
         self._sink.begin(place, source)
-        for block in self._blocks(source, place, partial(self._standardized, source, place, statistics)):
-            self._sink.write(block, source)
+        with closing(self._blocks(source, place, partial(self._standardized, source, place, statistics))) as blocks:
+            for block in blocks:
+                self._sink.write(block, source)
         self._sink.end()
 
     def _statistics(self, source: Source) -> dict[str, Array]:

@@ -101,7 +101,7 @@ class Run:
             self._read += self._size
             self._tell(0.0)
 
-    def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Iterator[Block]:
+    def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Generator[Block, None, None]:
         """Yield a source's blocks, or what is made of them, and note after each how far the run is.
 
         One thread reads and another makes, while the caller has the block before, if the source allows.
