@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
 from PIL import Image
 
@@ -143,8 +144,12 @@ def test_two_files_of_one_name_are_refused_by_what_goes_on_too(tmp_path: Path, c
     np.save(tmp_path / "z.npy", np.ones((4, 1)))
     (tmp_path / "other").mkdir()
     np.save(tmp_path / "other" / "z.npy", np.ones((4, 1)))
+    tifffile.imwrite(tmp_path / "p.tif", np.arange(48, dtype=np.uint8).reshape(3, 4, 4), photometric="minisblack")
+    for name in ("q.png", "q-1.png", "p-1.png"):  # of which the last has the name of a page
+        Image.new("L", (4, 4), 9).save(tmp_path / name)
+    pages = [tmp_path / name for name in ("p.tif", "q.png", "q-1.png", "p-1.png")]
     options: dict[str, Any] = {"resume": True, "every": every}
-    for source in (tmp_path / "x", [tmp_path / "z.npy", tmp_path / "other" / "z.npy"]):
+    for source in (tmp_path / "x", [tmp_path / "z.npy", tmp_path / "other" / "z.npy"], pages):
         moments = fastbn.stream(source)
         with pytest.raises((StopError, ValueError)):
             fastbn.standardize(source, moments, tmp_path / "y", progress=stopping(calls), **options)

@@ -21,9 +21,9 @@ from fastbn.io.writers import WRITERS, ArraySpec, Target, Writer
 
 
 class FileSink:
-    """One file. Sources follow each other along axis 0, from where the state of the run has them; the first at a row.
+    """One file. Sources follow each other along axis 0, where the state of the run has them.
 
-    A run that was stopped may have written a part of it.
+    ``first`` is the row of the run that it begins with. A run that was stopped may have written a part of it.
     """
 
     def __init__(
@@ -184,9 +184,11 @@ class FolderSink:
 
     def _free(self, name: str, source: str) -> str:
         """Return the path of a new file, in the place of what a run that was stopped may have left of it."""
-        path = os.path.join(self._path, name)
+        path, whole = os.path.join(self._path, name), re.sub(r"-\d+(?=\.npy$)", "", name)
         if self._noted is not None and name not in self._noted:
-            removed(path)
+            paged = self._place.format == "images" and whole in self._noted
+            if not paged or os.path.exists(os.path.join(self._path, whole)):  # else it may be a page of a noted image
+                removed(path)
             self._noted.add(name)
         if os.path.lexists(path):
             raise ValueError(f"out must be a folder in which no two files have one name, got {name!r} for {source}")

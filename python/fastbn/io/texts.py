@@ -205,7 +205,8 @@ class TextTable:
             end = len(head) if len(head) < self._size else _last_end(head, self._delimiter, self._options.comment)
             if not end:
                 most = f"at most {self._size} bytes (memory / {4 * _GROWTH})"
-                raise UnreadableError(f"{self._name} must have lines of {most}, and close its quotes, got a longer one")
+                rule = f"have lines of {most}, and close the quotes it opens"
+                raise UnreadableError(f"{self._name} must {rule}, got a longer one")
             start += end
             yield head[:end], start
             data = data[end:]
