@@ -185,6 +185,10 @@ def test_runs_go_on_with_their_weights(tmp_path: Path, x: Array, w: Array, given
         fastbn.stream(sources, checkpoint=tmp_path / "c", every=0.0, progress=stopping_at_once, **options)
     with pytest.raises(ValueError, match=r"weights was .* and is"):
         fastbn.stream(sources, checkpoint=tmp_path / "c", resume=True, **options | {"weights": str(tmp_path / "y.npy")})
+    np.save(tmp_path / "w.npy", w[::-1].tolist() + w.tolist())
+    if given_as == "file":  # of the same name, that was changed
+        with pytest.raises(ValueError, match=r"weights was .*w.npy.* and is .*w.npy"):
+            fastbn.stream(sources, checkpoint=tmp_path / "c", resume=True, **options)
 
 
 def stopping_at_once(done: int, total: int | None) -> None:

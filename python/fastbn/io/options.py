@@ -8,6 +8,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
@@ -274,10 +275,16 @@ _READING = (
 
 
 def _digest(weights: Any) -> str | None:
-    """Return what tells weights from others."""
-    if weights is None or isinstance(weights, (str, os.PathLike)):
-        return None if weights is None else os.fspath(weights)
+    """Return what tells weights from others: those of a file by what changes when it does, a column by its name."""
     import hashlib
 
+    from fastbn.io.places import fingerprint, places
+
+    if weights is None:
+        return None
+    if isinstance(weights, (str, os.PathLike)):
+        with suppress(OSError, ValueError):  # of what is no file
+            return " ".join(f"{place.name} {fingerprint(place)['digest']}" for place in places(weights))
+        return os.fspath(weights)
     values = np.ascontiguousarray(weights)
     return hashlib.sha256(repr((values.shape, values.dtype)).encode() + values.tobytes()).hexdigest()
