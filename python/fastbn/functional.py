@@ -25,8 +25,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _core
 from fastbn._moments.measure import measured
-from fastbn._moments.moments import Moments, divisor_variance
-from fastbn._moments.provenance import check_columns, check_units, provenance_of
+from fastbn._moments.moments import Moments
+from fastbn._moments.provenance import provenance_of
 from fastbn._validation import Axis
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 
@@ -488,9 +488,7 @@ def normalize(
     if isinstance(mean, Moments):
         if var is not None:
             raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
-        check_columns(x, axis, mean.names)
-        check_units(x, mean._seen.provenance.scale)
-        var, mean_lo, mean = divisor_variance(mean.var()), mean._mean_lo, mean.mean
+        mean, var, mean_lo = mean._normalizing(x, axis)
     return _core.normalize(
         x,
         mean,

@@ -775,6 +775,7 @@ class BatchNorm:
             raise TypeError(f"moments must be Moments, got {type(moments).__name__}")
         if not self.track_running_stats:
             raise ValueError(f"track_running_stats must be True for load_moments, got {self.track_running_stats}")
+        moments = moments.copy()  # others may update them meanwhile
         mean, var = moments.mean, moments.var(self.correction)
         if moments.shape is None or not (np.isfinite(mean) & np.isfinite(var)).all():
             raise ValueError(f"moments must have a finite mean and variance in every channel, got {moments!r}")

@@ -587,6 +587,17 @@ class Moments:
 
     # Private.
 
+    def _normalizing(self, x: Any, axis: Axis, correction: float = 0) -> tuple[Array, Array, Array]:
+        """Return mean, variance and the mean's low part for x to be normalized by, all of one moment.
+
+        Raises ValueError if x is a data frame of other columns, or in other units. The variance is NaN where it does
+        not fit float64: data divided by infinity would be 0, which looks like a result.
+        """
+        now = self.copy()
+        check_columns(x, axis, now.names)
+        check_units(x, now._seen.provenance.scale)
+        return now.mean, divisor_variance(now.var(correction)), now._mean_lo
+
     @classmethod
     def _of(
         cls: type[M],

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbn._validation import LARGEST, Axis, Shape, checked_axis, checked_real, kept_axes
+from fastbn._validation import LARGEST, Axis, Shape, checked_axis, checked_real, converted, kept_axes
 
 
 class Provenance(NamedTuple):
@@ -116,10 +116,13 @@ def check_units(x: Any, scale: float | None) -> None:
 
     What is measured with a scale are pixels; divided by it they are no integers.
     """
-    if scale is not None and scale != 1 and np.asarray(x).dtype.kind in "iub":
+    if scale is None or scale == 1:
+        return
+    dtype = converted("x", x).dtype
+    if dtype.kind in "iub":
         raise ValueError(
             f"x must be in the units of the statistics, which are of values divided by {scale:g}: "
-            f"give x / {scale:g}, got {np.asarray(x).dtype}"
+            f"give x / {scale:g}, got {dtype}"
         )
 
 
