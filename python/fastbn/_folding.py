@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbn._layer.batch_norm import BatchNorm
-from fastbn._validation import converted, refuse_masked
+from fastbn._validation import checked_int, converted, is_floating, refuse_masked
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -186,7 +185,7 @@ def _checked_channel_axes(kernel: Array, axis: Any, groups: Any, features: int, 
     ndim = kernel.ndim
     if ndim < 2:
         raise ValueError(f"weight must have two dimensions or more, got shape {kernel.shape}")
-    axis, groups = _checked_int("axis", axis), _checked_int("groups", groups)
+    axis, groups = checked_int("axis", axis), checked_int("groups", groups)
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis must name an axis of weight, which has {ndim} dimensions, got {axis}")
     if groups < 1:
@@ -211,19 +210,10 @@ def _checked_channel_axes(kernel: Array, axis: Any, groups: Any, features: int, 
     return _ChannelAxes(along, other, groups, grouped, kernel.shape, outputs)
 
 
-def _checked_int(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must be an int, got {value!r}") from error
-
-
 def _checked_floating(name: str, value: Any) -> Array:
     array = converted(name, value)
     refuse_masked(name, array)
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+    if not is_floating(array.dtype):
         raise TypeError(f"{name} must have a floating-point dtype, got {array.dtype}")
     return array
 

@@ -19,11 +19,19 @@ _RULE = "path must name a file"
 _ZIP = b"PK\x03\x04"
 
 
-def refuse_json(path: str | os.PathLike[str], instead: str) -> None:
-    """Raise ValueError for a name that says JSON, under which an .npz file would be taken for what it is not."""
+def save_npz(path: str | os.PathLike[str], config: dict[str, Any], arrays: dict[str, Array], instead: str) -> None:
+    """Write arrays and options to exactly this path, whole or not at all.
+
+    Raises ValueError for a name that ends in .json, under which the file would be taken for what it is not: `instead`
+    says what gives JSON.
+    """
+    from fastbn._atomic import replacing  # it takes long to import
+
     name = os.fspath(path)
     if name.lower().endswith(".json"):
         raise ValueError(f"path must not end in .json, since the file is an .npz one ({instead}), got {name!r}")
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        write_npz(file, config, arrays)
 
 
 def write_npz(file: BinaryIO, config: dict[str, Any], arrays: dict[str, Array]) -> None:

@@ -17,7 +17,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _STATISTICS = ("running_mean", "running_var")
 _GRADIENTS = ("grad_weight", "grad_bias")
-_FIELDS = ("num_features", "num_batches_tracked", "training", "frozen", "frozen_parameters", "_last")
+_FIELDS = ("num_features", "num_batches_tracked", "training", "frozen", "frozen_parameters")
 
 
 @contextmanager
@@ -105,27 +105,31 @@ class _Collected:
         self.fields = {name: getattr(layer, name) for name in _FIELDS}
         self.contents = {name: _copy(getattr(layer, name)) for name in (*_STATISTICS, *_GRADIENTS)}
         layer._populations = (*layer._populations, self.population)
-        layer._last = None
+        self.last, self.stopped = layer._last, False
+        layer._last = "collecting"
 
     def stop(self) -> None:
         """Let the layer be called as usual; what it was called on before the block can still be differentiated."""
         layer = self.layer
         layer._populations = tuple(each for each in layer._populations if each is not self.population)
-        layer._last = self.fields["_last"]
+        if not self.stopped:
+            if layer._last is None:  # a state was loaded inside, after which no call can be differentiated
+                self.last = None
+            layer._last, self.stopped = self.last, True
 
     def remember(self, mean: Array, var: Array) -> None:
         """Give the layer these running statistics."""
-        last = self.fields["_last"]
+        last = self.layer._last
         self.layer.load_state_dict(dict(zip(_STATISTICS, (mean, var), strict=True)), strict=False)
         # A call that was normalized by the old running statistics cannot be differentiated by the new ones.
-        self.layer._last = None if getattr(last, "mean", None) is None else last
+        self.layer._last = last if isinstance(last, str) or getattr(last, "mean", None) is not None else None
 
     def undo(self) -> None:
         """Make the layer what it was."""
         self.stop()
         if self.fields["num_features"] is None:
             self.layer._forget_features()
-        vars(self.layer).update(self.fields)
+        vars(self.layer).update(self.fields, _last=self.last)
         for name, values in self.contents.items():
             if values is not None:
                 getattr(self.layer, name)[...] = values

@@ -87,11 +87,11 @@ def checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def checked_axis(axis: Any) -> Axis:
     """Return the feature axis as an int, or the feature axes as a tuple of ints."""
     if isinstance(axis, (tuple, list)):
-        axes = tuple(_checked_int("axis", entry, axis, "an int or a tuple of ints") for entry in axis)
+        axes = tuple(checked_int("axis", entry, "an int or a tuple of ints", axis) for entry in axis)
         if len(set(axes)) != len(axes):
             raise ValueError(f"axis must not name an axis twice, got {axis!r}")
         return axes
-    return _checked_int("axis", axis, axis, "an int or a tuple of ints")
+    return checked_int("axis", axis, "an int or a tuple of ints")
 
 
 def kept_axes(axis: Axis, ndim: int) -> Shape:
@@ -104,12 +104,12 @@ def checked_features(num_features: Any, axis: Axis) -> Shape | None:
     if num_features is None:
         return None
     if isinstance(axis, int):
-        shape: Shape = (_checked_int("num_features", num_features, num_features, "an int where axis is one"),)
+        shape: Shape = (checked_int("num_features", num_features, "an int where axis is one"),)
     else:
         rule = f"a tuple of {len(axis)} int(s), one for each axis of {axis}"
         if not isinstance(num_features, (tuple, list)):
             raise TypeError(f"num_features must be {rule}, got {num_features!r}")
-        shape = tuple(_checked_int("num_features", entry, num_features, rule) for entry in num_features)
+        shape = tuple(checked_int("num_features", entry, rule, num_features) for entry in num_features)
         if len(shape) != len(axis):
             raise ValueError(f"num_features must be {rule}, got {num_features!r}")
     if min(shape, default=0) < 0:
@@ -117,13 +117,14 @@ def checked_features(num_features: Any, axis: Axis) -> Shape | None:
     return shape
 
 
-def _checked_int(name: str, value: Any, shown: Any, rule: str) -> int:
+def checked_int(name: str, value: Any, rule: str = "an int", whole: Any = None) -> int:
+    """Return an integer as Python's; an error shows `whole`, of which it may be one entry."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError("a bool is no index")
         return operator.index(value)
     except TypeError as error:
-        raise TypeError(f"{name} must be {rule}, got {shown!r}") from error
+        raise TypeError(f"{name} must be {rule}, got {(value if whole is None else whole)!r}") from error
 
 
 # Arrays.
@@ -136,6 +137,8 @@ def converted(name: str, value: Any) -> npt.NDArray[Any]:
     try:
         shared = _core.from_dlpack(value)
         array = np.asarray(value) if shared is None else shared
+    except MemoryError:
+        raise
     except Exception as error:  # __array__ is foreign code, which may raise anything (a tensor on another device, say)
         raise TypeError(f"{name} must be convertible to an array, got {type(value).__name__}: {error}") from error
     if array.ndim == 0 and array.dtype.kind == "O" and hasattr(value, "nnz"):
@@ -149,10 +152,15 @@ def refuse_masked(name: str, array: npt.NDArray[Any]) -> None:
         raise TypeError(f"{name} must not be a masked array, got MaskedArray")
 
 
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is one of NumPy's floating-point types or ml_dtypes' bfloat16."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
 def checked_floats(name: str, value: Any) -> npt.NDArray[np.float64]:
     """Return real numbers as a new array of float64."""
     array = converted(name, value)
-    if array.dtype.kind not in "iuf" and array.size:
+    if array.dtype.kind not in "iu" and not is_floating(array.dtype) and array.size:
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array.astype(np.float64)
 

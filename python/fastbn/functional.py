@@ -317,8 +317,8 @@ def batch_norm_backward(
 
     Notes
     -----
-    In float64, mean is rounded, while the forward pass used it with more digits. Where z is smaller than
-    ``1e-16 * abs(mean) * weight * invstd``, its sign may be taken for the other one.
+    In float64 the forward pass used a mean of more digits than `mean` has. Where z is smaller than
+    ``1e-16 * abs(mean) * weight * invstd``, the activation's gradient may be that of the other side of 0.
 
     Examples
     --------

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastbn
-from fastbn.io.atomic import replacing
+from fastbn._atomic import replacing
 from support import datafiles
 from support.datafiles import LEAST, random_images, same_bits, save_images
 from support.interpreters import run_python
@@ -284,7 +284,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
             raise OSError(errno.EIO, os.strerror(errno.EIO), source)
         real(source, target)
 
-    monkeypatch.setattr("fastbn.io.atomic._exchanged", lambda one, other: False)  # as on other systems
+    monkeypatch.setattr("fastbn._atomic._exchanged", lambda one, other: False)  # as on other systems
     with monkeypatch.context() as context:
         context.setattr(os, "rename", failing)
         with pytest.raises(OSError, match=r"'.*/x'"), replacing(tmp_path / "x") as temporary:
@@ -300,8 +300,8 @@ def test_what_went_aside_is_not_removed(tmp_path: Path) -> None:
     """A run that is killed between two renames leaves the only copy there is under another name."""
     done = run_python(f"""
 import os
-from fastbn.io import atomic
-from fastbn.io.atomic import replacing
+from fastbn import _atomic as atomic
+from fastbn._atomic import replacing
 atomic._exchanged = lambda one, other: False
 real = os.rename
 def rename(source, target):
@@ -346,7 +346,7 @@ def test_errors_speak_of_the_name_that_was_asked_for(tmp_path: Path) -> None:
 def test_what_killed_runs_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run_python(f"""
 import os
-from fastbn.io.atomic import replacing
+from fastbn._atomic import replacing
 with replacing({str(tmp_path / "x")!r}) as temporary:
     open(temporary, "w").write("half")
     os.kill(os.getpid(), 9)

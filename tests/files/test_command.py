@@ -257,7 +257,7 @@ def test_a_checkpoint_stays_until_the_result_is_written(
     held = checkpoint.read_bytes()
     arguments = ["stats", source, "--memory", "256K", "--out", out, "--resume", "--every", "1e9"]
     with monkeypatch.context() as context:
-        context.setattr("fastbn.io.atomic._synchronize", full)
+        context.setattr("fastbn._atomic._synchronize", full)
         assert command(*arguments)[::2] == (1, f"fastbn: error: {out}: No space left on device\n")
     assert (checkpoint.read_bytes(), out.exists()) == (held, False)
     assert command(*arguments)[::2] == (0, "")
@@ -691,7 +691,7 @@ def test_errors_of_the_system_name_the_file(
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("fastbn.io.atomic._synchronize", full)
+    monkeypatch.setattr("fastbn._atomic._synchronize", full)
     out = tmp_path / "s.npz"
     code, _, err = command("stats", source, "--out", out)
     assert (code, err) == (1, f"fastbn: error: {out}: No space left on device\n")

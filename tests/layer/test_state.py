@@ -145,6 +145,42 @@ def test_nan_and_inf_are_loaded() -> None:
     np.testing.assert_array_equal(layer.running_var, [np.nan, np.inf])
 
 
+def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "layer.npz"
+    layer = BatchNorm(3)
+    layer.save(path)
+    fastbn.moments(np.ones((2, 3))).save(tmp_path / "moments.npz")
+    before = {name: (tmp_path / name).read_bytes() for name in ("layer.npz", "moments.npz")}
+    layer.momentum = np.float32(0.1)  # type: ignore[assignment]  # which JSON does not have
+    with pytest.raises(TypeError, match="float32"):
+        layer.save(path)
+
+    def full(file: Any, **members: Any) -> None:
+        file.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    for save, name in ((BatchNorm(3).save, "layer.npz"), (fastbn.Moments(2, [1.0], [2.0]).save, "moments.npz")):
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path / name)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_negative_variances_are_refused_in_evaluation_folding_and_backward() -> None:
+    layer = BatchNorm(2).eval()
+    x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    layer(x)
+    layer.running_var[1] = -3.0
+    for call in (
+        lambda: layer(x),
+        layer.scale_shift,
+        lambda: fastbn.fold(layer, np.ones((2, 4))),
+        lambda: layer.backward(x),
+    ):
+        with pytest.raises(ValueError, match="var must not be negative, got -3"):
+            call()
+
+
 def test_load_forgets_the_last_call() -> None:
     layer = BatchNorm(2)
     layer(batch(5, 2))

@@ -516,6 +516,48 @@ def test_integers_are_refused_where_statistics_are_of_scaled_values() -> None:
     np.testing.assert_array_equal(fastbn.normalize(pixels, unscaled, eps=0.0), np.float32([[-1, -1], [1, 1]]))
 
 
+def test_statistics_that_others_update_meanwhile_are_read_once() -> None:
+    class Shared(Moments):
+        """As if another thread merged just after each look at it."""
+
+        def var(self, correction: float = 0) -> Array:
+            found = super().var(correction)
+            shared.merge(more)
+            return found
+
+        @property
+        def mean(self) -> Array:
+            found = super().mean
+            shared.merge(more)
+            return found
+
+    x, more = np.array([[-1.0], [1.0]]), fastbn.moments(np.full((100, 1), 1e6))
+    shared = Shared().update(x)
+    np.testing.assert_array_equal(fastbn.normalize(x, shared, eps=0.0), x)
+    shared = Shared().update(x)
+    layer = fastbn.BatchNorm(1, correction=0).load_moments(shared)
+    assert (layer.running_mean.tolist(), layer.running_var.tolist()) == ([0.0], [1.0])
+
+
+def test_bfloat16_is_taken_where_statistics_and_states_are_given() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    mean, m2 = (np.array(values, ml_dtypes.bfloat16) for values in ([1.5, -2.0], [0.5, 3.0]))
+    found = Moments(2, mean, m2)
+    assert (found.mean.tolist(), found.m2.tolist()) == ([1.5, -2.0], [0.5, 3.0])
+    layer = fastbn.BatchNorm(2, affine=False)
+    layer.load_state_dict({"running_mean": mean, "running_var": m2}, strict=False)
+    assert layer.running_mean.tolist() == [1.5, -2.0]
+
+
+def test_memory_that_is_not_there_is_no_wrong_type() -> None:
+    class Large:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+            raise MemoryError("8 PiB")
+
+    with pytest.raises(MemoryError, match="8 PiB"):
+        Moments().update(Large())  # type: ignore[arg-type]
+
+
 def test_moments_take_the_options_of_moments() -> None:
     x = np.array([[1.0, np.nan], [3.0, 5.0], [5.0, 9.0]])
     found = fastbn.moments(x, nan="omit", extremes=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastbn
-from fastbn.io.atomic import replacing
+from fastbn._atomic import replacing
 from fastbn.io.statsfiles import load_stats, read_as
 from support import oracle
 from support.oracle import Array

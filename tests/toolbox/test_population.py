@@ -304,3 +304,20 @@ def test_with_renorm_a_batch_is_measured_once(monkeypatch: pytest.MonkeyPatch) -
         plain(batch(6, 3, 4))
     np.testing.assert_array_equal(layer.running_mean, plain.running_mean)
     np.testing.assert_array_equal(layer.running_var, plain.running_var)
+
+
+def test_a_state_that_is_loaded_inside_ends_what_came_before() -> None:
+    x = batch(6, 3)
+    for fails in (False, True):
+        layer = BatchNorm(3)
+        layer(x)
+        try:
+            with population_statistics(layer), population_statistics(layer):
+                layer(x)
+                layer.load_state_dict({"weight": [2.0, 3.0, 4.0]}, strict=False)
+                if fails:
+                    raise KeyError("x")
+        except KeyError:
+            pass
+        with pytest.raises(RuntimeError, match="backward needs a call of the layer before it"):
+            layer.backward(x)

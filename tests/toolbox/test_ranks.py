@@ -337,6 +337,43 @@ def test_what_one_rank_gets_wrong_all_ranks_raise(bad: str, wrong: int) -> None:
     assert results[0].endswith(f"(rank {wrong} of 3)")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("on_single", "typo", "ValueError: on_single must be"),
+        ("on_nonfinite", 1, "TypeError: on_nonfinite must be"),
+        ("dtype", np.dtype(np.float32), "ValueError: dtype must be the same on every rank"),
+    ],
+)
+def test_an_option_that_one_rank_gets_wrong_all_ranks_raise(name: str, value: Any, message: str) -> None:
+    def run(comm: ThreadComm) -> None:
+        layer = BatchNorm(3, comm=comm)
+        if comm.rank == 1:
+            setattr(layer, name, value)
+        layer(np.random.default_rng(comm.rank).normal(size=(4, 3)))
+
+    errors = [f"{type(error).__name__}: {error}" for error in on_ranks(2, run)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith(message), errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"affine": False}, "affine must be True for init_identity, got False"),
+        ({"use_bias": False}, "use_bias must be True for init_identity, got False"),
+        ({"dtype": "float32"}, "dtype must be the same on every rank"),
+    ],
+)
+def test_an_identity_that_one_rank_cannot_have_all_ranks_refuse(options: dict[str, Any], message: str) -> None:
+    def run(comm: ThreadComm) -> None:
+        layer = BatchNorm(3, comm=comm, **(options if comm.rank == 1 else {}))
+        layer.init_identity(np.random.default_rng(comm.rank).normal(size=(4, 3)))
+
+    errors = on_ranks(2, run)
+    assert all(isinstance(error, ValueError) and str(error).startswith(message) for error in errors), errors
+
+
 @pytest.mark.parametrize("name", ["x", "residual", "where", "weight", "running_mean"])
 def test_an_output_that_overlaps_is_refused_everywhere(name: str) -> None:
     def run(comm: ThreadComm) -> str:

@@ -16,7 +16,7 @@ from fastbn._layer.lengths import where_within
 from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, limits_at, renormalization
 from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
 from fastbn._moments.moments import Moments
-from fastbn._npz import not_written, read_npz, refuse_json, write_npz
+from fastbn._npz import not_written, read_npz, save_npz
 from fastbn._validation import (
     LARGEST,
     Momentum,
@@ -47,7 +47,7 @@ _LATER = {
     "on_single": "error",
     "renorm": None,
 }
-# Left out where they are what `affine` is.
+# repr and files leave these out where they equal `affine`.
 _PARTS = ("use_weight", "use_bias")
 
 
@@ -60,10 +60,10 @@ class _LastCall:
 
     x: Array
     dtype: np.dtype[Any]  # y's
-    where: Any = None  # this and weights: None where the running statistics normalized
+    where: Any = None  # this and weights: None too after a call that the running statistics normalized
     weights: Any = None
     residual: Array | None
-    mean: Array | None = None  # the batch's; this and invstd: None where the running statistics normalized
+    mean: Array | None = None  # the batch's; this and invstd: None after such a call
     invstd: Array | None = None
     count: Array | None = None  # where channels differ in it
     renormalization: Renormalization | None = None  # None: there was none
@@ -204,7 +204,8 @@ class BatchNorm:
     grad_bias: Array | None
     running_mean: Array | None
     running_var: Array | None
-    _last: _LastCall | Literal["overwritten"] | None  # the second: the last call's y is where backward needs x
+    # "overwritten": the last call's y is where backward needs x; "collecting": inside `population_statistics`.
+    _last: _LastCall | Literal["overwritten", "collecting"] | None
     _populations: tuple[Moments, ...] = ()  # those that `population_statistics` collects at the moment
 
     def __init__(
@@ -466,8 +467,8 @@ class BatchNorm:
         Parameters
         ----------
         parameters : bool, default False
-            Whether weight and bias are frozen too: ``grad_weight`` and ``grad_bias`` become 0, and `backward` leaves
-            them so.
+            Whether weight and bias are frozen too: ``grad_weight`` and ``grad_bias`` become 0, and `backward` of later
+            calls leaves them 0; that of a call before this one fills them.
 
         Returns
         -------
@@ -693,9 +694,7 @@ class BatchNorm:
         arrays = self.state_dict()
         modes = _MODES if self.frozen else _MODES[:1]
         config = self._options() | {name: getattr(self, name) for name in modes}
-        refuse_json(path, "state_dict gives arrays for JSON")
-        with open(path, "wb") as file:
-            write_npz(file, config, arrays)
+        save_npz(path, config, arrays, "state_dict gives arrays for JSON")
 
     @classmethod
     def load(cls: type[L], path: str | os.PathLike[str]) -> L:
@@ -812,9 +811,6 @@ class BatchNorm:
         >>> bool(np.allclose(BatchNorm().init_identity(x)(x), x, rtol=1e-14))
         True
         """
-        for name in ("affine", *_PARTS):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must be True for init_identity, got {getattr(self, name)}")
         mean, invstd, values = self._statistics_for_identity(x)
         with np.errstate(all="ignore"):
             # Unlike sqrt(var + eps), this is finite also where var is not: in float64 at 1e200.
@@ -958,6 +954,9 @@ class BatchNorm:
         """Return mean and invstd of x, and how many values a channel has: of all ranks where there is a `comm`."""
 
         def checked() -> Array:
+            for name in ("affine", *_PARTS):
+                if not getattr(self, name):
+                    raise ValueError(f"{name} must be True for init_identity, got {getattr(self, name)}")
             batch = converted("x", x)
             self._check_features(batch)
             return batch
@@ -968,7 +967,7 @@ class BatchNorm:
 
         def offer() -> dict[str, Any]:
             batch = checked()
-            same = {"the features' shape": self._features_of(batch), "eps": self.eps}
+            same = {"the features' shape": self._features_of(batch), "eps": self.eps, "dtype": self.dtype.name}
             return synchronized.statistics_offer(batch, self.axis, None, None, self.eps) | {"same": same}
 
         offers = synchronized.gathered(self.comm, "init_identity", offer)
@@ -984,8 +983,6 @@ class BatchNorm:
         self, last: _LastCall, x: Array, where: Any, weights: Any, residual: Array | None, out: Array | None
     ) -> Array:
         """Do what `_normalize_by_batch` does, by the statistics of the batches of all ranks."""
-        skip = checked_choice("on_nonfinite", self.on_nonfinite) == "skip"
-        single = checked_choice("on_single", self.on_single) == "biased"
         running = [array for array in (self.running_mean, self.running_var) if array is not None]
         epilogue = {"residual": residual, "activation": self.activation, "negative_slope": self.negative_slope}
         epilogue["out"] = out
@@ -1003,11 +1000,13 @@ class BatchNorm:
                 "momentum": self._momentum_now(),
             }
             same |= {"correction": self.correction, "dtype": self.dtype.name, "renorm": renorm}
-            same |= {name: getattr(self, name) for name in ("track_running_stats", "on_nonfinite", "on_single")}
+            same |= {"track_running_stats": self.track_running_stats}
+            same |= {name: checked_choice(name, getattr(self, name)) for name in ("on_nonfinite", "on_single")}
             return found | {"same": same}
 
         offers = synchronized.gathered(self.comm, "forward", offer)
         momentum: float = offers[0]["same"]["momentum"]
+        skip, single = self.on_nonfinite == "skip", self.on_single == "biased"
         found = synchronized.statistics_of(offers, self.eps)
         remembers = self.track_running_stats and not self._populations
         synchronized.check_trainable(found, correction=self.correction if remembers else None, single=single)
@@ -1064,7 +1063,10 @@ class BatchNorm:
         return renormalization(batch, running_mean, running_var, self.eps, now)
 
     def _running_invstd(self) -> Array:
-        shifted = self._require(self.running_var).astype(np.float64) + self.eps
+        running_var = self._require(self.running_var)
+        if (running_var < 0).any():
+            raise ValueError(f"running_var must not be negative, got {np.nanmin(running_var)}")
+        shifted = running_var.astype(np.float64) + self.eps
         with np.errstate(divide="ignore"):
             return np.where(shifted == 0, 0.0, 1.0 / np.sqrt(shifted))
 
@@ -1124,8 +1126,10 @@ def _all_finite(*arrays: Array) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def _checked_gradient(last: _LastCall | Literal["overwritten"] | None, dy: npt.ArrayLike) -> tuple[_LastCall, Array]:
-    if last is None:
+def _checked_gradient(
+    last: _LastCall | Literal["overwritten", "collecting"] | None, dy: npt.ArrayLike
+) -> tuple[_LastCall, Array]:
+    if last is None or last == "collecting":
         raise RuntimeError("backward needs a call of the layer before it, got none")
     if last == "overwritten":
         raise RuntimeError("backward needs x, and with an activation the residual, but the call's out= wrote over it")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._validation import INT_END, Shape, converted, refuse_masked
+from fastbn._validation import INT_END, Shape, converted, is_floating, refuse_masked
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -70,7 +70,7 @@ def checked_state(
 def _checked_numbers(name: str, value: Any) -> Array:
     array = converted(name, value)
     refuse_masked(name, array)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "iu" and not is_floating(array.dtype):
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array
 

@@ -25,7 +25,7 @@ from fastbn._moments.provenance import (
     checked_provenance,
     provenance_of,
 )
-from fastbn._npz import not_written, read_npz, refuse_json, write_npz
+from fastbn._npz import not_written, read_npz, save_npz, write_npz
 from fastbn._validation import (
     LARGEST,
     Axis,
@@ -58,7 +58,7 @@ if hasattr(os, "register_at_fork"):
 class _Seen(NamedTuple):
     """All that Moments have seen, never written to: copies share it, and a thread that reads it has one state."""
 
-    statistics: Statistics | None = None  # this and extremes: None while nothing was seen
+    statistics: Statistics | None = None  # this and extremes: None until data were seen
     extremes: Extremes | None = None
     provenance: Provenance = UNKNOWN
 
@@ -120,9 +120,9 @@ class Moments:
     The relative error of the variance is that of `fastbn.moments`, whatever mean / std is; data that are constant have
     an m2 of exactly 0. Values beyond 1e150 may have an infinite m2.
 
-    Names go with the statistics: into files and dicts and out of them, and in merging, which refuses other names. So do
-    the ``scale``, ``axis`` and ``mode`` that `fastbn.stream` was given, which `fastbn.standardize` goes by; in merging,
-    what differs of these is forgotten.
+    Names go with the statistics, into files and dicts and out of them. So do the ``scale``, ``axis`` and ``mode`` that
+    `fastbn.stream` was given, which `fastbn.standardize` goes by. Merging refuses other names or another scale; an axis
+    or a mode that differs is forgotten.
 
     Threads may `update` and `merge` into the same Moments at once: nothing is lost, and who unpacks them, or asks for a
     variance, meets the state before an update or after it. The last bits depend on the order in which the threads come.
@@ -354,8 +354,8 @@ class Moments:
         Raises
         ------
         TypeError, ValueError
-            If `other` is something else, has other features or other names of them, or the sum of the two counts is
-            beyond float64. Nothing is taken in then.
+            If `other` is something else, has other features, other names of them or another scale, or the sum of the
+            two counts is beyond float64. Nothing is taken in then.
 
         Examples
         --------
@@ -508,7 +508,7 @@ class Moments:
         bytes
         """
         with io.BytesIO() as file:
-            self._write(file)
+            write_npz(file, *self._content())
             return file.getvalue()
 
     @classmethod
@@ -551,9 +551,7 @@ class Moments:
         ValueError, OSError
             If the name ends in .json, whose content `to_dict` gives; if the file cannot be written.
         """
-        refuse_json(path, "to_dict says how JSON is written")
-        with open(path, "wb") as file:
-            self._write(file)
+        save_npz(path, *self._content(), "to_dict says how JSON is written")
 
     @classmethod
     def load(cls: type[M], path: str | os.PathLike[str]) -> M:
@@ -616,12 +614,13 @@ class Moments:
     def _options(self) -> dict[str, Any]:
         return {"nan": self._nan, "extremes": self._extremes}
 
-    def _write(self, file: BinaryIO) -> None:
+    def _content(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the options and the arrays of a file."""
         held = self.to_dict()
         config: dict[str, Any] = {key: held.pop(key) for key in _CONFIG if key in held}
         if "names" in held:
             held["names"] = np.array(held["names"], np.str_)
-        write_npz(file, config, held)
+        return config, held
 
     @classmethod
     def _read(cls: type[M], file: BinaryIO, shown: str, rule: str) -> M:
@@ -660,7 +659,10 @@ def _brief(value: Any) -> str:
 
 
 def _as_number(value: Any, alone: bool) -> Any:
-    """Return numbers of which NaN and infinity are spelled as JSON, which has neither, must spell them."""
+    """Return a value of JSON, which has neither NaN nor infinity, as numbers: "inf", "-inf" and, in a list, null.
+
+    A null that stands alone is NaN in what the command wrote, and elsewhere says that there is no value.
+    """
     if isinstance(value, list):
         return [_as_number(item, True) for item in value]
     if value is None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastbn._atomic import replacing
 from fastbn._moments.moments import Moments
 from fastbn._validation import Shape
-from fastbn.io.atomic import replacing
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2

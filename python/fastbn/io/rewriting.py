@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fastbn import _core
+from fastbn._atomic import removed, replacing
 from fastbn._moments.moments import Moments, divisor_variance
-from fastbn.io.atomic import removed, replacing
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces

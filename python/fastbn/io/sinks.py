@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fastbn._atomic import removed
 from fastbn._validation import Shape
-from fastbn.io.atomic import removed
 from fastbn.io.checkpoints import Progress
 from fastbn.io.options import Array, Options
 from fastbn.io.places import FORMATS, TABLES, Place, suffix_of

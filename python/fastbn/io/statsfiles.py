@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from fastbn._atomic import replacing
 from fastbn._moments.moments import Moments
 from fastbn._moments.provenance import Provenance
 from fastbn._npz import not_written, read_npz, write_npz
-from fastbn.io.atomic import replacing
 from fastbn.io.options import Path, checked_mode
 
 KIND = "fastbn statistics"

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastbn._atomic import removed
 from fastbn._validation import Shape
 from fastbn.io.arrays import PACKING, contiguous, data_sets, referred, zarr_format
-from fastbn.io.atomic import removed
 from fastbn.io.options import Array, Path
 from fastbn.io.places import FORMATS, Place, split, suffix_of
 from fastbn.io.sources import Origin, needed
