@@ -1,8 +1,10 @@
-// From Python objects to what the engine reads. Every refusal is a TypeError or ValueError that
-// names the argument, the rule and the value; no arithmetic.
+// From Python objects to what the engine reads and writes: arrays, axes, numbers; results, which
+// are fresh memory or the caller's, checked. Every refusal is a TypeError or ValueError that names
+// the argument, the rule and the value; no arithmetic.
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <string>
 
 #include "bindings/python.hpp"
@@ -47,7 +49,6 @@ struct ResultType {
 };
 // As numpy.dtype takes it, or None. Raises TypeError for any but the floating-point types.
 ResultType dtype_argument(const Argument& argument);
-PyObject* numpy_dtype(const ArrayArg& array);
 std::string name_of(PyObject* dtype);
 
 // What the axes of x make its features.
@@ -65,7 +66,37 @@ std::string text_argument(const Argument& argument);
 int threads_argument(const Argument& argument);
 std::ptrdiff_t bytes_argument(const Argument& argument);
 
-// Refusals, with the value as Python shows it.
+// ---- Arrays that are written to ----
+
+// A NumPy array to be written to: never converted.
+ArrayArg writable_argument(const Argument& argument);
+
+// The array a result goes to: `out`, checked, or a fresh one in like's memory order and of type
+// `type`, or where that is empty of like's result_type_of. `out` may be exactly one of the arrays
+// in `sources`, and shares no memory with any of `others`, nor partly with a source.
+ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
+                         std::initializer_list<const ArrayArg*> sources,
+                         std::initializer_list<const ArrayArg*> others);
+// The same of a result whose axes are like's in another order: axis i is like's axis order.axis[i].
+// A fresh array is C-contiguous. What is returned is seen in like's order; its owner is the result.
+ArrayArg output_argument(const Argument& out, const ResultType& type, const ArrayArg& like,
+                         const AxisList& order, std::initializer_list<const ArrayArg*> sources,
+                         std::initializer_list<const ArrayArg*> others);
+// A fresh array in like's memory order.
+ArrayArg output_like(const char* name, const ArrayArg& like, const ResultType& type);
+
+// What results have where the caller does not say: the floating-point type of the data, in this
+// machine's byte order; float64 for integers of 64 bits, float32 for others.
+ResultType result_type_of(const ArrayArg& data);
+
+// Raises ValueError if the two share memory.
+void check_disjoint(const ArrayArg& written, const ArrayArg& other);
+
+// A fresh float64 array, one value per channel.
+py::object statistic_array(const Features& features);
+
+// ---- Refusals, with the value as Python shows it ----
+
 std::string shown(PyObject* value);
 std::string type_name(PyObject* value);
 [[noreturn]] void wrong_type(const std::string& name, const std::string& rule,

@@ -8,13 +8,12 @@
 #include <type_traits>
 #include <utility>
 
-#include "bindings/numpy.hpp"
 #include "bindings/pool.hpp"
 #include "engine/array.hpp"
 
 namespace fastbn::bindings {
 
-// ---- DLPack's structs, as dlpack.h of its version 1.1 has them ----
+// ---- DLPack's structs, laid out as dlpack.h of its version 1.1 has them ----
 
 constexpr std::int32_t on_cpu = 1;
 constexpr std::int32_t on_cpu_for_cuda = 3;  // pinned memory
@@ -28,11 +27,6 @@ enum TypeCode : std::uint8_t {
     code_bool = 6,
 };
 
-struct Device {
-    std::int32_t type;
-    std::int32_t id;
-};
-
 struct DataType {
     std::uint8_t code;
     std::uint8_t bits;
@@ -41,7 +35,8 @@ struct DataType {
 
 struct Tensor {
     void* data;
-    Device device;
+    std::int32_t device;
+    std::int32_t device_id;
     std::int32_t ndim;
     DataType dtype;
     std::int64_t* shape;
@@ -55,14 +50,11 @@ struct ManagedTensor {
     void (*deleter)(ManagedTensor* self);
 };
 
-struct Version {
-    std::uint32_t major;
-    std::uint32_t minor;
-};
 constexpr std::uint32_t known_major = 1;
 
 struct VersionedTensor {
-    Version version;
+    std::uint32_t major;
+    std::uint32_t minor;
     void* context;
     void (*deleter)(VersionedTensor* self);
     std::uint64_t flags;
@@ -94,7 +86,7 @@ const StorageType* storage_type_of(const DataType& type) {
 }
 
 py::object numpy_dtype_of(const StorageType& type) {
-    if (type.num != known_by_name) return dtype_of(type.num);
+    if (type.num != known_by_name) return dtype_of_num(type.num);
     return call(imported("numpy", "dtype"), imported("ml_dtypes", type.name).ptr());
 }
 
@@ -104,8 +96,7 @@ bool is_on_cpu(std::int32_t device) {
 
 // An array of the tensor's memory; empty where NumPy has none like it.
 py::object array_on(const Tensor& tensor, const py::object& owner, bool writeable) {
-    if (!is_on_cpu(tensor.device.type) || tensor.ndim < 0 || tensor.ndim > max_dimensions)
-        return {};
+    if (!is_on_cpu(tensor.device) || tensor.ndim < 0 || tensor.ndim > max_dimensions) return {};
     const StorageType* const type = storage_type_of(tensor.dtype);
     if (type == nullptr) return {};
     const py::object dtype = numpy_dtype_of(*type);
@@ -140,7 +131,7 @@ py::object array_of_capsule(PyObject* capsule, const char* name, const char* use
     }));
     if (PyCapsule_SetName(capsule, used_name) != 0) throw PythonError();
     if constexpr (std::is_same_v<Managed, VersionedTensor>) {
-        if (managed->version.major > known_major) return {};
+        if (managed->major > known_major) return {};
     }
     return array_on(managed->tensor, owner, false);
 }
@@ -216,7 +207,8 @@ py::object exported(PyObject* value) {
 
 // DLPack's DLPackExchangeAPI of version 1.3: functions in C, for all objects of a type.
 struct ExchangeApi {
-    Version version;
+    std::uint32_t major;
+    std::uint32_t minor;
     const ExchangeApi* previous;
     void* allocate;
     void* managed_from_object;
@@ -237,7 +229,7 @@ const ExchangeApi* exchange_api_of_type(PyObject* type) {
     const auto* const api =
         static_cast<ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
     if (api == nullptr) throw PythonError();
-    return api->version.major == known_major ? api : nullptr;
+    return api->major == known_major ? api : nullptr;
 }
 
 namespace {
@@ -295,11 +287,15 @@ py::object object_of(const ExchangeApi& api, const ArrayRef& array,
         tensor->strides[i] = array.strides[i] / itemsize;
     }
     VersionedTensor& managed = tensor->managed;
-    managed.version = {known_major, 0};
+    managed.major = known_major;
     managed.context = tensor.get();
     managed.deleter = delete_result;
-    managed.tensor = {array.data,    {on_cpu, 0},     array.ndim, data_type_of(array.dtype),
-                      tensor->shape, tensor->strides, 0};
+    managed.tensor.data = array.data;
+    managed.tensor.device = on_cpu;
+    managed.tensor.ndim = array.ndim;
+    managed.tensor.dtype = data_type_of(array.dtype);
+    managed.tensor.shape = tensor->shape;
+    managed.tensor.strides = tensor->strides;
     void* object = nullptr;
     if (api.object_from_managed(&tensor.release()->managed, &object) != 0) throw PythonError();
     return owned(static_cast<PyObject*>(object));
@@ -409,7 +405,7 @@ std::int64_t* integer_by_exchange_api(PyObject* value) {
     const DataType type = tensor.dtype;
     const bool one_integer =
         type.code == code_int && type.bits == 64 && type.lanes == 1 && tensor.ndim == 0;
-    if (!one_integer || !is_on_cpu(tensor.device.type) || tensor.data == nullptr) return nullptr;
+    if (!one_integer || !is_on_cpu(tensor.device) || tensor.data == nullptr) return nullptr;
     char* const data = static_cast<char*>(tensor.data) + tensor.byte_offset;
     return reinterpret_cast<std::int64_t*>(data);
 }
@@ -422,7 +418,7 @@ bool count_by_exchange_api(PyObject* value) {
 
 ArrayRef floats_of(const ExchangeApi& api, PyObject* value) {
     Tensor tensor{};
-    if (!find_tensor(api, value, tensor) || !is_on_cpu(tensor.device.type)) return {};
+    if (!find_tensor(api, value, tensor) || !is_on_cpu(tensor.device)) return {};
     const std::optional<ArrayRef> array = array_like(tensor);
     return array && array->size() > 0 ? *array : ArrayRef();
 }

@@ -2,19 +2,16 @@
 // allocate results and release the interpreter lock round the engine; other libraries' arrays; and
 // settings. fastbn's Python functions document them.
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings/arguments.hpp"
 #include "bindings/dlpack.hpp"
-#include "bindings/numpy.hpp"
-#include "bindings/outputs.hpp"
 #include "bindings/pool.hpp"
 #include "bindings/signature.hpp"
+#include "engine/batch.hpp"
 #include "engine/dispatch.hpp"
-#include "engine/features.hpp"
 #include "engine/machine.hpp"
 #include "engine/operations.hpp"
 #include "engine/threads.hpp"
@@ -25,35 +22,36 @@ namespace {
 
 // ---- What the functions on arrays have in common ----
 
-// x with the axes that are its features, and what may come with it.
+// x with the axes that are its features, and what may come with it: the arguments, which keep the
+// arrays alive, and the same as the engine sees it.
 struct Inputs {
-    explicit Inputs(const Arguments& arguments)
-        : x(array_argument(arguments.x)),
-          features(features_argument(x, arguments.axis)),
-          weight(optional_argument(arguments.weight)),
-          bias(optional_argument(arguments.bias)),
-          where(broadcast_argument(arguments.where, Kind::boolean, x)),
-          weights(broadcast_argument(arguments.weights, Kind::data, x)),
-          residual(optional_argument(arguments.residual, Kind::floating)),
-          activation(activation_argument(arguments.activation, arguments.negative_slope)) {}
+    explicit Inputs(const Arguments& arguments) {
+        x = array_argument(arguments.x);
+        batch.features = features_argument(x, arguments.axis);
+        weight = optional_argument(arguments.weight);
+        bias = optional_argument(arguments.bias);
+        where = broadcast_argument(arguments.where, Kind::boolean, x);
+        weights = broadcast_argument(arguments.weights, Kind::data, x);
+        residual = optional_argument(arguments.residual, Kind::floating);
+        batch.x = x.ref;
+        batch.where = where.ref;
+        batch.weights = weights.ref;
+        batch.weight = weight.ref;
+        batch.bias = bias.ref;
+        batch.epilogue.residual = residual.ref;
+        batch.epilogue.activation =
+            activation_argument(arguments.activation, arguments.negative_slope);
+    }
 
     bool weighted() const { return where || weights; }
-    std::ptrdiff_t bytes() const {
-        return features.channels * features.count * size_of(x.ref.dtype);
-    }
-    Weighting weighting(bool omit_nan = false) const { return {where.ref, weights.ref, omit_nan}; }
-    Epilogue<ArrayRef> epilogue() const { return {residual.ref, activation, clip}; }
-    Parameters parameters() const { return {weight.ref, bias.ref}; }
 
     ArrayArg x;
-    Features features;
     ArrayArg weight;
     ArrayArg bias;
-    ArrayArg where;  // this and weights seen in x's shape
+    ArrayArg where;
     ArrayArg weights;
     ArrayArg residual;
-    Activation activation;
-    double clip = std::numeric_limits<double>::infinity();
+    Batch batch;
 };
 
 void check_both_or_neither(const Argument& mean, const Argument& var) {
@@ -68,66 +66,69 @@ void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
                     const char* typed_name) {
     if (!residual || residual.ref.dtype == type) return;
     wrong_type(residual.name, std::string("have ") + typed_name + "'s dtype " + name_of(numpy_type),
-               name_of(numpy_dtype(residual)));
+               name_of(dtype_of_array(residual.owner.ptr())));
 }
 
 // ---- Statistics ----
 
 // How many values a channel has, as a result: the array `counts`; or one number for all channels,
 // where there is no such array, or where `may_be_number` and every channel counts all its values.
-py::object count_result(const Features& features, const std::optional<StatisticArray>& counts,
-                        bool may_be_number) {
+py::object count_result(const Features& features, const py::object& counts, bool may_be_number) {
+    if (!counts) return to_python(features.count);
+    const double* const values = doubles_of(counts);
     const auto all = static_cast<double>(features.count);
     const auto is_all = [&](double count) { return count == all; };
-    const bool is_number =
-        !counts ||
-        (may_be_number && std::all_of(counts->data(), counts->data() + features.channels, is_all));
-    return is_number ? to_python(features.count) : counts->array();
+    const bool is_number = may_be_number && std::all_of(values, values + features.channels, is_all);
+    return is_number ? to_python(features.count) : counts;
 }
 
 // Returns (count, mean, m2, low part of the mean, least value, largest value); the last two are
 // None unless `extremes`. With omit_nan alone, count is a number where there was no NaN.
 py::object moments(const Arguments& arguments) {
-    const Inputs in(arguments);
-    const bool omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
+    Inputs in(arguments);
+    const Features& features = in.batch.features;
+    in.batch.omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
     const bool extremes = bool_argument(arguments.extremes);
-    const StatisticArray mean(in.features);
-    const StatisticArray m2(in.features);
-    const StatisticArray mean_lo(in.features);
-    std::optional<StatisticArray> count;
-    std::optional<StatisticArray> min;
-    std::optional<StatisticArray> max;
+    const py::object mean = statistic_array(features);
+    const py::object m2 = statistic_array(features);
+    const py::object mean_lo = statistic_array(features);
+    py::object count;
+    py::object min = none();
+    py::object max = none();
     Statistics out;
-    out.mean = mean.data();
-    out.mean_lo = mean_lo.data();
-    out.m2 = m2.data();
-    if (in.weighted() || omit_nan) out.count = count.emplace(in.features).data();
-    if (extremes) {
-        out.min = min.emplace(in.features).data();
-        out.max = max.emplace(in.features).data();
+    out.mean = doubles_of(mean);
+    out.mean_lo = doubles_of(mean_lo);
+    out.m2 = doubles_of(m2);
+    if (in.weighted() || in.batch.omit_nan) {
+        count = statistic_array(features);
+        out.count = doubles_of(count);
     }
-    without_gil(in.bytes(),
-                [&] { fastbn::moments(in.x.ref, in.features, in.weighting(omit_nan), out); });
-    return tuple_of(count_result(in.features, count, !in.weighted()), mean.array(), m2.array(),
-                    mean_lo.array(), min ? min->array() : none(), max ? max->array() : none());
+    if (extremes) {
+        min = statistic_array(features);
+        max = statistic_array(features);
+        out.min = doubles_of(min);
+        out.max = doubles_of(max);
+    }
+    without_gil(in.batch.x.bytes(), [&] { fastbn::moments(in.batch, out); });
+    return tuple_of(count_result(features, count, !in.weighted()), mean, m2, mean_lo, min, max);
 }
 
 // Returns (least value, largest value).
 py::object value_range(const Arguments& arguments) {
-    const Inputs in(arguments);
-    const bool omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
-    const StatisticArray min(in.features);
-    const StatisticArray max(in.features);
-    without_gil(in.bytes(), [&] {
-        fastbn::value_range(in.x.ref, in.features, in.weighting(omit_nan), min.data(), max.data());
-    });
-    return tuple_of(min.array(), max.array());
+    Inputs in(arguments);
+    in.batch.omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
+    const py::object min = statistic_array(in.batch.features);
+    const py::object max = statistic_array(in.batch.features);
+    double* const least = doubles_of(min);
+    double* const largest = doubles_of(max);
+    without_gil(in.batch.x.bytes(), [&] { fastbn::value_range(in.batch, least, largest); });
+    return tuple_of(min, max);
 }
 
 // Raises what the other functions would for these arguments.
 py::object check_weights(const Arguments& arguments) {
     const Inputs in(arguments);
-    without_gil(in.bytes(), [&] { fastbn::check_weights(in.weighting(), in.x.ref, in.features); });
+    without_gil(in.batch.x.bytes(), [&] { fastbn::check_weights(in.batch); });
     return none();
 }
 
@@ -159,29 +160,30 @@ ArrayArg train(const Inputs& in, const Arguments& arguments, const Statistics& s
     ArrayArg y = output_argument(
         arguments.out, dtype_argument(arguments.dtype), in.x, {&in.x, &in.residual},
         {&in.where, &in.weights, &in.weight, &in.bias, &running_mean, &running_var});
-    check_residual(in.residual, y.ref.dtype, numpy_dtype(y), "y");
-    without_gil(in.bytes(), [&] {
-        fastbn::train(in.x.ref, y.ref, in.features, in.weighting(), in.epilogue(), in.parameters(),
-                      eps, running, allow_single, statistics);
-    });
+    check_residual(in.residual, y.ref.dtype, dtype_of_array(y.owner.ptr()), "y");
+    without_gil(in.batch.x.bytes(),
+                [&] { fastbn::train(in.batch, y.ref, eps, running, allow_single, statistics); });
     return y;
 }
 
 // Returns (y, mean, var, invstd, count).
 py::object batch_norm_train(const Arguments& arguments) {
     const Inputs in(arguments);
-    const StatisticArray mean(in.features);
-    const StatisticArray var(in.features);
-    const StatisticArray invstd(in.features);
-    std::optional<StatisticArray> count;
+    const Features& features = in.batch.features;
+    const py::object mean = statistic_array(features);
+    const py::object var = statistic_array(features);
+    const py::object invstd = statistic_array(features);
+    py::object count;
     Statistics out;
-    out.mean = mean.data();
-    out.var = var.data();
-    out.invstd = invstd.data();
-    if (in.weighted()) out.count = count.emplace(in.features).data();
+    out.mean = doubles_of(mean);
+    out.var = doubles_of(var);
+    out.invstd = doubles_of(invstd);
+    if (in.weighted()) {
+        count = statistic_array(features);
+        out.count = doubles_of(count);
+    }
     const ArrayArg y = train(in, arguments, out);
-    return tuple_of(y.owner, mean.array(), var.array(), invstd.array(),
-                    count_result(in.features, count, false));
+    return tuple_of(y.owner, mean, var, invstd, count_result(features, count, false));
 }
 
 // Whether refuse_infinity found x to hold infinity is known only once y is written.
@@ -194,12 +196,11 @@ void check_nothing_overwritten(const Argument& out) {
 // Writes y by the statistics that are given, and returns it.
 py::object transform(const Inputs& in, const ArrayArg& mean, const ArrayArg& mean_lo,
                      const ArrayArg& var, double eps, const ArrayArg& y, bool refuse_infinity) {
-    check_residual(in.residual, y.ref.dtype, numpy_dtype(y), "y");
+    check_residual(in.residual, y.ref.dtype, dtype_of_array(y.owner.ptr()), "y");
     bool infinite = false;
-    without_gil(in.bytes(), [&] {
-        infinite =
-            fastbn::normalize(in.x.ref, y.ref, in.features, in.epilogue(), mean.ref, mean_lo.ref,
-                              var.ref, in.parameters(), eps, refuse_infinity, mean.name, var.name);
+    without_gil(in.batch.x.bytes(), [&] {
+        infinite = fastbn::normalize(in.batch, y.ref, mean.ref, mean_lo.ref, var.ref, eps,
+                                     refuse_infinity, mean.name, var.name);
     });
     if (infinite) raise(PyExc_ValueError, "x must not hold infinity, got at least one");
     return y.owner;
@@ -211,7 +212,7 @@ py::object batch_norm(const Arguments& arguments) {
     if (bool_argument(arguments.training)) {
         // The engine writes the batch's statistics to memory that ends with the call: on the stack
         // for up to 256 channels.
-        const std::ptrdiff_t n = in.features.channels;
+        const std::ptrdiff_t n = in.batch.features.channels;
         const std::ptrdiff_t arrays = in.weighted() ? 3 : 2;
         const Buffer<4096> memory(arrays * n * static_cast<std::ptrdiff_t>(sizeof(double)));
         Statistics out;
@@ -228,8 +229,7 @@ py::object batch_norm(const Arguments& arguments) {
         raise(PyExc_ValueError, "running_mean must be given where training is False, got None");
     }
     if (in.weighted()) {
-        without_gil(in.bytes(),
-                    [&] { fastbn::check_weights(in.weighting(), in.x.ref, in.features); });
+        without_gil(in.batch.x.bytes(), [&] { fastbn::check_weights(in.batch); });
     }
     const ArrayArg mean = array_argument(arguments.running_mean);
     const ArrayArg var = array_argument(arguments.running_var);
@@ -242,7 +242,7 @@ py::object batch_norm(const Arguments& arguments) {
 // Returns y. refuse_infinity: ValueError where x holds it, found while y is written.
 py::object normalize(const Arguments& arguments) {
     Inputs in(arguments);
-    if (!arguments.clip.is_none()) in.clip = real_argument(arguments.clip);
+    if (!arguments.clip.is_none()) in.batch.epilogue.clip = real_argument(arguments.clip);
     const ArrayArg mean = array_argument(arguments.mean);
     const ArrayArg var = array_argument(arguments.var);
     const ArrayArg mean_lo = optional_argument(arguments.mean_lo);
@@ -264,7 +264,7 @@ py::object normalize(const Arguments& arguments) {
 py::object residual_gradient(const Inputs& in, const ArrayArg& dy, const ResultType& type,
                              const ArrayArg& dx, ArrayRef& dz) {
     if (!in.residual) return {};
-    if (in.activation.kind != ActivationKind::none) {
+    if (in.batch.epilogue.activation.kind != ActivationKind::none) {
         const ArrayArg array = output_like("dresidual", in.x, type);
         dz = array.ref;
         return array.owner;
@@ -278,101 +278,70 @@ py::object residual_gradient(const Inputs& in, const ArrayArg& dy, const ResultT
     return dy.owner;
 }
 
-// The results of a backward pass; those that were not asked for are empty.
-struct Gradients {
-    py::object dx;
-    py::object dweight;
-    py::object dbias;
-    py::object dresidual;
-};
-
-// What the forward pass normalized by. The means over a larger batch are given where the sums are
-// not wanted.
-struct NormalizedBy {
-    NormalizedBy(const Arguments& arguments, const Inputs& in, bool wants_sums)
-        : mean(array_argument(arguments.mean)), invstd(array_argument(arguments.invstd)) {
-        // Without weights the count is the number of values, whatever the caller says.
-        if (in.weighted()) count = optional_argument(arguments.count);
-        if (wants_sums) return;
+// The sums and dx, which follows from them; or the sums alone; or dx alone, from the means over a
+// larger batch that the caller gives. Returns those that are wanted of (dx, dweight, dbias), and
+// with a residual the gradient of that after dx and the sums.
+py::object backward(const Arguments& arguments, bool wants_sums, bool wants_dx) {
+    const Inputs in(arguments);
+    const ArrayArg dy = array_argument(arguments.dy);
+    const ArrayArg mean = array_argument(arguments.mean);
+    const ArrayArg invstd = array_argument(arguments.invstd);
+    // Without weights the count is the number of values, whatever the caller says.
+    ArrayArg count;
+    if (in.weighted()) count = optional_argument(arguments.count);
+    ArrayArg mean_dy;
+    ArrayArg mean_dy_xhat;
+    if (!wants_sums) {
         mean_dy = array_argument(arguments.mean_dy);
         mean_dy_xhat = array_argument(arguments.mean_dy_xhat);
     }
-
-    Normalization engine(const Arguments& arguments, const Inputs& in) const {
-        Normalization by;
-        by.mean = mean.ref;
-        by.invstd = invstd.ref;
-        by.count = count.ref;
-        by.parameters = in.parameters();
-        by.through_statistics = bool_argument(arguments.through_statistics);
-        by.allow_single = bool_argument(arguments.allow_single);
-        by.mean_dy = mean_dy.ref;
-        by.mean_dy_xhat = mean_dy_xhat.ref;
-        return by;
-    }
-
-    ArrayArg mean;
-    ArrayArg invstd;
-    ArrayArg count;
-    ArrayArg mean_dy;
-    ArrayArg mean_dy_xhat;
-};
-
-// The sums and dx, which follows from them; or the sums alone; or dx alone, from the means over a
-// larger batch that the caller gives.
-Gradients backward(const Arguments& arguments, bool wants_sums, bool wants_dx) {
-    const Inputs in(arguments);
-    const ArrayArg dy = array_argument(arguments.dy);
-    const NormalizedBy by(arguments, in, wants_sums);
     const ResultType type = result_type_of(dy);  // of dx and the residual's gradient
     check_residual(in.residual, type.engine, type.numpy.ptr(),
                    is_float(dy.ref.dtype) ? "dy" : "dx");
-    const Normalization normalization = by.engine(arguments, in);
-    Gradients results;
-    GradientsOut out{};
+    Normalization by;
+    by.mean = mean.ref;
+    by.invstd = invstd.ref;
+    by.count = count.ref;
+    by.through_statistics = bool_argument(arguments.through_statistics);
+    by.allow_single = bool_argument(arguments.allow_single);
+    by.mean_dy = mean_dy.ref;
+    by.mean_dy_xhat = mean_dy_xhat.ref;
+    GradientsOut out;
+    ArrayArg dx;
+    py::object dresidual;
     if (wants_dx) {
-        const ArrayArg dx =
-            output_argument(arguments.out, type, in.x, {&dy, &in.x, &in.residual},
-                            {&in.weight, &in.bias, &by.mean, &by.invstd, &in.where, &in.weights,
-                             &by.count, &by.mean_dy, &by.mean_dy_xhat});
+        dx = output_argument(arguments.out, type, in.x, {&dy, &in.x, &in.residual},
+                             {&in.weight, &in.bias, &mean, &invstd, &in.where, &in.weights, &count,
+                              &mean_dy, &mean_dy_xhat});
         out.dx = dx.ref;
-        results.dx = dx.owner;
-        results.dresidual = residual_gradient(in, dy, type, dx, out.dz);
+        dresidual = residual_gradient(in, dy, type, dx, out.dz);
     }
+    py::object dweight;
+    py::object dbias;
     if (wants_sums) {
-        const StatisticArray dweight(in.features);
-        const StatisticArray dbias(in.features);
-        out.dweight = dweight.data();
-        out.dbias = dbias.data();
-        results.dweight = dweight.array();
-        results.dbias = dbias.array();
+        dweight = statistic_array(in.batch.features);
+        dbias = statistic_array(in.batch.features);
+        out.dweight = doubles_of(dweight);
+        out.dbias = doubles_of(dbias);
     }
-    without_gil(in.bytes(), [&] {
-        fastbn::backward(dy.ref, in.x.ref, in.features, in.weighting(), in.epilogue(),
-                         normalization, out);
-    });
-    return results;
+    without_gil(in.batch.x.bytes(), [&] { fastbn::backward(in.batch, dy.ref, by, out); });
+    if (!wants_dx) return tuple_of(dweight, dbias);
+    if (!wants_sums) return dresidual ? tuple_of(dx.owner, dresidual) : tuple_of(dx.owner);
+    return dresidual ? tuple_of(dx.owner, dweight, dbias, dresidual)
+                     : tuple_of(dx.owner, dweight, dbias);
 }
 
 // Returns (dx, dweight, dbias), and with a residual its gradient too.
 py::object batch_norm_backward(const Arguments& arguments) {
-    const Gradients g = backward(arguments, true, true);
-    if (!g.dresidual) return tuple_of(g.dx, g.dweight, g.dbias);
-    return tuple_of(g.dx, g.dweight, g.dbias, g.dresidual);
+    return backward(arguments, true, true);
 }
 
 // Returns (dweight, dbias): the half of the backward pass that goes before what ranks exchange.
-py::object gradient_sums(const Arguments& arguments) {
-    const Gradients g = backward(arguments, true, false);
-    return tuple_of(g.dweight, g.dbias);
-}
+py::object gradient_sums(const Arguments& arguments) { return backward(arguments, true, false); }
 
 // Returns (dx,), and with a residual its gradient too: the half that comes after it. mean_dy and
 // mean_dy_xhat: the sums over all ranks, divided by what all their values weigh.
-py::object input_gradient(const Arguments& arguments) {
-    const Gradients g = backward(arguments, false, true);
-    return g.dresidual ? tuple_of(g.dx, g.dresidual) : tuple_of(g.dx);
-}
+py::object input_gradient(const Arguments& arguments) { return backward(arguments, false, true); }
 
 // ---- Other libraries' arrays ----
 

@@ -3,8 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include "bindings/numpy.hpp"
 #include "bindings/pool.hpp"
+#include "bindings/python.hpp"
 #include "bindings/signature.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/machine.hpp"
@@ -28,15 +28,21 @@ bool is_array(PyObject* value) { return numpy().PyArray_Check_(value); }
 
 bool is_exactly_array(PyObject* value) { return Py_TYPE(value) == numpy().PyArray_Type_; }
 
-ArrayFields fields_of_array(PyObject* array) {
+ArrayRef array_ref(PyObject* array, DType dtype, bool swapped) {
     const auto* const fields = py::detail::array_proxy(array);
-    return {fields->data,
-            fields->nd,
-            fields->dimensions,
-            fields->strides,
-            fields->descr,
-            (fields->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0,
-            (fields->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0};
+    return {fields->data, dtype, fields->nd, fields->dimensions, fields->strides, swapped};
+}
+PyObject* dtype_of_array(PyObject* array) { return py::detail::array_proxy(array)->descr; }
+bool is_writeable(PyObject* array) {
+    const int flags = py::detail::array_proxy(array)->flags;
+    return (flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+}
+bool is_c_contiguous(PyObject* array) {
+    const int flags = py::detail::array_proxy(array)->flags;
+    return (flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
+}
+double* doubles_of(const py::object& array) {
+    return reinterpret_cast<double*>(py::detail::array_proxy(array.ptr())->data);
 }
 
 int num_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dtype).num(); }
@@ -45,7 +51,7 @@ char byteorder_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dt
 
 PyObject* float32_dtype() { return float32; }
 PyObject* float64_dtype() { return float64; }
-py::object dtype_of(int num) { return py::dtype(num); }
+py::object dtype_of_num(int num) { return py::dtype(num); }
 
 py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape) {
     return owned(numpy().PyArray_NewFromDescr_(numpy().PyArray_Type_,

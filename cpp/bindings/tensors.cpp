@@ -17,7 +17,6 @@
 
 #include "bindings/arguments.hpp"
 #include "bindings/dlpack.hpp"
-#include "bindings/numpy.hpp"
 #include "bindings/signature.hpp"
 #include "engine/operations.hpp"
 #include "engine/threads.hpp"
@@ -231,7 +230,8 @@ py::object fresh_like(const ArrayRef& like, ArrayRef& array) {
 
 // ---- Calls ----
 
-// Of batch_norm or of a module, each held, whatever other threads do meanwhile.
+// Of batch_norm or of a module, or one that was recorded; each object held, whatever other threads
+// do meanwhile.
 struct Call {
     py::object x;
     py::object running_mean;
@@ -246,31 +246,18 @@ struct Call {
     py::object momentum;
     bool training = false;
     PyObject* module = nullptr;  // whose call it is, if it is one's
+
+    // Of a recorded call: see statistics_array. Without an activation the bias itself is not kept.
+    py::object statistics;
+    DType bias_type = DType::float32;
 };
 
-// Its tensors, as the engine sees them.
-struct Tensors {
-    ArrayRef x;
-    ArrayRef running_mean;
-    ArrayRef running_var;
-    ArrayRef weight;
-    ArrayRef bias;
-    ArrayRef residual;
-    Features features;
-    Activation activation;
-    double eps = 0.0;
-    double momentum = 0.0;
-
-    Epilogue<ArrayRef> epilogue() const { return {residual, activation}; }
-    Parameters parameters() const { return {weight, bias}; }
-};
-
-bool fits_running(const ArrayRef& running, const Tensors& tensors) {
-    return !running || is_channels(running, tensors.features.channels);
+bool fits_running(const ArrayRef& running, const Features& features) {
+    return !running || is_channels(running, features.channels);
 }
 
-bool share_bytes_with_running(const Tensors& t, const ArrayRef& other) {
-    return other && (share_bytes(t.running_mean, other) || share_bytes(t.running_var, other));
+bool share_bytes_with_running(const Running& running, const ArrayRef& other) {
+    return other && (share_bytes(running.mean, other) || share_bytes(running.var, other));
 }
 
 // Whether the module takes inputs of this rank, as far as PyTorch's own classes say so.
@@ -289,44 +276,56 @@ bool is_number(const py::object& value) {
     return PyFloat_Check(value.ptr()) != 0 || PyLong_Check(value.ptr()) != 0;
 }
 
-// Everything that the engine does not check itself; False where the call is not a simple one.
-bool find_tensors(const Call& call, Tensors& t) {
-    const bool has_momentum = call.training || call.module == nullptr || !call.momentum.is_none();
-    if (!is_number(call.eps) || (has_momentum && !is_number(call.momentum))) return false;
-    try {  // before the tensors, since numbers may be objects whose code changes these
-        t.activation = activation_argument({"activation", call.activation.ptr()},
-                                           {"negative_slope", call.negative_slope.ptr()});
-        t.eps = real_argument({"eps", call.eps.ptr()});
-        if (call.training) t.momentum = real_argument({"momentum", call.momentum.ptr()});
-    } catch (const PythonError&) {
-        return clear_error(torch->argument_errors);
-    }
-    if (!find_values(call.x.ptr(), t.x) || t.x.ndim < 2 || !is_dense(t.x)) return false;
-    if (call.module != nullptr && !takes_rank(call.module, t.x.ndim)) return false;
-    if (!find_values(call.running_mean.ptr(), t.running_mean) ||
-        !find_values(call.running_var.ptr(), t.running_var) ||
-        !find_values(call.weight.ptr(), t.weight) || !find_values(call.bias.ptr(), t.bias) ||
-        !find_values(call.residual.ptr(), t.residual)) {
+// x, which must be dense, weight, bias and residual, and the features; not the activation.
+bool find_batch(const Call& call, Batch& batch) {
+    if (!find_values(call.x.ptr(), batch.x) || batch.x.ndim < 2 || !is_dense(batch.x)) return false;
+    if (!find_values(call.weight.ptr(), batch.weight) ||
+        !find_values(call.bias.ptr(), batch.bias) ||
+        !find_values(call.residual.ptr(), batch.epilogue.residual)) {
         return false;
     }
     AxisList axes;
     axes.push(1);
-    t.features = features_of(t.x, axes);
-    if (static_cast<bool>(t.running_mean) != static_cast<bool>(t.running_var)) return false;
-    if (!fits_running(t.running_mean, t) || !fits_running(t.running_var, t)) return false;
-    for (const ArrayRef* const parameter : {&t.weight, &t.bias}) {
-        if (*parameter && !is_channels(*parameter, t.features.channels)) return false;
+    batch.features = features_of(batch.x, axes);
+    for (const ArrayRef* const parameter : {&batch.weight, &batch.bias}) {
+        if (*parameter && !is_channels(*parameter, batch.features.channels)) return false;
     }
-    return !t.residual ||
-           (t.residual.dtype == t.x.dtype && t.residual.has_shape_of(t.x) && is_dense(t.residual));
+    return !batch.epilogue.residual || batch.epilogue.residual.has_shape_of(batch.x);
 }
 
-bool is_trainable(const Tensors& t) {
-    if (t.features.count < 2 || !(t.eps > 0) || !(t.momentum >= 0 && t.momentum <= 1)) return false;
-    if (!t.running_mean) return true;
-    if (share_bytes(t.running_mean, t.running_var)) return false;
-    for (const ArrayRef* const other : {&t.x, &t.residual, &t.weight, &t.bias}) {
-        if (share_bytes_with_running(t, *other)) return false;
+// Everything that the engine does not check itself; False where the call is not a simple one.
+bool find_tensors(const Call& call, Batch& batch, Running& running, double& eps) {
+    const bool has_momentum = call.training || call.module == nullptr || !call.momentum.is_none();
+    if (!is_number(call.eps) || (has_momentum && !is_number(call.momentum))) return false;
+    try {  // before the tensors, since numbers may be objects whose code changes these
+        batch.epilogue.activation = activation_argument(
+            {"activation", call.activation.ptr()}, {"negative_slope", call.negative_slope.ptr()});
+        eps = real_argument({"eps", call.eps.ptr()});
+        if (call.training) running.momentum = real_argument({"momentum", call.momentum.ptr()});
+    } catch (const PythonError&) {
+        return clear_error(torch->argument_errors);
+    }
+    if (!find_batch(call, batch)) return false;
+    if (call.module != nullptr && !takes_rank(call.module, batch.x.ndim)) return false;
+    if (!find_values(call.running_mean.ptr(), running.mean) ||
+        !find_values(call.running_var.ptr(), running.var)) {
+        return false;
+    }
+    if (static_cast<bool>(running.mean) != static_cast<bool>(running.var)) return false;
+    if (!fits_running(running.mean, batch.features) || !fits_running(running.var, batch.features))
+        return false;
+    const ArrayRef& residual = batch.epilogue.residual;
+    return !residual || (residual.dtype == batch.x.dtype && is_dense(residual));
+}
+
+bool is_trainable(const Batch& batch, const Running& running, double eps) {
+    if (batch.features.count < 2 || !(eps > 0)) return false;
+    if (!(running.momentum >= 0 && running.momentum <= 1)) return false;
+    if (!running.mean) return true;
+    if (share_bytes(running.mean, running.var)) return false;
+    for (const ArrayRef* const other :
+         {&batch.x, &batch.epilogue.residual, &batch.weight, &batch.bias}) {
+        if (share_bytes_with_running(running, *other)) return false;
     }
     return true;
 }
@@ -384,20 +383,19 @@ Statistics statistics_in(double* memory, std::ptrdiff_t channels) {
     return statistics;
 }
 
-double* data_of(PyObject* array) { return reinterpret_cast<double*>(fields_of_array(array).data); }
-
-py::object recorded(const Call& call, const Tensors& t, const py::object& y,
+py::object recorded(const Call& call, const Batch& batch, const py::object& y,
                     const py::object& statistics) {
     const py::object rest =
         tuple_of(y, statistics, call.eps, call.activation, call.negative_slope,
-                 to_python(call.training), to_python(static_cast<int>(t.bias.dtype)));
+                 to_python(call.training), to_python(static_cast<int>(batch.bias.dtype)));
     return owned(PyObject_CallFunctionObjArgs(torch->record, rest.ptr(), call.x.ptr(),
                                               call.weight.ptr(), call.bias.ptr(),
                                               call.residual.ptr(), nullptr));
 }
 
-py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
-    if (!is_trainable(t)) return none();
+py::object train(const Call& call, const Batch& batch, const Running& running, double eps,
+                 bool wants_gradients) {
+    if (!is_trainable(batch, running, eps)) return none();
     // Gradients of running statistics are refused by PyTorch; a module's are buffers.
     if (call.module == nullptr &&
         (wants_gradient(call.running_mean.ptr()) || wants_gradient(call.running_var.ptr()))) {
@@ -406,60 +404,61 @@ py::object train(const Call& call, const Tensors& t, bool wants_gradients) {
     const bool counts = !call.batches.is_none();
     if (counts && !is_countable(call.batches.ptr())) return none();
     ArrayRef y_array;
-    py::object y = fresh_like(t.x, y_array);
+    py::object y = fresh_like(batch.x, y_array);
     if (!y || !increment_versions(call)) return none();
-    const std::ptrdiff_t channels = t.features.channels;
-    const Running running{t.running_mean, t.running_var, t.momentum};
+    const std::ptrdiff_t channels = batch.features.channels;
     const auto compute = [&](double* memory) {
-        without_gil(t.x.bytes(), [&] {
-            fastbn::train(t.x, y_array, t.features, {}, t.epilogue(), t.parameters(), t.eps,
-                          running, false, statistics_in(memory, channels));
+        without_gil(batch.x.bytes(), [&] {
+            fastbn::train(batch, y_array, eps, running, false, statistics_in(memory, channels));
         });
         // Asked for only now: while other threads ran, one may have given the tensor other memory.
         if (counts) count_by_exchange_api(call.batches.ptr());
     };
     if (wants_gradients) {
         const py::object statistics = statistics_array(channels);
-        compute(data_of(statistics.ptr()));
-        return recorded(call, t, y, statistics);
+        compute(doubles_of(statistics));
+        return recorded(call, batch, y, statistics);
     }
     const Buffer<4096> memory(3 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
     compute(reinterpret_cast<double*>(memory.data()));
     return y;
 }
 
-py::object infer(const Call& call, const Tensors& t, bool wants_gradients) {
-    if (!t.running_mean || wants_gradient(call.running_mean.ptr()) ||
+py::object infer(const Call& call, const Batch& batch, const Running& running, double eps,
+                 bool wants_gradients) {
+    if (!running.mean || wants_gradient(call.running_mean.ptr()) ||
         wants_gradient(call.running_var.ptr())) {
         return none();
     }
     ArrayRef y_array;
-    py::object y = fresh_like(t.x, y_array);
+    py::object y = fresh_like(batch.x, y_array);
     if (!y) return none();
     py::object kept;
     Statistics used;
     if (wants_gradients) {  // copies, since the tensors may have changed when backward reads them
-        kept = statistics_array(t.features.channels);
-        used = statistics_in(data_of(kept.ptr()), t.features.channels);
-        read_elements(t.running_mean, used.mean);
-        read_elements(t.running_var, used.var);
+        kept = statistics_array(batch.features.channels);
+        used = statistics_in(doubles_of(kept), batch.features.channels);
+        read_elements(running.mean, used.mean);
+        read_elements(running.var, used.var);
     }
-    without_gil(t.x.bytes(), [&] {
-        fastbn::normalize(t.x, y_array, t.features, t.epilogue(), t.running_mean, {}, t.running_var,
-                          t.parameters(), t.eps, false, "running_mean", "running_var", used.invstd);
+    without_gil(batch.x.bytes(), [&] {
+        fastbn::normalize(batch, y_array, running.mean, {}, running.var, eps, false, "running_mean",
+                          "running_var", used.invstd);
     });
-    return wants_gradients ? recorded(call, t, y, kept) : y;
+    return wants_gradients ? recorded(call, batch, y, kept) : y;
 }
 
 py::object run(const Call& call) {
-    Tensors tensors;
-    if (is_watched() || is_traced() || !find_tensors(call, tensors)) return none();
+    Batch batch;
+    Running running;
+    double eps = 0.0;
+    if (is_watched() || is_traced() || !find_tensors(call, batch, running, eps)) return none();
     const bool wants_gradients = is_recorded(call);
     if (wants_gradients && holds_inference_tensor(call)) return none();
     if ((call.training || wants_gradients) && says_yes(torch->transforms_are_active)) return none();
     set_threads_of_torch(number(answer(torch->get_num_threads).ptr()));
-    return call.training ? train(call, tensors, wants_gradients)
-                         : infer(call, tensors, wants_gradients);
+    return call.training ? train(call, batch, running, eps, wants_gradients)
+                         : infer(call, batch, running, eps, wants_gradients);
 }
 
 // What is wrong with arguments is fastbn.torch's to find and PyTorch's to say.
@@ -518,62 +517,50 @@ bool is_tuple_of(PyObject* value, Py_ssize_t n) {
     return PyTuple_Check(value) != 0 && PyTuple_GET_SIZE(value) == n;
 }
 
-// What the forward pass left for the backward one.
-struct Saved {
-    static constexpr Py_ssize_t n_tensors = 4;
-    static constexpr Py_ssize_t parts = 6;
+// What a call leaves for its backward pass: so many tensors, and as many parts of a tuple.
+constexpr Py_ssize_t saved_tensors = 4;
+constexpr Py_ssize_t saved_parts = 6;
 
-    py::object tensors;
-    py::object call;
+DType dtype_of_number(long n) {
+    for (const StorageType& type : storage_types) {
+        if (static_cast<long>(type.dtype) == n) return type.dtype;
+    }
+    return DType::float32;
+}
 
-    bool is_whole() const {
-        return is_tuple_of(tensors.ptr(), n_tensors) && is_tuple_of(call.ptr(), parts) &&
-               is_exactly_array(statistics());
+// A recorded call; false where it is not whole.
+bool read_recorded(PyObject* ctx, Call& call) {
+    const py::object tensors = attribute(ctx, names().saved_tensors);
+    const py::object parts = attribute(ctx, names().call);
+    if (!is_tuple_of(tensors.ptr(), saved_tensors) || !is_tuple_of(parts.ptr(), saved_parts)) {
+        return false;
     }
-    PyObject* x() const { return PyTuple_GET_ITEM(tensors.ptr(), 0); }
-    PyObject* weight() const { return PyTuple_GET_ITEM(tensors.ptr(), 1); }
-    PyObject* bias() const { return PyTuple_GET_ITEM(tensors.ptr(), 2); }
-    PyObject* residual() const { return PyTuple_GET_ITEM(tensors.ptr(), 3); }
-    PyObject* statistics() const { return PyTuple_GET_ITEM(call.ptr(), 0); }  // eps follows
-    PyObject* activation() const { return PyTuple_GET_ITEM(call.ptr(), 2); }
-    PyObject* negative_slope() const { return PyTuple_GET_ITEM(call.ptr(), 3); }
-    bool training() const { return PyTuple_GET_ITEM(call.ptr(), 4) == Py_True; }
-    // Without an activation the bias itself is not kept.
-    DType bias_type() const {
-        const long saved = number(PyTuple_GET_ITEM(call.ptr(), 5));
-        for (const StorageType& type : storage_types) {
-            if (static_cast<long>(type.dtype) == saved) return type.dtype;
-        }
-        return DType::float32;
-    }
-};
+    call.x = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 0));
+    call.weight = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 1));
+    call.bias = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 2));
+    call.residual = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 3));
+    call.statistics = borrowed(PyTuple_GET_ITEM(parts.ptr(), 0));
+    call.eps = borrowed(PyTuple_GET_ITEM(parts.ptr(), 1));
+    call.activation = borrowed(PyTuple_GET_ITEM(parts.ptr(), 2));
+    call.negative_slope = borrowed(PyTuple_GET_ITEM(parts.ptr(), 3));
+    call.training = PyTuple_GET_ITEM(parts.ptr(), 4) == Py_True;
+    call.bias_type = dtype_of_number(number(PyTuple_GET_ITEM(parts.ptr(), 5)));
+    return is_exactly_array(call.statistics.ptr());
+}
 
 // False where the kernels cannot compute the gradients of what was saved.
-bool find_saved(const Saved& saved, PyObject* dy, Tensors& t, ArrayRef& dy_array) {
-    if (!find_values(dy, dy_array) || !find_values(saved.x(), t.x) ||
-        !find_values(saved.weight(), t.weight) || !find_values(saved.bias(), t.bias) ||
-        !find_values(saved.residual(), t.residual)) {
-        return false;
-    }
-    if (!dy_array.has_shape_of(t.x) || dy_array.dtype != t.x.dtype || !is_dense(t.x)) {
-        return false;
-    }
+bool find_saved(const Call& call, PyObject* dy, Batch& batch, ArrayRef& dy_array) {
+    if (!find_values(dy, dy_array) || !find_batch(call, batch)) return false;
+    if (!dy_array.has_shape_of(batch.x) || dy_array.dtype != batch.x.dtype) return false;
     // A dy in another order is copied first, unless it is expanded.
     std::ptrdiff_t* const end = dy_array.strides + dy_array.ndim;
-    if (!have_equal_strides(dy_array, t.x) && std::find(dy_array.strides, end, 0) == end)
+    if (!have_equal_strides(dy_array, batch.x) && std::find(dy_array.strides, end, 0) == end)
         return false;
-    AxisList axes;
-    axes.push(1);
-    t.features = features_of(t.x, axes);
-    // Since the forward pass, x and the parameters may have been given other memory.
-    const ArrayFields statistics = fields_of_array(saved.statistics());
-    if (statistics.ndim != 2 || statistics.shape[1] != t.features.channels) return false;
-    for (const ArrayRef* const parameter : {&t.weight, &t.bias}) {
-        if (*parameter && !is_channels(*parameter, t.features.channels)) return false;
-    }
-    if (t.residual && !t.residual.has_shape_of(t.x)) return false;
-    t.activation = activation_argument({"activation", saved.activation()},
-                                       {"negative_slope", saved.negative_slope()});
+    // Since the forward pass, x may have been given other memory.
+    const ArrayRef statistics = array_ref(call.statistics.ptr(), DType::float64);
+    if (statistics.ndim != 2 || statistics.shape[1] != batch.features.channels) return false;
+    batch.epilogue.activation = activation_argument({"activation", call.activation.ptr()},
+                                                    {"negative_slope", call.negative_slope.ptr()});
     return true;
 }
 
@@ -587,24 +574,22 @@ py::object channel_tensor(const double* sums, DType type, std::ptrdiff_t channel
 }
 
 // By the statistics that the forward pass has kept: the batch's own, or constants.
-Normalization normalization_of(const Saved& saved, const Tensors& t) {
-    const std::ptrdiff_t channels = t.features.channels;
+Normalization normalization_of(const Call& call, std::ptrdiff_t channels) {
     const std::ptrdiff_t step = sizeof(double);
-    const Statistics statistics = statistics_in(data_of(saved.statistics()), channels);
+    const Statistics statistics = statistics_in(doubles_of(call.statistics), channels);
     const auto array_on = [&](double* values) {
         return ArrayRef(reinterpret_cast<char*>(values), DType::float64, 1, &channels, &step);
     };
     Normalization normalization;
     normalization.mean = array_on(statistics.mean);
     normalization.invstd = array_on(statistics.invstd);
-    normalization.parameters = t.parameters();
-    normalization.through_statistics = saved.training();
+    normalization.through_statistics = call.training;
     return normalization;
 }
 
 // (None, dx, dweight, dbias, dresidual), or None. wanted: of which inputs of the
 // torch.autograd.Function a gradient is asked; of the call itself, which is the first, none is.
-py::object gradients_of(const Saved& saved, const Tensors& t, PyObject* dy,
+py::object gradients_of(const Call& call, const Batch& batch, PyObject* dy,
                         const ArrayRef& dy_array, PyObject* wanted) {
     const auto wants = [&](Py_ssize_t input) { return PyTuple_GET_ITEM(wanted, input) == Py_True; };
     const bool wants_x = wants(1);
@@ -612,34 +597,30 @@ py::object gradients_of(const Saved& saved, const Tensors& t, PyObject* dy,
     const bool wants_bias = wants(3);
     const bool wants_residual = wants(4);
     // The residual's gradient is dy itself where no activation stands between them.
-    const bool passes_dy = t.activation.kind == ActivationKind::none;
-    ArrayRef dz;
+    const bool passes_dy = batch.epilogue.activation.kind == ActivationKind::none;
+    GradientsOut out;
     py::object dresidual = wants_residual && passes_dy ? borrowed(dy) : none();
     if (wants_residual && !passes_dy) {
-        dresidual = fresh_like(t.x, dz);
+        dresidual = fresh_like(batch.x, out.dz);
         if (!dresidual) return none();
     }
     // Without dx the engine only sums; the gradient behind an activation is written along with dx.
-    ArrayRef dx_array;
     py::object dx;
-    if (wants_x || dz) {
-        dx = fresh_like(t.x, dx_array);
+    if (wants_x || out.dz) {
+        dx = fresh_like(batch.x, out.dx);
         if (!dx) return none();
     }
 
-    const std::ptrdiff_t channels = t.features.channels;
+    const std::ptrdiff_t channels = batch.features.channels;
     const Buffer<4096> memory(2 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
-    auto* const dweight = reinterpret_cast<double*>(memory.data());
-    double* const dbias = dweight + channels;
-    const Normalization normalization = normalization_of(saved, t);
-    const GradientsOut out{dx_array, dz, dweight, dbias};
-    without_gil(t.x.bytes(), [&] {
-        fastbn::backward(dy_array, t.x, t.features, {}, t.epilogue(), normalization, out);
-    });
+    out.dweight = reinterpret_cast<double*>(memory.data());
+    out.dbias = out.dweight + channels;
+    const Normalization normalization = normalization_of(call, channels);
+    without_gil(batch.x.bytes(), [&] { fastbn::backward(batch, dy_array, normalization, out); });
     const py::object of_weight =
-        wants_weight ? channel_tensor(dweight, t.weight.dtype, channels) : none();
+        wants_weight ? channel_tensor(out.dweight, batch.weight.dtype, channels) : none();
     const py::object of_bias =
-        wants_bias ? channel_tensor(dbias, saved.bias_type(), channels) : none();
+        wants_bias ? channel_tensor(out.dbias, call.bias_type, channels) : none();
     if (!of_weight || !of_bias) return none();
     return tuple_of(none(), wants_x ? dx : none(), of_weight, of_bias, dresidual);
 }
@@ -647,15 +628,15 @@ py::object gradients_of(const Saved& saved, const Tensors& t, PyObject* dy,
 // The same, or None where Python has to compute it.
 py::object gradients(PyObject* ctx, PyObject* dy) {
     if (says_yes(torch->is_grad_enabled) || is_watched()) return none();
-    const Saved saved{attribute(ctx, names().saved_tensors), attribute(ctx, names().call)};
     const py::object wanted = attribute(ctx, names().needs_input_grad);
-    Tensors t;
+    Call call;
+    Batch batch;
     ArrayRef dy_array;
-    if (!saved.is_whole() || !is_tuple_of(wanted.ptr(), 1 + Saved::n_tensors) ||
-        !find_saved(saved, dy, t, dy_array)) {
+    if (!read_recorded(ctx, call) || !is_tuple_of(wanted.ptr(), 1 + saved_tensors) ||
+        !find_saved(call, dy, batch, dy_array)) {
         return none();
     }
-    return gradients_of(saved, t, dy, dy_array, wanted.ptr());
+    return gradients_of(call, batch, dy, dy_array, wanted.ptr());
 }
 
 // ---- The module's functions ----
@@ -715,7 +696,7 @@ py::object call_module(const Arguments& arguments) {
 py::object recorded_forward(const Arguments& arguments) {
     PyObject* const ctx = arguments.ctx.value;
     PyObject* const rest = arguments.call.value;
-    if (PyTuple_Check(rest) == 0 || PyTuple_GET_SIZE(rest) != 1 + Saved::parts) {
+    if (PyTuple_Check(rest) == 0 || PyTuple_GET_SIZE(rest) != 1 + saved_parts) {
         wrong_type("call", "be a tuple of y and what is kept", shown(rest));
     }
     // As its method `save_for_backward` does. Bias and residual matter to an activation alone.

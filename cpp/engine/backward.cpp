@@ -121,64 +121,37 @@ double sum_of(const double* values, std::ptrdiff_t n) noexcept {
            ((parts[4] + parts[5]) + (parts[6] + parts[7]));
 }
 
-struct GradientOperands {
+class BackwardOperation final : public Operation {
+public:
+    BackwardOperation(const GradientKernels& kernels, const Weights& weights,
+                      bool through_statistics)
+        : kernels_(kernels),
+          frozen_kernels_(normalize_kernels(kernels.dy, kernels.dy)),
+          weights_(weights),
+          through_statistics_(through_statistics) {}
+
     Operand dy;
     Operand x;
     Operand residual;
     Operand dx;
     Operand dz;
+    // What the plan must know, and the plan that was made of it.
+    Work work() const;
+    const Plan* plan = nullptr;
+
+    ChannelParameters channels{};
+    const ForwardValues* forward = nullptr;
+    // What each channel's values weigh together, or null if that is to be counted.
+    const double* count = nullptr;
+    // Of a larger batch, or null if the sums are x's own, which then go to dweight and dbias.
+    const double* mean_dy = nullptr;
+    const double* mean_dy_xhat = nullptr;
+    double* dweight = nullptr;
+    double* dbias = nullptr;
 
     void take_staging(StagingBuffers& staging) {
         for (Operand* operand : {&dy, &x, &residual, &dx, &dz}) staging.add(*operand);
     }
-};
-
-// Parameters and statistics of all channels, out of their arrays.
-struct ChannelInputs {
-    ChannelInputs(const Normalization& of, const Features& features)
-        : weight(of.parameters.weight, features, 1.0),
-          bias(of.parameters.bias, features, 0.0),
-          mean(of.mean, features, 0.0),
-          mean_lo({}, features, 0.0),
-          invstd(of.invstd, features, 1.0),
-          count(of.count, features, 0.0),
-          mean_dy(of.mean_dy, features, 0.0),
-          mean_dy_xhat(of.mean_dy_xhat, features, 0.0),
-          has_count(of.count),
-          has_means(of.mean_dy) {}
-
-    ChannelParameters parameters() const {
-        return {mean.data(), mean_lo.data(), invstd.data(), weight.data(), bias.data()};
-    }
-
-    ChannelValues weight;
-    ChannelValues bias;
-    ChannelValues mean;
-    ChannelValues mean_lo;
-    ChannelValues invstd;
-    ChannelValues count;         // what its values weigh together
-    ChannelValues mean_dy;       // of a larger batch
-    ChannelValues mean_dy_xhat;  // of a larger batch
-    bool has_count;              // whether the count was given
-    bool has_means;              // whether the means of the larger batch were
-};
-
-class BackwardOperation final : public Operation {
-public:
-    BackwardOperation(const Plan& plan, const GradientKernels& kernels,
-                      const NormalizeKernels& frozen_kernels, const GradientOperands& operands,
-                      const Weights& weights, bool through_statistics,
-                      const ChannelInputs& channels, const ForwardValues& forward,
-                      const GradientsOut& out)
-        : plan_(plan),
-          kernels_(kernels),
-          frozen_kernels_(frozen_kernels),
-          operands_(operands),
-          weights_(weights),
-          through_statistics_(through_statistics),
-          channels_(channels),
-          forward_(forward),
-          out_(out) {}
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
                 const Memory& memory) const noexcept override {
@@ -189,33 +162,33 @@ public:
         std::fill_n(buffers.sums.dy_xhat + first, slab.buffer_size, 0.0);
         if (adds_weights) std::fill_n(buffers.weight + first, slab.buffer_size, 0.0);
         const auto kernel =
-            plan_.layout.channels_first() ? kernels_.sums.tile : kernels_.sums.columns;
-        each_tile(plan_, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
+            plan->layout.channels_first() ? kernels_.sums.tile : kernels_.sums.columns;
+        each_tile(*plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
             const Scratch& scratch = memory.scratch;
             const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
-            kernel(input_tile(operands_.dy, tile, scratch), input_tile(operands_.x, tile, scratch),
-                   tile.kernel_rows(), tile.kernel_cols(), forward_.mean(tile.buffer_index),
-                   forward_.invstd(tile.buffer_index), from(buffers.sums, i),
-                   activation(tile, scratch, forward_.out_of_range()));
+            kernel(input_tile(dy, tile, scratch), input_tile(x, tile, scratch), tile.kernel_rows(),
+                   tile.kernel_cols(), forward->mean(tile.buffer_index),
+                   forward->invstd(tile.buffer_index), from(buffers.sums, i),
+                   activation(tile, scratch, forward->out_of_range()));
             if (adds_weights) add_weights(tile, scratch, buffers.weight + i);
         });
     }
 
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
-        if (plan_.reduces) finalize_sums(slab, buffers.sums, memory);
+        if (plan->reduces) finalize_sums(slab, buffers.sums, memory);
         if (!transforms()) return;
         if (is_affine()) return finalize_affine(slab, buffers, memory);
         const double divisor = divide_sums(slab, buffers, memory);
         const bool out_of_range = fold_input_gradient(
-            channels_of(slab), of_slab(buffers.sums, slab, memory), divisor, kernels_.computed,
-            slab.channels, plan_.layout,
+            from(channels, slab.channel), of_slab(buffers.sums, slab, memory), divisor,
+            kernels_.computed, slab.channels, plan->layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
-        if (plan_.wraps(slab)) {
-            wrap_round(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(plan_));
+        if (plan->wraps(slab)) {
+            wrap_round(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(*plan));
         }
-        note_out_of_range(plan_, memory,
-                          out_of_range || forward_.out_of_range() ||
+        note_out_of_range(*plan, memory,
+                          out_of_range || forward->out_of_range() ||
                               (is_weighted() && has_small_weights(slab, buffers, memory)));
     }
 
@@ -224,11 +197,11 @@ public:
         const Scratch& scratch = memory.scratch;
         const std::ptrdiff_t i = memory.at(tile.buffer_index);
         const bool with_pre = memory.out_of_range->load(std::memory_order_relaxed);
-        const Tile<const void> dy = input_tile(operands_.dy, tile, scratch);
-        const Tile<void> dx = output_tile(operands_.dx, tile, scratch);
+        const Tile<const void> dy_tile = input_tile(dy, tile, scratch);
+        const Tile<void> dx_tile = output_tile(dx, tile, scratch);
         if (is_affine()) {
             frozen_kernels_.normalize(
-                dy, dx, elementwise_loop(plan_, operands_.dy, operands_.dx, tile),
+                dy_tile, dx_tile, elementwise_loop(*plan, dy, dx, tile),
                 kernel_view(from(buffers.affine, kernels_.computed, i), with_pre), {}, nullptr);
         } else {
             GradientWeights weights{};
@@ -238,18 +211,17 @@ public:
                 weights = weights_.gradient_tile(tile, kernels_.computed, scales, scratch);
             }
             kernels_.input_gradient(
-                dy, input_tile(operands_.x, tile, scratch), dx,
-                output_tile(operands_.dz, tile, scratch),
-                elementwise_loop(plan_, operands_.x, operands_.dx, tile),
+                dy_tile, input_tile(x, tile, scratch), dx_tile, output_tile(dz, tile, scratch),
+                elementwise_loop(*plan, x, dx, tile),
                 kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
                 activation(tile, scratch, with_pre), weights);
-            finish_output(operands_.dz, tile, scratch, plan_.stream);
+            finish_output(dz, tile, scratch, plan->stream);
         }
-        finish_output(operands_.dx, tile, scratch, plan_.stream);
+        finish_output(dx, tile, scratch, plan->stream);
     }
 
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
-    bool transforms() const noexcept override { return static_cast<bool>(operands_.dx); }
+    bool transforms() const noexcept override { return static_cast<bool>(dx); }
 
 private:
     struct Buffers {
@@ -264,15 +236,15 @@ private:
 
     Buffers buffers_in(std::byte* memory) const noexcept {
         Arrays arrays(memory);
-        const std::ptrdiff_t n = Workspace::buffer_size(plan_);
+        const std::ptrdiff_t n = Workspace::buffer_size(*plan);
         Buffers b{};
-        b.sums.dy = arrays.doubles(plan_.spans * n);
-        b.sums.dy_xhat = arrays.doubles(plan_.spans * n);
-        if (sums_weights()) b.weight = arrays.doubles(plan_.spans * n);
+        b.sums.dy = arrays.doubles(plan->spans * n);
+        b.sums.dy_xhat = arrays.doubles(plan->spans * n);
+        if (sums_weights()) b.weight = arrays.doubles(plan->spans * n);
         if (is_weighted()) b.weight_scale = arrays.doubles(n);
         if (is_affine()) {
             b.affine = take_affine(arrays, kernels_.computed, n);
-            b.zeros = arrays.doubles(Workspace::channels(plan_));
+            b.zeros = arrays.doubles(Workspace::channels(*plan));
         } else {
             b.input_gradient = take_input_gradient(arrays, kernels_.computed, n);
         }
@@ -283,21 +255,15 @@ private:
     bool is_weighted() const { return through_statistics_ && weights_.differ(); }
     // Whether the values' weights are to be added up, since the sums are divided by their total.
     bool sums_weights() const {
-        return plan_.reduces && transforms() && is_weighted() && !channels_.has_count;
+        return plan->reduces && transforms() && is_weighted() && count == nullptr;
     }
     // With constant statistics and no activation, dx = weight * invstd * dy is an affine map of dy.
-    bool is_affine() const { return !through_statistics_ && !forward_.has_activation(); }
+    bool is_affine() const { return !through_statistics_ && !forward->has_activation(); }
 
     ActivationGradient activation(const TileRange& tile, const Scratch& scratch,
                                   bool with_pre) const noexcept {
-        return forward_.activation(tile.buffer_index, input_tile(operands_.residual, tile, scratch),
+        return forward->activation(tile.buffer_index, input_tile(residual, tile, scratch),
                                    weights_.differ(), with_pre);
-    }
-
-    ChannelParameters channels_of(const Slab& slab) const {
-        const std::ptrdiff_t c = slab.channel;
-        const ChannelParameters all = channels_.parameters();
-        return {all.mean + c, all.mean_lo + c, all.invstd + c, all.weight + c, all.bias + c};
     }
 
     // The merged sums of a slab's channels.
@@ -310,8 +276,8 @@ private:
         merge(sums.dy, slab, memory);
         merge(sums.dy_xhat, slab, memory);
         const GradientSums merged = of_slab(sums, slab, memory);
-        std::copy_n(merged.dy, slab.channels, out_.dbias + slab.channel);
-        std::copy_n(merged.dy_xhat, slab.channels, out_.dweight + slab.channel);
+        std::copy_n(merged.dy, slab.channels, dbias + slab.channel);
+        std::copy_n(merged.dy_xhat, slab.channels, dweight + slab.channel);
     }
 
     // Leaves in a slab's sums what flows back through the statistics of its channels, but for a
@@ -326,39 +292,39 @@ private:
         if (!through_statistics_) {
             std::fill_n(sums.dy, slab.channels, 0.0);
             std::fill_n(sums.dy_xhat, slab.channels, 0.0);
-        } else if (channels_.has_means) {
+        } else if (mean_dy != nullptr) {
             // The weights that the kernels see are divided by it. Equal weights they do not see:
             // it is then the weight itself.
             const double divisor = weights_.divisor();
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
-                sums.dy[c] = channels_.mean_dy[first + c] * divisor;
-                sums.dy_xhat[c] = channels_.mean_dy_xhat[first + c] * divisor;
+                sums.dy[c] = mean_dy[first + c] * divisor;
+                sums.dy_xhat[c] = mean_dy_xhat[first + c] * divisor;
             }
             return 1.0;
         } else if (is_weighted()) {
             divide_by_weights(slab, buffers, memory);
             return 1.0;
         }
-        return static_cast<double>(plan_.layout.count);
+        return static_cast<double>(plan->layout.count);
     }
 
     void finalize_affine(const Slab& slab, const Buffers& buffers,
                          const Memory& memory) const noexcept {
         double* const zeros = buffers.zeros + (slab.channel - memory.first_channel);
         std::fill_n(zeros, slab.channels, 0.0);
-        const ChannelParameters c = channels_of(slab);
+        const ChannelParameters c = from(channels, slab.channel);
         const bool out_of_range = fold_affine(
             {zeros, zeros, c.invstd, c.weight, zeros}, kernels_.computed, slab.channels,
-            plan_.layout, from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
-        if (plan_.wraps(slab)) {
-            wrap_round(buffers.affine, kernels_.computed, Workspace::buffer_size(plan_));
+            plan->layout, from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
+        if (plan->wraps(slab)) {
+            wrap_round(buffers.affine, kernels_.computed, Workspace::buffer_size(*plan));
         }
-        note_out_of_range(plan_, memory, out_of_range);
+        note_out_of_range(*plan, memory, out_of_range);
     }
 
     // Adds a tile's weights to the sum of its channel, or to one for each column.
     void add_weights(const TileRange& tile, const Scratch& scratch, double* sums) const noexcept {
-        const bool one_channel = plan_.layout.channels_first();
+        const bool one_channel = plan->layout.channels_first();
         const WeightsForm form = weights_.form();
         const Tile<const void> weights = weights_.tile(tile, {}, kernels_.x, scratch);
         const std::ptrdiff_t rows = tile.kernel_rows();
@@ -394,10 +360,10 @@ private:
     // the inverse of the sum might overflow, and the weights be lost to float32.
     void divide_by_weights(const Slab& slab, const Buffers& buffers,
                            const Memory& memory) const noexcept {
-        const bool known = channels_.has_count;
+        const bool known = count != nullptr;
         if (!known) merge(buffers.weight, slab, memory);
-        const double* const totals = known ? channels_.count.data() + slab.channel
-                                           : buffers.weight + memory.at(0, slab.buffer_index);
+        const double* const totals =
+            known ? count + slab.channel : buffers.weight + memory.at(0, slab.buffer_index);
         const double divisor = known ? weights_.divisor() : 1.0;
         const GradientSums sums = of_slab(buffers.sums, slab, memory);
         double* const scale = buffers.weight_scale + memory.at(slab.buffer_index);
@@ -412,7 +378,7 @@ private:
             sums.dy[c] = total > 0.0 ? sums.dy[c] / total : 0.0;
             sums.dy_xhat[c] = total > 0.0 ? sums.dy_xhat[c] / total : 0.0;
         }
-        replicate_columns(scale, slab.channels, plan_.layout);
+        replicate_columns(scale, slab.channels, plan->layout);
     }
 
     bool has_small_weights(const Slab& slab, const Buffers& buffers, const Memory& memory) const {
@@ -422,11 +388,11 @@ private:
 
     // Leaves the sums of the slab's channels side by side at its beginning.
     void merge(double* sums, const Slab& slab, const Memory& memory) const noexcept {
-        merge_slab(plan_, slab, memory, [=](const Merge& m) {
+        merge_slab(*plan, slab, memory, [=](const Merge& m) {
             for (std::ptrdiff_t i = 0; i < m.n; ++i) sums[m.to + i] += sums[m.from + i];
         });
         double* const columns = sums + memory.at(0, slab.buffer_index);
-        const std::ptrdiff_t n = plan_.layout.inner_fold;
+        const std::ptrdiff_t n = plan->layout.inner_fold;
         for (std::ptrdiff_t c = 0; c < slab.channels && n > 1; ++c) {
             double sum = 0.0;
             for (std::ptrdiff_t i = 0; i < n; ++i) sum += columns[c * n + i];
@@ -434,37 +400,31 @@ private:
         }
     }
 
-    const Plan& plan_;
     const GradientKernels& kernels_;
     const NormalizeKernels& frozen_kernels_;
-    const GradientOperands& operands_;
     const Weights& weights_;
     bool through_statistics_;
-    const ChannelInputs& channels_;
-    const ForwardValues& forward_;
-    const GradientsOut& out_;
 };
 
-Work backward_work(const GradientOperands& operands, const Weights& weights, bool weighted) {
-    Work work = elementwise_work({&operands.dy, &operands.x, &operands.residual},
-                                 {&operands.dx, &operands.dz});
-    if (!weighted) return work;
+Work BackwardOperation::work() const {
+    Work work = elementwise_work({&dy, &x, &residual}, {&dx, &dz});
+    work.reduces = mean_dy == nullptr;
+    if (!is_weighted()) return work;
     // Packed weights keep tiles small, and several channels may differ in them.
-    const bool by_row = weights.form() == WeightsForm::by_row;
-    work.packed_sums = weights.form() == WeightsForm::by_element;
-    work.all_direct = work.all_direct && (by_row || weights.is_direct());
-    work.dense_rows = work.dense_rows && weights.dense_rows();
-    work.adjacent_channels = work.adjacent_channels && by_row && weights.same_in_channels();
+    const bool by_row = weights_.form() == WeightsForm::by_row;
+    work.packed_sums = weights_.form() == WeightsForm::by_element;
+    work.all_direct = work.all_direct && (by_row || weights_.is_direct());
+    work.dense_rows = work.dense_rows && weights_.dense_rows();
+    work.adjacent_channels = work.adjacent_channels && by_row && weights_.same_in_channels();
     return work;
 }
 
-void check(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-           const Epilogue<ArrayRef>& epilogue, const Normalization& normalization,
+void check(const Batch& batch, const ArrayRef& dy, const Normalization& normalization,
            const GradientsOut& out) {
-    check_same_shape("dy", dy, x);
-    if (out.dx) check_same_shape("out", out.dx, x);
-    if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
-    check_parameters(normalization.parameters, features);
+    const Features& features = batch.features;
+    check_same_shape("dy", dy, batch.x);
+    if (out.dx) check_same_shape("out", out.dx, batch.x);
+    check_shapes(batch);
     check_parameter_shape("mean", normalization.mean, features);
     check_parameter_shape("invstd", normalization.invstd, features);
     if (normalization.count) check_parameter_shape("count", normalization.count, features);
@@ -481,41 +441,61 @@ void fill_zeros(const Features& features, const GradientsOut& out) {
 
 }  // namespace
 
-void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-              const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
-              const Normalization& normalization, const GradientsOut& out) {
-    check(dy, x, features, epilogue, normalization, out);
-    Weights weights(weighting, x, features);
+void backward(const Batch& batch, const ArrayRef& dy, const Normalization& normalization,
+              const GradientsOut& out) {
+    check(batch, dy, normalization, out);
+    const ArrayRef& x = batch.x;
+    const Features& features = batch.features;
+    Weights weights(batch);
     const bool through_statistics = normalization.through_statistics;
-    const bool sums = !normalization.mean_dy;
-    if (through_statistics && sums && out.dx && !normalization.allow_single) {
+    if (through_statistics && !normalization.mean_dy && out.dx && !normalization.allow_single) {
         check_trainable(features, weights.largest_total());
     }
     if (features.empty()) return fill_zeros(features, out);
 
+    const ChannelValues weight(batch.weight, features, 1.0);
+    const ChannelValues bias(batch.bias, features, 0.0);
+    const ChannelValues mean(normalization.mean, features, 0.0);
+    const ChannelValues mean_lo({}, features, 0.0);
+    const ChannelValues invstd(normalization.invstd, features, 1.0);
+    const ChannelValues count(normalization.count, features, 0.0);
+    const ChannelValues mean_dy(normalization.mean_dy, features, 0.0);
+    const ChannelValues mean_dy_xhat(normalization.mean_dy_xhat, features, 0.0);
+
     Layout layout = layout_of(x, features);
     const bool weighted = through_statistics && weights.differ();
     if (weighted) weights.arrange(layout);
-    const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
-    ChannelInputs channels(normalization, features);
     // Of 64-bit integers, the means become what they are of the differences from the origins.
-    const ChannelOrigins origins(x, layout, channels.mean.data(), channels.mean_lo.data());
-    GradientOperands operands{
-        operand_of(dy, layout, kernels.dy), operand_of(x, layout, kernels.x, origins.data()),
-        operand_of(epilogue.residual, layout, kernels.dy), operand_of(out.dx, layout, kernels.dy),
-        operand_of(out.dz, layout, kernels.dy)};
-    Work work = backward_work(operands, weights, weighted);
-    work.reduces = sums;
-    const Plan plan = plan_of(layout, x.dtype, work);
-    StagingBuffers staging(plan);
-    operands.take_staging(staging);
-    if (weighted) weights.take_staging(staging);
+    const ChannelOrigins origins(x, layout, mean.data(), mean_lo.data());
+    const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
+    BackwardOperation operation(kernels, weights, through_statistics);
+    operation.dy = operand_of(dy, layout, kernels.dy);
+    operation.x = operand_of(x, layout, kernels.x, origins.data());
+    operation.residual = operand_of(batch.epilogue.residual, layout, kernels.dy);
+    operation.dx = operand_of(out.dx, layout, kernels.dy);
+    operation.dz = operand_of(out.dz, layout, kernels.dy);
+    operation.channels.mean = mean.data();
+    operation.channels.mean_lo = mean_lo.data();
+    operation.channels.invstd = invstd.data();
+    operation.channels.weight = weight.data();
+    operation.channels.bias = bias.data();
+    if (normalization.count) operation.count = count.data();
+    if (normalization.mean_dy) {
+        operation.mean_dy = mean_dy.data();
+        operation.mean_dy_xhat = mean_dy_xhat.data();
+    }
+    operation.dweight = out.dweight;
+    operation.dbias = out.dbias;
 
-    const ForwardValues forward(channels.parameters(), epilogue.activation, kernels.computed,
+    const Plan plan = plan_of(layout, x.dtype, operation.work());
+    operation.plan = &plan;
+    StagingBuffers staging(plan);
+    operation.take_staging(staging);
+    if (weighted) weights.take_staging(staging);
+    const ForwardValues forward(operation.channels, batch.epilogue.activation, kernels.computed,
                                 features.channels, plan);
-    execute(plan, staging,
-            BackwardOperation(plan, kernels, normalize_kernels(kernels.dy, kernels.dy), operands,
-                              weights, through_statistics, channels, forward, out));
+    operation.forward = &forward;
+    execute(plan, staging, operation);
 }
 
 }  // namespace fastbn

@@ -112,9 +112,14 @@ public:
         if (moments != nullptr) s = moments->finalize(slab, buffers.moments, memory);
         if (range != nullptr) range->finalize(slab, buffers.range, memory);
         if (transforms_x == nullptr) return;
-        ChannelParameters of_slab{s.mean, s.mean_lo, s.invstd, channels.weight + c,
-                                  channels.bias + c};
-        if (moments == nullptr) {
+        ChannelParameters of_slab{};
+        of_slab.weight = channels.weight + c;
+        of_slab.bias = channels.bias + c;
+        if (moments != nullptr) {
+            of_slab.mean = s.mean;
+            of_slab.mean_lo = s.mean_lo;
+            of_slab.invstd = s.invstd;
+        } else {
             moments_table().invert_std(var + c, eps, invstd + c, slab.channels);
             of_slab.mean = channels.mean + c;
             of_slab.mean_lo = channels.mean_lo + c;
@@ -197,22 +202,19 @@ Layout arranged_layout(const ArrayRef& x, const Features& features, Weights& wei
 
 }  // namespace
 
-void check_weights(const Weighting& weighting, const ArrayRef& x, const Features& features) {
-    const Weights weights(weighting, x, features);
-}
+void check_weights(const Batch& batch) { const Weights weights(batch); }
 
-void moments(const ArrayRef& x, const Features& features, const Weighting& weighting,
-             const Statistics& out) {
-    Weights weights(weighting, x, features);
+void moments(const Batch& batch, const Statistics& out) {
+    const ArrayRef& x = batch.x;
+    const Features& features = batch.features;
+    Weights weights(batch);
     if (features.empty()) return fill_undefined(features, out);
     const Layout layout = arranged_layout(x, features, weights);
     const ChannelOrigins origins(x, layout, weights);
     // The range of values is not that of their differences, once those are rounded; and integers
     // that are summed as they are have their range taken of floating-point numbers.
     const bool range_apart = origins || integer_sums_kernels(x.dtype, weights.form()) != nullptr;
-    if (range_apart && out.min != nullptr) {
-        value_range(x, features, weighting, out.min, out.max);
-    }
+    if (range_apart && out.min != nullptr) value_range(batch, out.min, out.max);
     const bool wants_range = out.min != nullptr && !range_apart;
     const DType x_type =
         wants_range ? value_range_kernels(x.dtype).x : moments_type(x.dtype, weights.form());
@@ -221,7 +223,7 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
     const MomentsReduction moments(plan, x, x_type, weights, origins, 0.0, out);
-    ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, out.min, out.max);
+    ValueRangeReduction range(plan, x_type, weights, batch.omit_nan, out.min, out.max);
     ForwardOperation operation(plan);
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
@@ -240,9 +242,10 @@ void moments(const ArrayRef& x, const Features& features, const Weighting& weigh
     }
 }
 
-void value_range(const ArrayRef& x, const Features& features, const Weighting& weighting,
-                 double* min, double* max) {
-    Weights weights(weighting, x, features);
+void value_range(const Batch& batch, double* min, double* max) {
+    const ArrayRef& x = batch.x;
+    const Features& features = batch.features;
+    Weights weights(batch);
     Statistics out;
     out.min = min;
     out.max = max;
@@ -252,7 +255,7 @@ void value_range(const ArrayRef& x, const Features& features, const Weighting& w
     work.reduces = true;
     const Plan plan = plan_of(layout, x.dtype, work);
     const DType x_type = value_range_kernels(x.dtype).x;
-    ValueRangeReduction range(plan, x_type, weights, weighting.omit_nan, min, max);
+    ValueRangeReduction range(plan, x_type, weights, batch.omit_nan, min, max);
     ForwardOperation operation(plan);
     operation.x = operand_of(x, layout, x_type);
     operation.weights = &weights;
@@ -264,31 +267,31 @@ void value_range(const ArrayRef& x, const Features& features, const Weighting& w
     execute(plan, staging, operation);
 }
 
-void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
-           const Parameters& parameters, double eps, const Running& running, bool allow_single,
-           const Statistics& out) {
+void train(const Batch& batch, const ArrayRef& y, double eps, const Running& running,
+           bool allow_single, const Statistics& out) {
+    const ArrayRef& x = batch.x;
+    const Features& features = batch.features;
     check_same_shape("out", y, x);
-    if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
-    check_parameters(parameters, features);
+    check_shapes(batch);
     check_eps(eps);
-    Weights weights(weighting, x, features);
+    Weights weights(batch);
     if (!allow_single) check_trainable(features, weights.largest_total());
-    if (running.mean) check_running(running, x, features, weights, allow_single);
-    RunningUpdate update(running, features, allow_single);
+    if (running.mean) check_running(running, batch, weights, allow_single);
+    const ChannelValues running_mean(running.mean, features, 0.0);
+    const ChannelValues running_var(running.var, features, 1.0);
     if (features.empty()) return fill_undefined(features, out);
 
     const Layout layout = arranged_layout(x, features, weights);
     const ChannelOrigins origins(x, layout, weights);
-    NormalizeTransform transform(x, y, epilogue, layout, origins);
+    NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
     Work work = transform.work();
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
     const DType x_type = moments_type(x.dtype, weights.form());
     const MomentsReduction moments(plan, x, x_type, weights, origins, eps, out);
-    const ChannelValues weight(parameters.weight, features, 1.0);
-    const ChannelValues bias(parameters.bias, features, 0.0);
+    const ChannelValues weight(batch.weight, features, 1.0);
+    const ChannelValues bias(batch.bias, features, 0.0);
     ForwardOperation operation(plan);
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
@@ -302,22 +305,24 @@ void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
     transform.take_staging(staging);
     execute(plan, staging, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
-    update.apply(out);
+    if (running.mean) {
+        update_running(running, out, features, allow_single, running_mean, running_var);
+    }
 }
 
-bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
-               const Epilogue<ArrayRef>& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
-               const ArrayRef& var, const Parameters& parameters, double eps,
-               bool look_for_infinity, const char* mean_name, const char* var_name,
-               double* invstd) {
+bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, const ArrayRef& mean_lo,
+               const ArrayRef& var, double eps, bool look_for_infinity, const char* mean_name,
+               const char* var_name, double* invstd) {
+    const ArrayRef& x = batch.x;
+    const Features& features = batch.features;
     check_same_shape("out", y, x);
-    if (epilogue.residual) check_same_shape("residual", epilogue.residual, x);
     check_parameter_shape(mean_name, mean, features);
     if (mean_lo) check_parameter_shape("mean_lo", mean_lo, features);
     check_parameter_shape(var_name, var, features);
-    check_parameters(parameters, features);
+    check_shapes(batch);
     check_eps(eps);
-    if (!(epilogue.clip >= 0.0)) refuse("clip", "be >= 0", to_text(epilogue.clip));
+    const double clip = batch.epilogue.clip;
+    if (!(clip >= 0.0)) refuse("clip", "be >= 0", to_text(clip));
     const ChannelValues means(mean, features, 0.0);
     const ChannelValues means_lo(mean_lo, features, 0.0);
     const ChannelValues variances(var, features, 1.0);
@@ -326,18 +331,21 @@ bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
 
     const Layout layout = transform_layout(x, y, features);
     const ChannelOrigins origins(x, layout, means.data(), means_lo.data());
-    NormalizeTransform transform(x, y, epilogue, layout, origins);
+    NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
     StagingBuffers staging(plan);
     transform.take_staging(staging);
-    const ChannelValues weight(parameters.weight, features, 1.0);
-    const ChannelValues bias(parameters.bias, features, 0.0);
+    const ChannelValues weight(batch.weight, features, 1.0);
+    const ChannelValues bias(batch.bias, features, 0.0);
     const ChannelValues own_invstd({}, features, 0.0);
     if (invstd == nullptr) invstd = own_invstd.data();
     std::atomic<bool> infinite{false};
     ForwardOperation operation(plan);
     operation.transforms_x = &transform;
-    operation.channels = {means.data(), means_lo.data(), invstd, weight.data(), bias.data()};
+    operation.channels.mean = means.data();
+    operation.channels.mean_lo = means_lo.data();
+    operation.channels.weight = weight.data();
+    operation.channels.bias = bias.data();
     operation.var = variances.data();
     operation.invstd = invstd;
     operation.eps = eps;

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "engine/array.hpp"
-#include "engine/features.hpp"
+#include "engine/batch.hpp"
 #include "simd/tile.hpp"
 
 namespace fastbn {

@@ -4,51 +4,41 @@
 #pragma once
 
 #include "engine/array.hpp"
-#include "engine/features.hpp"
+#include "engine/batch.hpp"
 #include "engine/parameters.hpp"
-#include "engine/weights.hpp"
-#include "kernels/table.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn {
 
 // Raises std::invalid_argument for weights that are negative or not finite.
-void check_weights(const Weighting& weighting, const ArrayRef& x, const Features& features);
+void check_weights(const Batch& batch);
 
 // Fields of `out` that are null are not written; `min` and `max` are both null or neither. Where
 // values differ in how much they count, `count` and `mean` must not be null.
-void moments(const ArrayRef& x, const Features& features, const Weighting& weighting,
-             const Statistics& out);
+void moments(const Batch& batch, const Statistics& out);
 
 // The least and the largest of the values that count: NaN where there is none, and where one of
 // them is NaN that is not omitted.
-void value_range(const ArrayRef& x, const Features& features, const Weighting& weighting,
-                 double* min, double* max);
+void value_range(const Batch& batch, double* min, double* max);
 
-// `epilogue` may have an empty residual. allow_single: one value per channel is a batch too, of
-// variance 0. `out` as for moments, but without extremes; where running statistics are given,
-// `mean` and `var` must not be null.
-void train(const ArrayRef& x, const ArrayRef& y, const Features& features,
-           const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
-           const Parameters& parameters, double eps, const Running& running, bool allow_single,
-           const Statistics& out);
+// allow_single: one value per channel is a batch too, of variance 0. `out` as for moments, but
+// without extremes; where running statistics are given, `mean` and `var` must not be null.
+void train(const Batch& batch, const ArrayRef& y, double eps, const Running& running,
+           bool allow_single, const Statistics& out);
 
-// mean_lo, the low part of the mean, may be empty. Returns whether x holds infinity, if that is to
-// be looked for. mean_name and var_name: what the caller calls them, for errors. invstd may be
-// null; it is written to unless x is empty.
-bool normalize(const ArrayRef& x, const ArrayRef& y, const Features& features,
-               const Epilogue<ArrayRef>& epilogue, const ArrayRef& mean, const ArrayRef& mean_lo,
-               const ArrayRef& var, const Parameters& parameters, double eps,
-               bool look_for_infinity, const char* mean_name, const char* var_name,
-               double* invstd = nullptr);
+// Weights change nothing here. mean_lo, the low part of the mean, may be empty. Returns whether x
+// holds infinity, if that is to be looked for. mean_name and var_name: what the caller calls them,
+// for errors. invstd may be null; it is written to unless x is empty.
+bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, const ArrayRef& mean_lo,
+               const ArrayRef& var, double eps, bool look_for_infinity, const char* mean_name,
+               const char* var_name, double* invstd = nullptr);
 
-// What the forward pass normalized by and, for the activation, with; whether the gradient flows
-// through mean and variance (training) or they are constants (frozen).
+// What the forward pass normalized by; whether the gradient flows through mean and variance
+// (training) or they are constants (frozen).
 struct Normalization {
     ArrayRef mean;
     ArrayRef invstd;
     ArrayRef count;  // may be empty: it is then counted once more
-    Parameters parameters;
     bool through_statistics = true;
     bool allow_single = false;
     // sum(dy) / N and sum(dy * xhat) / N of a larger batch, of which x is a part; both may be
@@ -64,12 +54,11 @@ struct Normalization {
 struct GradientsOut {
     ArrayRef dx;
     ArrayRef dz;
-    double* dweight;
-    double* dbias;
+    double* dweight = nullptr;
+    double* dbias = nullptr;
 };
 
-void backward(const ArrayRef& dy, const ArrayRef& x, const Features& features,
-              const Weighting& weighting, const Epilogue<ArrayRef>& epilogue,
-              const Normalization& normalization, const GradientsOut& out);
+void backward(const Batch& batch, const ArrayRef& dy, const Normalization& normalization,
+              const GradientsOut& out);
 
 }  // namespace fastbn

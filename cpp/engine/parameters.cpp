@@ -8,11 +8,6 @@
 
 namespace fastbn {
 
-void check_parameters(const Parameters& parameters, const Features& features) {
-    if (parameters.weight) check_parameter_shape("weight", parameters.weight, features);
-    if (parameters.bias) check_parameter_shape("bias", parameters.bias, features);
-}
-
 ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features, double otherwise)
     : size_(features.channels),
       memory_(features.channels * static_cast<std::ptrdiff_t>(sizeof(double))) {
@@ -35,8 +30,9 @@ void check_variance(const char* name, const ChannelValues& variance) {
     }
 }
 
-void check_running(const Running& running, const ArrayRef& x, const Features& features,
-                   const Weights& weights, bool allow_single) {
+void check_running(const Running& running, const Batch& batch, const Weights& weights,
+                   bool allow_single) {
+    const Features& features = batch.features;
     check_parameter_shape("running_mean", running.mean, features);
     check_parameter_shape("running_var", running.var, features);
     if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
@@ -46,7 +42,7 @@ void check_running(const Running& running, const ArrayRef& x, const Features& fe
         refuse("correction", "not be negative", to_text(running.correction));
     }
     if (features.empty() || allow_single) return;
-    const double most = weights.largest_total(running.correction, x, features);
+    const double most = weights.largest_total(running.correction, batch);
     // Where nothing counts it is an empty batch.
     if (most > running.correction || most == 0.0) return;
     if (weights.largest_total() > running.correction) {
@@ -66,26 +62,28 @@ void check_running(const Running& running, const ArrayRef& x, const Features& fe
            to_text(running.correction));
 }
 
-bool RunningUpdate::is_finite(const Statistics& batch) const {
-    bool finite = true;
-    for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
-        finite = finite && std::isfinite(batch.mean[i]) && std::isfinite(batch.var[i]);
+void update_running(const Running& running, const Statistics& batch, const Features& features,
+                    bool allow_single, const ChannelValues& mean,
+                    const ChannelValues& var) noexcept {
+    const auto is_finite = [](double value) { return std::isfinite(value); };
+    const std::ptrdiff_t n = features.channels;
+    const bool finite = std::all_of(batch.mean, batch.mean + n, is_finite) &&
+                        std::all_of(batch.var, batch.var + n, is_finite);
+    if (running.skip_nonfinite && !finite) return;
+    const auto blend = [&](double old, double now) {
+        return (1.0 - running.momentum) * old + running.momentum * now;
+    };
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const double count =
+            batch.count != nullptr ? batch.count[i] : static_cast<double>(features.count);
+        const bool has_unbiased = count > running.correction;
+        if (count == 0.0 || !(has_unbiased || allow_single)) continue;
+        const double unbiased = has_unbiased ? count / (count - running.correction) : 1.0;
+        mean[i] = blend(mean[i], batch.mean[i]);
+        var[i] = blend(var[i], batch.var[i] * unbiased);
     }
-    return finite;
-}
-
-void RunningUpdate::apply(const Statistics& batch) noexcept {
-    if (!running_.mean || (running_.skip_nonfinite && !is_finite(batch))) return;
-    for (std::ptrdiff_t i = 0; i < mean_.size(); ++i) {
-        const double count = batch.count != nullptr ? batch.count[i] : count_;
-        const bool has_unbiased = count > running_.correction;
-        if (count == 0.0 || !(has_unbiased || allow_single_)) continue;
-        const double unbiased = has_unbiased ? count / (count - running_.correction) : 1.0;
-        mean_[i] = blend(mean_[i], batch.mean[i]);
-        var_[i] = blend(var_[i], batch.var[i] * unbiased);
-    }
-    write_elements(mean_.data(), running_.mean);
-    write_elements(var_.data(), running_.var);
+    write_elements(mean.data(), running.mean);
+    write_elements(var.data(), running.var);
 }
 
 }  // namespace fastbn

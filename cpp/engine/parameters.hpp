@@ -4,18 +4,12 @@
 #include <cstddef>
 
 #include "engine/array.hpp"
-#include "engine/features.hpp"
+#include "engine/batch.hpp"
 #include "engine/weights.hpp"
 #include "engine/workspace.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn {
-
-// Either may be empty: weight 1, bias 0.
-struct Parameters {
-    ArrayRef weight;
-    ArrayRef bias;
-};
 
 // Running statistics to be updated, or none.
 struct Running {
@@ -26,11 +20,10 @@ struct Running {
     bool skip_nonfinite = false;  // leave them alone if any of the batch's is not finite
 };
 
-// Raise std::invalid_argument for what the caller may have got wrong. allow_single: a channel of
+// Raises std::invalid_argument for what the caller may have got wrong. allow_single: a channel of
 // which too little counts for an unbiased variance has its biased one remembered.
-void check_parameters(const Parameters& parameters, const Features& features);
-void check_running(const Running& running, const ArrayRef& x, const Features& features,
-                   const Weights& weights, bool allow_single);
+void check_running(const Running& running, const Batch& batch, const Weights& weights,
+                   bool allow_single);
 
 // A parameter's values in order, one per channel, as float64; `otherwise` for all of them where
 // there is none.
@@ -50,30 +43,10 @@ private:
 // Raises std::invalid_argument if any is negative.
 void check_variance(const char* name, const ChannelValues& variance);
 
-// Running statistics, read before anything is written and written back last.
-class RunningUpdate {
-public:
-    RunningUpdate(const Running& running, const Features& features, bool allow_single)
-        : running_(running),
-          count_(static_cast<double>(features.count)),
-          allow_single_(allow_single),
-          mean_(running.mean, features, 0.0),
-          var_(running.var, features, 1.0) {}
-
-    // By a batch's mean, var and, unless all values count once, count.
-    void apply(const Statistics& batch) noexcept;
-
-private:
-    double blend(double old, double now) const {
-        return (1.0 - running_.momentum) * old + running_.momentum * now;
-    }
-    bool is_finite(const Statistics& batch) const;
-
-    const Running& running_;
-    double count_;
-    bool allow_single_;
-    ChannelValues mean_;
-    ChannelValues var_;
-};
+// Blends the batch's mean and var into the running statistics, of which mean and var are the values
+// that were read before anything was written. batch.count: null where all values count once.
+void update_running(const Running& running, const Statistics& batch, const Features& features,
+                    bool allow_single, const ChannelValues& mean,
+                    const ChannelValues& var) noexcept;
 
 }  // namespace fastbn

@@ -197,20 +197,22 @@ double largest_channel_sum(const ArrayRef& weights, const Features& features) {
 
 }  // namespace
 
-Weights::Weights(const Weighting& weighting, const ArrayRef& x, const Features& features)
-    : where_(weighting.where),
-      weights_(weighting.weights),
-      omit_nan_(weighting.omit_nan && is_float(x.dtype)),
-      largest_total_(static_cast<double>(features.count)) {
+Weights::Weights(const Batch& batch)
+    : where_(batch.where),
+      weights_(batch.weights),
+      omit_nan_(batch.omit_nan && is_float(batch.x.dtype)),
+      largest_total_(static_cast<double>(batch.features.count)) {
     // A mask that leaves nothing out is dropped.
     if (where_ && all_true(where_)) where_.data = nullptr;
-    if (weights_) scan_weights(features, x);
+    if (weights_) scan_weights(batch);
 }
 
 // Weights that are all the same, but not 0, are dropped: common_weight() remembers them. Others are
 // divided by a power of two by which the largest is between 1 and 2, or below if it is subnormal:
 // their products with squares then stay within float64's range if the squares do.
-void Weights::scan_weights(const Features& features, const ArrayRef& x) {
+void Weights::scan_weights(const Batch& batch) {
+    const Features& features = batch.features;
+    const ArrayRef& x = batch.x;
     bool vary_in_channels = false;
     double copies = 1.0;
     for (int i = 0; i < x.ndim; ++i) {
@@ -243,9 +245,9 @@ void Weights::scan_weights(const Features& features, const ArrayRef& x) {
     }
 }
 
-double Weights::largest_total(double enough, const ArrayRef& x, const Features& features) const {
-    if (!where_ || features.empty() || largest_total_ <= enough) return largest_total_;
-    const Layout layout = layout_of(x, features);
+double Weights::largest_total(double enough, const Batch& batch) const {
+    if (!where_ || batch.features.empty() || largest_total_ <= enough) return largest_total_;
+    const Layout layout = layout_of(batch.x, batch.features);
     const bool same = is_same_in_channels(where_, layout) && is_same_in_channels(weights_, layout);
     if (!same) return largest_total_;
     double values[read_at_once];

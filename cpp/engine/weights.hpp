@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "engine/array.hpp"
-#include "engine/features.hpp"
+#include "engine/batch.hpp"
 #include "engine/layout.hpp"
 #include "engine/pack.hpp"
 #include "engine/workspace.hpp"
@@ -14,17 +14,10 @@
 
 namespace fastbn {
 
-// Arrays of x's shape, broadcast by strides of 0; either may be empty.
-struct Weighting {
-    ArrayRef where;
-    ArrayRef weights;
-    bool omit_nan = false;  // NaN counts as nothing
-};
-
 class Weights {
 public:
     // Raises std::invalid_argument for weights that are negative or not finite.
-    Weights(const Weighting& weighting, const ArrayRef& x, const Features& features);
+    explicit Weights(const Batch& batch);
 
     // Whether values may differ in how much they count; if not, each has common_weight().
     bool differ() const { return where_ || weights_ || omit_nan_; }
@@ -35,7 +28,7 @@ public:
     double largest_total() const { return largest_total_; }
     // The same bound, less what a mask leaves out if it and the weights are the same for all
     // channels. Of a total above `enough` any part that is above it may be returned.
-    double largest_total(double enough, const ArrayRef& x, const Features& features) const;
+    double largest_total(double enough, const Batch& batch) const;
     // The kernels see the caller's weights divided by this power of two, which is near the largest.
     double divisor() const { return divisor_; }
 
@@ -76,7 +69,7 @@ public:
               double* to) const noexcept;
 
 private:
-    void scan_weights(const Features& features, const ArrayRef& x);
+    void scan_weights(const Batch& batch);
     double* pack(const TileRange& range, const Scratch& scratch) const noexcept;
     double* elements(const TileRange& range, const Scratch& scratch) const noexcept;
     Tile<const std::uint8_t> mask(const TileRange& range, const Scratch& scratch) const noexcept;

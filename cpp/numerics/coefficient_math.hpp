@@ -53,6 +53,12 @@ struct ChannelParameters {
     const double* weight;
     const double* bias;
 };
+
+// The entries from i on.
+static inline ChannelParameters from(const ChannelParameters& p, std::ptrdiff_t i) {
+    return {p.mean + i, p.mean_lo + i, p.invstd + i, p.weight + i, p.bias + i};
+}
+
 // What the backward pass sums, one array entry per channel or column.
 struct GradientSums {
     double* dy;

@@ -1,4 +1,4 @@
-#include "engine/features.hpp"
+#include "engine/batch.hpp"
 
 #include <cmath>
 #include <string>
@@ -45,6 +45,12 @@ void check_parameter_shape(const char* name, const ArrayRef& parameter, const Fe
         refuse(name, "have shape " + shape_text(features.shape, features.ndim),
                shape_text(parameter.shape, parameter.ndim));
     }
+}
+
+void check_shapes(const Batch& batch) {
+    if (batch.epilogue.residual) check_same_shape("residual", batch.epilogue.residual, batch.x);
+    if (batch.weight) check_parameter_shape("weight", batch.weight, batch.features);
+    if (batch.bias) check_parameter_shape("bias", batch.bias, batch.features);
 }
 
 void check_trainable(const Features& features, double largest_total) {

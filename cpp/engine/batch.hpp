@@ -1,11 +1,13 @@
-// Which axes of x are features, and the checks of everything that must fit them. Raises
-// std::invalid_argument with "<name> must <rule>, got <value>"; writes to no array.
+// What a call is about: x, the axes that are its features, and what may come with it; and the
+// checks of all that must fit these. They raise std::invalid_argument with "<name> must <rule>, got
+// <value>", and write to no array.
 #pragma once
 
 #include <cstddef>
 #include <string>
 
 #include "engine/array.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 
@@ -28,11 +30,26 @@ struct Features {
 
 Features features_of(const ArrayRef& x, const AxisList& axes);
 
+// All arrays but x may be empty.
+struct Batch {
+    ArrayRef x;
+    Features features;
+    // How much x's values count: of x's shape, broadcast by strides of 0.
+    ArrayRef where;
+    ArrayRef weights;
+    bool omit_nan = false;  // NaN counts as nothing
+    ArrayRef weight;        // or 1
+    ArrayRef bias;          // or 0
+    Epilogue<ArrayRef> epilogue;
+};
+
 // As Python shows it.
 std::string shape_text(const std::ptrdiff_t* shape, int ndim);
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);
+// Whether weight, bias and residual fit x.
+void check_shapes(const Batch& batch);
 // largest_total: what the values of a channel weigh together, at most.
 void check_trainable(const Features& features, double largest_total);
 void check_eps(double eps);
