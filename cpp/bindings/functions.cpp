@@ -463,11 +463,10 @@ py::object set_isa(const Arguments& arguments) {
 
 // Returns (l2, l3).
 py::object get_caches(const Arguments&) {
-    const Caches sizes = caches();
-    return tuple_of(to_python(sizes.l2), to_python(sizes.l3));
+    return tuple_of(to_python(l2_cache()), to_python(l3_cache()));
 }
 py::object set_caches(const Arguments& arguments) {
-    fastbn::set_caches({bytes_argument(arguments.l2), bytes_argument(arguments.l3)});
+    fastbn::set_caches(bytes_argument(arguments.l2), bytes_argument(arguments.l3));
     return none();
 }
 

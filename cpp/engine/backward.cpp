@@ -149,8 +149,9 @@ public:
     double* dweight = nullptr;
     double* dbias = nullptr;
 
-    void take_staging(StagingBuffers& staging) {
-        for (Operand* operand : {&dy, &x, &residual, &dx, &dz}) staging.add(*operand);
+    void take_staging(Arrays& staging) {
+        for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
+            fastbn::take_staging(*plan, *operand, staging);
     }
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
@@ -164,13 +165,13 @@ public:
         const auto kernel =
             plan->layout.channels_first() ? kernels_.sums.tile : kernels_.sums.columns;
         each_tile(*plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
-            const Scratch& scratch = memory.scratch;
+            std::byte* staging = memory.staging;
             const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
-            kernel(input_tile(dy, tile, scratch), input_tile(x, tile, scratch), tile.kernel_rows(),
+            kernel(input_tile(dy, tile, staging), input_tile(x, tile, staging), tile.kernel_rows(),
                    tile.kernel_cols(), forward->mean(tile.buffer_index),
                    forward->invstd(tile.buffer_index), from(buffers.sums, i),
-                   activation(tile, scratch, forward->out_of_range()));
-            if (adds_weights) add_weights(tile, scratch, buffers.weight + i);
+                   activation(tile, staging, forward->out_of_range()));
+            if (adds_weights) add_weights(tile, staging, buffers.weight + i);
         });
     }
 
@@ -194,11 +195,11 @@ public:
 
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
-        const Scratch& scratch = memory.scratch;
+        std::byte* staging = memory.staging;
         const std::ptrdiff_t i = memory.at(tile.buffer_index);
         const bool with_pre = memory.out_of_range->load(std::memory_order_relaxed);
-        const Tile<const void> dy_tile = input_tile(dy, tile, scratch);
-        const Tile<void> dx_tile = output_tile(dx, tile, scratch);
+        const Tile<const void> dy_tile = input_tile(dy, tile, staging);
+        const Tile<void> dx_tile = output_tile(dx, tile, staging);
         if (is_affine()) {
             frozen_kernels_.normalize(
                 dy_tile, dx_tile, elementwise_loop(*plan, dy, dx, tile),
@@ -208,16 +209,16 @@ public:
             weights.frozen = !through_statistics_;
             if (is_weighted()) {
                 const double* const scales = with_pre ? buffers.weight_scale + i : nullptr;
-                weights = weights_.gradient_tile(tile, kernels_.computed, scales, scratch);
+                weights = weights_.gradient_tile(tile, kernels_.computed, scales, staging);
             }
             kernels_.input_gradient(
-                dy_tile, input_tile(x, tile, scratch), dx_tile, output_tile(dz, tile, scratch),
+                dy_tile, input_tile(x, tile, staging), dx_tile, output_tile(dz, tile, staging),
                 elementwise_loop(*plan, x, dx, tile),
                 kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
-                activation(tile, scratch, with_pre), weights);
-            finish_output(dz, tile, scratch, plan->stream);
+                activation(tile, staging, with_pre), weights);
+            finish_output(dz, tile, staging, plan->stream);
         }
-        finish_output(dx, tile, scratch, plan->stream);
+        finish_output(dx, tile, staging, plan->stream);
     }
 
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
@@ -260,9 +261,9 @@ private:
     // With constant statistics and no activation, dx = weight * invstd * dy is an affine map of dy.
     bool is_affine() const { return !through_statistics_ && !forward->has_activation(); }
 
-    ActivationGradient activation(const TileRange& tile, const Scratch& scratch,
+    ActivationGradient activation(const TileRange& tile, std::byte* staging,
                                   bool with_pre) const noexcept {
-        return forward->activation(tile.buffer_index, input_tile(residual, tile, scratch),
+        return forward->activation(tile.buffer_index, input_tile(residual, tile, staging),
                                    weights_.differ(), with_pre);
     }
 
@@ -323,10 +324,10 @@ private:
     }
 
     // Adds a tile's weights to the sum of its channel, or to one for each column.
-    void add_weights(const TileRange& tile, const Scratch& scratch, double* sums) const noexcept {
+    void add_weights(const TileRange& tile, std::byte* staging, double* sums) const noexcept {
         const bool one_channel = plan->layout.channels_first();
         const WeightsForm form = weights_.form();
-        const Tile<const void> weights = weights_.tile(tile, {}, kernels_.x, scratch);
+        const Tile<const void> weights = weights_.tile(tile, {}, kernels_.x, staging);
         const std::ptrdiff_t rows = tile.kernel_rows();
         const std::ptrdiff_t cols = tile.kernel_cols();
         if (form == WeightsForm::by_row) {
@@ -388,9 +389,10 @@ private:
 
     // Leaves the sums of the slab's channels side by side at its beginning.
     void merge(double* sums, const Slab& slab, const Memory& memory) const noexcept {
-        merge_slab(*plan, slab, memory, [=](const Merge& m) {
-            for (std::ptrdiff_t i = 0; i < m.n; ++i) sums[m.to + i] += sums[m.from + i];
-        });
+        merge_slab(*plan, slab, memory,
+                   [=](std::ptrdiff_t a, double, std::ptrdiff_t b, double, std::ptrdiff_t n) {
+                       for (std::ptrdiff_t i = 0; i < n; ++i) sums[a + i] += sums[b + i];
+                   });
         double* const columns = sums + memory.at(0, slab.buffer_index);
         const std::ptrdiff_t n = plan->layout.inner_fold;
         for (std::ptrdiff_t c = 0; c < slab.channels && n > 1; ++c) {
@@ -489,9 +491,9 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
 
     const Plan plan = plan_of(layout, x.dtype, operation.work());
     operation.plan = &plan;
-    StagingBuffers staging(plan);
+    Arrays staging(nullptr);
     operation.take_staging(staging);
-    if (weighted) weights.take_staging(staging);
+    if (weighted) weights.take_staging(plan, staging);
     const ForwardValues forward(operation.channels, batch.epilogue.activation, kernels.computed,
                                 features.channels, plan);
     operation.forward = &forward;

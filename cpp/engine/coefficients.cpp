@@ -35,23 +35,16 @@ T shift_in(T shift, double bias) {
 
 // weight * invstd, as mantissa and exponent: a factor may leave float64's range where the product
 // does not.
-struct Scale {
-    Scale(double weight, double invstd) : value(weight * invstd) {
-        if (std::isnormal(value)) {
-            mantissa = std::frexp(value, &exponent);
-        } else {
-            int weight_exponent = 0;
-            int invstd_exponent = 0;
-            mantissa = std::frexp(weight, &weight_exponent) * std::frexp(invstd, &invstd_exponent);
-            exponent = mantissa == 0.0 ? 0 : weight_exponent + invstd_exponent;
-        }
-    }
-    double divided_by_power(int e) const { return std::ldexp(mantissa, exponent - e); }
-
-    double value;
-    double mantissa;
-    int exponent = 0;
-};
+double mantissa_of_product(double weight, double invstd, int& exponent) {
+    const double product = weight * invstd;
+    if (std::isnormal(product)) return std::frexp(product, &exponent);
+    int weight_exponent = 0;
+    int invstd_exponent = 0;
+    const double mantissa =
+        std::frexp(weight, &weight_exponent) * std::frexp(invstd, &invstd_exponent);
+    exponent = mantissa == 0.0 ? 0 : weight_exponent + invstd_exponent;
+    return mantissa;
+}
 
 // A power of two of T as near to 2^e as T has one.
 template <class T>
@@ -89,13 +82,14 @@ void fold_affine_of(std::ptrdiff_t i, const ChannelParameters& from, const Affin
     double scale = weight * invstd;
     T pre = 1;
     if (!in_range_affine<T>(mean, invstd, weight)) {
-        const Scale whole(weight, invstd);
+        int exponent = 0;
+        const double mantissa = mantissa_of_product(weight, invstd, exponent);
         // So that no difference overflows unless y does, and none at all where the scale is 0.
-        const int k = pre_exponent<T>(mean, whole.mantissa == 0.0 ? -2 : whole.exponent - 1);
+        const int k = pre_exponent<T>(mean, mantissa == 0.0 ? -2 : exponent - 1);
         pre = static_cast<T>(std::ldexp(1.0, k));
         mean = std::ldexp(mean, k);
         mean_lo = std::ldexp(mean_lo, k);
-        scale = whole.divided_by_power(k);
+        scale = std::ldexp(mantissa, exponent - k);
     }
     to.pre[i] = pre;
     write_affine(to, i, mean, mean_lo, scale_in<T>(scale, weight, invstd), from.bias[i]);
@@ -117,20 +111,21 @@ void fold_input_gradient_of(std::ptrdiff_t i, const ChannelParameters& from,
     T pre = 1;
     T dy_pre = 1;
     if (!in_range_input_gradient<T>(mean, invstd, weight, mean_dy_xhat, coef_const)) {
-        const Scale whole(weight, invstd);
+        int exponent = 0;
+        const double mantissa = mantissa_of_product(weight, invstd, exponent);
         const int k = pre_exponent<T>(mean, exponent_of(invstd));
         const int coef_x_exponent = exponent_of(std::ldexp(invstd, -k)) + exponent_of(mean_dy_xhat);
         const bool large_dy = is_large<T>(mean_dy) || is_large<T>(mean_dy_xhat);
         // A coef_x of 0 subtracts nothing, however large invstd is.
         const int term = mean_dy_xhat == 0.0 ? exponent_of(mean_dy)
                                              : std::max(coef_x_exponent, exponent_of(mean_dy));
-        const int j = dy_pre_exponent<T>(whole.exponent, term, large_dy);
+        const int j = dy_pre_exponent<T>(exponent, term, large_dy);
         pre = static_cast<T>(std::ldexp(1.0, k));
         dy_pre = static_cast<T>(std::ldexp(1.0, j));
         mean = std::ldexp(mean, k);
         coef_x = std::ldexp(invstd, j - k) * mean_dy_xhat;
         coef_const = std::ldexp(coef_const, j);
-        scale = whole.divided_by_power(j);
+        scale = std::ldexp(mantissa, exponent - j);
     }
     to.pre[i] = pre;
     to.dy_pre[i] = dy_pre;

@@ -15,19 +15,15 @@ namespace {
 
 #ifdef FASTBN_X86
 
-// What cpuid says in two of its registers; 0 where the processor does not know the leaf.
-struct Cpuid {
-    explicit Cpuid(unsigned leaf) {
-        // Some versions of clang return an int. NOLINTNEXTLINE(readability-redundant-casting)
-        const auto last = static_cast<unsigned>(__get_cpuid_max(0, nullptr));
-        unsigned eax = 0;
-        unsigned edx = 0;
-        if (last >= leaf) __cpuid_count(leaf, 0, eax, ebx, ecx, edx);
-    }
-
-    unsigned ebx = 0;
-    unsigned ecx = 0;
-};
+// What cpuid says in one of its registers; 0 where the processor does not know the leaf.
+unsigned leaf1_ecx() {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(1, 0, &eax, &ebx, &ecx, &edx) != 0 ? ecx : 0;
+}
+unsigned leaf7_ebx() {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 ? ebx : 0;
+}
 
 // XCR0: which registers the operating system saves. Only valid where cpuid reports OSXSAVE.
 std::uint64_t saved_registers() {
@@ -49,13 +45,13 @@ constexpr std::uint64_t xcr0_opmask_zmm = 0xe0;
 
 // These equal the flags that CMakeLists.txt compiles the two with.
 bool can_run_avx2() {
-    if (!has(Cpuid(1).ecx, leaf1_ecx_fma_osxsave_avx_f16c)) return false;
-    return has(saved_registers(), xcr0_sse_avx) && has(Cpuid(7).ebx, leaf7_ebx_avx2);
+    if (!has(leaf1_ecx(), leaf1_ecx_fma_osxsave_avx_f16c)) return false;
+    return has(saved_registers(), xcr0_sse_avx) && has(leaf7_ebx(), leaf7_ebx_avx2);
 }
 
 bool can_run_avx512() {
     return can_run_avx2() && has(saved_registers(), xcr0_opmask_zmm) &&
-           has(Cpuid(7).ebx, leaf7_ebx_avx512f_dq_bw_vl);
+           has(leaf7_ebx(), leaf7_ebx_avx512f_dq_bw_vl);
 }
 
 #endif

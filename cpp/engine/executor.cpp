@@ -117,7 +117,7 @@ void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range
     }
 }
 
-void execute(const Plan& plan, const StagingBuffers& staging, const Operation& operation) {
+void execute(const Plan& plan, const Arrays& staging, const Operation& operation) {
     const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(), staging);
     run_team(plan.team, [&](Member& member) {
         if (plan.fused) {

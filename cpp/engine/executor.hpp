@@ -23,7 +23,7 @@ public:
     virtual void transform(const TileRange& /*tile*/, const Memory& /*memory*/) const noexcept {}
 
     // The bytes of its channel buffers; whether it has results to transform; whether it calls
-    // kernels that take scratch memory for columns.
+    // kernels that take memory for sums of columns.
     virtual std::ptrdiff_t buffer_bytes() const noexcept = 0;
     virtual bool transforms() const noexcept { return true; }
     virtual bool sums_columns() const noexcept { return false; }
@@ -45,7 +45,7 @@ Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& 
 // whether any slab's do.
 void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range);
 
-void execute(const Plan& plan, const StagingBuffers& staging, const Operation& operation);
+void execute(const Plan& plan, const Arrays& staging, const Operation& operation);
 
 // visit(tile, position) for all tiles of a span.
 template <class Visit>
@@ -56,26 +56,18 @@ void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, const Vi
     }
 }
 
-// Sums of `n` entries from `from` on, of `count` values each, to be added to as many entries from
-// `to` on, which cover `before` values: both places in the channel buffers.
-struct Merge {
-    std::ptrdiff_t to;
-    double before;
-    std::ptrdiff_t from;
-    double count;
-    std::ptrdiff_t n;
-};
-
-// merge(Merge) in the one order in which a slab's sums come together, which fixes their bits: all
-// spans, then folded rows, the upper half onto the lower, then the rows left over. Afterwards the
-// slab's first entries, one for each column that x has, hold everything.
+// merge(a, count_a, b, count_b, n), by which the n entries of the channel buffers from b on, of
+// count_b values each, are added to those from a on, of count_a: in the one order in which a
+// slab's sums come together, which fixes their bits. All spans, then folded rows, the upper half
+// onto the lower, then the rows left over. Afterwards the slab's first entries, one for each column
+// that x has, hold everything.
 template <class Visit>
 void merge_slab(const Plan& plan, const Slab& slab, const Memory& memory, const Visit& merge) {
     std::ptrdiff_t before = plan.span_count(0);
     const auto add = [&](std::ptrdiff_t span, std::ptrdiff_t first, std::ptrdiff_t n,
                          std::ptrdiff_t count) {
-        merge(Merge{memory.at(0, slab.buffer_index), static_cast<double>(before),
-                    memory.at(span, first), static_cast<double>(count), n});
+        merge(memory.at(0, slab.buffer_index), static_cast<double>(before), memory.at(span, first),
+              static_cast<double>(count), n);
         before += count;
     };
     for (std::ptrdiff_t span = 1; span < plan.main_spans(); ++span) {

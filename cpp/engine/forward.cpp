@@ -35,8 +35,9 @@ struct NormalizeTransform {
     Epilogue<Operand> epilogue;
 
     Work work() const { return elementwise_work({&x, &epilogue.residual}, {&y}); }
-    void take_staging(StagingBuffers& staging) {
-        for (Operand* operand : {&x, &epilogue.residual, &y}) staging.add(*operand);
+    void take_staging(const Plan& plan, Arrays& staging) {
+        for (Operand* operand : {&x, &epilogue.residual, &y})
+            fastbn::take_staging(plan, *operand, staging);
     }
 
     // With the plan that was made for its work:
@@ -58,13 +59,13 @@ struct NormalizeTransform {
     void apply(const Plan& plan, const TileRange& tile, const Affine<void>& affine,
                const Memory& memory, bool* infinite) const noexcept {
         const Affine<void> here = from(affine, kernels.computed, memory.at(tile.buffer_index));
-        kernels.normalize(input_tile(x, tile, memory.scratch), output_tile(y, tile, memory.scratch),
+        kernels.normalize(input_tile(x, tile, memory.staging), output_tile(y, tile, memory.staging),
                           elementwise_loop(plan, x, y, tile),
                           kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
-                          {input_tile(epilogue.residual, tile, memory.scratch), epilogue.activation,
+                          {input_tile(epilogue.residual, tile, memory.staging), epilogue.activation,
                            epilogue.clip},
                           infinite);
-        finish_output(y, tile, memory.scratch, plan.stream);
+        finish_output(y, tile, memory.staging, plan.stream);
     }
 };
 
@@ -95,9 +96,9 @@ public:
         if (moments != nullptr) moments->begin(slab, span, buffers.moments, memory);
         if (range != nullptr) range->begin(slab, span, buffers.range, memory);
         each_tile(plan_, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
-            const Tile<const void> values = input_tile(x, tile, memory.scratch);
+            const Tile<const void> values = input_tile(x, tile, memory.staging);
             const Tile<const void> of_values =
-                weights->tile(tile, values, x.kernel_dtype, memory.scratch);
+                weights->tile(tile, values, x.kernel_dtype, memory.staging);
             if (moments != nullptr) {
                 moments->add(tile, span, position, values, of_values, buffers.moments, memory);
             }
@@ -228,9 +229,9 @@ void moments(const Batch& batch, const Statistics& out) {
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
-    StagingBuffers staging(plan);
-    staging.add(operation.x);
-    weights.take_staging(staging);
+    Arrays staging(nullptr);
+    take_staging(plan, operation.x, staging);
+    weights.take_staging(plan, staging);
     if (wants_range) {
         operation.range = &range;
         range.take_staging(staging);
@@ -260,9 +261,9 @@ void value_range(const Batch& batch, double* min, double* max) {
     operation.x = operand_of(x, layout, x_type);
     operation.weights = &weights;
     operation.range = &range;
-    StagingBuffers staging(plan);
-    staging.add(operation.x);
-    weights.take_staging(staging);
+    Arrays staging(nullptr);
+    take_staging(plan, operation.x, staging);
+    weights.take_staging(plan, staging);
     range.take_staging(staging);
     execute(plan, staging, operation);
 }
@@ -299,10 +300,10 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
     operation.transforms_x = &transform;
     operation.channels.weight = weight.data();
     operation.channels.bias = bias.data();
-    StagingBuffers staging(plan);
-    staging.add(operation.x);
-    weights.take_staging(staging);
-    transform.take_staging(staging);
+    Arrays staging(nullptr);
+    take_staging(plan, operation.x, staging);
+    weights.take_staging(plan, staging);
+    transform.take_staging(plan, staging);
     execute(plan, staging, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
     if (running.mean) {
@@ -333,8 +334,8 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     const ChannelOrigins origins(x, layout, means.data(), means_lo.data());
     NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
-    StagingBuffers staging(plan);
-    transform.take_staging(staging);
+    Arrays staging(nullptr);
+    transform.take_staging(plan, staging);
     const ChannelValues weight(batch.weight, features, 1.0);
     const ChannelValues bias(batch.bias, features, 0.0);
     const ChannelValues own_invstd({}, features, 0.0);

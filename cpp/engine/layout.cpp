@@ -209,4 +209,17 @@ char* first_element(const ArrayRef& array, const Layout& layout) {
     return first;
 }
 
+void read_channel(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
+                  std::ptrdiff_t begin, std::ptrdiff_t n, double* to) noexcept {
+    const char* const first =
+        first_element(array, layout) + channel_dims(array, layout).offset(channel);
+    const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
+    each_stretch(reduced_dims(array, layout), begin, n,
+                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
+                     copy(first + offset, stride, reinterpret_cast<char*>(to), sizeof(double),
+                          length);
+                     to += length;
+                 });
+}
+
 }  // namespace fastbn

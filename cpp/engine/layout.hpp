@@ -81,5 +81,8 @@ Dims reduced_dims(const ArrayRef& array, const Layout& layout);
 Dims channel_dims(const ArrayRef& array, const Layout& layout);
 // The array's first element in the order of the loops: the far end of every flipped axis.
 char* first_element(const ArrayRef& array, const Layout& layout);
+// n of a channel's elements from `begin` on, in the order of reduced_dims, as float64.
+void read_channel(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
+                  std::ptrdiff_t begin, std::ptrdiff_t n, double* to) noexcept;
 
 }  // namespace fastbn

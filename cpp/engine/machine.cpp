@@ -56,19 +56,23 @@ std::ptrdiff_t parse_size(const std::string& size) {
 
 // The caches that the system says the first processor has; not sysconf, which on virtual machines
 // may count those of processors that they do not have.
-Caches caches_of_system() {
+void find_caches(std::ptrdiff_t& l2, std::ptrdiff_t& l3) {
     constexpr int most_caches = 8;
-    Caches found{0, 0};
+    l2 = 0;
+    l3 = 0;
     for (int index = 0; index < most_caches; ++index) {
         const std::ptrdiff_t bytes = parse_size(cache_attribute(index, "size"));
         if (bytes == 0 || cache_attribute(index, "type") == "Instruction") continue;
         const std::string level = cache_attribute(index, "level");
-        if (level == "2") found.l2 = bytes;
-        if (level == "3") found.l3 = bytes;
+        if (level == "2") l2 = bytes;
+        if (level == "3") l3 = bytes;
     }
-    if (found.l2 == 0) return {usual_l2, usual_l3};
-    if (found.l3 == 0) found.l3 = found.l2;  // the second level is the last there
-    return found;
+    if (l2 == 0) {
+        l2 = usual_l2;
+        l3 = usual_l3;
+    } else if (l3 == 0) {
+        l3 = l2;  // the second level is the last there
+    }
 }
 
 // What the environment says, or what is known otherwise.
@@ -135,18 +139,21 @@ bool lists(const std::string& controllers, const std::string& wanted) {
 
 }  // namespace
 
-Caches caches() { return {l2_bytes.load(), l3_bytes.load()}; }
+std::ptrdiff_t l2_cache() { return l2_bytes.load(); }
+std::ptrdiff_t l3_cache() { return l3_bytes.load(); }
 
-void set_caches(const Caches& sizes) {
-    if (sizes.l2 < 1) refuse("l2", size_rule, std::to_string(sizes.l2));
-    if (sizes.l3 < 1) refuse("l3", size_rule, std::to_string(sizes.l3));
-    l2_bytes = sizes.l2;
-    l3_bytes = sizes.l3;
+void set_caches(std::ptrdiff_t l2, std::ptrdiff_t l3) {
+    if (l2 < 1) refuse("l2", size_rule, std::to_string(l2));
+    if (l3 < 1) refuse("l3", size_rule, std::to_string(l3));
+    l2_bytes = l2;
+    l3_bytes = l3;
 }
 
 void choose_caches() {
-    const Caches found = caches_of_system();
-    set_caches({chosen_size("FASTBN_L2", found.l2), chosen_size("FASTBN_L3", found.l3)});
+    std::ptrdiff_t l2;
+    std::ptrdiff_t l3;
+    find_caches(l2, l3);
+    set_caches(chosen_size("FASTBN_L2", l2), chosen_size("FASTBN_L3", l3));
 }
 
 int quota_of(const std::string& root) {

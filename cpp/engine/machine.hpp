@@ -7,16 +7,13 @@
 
 namespace fastbn {
 
-// The sizes by which the plan decides how results are stored, and whether what was read is still in
+// The bytes of a core's own second-level cache, and of the third-level cache that several cores
+// share: the plan decides by them how results are stored, and whether what was read is still in
 // cache when it is read again.
-struct Caches {
-    std::ptrdiff_t l2;  // bytes of a core's own second-level cache
-    std::ptrdiff_t l3;  // bytes of the third-level cache that several cores share
-};
-
-Caches caches();
+std::ptrdiff_t l2_cache();
+std::ptrdiff_t l3_cache();
 // Raises std::invalid_argument for sizes below 1.
-void set_caches(const Caches& sizes);
+void set_caches(std::ptrdiff_t l2, std::ptrdiff_t l3);
 // Applies FASTBN_L2 and FASTBN_L3, in bytes, or what the system says where one is unset or empty.
 void choose_caches();
 

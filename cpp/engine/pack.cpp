@@ -144,11 +144,10 @@ void each_transposed_part(const Operand& operand, const TileRange& tile, char* p
                  });
 }
 
-void pack_transposed(const Operand& operand, const TileRange& tile,
-                     const Scratch& scratch) noexcept {
-    std::byte* const seen_values = scratch.staging + operand.staging;
+void pack_transposed(const Operand& operand, const TileRange& tile, std::byte* staging) noexcept {
+    std::byte* const seen_values = staging + operand.staging;
     std::byte* const stored_values =
-        operand.converted() ? scratch.staging + operand.stored_staging : seen_values;
+        operand.converted() ? staging + operand.stored_staging : seen_values;
     const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
     each_transposed_part(
         operand, tile, reinterpret_cast<char*>(stored_values),
@@ -159,12 +158,12 @@ void pack_transposed(const Operand& operand, const TileRange& tile,
     reading(operand).dense(stored_values, seen_values, tile.rows * tile.cols);
 }
 
-void unpack_transposed(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+void unpack_transposed(const Operand& operand, const TileRange& tile, std::byte* staging,
                        bool stream) noexcept {
-    std::byte* const seen_values = scratch.staging + operand.staging;
+    std::byte* const seen_values = staging + operand.staging;
     std::byte* stored_values = seen_values;
     if (operand.converted()) {
-        stored_values = scratch.staging + operand.stored_staging;
+        stored_values = staging + operand.stored_staging;
         writing(operand).dense(seen_values, stored_values, tile.rows * tile.cols);
     }
     const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
@@ -214,29 +213,28 @@ void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexc
         });
 }
 
-Tile<void> output_tile(const Operand& operand, const TileRange& tile,
-                       const Scratch& scratch) noexcept {
+Tile<void> output_tile(const Operand& operand, const TileRange& tile, std::byte* staging) noexcept {
     if (!operand) return {nullptr, 0};
     if (operand.direct) return direct_tile(operand, tile);
-    return {scratch.staging + operand.staging, tile.cols * tile.row_fold};
+    return {staging + operand.staging, tile.cols * tile.row_fold};
 }
 
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
-                            const Scratch& scratch) noexcept {
-    const Tile<void> found = output_tile(operand, tile, scratch);
+                            std::byte* staging) noexcept {
+    const Tile<void> found = output_tile(operand, tile, staging);
     if (operand && operand.transposed && operand.origins == nullptr) {
-        pack_transposed(operand, tile, scratch);
+        pack_transposed(operand, tile, staging);
     } else if (operand && !operand.direct) {
         pack_tile(operand, tile, found.data);
     }
     return {found.data, found.stride};
 }
 
-void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+void finish_output(const Operand& operand, const TileRange& tile, std::byte* staging,
                    bool stream) noexcept {
     if (!operand || operand.direct) return;
-    if (operand.transposed) return unpack_transposed(operand, tile, scratch, stream);
-    unpack_tile(operand, tile, scratch.staging + operand.staging);
+    if (operand.transposed) return unpack_transposed(operand, tile, staging, stream);
+    unpack_tile(operand, tile, staging + operand.staging);
 }
 
 }  // namespace fastbn

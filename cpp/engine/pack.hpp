@@ -20,13 +20,12 @@ Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept;
 
 // The tile's memory, without its values: the operand's own, or its staging buffer. None without an
 // operand.
-Tile<void> output_tile(const Operand& operand, const TileRange& tile,
-                       const Scratch& scratch) noexcept;
+Tile<void> output_tile(const Operand& operand, const TileRange& tile, std::byte* staging) noexcept;
 // The tile with its values, to be read.
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
-                            const Scratch& scratch) noexcept;
+                            std::byte* staging) noexcept;
 // Completes a write to output_tile's memory. stream: past the caches, if the operand is transposed.
-void finish_output(const Operand& operand, const TileRange& tile, const Scratch& scratch,
+void finish_output(const Operand& operand, const TileRange& tile, std::byte* staging,
                    bool stream) noexcept;
 
 }  // namespace fastbn

@@ -110,10 +110,10 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     const bool enough_slabs = threads == 1 || plan.slabs >= 2 * threads;
     // Channels are far apart in memory, and a thread's part of the third-level cache may hold what
     // the second does not; but columns are neighbours, and a slab of them alone is a bad walk.
-    const Caches sizes = caches();
     const std::ptrdiff_t bytes = plan.slab_buffer_size * layout.count * size;
     const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size;
-    const bool in_cache = layout.channels_first() ? bytes <= sizes.l3 / 4 : columns <= sizes.l2 / 2;
+    const bool in_cache =
+        layout.channels_first() ? bytes <= l3_cache() / 4 : columns <= l2_cache() / 2;
     // Without sums there is nothing to read twice, and the order of memory is best.
     plan.fused = enough_slabs && in_cache && work.reduces;
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
@@ -173,7 +173,7 @@ std::ptrdiff_t written_row(const Plan& plan, const Work& work) {
 // not fit, half of the last cache being left to others. What replaces an argument has its line in
 // cache already.
 void choose_stores(Plan& plan, const Work& work) {
-    const bool beyond_caches = plan.values() * work.result_size > caches().l3 / 4;
+    const bool beyond_caches = plan.values() * work.result_size > l3_cache() / 4;
     plan.stream = !work.in_place && beyond_caches &&
                   written_row(plan, work) * work.result_size >= min_streamed_row;
 }

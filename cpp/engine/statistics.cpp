@@ -114,126 +114,12 @@ void merge_columns(const IntegerSums& columns, std::ptrdiff_t channels,
     }
 }
 
-// The values of one channel that count, and their weights, a chunk at a time.
-class ChannelValuesReader {
-public:
-    // weight_exponent: weights are multiplied by 2 to this power.
-    ChannelValuesReader(const ArrayRef& x, const Weights& weights, const Layout& layout,
-                        std::ptrdiff_t channel, int weight_exponent)
-        : weights_(weights),
-          layout_(layout),
-          channel_(channel),
-          weight_exponent_(weight_exponent),
-          copy_(ElementCopy::reading(x.dtype, x.swapped, DType::float64)),
-          first_(first_element(x, layout) + channel_dims(x, layout).offset(channel)),
-          values_(reduced_dims(x, layout)) {}
-
-    // visit(values, weights, n), with weights of 1 where all count once.
-    template <class Visit>
-    void each_chunk(const Visit& visit) const {
-        double values[chunk];
-        double weights[chunk];
-        for (std::ptrdiff_t begin = 0; begin < layout_.count; begin += chunk) {
-            const std::ptrdiff_t left = std::min(chunk, layout_.count - begin);
-            std::ptrdiff_t read = 0;
-            each_stretch(values_, begin, left,
-                         [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                             copy_(first_ + offset, stride, reinterpret_cast<char*>(values + read),
-                                   sizeof(double), length);
-                             read += length;
-                         });
-            const std::ptrdiff_t n = keep_counted(begin, left, values, weights);
-            if (n > 0) visit(values, weights, n);
-        }
-    }
-
-    // As many as the error bounds of the chunk sums for float64 allow (kernels/chunk_sums.hpp).
-    static constexpr std::ptrdiff_t chunk = 1024;
-    static_assert(chunk <= Weights::read_at_once);
-
-private:
-    std::ptrdiff_t keep_counted(std::ptrdiff_t begin, std::ptrdiff_t n, double* values,
-                                double* weights) const {
-        weights_.read(layout_, channel_, begin, n, weights);
-        if (!weights_.differ()) return n;
-        std::ptrdiff_t kept = 0;
-        for (std::ptrdiff_t i = 0; i < n; ++i) {
-            if (weights[i] == 0.0 || (weights_.omits_nan() && std::isnan(values[i]))) continue;
-            values[kept] = values[i];
-            weights[kept++] = std::ldexp(weights[i], weight_exponent_);
-        }
-        return kept;
-    }
-
-    const Weights& weights_;
-    const Layout& layout_;
-    std::ptrdiff_t channel_;
-    int weight_exponent_;
-    ElementCopy copy_;
-    const char* first_;
-    Dims values_;
-};
-
 // With var = scaled_var * 4^e. Only values whose spread is subnormal meet the cap.
 double invstd_of_scaled(double scaled_var, int e, double eps) {
     const double scaled_eps = std::ldexp(eps, -2 * e);
     if (!std::isfinite(scaled_eps)) return 1.0 / std::sqrt(eps);
     return std::min(std::ldexp(1.0 / std::sqrt(scaled_var + scaled_eps), -e),
                     std::numeric_limits<double>::max());
-}
-
-// Writes the statistics of one channel of finite values, by way of values divided by the power of
-// two 2^e by which half their range is between 1/2 and 1. None of them then exceeds 2^54, since a
-// range is at least one unit in the last place of its ends.
-void scan_scaled(const ChannelValuesReader& reader, double low, double high, double eps,
-                 const Statistics& out) {
-    int e = 0;
-    // Half of a range beyond float64's is finite; half of a subnormal one would be inexact.
-    if (std::isfinite(high - low)) {
-        std::frexp(high - low, &e);
-        --e;
-    } else {
-        std::frexp(high / 2 - low / 2, &e);
-    }
-    double ref = 0.0;
-    double offset = 0.0;
-    double m2 = 0.0;
-    double m2_lo = 0.0;
-    double sum = 0.0;
-    double sum_lo = 0.0;
-    double weight = 0.0;
-    double weight_lo = 0.0;
-    const MomentsSums sums{&ref, &offset, &m2, &m2_lo, &sum, &sum_lo, &weight, &weight_lo};
-    const int form = static_cast<int>(WeightsForm::by_element);
-    const MomentsKernel kernel =
-        moments_kernels(DType::float64, WeightsForm::by_element).moments[form].tile;
-    reader.each_chunk([&](double* values, const double* weights, std::ptrdiff_t n) {
-        for (std::ptrdiff_t i = 0; i < n; ++i) values[i] = std::ldexp(values[i], -e);
-        kernel({values, n}, {weights, n}, 1, n, 0.0, sums, nullptr);
-    });
-    moments_table().finalize(sums, 0.0, 0.0, out, 1);
-    *out.invstd = invstd_of_scaled(*out.var, e, eps);
-    *out.mean = std::ldexp(*out.mean, e);
-    *out.mean_lo = std::ldexp(*out.mean_lo, e);
-    *out.m2 = std::ldexp(*out.m2, 2 * e);
-    *out.var = std::ldexp(*out.var, 2 * e);
-}
-
-// Statistics of a channel whose squares, or their products with weights, float64 does not hold.
-void scan_channel(const ChannelValuesReader& reader, double eps, const Statistics& out) {
-    double low = infinity;
-    double high = -infinity;
-    double has_nan = 0.0;
-    const ValueRange range{&low, &high, &has_nan};
-    const ValueRangeKernel kernel = value_range_kernels(DType::float64).value_range.tile;
-    reader.each_chunk([&](const double* values, const double*, std::ptrdiff_t n) {
-        kernel({values, n}, {nullptr, 0}, 1, n, range);
-    });
-    const bool finite = has_nan == 0.0 && std::isfinite(low) && std::isfinite(high);
-    if (finite && low != high) return scan_scaled(reader, low, high, eps, out);
-    *out.mean = finite ? low : not_a_number;
-    *out.mean_lo = *out.m2 = *out.var = finite ? 0.0 : not_a_number;
-    *out.invstd = finite ? (eps == 0.0 ? 0.0 : 1.0 / std::sqrt(eps)) : not_a_number;
 }
 
 void copy(const double* values, std::ptrdiff_t n, double* to, std::ptrdiff_t first) {
@@ -312,7 +198,7 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
         plan_.count_before(position) - plan_.count_before(plan_.first_position(span));
     const MomentsKernel kernel = one_channel ? kernels_.tile : kernels_.columns;
     kernel(x, weights, tile.kernel_rows(), tile.kernel_cols(), static_cast<double>(before),
-           from(buffers.sums, i), memory.scratch.columns);
+           from(buffers.sums, i), memory.columns);
     if (buffers.nonfinite != nullptr) {
         note_nonfinite(tile, x, weights, buffers.sums.m2 + i, buffers.nonfinite + i);
     }
@@ -371,6 +257,89 @@ bool MomentsReduction::holds_nonfinite(const Slab& slab, std::ptrdiff_t channel,
     return false;
 }
 
+// visit(values, weights, n) for the values of a channel that count, a chunk at a time, and their
+// weights times 2^weight_exponent; those are 1 where all values count once.
+template <class Visit>
+void MomentsReduction::each_chunk(std::ptrdiff_t channel, int weight_exponent,
+                                  const Visit& visit) const {
+    // As many as the error bounds of the chunk sums for float64 allow (kernels/chunk_sums.hpp).
+    constexpr std::ptrdiff_t chunk = 1024;
+    static_assert(chunk <= Weights::read_at_once);
+    const Layout& layout = plan_.layout;
+    double values[chunk];
+    double weights[chunk];
+    for (std::ptrdiff_t begin = 0; begin < layout.count; begin += chunk) {
+        const std::ptrdiff_t n = std::min(chunk, layout.count - begin);
+        read_channel(x_, layout, channel, begin, n, values);
+        weights_.read(layout, channel, begin, n, weights);
+        std::ptrdiff_t kept = weights_.differ() ? 0 : n;
+        for (std::ptrdiff_t i = kept; i < n; ++i) {
+            if (weights[i] == 0.0 || (weights_.omits_nan() && std::isnan(values[i]))) continue;
+            values[kept] = values[i];
+            weights[kept++] = std::ldexp(weights[i], weight_exponent);
+        }
+        if (kept > 0) visit(values, weights, kept);
+    }
+}
+
+// Writes a channel's statistics where float64 does not hold its squares, or their products with
+// weights.
+void MomentsReduction::scan_channel(std::ptrdiff_t channel, int weight_exponent,
+                                    const Statistics& out) const noexcept {
+    double low = infinity;
+    double high = -infinity;
+    double has_nan = 0.0;
+    const ValueRange range{&low, &high, &has_nan};
+    const ValueRangeKernel kernel = value_range_kernels(DType::float64).value_range.tile;
+    each_chunk(channel, weight_exponent,
+               [&](const double* values, const double*, std::ptrdiff_t n) {
+                   kernel({values, n}, {nullptr, 0}, 1, n, range);
+               });
+    const bool finite = has_nan == 0.0 && std::isfinite(low) && std::isfinite(high);
+    if (finite && low != high) return scan_scaled(channel, weight_exponent, low, high, out);
+    *out.mean = finite ? low : not_a_number;
+    *out.mean_lo = *out.m2 = *out.var = finite ? 0.0 : not_a_number;
+    *out.invstd = finite ? (eps_ == 0.0 ? 0.0 : 1.0 / std::sqrt(eps_)) : not_a_number;
+}
+
+// The same where all values are finite, by way of values divided by the power of two 2^e by which
+// half their range is between 1/2 and 1. None of them then exceeds 2^54, since a range is at least
+// one unit in the last place of its ends.
+void MomentsReduction::scan_scaled(std::ptrdiff_t channel, int weight_exponent, double low,
+                                   double high, const Statistics& out) const noexcept {
+    int e = 0;
+    // Half of a range beyond float64's is finite; half of a subnormal one would be inexact.
+    if (std::isfinite(high - low)) {
+        std::frexp(high - low, &e);
+        --e;
+    } else {
+        std::frexp(high / 2 - low / 2, &e);
+    }
+    double ref = 0.0;
+    double offset = 0.0;
+    double m2 = 0.0;
+    double m2_lo = 0.0;
+    double sum = 0.0;
+    double sum_lo = 0.0;
+    double weight = 0.0;
+    double weight_lo = 0.0;
+    const MomentsSums sums{&ref, &offset, &m2, &m2_lo, &sum, &sum_lo, &weight, &weight_lo};
+    const int form = static_cast<int>(WeightsForm::by_element);
+    const MomentsKernel kernel =
+        moments_kernels(DType::float64, WeightsForm::by_element).moments[form].tile;
+    each_chunk(channel, weight_exponent,
+               [&](double* values, const double* weights, std::ptrdiff_t n) {
+                   for (std::ptrdiff_t i = 0; i < n; ++i) values[i] = std::ldexp(values[i], -e);
+                   kernel({values, n}, {weights, n}, 1, n, 0.0, sums, nullptr);
+               });
+    moments_table().finalize(sums, 0.0, 0.0, out, 1);
+    *out.invstd = invstd_of_scaled(*out.var, e, eps_);
+    *out.mean = std::ldexp(*out.mean, e);
+    *out.mean_lo = std::ldexp(*out.mean_lo, e);
+    *out.m2 = std::ldexp(*out.m2, 2 * e);
+    *out.var = std::ldexp(*out.var, 2 * e);
+}
+
 void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buffers,
                                            const Statistics& statistics,
                                            const Memory& memory) const noexcept {
@@ -378,8 +347,7 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
         const double m2 = statistics.m2[c];
         if (in_range(m2)) continue;
         if (!std::isfinite(m2) && holds_nonfinite(slab, c, buffers, memory)) continue;
-        const ChannelValuesReader reader(x_, weights_, plan_.layout, slab.channel + c, 0);
-        scan_channel(reader, eps_, from(statistics, c));
+        scan_channel(slab.channel + c, 0, from(statistics, c));
     }
 }
 
@@ -390,8 +358,7 @@ void MomentsReduction::rescan_light(const Slab& slab, const MomentsSums& sums,
         const double weight = sums.weight[c];
         if (weight == 0.0 || weight >= smallest_in_range_weight) continue;
         const int e = std::ilogb(weight);
-        const ChannelValuesReader reader(x_, weights_, plan_.layout, slab.channel + c, -e);
-        scan_channel(reader, eps_, from(statistics, c));
+        scan_channel(slab.channel + c, -e, from(statistics, c));
         statistics.m2[c] = std::ldexp(statistics.m2[c], e);
     }
 }
@@ -399,9 +366,11 @@ void MomentsReduction::rescan_light(const Slab& slab, const MomentsSums& sums,
 // A slab's sums into one entry for each channel, from its first on.
 MomentsSums MomentsReduction::merge(const Slab& slab, const MomentsSums& sums,
                                     const Memory& memory) const noexcept {
-    merge_slab(plan_, slab, memory, [&](const Merge& m) {
-        moments_table().merge(from(sums, m.to), m.before, from(sums, m.from), m.count, m.n);
-    });
+    merge_slab(
+        plan_, slab, memory,
+        [&](std::ptrdiff_t a, double count_a, std::ptrdiff_t b, double count_b, std::ptrdiff_t n) {
+            moments_table().merge(from(sums, a), count_a, from(sums, b), count_b, n);
+        });
     const MomentsSums merged = from(sums, memory.at(0, slab.buffer_index));
     if (plan_.layout.inner_fold > 1) {
         const bool weighted = sums.weight != nullptr;
@@ -413,9 +382,10 @@ MomentsSums MomentsReduction::merge(const Slab& slab, const MomentsSums& sums,
 
 IntegerSums MomentsReduction::merge(const Slab& slab, const IntegerSums& sums,
                                     const Memory& memory) const noexcept {
-    merge_slab(plan_, slab, memory, [&](const Merge& m) {
-        integers_table().merge(from(sums, m.to), from(sums, m.from), m.n);
-    });
+    merge_slab(plan_, slab, memory,
+               [&](std::ptrdiff_t a, double, std::ptrdiff_t b, double, std::ptrdiff_t n) {
+                   integers_table().merge(from(sums, a), from(sums, b), n);
+               });
     const IntegerSums merged = from(sums, memory.at(0, slab.buffer_index));
     if (plan_.layout.inner_fold > 1) merge_columns(merged, slab.channels, plan_.layout);
     return merged;
@@ -476,8 +446,8 @@ bool ValueRangeReduction::needs_mask() const noexcept {
            form == WeightsForm::by_element;
 }
 
-void ValueRangeReduction::take_staging(StagingBuffers& staging) {
-    if (needs_mask()) staging_ = staging.add(1);
+void ValueRangeReduction::take_staging(Arrays& staging) {
+    if (needs_mask()) staging_ = fastbn::take_staging(plan_, 1, staging);
 }
 
 void ValueRangeReduction::begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
@@ -495,7 +465,7 @@ void ValueRangeReduction::add(const TileRange& tile, std::ptrdiff_t span, Tile<c
     if (weights_.form() == WeightsForm::by_mask) {
         mask = typed<const std::uint8_t>(weights);
     } else if (needs_mask()) {
-        auto* const bytes = reinterpret_cast<std::uint8_t*>(memory.scratch.staging + staging_);
+        auto* const bytes = reinterpret_cast<std::uint8_t*>(memory.staging + staging_);
         if (weights_.write_mask(tile, weights, bytes)) mask = {bytes, tile.kernel_cols()};
     }
     const auto kernel = plan_.layout.channels_first() ? kernels_.tile : kernels_.columns;
@@ -510,11 +480,12 @@ void ValueRangeReduction::finalize(const Slab& slab, const ValueRange& buffers,
         *to.max = std::max(*to.max, *other.max);
         *to.has_nan = std::max(*to.has_nan, *other.has_nan);
     };
-    merge_slab(plan_, slab, memory, [&](const Merge& m) {
-        for (std::ptrdiff_t i = 0; i < m.n; ++i) {
-            take_in(from(buffers, m.to + i), from(buffers, m.from + i));
-        }
-    });
+    merge_slab(plan_, slab, memory,
+               [&](std::ptrdiff_t a, double, std::ptrdiff_t b, double, std::ptrdiff_t n) {
+                   for (std::ptrdiff_t i = 0; i < n; ++i) {
+                       take_in(from(buffers, a + i), from(buffers, b + i));
+                   }
+               });
     const std::ptrdiff_t columns = plan_.layout.inner_fold;
     for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
         const ValueRange all = from(buffers, memory.at(0, slab.buffer_index) + c * columns);

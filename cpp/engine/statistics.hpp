@@ -55,9 +55,14 @@ private:
                          const Memory& memory) const noexcept;
     void rescan_out_of_range(const Slab& slab, const Buffers& buffers, const Statistics& statistics,
                              const Memory& memory) const noexcept;
-
     void rescan_light(const Slab& slab, const MomentsSums& sums,
                       const Statistics& statistics) const noexcept;
+    template <class Visit>
+    void each_chunk(std::ptrdiff_t channel, int weight_exponent, const Visit& visit) const;
+    void scan_channel(std::ptrdiff_t channel, int weight_exponent,
+                      const Statistics& out) const noexcept;
+    void scan_scaled(std::ptrdiff_t channel, int weight_exponent, double low, double high,
+                     const Statistics& out) const noexcept;
 
     const Plan& plan_;
     const ArrayRef& x_;
@@ -76,7 +81,7 @@ public:
                         double* min, double* max);
 
     ValueRange take_buffers(Arrays& arrays) const noexcept;
-    void take_staging(StagingBuffers& staging);
+    void take_staging(Arrays& staging);
 
     void begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
                const Memory& memory) const noexcept;

@@ -87,7 +87,7 @@ ArraySurvey survey_chunks(const FlatArray& flat, std::ptrdiff_t begin, std::ptrd
     double has_nan = 0.0;
     for (std::ptrdiff_t i = begin; i < end; ++i) {
         const TileRange range = flat.range(i);
-        const Tile<const void> values = input_tile(flat.elements, range, {nullptr, staging});
+        const Tile<const void> values = input_tile(flat.elements, range, staging);
         kernels.value_range.tile(values, {nullptr, 0}, 1, range.cols,
                                  {&found.min, &found.max, &has_nan});
         if (sums == nullptr) continue;
@@ -290,11 +290,11 @@ bool Weights::is_direct() const {
     return form_ == WeightsForm::none || form_ == WeightsForm::omit_nan;
 }
 
-void Weights::take_staging(StagingBuffers& staging) {
+void Weights::take_staging(const Plan& plan, Arrays& staging) {
     if (is_direct()) return;
     const bool is_mask = form_ == WeightsForm::by_mask;
-    staging_ = staging.add(is_mask ? 1 : sizeof(double));
-    if (is_mask && rows_alike_) row_bytes_staging_ = staging.add(1);
+    staging_ = fastbn::take_staging(plan, is_mask ? 1 : sizeof(double), staging);
+    if (is_mask && rows_alike_) row_bytes_staging_ = fastbn::take_staging(plan, 1, staging);
 }
 
 namespace {
@@ -343,34 +343,33 @@ void omit_nan(const TileRange& range, Tile<const void> x, DType x_type, W* weigh
 
 }  // namespace
 
-double* Weights::rows(const TileRange& range, const Scratch& scratch) const noexcept {
+double* Weights::rows(const TileRange& range, std::byte* staging) const noexcept {
     TileRange first_column = range;
     first_column.cols = 1;
-    return pack(first_column, scratch);
+    return pack(first_column, staging);
 }
 
-Tile<const std::uint8_t> Weights::mask(const TileRange& range,
-                                       const Scratch& scratch) const noexcept {
+Tile<const std::uint8_t> Weights::mask(const TileRange& range, std::byte* staging) const noexcept {
     if (is_direct()) return typed<const std::uint8_t>(direct_tile(mask_, range));
-    auto* const to = reinterpret_cast<std::uint8_t*>(scratch.staging + staging_);
+    auto* const to = reinterpret_cast<std::uint8_t*>(staging + staging_);
     TileRange part = range;
     if (rows_alike_) part.cols = 1;
     auto* const packed =
-        rows_alike_ ? reinterpret_cast<std::uint8_t*>(scratch.staging + row_bytes_staging_) : to;
+        rows_alike_ ? reinterpret_cast<std::uint8_t*>(staging + row_bytes_staging_) : to;
     pack_tile(mask_, part, packed);
     if (rows_alike_) repeat_each(packed, range.rows, range.cols, to);
     return {to, range.kernel_cols()};
 }
 
-double* Weights::elements(const TileRange& range, const Scratch& scratch) const noexcept {
-    if (!rows_alike_) return pack(range, scratch);
-    double* const to = rows(range, scratch);
+double* Weights::elements(const TileRange& range, std::byte* staging) const noexcept {
+    if (!rows_alike_) return pack(range, staging);
+    double* const to = rows(range, staging);
     repeat_each(to, range.rows, range.cols);
     return to;
 }
 
-double* Weights::pack(const TileRange& range, const Scratch& scratch) const noexcept {
-    auto* const to = reinterpret_cast<double*>(scratch.staging + staging_);
+double* Weights::pack(const TileRange& range, std::byte* staging) const noexcept {
+    auto* const to = reinterpret_cast<double*>(staging + staging_);
     const std::ptrdiff_t n = range.rows * range.cols;
     if (values_) {
         pack_tile(values_, range, to);
@@ -383,22 +382,22 @@ double* Weights::pack(const TileRange& range, const Scratch& scratch) const noex
 }
 
 Tile<const void> Weights::tile(const TileRange& range, Tile<const void> x, DType x_type,
-                               const Scratch& scratch) const noexcept {
+                               std::byte* staging) const noexcept {
     switch (form_) {
         case WeightsForm::none:
         case WeightsForm::omit_nan:
             break;
         case WeightsForm::by_row:
         case WeightsForm::by_row_omit_nan:
-            return {rows(range, scratch), 1};
+            return {rows(range, staging), 1};
         case WeightsForm::by_mask: {
-            const Tile<const std::uint8_t> packed = mask(range, scratch);
+            const Tile<const std::uint8_t> packed = mask(range, staging);
             if (omit_nan_)
                 fastbn::omit_nan(range, x, x_type, const_cast<std::uint8_t*>(packed.data));
             return {packed.data, packed.stride};
         }
         case WeightsForm::by_element: {
-            double* const packed = elements(range, scratch);
+            double* const packed = elements(range, staging);
             if (omit_nan_) fastbn::omit_nan(range, x, x_type, packed);
             return {packed, range.kernel_cols()};
         }
@@ -452,18 +451,18 @@ void narrow_in_place(double* values, std::ptrdiff_t n) {
 }  // namespace
 
 GradientWeights Weights::gradient_tile(const TileRange& range, DType computed, const double* scales,
-                                       const Scratch& scratch) const noexcept {
+                                       std::byte* staging) const noexcept {
     GradientWeights result{};
     result.row_width = range.kernel_cols() / range.row_fold;
     if (form_ == WeightsForm::by_row) {
-        double* const packed = rows(range, scratch);
+        double* const packed = rows(range, staging);
         // Where a tile has several channels they have the same weights, and one scale.
         for (std::ptrdiff_t r = 0; r < range.rows && scales != nullptr; ++r) packed[r] *= *scales;
         result.rows = packed;
     } else if (form_ == WeightsForm::by_mask) {
-        result.mask = mask(range, scratch);
+        result.mask = mask(range, staging);
     } else if (form_ == WeightsForm::by_element) {
-        double* const packed = elements(range, scratch);
+        double* const packed = elements(range, staging);
         for (std::ptrdiff_t r = 0; r < range.rows && scales != nullptr; ++r) {
             double* const row = packed + r * range.cols;
             for (std::ptrdiff_t i = 0; i < range.cols; ++i) row[i] *= scales[by_column_ ? i : 0];
@@ -473,24 +472,6 @@ GradientWeights Weights::gradient_tile(const TileRange& range, DType computed, c
     }
     return result;
 }
-
-namespace {
-
-// n of a channel's elements from `begin` on, in the order of reduced_dims.
-void read_channel(const ArrayRef& array, const Layout& layout, std::ptrdiff_t channel,
-                  std::ptrdiff_t begin, std::ptrdiff_t n, double* to) {
-    const char* const first =
-        first_element(array, layout) + channel_dims(array, layout).offset(channel);
-    const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
-    each_stretch(reduced_dims(array, layout), begin, n,
-                 [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
-                     copy(first + offset, stride, reinterpret_cast<char*>(to), sizeof(double),
-                          length);
-                     to += length;
-                 });
-}
-
-}  // namespace
 
 void Weights::read(const Layout& layout, std::ptrdiff_t channel, std::ptrdiff_t begin,
                    std::ptrdiff_t n, double* to) const noexcept {

@@ -43,11 +43,11 @@ public:
     // Whether gradient_tile can give weights to rows that the kernels see as one.
     bool dense_rows() const { return !is_direct() || mask_.dense_rows; }
     // Takes staging memory for what is packed.
-    void take_staging(StagingBuffers& staging);
+    void take_staging(const Plan& plan, Arrays& staging);
 
     // A tile's weights in that form, for the moments of its values `x`, which are of type `x_type`.
     Tile<const void> tile(const TileRange& range, Tile<const void> x, DType x_type,
-                          const Scratch& scratch) const noexcept;
+                          std::byte* staging) const noexcept;
     // Whether some of a tile weighs nothing; if so, also the bytes of a mask in which that is 0,
     // into a contiguous tile.
     bool write_mask(const TileRange& range, Tile<const void> weights,
@@ -56,7 +56,7 @@ public:
     // scales: what weights other than 0 and 1 are multiplied by, for the tile's channel or each of
     // its columns; or null.
     GradientWeights gradient_tile(const TileRange& range, DType computed, const double* scales,
-                                  const Scratch& scratch) const noexcept;
+                                  std::byte* staging) const noexcept;
 
     // The index of the next of a channel's values that count, from `index` on, in the order of
     // reduced_dims: without regard to NaN, and their number if none does.
@@ -70,10 +70,10 @@ public:
 
 private:
     void scan_weights(const Batch& batch);
-    double* pack(const TileRange& range, const Scratch& scratch) const noexcept;
-    double* elements(const TileRange& range, const Scratch& scratch) const noexcept;
-    Tile<const std::uint8_t> mask(const TileRange& range, const Scratch& scratch) const noexcept;
-    double* rows(const TileRange& range, const Scratch& scratch) const noexcept;
+    double* pack(const TileRange& range, std::byte* staging) const noexcept;
+    double* elements(const TileRange& range, std::byte* staging) const noexcept;
+    Tile<const std::uint8_t> mask(const TileRange& range, std::byte* staging) const noexcept;
+    double* rows(const TileRange& range, std::byte* staging) const noexcept;
 
     ArrayRef where_;
     ArrayRef weights_;

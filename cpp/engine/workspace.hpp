@@ -35,38 +35,6 @@ private:
 
 inline std::ptrdiff_t round_up_64(std::ptrdiff_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// One thread's memory for the kernels' accumulators and for tiles that must be packed.
-struct Scratch {
-    void* columns;
-    std::byte* staging;
-};
-
-// Gives each operand that must be packed a staging buffer for a tile.
-class StagingBuffers {
-public:
-    explicit StagingBuffers(const Plan& plan) : elements_(plan.tile_elements()) {}
-
-    void add(Operand& operand) {
-        if (!operand || operand.direct) return;
-        operand.staging = add(size_of(operand.kernel_dtype));
-        // Origins are subtracted on the way, whatever lies side by side.
-        if (operand.transposed && operand.converted() && operand.origins == nullptr) {
-            operand.stored_staging = add(size_of(operand.dtype));
-        }
-    }
-    // Returns where the buffer for a tile of elements of so many bytes begins.
-    std::ptrdiff_t add(std::ptrdiff_t element_size) {
-        const std::ptrdiff_t begin = bytes_;
-        bytes_ += round_up_64(elements_ * element_size + transpose_overhang);
-        return begin;
-    }
-    std::ptrdiff_t bytes() const { return bytes_; }
-
-private:
-    std::ptrdiff_t elements_;
-    std::ptrdiff_t bytes_ = 0;
-};
-
 // Hands out one array after the other from a block of memory. Without a block it only measures.
 class Arrays {
 public:
@@ -85,6 +53,24 @@ private:
     std::ptrdiff_t bytes_ = 0;
 };
 
+// A staging buffer for a tile of elements of so many bytes: returns where it begins in each
+// thread's staging memory, which `staging` measures.
+inline std::ptrdiff_t take_staging(const Plan& plan, std::ptrdiff_t element_size, Arrays& staging) {
+    const std::ptrdiff_t begin = staging.bytes();
+    staging.take(plan.tile_elements() * element_size + transpose_overhang, 1);
+    return begin;
+}
+
+// The same for an operand that must be packed.
+inline void take_staging(const Plan& plan, Operand& operand, Arrays& staging) {
+    if (!operand || operand.direct) return;
+    operand.staging = take_staging(plan, size_of(operand.kernel_dtype), staging);
+    // Origins are subtracted on the way, whatever lies side by side.
+    if (operand.transposed && operand.converted() && operand.origins == nullptr) {
+        operand.stored_staging = take_staging(plan, size_of(operand.dtype), staging);
+    }
+}
+
 // The memory that one phase of a slab works with. The channel buffers are an operation's own named
 // arrays: sums have an entry per span and channel or column, coefficients one per channel or
 // column, statistics one per channel. Where slabs are fused they hold the slab's alone, else all of
@@ -95,7 +81,9 @@ struct Memory {
     std::ptrdiff_t buffer_size;       // entries of an array per span
     std::ptrdiff_t first_index;       // the index of the arrays' first entry
     std::ptrdiff_t first_channel;     // the channel that the statistics' arrays begin with
-    Scratch scratch;
+    // The thread's own, for the kernels' sums of columns and for tiles that must be packed.
+    void* columns;
+    std::byte* staging;
 
     std::ptrdiff_t at(std::ptrdiff_t index) const { return index - first_index; }
     std::ptrdiff_t at(std::ptrdiff_t span, std::ptrdiff_t index) const {
@@ -106,9 +94,9 @@ struct Memory {
 class Workspace {
 public:
     // buffer_bytes: of an operation's channel buffers; sums_columns: it calls kernels that take
-    // scratch memory for columns.
+    // memory for sums of columns; staging: what was measured for its operands.
     Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_columns,
-              const StagingBuffers& staging)
+              const Arrays& staging)
         : plan_(plan),
           owners_(plan.fused ? plan.team.threads : 1),
           buffer_bytes_(flag_bytes + buffer_bytes),
@@ -136,12 +124,15 @@ public:
         std::byte* const own = memory_.data() + (plan_.fused ? thread * buffer_bytes_ : 0);
         std::byte* const scratch =
             memory_.data() + owners_ * buffer_bytes_ + thread * scratch_bytes_;
-        return {own + flag_bytes,
-                std::launder(reinterpret_cast<std::atomic<bool>*>(own)),
-                buffer_size(plan_),
-                plan_.fused ? slab.buffer_index : 0,
-                plan_.fused ? slab.channel : 0,
-                {scratch, scratch + column_bytes_}};
+        Memory memory{};
+        memory.buffers = own + flag_bytes;
+        memory.out_of_range = std::launder(reinterpret_cast<std::atomic<bool>*>(own));
+        memory.buffer_size = buffer_size(plan_);
+        memory.first_index = plan_.fused ? slab.buffer_index : 0;
+        memory.first_channel = plan_.fused ? slab.channel : 0;
+        memory.columns = scratch;
+        memory.staging = scratch + column_bytes_;
+        return memory;
     }
 
 private:
