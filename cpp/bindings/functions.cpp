@@ -13,9 +13,9 @@
 #include "engine/batch.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/machine.hpp"
+#include "engine/memory.hpp"
 #include "engine/operations.hpp"
 #include "engine/threads.hpp"
-#include "engine/workspace.hpp"
 
 namespace fastbn::bindings {
 namespace {

@@ -18,9 +18,9 @@
 #include "bindings/arguments.hpp"
 #include "bindings/dlpack.hpp"
 #include "bindings/signature.hpp"
+#include "engine/memory.hpp"
 #include "engine/operations.hpp"
 #include "engine/threads.hpp"
-#include "engine/workspace.hpp"
 
 namespace fastbn::bindings {
 namespace {

@@ -5,13 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/channels.hpp"
 #include "engine/coefficients.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/executor.hpp"
+#include "engine/memory.hpp"
 #include "engine/operations.hpp"
-#include "engine/origins.hpp"
-#include "engine/pack.hpp"
-#include "engine/parameters.hpp"
 #include "engine/weights.hpp"
 
 namespace fastbn {

@@ -43,6 +43,15 @@ struct Batch {
     Epilogue<ArrayRef> epilogue;
 };
 
+// Running statistics to be updated, or none.
+struct Running {
+    ArrayRef mean;
+    ArrayRef var;
+    double momentum = 0.1;
+    double correction = 1.0;
+    bool skip_nonfinite = false;  // leave them alone if any of the batch's is not finite
+};
+
 // As Python shows it.
 std::string shape_text(const std::ptrdiff_t* shape, int ndim);
 

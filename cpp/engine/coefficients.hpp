@@ -6,7 +6,7 @@
 #include <cstddef>
 
 #include "engine/layout.hpp"
-#include "engine/workspace.hpp"
+#include "engine/memory.hpp"
 #include "kernels/table.hpp"
 #include "numerics/coefficient_math.hpp"
 

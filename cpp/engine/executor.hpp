@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <initializer_list>
 
+#include "engine/memory.hpp"
 #include "engine/plan.hpp"
-#include "engine/workspace.hpp"
 
 namespace fastbn {
 

@@ -3,14 +3,13 @@
 #include <atomic>
 #include <limits>
 
+#include "engine/channels.hpp"
 #include "engine/coefficients.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/errors.hpp"
 #include "engine/executor.hpp"
+#include "engine/memory.hpp"
 #include "engine/operations.hpp"
-#include "engine/origins.hpp"
-#include "engine/pack.hpp"
-#include "engine/parameters.hpp"
 #include "engine/statistics.hpp"
 #include "engine/weights.hpp"
 

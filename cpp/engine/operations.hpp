@@ -5,7 +5,6 @@
 
 #include "engine/array.hpp"
 #include "engine/batch.hpp"
-#include "engine/parameters.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn {

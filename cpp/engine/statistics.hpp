@@ -5,12 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/channels.hpp"
 #include "engine/executor.hpp"
+#include "engine/memory.hpp"
 #include "engine/operations.hpp"
-#include "engine/origins.hpp"
 #include "engine/plan.hpp"
 #include "engine/weights.hpp"
-#include "engine/workspace.hpp"
 #include "kernels/table.hpp"
 
 namespace fastbn {

@@ -8,8 +8,7 @@
 #include "engine/array.hpp"
 #include "engine/batch.hpp"
 #include "engine/layout.hpp"
-#include "engine/pack.hpp"
-#include "engine/workspace.hpp"
+#include "engine/memory.hpp"
 #include "kernels/table.hpp"
 
 namespace fastbn {

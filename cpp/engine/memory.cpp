@@ -1,4 +1,4 @@
-#include "engine/pack.hpp"
+#include "engine/memory.hpp"
 
 #include <algorithm>
 #include <cstdint>
