@@ -1,17 +1,13 @@
 // Writing a tile of results block by block, each with the coefficients of its columns, through the
-// caches or past them. What is written is a formula:
+// caches or past them. What is written is a pair of functions:
 //
-//     struct Formula {
-//         using Coefficients = ...;                  // a struct of blocks
-//         // at(array): a block of a coefficient's array, whichever columns it is for
-//         template <class At>
-//         Coefficients coefficients(const At& at) const;
-//         // the block of row r's n columns from i on; n as for load and store
-//         template <class N>
-//         Block<C> operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Coefficients&) const;
-//     };
+//     coefficients(at)      the coefficients, a struct of blocks, at(array) being a block of one
+//                           array's, whichever columns it is for
+//     formula(r, i, n, c)   the block of row r's n columns from i on, by such coefficients; n as
+//     for
+//                           load and store
 //
-// and, for the loops that hold on to coefficients, a function blend(n, a, b) of these as of blocks.
+// and, for the loops that hold on to coefficients, blend(n, a, b) of these as of blocks.
 #pragma once
 
 #include <cstddef>
@@ -43,13 +39,69 @@ inline AffineBlocks<C> blend(std::ptrdiff_t n, const AffineBlocks<C>& a, const A
 }
 
 // The coefficients of columns i to i + n - 1, or of all columns of channel i.
-template <class C, class Formula, class N>
-inline typename Formula::Coefficients of_columns(const Formula& formula, std::ptrdiff_t i, N n) {
-    return formula.coefficients([=](const C* array) { return load<C>(array + i, n); });
+template <class C, class Coefficients, class N>
+inline auto of_columns(const Coefficients& coefficients, std::ptrdiff_t i, N n) {
+    return coefficients([=](const C* array) { return load<C>(array + i, n); });
 }
-template <class C, class Formula>
-inline typename Formula::Coefficients of_channel(const Formula& formula, std::ptrdiff_t i) {
-    return formula.coefficients([=](const C* array) { return broadcast(array[i]); });
+template <class C, class Coefficients>
+inline auto of_channel(const Coefficients& coefficients, std::ptrdiff_t i) {
+    return coefficients([=](const C* array) { return broadcast(array[i]); });
+}
+
+// ---- Activations ----
+//
+// The value, and what the derivative makes of a gradient, apart, so that either may be any function
+// of z.
+
+// An activation of values of type C, which is not `none`. Blocks are changed in place, register by
+// register: of a whole block chosen by a branch g++ 12 makes a copy in memory, and waits for it.
+template <class C>
+class ActivationOf {
+public:
+    explicit ActivationOf(const Activation& of)
+        : is_leaky_(of.kind == ActivationKind::leaky_relu),
+          slope_(Vec<C>::broadcast(static_cast<C>(of.slope))) {}
+
+    // z becomes activation(z),
+    void apply(Block<C>& z) const {
+        FASTBN_UNROLL
+        for (int k = 0; k < Block<C>::registers; ++k) z.reg[k] = value(z.reg[k]);
+    }
+    // and dy the gradient dz.
+    void apply_gradient(const Block<C>& z, Block<C>& dy) const {
+        FASTBN_UNROLL
+        for (int k = 0; k < Block<C>::registers; ++k) dy.reg[k] = gradient(z.reg[k], dy.reg[k]);
+    }
+
+private:
+    Vec<C> value(Vec<C> z) const {
+        return is_leaky_ ? Vec<C>::unless_positive(z, z, z * slope_)
+                         : Vec<C>::zero_unless_positive(z, z);
+    }
+    // dy * activation'(z). The derivative at 0 is the one from below, and at NaN 1.
+    Vec<C> gradient(Vec<C> z, Vec<C> dy) const {
+        return is_leaky_ ? Vec<C>::unless_positive(z, dy, dy * slope_)
+                         : Vec<C>::zero_unless_positive(z, dy);
+    }
+
+    bool is_leaky_;
+    Vec<C> slope_;
+};
+
+// The same for relu, which needs no slope and has loops of its own.
+template <class C>
+inline void apply_relu(Block<C>& z) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<C>::registers; ++k) {
+        z.reg[k] = Vec<C>::zero_unless_positive(z.reg[k], z.reg[k]);
+    }
+}
+template <class C>
+inline void apply_relu_gradient(const Block<C>& z, Block<C>& dy) {
+    FASTBN_UNROLL
+    for (int k = 0; k < Block<C>::registers; ++k) {
+        dy.reg[k] = Vec<C>::zero_unless_positive(z.reg[k], dy.reg[k]);
+    }
 }
 
 // ---- Where results go ----
@@ -75,74 +127,66 @@ inline void put(Y* p, const Block<C>& b) {
 
 // ---- The loops ----
 
-// The order in which a row of a tile is gone over where each column has coefficients: as it lies,
-// or, where it consists of several rows whose coefficients do not fit the first-level cache beside
-// the data, so many columns of all of them, then the next columns.
-struct Walk {
-    std::ptrdiff_t step;   // from the beginning of one row to the next
-    std::ptrdiff_t width;  // columns at a time
-};
-
-template <class C>
-inline Walk walk_of(const Elementwise& e) {
-    constexpr std::ptrdiff_t most = wide_coefficients / std::ptrdiff_t{sizeof(C)};
-    if (e.period >= e.cols || e.period <= most) return {e.cols, e.cols};
-    const std::ptrdiff_t pieces = (e.period + most - 1) / most;
-    return {e.period, (e.period + pieces - 1) / pieces};
-}
-
 // With coefficients for each column: the block at column i takes them from entry `at` on, which
-// wraps round at `period`. A piece of a row begins and ends where blocks do, so that past the
-// caches goes all but the two ends of the whole.
-template <class C, bool streamed, class Y, class Formula>
-inline void write_columns(Tile<Y> out, const Elementwise& e, const Formula& formula) {
+// wraps round at `period`. A row goes as it lies; or, where it consists of several rows whose
+// coefficients do not fit the first-level cache beside the data, so many columns of all of them,
+// then the next columns. Such a piece begins and ends where blocks do, so that past the caches goes
+// all but the two ends of the whole.
+template <class C, bool streamed, class Y, class Coefficients, class Formula>
+inline void write_columns(Tile<Y> out, const Elementwise& e, const Coefficients& coefficients,
+                          const Formula& formula) {
+    constexpr std::ptrdiff_t most = wide_coefficients / std::ptrdiff_t{sizeof(C)};
     const std::ptrdiff_t cols = e.cols;
     const std::ptrdiff_t period = e.period;
-    const Walk walk = walk_of<C>(e);
+    const bool by_pieces = period < cols && period > most;
+    const std::ptrdiff_t step = by_pieces ? period : cols;  // from one row's beginning to the next
+    const std::ptrdiff_t pieces = by_pieces ? (period + most - 1) / most : 1;
+    const std::ptrdiff_t width = (step + pieces - 1) / pieces;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
         const std::ptrdiff_t head = streamed ? columns_before_boundary(row, cols) : 0;
-        if (head > 0) store(row, head, formula(r, 0, head, of_columns<C>(formula, 0, head)));
+        if (head > 0) store(row, head, formula(r, 0, head, of_columns<C>(coefficients, 0, head)));
         const std::ptrdiff_t end = cols - (cols - head) % lanes;
         const auto block_from = [=](std::ptrdiff_t i) {
             const std::ptrdiff_t boundary = head + (i - head + lanes - 1) / lanes * lanes;
             return boundary < end ? boundary : end;
         };
-        for (std::ptrdiff_t column = 0; column < walk.step; column += walk.width) {
-            const std::ptrdiff_t next = column + walk.width;
-            for (std::ptrdiff_t begin = 0; begin < cols; begin += walk.step) {
+        for (std::ptrdiff_t column = 0; column < step; column += width) {
+            const std::ptrdiff_t next = column + width;
+            for (std::ptrdiff_t begin = 0; begin < cols; begin += step) {
                 std::ptrdiff_t i = block_from(begin + column);
-                const std::ptrdiff_t stop =
-                    block_from(begin + (next < walk.step ? next : walk.step));
+                const std::ptrdiff_t stop = block_from(begin + (next < step ? next : step));
                 for (std::ptrdiff_t at = i - begin; i < stop; i += lanes) {
                     put<streamed>(row + i,
-                                  formula(r, i, Full{}, of_columns<C>(formula, at, Full{})));
+                                  formula(r, i, Full{}, of_columns<C>(coefficients, at, Full{})));
                     at += lanes;
                     at -= at >= period ? period : 0;
                 }
             }
         }
         const std::ptrdiff_t n = cols - end;
-        if (n > 0) store(row + end, n, formula(r, end, n, of_columns<C>(formula, end % period, n)));
+        if (n > 0) {
+            store(row + end, n, formula(r, end, n, of_columns<C>(coefficients, end % period, n)));
+        }
     }
     if constexpr (streamed) stream_fence();
 }
 
 // With coefficients for each channel, of channel_width columns. Only a tile of a single channel may
 // have one narrower than a block, so that no block meets more than two.
-template <class C, bool streamed, class Y, class Formula>
-inline void write_channels(Tile<Y> out, const Elementwise& e, const Formula& formula) {
-    using Coefficients = typename Formula::Coefficients;
+template <class C, bool streamed, class Y, class Coefficients, class Formula>
+inline void write_channels(Tile<Y> out, const Elementwise& e, const Coefficients& coefficients,
+                           const Formula& formula) {
     const std::ptrdiff_t cols = e.cols;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
-        Coefficients now = of_channel<C>(formula, 0);
+        auto now = of_channel<C>(coefficients, 0);
         std::ptrdiff_t i = streamed ? columns_before_boundary(row, cols) : 0;
         if (i > 0) store(row, i, formula(r, 0, i, now));
         for (std::ptrdiff_t channel = 0, end = e.channel_width;; end += e.channel_width) {
             for (; i + lanes <= end; i += lanes) put<streamed>(row + i, formula(r, i, Full{}, now));
             if (end >= cols) break;
-            const Coefficients next = of_channel<C>(formula, ++channel);
+            const auto next = of_channel<C>(coefficients, ++channel);
             if (i < end) {
                 put<streamed>(row + i, formula(r, i, Full{}, blend(end - i, now, next)));
                 i += lanes;
@@ -154,40 +198,39 @@ inline void write_channels(Tile<Y> out, const Elementwise& e, const Formula& for
     if constexpr (streamed) stream_fence();
 }
 
-template <class C, bool streamed, class Y, class Formula>
-inline void write(Tile<Y> out, const Elementwise& e, const Formula& formula) {
+template <class C, bool streamed, class Y, class Coefficients, class Formula>
+inline void write(Tile<Y> out, const Elementwise& e, const Coefficients& coefficients,
+                  const Formula& formula) {
     if (e.channel_width == 1) {
-        write_columns<C, streamed>(out, e, formula);
+        write_columns<C, streamed>(out, e, coefficients, formula);
     } else {
-        write_channels<C, streamed>(out, e, formula);
+        write_channels<C, streamed>(out, e, coefficients, formula);
     }
 }
 
 // Writes by loops of their own for each kind of store that there is.
-template <class C, class Y, class Formula>
-inline void write_fast(Tile<Y> out, const Elementwise& e, const Formula& formula) {
+template <class C, class Y, class Coefficients, class Formula>
+inline void write_fast(Tile<Y> out, const Elementwise& e, const Coefficients& coefficients,
+                       const Formula& formula) {
     if constexpr (streams) {
-        if (e.stream) return write<C, true>(out, e, formula);
+        if (e.stream) return write<C, true>(out, e, coefficients, formula);
     }
-    write<C, false>(out, e, formula);
+    write<C, false>(out, e, coefficients, formula);
 }
 
 // A formula whose code for parts of blocks is there once for all loops: longer ones would take
 // minutes to compile otherwise, and gain nothing.
 template <class Formula>
 struct Outlined {
-    using Coefficients = typename Formula::Coefficients;
     Formula formula;
 
-    template <class At>
-    Coefficients coefficients(const At& at) const {
-        return formula.coefficients(at);
-    }
-    auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, Full n, const Coefficients& c) const {
+    template <class Blocks>
+    auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, Full n, const Blocks& c) const {
         return formula(r, i, n, c);
     }
+    template <class Blocks>
     [[gnu::noinline]] auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, std::ptrdiff_t n,
-                                      const Coefficients& c) const {
+                                      const Blocks& c) const {
         return formula(r, i, n, c);
     }
 };
@@ -196,9 +239,8 @@ Outlined(Formula) -> Outlined<Formula>;
 
 // ---- For channels out of range ----
 //
-// Formulas with many coefficients, and calls so rare that a block may be a call of its own. Such a
-// formula has no Coefficients: in their place its operator() is given at(array), by which it finds
-// each where it is used.
+// Formulas with many coefficients, and calls so rare that a block may be a call of its own. In the
+// place of coefficients such a formula is given at(array), by which it finds each where it is used.
 
 // The coefficients of a block of n columns from entry i on, of which `channel_width` columns have
 // one in common. A null array is of ones.

@@ -2,7 +2,6 @@
 // is dy, or what the activation let through of it.
 #pragma once
 
-#include "kernels/activation.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/table.hpp"
 #include "simd/block.hpp"
