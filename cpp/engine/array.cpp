@@ -104,11 +104,11 @@ void convert(const void* from, void* to, std::ptrdiff_t n) noexcept {
 // Half types from and to float are converted by kernels.
 template <class H>
 void widen_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
-    conversion_kernels(dtype_of<H>).widen(from, static_cast<float*>(to), n);
+    normalize_table().widen(dtype_of<H>, from, static_cast<float*>(to), n);
 }
 template <class H>
 void narrow_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
-    conversion_kernels(dtype_of<H>).narrow(static_cast<const float*>(from), to, n);
+    normalize_table().narrow(dtype_of<H>, static_cast<const float*>(from), to, n);
 }
 
 using Conversion = void (*)(const void* from, void* to, std::ptrdiff_t n) noexcept;

@@ -217,7 +217,7 @@ InputGradient<const void> kernel_view(const InputGradient<void>& g, bool out_of_
 
 bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff_t n,
                  const Layout& layout, const Affine<void>& to) noexcept {
-    const bool in_range = coefficient_kernels(computed).affine(channels, to, n);
+    const bool in_range = normalize_table().fold_affine(computed, channels, to, n);
     visit_computed(computed, [&](auto zero) {
         const auto a = typed<decltype(zero)>(to);
         for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) fold_affine_of(i, channels, a);
@@ -232,7 +232,7 @@ bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& 
                          DType computed, std::ptrdiff_t n, const Layout& layout,
                          const InputGradient<void>& to) noexcept {
     const bool in_range =
-        coefficient_kernels(computed).input_gradient(channels, sums, count, to, n);
+        normalize_table().fold_input_gradient(computed, channels, sums, count, to, n);
     visit_computed(computed, [&](auto zero) {
         const auto g = typed<decltype(zero)>(to);
         for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) {

@@ -62,24 +62,24 @@ struct Isa {
     const char* name;
     const MomentsTable* moments;
     const NormalizeTable* normalize;
-    const GradientTable* gradient;
-    const IntegersTable* integers;
+    const GradientKernels (&gradient)[gradient_rows];
+    const MomentsKernels (&integers)[integers_rows];
     const PackTable* pack;
     bool (*can_run)();
 };
 
 const Isa isas[] = {
-    {"generic", &generic::moments_table, &generic::normalize_table, &generic::gradient_table,
-     &generic::integers_table, &generic::pack_table, always},
+    {"generic", &generic::moments_table, &generic::normalize_table, generic::gradient_table,
+     generic::integers_table, &generic::pack_table, always},
 #ifdef FASTBN_X86
-    {"avx2", &avx2::moments_table, &avx2::normalize_table, &avx2::gradient_table,
-     &avx2::integers_table, &avx2::pack_table, can_run_avx2},
-    {"avx512", &avx512::moments_table, &avx512::normalize_table, &avx512::gradient_table,
-     &avx512::integers_table, &avx512::pack_table, can_run_avx512},
+    {"avx2", &avx2::moments_table, &avx2::normalize_table, avx2::gradient_table,
+     avx2::integers_table, &avx2::pack_table, can_run_avx2},
+    {"avx512", &avx512::moments_table, &avx512::normalize_table, avx512::gradient_table,
+     avx512::integers_table, &avx512::pack_table, can_run_avx512},
 #endif
 #ifdef FASTBN_AARCH64
-    {"neon", &neon::moments_table, &neon::normalize_table, &neon::gradient_table,
-     &neon::integers_table, &neon::pack_table, always},
+    {"neon", &neon::moments_table, &neon::normalize_table, neon::gradient_table,
+     neon::integers_table, &neon::pack_table, always},
 #endif
 };
 
@@ -117,8 +117,8 @@ const MomentsKernels& moments_kernels(DType x, WeightsForm form) {
 
 const Reduction<IntegerSumsKernel>* integer_sums_kernels(DType x, WeightsForm form) {
     if (form != WeightsForm::none) return nullptr;
-    const MomentsKernels* const row = find_row(
-        active.load()->integers->rows, [=](const MomentsKernels& each) { return each.x == x; });
+    const MomentsKernels* const row =
+        find_row(active.load()->integers, [=](const MomentsKernels& each) { return each.x == x; });
     return row != nullptr ? &row->integer_sums : nullptr;
 }
 
@@ -127,7 +127,8 @@ DType moments_type(DType x, WeightsForm form) {
 }
 
 const MomentsTable& moments_table() { return *active.load()->moments; }
-const IntegersTable& integers_table() { return *active.load()->integers; }
+const NormalizeTable& normalize_table() { return *active.load()->normalize; }
+const PackTable& pack_table() { return *active.load()->pack; }
 
 const MomentsKernels& value_range_kernels(DType x) {
     return moments_row(x,
@@ -145,33 +146,13 @@ const NormalizeKernels& normalize_kernels(DType x, DType y) {
 }
 
 const GradientKernels& gradient_kernels(DType x, DType dy) {
-    const auto& rows = active.load()->gradient->rows;
+    const auto& rows = active.load()->gradient;
     const GradientKernels* own = find_row(rows, [=](const GradientKernels& row) {
         return row.x == x && row.dy == dy && row.input_gradient != nullptr;
     });
     if (own != nullptr) return *own;
     const DType type = converted_type(needs_double(x) || dy == DType::float64);
     return *find_row(rows, [=](const GradientKernels& row) { return row.x == type; });
-}
-
-const CoefficientKernels& coefficient_kernels(DType computed) {
-    const NormalizeTable& table = *active.load()->normalize;
-    return computed == DType::float64 ? table.float64 : table.float32;
-}
-
-const ConversionKernels& conversion_kernels(DType half) {
-    return *find_row(active.load()->normalize->conversions,
-                     [=](const ConversionKernels& row) { return row.half == half; });
-}
-
-const DifferenceKernels& difference_kernels(DType x) {
-    return *find_row(active.load()->pack->differences,
-                     [=](const DifferenceKernels& row) { return row.x == x; });
-}
-
-const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size) {
-    return *find_row(active.load()->pack->transposes,
-                     [=](const TransposeKernels& row) { return row.size == element_size; });
 }
 
 std::vector<std::string> available_isas() {

@@ -36,10 +36,7 @@ const NormalizeKernels& normalize_kernels(DType x, DType y);
 const GradientKernels& gradient_kernels(DType x, DType dy);
 
 const MomentsTable& moments_table();
-const IntegersTable& integers_table();
-const CoefficientKernels& coefficient_kernels(DType computed);
-const ConversionKernels& conversion_kernels(DType half);
-const DifferenceKernels& difference_kernels(DType x);  // of a 64-bit integer
-const TransposeKernels& transpose_kernels(std::ptrdiff_t element_size);
+const NormalizeTable& normalize_table();
+const PackTable& pack_table();
 
 }  // namespace fastbn

@@ -72,8 +72,8 @@ bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
     TileRange rows = tile;
     rows.row_fold = 1;  // origins are for each of the columns that x has
     const Tile<void> x = direct_tile(operand, rows);
-    return difference_kernels(operand.dtype)
-        .from_origins({x.data, x.stride}, operand.origins + tile.col, tile.rows, tile.cols, buffer);
+    return pack_table().from_origins(operand.dtype, {x.data, x.stride}, operand.origins + tile.col,
+                                     tile.rows, tile.cols, buffer);
 }
 
 // A tile of 64-bit integers as differences from their channels' origins, by a kernel where they are
@@ -83,7 +83,7 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
     constexpr std::ptrdiff_t at_once = 256;
     constexpr std::ptrdiff_t size = sizeof(std::uint64_t);
     const auto copy = ElementCopy::reading(operand.dtype, operand.swapped, operand.dtype);
-    const DifferenceKernels& kernels = difference_kernels(operand.dtype);
+    const DType dtype = operand.dtype;
     const bool by_column = operand.channels_last;
     const std::uint64_t* const origins = operand.origins + (by_column ? tile.col : tile.channel);
     const auto pack = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
@@ -94,7 +94,8 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
         if (!in_place) copy(at, stride, reinterpret_cast<char*>(copied), size, n);
         const std::uint64_t* const values =
             in_place ? reinterpret_cast<const std::uint64_t*>(at) : copied;
-        if (!by_column && kernels.from_origin(values, *origins, n, buffer + index)) return;
+        if (!by_column && pack_table().from_origin(dtype, values, *origins, n, buffer + index))
+            return;
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             const std::uint64_t origin = origins[by_column ? (index + i) % tile.cols : 0];
             buffer[index + i] = difference(values[i], origin, operand.dtype);
@@ -148,11 +149,12 @@ void pack_transposed(const Operand& operand, const TileRange& tile, std::byte* s
     std::byte* const seen_values = staging + operand.staging;
     std::byte* const stored_values =
         operand.converted() ? staging + operand.stored_staging : seen_values;
-    const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
+    const PackTable& kernels = pack_table();
+    const std::ptrdiff_t size = size_of(operand.dtype);
     each_transposed_part(
         operand, tile, reinterpret_cast<char*>(stored_values),
         [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows, std::ptrdiff_t cols) {
-            kernels.pack({array.data, array.stride}, packed, rows, cols);
+            kernels.pack(size, {array.data, array.stride}, packed, rows, cols);
         });
     if (!operand.converted()) return;
     reading(operand).dense(stored_values, seen_values, tile.rows * tile.cols);
@@ -166,11 +168,12 @@ void unpack_transposed(const Operand& operand, const TileRange& tile, std::byte*
         stored_values = staging + operand.stored_staging;
         writing(operand).dense(seen_values, stored_values, tile.rows * tile.cols);
     }
-    const TransposeKernels& kernels = transpose_kernels(size_of(operand.dtype));
+    const PackTable& kernels = pack_table();
+    const std::ptrdiff_t size = size_of(operand.dtype);
     each_transposed_part(
         operand, tile, reinterpret_cast<char*>(stored_values),
         [&](Tile<void> packed, Tile<void> array, std::ptrdiff_t rows, std::ptrdiff_t cols) {
-            kernels.unpack({packed.data, packed.stride}, array, rows, cols, stream);
+            kernels.unpack(size, {packed.data, packed.stride}, array, rows, cols, stream);
         });
 }
 

@@ -105,7 +105,7 @@ void merge_columns(const IntegerSums& columns, std::ptrdiff_t channels,
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
         const IntegerSums first = from(columns, c * layout.inner_fold);
         for (std::ptrdiff_t i = 1; i < layout.inner_fold; ++i) {
-            integers_table().merge(first, from(first, i), 1);
+            moments_table().merge_integers(first, from(first, i), 1);
         }
         const IntegerSums to = from(columns, c);
         *to.sum = *first.sum;
@@ -384,7 +384,7 @@ IntegerSums MomentsReduction::merge(const Slab& slab, const IntegerSums& sums,
                                     const Memory& memory) const noexcept {
     merge_slab(plan_, slab, memory,
                [&](std::ptrdiff_t a, double, std::ptrdiff_t b, double, std::ptrdiff_t n) {
-                   integers_table().merge(from(sums, a), from(sums, b), n);
+                   moments_table().merge_integers(from(sums, a), from(sums, b), n);
                });
     const IntegerSums merged = from(sums, memory.at(0, slab.buffer_index));
     if (plan_.layout.inner_fold > 1) merge_columns(merged, slab.channels, plan_.layout);
@@ -398,7 +398,7 @@ Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
     const double count = static_cast<double>(plan_.layout.count);
     MomentsSums sums{};
     if (integers_ != nullptr) {
-        integers_table().finalize(merge(slab, buffers.integers, memory), count, eps_, s, n);
+        moments_table().finalize_integers(merge(slab, buffers.integers, memory), count, eps_, s, n);
     } else {
         sums = merge(slab, buffers.sums, memory);
         moments_table().finalize(sums, count, eps_, s, n);

@@ -250,8 +250,8 @@ constexpr GradientKernels converting_row() {
 
 }  // namespace
 
-extern constexpr GradientTable gradient_table = {{row<float, float>(), row<double, double>(),
-                                                  converting_row<Float16, Float16>(),
-                                                  converting_row<Bfloat16, Bfloat16>()}};
+extern constexpr GradientKernels gradient_table[gradient_rows] = {
+    row<float, float>(), row<double, double>(), converting_row<Float16, Float16>(),
+    converting_row<Bfloat16, Bfloat16>()};
 
 }  // namespace fastbn::FASTBN_ISA

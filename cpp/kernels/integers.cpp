@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/per_channel.hpp"
 #include "kernels/table.hpp"
 #include "numerics/dtype.hpp"
 #include "numerics/moments_math.hpp"
@@ -291,27 +290,6 @@ FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t r
     }
 }
 
-// ---- Once per channel ----
-
-FASTBN_FLATTEN inline void merge_integer_sums(IntegerSums a, IntegerSums b,
-                                              std::ptrdiff_t n) noexcept {
-#pragma omp simd
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        add_integers(a, i, b.sum[i], b.squares[i]);
-        a.squares_lo[i] += b.squares_lo[i];
-    }
-}
-
-FASTBN_FLATTEN inline void finalize_integer_sums(IntegerSums sums, double count, double eps,
-                                                 Statistics out, std::ptrdiff_t n) noexcept {
-#pragma omp simd
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        DoubleDouble<double> mean{};
-        mean.high = quotient(sums.sum[i], 0.0, count, mean.low);
-        finalize_one(moments_of_integers(sums, i, mean.high, count), count, mean, eps, out, i);
-    }
-}
-
 // ---- The table ----
 
 template <class X>
@@ -321,11 +299,9 @@ constexpr MomentsKernels row(DType x) {
 
 }  // namespace
 
-extern constexpr IntegersTable integers_table = {
-    {row<std::uint8_t>(DType::uint8), row<std::int8_t>(DType::int8),
-     row<std::uint16_t>(DType::uint16), row<std::int16_t>(DType::int16),
-     row<Boolean>(DType::boolean)},
-    merge_integer_sums,
-    finalize_integer_sums};
+extern constexpr MomentsKernels integers_table[integers_rows] = {
+    row<std::uint8_t>(DType::uint8), row<std::int8_t>(DType::int8),
+    row<std::uint16_t>(DType::uint16), row<std::int16_t>(DType::int16),
+    row<Boolean>(DType::boolean)};
 
 }  // namespace fastbn::FASTBN_ISA

@@ -41,6 +41,8 @@ extern constexpr MomentsTable moments_table = {
      unweighted_form<Bfloat16>()},
     merge_moments,
     finalize_moments,
+    merge_integer_sums,
+    finalize_integer_sums,
     invert_std};
 
 }  // namespace fastbn::FASTBN_ISA

@@ -130,9 +130,15 @@ constexpr NormalizeKernels converting_row() {
     }
 }
 
-template <class C>
-constexpr CoefficientKernels coefficients() {
-    return {affine_in_range<C>, input_gradient_in_range<C>};
+bool fold_affine(DType computed, ChannelParameters from, Affine<void> to,
+                 std::ptrdiff_t n) noexcept {
+    return computed == DType::float64 ? affine_in_range<double>(from, to, n)
+                                      : affine_in_range<float>(from, to, n);
+}
+bool fold_input_gradient(DType computed, ChannelParameters from, GradientSums sums, double count,
+                         InputGradient<void> to, std::ptrdiff_t n) noexcept {
+    return computed == DType::float64 ? input_gradient_in_range<double>(from, sums, count, to, n)
+                                      : input_gradient_in_range<float>(from, sums, count, to, n);
 }
 
 template <class From, class To>
@@ -140,18 +146,13 @@ inline void convert(const From* from, To* to, std::ptrdiff_t count) {
     each_block(0, count,
                [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
 }
-template <class H>
-void widen_all(const void* from, float* to, std::ptrdiff_t count) noexcept {
-    convert(static_cast<const H*>(from), to, count);
+void widen_all(DType half, const void* from, float* to, std::ptrdiff_t n) noexcept {
+    if (half == DType::float16) return convert(static_cast<const Float16*>(from), to, n);
+    convert(static_cast<const Bfloat16*>(from), to, n);
 }
-template <class H>
-void narrow_all(const float* from, void* to, std::ptrdiff_t count) noexcept {
-    convert(from, static_cast<H*>(to), count);
-}
-
-template <class H>
-constexpr ConversionKernels conversion() {
-    return {dtype_of<H>, widen_all<H>, narrow_all<H>};
+void narrow_all(DType half, const float* from, void* to, std::ptrdiff_t n) noexcept {
+    if (half == DType::float16) return convert(from, static_cast<Float16*>(to), n);
+    convert(from, static_cast<Bfloat16*>(to), n);
 }
 
 }  // namespace
@@ -159,8 +160,9 @@ constexpr ConversionKernels conversion() {
 extern constexpr NormalizeTable normalize_table = {
     {row<float, float>(), row<double, double>(), converting_row<Float16, Float16>(),
      converting_row<Bfloat16, Bfloat16>(), converting_row<std::uint8_t, float>()},
-    coefficients<float>(),
-    coefficients<double>(),
-    {conversion<Float16>(), conversion<Bfloat16>()}};
+    fold_affine,
+    fold_input_gradient,
+    widen_all,
+    narrow_all};
 
 }  // namespace fastbn::FASTBN_ISA

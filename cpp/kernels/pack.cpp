@@ -230,11 +230,6 @@ FASTBN_FLATTEN void pack(Tile<const void> array_tile, Tile<void> packed_tile, st
     });
 }
 
-template <int size>
-constexpr TransposeKernels transpose_kernels() {
-    return {size, pack<size>, unpack<size>};
-}
-
 // ---- Differences ----
 //
 // 64-bit integers less an integer near them, as doubles: at once where all differences are below
@@ -294,16 +289,36 @@ bool from_origins(Tile<const void> x, const std::uint64_t* origins, std::ptrdiff
     return right;
 }
 
-template <class T>
-constexpr DifferenceKernels difference_kernels(DType x) {
-    return {x, from_origin<T>, from_origins<T>};
+// ---- The table ----
+
+void pack_any(std::ptrdiff_t size, Tile<const void> array, Tile<void> packed, std::ptrdiff_t rows,
+              std::ptrdiff_t cols) noexcept {
+    if (size == 1) return pack<1>(array, packed, rows, cols);
+    if (size == 2) return pack<2>(array, packed, rows, cols);
+    if (size == 4) return pack<4>(array, packed, rows, cols);
+    pack<8>(array, packed, rows, cols);
+}
+void unpack_any(std::ptrdiff_t size, Tile<const void> packed, Tile<void> array, std::ptrdiff_t rows,
+                std::ptrdiff_t cols, bool stream) noexcept {
+    if (size == 1) return unpack<1>(packed, array, rows, cols, stream);
+    if (size == 2) return unpack<2>(packed, array, rows, cols, stream);
+    if (size == 4) return unpack<4>(packed, array, rows, cols, stream);
+    unpack<8>(packed, array, rows, cols, stream);
+}
+
+bool from_origin_any(DType x, const void* values, std::uint64_t origin, std::ptrdiff_t n,
+                     double* to) noexcept {
+    return x == DType::int64 ? from_origin<std::int64_t>(values, origin, n, to)
+                             : from_origin<std::uint64_t>(values, origin, n, to);
+}
+bool from_origins_any(DType x, Tile<const void> values, const std::uint64_t* origins,
+                      std::ptrdiff_t rows, std::ptrdiff_t cols, double* to) noexcept {
+    return x == DType::int64 ? from_origins<std::int64_t>(values, origins, rows, cols, to)
+                             : from_origins<std::uint64_t>(values, origins, rows, cols, to);
 }
 
 }  // namespace
 
-extern constexpr PackTable pack_table = {{transpose_kernels<1>(), transpose_kernels<2>(),
-                                          transpose_kernels<4>(), transpose_kernels<8>()},
-                                         {difference_kernels<std::int64_t>(DType::int64),
-                                          difference_kernels<std::uint64_t>(DType::uint64)}};
+extern constexpr PackTable pack_table = {pack_any, unpack_any, from_origin_any, from_origins_any};
 
 }  // namespace fastbn::FASTBN_ISA

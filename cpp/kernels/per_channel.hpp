@@ -115,6 +115,25 @@ FASTBN_FLATTEN inline void finalize_moments(MomentsSums sums, double count, doub
     }
 }
 
+FASTBN_FLATTEN inline void merge_integer_sums(IntegerSums a, IntegerSums b,
+                                              std::ptrdiff_t n) noexcept {
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        add_integers(a, i, b.sum[i], b.squares[i]);
+        a.squares_lo[i] += b.squares_lo[i];
+    }
+}
+
+FASTBN_FLATTEN inline void finalize_integer_sums(IntegerSums sums, double count, double eps,
+                                                 Statistics out, std::ptrdiff_t n) noexcept {
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        DoubleDouble<double> mean{};
+        mean.high = quotient(sums.sum[i], 0.0, count, mean.low);
+        finalize_one(moments_of_integers(sums, i, mean.high, count), count, mean, eps, out, i);
+    }
+}
+
 // The coefficients' kernels write a `pre` of 1 where that has an array.
 
 template <class T>

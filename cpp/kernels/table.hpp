@@ -155,48 +155,6 @@ struct GradientKernels {
     InputGradientKernel input_gradient;
 };
 
-// ---- Once per channel ----
-
-// For coefficients of float or double. Each works with a `pre` of 1, and returns false where some
-// channel needs another one: its coefficients are then wrong.
-struct CoefficientKernels {
-    bool (*affine)(ChannelParameters from, Affine<void> to, std::ptrdiff_t n) noexcept;
-    // count: what the sums are divided by.
-    bool (*input_gradient)(ChannelParameters from, GradientSums sums, double count,
-                           InputGradient<void> to, std::ptrdiff_t n) noexcept;
-};
-
-// Arrays of a sixteen-bit type to float and back.
-struct ConversionKernels {
-    DType half;
-    void (*widen)(const void* from, float* to, std::ptrdiff_t n) noexcept;
-    void (*narrow)(const float* from, void* to, std::ptrdiff_t n) noexcept;
-};
-
-// A packed tile of rows x cols elements of `size` bytes, which has its columns side by side, from
-// and to an array in which a column's elements are: as a tile, the array is cols x rows. `pack`
-// writes, and `unpack` reads, up to transpose_overhang bytes behind the packed tile's end.
-struct TransposeKernels {
-    int size;
-    void (*pack)(Tile<const void> array, Tile<void> packed, std::ptrdiff_t rows,
-                 std::ptrdiff_t cols) noexcept;
-    // stream: past the caches.
-    void (*unpack)(Tile<const void> packed, Tile<void> array, std::ptrdiff_t rows,
-                   std::ptrdiff_t cols, bool stream) noexcept;
-};
-constexpr std::ptrdiff_t transpose_overhang = 16;
-
-// 64-bit integers, less one that all n have in common, or a tile of them less one for each column,
-// as doubles side by side. False where a difference is 2^51 or more: what was written is then
-// wrong.
-struct DifferenceKernels {
-    DType x;
-    bool (*from_origin)(const void* values, std::uint64_t origin, std::ptrdiff_t n,
-                        double* to) noexcept;
-    bool (*from_origins)(Tile<const void> x, const std::uint64_t* origins, std::ptrdiff_t rows,
-                         std::ptrdiff_t cols, double* to) noexcept;
-};
-
 // ---- The tables: one for each of the five sources that an instruction set is compiled from ----
 
 // Whether a set has rows, from x to y and dx, for types that are converted as they are loaded and
@@ -212,7 +170,7 @@ constexpr int normalize_rows = 5;
 constexpr int gradient_rows = 4;
 constexpr int integers_rows = 5;
 
-// Its functions go over n channels.
+// Beside its rows, what is done once for each of n channels.
 struct MomentsTable {
     MomentsKernels rows[moments_rows];
     // a = a and b, of disjoint values; the counts as for MomentsKernel.
@@ -221,56 +179,72 @@ struct MomentsTable {
     // A channel of which nothing counts gets 0 for every statistic.
     void (*finalize)(MomentsSums sums, double count, double eps, Statistics out,
                      std::ptrdiff_t n) noexcept;
+    void (*merge_integers)(IntegerSums a, IntegerSums b, std::ptrdiff_t n) noexcept;
+    void (*finalize_integers)(IntegerSums sums, double count, double eps, Statistics out,
+                              std::ptrdiff_t n) noexcept;
     void (*invert_std)(const double* var, double eps, double* invstd, std::ptrdiff_t n) noexcept;
 };
+
 struct NormalizeTable {
     NormalizeKernels rows[normalize_rows];
-    CoefficientKernels float32;
-    CoefficientKernels float64;
-    ConversionKernels conversions[2];
-};
-struct GradientTable {
-    GradientKernels rows[gradient_rows];
+    // The coefficients of n channels, of float32 or float64, with a `pre` of 1. False where some
+    // channel needs another one: its coefficients are then wrong. count: what the sums are divided
+    // by.
+    bool (*fold_affine)(DType computed, ChannelParameters from, Affine<void> to,
+                        std::ptrdiff_t n) noexcept;
+    bool (*fold_input_gradient)(DType computed, ChannelParameters from, GradientSums sums,
+                                double count, InputGradient<void> to, std::ptrdiff_t n) noexcept;
+    // Arrays of a sixteen-bit type to float and back.
+    void (*widen)(DType half, const void* from, float* to, std::ptrdiff_t n) noexcept;
+    void (*narrow)(DType half, const float* from, void* to, std::ptrdiff_t n) noexcept;
 };
 
-// The same of sums of integers.
-struct IntegersTable {
-    MomentsKernels rows[integers_rows];
-    void (*merge)(IntegerSums a, IntegerSums b, std::ptrdiff_t n) noexcept;
-    void (*finalize)(IntegerSums sums, double count, double eps, Statistics out,
-                     std::ptrdiff_t n) noexcept;
-};
+// `pack` writes, and `unpack` reads, up to so many bytes behind a packed tile's end.
+constexpr std::ptrdiff_t transpose_overhang = 16;
+
 struct PackTable {
-    TransposeKernels transposes[4];
-    DifferenceKernels differences[2];
+    // A packed tile of rows x cols elements of `size` bytes, 1, 2, 4 or 8, which has its columns
+    // side by side, from and to an array in which a column's elements are: as a tile, the array is
+    // cols x rows. stream: past the caches.
+    void (*pack)(std::ptrdiff_t size, Tile<const void> array, Tile<void> packed,
+                 std::ptrdiff_t rows, std::ptrdiff_t cols) noexcept;
+    void (*unpack)(std::ptrdiff_t size, Tile<const void> packed, Tile<void> array,
+                   std::ptrdiff_t rows, std::ptrdiff_t cols, bool stream) noexcept;
+    // 64-bit integers of type x, less one that all n have in common, or a tile of them less one for
+    // each column, as doubles side by side. False where a difference is 2^51 or more: what was
+    // written is then wrong.
+    bool (*from_origin)(DType x, const void* values, std::uint64_t origin, std::ptrdiff_t n,
+                        double* to) noexcept;
+    bool (*from_origins)(DType x, Tile<const void> values, const std::uint64_t* origins,
+                         std::ptrdiff_t rows, std::ptrdiff_t cols, double* to) noexcept;
 };
 
 namespace generic {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
-extern const GradientTable gradient_table;
-extern const IntegersTable integers_table;
+extern const GradientKernels gradient_table[gradient_rows];
+extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;
 }  // namespace generic
 namespace avx2 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
-extern const GradientTable gradient_table;
-extern const IntegersTable integers_table;
+extern const GradientKernels gradient_table[gradient_rows];
+extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;
 }  // namespace avx2
 namespace avx512 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
-extern const GradientTable gradient_table;
-extern const IntegersTable integers_table;
+extern const GradientKernels gradient_table[gradient_rows];
+extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;
 }  // namespace avx512
 namespace neon {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
-extern const GradientTable gradient_table;
-extern const IntegersTable integers_table;
+extern const GradientKernels gradient_table[gradient_rows];
+extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;
 }  // namespace neon
 

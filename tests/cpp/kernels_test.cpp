@@ -24,8 +24,8 @@ struct Set {
     const char* name;
     const MomentsTable& moments;
     const NormalizeTable& normalize;
-    const GradientTable& gradient;
-    const IntegersTable& integers;
+    const GradientKernels (&gradient)[gradient_rows];
+    const MomentsKernels (&integers)[integers_rows];
     const PackTable& pack;
 };
 
@@ -451,7 +451,7 @@ enum class GradientForm { same, frozen, rows, mask, elements };
 template <class C>
 void check_input_gradient(const Set& set, int row_index, const Shape& shape, const Options& options,
                           GradientForm form) {
-    const GradientKernels& row = set.gradient.rows[row_index];
+    const GradientKernels& row = set.gradient[row_index];
     const bool has_residual = options.residual && options.activation != ActivationKind::none;
     const Array dy(row.dy, shape.size(), [](std::ptrdiff_t) { return normal(0, 1); });
     const Array x(row.x, shape.size(), [](std::ptrdiff_t) { return normal(3, 1); });
@@ -531,7 +531,7 @@ void check_input_gradient(const Set& set, int row_index, const Shape& shape, con
 template <class C>
 void check_gradient_sums(const Set& set, int row_index, const Shape& shape, const Options& options,
                          bool columns) {
-    const GradientKernels& row = set.gradient.rows[row_index];
+    const GradientKernels& row = set.gradient[row_index];
     const bool activated = options.activation != ActivationKind::none;
     const Array dy(row.dy, shape.size(),
                    [](std::ptrdiff_t) { return chance(6) ? 0.0 : normal(0, 1); });
@@ -548,8 +548,8 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
     const Array wide_dy(row.computed, shape.size(), [&](std::ptrdiff_t i) { return dy.at(i); });
     const Array wide_x(row.computed, shape.size(), [&](std::ptrdiff_t i) { return x.at(i); });
     for (const Set& which : {set, sets()[0]}) {
-        const bool converts = which.gradient.rows[row_index].sums.tile == nullptr;
-        const auto& kernels = which.gradient.rows[converts ? 0 : row_index].sums;
+        const bool converts = which.gradient[row_index].sums.tile == nullptr;
+        const auto& kernels = which.gradient[converts ? 0 : row_index].sums;
         sums.emplace_back(2 * n, 0.0);
         (columns ? kernels.columns : kernels.tile)(
             {converts ? wide_dy.data() : dy.data(), shape.stride},
@@ -595,16 +595,15 @@ std::vector<char> random_bytes(std::ptrdiff_t n) {
 }
 
 // Both ways, with elements told apart by their bytes; and that nothing else is written to.
-void check_transposition(const Set& set, const TransposeKernels& kernels, std::ptrdiff_t rows,
+void check_transposition(const Set& set, std::ptrdiff_t size, std::ptrdiff_t rows,
                          std::ptrdiff_t cols, std::ptrdiff_t gap, bool stream) {
-    const std::ptrdiff_t size = kernels.size;
     const std::ptrdiff_t stride = rows + gap;
     const std::string what = std::string(set.name) + " transposition of " + std::to_string(rows) +
                              " x " + std::to_string(cols) + " x " + std::to_string(size);
     const std::vector<char> packed = random_bytes(rows * cols * size + transpose_overhang);
     std::vector<char> array = random_bytes(stride * cols * size);
     const std::vector<char> before = array;
-    kernels.unpack({packed.data(), cols}, {array.data(), stride}, rows, cols, stream);
+    set.pack.unpack(size, {packed.data(), cols}, {array.data(), stride}, rows, cols, stream);
     bool right = true;
     for (std::ptrdiff_t c = 0; c < cols; ++c) {
         for (std::ptrdiff_t r = 0; r < stride; ++r) {
@@ -617,7 +616,7 @@ void check_transposition(const Set& set, const TransposeKernels& kernels, std::p
     check(right, what + ": unpacked");
     std::vector<char> again = random_bytes(rows * cols * size + transpose_overhang + 1);
     const char beyond = again.back();
-    kernels.pack({array.data(), stride}, {again.data(), cols}, rows, cols);
+    set.pack.pack(size, {array.data(), stride}, {again.data(), cols}, rows, cols);
     check(
         std::memcmp(again.data(), packed.data(), static_cast<std::size_t>(rows * cols * size)) == 0,
         what + ": packed");
@@ -627,7 +626,7 @@ void check_transposition(const Set& set, const TransposeKernels& kernels, std::p
 template <class X>
 void check_integers(const Set& set, DType type, const Shape& shape, bool columns) {
     const MomentsKernels* kernels = nullptr;
-    for (const MomentsKernels& row : set.integers.rows) {
+    for (const MomentsKernels& row : set.integers) {
         if (row.x == type) kernels = &row;
     }
     const std::ptrdiff_t elements = (shape.rows - 1) * shape.stride + shape.cols;
@@ -662,12 +661,12 @@ void check_integers(const Set& set, DType type, const Shape& shape, bool columns
 }
 
 void check_storage(const Set& set) {
-    for (const TransposeKernels& kernels : set.pack.transposes) {
+    for (const std::ptrdiff_t size : {1, 2, 4, 8}) {
         for (const std::ptrdiff_t rows : {1, 2, 7, 16, 17, 64, 65, 130}) {
             for (const std::ptrdiff_t cols : {1, 2, 3, 4, 5, 8, 15, 16, 17, 33}) {
                 for (const std::ptrdiff_t gap : {0, 3, 64}) {
-                    check_transposition(set, kernels, rows, cols, gap, false);
-                    check_transposition(set, kernels, rows, cols, gap, true);
+                    check_transposition(set, size, rows, cols, gap, false);
+                    check_transposition(set, size, rows, cols, gap, true);
                 }
             }
         }
@@ -714,8 +713,8 @@ void check_set(const Set& set) {
                                                                                options);
             }
             for (int row = 0; row < gradient_rows; ++row) {
-                if (set.gradient.rows[row].input_gradient == nullptr) continue;
-                const bool in_double = set.gradient.rows[row].computed == DType::float64;
+                if (set.gradient[row].input_gradient == nullptr) continue;
+                const bool in_double = set.gradient[row].computed == DType::float64;
                 for (const bool columns : {false, true}) {
                     (in_double ? check_gradient_sums<double>
                                : check_gradient_sums<float>)(set, row, shape, options, columns);
