@@ -53,7 +53,7 @@ public:
         : has_activation_(of.activation.kind != ActivationKind::none),
           activation_(of.activation),
           residual_(typed<const Y>(of.residual)),
-          next_residual_(prefetch),
+          prefetch_(prefetch),
           dz_(dz),
           streams_dz_(streams_dz),
           weights_(weights),
@@ -72,7 +72,7 @@ public:
         if (!has_activation_) return;
         if (residual_.data != nullptr) {
             const Y* const at = residual_.data + r * residual_.stride + i;
-            next_residual_.at(at);
+            prefetch_if_any(at, prefetch_);
             z = z + load<C>(at, n);
         }
         activation_.apply_gradient(z, dy);
@@ -126,7 +126,7 @@ private:
     bool has_activation_;
     ActivationOf<C> activation_;
     Tile<const Y> residual_;
-    SlabPrefetch<Y> next_residual_;
+    std::ptrdiff_t prefetch_;
     Tile<Y> dz_;
     bool streams_dz_;
     GradientWeights weights_;
@@ -163,16 +163,14 @@ FASTBN_FLATTEN void input_gradient(Tile<const void> untyped_dy, Tile<const void>
     const GradientOptions<Y> options(activation, weights, dz, streams_dz, e.prefetch);
     const bool has_activation = options.has_activation();
 
-    const SlabPrefetch<Y> next_dy(e.prefetch);
-    const SlabPrefetch<X> next_x(e.prefetch);
     const auto load_x = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const X* const at = x.data + r * x.stride + i;
-        next_x.at(at);
+        prefetch_if_any(at, e.prefetch);
         return load<C>(at, n);
     };
     const auto load_dy = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const Y* const at = dy.data + r * dy.stride + i;
-        next_dy.at(at);
+        prefetch_if_any(at, e.prefetch);
         return load<C>(at, n);
     };
     const auto coefficients = [=](const auto& at) {

@@ -189,10 +189,10 @@ struct BlockValues {
 template <class X, class Y, class Gradient, class Prefetch>
 inline void add_row(GradientBlocks& blocks, const Gradient& gradient, const Y* dy, const X* x,
                     std::ptrdiff_t r, std::ptrdiff_t cols, const Wide& mean, const Wide& invstd,
-                    const Prefetch& prefetch_block) {
+                    const Prefetch& prefetch_all) {
     using C = Computed<Y>;
     const auto add = [&](std::ptrdiff_t i, auto n) {
-        prefetch_block(i);
+        prefetch_all(i);
         gradient.add(blocks, dy + i, x + i, r, i, n, mean, invstd);
     };
     if constexpr (is_computed<Gradient, Y>) {
@@ -201,7 +201,7 @@ inline void add_row(GradientBlocks& blocks, const Gradient& gradient, const Y* d
             BlockValues<C> values;
             std::ptrdiff_t n = 0;
             for (; n < group_rows && i + lanes <= cols; ++n, i += lanes) {
-                prefetch_block(i);
+                prefetch_all(i);
                 values.set(n, gradient, dy + i, x + i, r, i, Full{});
             }
             for (std::ptrdiff_t j = 0; j < n; ++j) {
@@ -225,23 +225,24 @@ FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<cons
     const Tile<const X> x = typed<const X>(untyped_x);
     const Wide mean = broadcast(*means);
     const Wide invstd = broadcast(*invstds);
-    const RowPrefetch<Y> next_dy(dy, cols);
-    const RowPrefetch<X> next_x(x, cols);
-    const RowPrefetch<Y> next_residual(typed<const Y>(activation.residual), cols);
+    const std::ptrdiff_t next_dy = distance_to_next(dy, cols);
+    const std::ptrdiff_t next_x = distance_to_next(x, cols);
+    const std::ptrdiff_t next_residual =
+        distance_to_next(typed<const Y>(activation.residual), cols);
     GradientBlocks blocks{};
     const auto at = [](const C* array) { return broadcast(*array); };
     with_gradient<Y>(activation, at, [&](const auto& gradient) {
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
             const Y* dy_row = dy.data + r * dy.stride;
             const X* x_row = x.data + r * x.stride;
-            const auto prefetch_block = [&](std::ptrdiff_t i) {
-                next_dy.at(dy_row + i);
-                next_x.at(x_row + i);
+            const auto prefetch_all = [&](std::ptrdiff_t i) {
+                prefetch_block(dy_row + i, next_dy);
+                prefetch_block(x_row + i, next_x);
                 gradient.prefetch_residual([&](Tile<const Y> residual) {
-                    next_residual.at(residual.data + r * residual.stride + i);
+                    prefetch_block(residual.data + r * residual.stride + i, next_residual);
                 });
             };
-            add_row(blocks, gradient, dy_row, x_row, r, cols, mean, invstd, prefetch_block);
+            add_row(blocks, gradient, dy_row, x_row, r, cols, mean, invstd, prefetch_all);
         }
     });
     *sums.dy += horizontal_sum(blocks.dz);

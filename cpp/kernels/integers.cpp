@@ -79,44 +79,39 @@ inline double from_halves(std::uint32_t lower, std::uint32_t upper) {
 
 inline Bytes squares_of_pairs(Bytes a) { return Bytes::sums_of_products(a, a); }
 
+// Sums of values in n registers, and of their squares in twice as many.
+template <int n>
+struct RegisterSums {
+    Bytes sum[n]{};
+    Bytes squares[2 * n]{};
+};
+inline void add_words(Bytes& to, Bytes a) { to = Bytes::add<4>(to, a); }
+
 // ---- A tile of one channel ----
 
-struct TileSums {
-    Bytes sum{};
-    Bytes squares[2]{};
-
-    void add_bytes(Bytes x) {
-        sum = Bytes::add<4>(sum, Bytes::sums_of_bytes(x));
-        add_squares(squares_of_pairs(Bytes::interleave_lower<1>(x, Bytes{})),
-                    squares_of_pairs(Bytes::interleave_upper<1>(x, Bytes{})));
-    }
-    void add_shorts(Bytes x) {
-        sum = Bytes::add<4>(sum, Bytes::sums_of_products(x, Bytes::broadcast(1)));
+template <class X>
+inline void add_register(RegisterSums<1>& sums, Bytes x) {
+    if constexpr (sizeof(X) == 1) {
+        add_words(sums.sum[0], Bytes::sums_of_bytes(x));
+        add_words(sums.squares[0], squares_of_pairs(Bytes::interleave_lower<1>(x, Bytes{})));
+        add_words(sums.squares[1], squares_of_pairs(Bytes::interleave_upper<1>(x, Bytes{})));
+    } else {
+        add_words(sums.sum[0], Bytes::sums_of_products(x, Bytes::broadcast(1)));
         const Bytes pairs = squares_of_pairs(x);
-        add_squares(lower_halves(pairs), upper_halves(pairs));
+        add_words(sums.squares[0], lower_halves(pairs));
+        add_words(sums.squares[1], upper_halves(pairs));
     }
-    template <class X>
-    void add(Bytes x) {
-        if constexpr (sizeof(X) == 1) add_bytes(x);
-        if constexpr (sizeof(X) == 2) add_shorts(x);
-    }
-
-private:
-    void add_squares(Bytes a, Bytes b) {
-        squares[0] = Bytes::add<4>(squares[0], a);
-        squares[1] = Bytes::add<4>(squares[1], b);
-    }
-};
+}
 
 constexpr std::ptrdiff_t words = sizeof(Bytes) / sizeof(std::uint32_t);
 
 inline void store_words(Bytes a, std::uint32_t* p) { a.store(reinterpret_cast<char*>(p)); }
 
 template <class X>
-void add_tile_sums(const TileSums& sums, std::ptrdiff_t n, const IntegerSums& to) {
+void add_tile_sums(const RegisterSums<1>& sums, std::ptrdiff_t n, const IntegerSums& to) {
     std::uint32_t sum[words];
     std::uint32_t squares[2 * words];
-    store_words(sums.sum, sum);
+    store_words(sums.sum[0], sum);
     store_words(sums.squares[0], squares);
     store_words(sums.squares[1], squares + words);
     std::int64_t total = 0;
@@ -134,55 +129,44 @@ FASTBN_FLATTEN void sums_of_tile(Tile<const void> untyped_x, std::ptrdiff_t rows
                                  std::ptrdiff_t cols, IntegerSums to) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
     constexpr std::ptrdiff_t width = elements_of<X>;
-    TileSums sums;
+    RegisterSums<1> sums;
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const X* const row = x.data + r * x.stride;
         std::ptrdiff_t i = 0;
-        for (; i + width <= cols; i += width) sums.add<X>(read(row + i));
-        if (i < cols) sums.add<X>(read(row + i, cols - i));
+        for (; i + width <= cols; i += width) add_register<X>(sums, read(row + i));
+        if (i < cols) add_register<X>(sums, read(row + i, cols - i));
     }
     add_tile_sums<X>(sums, rows * cols, to);
 }
 
 // ---- A tile of columns ----
 
-// The sums of a register's columns, taken of two rows at a time. Each of two registers of sums has
-// half of every group's columns, each of four registers of squares a quarter.
-struct ColumnIntegers {
-    Bytes sum[2]{};
-    Bytes squares[4]{};
-
-    // In elements of two bytes: 256 rows at most.
-    void add_bytes(Bytes a, Bytes b) {
-        add_bytes(0, Bytes::interleave_lower<1>(a, Bytes{}),
+// The sums of a register's columns are taken of two rows at a time. Each of two registers of sums
+// has half of every group's columns, each of four registers of squares a quarter.
+//
+// Of bytes widened to elements of two bytes, which hold the sums of 256 rows at most.
+inline void add_bytes(RegisterSums<2>& sums, int half, Bytes a, Bytes b) {
+    sums.sum[half] = Bytes::add<2>(sums.sum[half], Bytes::add<2>(a, b));
+    add_words(sums.squares[2 * half], squares_of_pairs(Bytes::interleave_lower<2>(a, b)));
+    add_words(sums.squares[2 * half + 1], squares_of_pairs(Bytes::interleave_upper<2>(a, b)));
+}
+inline void add_shorts(RegisterSums<2>& sums, int half, Bytes pairs) {
+    add_words(sums.sum[half], Bytes::sums_of_products(pairs, Bytes::broadcast(1)));
+    add_words(sums.squares[2 * half], lower_halves(squares_of_pairs(pairs)));
+    add_words(sums.squares[2 * half + 1], upper_halves(squares_of_pairs(pairs)));
+}
+template <class X>
+inline void add_rows(RegisterSums<2>& sums, Bytes a, Bytes b) {
+    if constexpr (sizeof(X) == 1) {
+        add_bytes(sums, 0, Bytes::interleave_lower<1>(a, Bytes{}),
                   Bytes::interleave_lower<1>(b, Bytes{}));
-        add_bytes(1, Bytes::interleave_upper<1>(a, Bytes{}),
+        add_bytes(sums, 1, Bytes::interleave_upper<1>(a, Bytes{}),
                   Bytes::interleave_upper<1>(b, Bytes{}));
+    } else {
+        add_shorts(sums, 0, Bytes::interleave_lower<2>(a, b));
+        add_shorts(sums, 1, Bytes::interleave_upper<2>(a, b));
     }
-    void add_shorts(Bytes a, Bytes b) {
-        add_shorts(0, Bytes::interleave_lower<2>(a, b));
-        add_shorts(1, Bytes::interleave_upper<2>(a, b));
-    }
-    template <class X>
-    void add(Bytes a, Bytes b) {
-        if constexpr (sizeof(X) == 1) add_bytes(a, b);
-        if constexpr (sizeof(X) == 2) add_shorts(a, b);
-    }
-
-private:
-    void add_squares(int k, Bytes a) { squares[k] = Bytes::add<4>(squares[k], a); }
-    void add_bytes(int half, Bytes a, Bytes b) {
-        sum[half] = Bytes::add<2>(sum[half], Bytes::add<2>(a, b));
-        add_squares(2 * half, squares_of_pairs(Bytes::interleave_lower<2>(a, b)));
-        add_squares(2 * half + 1, squares_of_pairs(Bytes::interleave_upper<2>(a, b)));
-    }
-    void add_shorts(int half, Bytes pairs) {
-        const Bytes ones = Bytes::broadcast(1);
-        sum[half] = Bytes::add<4>(sum[half], Bytes::sums_of_products(pairs, ones));
-        add_squares(2 * half, lower_halves(squares_of_pairs(pairs)));
-        add_squares(2 * half + 1, upper_halves(squares_of_pairs(pairs)));
-    }
-};
+}
 
 // Group g of n registers one after the other, then group g + 1.
 template <int n, int g = 0>
@@ -208,7 +192,7 @@ constexpr auto zero_sum() {
 
 // Adds columns `first` to `end` of a register that begins with column 0 of `to`.
 template <class X>
-inline void add_columns(const ColumnIntegers& columns, std::ptrdiff_t first, std::ptrdiff_t end,
+inline void add_columns(const RegisterSums<2>& columns, std::ptrdiff_t first, std::ptrdiff_t end,
                         std::ptrdiff_t rows, const IntegerSums& to) {
     using Sum = decltype(zero_sum<sizeof(X)>());
     alignas(64) Sum sum[elements_of<X>];
@@ -227,44 +211,18 @@ inline void add_columns(const ColumnIntegers& columns, std::ptrdiff_t first, std
     }
 }
 
-// The sums of a register of columns, each of its rows by read(row).
+// The sums of a register of columns, each of its rows by read_row(row).
 template <class X, class ReadRow>
-inline ColumnIntegers sums_of_rows(Tile<const X> x, std::ptrdiff_t rows, const ReadRow& read_row) {
-    ColumnIntegers sums;
+inline RegisterSums<2> sums_of_rows(Tile<const X> x, std::ptrdiff_t rows, const ReadRow& read_row) {
+    RegisterSums<2> sums;
     std::ptrdiff_t r = 0;
     for (; r + 2 <= rows; r += 2) {
         const X* const row = x.data + r * x.stride;
-        sums.add<X>(read_row(row), read_row(row + x.stride));
+        add_rows<X>(sums, read_row(row), read_row(row + x.stride));
     }
-    if (r < rows) sums.add<X>(read_row(x.data + r * x.stride), Bytes{});
+    if (r < rows) add_rows<X>(sums, read_row(x.data + r * x.stride), Bytes{});
     return sums;
 }
-
-// For a walk down a tile's rows, a register of columns at a time, which no hardware prefetcher
-// follows: for each register that is read, one of what comes after the tile, in the order of
-// memory.
-class NextTilePrefetch {
-public:
-    NextTilePrefetch(const void* x, std::ptrdiff_t rows, std::ptrdiff_t row_bytes,
-                     std::ptrdiff_t step)
-        : row_(reinterpret_cast<std::uintptr_t>(x) + static_cast<std::uintptr_t>(rows * step)),
-          step_(static_cast<std::uintptr_t>(step)),
-          row_bytes_(static_cast<std::uintptr_t>(row_bytes)) {}
-
-    void next_register() {
-        prefetch(row_ + at_);
-        at_ += sizeof(Bytes);
-        if (at_ < row_bytes_) return;
-        row_ += step_;
-        at_ = 0;
-    }
-
-private:
-    std::uintptr_t row_;
-    std::uintptr_t step_;
-    std::uintptr_t row_bytes_;
-    std::uintptr_t at_ = 0;
-};
 
 // Of at most 256 rows. Where columns do not fill the last register, it begins earlier.
 template <class X>
@@ -272,14 +230,24 @@ FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t r
                                     std::ptrdiff_t cols, IntegerSums to) noexcept {
     const Tile<const X> x = typed<const X>(untyped_x);
     constexpr std::ptrdiff_t width = elements_of<X>;
-    constexpr std::ptrdiff_t size = sizeof(X);
     if (cols < width) {
         const auto read_part = [=](const X* row) { return read(row, cols); };
         return add_columns<X>(sums_of_rows(x, rows, read_part), 0, cols, rows, to);
     }
-    NextTilePrefetch next(x.data, rows, cols * size, x.stride * size);
+    // No hardware prefetcher follows a walk down a tile's rows, a register of columns at a time:
+    // for each register that is read, one of what comes after the tile, in the order of memory.
+    const auto row_bytes = static_cast<std::uintptr_t>(cols) * sizeof(X);
+    const auto step = static_cast<std::uintptr_t>(x.stride) * sizeof(X);
+    auto next_row =
+        reinterpret_cast<std::uintptr_t>(x.data) + static_cast<std::uintptr_t>(rows) * step;
+    std::uintptr_t at = 0;
     const auto read_all = [&](const X* row) {
-        next.next_register();
+        prefetch(next_row + at);
+        at += sizeof(Bytes);
+        if (at >= row_bytes) {
+            next_row += step;
+            at = 0;
+        }
         return read(row);
     };
     for (std::ptrdiff_t i = 0; i < cols; i += width) {

@@ -25,7 +25,7 @@ public:
     NormalizeOptions(const Epilogue<Tile<const void>>& epilogue, std::ptrdiff_t prefetch,
                      bool* infinite)
         : residual_(typed<const Y>(epilogue.residual)),
-          next_residual_(prefetch),
+          prefetch_(prefetch),
           has_activation_(epilogue.activation.kind != ActivationKind::none),
           activation_(epilogue.activation),
           has_clip_(epilogue.clip < __builtin_inf()),
@@ -43,7 +43,7 @@ public:
     Block<C> finish(Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (residual_.data != nullptr) {
             const Y* const at = residual_.data + r * residual_.stride + i;
-            next_residual_.at(at);
+            prefetch_if_any(at, prefetch_);
             z = z + load<C>(at, n);
         }
         if (has_activation_) activation_.apply(z);
@@ -59,7 +59,7 @@ public:
 
 private:
     Tile<const Y> residual_;
-    SlabPrefetch<Y> next_residual_;
+    std::ptrdiff_t prefetch_;
     bool has_activation_;
     ActivationOf<C> activation_;
     bool has_clip_;
@@ -75,14 +75,13 @@ FASTBN_FLATTEN void normalize(Tile<const void> untyped_x, Tile<void> untyped_y, 
     const Tile<const X> x = typed<const X>(untyped_x);
     const Tile<Y> y = typed<Y>(untyped_y);
     const Affine<const C> affine = typed<const C>(untyped_affine);
-    const SlabPrefetch<X> next_x(e.prefetch);
     const NormalizeOptions<Y> options(epilogue, e.prefetch, infinite);
     const bool is_alone = !options.any_but_activation();
     const ActivationKind activation = epilogue.activation.kind;
 
     const auto load_x = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const X* const at = x.data + r * x.stride + i;
-        next_x.at(at);
+        prefetch_if_any(at, e.prefetch);
         return load<C>(at, n);
     };
     const auto coefficients = [=](const auto& at) { return affine_blocks(affine, at); };

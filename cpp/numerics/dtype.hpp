@@ -102,15 +102,15 @@ inline constexpr DType dtype_of<std::uint8_t> = DType::uint8;
 
 // What results of type Y are computed in, and then rounded once.
 template <class Y>
-struct ComputedIn {
-    using Type = float;
-};
-template <>
-struct ComputedIn<double> {
-    using Type = double;
-};
+static constexpr auto computed_zero() {
+    if constexpr (sizeof(Y) == sizeof(double)) {
+        return 0.0;
+    } else {
+        return 0.0F;
+    }
+}
 template <class Y>
-using Computed = typename ComputedIn<Y>::Type;
+using Computed = decltype(computed_zero<Y>());
 
 // ---- The sixteen-bit types, one value at a time ----
 //

@@ -64,45 +64,30 @@ inline void prefetch(std::uintptr_t address) {
 
 constexpr std::uintptr_t line_bytes = 64;
 
-// All of a block, so many bytes further on.
+// All of a block, so many elements further on.
 template <class T>
-inline void prefetch_block(const T* here, std::uintptr_t distance) {
-    const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance;
+inline void prefetch_block(const T* here, std::ptrdiff_t elements) {
+    const std::uintptr_t block =
+        reinterpret_cast<std::uintptr_t>(here) + static_cast<std::uintptr_t>(elements) * sizeof(T);
     for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
 }
 
-// For an elementwise walk: what is read once this is done, so many elements further on. The engine
-// says how many: the distance to the next slab, or two rows where wide rows are gone over by
-// pieces.
+// For an elementwise walk: what is read once this is done, so many elements further on, or nothing
+// where that is 0. The engine says how many: the distance to the next slab, or two rows where wide
+// rows are gone over by pieces.
 template <class T>
-class SlabPrefetch {
-public:
-    explicit SlabPrefetch(std::ptrdiff_t elements)
-        : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
-    void at(const T* here) const {
-        if (distance_ != 0) prefetch_block(here, distance_);
-    }
-
-private:
-    std::uintptr_t distance_;
-};
+inline void prefetch_if_any(const T* here, std::ptrdiff_t elements) {
+    if (elements != 0) prefetch_block(here, elements);
+}
 
 // For a walk along the rows of one channel, where the hardware looks ahead, but not beyond a row's
-// end: the next row, or where rows are short the next channel's part of the same one.
+// end: how far it is to the next row, or where rows are short to the next channel's part of the
+// same one.
 template <class T>
-class RowPrefetch {
-public:
-    RowPrefetch(Tile<const T> x, std::ptrdiff_t cols) {
-        constexpr std::ptrdiff_t long_enough = 2048;
-        constexpr std::ptrdiff_t size = sizeof(T);
-        distance_ =
-            static_cast<std::uintptr_t>((cols * size < long_enough ? cols : x.stride) * size);
-    }
-    void at(const T* here) const { prefetch_block(here, distance_); }
-
-private:
-    std::uintptr_t distance_;
-};
+inline std::ptrdiff_t distance_to_next(Tile<const T> x, std::ptrdiff_t cols) {
+    constexpr std::ptrdiff_t long_enough = 2048 / std::ptrdiff_t{sizeof(T)};
+    return cols < long_enough ? cols : x.stride;
+}
 
 // For each_row_group, whose walk, down a group of rows and then one block to the right, no hardware
 // prefetcher follows: what a later group needs, a line or two for each block of this one, in the

@@ -104,14 +104,14 @@ constexpr bool is_same = false;
 template <class A>
 constexpr bool is_same<A, A> = true;
 
-// Whether the functions of the contract are there, with the types that it says.
+// Compiles where the functions of the contract are there, with the types that it says.
 template <class T>
-struct VecContract {
+constexpr bool fulfils_contract() {
     using V = Vec<T>;
     using Mask = typename V::Mask;
-    static constexpr V v{};
-    static constexpr const T* p = nullptr;
-    static constexpr const std::uint8_t* bytes = nullptr;
+    constexpr V v{};
+    constexpr const T* p = nullptr;
+    constexpr const std::uint8_t* bytes = nullptr;
 
     static_assert(lanes % V::width == 0 && (V::width & (V::width - 1)) == 0);
     static_assert(sizeof(V) == sizeof(T) * V::width);
@@ -130,9 +130,9 @@ struct VecContract {
     static_assert(is_same<decltype(V::keep(V::marked(bytes), v)), V>);
     static_assert(is_same<decltype(v + v), V> && is_same<decltype(v - v), V> &&
                   is_same<decltype(v * v), V>);
-};
-template struct VecContract<float>;
-template struct VecContract<double>;
+    return true;
+}
+static_assert(fulfils_contract<float>() && fulfils_contract<double>());
 
 using CountContract = Vec<double>::Count;
 static_assert(is_same<decltype(Vec<double>::value_of(CountContract{})), Vec<double>>);
