@@ -45,7 +45,10 @@ public:
     // For a tile whose channel buffers begin at an index. with_pre: z.pre is needed.
     ActivationGradient activation(std::ptrdiff_t index, Tile<const void> residual, bool skip_zeros,
                                   bool with_pre) const {
-        ActivationGradient gradient{activation_, {}, residual, skip_zeros};
+        ActivationGradient gradient{};
+        gradient.activation = activation_;
+        gradient.residual = residual;
+        gradient.skip_zeros = skip_zeros;
         if (has_activation()) gradient.z = kernel_view(from(z_, computed_, index), with_pre);
         return gradient;
     }

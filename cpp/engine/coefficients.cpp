@@ -182,14 +182,16 @@ InputGradient<void> take_input_gradient(Arrays& arrays, DType computed, std::ptr
     return g;
 }
 
-Affine<void> from(const Affine<void>& a, DType computed, std::ptrdiff_t i) {
-    return {at(a.pre, computed, i), at(a.center, computed, i), at(a.scale, computed, i),
-            at(a.shift, computed, i)};
+Affine<void> from(Affine<void> a, DType computed, std::ptrdiff_t i) {
+    for (void** array : {&a.pre, &a.center, &a.scale, &a.shift}) *array = at(*array, computed, i);
+    return a;
 }
 
-InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrdiff_t i) {
-    return {at(g.pre, computed, i),    at(g.dy_pre, computed, i),     at(g.center, computed, i),
-            at(g.coef_x, computed, i), at(g.coef_const, computed, i), at(g.scale, computed, i)};
+InputGradient<void> from(InputGradient<void> g, DType computed, std::ptrdiff_t i) {
+    for (void** array : {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale}) {
+        *array = at(*array, computed, i);
+    }
+    return g;
 }
 
 void wrap_round(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept {
@@ -203,16 +205,15 @@ void wrap_round(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) 
 }
 
 Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range) {
-    return {out_of_range ? a.pre : nullptr, a.center, a.scale, a.shift};
+    auto view = typed<const void>(a);
+    if (!out_of_range) view.pre = nullptr;
+    return view;
 }
 
 InputGradient<const void> kernel_view(const InputGradient<void>& g, bool out_of_range) {
-    return {out_of_range ? g.pre : nullptr,
-            out_of_range ? g.dy_pre : nullptr,
-            g.center,
-            g.coef_x,
-            g.coef_const,
-            g.scale};
+    auto view = typed<const void>(g);
+    if (!out_of_range) view.pre = view.dy_pre = nullptr;
+    return view;
 }
 
 bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff_t n,

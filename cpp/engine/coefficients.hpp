@@ -17,8 +17,8 @@ Affine<void> take_affine(Arrays& arrays, DType computed, std::ptrdiff_t n);
 InputGradient<void> take_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n);
 
 // The coefficients from entry i on.
-Affine<void> from(const Affine<void>& a, DType computed, std::ptrdiff_t i);
-InputGradient<void> from(const InputGradient<void>& g, DType computed, std::ptrdiff_t i);
+Affine<void> from(Affine<void> a, DType computed, std::ptrdiff_t i);
+InputGradient<void> from(InputGradient<void> g, DType computed, std::ptrdiff_t i);
 
 // Writes the first `lanes` of n coefficients behind the last, for kernels to which several rows are
 // one (Elementwise::period).

@@ -103,12 +103,14 @@ Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& 
                              const TileRange& tile) {
     const std::ptrdiff_t cols = tile.kernel_cols();
     const std::ptrdiff_t period = plan.dense_rows ? plan.buffer_size() : cols;
-    return {tile.kernel_rows(),
-            cols,
-            period,
-            plan.layout.channels_first() ? tile.cols : 1,
-            plan.stream ? distance_to_prefetch(plan, x, y, tile, period) : 0,
-            plan.stream && y.direct};
+    Elementwise loop{};
+    loop.rows = tile.kernel_rows();
+    loop.cols = cols;
+    loop.period = period;
+    loop.channel_width = plan.layout.channels_first() ? tile.cols : 1;
+    loop.prefetch = plan.stream ? distance_to_prefetch(plan, x, y, tile, period) : 0;
+    loop.stream = plan.stream && y.direct;
+    return loop;
 }
 
 void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range) {

@@ -184,7 +184,12 @@ Slab Plan::slab(std::ptrdiff_t index) const {
     const std::ptrdiff_t first = index * slab_buffer_size;
     const std::ptrdiff_t n = std::min(slab_buffer_size, buffer_size() - first);
     const std::ptrdiff_t columns_per_channel = layout.inner_fold * layout.row_fold;
-    return {first / columns_per_channel, n / columns_per_channel, first, n};
+    Slab slab{};
+    slab.channel = first / columns_per_channel;
+    slab.channels = n / columns_per_channel;
+    slab.buffer_index = first;
+    slab.buffer_size = n;
+    return slab;
 }
 
 TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const {

@@ -315,15 +315,11 @@ void MomentsReduction::scan_scaled(std::ptrdiff_t channel, int weight_exponent, 
     } else {
         std::frexp(high / 2 - low / 2, &e);
     }
-    double ref = 0.0;
-    double offset = 0.0;
-    double m2 = 0.0;
-    double m2_lo = 0.0;
-    double sum = 0.0;
-    double sum_lo = 0.0;
-    double weight = 0.0;
-    double weight_lo = 0.0;
-    const MomentsSums sums{&ref, &offset, &m2, &m2_lo, &sum, &sum_lo, &weight, &weight_lo};
+    Moments<double> merged{};
+    DoubleDouble<double> weight{};
+    MomentsSums sums = sums_of(merged);
+    sums.weight = &weight.high;
+    sums.weight_lo = &weight.low;
     const int form = static_cast<int>(WeightsForm::by_element);
     const MomentsKernel kernel =
         moments_kernels(DType::float64, WeightsForm::by_element).moments[form].tile;

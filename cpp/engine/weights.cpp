@@ -91,10 +91,9 @@ ArraySurvey survey_chunks(const FlatArray& flat, std::ptrdiff_t begin, std::ptrd
         kernels.value_range.tile(values, {nullptr, 0}, 1, range.cols,
                                  {&found.min, &found.max, &has_nan});
         if (sums == nullptr) continue;
-        double ref, offset, m2, m2_lo;
-        moments(values, {nullptr, 0}, 1, range.cols, 0.0,
-                {&ref, &offset, &m2, &m2_lo, &sums[i].high, &sums[i].low, nullptr, nullptr},
-                nullptr);
+        Moments<double> of_chunk;
+        moments(values, {nullptr, 0}, 1, range.cols, 0.0, sums_of(of_chunk), nullptr);
+        sums[i] = {of_chunk.sum, of_chunk.sum_lo};
     }
     found.has_nan = has_nan != 0.0;
     return found;

@@ -180,14 +180,18 @@ inline void copy(const DoubleDouble<Wide>& from, DoubleDouble<Wide>& to) {
 template <bool any_number, class V>
 inline Moments<V> moments_from(const ShiftedSums<V>& sums, double weight, const V& shift,
                                const DoubleDouble<V>& total) {
-    V offset;
+    Moments<V> moments;
+    moments.ref = shift;
     if constexpr (any_number) {
-        offset = sums.d / weight;
+        moments.offset = sums.d / weight;
     } else {
-        offset = sums.d * (1.0 / weight);
+        moments.offset = sums.d * (1.0 / weight);
     }
-    const V m2 = clamp_negative(sums.d2 - sums.d * offset);
-    return {shift, offset, m2, V{}, total.high, total.low};
+    moments.m2 = clamp_negative(sums.d2 - sums.d * moments.offset);
+    moments.m2_lo = V{};
+    moments.sum = total.high;
+    moments.sum_lo = total.low;
+    return moments;
 }
 
 // ---- Sums of weights ----

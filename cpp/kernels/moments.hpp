@@ -264,8 +264,14 @@ inline void add_shifted(Tile<const X> x, const TileWeights<form>& by, std::ptrdi
 
 template <class N>
 inline Moments<Wide> read(const MomentsSums& s, N n) {
-    return {load<double>(s.ref, n),   load<double>(s.offset, n), load<double>(s.m2, n),
-            load<double>(s.m2_lo, n), load<double>(s.sum, n),    load<double>(s.sum_lo, n)};
+    Moments<Wide> p;
+    p.ref = load<double>(s.ref, n);
+    p.offset = load<double>(s.offset, n);
+    p.m2 = load<double>(s.m2, n);
+    p.m2_lo = load<double>(s.m2_lo, n);
+    p.sum = load<double>(s.sum, n);
+    p.sum_lo = load<double>(s.sum_lo, n);
+    return p;
 }
 
 template <class N>
@@ -383,7 +389,13 @@ struct alignas(64) WeightedLanes {
         }
     }
     void merge_with(const MomentsSums& state, std::ptrdiff_t j) const {
-        const Moments<double> chunk{shift[j], offset[j], m2[j], 0.0, total[j], total_lo[j]};
+        Moments<double> chunk;
+        chunk.ref = shift[j];
+        chunk.offset = offset[j];
+        chunk.m2 = m2[j];
+        chunk.m2_lo = 0.0;
+        chunk.sum = total[j];
+        chunk.sum_lo = total_lo[j];
         merge_weighted_at(state, j, chunk, {weight[j], weight_lo[j]});
     }
 };

@@ -15,7 +15,14 @@ namespace fastbn::FASTBN_ISA {
 namespace {
 
 inline Moments<double> at(const MomentsSums& s, std::ptrdiff_t i) {
-    return {s.ref[i], s.offset[i], s.m2[i], s.m2_lo[i], s.sum[i], s.sum_lo[i]};
+    Moments<double> p;
+    p.ref = s.ref[i];
+    p.offset = s.offset[i];
+    p.m2 = s.m2[i];
+    p.m2_lo = s.m2_lo[i];
+    p.sum = s.sum[i];
+    p.sum_lo = s.sum_lo[i];
+    return p;
 }
 
 inline void put(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& p) {

@@ -36,13 +36,23 @@ struct InputGradient {
 // Kernels are called with coefficients of void, and find the type again.
 template <class T, class V>
 static inline Affine<T> typed(Affine<V> a) {
-    return {static_cast<T*>(a.pre), static_cast<T*>(a.center), static_cast<T*>(a.scale),
-            static_cast<T*>(a.shift)};
+    Affine<T> t;
+    t.pre = static_cast<T*>(a.pre);
+    t.center = static_cast<T*>(a.center);
+    t.scale = static_cast<T*>(a.scale);
+    t.shift = static_cast<T*>(a.shift);
+    return t;
 }
 template <class T, class V>
 static inline InputGradient<T> typed(InputGradient<V> a) {
-    return {static_cast<T*>(a.pre),    static_cast<T*>(a.dy_pre),     static_cast<T*>(a.center),
-            static_cast<T*>(a.coef_x), static_cast<T*>(a.coef_const), static_cast<T*>(a.scale)};
+    InputGradient<T> t;
+    t.pre = static_cast<T*>(a.pre);
+    t.dy_pre = static_cast<T*>(a.dy_pre);
+    t.center = static_cast<T*>(a.center);
+    t.coef_x = static_cast<T*>(a.coef_x);
+    t.coef_const = static_cast<T*>(a.coef_const);
+    t.scale = static_cast<T*>(a.scale);
+    return t;
 }
 
 // What coefficients are made of, one array entry per channel.
@@ -55,8 +65,13 @@ struct ChannelParameters {
 };
 
 // The entries from i on.
-static inline ChannelParameters from(const ChannelParameters& p, std::ptrdiff_t i) {
-    return {p.mean + i, p.mean_lo + i, p.invstd + i, p.weight + i, p.bias + i};
+static inline ChannelParameters from(ChannelParameters p, std::ptrdiff_t i) {
+    p.mean += i;
+    p.mean_lo += i;
+    p.invstd += i;
+    p.weight += i;
+    p.bias += i;
+    return p;
 }
 
 // What the backward pass sums, one array entry per channel or column.

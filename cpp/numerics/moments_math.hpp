@@ -29,16 +29,18 @@ struct MomentsSums {
 };
 
 // The entries from i on.
-static inline MomentsSums from(const MomentsSums& s, std::ptrdiff_t i) {
-    const bool has_weights = s.weight != nullptr;
-    return {s.ref + i,
-            s.offset + i,
-            s.m2 + i,
-            s.m2_lo + i,
-            s.sum + i,
-            s.sum_lo + i,
-            has_weights ? s.weight + i : nullptr,
-            has_weights ? s.weight_lo + i : nullptr};
+static inline MomentsSums from(MomentsSums s, std::ptrdiff_t i) {
+    s.ref += i;
+    s.offset += i;
+    s.m2 += i;
+    s.m2_lo += i;
+    s.sum += i;
+    s.sum_lo += i;
+    if (s.weight != nullptr) {
+        s.weight += i;
+        s.weight_lo += i;
+    }
+    return s;
 }
 
 // Statistics, one array entry per channel: those that moments give, and what else is asked of an
@@ -83,6 +85,18 @@ struct Moments {
     V sum;
     V sum_lo;
 };
+
+// Those of one channel as sums to be added to, where every value counts once.
+static inline MomentsSums sums_of(Moments<double>& m) {
+    MomentsSums s{};
+    s.ref = &m.ref;
+    s.offset = &m.offset;
+    s.m2 = &m.m2;
+    s.m2_lo = &m.m2_lo;
+    s.sum = &m.sum;
+    s.sum_lo = &m.sum_lo;
+    return s;
+}
 
 // The m2 of float64 values that are not all equal, though the squares of their differences are too
 // small for float64. No sum of squares that are large enough for a channel's variance to be right
@@ -168,12 +182,14 @@ static inline Moments<double> merge_weighted(const Moments<double>& a, double we
     const double delta = ((b.ref - a.ref) + b.offset) - a.offset;
     const bool lost = (both.m2 == 0.0) & (delta != 0.0);
     const double m2 = lost ? lost_square : both.m2;
-    return {only_b ? b.ref : a.ref,
-            only_b ? b.offset : (only_a ? a.offset : both.offset),
-            only_b ? b.m2 : (only_a ? a.m2 : m2),
-            only_b ? b.m2_lo : (only_a ? a.m2_lo : both.m2_lo),
-            only_b ? b.sum : (only_a ? a.sum : both.sum),
-            only_b ? b.sum_lo : (only_a ? a.sum_lo : both.sum_lo)};
+    Moments<double> merged;
+    merged.ref = only_b ? b.ref : a.ref;
+    merged.offset = only_b ? b.offset : (only_a ? a.offset : both.offset);
+    merged.m2 = only_b ? b.m2 : (only_a ? a.m2 : m2);
+    merged.m2_lo = only_b ? b.m2_lo : (only_a ? a.m2_lo : both.m2_lo);
+    merged.sum = only_b ? b.sum : (only_a ? a.sum : both.sum);
+    merged.sum_lo = only_b ? b.sum_lo : (only_a ? a.sum_lo : both.sum_lo);
+    return merged;
 }
 
 // Sums of integers of up to 16 bits and of their squares, one array entry per channel: all of them
@@ -215,8 +231,14 @@ static inline Moments<double> moments_of_integers(const IntegerSums& s, std::ptr
     double excess_lo;
     const double excess = quotient(square, square_lo, count, excess_lo);
     double m2_lo;
-    const double m2 = two_sum(about_k, -excess, m2_lo);
-    return {k, 0.0, m2, m2_lo + (about_k_lo - excess_lo), s.sum[i], 0.0};
+    Moments<double> moments;
+    moments.ref = k;
+    moments.offset = 0.0;
+    moments.m2 = two_sum(about_k, -excess, m2_lo);
+    moments.m2_lo = m2_lo + (about_k_lo - excess_lo);
+    moments.sum = s.sum[i];
+    moments.sum_lo = 0.0;
+    return moments;
 }
 
 }  // namespace fastbn
