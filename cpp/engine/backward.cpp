@@ -315,10 +315,11 @@ private:
                          const Memory& memory) const noexcept {
         double* const zeros = buffers.zeros + (slab.channel - memory.first_channel);
         std::fill_n(zeros, slab.channels, 0.0);
-        const ChannelParameters c = from(channels, slab.channel);
-        const bool out_of_range = fold_affine(
-            {zeros, zeros, c.invstd, c.weight, zeros}, kernels_.computed, slab.channels,
-            plan->layout, from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
+        ChannelParameters constants = from(channels, slab.channel);
+        constants.mean = constants.mean_lo = constants.bias = zeros;
+        const bool out_of_range =
+            fold_affine(constants, kernels_.computed, slab.channels, plan->layout,
+                        from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
         if (plan->wraps(slab)) {
             wrap_round(buffers.affine, kernels_.computed, Workspace::buffer_size(*plan));
         }

@@ -66,25 +66,25 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
            to_text(running.correction));
 }
 
-void update_running(const Running& running, const Statistics& batch, const Features& features,
+void update_running(const Running& running, const Statistics& statistics, const Features& features,
                     bool allow_single, const ChannelValues& mean,
                     const ChannelValues& var) noexcept {
     const auto is_finite = [](double value) { return std::isfinite(value); };
     const std::ptrdiff_t n = features.channels;
-    const bool finite = std::all_of(batch.mean, batch.mean + n, is_finite) &&
-                        std::all_of(batch.var, batch.var + n, is_finite);
+    const bool finite = std::all_of(statistics.mean, statistics.mean + n, is_finite) &&
+                        std::all_of(statistics.var, statistics.var + n, is_finite);
     if (running.skip_nonfinite && !finite) return;
     const auto blend = [&](double old, double now) {
         return (1.0 - running.momentum) * old + running.momentum * now;
     };
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const double count =
-            batch.count != nullptr ? batch.count[i] : static_cast<double>(features.count);
+            statistics.count != nullptr ? statistics.count[i] : static_cast<double>(features.count);
         const bool has_unbiased = count > running.correction;
         if (count == 0.0 || !(has_unbiased || allow_single)) continue;
         const double unbiased = has_unbiased ? count / (count - running.correction) : 1.0;
-        mean[i] = blend(mean[i], batch.mean[i]);
-        var[i] = blend(var[i], batch.var[i] * unbiased);
+        mean[i] = blend(mean[i], statistics.mean[i]);
+        var[i] = blend(var[i], statistics.var[i] * unbiased);
     }
     write_elements(mean.data(), running.mean);
     write_elements(var.data(), running.var);

@@ -39,9 +39,9 @@ private:
 // Raises std::invalid_argument if any is negative.
 void check_variance(const char* name, const ChannelValues& variance);
 
-// Blends the batch's mean and var into the running statistics, of which mean and var are the values
-// that were read before anything was written. batch.count: null where all values count once.
-void update_running(const Running& running, const Statistics& batch, const Features& features,
+// Blends a batch's statistics into the running ones, of which mean and var are the values that were
+// read before anything was written. statistics.count: null where all values count once.
+void update_running(const Running& running, const Statistics& statistics, const Features& features,
                     bool allow_single, const ChannelValues& mean,
                     const ChannelValues& var) noexcept;
 

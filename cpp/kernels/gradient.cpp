@@ -229,11 +229,13 @@ FASTBN_FLATTEN void input_gradient(Tile<const void> untyped_dy, Tile<const void>
 
 template <class X, class Y>
 constexpr GradientKernels row() {
-    return {dtype_of<X>,
-            dtype_of<Y>,
-            dtype_of<Computed<Y>>,
-            {gradient_sums_of_tile<X, Y>, gradient_sums_of_columns<X, Y>},
-            input_gradient<X, Y>};
+    GradientKernels kernels{};
+    kernels.x = dtype_of<X>;
+    kernels.dy = dtype_of<Y>;
+    kernels.computed = dtype_of<Computed<Y>>;
+    kernels.sums = {gradient_sums_of_tile<X, Y>, gradient_sums_of_columns<X, Y>};
+    kernels.input_gradient = input_gradient<X, Y>;
+    return kernels;
 }
 
 // Of types that are converted.

@@ -262,7 +262,10 @@ FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t r
 
 template <class X>
 constexpr MomentsKernels row(DType x) {
-    return {x, {}, {}, {sums_of_tile<X>, sums_of_columns<X>}};
+    MomentsKernels kernels{};
+    kernels.x = x;
+    kernels.integer_sums = {sums_of_tile<X>, sums_of_columns<X>};
+    return kernels;
 }
 
 }  // namespace

@@ -14,24 +14,30 @@ namespace fastbn::FASTBN_ISA {
 namespace {
 
 template <class X, WeightsForm form>
-// NOLINTNEXTLINE(modernize-avoid-c-style-cast): clang-tidy takes the template's arguments for casts
-constexpr Reduction<MomentsKernel> moments{moments_of_tile<X, form>, moments_of_columns<X, form>};
-
-// In the order of WeightsForm.
-template <class X>
-constexpr MomentsKernels all_forms() {
-    return {dtype_of<X>,
-            {moments<X, WeightsForm::none>, moments<X, WeightsForm::omit_nan>,
-             moments<X, WeightsForm::by_row>, moments<X, WeightsForm::by_row_omit_nan>,
-             moments<X, WeightsForm::by_mask>, moments<X, WeightsForm::by_element>},
-            {range_of_tile<X>, range_of_columns<X>},
-            {}};
+constexpr void set_form(MomentsKernels& kernels) {
+    kernels.moments[static_cast<int>(form)] = {moments_of_tile<X, form>,
+                                               moments_of_columns<X, form>};
 }
 
 // Of a type that is read as it is stored where every value counts, and else converted first.
 template <class X>
 constexpr MomentsKernels unweighted_form() {
-    return {dtype_of<X>, {moments<X, WeightsForm::none>}, {}, {}};
+    MomentsKernels kernels{};
+    kernels.x = dtype_of<X>;
+    set_form<X, WeightsForm::none>(kernels);
+    return kernels;
+}
+
+template <class X>
+constexpr MomentsKernels all_forms() {
+    MomentsKernels kernels = unweighted_form<X>();
+    set_form<X, WeightsForm::omit_nan>(kernels);
+    set_form<X, WeightsForm::by_row>(kernels);
+    set_form<X, WeightsForm::by_row_omit_nan>(kernels);
+    set_form<X, WeightsForm::by_mask>(kernels);
+    set_form<X, WeightsForm::by_element>(kernels);
+    kernels.value_range = {range_of_tile<X>, range_of_columns<X>};
+    return kernels;
 }
 
 }  // namespace

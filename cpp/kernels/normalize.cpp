@@ -116,7 +116,12 @@ FASTBN_FLATTEN void normalize(Tile<const void> untyped_x, Tile<void> untyped_y, 
 
 template <class X, class Y>
 constexpr NormalizeKernels row() {
-    return {dtype_of<X>, dtype_of<Y>, dtype_of<Computed<Y>>, normalize<X, Y>};
+    NormalizeKernels kernels{};
+    kernels.x = dtype_of<X>;
+    kernels.y = dtype_of<Y>;
+    kernels.computed = dtype_of<Computed<Y>>;
+    kernels.normalize = normalize<X, Y>;
+    return kernels;
 }
 
 // Of types that are converted.
