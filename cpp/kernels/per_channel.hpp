@@ -6,7 +6,6 @@
 
 #include <cstddef>
 
-#include "kernels/chunk_sums.hpp"
 #include "numerics/coefficient_math.hpp"
 #include "numerics/moments_math.hpp"
 #include "simd/block.hpp"

@@ -24,17 +24,12 @@ inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<cons
 inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
 
 // Which words go where when sixteen of them become the upper halves of sixteen floats, and back.
-struct UpperWords {
-    __mmask32 mask = 0xaaaaaaaa;
-    alignas(64) std::uint16_t from[32] = {};
-    alignas(64) std::uint16_t back[32] = {};
-
-    constexpr UpperWords() {
-        for (unsigned i = 0; i < 32; ++i) from[i] = static_cast<std::uint16_t>(i / 2);
-        for (unsigned i = 0; i < 16; ++i) back[i] = static_cast<std::uint16_t>(2 * i + 1);
-    }
-};
-constexpr UpperWords upper_words;
+constexpr __mmask16 upper_words = 0xaaaa;
+alignas(64) constexpr std::uint16_t to_upper_words[32] = {
+    0, 0, 1, 1, 2,  2,  3,  3,  4,  4,  5,  5,  6,  6,  7,  7,
+    8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15};
+alignas(64) constexpr std::uint16_t from_upper_words[32] = {1,  3,  5,  7,  9,  11, 13, 15,
+                                                            17, 19, 21, 23, 25, 27, 29, 31};
 
 // Sixteen and eight values from p on, as float.
 inline __m512 widen_16(const Float16* p) { return _mm512_maskz_cvtph_ps(all_16, load_256(p)); }
@@ -49,9 +44,8 @@ inline __m512 widen_16(const std::uint8_t* p) {
 inline __m256 widen_8(const Float16* p) { return _mm256_cvtph_ps(load_128(p)); }
 inline __m256 widen_8(const Bfloat16* p) {
     const __m256i values = _mm256_broadcastsi128_si256(load_128(p));
-    const __m256i places = load_256(upper_words.from);
-    constexpr auto mask = static_cast<__mmask16>(upper_words.mask);
-    return _mm256_castsi256_ps(_mm256_maskz_permutexvar_epi16(mask, places, values));
+    const __m256i places = load_256(to_upper_words);
+    return _mm256_castsi256_ps(_mm256_maskz_permutexvar_epi16(upper_words, places, values));
 }
 inline __m256 widen_8(const std::uint8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p)));
@@ -68,7 +62,7 @@ inline __m256i narrow_16(__m512 a, const Bfloat16*) {
     const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
     __m512i rounded = _mm512_mask_add_epi32(quiet, number, bits, _mm512_set1_epi32(0x7fff));
     rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
-    const __m512i places = _mm512_load_si512(upper_words.back);
+    const __m512i places = _mm512_load_si512(from_upper_words);
     const __m512i upper = _mm512_maskz_permutexvar_epi16(0xffffffff, places, rounded);
     return _mm512_maskz_extracti64x4_epi64(all_8, upper, 0);
 }
