@@ -278,6 +278,17 @@ py::object residual_gradient(const Inputs& in, const ArrayArg& dy, const ResultT
     return dy.owner;
 }
 
+Normalization normalization_of(const Arguments& arguments, const ArrayArg& mean,
+                               const ArrayArg& invstd, const ArrayArg& count) {
+    Normalization by;
+    by.mean = mean.ref;
+    by.invstd = invstd.ref;
+    by.count = count.ref;
+    by.through_statistics = bool_argument(arguments.through_statistics);
+    by.allow_single = bool_argument(arguments.allow_single);
+    return by;
+}
+
 // The sums and dx, which follows from them; or the sums alone; or dx alone, from the means over a
 // larger batch that the caller gives. Returns those that are wanted of (dx, dweight, dbias), and
 // with a residual the gradient of that after dx and the sums.
@@ -287,23 +298,13 @@ py::object backward(const Arguments& arguments, bool wants_sums, bool wants_dx) 
     const ArrayArg mean = array_argument(arguments.mean);
     const ArrayArg invstd = array_argument(arguments.invstd);
     // Without weights the count is the number of values, whatever the caller says.
-    ArrayArg count;
-    if (in.weighted()) count = optional_argument(arguments.count);
-    ArrayArg mean_dy;
-    ArrayArg mean_dy_xhat;
-    if (!wants_sums) {
-        mean_dy = array_argument(arguments.mean_dy);
-        mean_dy_xhat = array_argument(arguments.mean_dy_xhat);
-    }
+    const ArrayArg count = in.weighted() ? optional_argument(arguments.count) : ArrayArg{};
+    const ArrayArg mean_dy = wants_sums ? ArrayArg{} : array_argument(arguments.mean_dy);
+    const ArrayArg mean_dy_xhat = wants_sums ? ArrayArg{} : array_argument(arguments.mean_dy_xhat);
     const ResultType type = result_type_of(dy);  // of dx and the residual's gradient
     check_residual(in.residual, type.engine, type.numpy.ptr(),
                    is_float(dy.ref.dtype) ? "dy" : "dx");
-    Normalization by;
-    by.mean = mean.ref;
-    by.invstd = invstd.ref;
-    by.count = count.ref;
-    by.through_statistics = bool_argument(arguments.through_statistics);
-    by.allow_single = bool_argument(arguments.allow_single);
+    Normalization by = normalization_of(arguments, mean, invstd, count);
     by.mean_dy = mean_dy.ref;
     by.mean_dy_xhat = mean_dy_xhat.ref;
     GradientsOut out;

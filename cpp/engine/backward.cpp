@@ -22,10 +22,11 @@ namespace {
 class ForwardValues {
 public:
     ForwardValues(const ChannelParameters& channels, const Activation& activation, DType computed,
-                  std::ptrdiff_t n, const Plan& plan)
+                  const Plan& plan)
         : activation_(activation),
           computed_(computed),
           memory_(take_arrays(nullptr, plan.buffer_size())) {
+        const std::ptrdiff_t n = plan.layout.channels;
         take_arrays(memory_.data(), plan.buffer_size());
         std::copy_n(channels.mean, n, mean_);
         std::copy_n(channels.invstd, n, invstd_);
@@ -151,6 +152,16 @@ public:
     double* dweight = nullptr;
     double* dbias = nullptr;
 
+    void set_arrays(const Batch& batch, const ArrayRef& dy_array, const GradientsOut& out,
+                    const Layout& layout, const ChannelOrigins& origins) {
+        dy = operand_of(dy_array, layout, kernels_.dy);
+        x = operand_of(batch.x, layout, kernels_.x, origins.data());
+        residual = operand_of(batch.epilogue.residual, layout, kernels_.dy);
+        dx = operand_of(out.dx, layout, kernels_.dy);
+        dz = operand_of(out.dz, layout, kernels_.dy);
+        dweight = out.dweight;
+        dbias = out.dbias;
+    }
     void take_staging(Arrays& staging) {
         for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
             fastbn::take_staging(*plan, *operand, staging);
@@ -425,7 +436,7 @@ Work BackwardOperation::work() const {
 }
 
 void check(const Batch& batch, const ArrayRef& dy, const Normalization& normalization,
-           const GradientsOut& out) {
+           const Weights& weights, const GradientsOut& out) {
     const Features& features = batch.features;
     check_same_shape("dy", dy, batch.x);
     if (out.dx) check_same_shape("out", out.dx, batch.x);
@@ -433,9 +444,12 @@ void check(const Batch& batch, const ArrayRef& dy, const Normalization& normaliz
     check_parameter_shape("mean", normalization.mean, features);
     check_parameter_shape("invstd", normalization.invstd, features);
     if (normalization.count) check_parameter_shape("count", normalization.count, features);
-    if (!normalization.mean_dy) return;
-    check_parameter_shape("mean_dy", normalization.mean_dy, features);
-    check_parameter_shape("mean_dy_xhat", normalization.mean_dy_xhat, features);
+    if (normalization.mean_dy) {
+        check_parameter_shape("mean_dy", normalization.mean_dy, features);
+        check_parameter_shape("mean_dy_xhat", normalization.mean_dy_xhat, features);
+    } else if (normalization.through_statistics && out.dx && !normalization.allow_single) {
+        check_trainable(features, weights.largest_total());
+    }
 }
 
 void fill_zeros(const Features& features, const GradientsOut& out) {
@@ -448,14 +462,10 @@ void fill_zeros(const Features& features, const GradientsOut& out) {
 
 void backward(const Batch& batch, const ArrayRef& dy, const Normalization& normalization,
               const GradientsOut& out) {
-    check(batch, dy, normalization, out);
+    Weights weights(batch);
+    check(batch, dy, normalization, weights, out);
     const ArrayRef& x = batch.x;
     const Features& features = batch.features;
-    Weights weights(batch);
-    const bool through_statistics = normalization.through_statistics;
-    if (through_statistics && !normalization.mean_dy && out.dx && !normalization.allow_single) {
-        check_trainable(features, weights.largest_total());
-    }
     if (features.empty()) return fill_zeros(features, out);
 
     const ChannelValues weight(batch.weight, features, 1.0);
@@ -463,42 +473,31 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     const ChannelValues mean(normalization.mean, features, 0.0);
     const ChannelValues mean_lo({}, features, 0.0);
     const ChannelValues invstd(normalization.invstd, features, 1.0);
-    const ChannelValues count(normalization.count, features, 0.0);
-    const ChannelValues mean_dy(normalization.mean_dy, features, 0.0);
-    const ChannelValues mean_dy_xhat(normalization.mean_dy_xhat, features, 0.0);
-
+    const ChannelValues count(normalization.count, features);
+    const ChannelValues mean_dy(normalization.mean_dy, features);
+    const ChannelValues mean_dy_xhat(normalization.mean_dy_xhat, features);
     Layout layout = layout_of(x, features);
-    const bool weighted = through_statistics && weights.differ();
-    if (weighted) weights.arrange(layout);
+    if (normalization.through_statistics) weights.arrange(layout);
     // Of 64-bit integers, the means become what they are of the differences from the origins.
     const ChannelOrigins origins(x, layout, mean.data(), mean_lo.data());
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
-    BackwardOperation operation(kernels, weights, through_statistics);
-    operation.dy = operand_of(dy, layout, kernels.dy);
-    operation.x = operand_of(x, layout, kernels.x, origins.data());
-    operation.residual = operand_of(batch.epilogue.residual, layout, kernels.dy);
-    operation.dx = operand_of(out.dx, layout, kernels.dy);
-    operation.dz = operand_of(out.dz, layout, kernels.dy);
+    BackwardOperation operation(kernels, weights, normalization.through_statistics);
+    operation.set_arrays(batch, dy, out, layout, origins);
     operation.channels.mean = mean.data();
     operation.channels.mean_lo = mean_lo.data();
     operation.channels.invstd = invstd.data();
     operation.channels.weight = weight.data();
     operation.channels.bias = bias.data();
-    if (normalization.count) operation.count = count.data();
-    if (normalization.mean_dy) {
-        operation.mean_dy = mean_dy.data();
-        operation.mean_dy_xhat = mean_dy_xhat.data();
-    }
-    operation.dweight = out.dweight;
-    operation.dbias = out.dbias;
-
+    operation.count = count.data();
+    operation.mean_dy = mean_dy.data();
+    operation.mean_dy_xhat = mean_dy_xhat.data();
     const Plan plan = plan_of(layout, x.dtype, operation.work());
     operation.plan = &plan;
     Arrays staging(nullptr);
     operation.take_staging(staging);
-    if (weighted) weights.take_staging(plan, staging);
+    weights.take_staging(plan, staging);
     const ForwardValues forward(operation.channels, batch.epilogue.activation, kernels.computed,
-                                features.channels, plan);
+                                plan);
     operation.forward = &forward;
     execute(plan, staging, operation);
 }

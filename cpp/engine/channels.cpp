@@ -22,6 +22,12 @@ ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features
     read_elements(parameter, data());
 }
 
+ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features)
+    : size_(parameter ? features.channels : 0),
+      memory_(size_ * static_cast<std::ptrdiff_t>(sizeof(double))) {
+    if (parameter) read_elements(parameter, data());
+}
+
 void check_variance(const char* name, const ChannelValues& variance) {
     const double* const values = variance.data();
     bool negative = false;

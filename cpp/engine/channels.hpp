@@ -26,9 +26,13 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
 class ChannelValues {
 public:
     ChannelValues(const ArrayRef& parameter, const Features& features, double otherwise);
+    // Where there is none, data() is null.
+    ChannelValues(const ArrayRef& parameter, const Features& features);
 
     std::ptrdiff_t size() const { return size_; }
-    double* data() const { return reinterpret_cast<double*>(memory_.data()); }
+    double* data() const {
+        return size_ == 0 ? nullptr : reinterpret_cast<double*>(memory_.data());
+    }
     double& operator[](std::ptrdiff_t i) const { return data()[i]; }
 
 private:

@@ -16,6 +16,22 @@ inline Block<C> normalized(const Block<C>& x, const AffineBlocks<C>& c) {
     return (x - c.center) * c.scale + c.shift;
 }
 
+// Without an epilogue, or with relu alone.
+template <class C, class ReadX>
+inline auto normalize_formula(const ReadX& read_x) {
+    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const AffineBlocks<C>& c) {
+        return normalized(read_x(r, i, n), c);
+    };
+}
+template <class C, class ReadX>
+inline auto relu_formula(const ReadX& read_x) {
+    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const AffineBlocks<C>& c) {
+        Block<C> z = normalized(read_x(r, i, n), c);
+        apply_relu(z);
+        return z;
+    };
+}
+
 // What a call may ask for beside the affine map. The branches go the same way for a whole tile.
 template <class Y>
 class NormalizeOptions {
@@ -67,50 +83,45 @@ private:
     bool* infinite_;
 };
 
+template <class C, class ReadX, class Options>
+inline auto formula_with_options(const ReadX& read_x, const Options& options) {
+    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const AffineBlocks<C>& c) {
+        const Block<C> x = read_x(r, i, n);
+        options.inspect(x);
+        return options.finish(normalized(x, c), r, i, n);
+    };
+}
+// The same with channels out of range.
+template <class C, class ReadX, class Options>
+inline auto scaled_formula(const ReadX& read_x, const Affine<const C>& affine,
+                           const Options& options) {
+    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& at) {
+        const Block<C> x = read_x(r, i, n);
+        options.inspect(x);
+        return options.finish(normalized(x * at(affine.pre), affine_blocks(affine, at)), r, i, n);
+    };
+}
+
 template <class X, class Y>
-FASTBN_FLATTEN void normalize(Tile<const void> untyped_x, Tile<void> untyped_y, Elementwise e,
+FASTBN_FLATTEN void normalize(Tile<const void> x, Tile<void> untyped_y, Elementwise e,
                               Affine<const void> untyped_affine,
                               Epilogue<Tile<const void>> epilogue, bool* infinite) noexcept {
     using C = Computed<Y>;
-    const Tile<const X> x = typed<const X>(untyped_x);
     const Tile<Y> y = typed<Y>(untyped_y);
     const Affine<const C> affine = typed<const C>(untyped_affine);
+    const ActivationKind activation = epilogue.activation.kind;
     const NormalizeOptions<Y> options(epilogue, e.prefetch, infinite);
     const bool is_alone = !options.any_but_activation();
-    const ActivationKind activation = epilogue.activation.kind;
-
-    const auto load_x = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-        const X* const at = x.data + r * x.stride + i;
-        prefetch_if_any(at, e.prefetch);
-        return load<C>(at, n);
-    };
+    const auto read_x = block_reader<C>(typed<const X>(x), e.prefetch);
     const auto coefficients = [=](const auto& at) { return affine_blocks(affine, at); };
-    if (affine.pre != nullptr) {  // channels out of range
-        write_by_blocks<C>(y, e, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& at) {
-            const Block<C> x_block = load_x(r, i, n);
-            options.inspect(x_block);
-            const Block<C> z = normalized(x_block * at(affine.pre), coefficients(at));
-            return options.finish(z, r, i, n);
-        });
+    if (affine.pre != nullptr) {
+        write_by_blocks<C>(y, e, scaled_formula<C>(read_x, affine, options));
     } else if (is_alone && activation == ActivationKind::none) {
-        write_fast<C>(y, e, coefficients,
-                      [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
-                          return normalized(load_x(r, i, n), c);
-                      });
+        write_fast<C>(y, e, coefficients, normalize_formula<C>(read_x));
     } else if (is_alone && activation == ActivationKind::relu) {
-        const auto formula = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
-            Block<C> z = normalized(load_x(r, i, n), c);
-            apply_relu(z);
-            return z;
-        };
-        write_fast<C>(y, e, coefficients, Outlined{formula});
+        write_fast<C>(y, e, coefficients, Outlined{relu_formula<C>(read_x)});
     } else {
-        const auto formula = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
-            const Block<C> x_block = load_x(r, i, n);
-            options.inspect(x_block);
-            return options.finish(normalized(x_block, c), r, i, n);
-        };
-        write_fast<C>(y, e, coefficients, Outlined{formula});
+        write_fast<C>(y, e, coefficients, Outlined{formula_with_options<C>(read_x, options)});
     }
 }
 
