@@ -145,12 +145,12 @@ FASTBN_FLATTEN void sums_of_tile(Tile<const void> untyped_x, std::ptrdiff_t rows
 // has half of every group's columns, each of four registers of squares a quarter.
 //
 // Of bytes widened to elements of two bytes, which hold the sums of 256 rows at most.
-inline void add_bytes(RegisterSums<2>& sums, int half, Bytes a, Bytes b) {
+inline void add_bytes(RegisterSums<2>& sums, std::ptrdiff_t half, Bytes a, Bytes b) {
     sums.sum[half] = Bytes::add<2>(sums.sum[half], Bytes::add<2>(a, b));
     add_words(sums.squares[2 * half], squares_of_pairs(Bytes::interleave_lower<2>(a, b)));
     add_words(sums.squares[2 * half + 1], squares_of_pairs(Bytes::interleave_upper<2>(a, b)));
 }
-inline void add_shorts(RegisterSums<2>& sums, int half, Bytes pairs) {
+inline void add_shorts(RegisterSums<2>& sums, std::ptrdiff_t half, Bytes pairs) {
     add_words(sums.sum[half], Bytes::sums_of_products(pairs, Bytes::broadcast(1)));
     add_words(sums.squares[2 * half], lower_halves(squares_of_pairs(pairs)));
     add_words(sums.squares[2 * half + 1], upper_halves(squares_of_pairs(pairs)));
