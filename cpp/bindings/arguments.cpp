@@ -252,10 +252,10 @@ ResultType dtype_argument(const Argument& argument) {
 
 ArrayArg described(const char* name, py::object array, Kind kind) {
     refuse_masked(name, array.ptr());
-    PyObject* const dtype = dtype_of_array(array.ptr());
+    PyObject* const object = array.ptr();
+    PyObject* const dtype = dtype_of_array(object);
     const DType type = checked_dtype(name, dtype, kind);
-    const ArrayRef ref = array_ref(array.ptr(), type, is_swapped(dtype));
-    return {name, std::move(array), ref};
+    return {name, std::move(array), array_ref(object, type, is_swapped(dtype))};
 }
 
 ArrayArg array_argument(const Argument& argument, Kind kind) {
@@ -620,8 +620,8 @@ ArrayArg output_argument(const Argument& out, const ResultType& type, const Arra
 
 ArrayArg output_like(const char* name, const ArrayArg& like, const ResultType& type) {
     py::object array = empty_like(like, type);
-    const ArrayRef ref = array_ref(array.ptr(), type.engine);
-    return {name, std::move(array), ref};
+    PyObject* const object = array.ptr();
+    return {name, std::move(array), array_ref(object, type.engine)};
 }
 
 ResultType result_type_of(const ArrayArg& data) {

@@ -25,15 +25,14 @@ namespace {
 // x with the axes that are its features, and what may come with it: the arguments, which keep the
 // arrays alive, and the same as the engine sees it.
 struct Inputs {
-    explicit Inputs(const Arguments& arguments) {
-        x = array_argument(arguments.x);
-        batch.features = features_argument(x, arguments.axis);
-        weight = optional_argument(arguments.weight);
-        bias = optional_argument(arguments.bias);
-        where = broadcast_argument(arguments.where, Kind::boolean, x);
-        weights = broadcast_argument(arguments.weights, Kind::data, x);
-        residual = optional_argument(arguments.residual, Kind::floating);
-        batch.x = x.ref;
+    explicit Inputs(const Arguments& arguments)
+        : x(array_argument(arguments.x)),
+          batch{x.ref, features_argument(x, arguments.axis)},
+          weight(optional_argument(arguments.weight)),
+          bias(optional_argument(arguments.bias)),
+          where(broadcast_argument(arguments.where, Kind::boolean, x)),
+          weights(broadcast_argument(arguments.weights, Kind::data, x)),
+          residual(optional_argument(arguments.residual, Kind::floating)) {
         batch.where = where.ref;
         batch.weights = weights.ref;
         batch.weight = weight.ref;
@@ -46,12 +45,12 @@ struct Inputs {
     bool weighted() const { return where || weights; }
 
     ArrayArg x;
+    Batch batch;
     ArrayArg weight;
     ArrayArg bias;
     ArrayArg where;
     ArrayArg weights;
     ArrayArg residual;
-    Batch batch;
 };
 
 void check_both_or_neither(const Argument& mean, const Argument& var) {

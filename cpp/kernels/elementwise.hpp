@@ -15,7 +15,6 @@
 
 #include "kernels/table.hpp"
 #include "simd/block.hpp"
-#include "simd/prefetch.hpp"
 
 namespace fastbn::FASTBN_ISA {
 namespace {
@@ -124,18 +123,6 @@ inline void put(Y* p, const Block<C>& b) {
     } else {
         store(p, Full{}, b);
     }
-}
-
-// ---- What formulas read ----
-
-// The block of a row's n columns from i on, and something further on asked for (see Elementwise).
-template <class C, class T>
-inline auto block_reader(Tile<const T> tile, std::ptrdiff_t prefetch) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
-        const T* const at = tile.data + r * tile.stride + i;
-        prefetch_if_any(at, prefetch);
-        return load<C>(at, n);
-    };
 }
 
 // ---- The loops ----

@@ -28,18 +28,6 @@ struct InputGradientBlocks {
     Block<C> z_shift;  // for the sign of z, which has the same center and scale as dx
 };
 
-template <class C, class At>
-inline InputGradientBlocks<C> input_gradient_blocks(const InputGradient<const C>& from,
-                                                    const C* z_shift, const At& at) {
-    InputGradientBlocks<C> c;
-    c.center = at(from.center);
-    c.coef_x = at(from.coef_x);
-    c.coef_const = at(from.coef_const);
-    c.scale = at(from.scale);
-    c.z_shift = at(z_shift);
-    return c;
-}
-
 template <class C>
 inline InputGradientBlocks<C> blend(std::ptrdiff_t n, const InputGradientBlocks<C>& a,
                                     const InputGradientBlocks<C>& b) {
@@ -65,7 +53,7 @@ public:
         : has_activation_(of.activation.kind != ActivationKind::none),
           activation_(of.activation),
           residual_(typed<const Y>(of.residual)),
-          prefetch_(prefetch),
+          next_residual_(prefetch),
           dz_(dz),
           streams_dz_(streams_dz),
           weights_(weights),
@@ -84,7 +72,7 @@ public:
         if (!has_activation_) return;
         if (residual_.data != nullptr) {
             const Y* const at = residual_.data + r * residual_.stride + i;
-            prefetch_if_any(at, prefetch_);
+            next_residual_.at(at);
             z = z + load<C>(at, n);
         }
         activation_.apply_gradient(z, dy);
@@ -138,7 +126,7 @@ private:
     bool has_activation_;
     ActivationOf<C> activation_;
     Tile<const Y> residual_;
-    std::ptrdiff_t prefetch_;
+    SlabPrefetch<Y> next_residual_;
     Tile<Y> dz_;
     bool streams_dz_;
     GradientWeights weights_;
@@ -155,94 +143,88 @@ inline bool aligned_alike(Tile<Y> dx, Tile<Y> dz) {
                0;
 }
 
-// ---- The formulas ----
-
-template <class C, class ReadX, class ReadDy>
-inline auto gradient_formula(const ReadX& read_x, const ReadDy& read_dy) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const InputGradientBlocks<C>& c) {
-        const Block<C> flow = (read_x(r, i, n) - c.center) * c.coef_x + c.coef_const;
-        return (read_dy(r, i, n) - flow) * c.scale;
-    };
-}
-
-// With an activation of z alone. A channel in range has the same center and scale here as in the
-// forward pass.
-template <class C, class ReadX, class ReadDy>
-inline auto activated_formula(const ReadX& read_x, const ReadDy& read_dy,
-                              const ActivationOf<C>& activation) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const InputGradientBlocks<C>& c) {
-        const Block<C> centred = read_x(r, i, n) - c.center;
-        Block<C> dz = read_dy(r, i, n);
-        activation.apply_gradient(centred * c.scale + c.z_shift, dz);
-        return (dz - (centred * c.coef_x + c.coef_const)) * c.scale;
-    };
-}
-
-template <class C, class ReadX, class ReadDy, class Options>
-inline auto formula_with_options(const ReadX& read_x, const ReadDy& read_dy,
-                                 const Options& options) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const InputGradientBlocks<C>& c) {
-        const Block<C> centred = read_x(r, i, n) - c.center;
-        Block<C> dz = read_dy(r, i, n);
-        options.activate(dz, centred * c.scale + c.z_shift, r, i, n);
-        Block<C> flow = centred * c.coef_x + c.coef_const;
-        options.weigh(flow, r, i, n);
-        return (dz - flow) * c.scale;
-    };
-}
-
-// The same with channels out of range. Without an activation z has no arrays: it is computed of
-// ones, and not used.
-template <class C, class ReadX, class ReadDy, class Options>
-inline auto scaled_formula(const ReadX& read_x, const ReadDy& read_dy,
-                           const InputGradient<const C>& of_dx, const Affine<const C>& of_z,
-                           const Options& options) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& at) {
-        const Block<C> x = read_x(r, i, n);
-        Block<C> dz = read_dy(r, i, n);
-        const Block<C> z = (x * at(of_z.pre) - at(of_z.center)) * at(of_z.scale) + at(of_z.shift);
-        options.activate(dz, z, r, i, n);
-        Block<C> flow = (x * at(of_dx.pre) - at(of_dx.center)) * at(of_dx.coef_x);
-        flow = flow + at(of_dx.coef_const);
-        options.weigh(flow, r, i, n);
-        return (dz * at(of_dx.dy_pre) - flow) * at(of_dx.scale);
-    };
-}
-
 // ---- The kernel ----
 
 template <class X, class Y>
-FASTBN_FLATTEN void input_gradient(Tile<const void> dy, Tile<const void> x, Tile<void> untyped_dx,
-                                   Tile<void> dz, Elementwise e,
-                                   InputGradient<const void> coefficients,
+// NOLINTNEXTLINE(readability-function-size): its formulas, one beside the other
+FASTBN_FLATTEN void input_gradient(Tile<const void> untyped_dy, Tile<const void> untyped_x,
+                                   Tile<void> untyped_dx, Tile<void> untyped_dz, Elementwise e,
+                                   InputGradient<const void> untyped_coefficients,
                                    ActivationGradient activation,
                                    GradientWeights weights) noexcept {
     using C = Computed<Y>;
+    const Tile<const Y> dy = typed<const Y>(untyped_dy);
+    const Tile<const X> x = typed<const X>(untyped_x);
     const Tile<Y> dx = typed<Y>(untyped_dx);
-    const InputGradient<const C> of_dx = typed<const C>(coefficients);
+    const Tile<Y> dz = typed<Y>(untyped_dz);
+    const InputGradient<const C> of_dx = typed<const C>(untyped_coefficients);
     const Affine<const C> of_z = typed<const C>(activation.z);
     const bool out_of_range = of_dx.pre != nullptr || of_z.pre != nullptr;
-    const bool streams_dz = !out_of_range && e.stream && aligned_alike(dx, typed<Y>(dz));
-    const GradientOptions<Y> options(activation, weights, typed<Y>(dz), streams_dz, e.prefetch);
+    const bool streams_dz = !out_of_range && e.stream && aligned_alike(dx, dz);
+    const GradientOptions<Y> options(activation, weights, dz, streams_dz, e.prefetch);
     const bool has_activation = options.has_activation();
-    const auto read_dy = block_reader<C>(typed<const Y>(dy), e.prefetch);
-    const auto read_x = block_reader<C>(typed<const X>(x), e.prefetch);
-    const auto blocks = [=](const auto& at) {
+
+    const SlabPrefetch<Y> next_dy(e.prefetch);
+    const SlabPrefetch<X> next_x(e.prefetch);
+    const auto load_x = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
+        const X* const at = x.data + r * x.stride + i;
+        next_x.at(at);
+        return load<C>(at, n);
+    };
+    const auto load_dy = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
+        const Y* const at = dy.data + r * dy.stride + i;
+        next_dy.at(at);
+        return load<C>(at, n);
+    };
+    const auto coefficients = [=](const auto& at) {
+        InputGradientBlocks<C> c;
+        c.center = at(of_dx.center);
+        c.coef_x = at(of_dx.coef_x);
+        c.coef_const = at(of_dx.coef_const);
+        c.scale = at(of_dx.scale);
         // Without an activation z has no arrays and is not used: any array that there is will do.
-        const C* const z_shift = has_activation ? of_z.shift : of_dx.coef_const;
-        return input_gradient_blocks(of_dx, z_shift, at);
+        c.z_shift = at(has_activation ? of_z.shift : of_dx.coef_const);
+        return c;
     };
     if (out_of_range) {
-        write_by_blocks<C>(dx, e, scaled_formula<C>(read_x, read_dy, of_dx, of_z, options));
+        write_by_blocks<C>(dx, e, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& at) {
+            const Block<C> x_block = load_x(r, i, n);
+            Block<C> dz_block = load_dy(r, i, n);
+            // Without an activation z is computed of ones, and not used.
+            options.activate(
+                dz_block,
+                (x_block * at(of_z.pre) - at(of_z.center)) * at(of_z.scale) + at(of_z.shift), r, i,
+                n);
+            Block<C> flow = (x_block * at(of_dx.pre) - at(of_dx.center)) * at(of_dx.coef_x) +
+                            at(of_dx.coef_const);
+            options.weigh(flow, r, i, n);
+            return (dz_block * at(of_dx.dy_pre) - flow) * at(of_dx.scale);
+        });
     } else if (options.any_but_activation()) {
-        const auto formula = formula_with_options<C>(read_x, read_dy, options);
-        write_fast<C>(dx, e, blocks, Outlined{formula});
+        const auto formula = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
+            const Block<C> centred = load_x(r, i, n) - c.center;
+            Block<C> dz_block = load_dy(r, i, n);
+            options.activate(dz_block, centred * c.scale + c.z_shift, r, i, n);
+            Block<C> flow = centred * c.coef_x + c.coef_const;
+            options.weigh(flow, r, i, n);
+            return (dz_block - flow) * c.scale;
+        };
+        write_fast<C>(dx, e, coefficients, Outlined{formula});
     } else if (has_activation) {
         const ActivationOf<C> of(activation.activation);
-        const auto formula = activated_formula<C>(read_x, read_dy, of);
-        write_fast<C>(dx, e, blocks, Outlined{formula});
+        const auto formula = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
+            const Block<C> centred = load_x(r, i, n) - c.center;
+            Block<C> dz_block = load_dy(r, i, n);
+            of.apply_gradient(centred * c.scale + c.z_shift, dz_block);
+            return (dz_block - (centred * c.coef_x + c.coef_const)) * c.scale;
+        };
+        write_fast<C>(dx, e, coefficients, Outlined{formula});
     } else {
-        write_fast<C>(dx, e, blocks, gradient_formula<C>(read_x, read_dy));
+        write_fast<C>(
+            dx, e, coefficients, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
+                const Block<C> flow = (load_x(r, i, n) - c.center) * c.coef_x + c.coef_const;
+                return (load_dy(r, i, n) - flow) * c.scale;
+            });
     }
 }
 

@@ -16,22 +16,6 @@ inline Block<C> normalized(const Block<C>& x, const AffineBlocks<C>& c) {
     return (x - c.center) * c.scale + c.shift;
 }
 
-// Without an epilogue, or with relu alone.
-template <class C, class ReadX>
-inline auto normalize_formula(const ReadX& read_x) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const AffineBlocks<C>& c) {
-        return normalized(read_x(r, i, n), c);
-    };
-}
-template <class C, class ReadX>
-inline auto relu_formula(const ReadX& read_x) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const AffineBlocks<C>& c) {
-        Block<C> z = normalized(read_x(r, i, n), c);
-        apply_relu(z);
-        return z;
-    };
-}
-
 // What a call may ask for beside the affine map. The branches go the same way for a whole tile.
 template <class Y>
 class NormalizeOptions {
@@ -41,7 +25,7 @@ public:
     NormalizeOptions(const Epilogue<Tile<const void>>& epilogue, std::ptrdiff_t prefetch,
                      bool* infinite)
         : residual_(typed<const Y>(epilogue.residual)),
-          prefetch_(prefetch),
+          next_residual_(prefetch),
           has_activation_(epilogue.activation.kind != ActivationKind::none),
           activation_(epilogue.activation),
           has_clip_(epilogue.clip < __builtin_inf()),
@@ -59,7 +43,7 @@ public:
     Block<C> finish(Block<C> z, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (residual_.data != nullptr) {
             const Y* const at = residual_.data + r * residual_.stride + i;
-            prefetch_if_any(at, prefetch_);
+            next_residual_.at(at);
             z = z + load<C>(at, n);
         }
         if (has_activation_) activation_.apply(z);
@@ -75,7 +59,7 @@ public:
 
 private:
     Tile<const Y> residual_;
-    std::ptrdiff_t prefetch_;
+    SlabPrefetch<Y> next_residual_;
     bool has_activation_;
     ActivationOf<C> activation_;
     bool has_clip_;
@@ -83,45 +67,52 @@ private:
     bool* infinite_;
 };
 
-template <class C, class ReadX, class Options>
-inline auto formula_with_options(const ReadX& read_x, const Options& options) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const AffineBlocks<C>& c) {
-        const Block<C> x = read_x(r, i, n);
-        options.inspect(x);
-        return options.finish(normalized(x, c), r, i, n);
-    };
-}
-// The same with channels out of range.
-template <class C, class ReadX, class Options>
-inline auto scaled_formula(const ReadX& read_x, const Affine<const C>& affine,
-                           const Options& options) {
-    return [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& at) {
-        const Block<C> x = read_x(r, i, n);
-        options.inspect(x);
-        return options.finish(normalized(x * at(affine.pre), affine_blocks(affine, at)), r, i, n);
-    };
-}
-
 template <class X, class Y>
-FASTBN_FLATTEN void normalize(Tile<const void> x, Tile<void> untyped_y, Elementwise e,
+// NOLINTNEXTLINE(readability-function-size): its formulas, one beside the other
+FASTBN_FLATTEN void normalize(Tile<const void> untyped_x, Tile<void> untyped_y, Elementwise e,
                               Affine<const void> untyped_affine,
                               Epilogue<Tile<const void>> epilogue, bool* infinite) noexcept {
     using C = Computed<Y>;
+    const Tile<const X> x = typed<const X>(untyped_x);
     const Tile<Y> y = typed<Y>(untyped_y);
     const Affine<const C> affine = typed<const C>(untyped_affine);
-    const ActivationKind activation = epilogue.activation.kind;
+    const SlabPrefetch<X> next_x(e.prefetch);
     const NormalizeOptions<Y> options(epilogue, e.prefetch, infinite);
     const bool is_alone = !options.any_but_activation();
-    const auto read_x = block_reader<C>(typed<const X>(x), e.prefetch);
+    const ActivationKind activation = epilogue.activation.kind;
+
+    const auto load_x = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
+        const X* const at = x.data + r * x.stride + i;
+        next_x.at(at);
+        return load<C>(at, n);
+    };
     const auto coefficients = [=](const auto& at) { return affine_blocks(affine, at); };
-    if (affine.pre != nullptr) {
-        write_by_blocks<C>(y, e, scaled_formula<C>(read_x, affine, options));
+    if (affine.pre != nullptr) {  // channels out of range
+        write_by_blocks<C>(y, e, [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& at) {
+            const Block<C> x_block = load_x(r, i, n);
+            options.inspect(x_block);
+            const Block<C> z = normalized(x_block * at(affine.pre), coefficients(at));
+            return options.finish(z, r, i, n);
+        });
     } else if (is_alone && activation == ActivationKind::none) {
-        write_fast<C>(y, e, coefficients, normalize_formula<C>(read_x));
+        write_fast<C>(y, e, coefficients,
+                      [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
+                          return normalized(load_x(r, i, n), c);
+                      });
     } else if (is_alone && activation == ActivationKind::relu) {
-        write_fast<C>(y, e, coefficients, Outlined{relu_formula<C>(read_x)});
+        const auto formula = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
+            Block<C> z = normalized(load_x(r, i, n), c);
+            apply_relu(z);
+            return z;
+        };
+        write_fast<C>(y, e, coefficients, Outlined{formula});
     } else {
-        write_fast<C>(y, e, coefficients, Outlined{formula_with_options<C>(read_x, options)});
+        const auto formula = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n, const auto& c) {
+            const Block<C> x_block = load_x(r, i, n);
+            options.inspect(x_block);
+            return options.finish(normalized(x_block, c), r, i, n);
+        };
+        write_fast<C>(y, e, coefficients, Outlined{formula});
     }
 }
 

@@ -64,21 +64,32 @@ inline void prefetch(std::uintptr_t address) {
 
 constexpr std::uintptr_t line_bytes = 64;
 
-// All of a block, so many elements further on.
+// All of a block, so many bytes or elements further on.
 template <class T>
-inline void prefetch_block(const T* here, std::ptrdiff_t elements) {
-    const std::uintptr_t block =
-        reinterpret_cast<std::uintptr_t>(here) + static_cast<std::uintptr_t>(elements) * sizeof(T);
+inline void prefetch_bytes(const T* here, std::uintptr_t distance) {
+    const std::uintptr_t block = reinterpret_cast<std::uintptr_t>(here) + distance;
     for (std::uintptr_t at = 0; at < lanes * sizeof(T); at += line_bytes) prefetch(block + at);
 }
-
-// For an elementwise walk: what is read once this is done, so many elements further on, or nothing
-// where that is 0. The engine says how many: the distance to the next slab, or two rows where wide
-// rows are gone over by pieces.
 template <class T>
-inline void prefetch_if_any(const T* here, std::ptrdiff_t elements) {
-    if (elements != 0) prefetch_block(here, elements);
+inline void prefetch_block(const T* here, std::ptrdiff_t elements) {
+    prefetch_bytes(here, static_cast<std::uintptr_t>(elements) * sizeof(T));
 }
+
+// For an elementwise walk: what is read once this is done, so many elements further on. The engine
+// says how many: the distance to the next slab, or two rows where wide rows are gone over by
+// pieces.
+template <class T>
+class SlabPrefetch {
+public:
+    explicit SlabPrefetch(std::ptrdiff_t elements)
+        : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
+    void at(const T* here) const {
+        if (distance_ != 0) prefetch_bytes(here, distance_);
+    }
+
+private:
+    std::uintptr_t distance_;
+};
 
 // For a walk along the rows of one channel, where the hardware looks ahead, but not beyond a row's
 // end: how far it is to the next row, or where rows are short to the next channel's part of the
