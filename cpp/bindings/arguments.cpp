@@ -323,10 +323,6 @@ AxisList axes_argument(const ArrayArg& x, const Argument& axis) {
     return axes;
 }
 
-Features features_argument(const ArrayArg& x, const Argument& axis) {
-    return features_of(x.ref, axes_argument(x, axis));
-}
-
 AxisList axis_order_argument(const ArrayArg& x, const Argument& axis, const Argument& out_axis) {
     AxisList order;
     if (out_axis.is_none()) return order;

@@ -51,8 +51,8 @@ struct ResultType {
 ResultType dtype_argument(const Argument& argument);
 std::string name_of(PyObject* dtype);
 
-// What the axes of x make its features.
-Features features_argument(const ArrayArg& x, const Argument& axis);
+// The axes of x that are its features.
+AxisList axes_argument(const ArrayArg& x, const Argument& axis);
 // Which axis of x each axis of a result is, whose feature axes `axis` stand at `out_axis`, as in
 // numpy.moveaxis. Empty where out_axis is None.
 AxisList axis_order_argument(const ArrayArg& x, const Argument& axis, const Argument& out_axis);

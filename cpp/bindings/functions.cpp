@@ -27,7 +27,7 @@ namespace {
 struct Inputs {
     explicit Inputs(const Arguments& arguments)
         : x(array_argument(arguments.x)),
-          batch{x.ref, features_argument(x, arguments.axis)},
+          batch(x.ref, axes_argument(x, arguments.axis)),
           weight(optional_argument(arguments.weight)),
           bias(optional_argument(arguments.bias)),
           where(broadcast_argument(arguments.where, Kind::boolean, x)),

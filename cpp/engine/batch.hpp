@@ -32,15 +32,19 @@ Features features_of(const ArrayRef& x, const AxisList& axes);
 
 // All arrays but x may be empty.
 struct Batch {
+    Batch() = default;
+    Batch(const ArrayRef& array, const AxisList& axes)
+        : x(array), features(features_of(array, axes)) {}
+
     ArrayRef x;
     Features features;
     // How much x's values count: of x's shape, broadcast by strides of 0.
-    ArrayRef where{};
-    ArrayRef weights{};
+    ArrayRef where;
+    ArrayRef weights;
     bool omit_nan = false;  // NaN counts as nothing
-    ArrayRef weight{};      // or 1
-    ArrayRef bias{};        // or 0
-    Epilogue<ArrayRef> epilogue{};
+    ArrayRef weight;        // or 1
+    ArrayRef bias;          // or 0
+    Epilogue<ArrayRef> epilogue;
 };
 
 // Running statistics to be updated, or none.
