@@ -129,7 +129,7 @@ def small_parts(effort: timing.Effort) -> Iterator[list[str]]:
 
     import fastbn
     import fastbn.torch
-    from fastbn.torch._arrays import array_of, tensor_of
+    from fastbn.torch._kernels import array_of, tensor_like
 
     x = torch.randn(32, 64)
     ours, theirs = modules((32, 64))
@@ -150,7 +150,7 @@ def small_parts(effort: timing.Effort) -> Iterator[list[str]]:
 
     parts: dict[str, Callable[[], Any]] = {
         "fastbn.batch_norm on arrays": lambda: on_arrays(*arrays),
-        "five tensors to arrays, one back": lambda: ([array_of(each) for each in (x, *tensors)], tensor_of(y)),
+        "five tensors to arrays, one back": lambda: ([array_of(each) for each in (x, *tensors)], tensor_like(y, x)),
         "fastbn.torch.batch_norm, no gradients": without_graph,
         "fastbn.torch.batch_norm, gradients": on_tensors,
         "fastbn.torch.BatchNorm1d": lambda: ours(x),

@@ -15,7 +15,7 @@ import torch
 import fastbn
 import fastbn.torch
 from fastbn import _core
-from fastbn.torch import _functional, _modules, batch_norm
+from fastbn.torch import _kernels, _modules, batch_norm
 from support.interpreters import run_python
 
 
@@ -210,7 +210,7 @@ def test_what_fails_after_training_is_not_done_again(monkeypatch: pytest.MonkeyP
     def fail(*_: Any) -> Any:
         raise RuntimeError("no tensor of it")
 
-    monkeypatch.setattr(_functional, "tensors_of", fail)
+    monkeypatch.setattr(_kernels, "tensor_like", fail)
     x = randn(4, 6)[:, ::2]  # which the extension leaves to Python
     mean, var = torch.zeros(3), torch.ones(3)
     with pytest.raises(RuntimeError, match="no tensor of it"):

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch_ranks import Ranks
 
 import fastbn.torch
-from fastbn.torch import SyncBatchNorm, _calls, convert, convert_sync, revert
+from fastbn.torch import SyncBatchNorm, _kernels, convert, convert_sync, revert
 from support import oracle
 
 
@@ -425,18 +425,26 @@ def test_other_devices_go_to_torch() -> None:
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("given", [(), ("residual",), ("where", "weights")], ids=str)
 def test_the_halves_of_backward(given: tuple[str, ...], activation: Any) -> None:
-    x, dy, residual, weights = (tensor(5, 3, 2, seed=seed).numpy() for seed in range(4))
-    weight, bias = tensor(3, seed=5).numpy(), tensor(3, seed=6).numpy()
+    x, dy, residual, weights = (tensor(5, 3, 2, seed=seed) for seed in range(4))
+    weight, bias = tensor(3, seed=5), tensor(3, seed=6)
     options = {"where": weights > -1, "weights": weights**2, "residual": residual}
-    where, weights, residual = (options[name] if name in given else None for name in options)
-    p = oracle.element_weights(x.shape, where, weights) if where is not None else None
-    found = oracle.train(x, weight, bias, p=p, residual=residual, activation=activation)
+    inputs = _kernels.Inputs(x, weight, bias, *(options[name] if name in given else None for name in options))
+    arrays = [None if each is None else each.numpy() for each in inputs]
+    xs, w, b, where, weights, residual = arrays
+    p = oracle.element_weights(xs.shape, where, weights) if where is not None else None
+    found = oracle.train(xs, w, b, p=p, residual=residual, activation=activation)
     mean, invstd = found.mean.astype(float), found.invstd.astype(float)
-    want = oracle.backward(dy, x, weight, mean, invstd, p=p, bias=bias, residual=residual, activation=activation)
-    saved, epilogue = _calls.Saved(mean, invstd, None), _calls.Epilogue(activation)
-    sum_dy_xhat, sum_dy = _calls.gradient_sums(dy, x, weight, bias, saved, residual, epilogue)
-    means = np.stack([sum_dy_xhat, sum_dy]) / np.asarray(found.count, float)
-    dx, dresidual = _calls.input_gradient(dy, x, weight, bias, saved, means, where, weights, residual, epilogue)
+    want = oracle.backward(dy.numpy(), xs, w, mean, invstd, p=p, bias=b, residual=residual, activation=activation)
+    call_options = _kernels.Options(1e-5, activation)
+    call = (
+        dy,
+        _kernels.Inputs(*_kernels.for_backward(inputs, call_options)),
+        _kernels.Statistics(mean, mean, invstd),
+        call_options,
+    )
+    sum_dy_xhat, sum_dy = _kernels.gradient_sums(*call)
+    count = np.asarray(found.count, float)
+    dx, dresidual = _kernels.input_gradient(*call, sum_dy_xhat / count, sum_dy / count)
     np.testing.assert_allclose(sum_dy_xhat, want.dweight.astype(float), rtol=1e-12)
     np.testing.assert_allclose(sum_dy, want.dbias.astype(float), rtol=1e-12)
     np.testing.assert_allclose(dx, want.dx.astype(float), rtol=1e-10, atol=1e-12)

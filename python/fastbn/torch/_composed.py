@@ -7,15 +7,14 @@ It serves where the compiled kernels do not: for gradients of gradients, in forw
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
-from fastbn.torch._arguments import Arguments
-from fastbn.torch._calls import Epilogue
+from fastbn.torch._kernels import Inputs, Options, Running
 
 
 class Statistics(NamedTuple):
@@ -26,51 +25,40 @@ class Statistics(NamedTuple):
     count: Tensor  # shadows tuple.count, as meant
 
 
-def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: Arguments
-) -> Tensor:
+def forward(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
     """Return y, and update running statistics that are given in training."""
-    running_mean, running_var, training, momentum, eps, where, weights, epilogue = arguments
+    x, weight, bias, where, weights, residual = inputs
     if training:
-        found = statistics(x, where, weights)
-        if running_mean is not None and running_var is not None:
-            update_running(running_mean, running_var, found, momentum)
-        mean, var, count = found
+        mean, var, count = found = statistics(x, where, weights)
+        if running.mean is not None and running.var is not None:
+            update_running(running, found)
     else:
-        mean, var, count = _wide(running_mean), _wide(running_var), None
-    z = _affine(_xhat(x, mean, invstd_of(var, eps, count)), weight, bias, residual)
-    return _activated(z, epilogue).to(x.dtype)
+        mean, var, count = _wide(running.mean), _wide(running.var), None
+    z = _affine(_xhat(x, mean, invstd_of(var, options.eps, count)), weight, bias, residual)
+    return _activated(z, options).to(x.dtype)
 
 
 def backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    given: tuple[Tensor, Tensor] | None,
-    eps: float,
-    where: Tensor | None,
-    weights: Tensor | None,
-    residual: Tensor | None,
-    epilogue: Epilogue,
+    dy: Tensor, inputs: Inputs, options: Options, constants: tuple[Tensor, ...] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return dx, dweight, dbias and dresidual (of dy's type, and the second and third float64), for autograd to follow.
 
-    `given` are the mean and variance that were used as constants; None where they were the batch's own. Those are
-    computed again, as functions of x.
+    `constants` are the mean and variance of evaluation; None in training, whose own are computed again, as functions
+    of x.
     """
-    mean, var, count = (*given, None) if given is not None else statistics(x, where, weights)
-    invstd = invstd_of(var, eps, count)
+    x, weight, bias, where, weights, residual = inputs
+    mean, var, count = (*constants, None) if constants is not None else statistics(x, where, weights)
+    invstd = invstd_of(var, options.eps, count)
     xhat = _xhat(x, mean, invstd)
     dz = _wide(dy)
-    if epilogue.activation is not None:
-        slope = epilogue.negative_slope if epilogue.activation == "leaky_relu" else 0.0
+    if options.activation is not None:
+        slope = options.negative_slope if options.activation == "leaky_relu" else 0.0
         positive = _affine(xhat, weight, bias, residual).detach() > 0
         dz = torch.where(positive, dz, slope * dz)
     axes = _reduced(x)
     dbias, dweight = dz.sum(axes), (dz * xhat).sum(axes)
     dxhat = dz
-    if given is None:
+    if constants is None:
         p = _element_weights(x, where, weights)
         through = _along(dbias, x) + xhat * _along(dweight, x)
         if p is None:
@@ -97,15 +85,15 @@ def statistics(x: Tensor, where: Tensor | None, weights: Tensor | None) -> Stati
     return Statistics(mean, (p * (wide - _along(mean, x)).square()).sum(axes) / divisor, count)
 
 
-def update_running(running_mean: Tensor, running_var: Tensor, found: Statistics, momentum: float) -> None:
+def update_running(running: Running, found: Statistics) -> None:
     """Update running statistics in place; those of channels without an unbiased variance are left as they are."""
     mean, var, count = (value.detach() for value in found)
-    unbiased = var * (count / (count - 1))
-    for running, new in ((running_mean, mean), (running_var, unbiased)):
-        _assign(running, torch.where(count > 1, (1 - momentum) * _wide(running) + momentum * new, _wide(running)))
+    for old, new in ((running.mean, mean), (running.var, var * (count / (count - 1)))):
+        known = _wide(old)
+        _assign(old, torch.where(count > 1, (1 - running.momentum) * known + running.momentum * new, known))
 
 
-def _assign(running: Tensor, new: Tensor) -> None:
+def _assign(running: Any, new: Tensor) -> None:
     """Copy into a tensor that may be the caller's own: under `torch.func.grad` methods may not change that."""
     functions = torch._C._functorch
     if not is_transformed() or functions.is_batchedtensor(new):
@@ -135,9 +123,9 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def epilogue_of(z: Tensor, residual: Tensor | None, epilogue: Epilogue) -> Tensor:
+def epilogue_of(z: Tensor, residual: Tensor | None, options: Options) -> Tensor:
     """Return z with the residual added, activated."""
-    return _activated(z if residual is None else z + residual, epilogue)
+    return _activated(z if residual is None else z + residual, options)
 
 
 def _wide(values: Tensor | None) -> Tensor:
@@ -173,9 +161,9 @@ def _affine(xhat: Tensor, weight: Tensor | None, bias: Tensor | None, residual: 
     return z if residual is None else z + _wide(residual)
 
 
-def _activated(z: Tensor, epilogue: Epilogue) -> Tensor:
-    if epilogue.activation is None:
+def _activated(z: Tensor, options: Options) -> Tensor:
+    if options.activation is None:
         return z
-    if epilogue.activation == "relu":
+    if options.activation == "relu":
         return torch.relu(z)
-    return torch.nn.functional.leaky_relu(z, epilogue.negative_slope)
+    return torch.nn.functional.leaky_relu(z, options.negative_slope)

@@ -1,36 +1,28 @@
-"""`batch_norm`, and which way a call takes: the compiled kernels, the library operation, or torch's own operations."""
+"""`batch_norm`, and which way a call takes: the compiled kernels, the library's operations, or torch's own.
+
+Most calls never come here: `_core.batch_norm_tensors` and `_core.call_module` (cpp/bindings/tensors.cpp) do them whole,
+forward and backward, and return None where a call is not that simple.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastbn import _core
-from fastbn.torch import _calls, _composed, _library
-from fastbn.torch._arguments import Arguments
-from fastbn.torch._arrays import (
-    PLAIN,
-    array_of,
-    check_running_dtypes,
-    in_order_of,
-    plain_arrays_of,
-    tensors_of,
-)
-from fastbn.torch._calls import Epilogue, Saved
+from fastbn.torch import _composed, _kernels, _library
+from fastbn.torch._kernels import PLAIN, Inputs, Options, Running, Statistics
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
-_NUMBERS = frozenset((float, int))
 _ACTIVATIONS = (None, "relu", "leaky_relu")
 
 # Looked up once: after a convolution the caches are cold, and each look into a module's dictionary takes its time.
 _is_compiling = torch.compiler.is_compiling
 _is_traced = torch.compiler.is_dynamo_compiling  # which cannot see into the extension; others set modes
 _is_grad_enabled = torch.is_grad_enabled
-_get_num_threads = torch.get_num_threads
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _number_of_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
@@ -131,82 +123,60 @@ def batch_norm(
         )
         if y is not None:
             return y
-    epilogue = checked_epilogue(activation, negative_slope)
     return normalized(
-        input,
-        running_mean,
-        running_var,
-        weight,
-        bias,
+        Inputs(input, weight, bias, where, weights, residual),
+        Running(running_mean, running_var, momentum),
+        checked_options(eps, activation, negative_slope),
         training,
-        momentum,
-        eps,
-        where,
-        weights,
-        residual,
-        epilogue,
         is_eager(),
     )
 
 
-def normalized(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    where: Tensor | None,
-    weights: Tensor | None,
-    residual: Tensor | None,
-    epilogue: Epilogue,
-    eager: bool,
-) -> Tensor:
-    """Return `batch_norm`'s result; `eager` is what `is_eager` says."""
+def normalized(inputs: Inputs, running: Running, options: Options, training: bool, eager: bool) -> Tensor:
+    """Return y, by the kernels where operations are computed at once (`eager`), and by other ways elsewhere."""
+    x, weight, bias, where, weights, residual = inputs
     if residual is not None:
-        residual = checked_residual(residual, x)
-    # Which other objects are numbers is torch's to say: this call raises its error for those that are none.
-    if eager and not (type(momentum) in _NUMBERS and type(eps) in _NUMBERS):
-        torch.nn.functional.batch_norm(torch.empty(0, 1), *(torch.ones(1),) * 2, None, None, training, momentum, eps)
-        momentum, eps = float(momentum), float(eps)
-    arguments = Arguments(running_mean, running_var, training, momentum, eps, where, weights, epilogue)
-    if _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
+        inputs = inputs._replace(residual=checked_residual(residual, x))
+    if eager and not (type(running.momentum) is float and type(options.eps) is float):
+        running, options = _with_floats(running, options, training)
+    if _any_requires_grad(running.mean, running.var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
-        return _torch_itself(x, weight, bias, residual, arguments)
-    served = eager and (not training or (eps > 0 and 0 <= momentum <= 1))
+        return _by_torch(inputs, running, options, training)
+    served = eager and is_plain(x) and (not training or (options.eps > 0 and 0 <= running.momentum <= 1))
     if not served or (weights is not None and weights.requires_grad):
-        return _without_kernels(x, weight, bias, residual, arguments)
-    # Tensors of one type are neighbours: the extension looks for a type's functions again where the type changes.
-    tensors = x, running_mean, running_var, weight, bias, residual, where, weights
-    arrays = plain_arrays_of(*tensors)
-    if arrays is None and not is_served(x):
-        return _without_kernels(x, weight, bias, residual, arguments)
-    follow_threads()
+        return _without_kernels(inputs, running, options, training)
     try:
-        if arrays is None:
-            arrays = tuple(map(array_of, tensors))
         wanted = _is_grad_enabled() and _any_requires_grad(x, weight, bias, residual)
         if wanted:
-            check_savable(x, weight, bias, residual, where, weights)
-        done = _trained(arguments, arrays) if training else _inferred(arguments, arrays)
+            check_savable(inputs)
+        if training:
+            check_updatable(running)
+            array, statistics = _kernels.train(inputs, running, options)
+        else:
+            _kernels.check_running_dtypes(running)
+            array, statistics = _kernels.infer(inputs, running.mean, running.var, options)
     except (TypeError, ValueError, RuntimeError, BufferError):
         # Nothing was written. What torch refuses as well is its error to raise, and what it takes is its work.
         if where is None and weights is None:
-            return _torch_itself(x, weight, bias, residual, arguments)
+            return _by_torch(inputs, running, options, training)
         raise
-    if wanted:
-        y: Tensor = _applied(x, weight, bias, residual, arguments, done)
+    if training and running.mean is not None:  # written behind torch's back, which counts the changes of each tensor
+        _increment_version([running.mean, running.var])
+    y = _kernels.tensor_like(array, x)
+    if not wanted:
         return y
-    return done.y_like(x)
+    recorded: Tensor = _applied((y, statistics, options, training), *inputs)
+    return recorded
 
 
-def checked_epilogue(activation: str | None, negative_slope: float) -> Epilogue:
-    """Return the epilogue; raise ValueError for an activation that there is not."""
+# What is asked of arguments.
+
+
+def checked_options(eps: float, activation: str | None, negative_slope: float) -> Options:
+    """Return the options; raise ValueError for an activation that there is not."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
-    return Epilogue(activation, negative_slope)
+    return Options(eps, activation, negative_slope)
 
 
 def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
@@ -216,9 +186,24 @@ def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
     return residual if residual.dtype == x.dtype else residual.to(x.dtype)
 
 
-def is_served(x: Tensor) -> bool:
-    """Return whether the kernels may read the tensor's memory here and now."""
-    return type(x) in PLAIN and x.is_cpu and x.dtype in _FLOATS and x.layout is torch.strided and not _is_watched()
+def _with_floats(running: Running, options: Options, training: bool) -> tuple[Running, Options]:
+    """Return both with numbers that are floats."""
+    momentum, eps = running.momentum, options.eps
+    if not (isinstance(momentum, float | int) and isinstance(eps, float | int)):
+        # Which other objects are numbers is torch's to say: this call raises its error for those that are none.
+        ones = torch.ones(1)
+        torch.nn.functional.batch_norm(torch.empty(0, 1), ones, ones, None, None, training, momentum, eps)
+    return running._replace(momentum=float(momentum)), options._replace(eps=float(eps))
+
+
+def is_plain(x: Tensor) -> bool:
+    """Return whether the kernels can read the tensor, while nothing else has to see what becomes of it."""
+    return x.dtype in _FLOATS and type(x) in PLAIN and x.is_cpu and x.layout is torch.strided
+
+
+def is_eager() -> bool:
+    """Return whether operations are computed at once, with nothing else to see them."""
+    return not _is_compiling() and not _is_watched()
 
 
 def _is_watched() -> bool:
@@ -231,11 +216,6 @@ def _is_watched() -> bool:
     )
 
 
-def is_eager() -> bool:
-    """Return whether operations are computed at once, with nothing else to see them."""
-    return not _is_compiling() and not _is_watched()
-
-
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
     for tensor in tensors:  # noqa: SIM110 - any() takes twice the time
         if tensor is not None and tensor.requires_grad:
@@ -243,9 +223,9 @@ def _any_requires_grad(*tensors: Tensor | None) -> bool:
     return False
 
 
-def check_savable(*tensors: Tensor | None) -> None:
+def check_savable(inputs: Inputs) -> None:
     """Raise RuntimeError where autograd, which asks too late, would refuse to keep one of the tensors for backward."""
-    for tensor in tensors:
+    for tensor in inputs:
         if tensor is not None and tensor.is_inference():
             raise RuntimeError(
                 "input and its options must be made outside of torch.inference_mode() where gradients are asked for,"
@@ -253,152 +233,78 @@ def check_savable(*tensors: Tensor | None) -> None:
             )
 
 
-def follow_threads() -> None:
-    """Take over the number of threads that ``torch.set_num_threads`` was given since the last call."""
-    _core.follow_threads(_get_num_threads())
+def check_updatable(running: Running) -> None:
+    """Raise RuntimeError where torch, which asks too late, would refuse to count changes of running statistics."""
+    mean, var, _ = running
+    if mean is not None and var is not None and (mean.is_inference() or var.is_inference()):
+        if torch.is_inference_mode_enabled():
+            return
+        raise RuntimeError(
+            "running_mean and running_var must be made outside of torch.inference_mode(), got inference tensors"
+        )
 
 
-# The compiled kernels.
-
-
-class _Done(NamedTuple):
-    """What came of a call: y as an array, and what backward needs beside the tensors."""
-
-    y: Any
-    saved: Saved | None  # of training
-    constants: tuple[Any, Any] | None  # of evaluation: its mean and variance
-
-    def y_like(self, x: Tensor) -> Tensor:
-        """Return y as a tensor of x's type and order."""
-        found: Tensor = tensors_of((self.y,), (x,))[0]
-        return found
-
-
-def _inferred(arguments: Arguments, arrays: tuple[Any, ...]) -> _Done:
-    check_running_dtypes(arguments.running_mean, arguments.running_var)
-    x, mean, var, weight, bias, residual, _, _ = arrays
-    y = _calls.infer(x, mean, var, weight, bias, arguments.eps, residual, arguments.epilogue)
-    # Copies, since the running statistics may have changed when backward reads them.
-    return _Done(y, None, (mean.astype(np.float64), var.astype(np.float64)))
-
-
-def _trained(arguments: Arguments, arrays: tuple[Any, ...]) -> _Done:
-    x, running_mean, running_var, weight, bias, residual, where, weights = arrays
-    if running_mean is not None and running_var is not None:
-        # Written behind torch's back, which counts the changes of each tensor, and refuses some.
-        _increment_version([arguments.running_mean, arguments.running_var])
-    y, mean, _, invstd, count = _calls.train(
-        x,
-        weight,
-        bias,
-        running_mean,
-        running_var,
-        arguments.momentum,
-        arguments.eps,
-        where,
-        weights,
-        residual,
-        arguments.epilogue,
-    )
-    return _Done(y, Saved(mean, invstd, None if isinstance(count, int) else count), None)
+# Gradients.
 
 
 class _Function(torch.autograd.Function):
     """A call that was made already, of which gradients may be asked."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        arguments: Arguments,
-        done: _Done,
-    ) -> Tensor:
-        ctx.arguments = arguments
-        ctx.saved = done.saved
-        ctx.constants = done.constants
-        kept = (None, None) if arguments.epilogue.activation is None else (bias, residual)  # only it asks for them
-        ctx.save_for_backward(x, weight, *kept, arguments.where, arguments.weights)
+    def forward(ctx: Any, done: tuple[Tensor, Statistics, Options, bool], *inputs: Tensor | None) -> Tensor:
+        y, statistics, options, training = done
+        ctx.call = statistics, options, training
+        ctx.save_for_backward(*_kernels.for_backward(inputs, options))
         ctx.set_materialize_grads(False)
-        return done.y_like(x)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return (None,) * 6
-        arguments: Arguments = ctx.arguments
-        saved, constants = ctx.saved, ctx.constants
-        if constants is not None:
-            mean, var = constants
-            saved = saved_constants(mean, var, arguments.eps)
-        found = _gradients(
-            dy, ctx.saved_tensors, ctx.needs_input_grad, arguments.eps, arguments.epilogue, constants, saved
-        )
-        return *found, None, None
-
-
-def _gradients(
-    dy: Tensor,
-    tensors: tuple[Tensor | None, ...],
-    wanted: tuple[bool, ...],
-    eps: float,
-    epilogue: Epilogue,
-    constants: tuple[Any, Any] | None,
-    saved: Saved,
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, weight, bias and residual, of which those that are `wanted`.
-
-    `tensors` are these four, where and weights; bias and residual are None without an activation. `constants` are the
-    mean and variance of evaluation, None for training. dweight and dbias are float64: autograd converts them.
-    """
-    x, weight, bias, residual, where, weights = tensors
-    assert x is not None
-    dweight: Any
-    dbias: Any
-    arrays = None if _is_grad_enabled() else _arrays_for_backward(dy, x, weight, bias, residual, where, weights)
-    if arrays is None:
-        given = None if constants is None else tuple(map(torch.from_numpy, constants))
-        dx, dweight, dbias, dresidual = _composed.backward(
-            dy, x, weight, bias, given, eps, where, weights, residual, epilogue
-        )
-    else:
-        dy_array, x_array, weight_array, bias_array, residual_array, where_array, weights_array = arrays
-        dx, *sums, dresidual = _calls.backward(
-            dy_array,
-            x_array,
-            weight_array,
-            bias_array,
-            saved,
-            constants is None,
-            where_array,
-            weights_array,
-            residual_array,
-            epilogue,
-        )
-        likes = x if wanted[0] else None, x if wanted[3] and epilogue.activation is not None else None
-        dx, dresidual = tensors_of((dx, dresidual), likes)
-        dweight, dbias = map(torch.from_numpy, sums)
-    if epilogue.activation is None:  # nothing stands between dy and the residual
-        dresidual = dy
-    found = dx, dweight, dbias, dresidual
-    return tuple(each if is_wanted else None for each, is_wanted in zip(found, wanted, strict=False))
+            return (None,) * 7
+        _, x, weight, bias, _, _, residual = ctx.needs_input_grad
+        statistics, options, training = ctx.call
+        wanted = x, weight, bias, residual
+        gradients = _gradients(dy, Inputs(*ctx.saved_tensors), statistics, options, training, wanted)
+        return None, *gradients[:3], None, None, gradients[3]
 
 
 class _Recorded(torch.autograd.Function):
-    """A call of the extension, made already, of which gradients may be asked."""
+    """The same of a call that the extension has made."""
 
     forward = staticmethod(_core.recorded_forward)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return what `recorded_backward` of the extension does, which asks here where that is not so simple."""
-        (mean, var, invstd), eps, activation, negative_slope, training, _ = ctx.call
-        tensors = *ctx.saved_tensors, None, None
-        constants = None if training else (mean, var)
-        saved, epilogue = Saved(mean, invstd, None), Epilogue(activation, negative_slope)
-        return None, *_gradients(dy, tensors, ctx.needs_input_grad[1:], eps, epilogue, constants, saved)
+        statistics, *options, training, _ = ctx.call
+        x, weight, bias, residual = ctx.saved_tensors
+        call = Inputs(x, weight, bias, residual=residual), Statistics(*statistics), Options(*options), training
+        return None, *_gradients(dy, *call, ctx.needs_input_grad[1:])
+
+
+def _gradients(
+    dy: Tensor, inputs: Inputs, statistics: Statistics, options: Options, training: bool, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x, weight, bias and residual, of which those that are `wanted`."""
+    found: tuple[Any, ...] | None = None
+    if not _is_grad_enabled() and not _is_watched() and type(dy) in PLAIN:
+        try:
+            dx, dweight, dbias, dresidual = _kernels.backward(dy, inputs, statistics, options, training)
+        except (RuntimeError, BufferError):  # dy has no memory: it is a batch of gradients (is_grads_batched=True), say
+            pass
+        else:
+            x = inputs.x
+            found = (
+                _kernels.tensor_like(dx, x) if wanted[0] else None,
+                torch.from_numpy(dweight),
+                torch.from_numpy(dbias),
+                _kernels.tensor_like(dresidual, x) if dresidual is not None and wanted[3] else None,
+            )
+    if found is None:
+        constants = None if training else tuple(map(torch.from_numpy, statistics[:2]))
+        found = _composed.backward(dy, inputs, options, constants)
+    return _library.as_wanted(found, dy, options, wanted)
 
 
 def _direct(function: type[torch.autograd.Function], backward: Any) -> Any:
@@ -422,7 +328,7 @@ _core.register_torch(
         "tracing_state": _tracing_state,
         "transforms_are_active": _transforms_are_active,
         "forward_mode": vars(forward_ad),
-        "get_num_threads": _get_num_threads,
+        "get_num_threads": torch.get_num_threads,
         "increment_version": _increment_version,
         "rank_checks": tuple(
             each._check_input_dim for each in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
@@ -435,69 +341,40 @@ _core.register_torch(
 )
 
 
-def _arrays_for_backward(dy: Tensor, x: Tensor, *others: Tensor | None) -> tuple[Any, ...] | None:
-    """Return all as arrays; None where dy has no memory to read (in a batch of gradients, say)."""
-    if _is_watched():
-        return None
-    try:
-        tensors = in_order_of(dy, x), x, *others
-        arrays = plain_arrays_of(*tensors)
-        return tuple(map(array_of, tensors)) if arrays is None and is_served(dy) else arrays
-    except (
-        RuntimeError,
-        BufferError,
-    ):  # the batches of torch.autograd.grad(is_grads_batched=True) look like any other tensor
-        return None
-
-
-def saved_constants(mean: Any, var: Any, eps: float) -> Saved:
-    """Return what backward needs of statistics that were given."""
-    total = var + eps
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return Saved(mean, np.where(total == 0, 0.0, 1 / np.sqrt(total)), None)
-
-
 # Everything else.
 
 
-def _without_kernels(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: Arguments
-) -> Tensor:
-    """Return y where the kernels cannot be called: under a compiler or a transform, or for tensors they cannot read."""
-    running_mean, running_var, training, _, eps, where, weights, _ = arguments
-    floats = x.dtype in _FLOATS and x.layout is torch.strided and x.dim() >= 2
+def _without_kernels(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
+    """Return y where the kernels cannot be called at once: by torch, by the library, or composed of operations."""
+    x, _, _, where, weights, _ = inputs
     weighted = training and (where is not None or weights is not None)
-    by_torch = (training and not eps > 0) or torch._C._get_tracing_state() is not None or not floats
-    if weighted or (x.device.type == "cpu" and not by_torch):
-        if training:
-            check_several_values(x)
-        elif running_mean is None or running_var is None:
-            return _torch_itself(x, weight, bias, residual, arguments)
-        constant = not (training and weights is not None and weights.requires_grad)
-        if x.device.type == "cpu" and constant and not _composed.is_transformed():
-            return _library.batch_norm(x, weight, bias, residual, arguments)
-        if training and weights is not None:
-            _check_weights(x, where, weights, running_mean, running_var)
-        return _composed.forward(x, weight, bias, residual, arguments)
-    return _torch_itself(x, weight, bias, residual, arguments)
+    readable = x.dtype in _FLOATS and x.layout is torch.strided and x.dim() >= 2
+    on_cpu = x.device.type == "cpu"
+    if not weighted:
+        refused = (training and not options.eps > 0) or (not training and (running.mean is None or running.var is None))
+        if refused or not readable or not on_cpu or _tracing_state() is not None:
+            return _by_torch(inputs, running, options, training)
+    elif not readable:
+        raise TypeError(
+            "input must be strided, of a floating-point type and of two dimensions or more where it has where or"
+            f" weights, got {x.dim()} dimensions of {x.dtype} and {x.layout}"
+        )
+    if training:
+        check_several_values(x)
+    if on_cpu and not _composed.is_transformed() and not (training and weights is not None and weights.requires_grad):
+        return _library.batch_norm(inputs, running, options, training)
+    if training and weights is not None and is_eager() and is_plain(x) and type(weights) in PLAIN:
+        # What the kernels raise; nothing is written.
+        mean, var = (None if each is None else each.detach().clone() for each in (running.mean, running.var))
+        _kernels.train(Inputs(x, where=where, weights=weights), Running(mean, var), Options(1.0))
+    return _composed.forward(inputs, running, options, training)
 
 
-def _torch_itself(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, arguments: Arguments
-) -> Tensor:
-    running_mean, running_var, training, momentum, eps, _, _, epilogue = arguments
-    y = torch.nn.functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _composed.epilogue_of(y, residual, epilogue)
-
-
-def _check_weights(
-    x: Tensor, where: Tensor | None, weights: Tensor, running_mean: Tensor | None, running_var: Tensor | None
-) -> None:
-    """Raise what the kernels raise in training, where they can read the tensors; nothing is written."""
-    if torch.compiler.is_compiling() or not (is_served(x) and type(weights) in PLAIN):
-        return
-    mean, var = (None if each is None else array_of(each).copy() for each in (running_mean, running_var))
-    _calls.train(array_of(x), None, None, mean, var, 0.0, 1.0, array_of(where), array_of(weights), None, Epilogue())
+def _by_torch(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
+    x, weight, bias, _, _, residual = inputs
+    mean, var, momentum = running
+    y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training, momentum, options.eps)
+    return _composed.epilogue_of(y, residual, options)
 
 
 def check_several_values(x: Tensor) -> None:

@@ -11,11 +11,8 @@ from torch.fx import Proxy
 from torch.fx.proxy import TraceError
 
 from fastbn import _core
-from fastbn.torch._arrays import count_up
-from fastbn.torch._calls import Epilogue
-from fastbn.torch._functional import checked_epilogue, is_eager, normalized
-
-_NO_EPILOGUE = Epilogue()
+from fastbn.torch._functional import checked_options, is_eager, normalized
+from fastbn.torch._kernels import Inputs, Options, Running
 
 # Looked up once: after a convolution the caches are cold.
 _call_module = _core.call_module
@@ -90,20 +87,16 @@ class BatchNormMixin(torch.nn.Module):
         if training and not self.track_running_stats:
             running_mean = running_var = None
         return normalized(
-            input,
-            running_mean,
-            running_var,
-            weight,
-            bias,
+            Inputs(input, weight, bias, where, weights, residual),
+            Running(running_mean, running_var, momentum),
+            self._options(),
             training or (running_mean is None and running_var is None),
-            momentum,
-            self.eps,
-            where,
-            weights,
-            residual,
-            _NO_EPILOGUE if self.activation is None else checked_epilogue(self.activation, self.negative_slope),
             eager,
         )
+
+    def _options(self) -> Options:
+        activation = self.activation
+        return Options(self.eps) if activation is None else checked_options(self.eps, activation, self.negative_slope)
 
     def _node(self, input: Any, **options: Any) -> Any:
         """Return the call as a node of the graph that torch.fx traces: so it takes calls of torch's own modules."""
@@ -120,8 +113,9 @@ class BatchNormMixin(torch.nn.Module):
             counted = self.num_batches_tracked
         momentum = self.momentum
         if counted is not None:
-            if eager:
-                count_up(counted)
+            is_simple = eager and type(counted) is Tensor and counted.is_cpu and not counted.is_inference()
+            if is_simple and _core.count_exchanged(counted):
+                torch._C._increment_version([counted])  # written behind torch's back, which counts changes
             else:
                 counted.add_(1)
             if momentum is None:  # the plain average over all batches

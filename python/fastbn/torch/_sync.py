@@ -12,7 +12,7 @@ and bias stay each process's own, for `DistributedDataParallel` to average.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,12 @@ from torch.autograd.function import once_differentiable
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastbn._moments.merge import Statistics, merged
-from fastbn.torch import _calls, _composed
-from fastbn.torch._arrays import array_of, check_running_dtypes, in_order_of, ordered_like, tensor_of
-from fastbn.torch._calls import Epilogue, Floats
-from fastbn.torch._functional import check_savable, checked_residual, follow_threads, is_served, saved_constants
+from fastbn._moments.merge import Statistics as Moments
+from fastbn._moments.merge import merged
+from fastbn.torch import _composed, _kernels
+from fastbn.torch._functional import check_savable, check_updatable, checked_residual, is_eager, is_plain
+from fastbn.torch._kernels import Floats, Inputs, Options, Running, Statistics, tensor_like
+from fastbn.torch._library import as_wanted
 from fastbn.torch._modules import BatchNormMixin
 
 
@@ -95,13 +96,13 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
             group = self._group_of_several()
             if group is None:
                 return super().forward(input, residual, where, weights)
-            return self._over_processes(input, residual, where, weights, group)
+            return self._over_processes(Inputs(input, self.weight, self.bias, where, weights, residual), group)
         if where is not None or weights is not None:
             raise ValueError(
                 f"where and weights must be None on other devices than the CPU, got input on {input.device}"
             )
         y = torch.nn.SyncBatchNorm.forward(self, input)
-        return _composed.epilogue_of(y, residual, Epilogue(self.activation, self.negative_slope))
+        return _composed.epilogue_of(y, residual, self._options())
 
     _check_non_zero_input_channels = torch.nn.SyncBatchNorm._check_non_zero_input_channels
 
@@ -117,163 +118,88 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         return group if distributed.get_world_size(group) > 1 else None
 
     @torch.compiler.disable
-    def _over_processes(
-        self, x: Tensor, residual: Tensor | None, where: Tensor | None, weights: Tensor | None, group: Any
-    ) -> Tensor:
-        epilogue = Epilogue(self.activation, self.negative_slope)
-        running = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+    def _over_processes(self, inputs: Inputs, group: Any) -> Tensor:
+        tracked = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
         own, error = None, None
         try:
-            self._check_input_dim(x)
-            if residual is not None:
-                residual = checked_residual(residual, x)
-            self._check(x, residual, where, weights, running, epilogue)
-            follow_threads()
-            own = _own_statistics(x, where, weights)
+            self._check_input_dim(inputs.x)
+            if inputs.residual is not None:
+                inputs = inputs._replace(residual=checked_residual(inputs.residual, inputs.x))
+            options = self._options()
+            _check(inputs, Running(*tracked), options)
+            own = _kernels.moments(inputs)
         except Exception as raised:
             error = raised
-        found = _statistics_of_all(own, error, group)
-        count = np.asarray(found.count)
-        if (count == 1).all():
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+        found = _moments_of_all(own, error, inputs, tracked[0] is not None, group)
         # What has no values in any process has xhat = 0, as by an infinite variance.
+        count = np.asarray(found.count)
         var = np.divide(found.m2, count, out=np.full_like(found.m2, np.inf), where=count > 0)
         overflown = (count > 0) & np.isfinite(found.mean) & np.isinf(var)
         if overflown.any():
             raise ValueError(f"input must have a variance that float64 holds, got {var[overflown][0]}")
-        momentum = self._count_batch() if self.track_running_stats else 0.0
-        statistics = found.mean, found.mean_lo, var, count
-        arguments = _Arguments(*running, momentum, self.eps, where, weights, epilogue, group, *statistics)
-        y: Tensor = _Function.apply(x, self.weight, self.bias, residual, arguments)
+        running = Running(*tracked, self._count_batch() if self.track_running_stats else 0.0)
+        statistics = Statistics(found.mean, var, _kernels.invstd_of(var, self.eps), count)
+        y: Tensor = _Function.apply((statistics, found.mean_lo, running, options, group), *inputs)
         return y
 
-    def _check(
-        self,
-        x: Tensor,
-        residual: Tensor | None,
-        where: Tensor | None,
-        weights: Tensor | None,
-        running: tuple[Tensor | None, Tensor | None],
-        epilogue: Epilogue,
-    ) -> None:
-        """Raise here, before the collective call, what would otherwise be raised after it in this process alone."""
-        if not is_served(x):
-            raise TypeError(
-                f"input must be a plain strided tensor of a floating-point type, got {type(x)} of {x.dtype}"
-            )
-        differentiated = (x, self.weight, self.bias, residual)
-        if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in differentiated):
-            check_savable(*differentiated, where, weights)
-        channels = x.shape[1]
-        for each in running:
-            if each is None:
-                continue
-            if each.shape != (channels,):
-                raise RuntimeError(
-                    f"running_mean and running_var must have shape ({channels},), got {tuple(each.shape)}"
-                )
-            check_running_dtypes(each)
-            if each.is_inference() and not torch.is_inference_mode_enabled():
-                raise RuntimeError(
-                    "running_mean and running_var must be made outside of torch.inference_mode(), got inference tensors"
-                )
-        _calls.infer(  # of no values
-            array_of(x)[:0],
-            np.zeros(channels),
-            np.ones(channels),
-            array_of(self.weight),
-            array_of(self.bias),
-            self.eps,
-            None if residual is None else array_of(residual)[:0],
-            epilogue,
-        )
 
-
-class _Arguments(NamedTuple):
-    """A call's arguments that autograd need not know, and the statistics of all processes."""
-
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    momentum: float
-    eps: float
-    where: Tensor | None
-    weights: Tensor | None
-    epilogue: Epilogue
-    group: Any
-    mean: Floats
-    mean_lo: Floats
-    var: Floats
-    count: Floats  # type: ignore[assignment]  # shadows tuple.count, as meant
+def _check(inputs: Inputs, running: Running, options: Options) -> None:
+    """Raise here, before the collective call, what would otherwise be raised after it in this process alone."""
+    x, weight, bias, _, _, residual = inputs
+    if not (is_plain(x) and is_eager()):
+        raise TypeError(f"input must be a plain strided tensor of a floating-point type, got {type(x)} of {x.dtype}")
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias, residual)):
+        check_savable(inputs)
+    channels = x.shape[1]
+    for each in running.mean, running.var:
+        if each is not None and each.shape != (channels,):
+            raise RuntimeError(f"running_mean and running_var must have shape ({channels},), got {tuple(each.shape)}")
+    _kernels.check_running_dtypes(running)
+    check_updatable(running)
+    nothing = inputs._replace(x=x[:0], residual=None if residual is None else residual[:0])
+    _kernels.infer(nothing, torch.zeros(channels), torch.ones(channels), options)
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        arguments: _Arguments,
-    ) -> Tensor:
-        mean, var, count = arguments.mean, arguments.var, arguments.count
-        y = _calls.infer(
-            array_of(x),
-            mean,
-            var,
-            array_of(weight),
-            array_of(bias),
-            arguments.eps,
-            array_of(residual),
-            arguments.epilogue,
-            mean_lo=arguments.mean_lo,
-        )
-        if arguments.running_mean is not None and arguments.running_var is not None:
-            channels = _composed.Statistics(*map(torch.from_numpy, (mean, var, count)))
-            _composed.update_running(arguments.running_mean, arguments.running_var, channels, arguments.momentum)
-        ctx.arguments = arguments
-        ctx.saved = saved_constants(mean, var, arguments.eps)
-        kept = (None, None) if arguments.epilogue.activation is None else (bias, residual)  # only it asks for them
-        ctx.save_for_backward(x, weight, *kept, arguments.where, arguments.weights)
-        return ordered_like(tensor_of(y), x)
+    def forward(ctx: Any, call: tuple[Statistics, Floats, Running, Options, Any], *tensors: Tensor | None) -> Tensor:
+        statistics, mean_lo, running, ctx.options, ctx.group = call
+        inputs = Inputs(*tensors)
+        mean, var, _, count = (torch.from_numpy(each) for each in statistics)
+        y, _ = _kernels.infer(inputs, mean, var, ctx.options, mean_lo)
+        if running.mean is not None:
+            _composed.update_running(running, _composed.Statistics(mean, var, count))
+        ctx.statistics = statistics
+        ctx.save_for_backward(*_kernels.for_backward(inputs, ctx.options))
+        return tensor_like(y, inputs.x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, residual, where, weights = ctx.saved_tensors
-        arguments: _Arguments = ctx.arguments
-        wanted = ctx.needs_input_grad
-        arrays = array_of(in_order_of(dy, x)), array_of(x), array_of(weight), array_of(bias)
-        own = _calls.gradient_sums(*arrays, ctx.saved, array_of(residual), arguments.epilogue)
-        of_all = np.add.reduce(_gathered(np.stack(own), arguments.group))
-        means = np.divide(of_all, arguments.count, out=np.zeros_like(of_all), where=arguments.count > 0)
-        dx, dresidual = _calls.input_gradient(
-            *arrays,
-            ctx.saved,
-            means,
-            array_of(where),
-            array_of(weights),
-            array_of(residual),
-            arguments.epilogue,
+        call = dy, Inputs(*ctx.saved_tensors), ctx.statistics, ctx.options
+        x, count = call[1].x, ctx.statistics.count
+        own = _kernels.gradient_sums(*call)
+        of_all = np.add.reduce(_gathered(np.stack(own), ctx.group))
+        dx, dresidual = _kernels.input_gradient(
+            *call, *np.divide(of_all, count, out=np.zeros_like(of_all), where=count > 0)
         )
-        return (
-            ordered_like(tensor_of(dx), x) if wanted[0] else None,
-            torch.from_numpy(own[0]) if wanted[1] else None,  # which autograd converts
-            torch.from_numpy(own[1]) if wanted[2] else None,
-            (dy if dresidual is None else ordered_like(tensor_of(dresidual), x)) if wanted[3] else None,
-            None,
+        found = (
+            tensor_like(dx, x),
+            *map(torch.from_numpy, own),
+            None if dresidual is None else tensor_like(dresidual, x),
         )
+        _, wants_x, wants_weight, wants_bias, _, _, wants_residual = ctx.needs_input_grad
+        wanted = wants_x, wants_weight, wants_bias, wants_residual
+        *gradients, dresidual = as_wanted(found, dy, ctx.options, wanted)
+        return None, *gradients, None, None, dresidual
 
 
-def _own_statistics(x: Tensor, where: Tensor | None, weights: Tensor | None) -> Floats:
-    """Return count, mean, m2 and the low part of mean, each a row."""
-    count, *own = _calls.moments(array_of(x), array_of(where), array_of(weights))
-    return np.stack([np.broadcast_to(np.float64(count), own[0].shape), *own])
-
-
-def _statistics_of_all(own: Floats | None, error: Exception | None, group: Any) -> Statistics:
-    """Return the statistics of all processes' values; an error in one of them is raised in all, so that none waits."""
-    channels = [int(each) for each in _gathered(np.array(-1 if own is None else own.shape[1]), group)]
+def _moments_of_all(own: Floats | None, error: Exception | None, inputs: Inputs, tracks: bool, group: Any) -> Moments:
+    """Return the moments of all processes' values; an error in one of them is raised in all, so that none waits."""
+    weighted = inputs.weights is not None
+    values = 0 if own is None else inputs.x.numel() // own.shape[1]
+    each = _gathered(np.array([-1 if own is None else own.shape[1], values, weighted]), group)
+    channels, numbers, are_weighted = (list(map(int, part)) for part in zip(*each, strict=True))
     if error is not None:
         raise error
     failed = [rank for rank, each in enumerate(channels) if each < 0]
@@ -283,10 +209,19 @@ def _statistics_of_all(own: Floats | None, error: Exception | None, group: Any) 
         )
     if len(set(channels)) > 1:
         raise ValueError(f"input must have as many channels in every process, got {channels} in the order of ranks")
-    each = (
-        Statistics(count, mean, m2, mean_lo, np.zeros_like(m2)) for count, mean, m2, mean_lo in _gathered(own, group)
+    if sum(numbers) == 1 and not any(are_weighted):
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {inputs.x.size()}")
+    found = functools.reduce(
+        merged,
+        (Moments(count, mean, m2, mean_lo, np.zeros_like(m2)) for count, mean, m2, mean_lo in _gathered(own, group)),
     )
-    return functools.reduce(merged, each)
+    most = np.max(found.count)
+    if tracks and 0 < most <= 1:
+        raise ValueError(
+            "where and weights must leave a sum of more than 1 in all processes together where running statistics are"
+            f" given, got {most}"
+        )
+    return found
 
 
 def _gathered(values: npt.NDArray[Any], group: Any) -> list[npt.NDArray[Any]]:

@@ -1,0 +1,245 @@
+"""The compiled kernels on tensors, whose memory they share: what a call holds, and the extension's functions of it.
+
+Axis 1 holds the channels. Arguments are tensors; results are arrays, new memory in x's order, and statistics of shape
+(channels,). What an argument means stands in `fastbn.functional`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastbn import _core
+
+Array: TypeAlias = npt.NDArray[Any]
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+# Other classes of tensors have rules of their own.
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+PLAIN = frozenset(_PLAIN_TYPES)
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+_get_num_threads = torch.get_num_threads
+
+# A call is these three, and whether it is one of training.
+
+
+class Inputs(NamedTuple):
+    """The tensors of a call: those that gradients may reach, and what weighs the statistics."""
+
+    x: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    where: Tensor | None = None
+    weights: Tensor | None = None
+    residual: Tensor | None = None
+
+
+class Running(NamedTuple):
+    """Running statistics, and the weight of a batch in them."""
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    momentum: float = 0.0
+
+
+class Options(NamedTuple):
+    """The rest that backward needs too."""
+
+    eps: float
+    activation: str | None = None
+    negative_slope: float = 0.01
+
+
+class Statistics(NamedTuple):
+    """What x was normalized by."""
+
+    mean: Floats
+    var: Floats
+    invstd: Floats | None  # None where var was given: it is computed when backward asks for it
+    count: int | Floats | None = None  # type: ignore[assignment]  # shadows tuple.count, as meant
+
+
+def for_backward(inputs: tuple[Tensor | None, ...], options: Options) -> tuple[Tensor | None, ...]:
+    """Return those of a call's tensors that backward needs: only an activation asks for the bias and the residual."""
+    if options.activation is not None:
+        return inputs
+    x, weight, _, where, weights, _ = inputs
+    return x, weight, None, where, weights, None
+
+
+def check_running_dtypes(running: Running) -> None:
+    """Refuse running statistics that are not floating, as torch does."""
+    for each in running.mean, running.var:
+        if each is not None and not each.dtype.is_floating_point:
+            raise TypeError(f"running_mean and running_var must be of a floating-point type, got {each.dtype}")
+
+
+def train(inputs: Inputs, running: Running, options: Options) -> tuple[Array, Statistics]:
+    """Return y and the batch's statistics; update running statistics that are given."""
+    x, weight, bias, where, weights, residual = inputs
+    mean, var, momentum = running
+    tensors = x, mean, var, weight, bias, where, weights, residual
+    x, mean, var, weight, bias, where, weights, residual = _arrays_of(tensors)
+    eps, activation, slope = options
+    _core.follow_threads(_get_num_threads())
+    y, batch_mean, batch_var, invstd, count = _core.batch_norm_train(
+        x, weight, bias, eps, 1, None, None, where, weights, residual, activation, slope, mean, var, momentum
+    )
+    return y, Statistics(batch_mean, batch_var, invstd, count)
+
+
+def infer(
+    inputs: Inputs, mean: Tensor | None, var: Tensor | None, options: Options, mean_lo: Floats | None = None
+) -> tuple[Array, Statistics]:
+    """Return x normalized by statistics that are given, and copies of these, which may change before backward."""
+    x, m, v, weight, bias, _, _, residual = _arrays_of((inputs.x, mean, var, *inputs[1:]))
+    eps, activation, slope = options
+    _core.follow_threads(_get_num_threads())
+    y = _core.normalize(x, m, v, weight, bias, eps, 1, None, None, residual, activation, slope, mean_lo=mean_lo)
+    return y, Statistics(m.astype(np.float64), v.astype(np.float64), None)
+
+
+def backward(
+    dy: Tensor, inputs: Inputs, statistics: Statistics, options: Options, training: bool
+) -> tuple[Array, Floats, Floats, Array | None]:
+    """Return dx, dweight, dbias and dresidual; the last is None where it is dy itself, and without a residual."""
+    dy_array, x, weight, bias, where, weights, residual = _arrays_for_backward(dy, inputs)
+    mean, var, invstd, count = statistics
+    dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
+        dy_array,
+        x,
+        weight,
+        bias,
+        mean=mean,
+        invstd=invstd_of(var, options.eps) if invstd is None else invstd,
+        count=None if isinstance(count, int) else count,
+        training=training,
+        where=where,
+        weights=weights,
+        residual=residual,
+        activation=options.activation,
+        negative_slope=options.negative_slope,
+    )
+    return dx, dweight, dbias, dresidual[0] if dresidual else None
+
+
+def moments(inputs: Inputs) -> Floats:
+    """Return count, mean, m2 and the low part of mean, each a row."""
+    x, _, _, where, weights, _ = _arrays_of(inputs)
+    _core.follow_threads(_get_num_threads())
+    count, *others = _core.moments(x, where=where, weights=weights)[:4]
+    return np.stack([np.broadcast_to(np.float64(count), others[0].shape), *others])
+
+
+def gradient_sums(dy: Tensor, inputs: Inputs, statistics: Statistics, options: Options) -> tuple[Floats, Floats]:
+    """Return sum(dy * xhat) and sum(dy) of each channel, dy behind the activation."""
+    dy_array, x, weight, bias, _, _, residual = _arrays_for_backward(dy, inputs)
+    return _core.gradient_sums(
+        dy_array,
+        x,
+        weight,
+        bias,
+        mean=statistics.mean,
+        invstd=statistics.invstd,
+        residual=residual,
+        activation=options.activation,
+        negative_slope=options.negative_slope,
+    )
+
+
+def input_gradient(
+    dy: Tensor, inputs: Inputs, statistics: Statistics, options: Options, mean_dy_xhat: Floats, mean_dy: Floats
+) -> tuple[Array, Array | None]:
+    """Return dx and dresidual, given what `gradient_sums` returned for all values, divided by their number.
+
+    With p the weight of an element (1 without where and weights) and dz dy behind the activation::
+
+        dx = weight * invstd * (dz - p * (mean_dy + xhat * mean_dy_xhat))
+
+    dresidual is None where it is dy itself, and without a residual.
+    """
+    dy_array, x, weight, bias, where, weights, residual = _arrays_for_backward(dy, inputs)
+    dx, *dresidual = _core.input_gradient(
+        dy_array,
+        x,
+        weight,
+        bias,
+        mean=statistics.mean,
+        invstd=statistics.invstd,
+        mean_dy=mean_dy,
+        mean_dy_xhat=mean_dy_xhat,
+        where=where,
+        weights=weights,
+        residual=residual,
+        activation=options.activation,
+        negative_slope=options.negative_slope,
+    )
+    return dx, dresidual[0] if dresidual else None
+
+
+def invstd_of(var: Floats, eps: float) -> Floats:
+    """Return 1 / sqrt(var + eps), and 0 where that sum is 0."""
+    total = var + eps
+    with np.errstate(divide="ignore", invalid="ignore"):
+        invstd: Floats = np.where(total == 0, 0.0, 1 / np.sqrt(total))
+    return invstd
+
+
+# Tensors as arrays, and back.
+
+
+def array_of(tensor: Tensor | None) -> Any:
+    """Return the tensor's memory as an array, to be used before that is resized or freed; None for None.
+
+    Raises RuntimeError, BufferError or TypeError where there is no memory to read, or what it holds are not the values.
+    """
+    if tensor is None:
+        return None
+    if type(tensor) in PLAIN and not tensor.is_neg():  # a fifth of the time that numpy() takes
+        array = _core.from_exchange_api(tensor)
+        if array is not None:
+            return array
+    return tensor.detach().numpy()
+
+
+def _arrays_of(tensors: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """Return `array_of` for each, by one call of the extension where all are simple: finding functions takes longest.
+
+    Tensors of one type should be neighbours: functions are looked for again where the type changes.
+    """
+    arrays = _core.exchanged_arrays(tensors, _PLAIN_TYPES)
+    return tuple(map(array_of, tensors)) if arrays is None else arrays
+
+
+def _arrays_for_backward(dy: Tensor, inputs: Inputs) -> tuple[Any, ...]:
+    """Return the gradient and the inputs, the gradient in x's memory order unless it is expanded.
+
+    Where the orders differ the kernels read dy one value at a time; torch's copy is several times as fast.
+    """
+    x = inputs.x
+    if dy.stride() != x.stride() and 0 not in dy.stride():
+        dy = torch.empty_like(x).copy_(dy)
+    return _arrays_of((dy, *inputs))
+
+
+def tensor_like(array: Array, like: Tensor) -> Tensor:
+    """Return the array's memory as a tensor of the type and order of another."""
+    found = _core.exchanged_objects((array,), (like,))
+    if found is not None:
+        tensor: Tensor = found[0]
+        return tensor
+    if array.dtype == _BFLOAT16:  # which torch takes from NumPy as integers
+        tensor = torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(array)
+    # Strides along axes of size 1 address nothing, but torch tells channels-last tensors from others by them.
+    formats = torch.contiguous_format, torch.channels_last, torch.channels_last_3d
+    is_ordered = any(like.is_contiguous(memory_format=each) for each in formats)
+    return tensor.as_strided(like.shape, like.stride()) if is_ordered else tensor
