@@ -43,6 +43,7 @@ struct Torch {
     PyObject* forward_mode = value("forward_mode");
     PyObject* get_num_threads = value("get_num_threads");
     PyObject* increment_version = value("increment_version");
+    PyObject* saved_tensor_hooks = value("saved_tensor_hooks");
     // `_check_input_dim` of BatchNorm1d, 2d and 3d.
     PyObject* rank_checks = value("rank_checks");
     // `apply` of the torch.autograd.Function, of which backward is here; and backward of (ctx, dy)
@@ -301,7 +302,7 @@ bool find_tensors(const Call& call, Batch& batch, Running& running, double& eps)
         batch.epilogue.activation = activation_argument(
             {"activation", call.activation.ptr()}, {"negative_slope", call.negative_slope.ptr()});
         eps = real_argument({"eps", call.eps.ptr()});
-        if (call.training) running.momentum = real_argument({"momentum", call.momentum.ptr()});
+        if (has_momentum) running.momentum = real_argument({"momentum", call.momentum.ptr()});
     } catch (const PythonError&) {
         return clear_error(torch->argument_errors);
     }
@@ -335,6 +336,11 @@ bool is_recorded(const Call& call) {
     if (!says_yes(torch->is_grad_enabled)) return false;
     return wants_gradient(call.x.ptr()) || wants_gradient(call.weight.ptr()) ||
            wants_gradient(call.bias.ptr()) || wants_gradient(call.residual.ptr());
+}
+
+// Whether hooks are given what autograd keeps. They may raise, when all is done.
+bool has_saved_tensor_hooks() {
+    return owned(PyObject_CallOneArg(torch->saved_tensor_hooks, Py_True)).ptr() != Py_None;
 }
 
 // Whether autograd cannot keep one of the tensors; it asks itself only when all is done.
@@ -455,6 +461,7 @@ py::object run(const Call& call) {
     if (is_watched() || is_traced() || !find_tensors(call, batch, running, eps)) return none();
     const bool wants_gradients = is_recorded(call);
     if (wants_gradients && holds_inference_tensor(call)) return none();
+    if (wants_gradients && running.mean && call.training && has_saved_tensor_hooks()) return none();
     if ((call.training || wants_gradients) && says_yes(torch->transforms_are_active)) return none();
     set_threads_of_torch(number(answer(torch->get_num_threads).ptr()));
     return call.training ? train(call, batch, running, eps, wants_gradients)

@@ -168,6 +168,39 @@ def test_running_statistics_of_a_checkpoint_are_torchs(reentrant: bool, activati
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("options", [{}, {"activation": "relu"}, {"momentum": None}, {"where": True}], ids=str)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_hooks_that_refuse_what_is_kept_leave_running_statistics_alone(number: int, options: dict[str, Any]) -> None:
+    """As torch does, which asks hooks for input and weight before it computes."""
+    options = dict(options)
+    given = {"where": torch.ones(4, 1, dtype=torch.bool)} if options.pop("where", False) else {}
+    asked = []
+
+    def pack(kept: torch.Tensor) -> torch.Tensor:
+        asked.append(kept)
+        if len(asked) == number:
+            raise ValueError("not this one")
+        return kept
+
+    found = []
+    norms = BatchNorm1d(3, **options), torch.nn.BatchNorm1d(3, momentum=options.get("momentum", 0.1))
+    for norm in norms:
+        call = given if norm is norms[0] else {}
+        norm(made(4, 3, seed=1).float(), **call)
+        asked.clear()
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+                norm(made(4, 3).float().requires_grad_(), **call)
+        except ValueError:
+            pass
+        found.append((len(asked) == number, dict(norm.named_buffers())))
+    ours, theirs = found
+    if ours[0]:  # without an activation or a mask there are two tensors to keep
+        torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-6)  # torch's sums are of float32
+    else:
+        assert number == 3
+
+
 def test_a_changed_input_is_noticed() -> None:
     x = made(4, 3).requires_grad_()
     z = x * 1

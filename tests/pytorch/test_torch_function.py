@@ -374,6 +374,11 @@ NUMBERS: dict[str, Any] = {
     "None": None,
     "text": "0.5",
     "complex": 0.5j,
+    "negative": -1.0,
+    "infinity": float("inf"),
+    "beyond int64": 10**30,
+    "beyond float64": 10**400,
+    "below float64": -(10**400),
 }
 
 
@@ -399,8 +404,8 @@ def test_what_is_a_number_to_torch(name: str, kind: str, training: bool, grad: b
     for ours, theirs in zip(*calls, strict=True):
         try:
             want = theirs()
-        except TypeError:
-            with pytest.raises(TypeError):
+        except (TypeError, ValueError, OverflowError) as error:
+            with pytest.raises(type(error)):
                 ours()
         else:
             torch.testing.assert_close(ours(), want, rtol=1e-5, atol=1e-5, equal_nan=True)
@@ -445,6 +450,9 @@ def test_errors_are_torchs(x: torch.Tensor, given: dict[str, Any], options: dict
         ({"where": torch.ones(5, 3, dtype=torch.bool)}, ValueError, "where must"),
         ({"where": torch.ones(4, 3)}, TypeError, "where must"),
         ({"weights": -torch.ones(4, 3)}, ValueError, "weights must"),
+        ({"activation": "leaky_relu", "negative_slope": float("nan")}, ValueError, "negative_slope must be finite"),
+        ({"activation": "leaky_relu", "negative_slope": 1e39}, ValueError, "negative_slope must be finite"),
+        ({"activation": "leaky_relu", "negative_slope": 10**400}, ValueError, "negative_slope must be finite"),
     ],
 )
 def test_errors_of_what_torch_does_not_have(options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -467,6 +475,55 @@ def test_a_failed_call_changes_nothing() -> None:
         batch_norm(tensor(4, 3), mean, var, training=True, weights=torch.full((4, 1), float("nan")))
     assert torch.equal(mean, torch.zeros(3))
     assert torch.equal(var, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input": tensor(1, 3)},
+        {"input": tensor(4, 3), "weight": torch.ones(2)},
+        {"input": tensor(4, 3), "eps": 0.0},
+        {"input": tensor(4, 3), "where": torch.ones(5, 3, dtype=torch.bool)},
+        {"input": tensor(4, 3), "weights": torch.full((4, 1), float("nan"))},
+        {"input": tensor(4, 3), "weights": torch.full((4, 1), 0.25)},
+        {"input": tensor(4, 3), "residual": tensor(3, 4)},
+    ],
+    ids=["one value", "weight", "eps", "where", "NaN", "a sum of 1", "residual"],
+)
+def test_a_refused_call_does_not_count_as_a_change(options: dict[str, Any]) -> None:
+    mean, var = torch.zeros(3), torch.ones(3)
+    with pytest.raises((ValueError, RuntimeError)):
+        batch_norm(running_mean=mean, running_var=var, training=True, **options)
+    assert (mean._version, var._version) == (0, 0)
+    assert torch.equal(mean, torch.zeros(3))
+
+
+@pytest.mark.parametrize("which", ["running_mean", "running_var"])
+def test_masked_calls_do_not_change_running_statistics_of_inference_mode(which: str) -> None:
+    running = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    with torch.inference_mode():
+        running[which] = running[which].clone()
+    x, where = tensor(4, 3), torch.ones(4, 1, dtype=torch.bool)
+    with pytest.raises(
+        RuntimeError, match=r"running_mean and running_var must be made outside of torch\.inference_mode"
+    ):
+        batch_norm(x, **running, training=True, where=where)
+    assert torch.equal(running["running_mean"], torch.zeros(3))
+    with torch.inference_mode():
+        batch_norm(x, **running, training=True, where=where, momentum=1.0)
+    # the batch's mean, in float32
+    torch.testing.assert_close(running["running_mean"], x.mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["integers", "one dimension", "layout"])
+def test_masks_want_input_that_can_be_read(kind: str) -> None:
+    x, where = {
+        "integers": (torch.ones(4, 3, dtype=torch.int32), torch.ones(4, 1, dtype=torch.bool)),
+        "one dimension": (tensor(3), torch.ones(3, dtype=torch.bool)),
+        "layout": (tensor(4, 3, 2, 2).to_mkldnn(), torch.ones(4, 1, 1, 1, dtype=torch.bool)),
+    }[kind]
+    with pytest.raises((TypeError, ValueError), match=r"of a floating-point type and of two dim|at least 2 dimensions"):
+        batch_norm(x, torch.zeros(3), torch.ones(3), training=True, where=where)
 
 
 def test_a_residual_of_another_type_is_cast() -> None:

@@ -202,6 +202,41 @@ def test_a_variance_beyond_float64_is_an_error_in_all(ranks: Ranks) -> None:
         assert changed == 0
 
 
+def weighted_by_ones(rank: int, parts: list[torch.Tensor], sums: list[float], tracks: bool) -> Any:
+    """Train with weights that sum to a number in each process; return y or the error, and what is counted."""
+    module = SyncBatchNorm(3, momentum=1.0, track_running_stats=tracks)
+    x = parts[rank]
+    try:
+        y = module(x, weights=torch.full((len(x), 1), sums[rank] / max(1, len(x))))
+    except ValueError as error:
+        return str(error), module.running_mean, module.num_batches_tracked
+    return y.detach(), module.running_mean, module.num_batches_tracked
+
+
+def test_weights_that_sum_to_one_are_several_values(ranks: Ranks) -> None:
+    parts = [tensor(4, 3, seed=rank, dtype=torch.float32) for rank in range(ranks.size)]
+    sums = [0.75, 0.25, 0.0][: ranks.size]
+    p = np.concatenate([np.full((4, 3), each / 4) for each in sums])
+    want = oracle.train(torch.cat(parts).numpy(), p=p).y.astype(float)
+    got = torch.cat([each[0] for each in ranks.run(weighted_by_ones, parts, sums, False)])
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)  # float32
+    # As in one process, running statistics want a sum that has an unbiased variance.
+    for total in (1.0, 0.5):
+        for message, mean, batches in ranks.run(weighted_by_ones, parts, [total * each for each in sums], True):
+            assert message == (
+                "where and weights must leave a sum of more than 1 in all processes together where running"
+                f" statistics are given, got {total}"
+            )
+            assert (mean.abs().sum(), batches) == (0, 0)
+
+
+def test_one_value_of_any_weight_in_all_processes(ranks: Ranks) -> None:
+    parts = [torch.ones(int(rank == 0), 3) for rank in range(ranks.size)]
+    for y, mean, batches in ranks.run(weighted_by_ones, parts, [5.0] + [0.0] * (ranks.size - 1), True):
+        assert (y.abs().sum(), batches) == (0, 1)
+        assert torch.equal(mean, torch.ones(3))
+
+
 def subgroup(rank: int, parts: list[torch.Tensor]) -> Any:
     group = distributed.new_group([0, 1])
     alone = distributed.new_group([2]) if distributed.get_world_size() > 2 else None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import _StopRecomputationError
 
 from fastbn import _core
 from fastbn.torch import _composed, _kernels, _library
@@ -18,6 +19,7 @@ from fastbn.torch._kernels import PLAIN, Inputs, Options, Running, Statistics
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _ACTIVATIONS = (None, "relu", "leaky_relu")
+_LARGEST_SLOPE = torch.finfo(torch.float32).max
 
 # Looked up once: after a convolution the caches are cold, and each look into a module's dictionary takes its time.
 _is_compiling = torch.compiler.is_compiling
@@ -27,6 +29,7 @@ _transforms_are_active = torch._C._are_functorch_transforms_active
 _number_of_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 _increment_version = torch._C._increment_version
+_saved_tensor_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 def batch_norm(
@@ -145,12 +148,15 @@ def normalized(inputs: Inputs, running: Running, options: Options, training: boo
     served = eager and is_plain(x) and (not training or (options.eps > 0 and 0 <= running.momentum <= 1))
     if not served or (weights is not None and weights.requires_grad):
         return _without_kernels(inputs, running, options, training)
+    before = None
     try:
         wanted = _is_grad_enabled() and _any_requires_grad(x, weight, bias, residual)
         if wanted:
             check_savable(inputs)
         if training:
             check_updatable(running)
+            if wanted and _saved_tensor_hooks(True) is not None:
+                before = [each if each is None else each.clone() for each in (running.mean, running.var)]
             array, statistics = _kernels.train(inputs, running, options)
         else:
             _kernels.check_running_dtypes(running)
@@ -165,7 +171,15 @@ def normalized(inputs: Inputs, running: Running, options: Options, training: boo
     y = _kernels.tensor_like(array, x)
     if not wanted:
         return y
-    recorded: Tensor = _applied((y, statistics, options, training), *inputs)
+    try:
+        recorded: Tensor = _applied((y, statistics, options, training), *inputs)
+    except _StopRecomputationError:  # a checkpoint has all that it wants
+        raise
+    except BaseException:  # of a hook on saved tensors
+        for each, old in zip((running.mean, running.var), before or (None, None), strict=True):
+            if each is not None and old is not None:
+                each.copy_(old)
+        raise
     return recorded
 
 
@@ -173,9 +187,11 @@ def normalized(inputs: Inputs, running: Running, options: Options, training: boo
 
 
 def checked_options(eps: float, activation: str | None, negative_slope: float) -> Options:
-    """Return the options; raise ValueError for an activation that there is not."""
+    """Return the options; raise ValueError for an activation that there is not, and for a slope that is no number."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
+    if not abs(negative_slope) <= _LARGEST_SLOPE:
+        raise ValueError(f"negative_slope must be finite in float32, got {negative_slope}")
     return Options(eps, activation, negative_slope)
 
 
@@ -189,7 +205,7 @@ def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
 def _with_floats(running: Running, options: Options, training: bool) -> tuple[Running, Options]:
     """Return both with numbers that are floats."""
     momentum, eps = running.momentum, options.eps
-    if not (isinstance(momentum, float | int) and isinstance(eps, float | int)):
+    if not all(isinstance(each, float) or (isinstance(each, int) and abs(each) < 2**1023) for each in (momentum, eps)):
         # Which other objects are numbers is torch's to say: this call raises its error for those that are none.
         ones = torch.ones(1)
         torch.nn.functional.batch_norm(torch.empty(0, 1), ones, ones, None, None, training, momentum, eps)
@@ -330,6 +346,7 @@ _core.register_torch(
         "forward_mode": vars(forward_ad),
         "get_num_threads": torch.get_num_threads,
         "increment_version": _increment_version,
+        "saved_tensor_hooks": _saved_tensor_hooks,
         "rank_checks": tuple(
             each._check_input_dim for each in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
         ),
