@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F  # noqa: N812
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
+from torch.testing._internal.jit_metaprogramming_utils import get_nn_functional_tests
 
 import fastbn.torch
 
@@ -51,6 +53,7 @@ def assert_same(got: Any, want: Any, dtype: torch.dtype) -> None:
 def test_all_of_pytorchs_entries_are_here() -> None:
     assert len(module_infos) == 3
     assert {info.name for info in op_infos} == set(OPERATIONS)
+    assert len(JIT_SAMPLES) == 10
 
 
 def steps(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -133,3 +136,53 @@ def test_operations(info: Any, dtype: torch.dtype) -> None:
             assert_same(got, want, dtype)
         count += 1
     assert count
+
+
+def assert_differentiable(function: Any, leaves: tuple[torch.Tensor, ...]) -> None:
+    """Hold first and second derivatives, and those of forward mode, against differences of function values."""
+    assert gradcheck(function, leaves, check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(function, leaves, check_fwd_over_rev=True, fast_mode=True)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("info", module_infos, ids=lambda info: info.name)
+def test_derivatives_of_modules(info: Any, training: bool) -> None:
+    for sample in info.module_inputs_func(info, "cpu", torch.float64, requires_grad=True, training=training):
+        made = sample.constructor_input
+        module = MODULES[info.module_cls](*made.args, **made.kwargs).double().train(training)
+        parameters = dict(module.named_parameters())
+
+        def call(x: torch.Tensor, *values: torch.Tensor, module: Any = module, names: Any = tuple(parameters)) -> Any:
+            return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
+
+        assert_differentiable(call, (*sample.forward_input.args, *parameters.values()))
+
+
+@pytest.mark.parametrize("info", op_infos, ids=lambda info: info.name)
+def test_derivatives_of_operations(info: Any) -> None:
+    for given in calls(info, torch.float64):
+        leaves = {name: value for name, value in given.items() if torch.is_tensor(value) and value.requires_grad}
+
+        def call(*values: torch.Tensor, given: Any = given, names: Any = tuple(leaves)) -> torch.Tensor:
+            running = {name: given[name] for name in ("running_mean", "running_var")}
+            own = {name: None if value is None else value.clone() for name, value in running.items()}
+            return fastbn.torch.batch_norm(**given | own | dict(zip(names, values, strict=True)))
+
+        assert_differentiable(call, tuple(leaves.values()))
+
+
+JIT_SAMPLES = [sample for sample in get_nn_functional_tests() if sample[0] == "batch_norm"]
+
+
+@pytest.mark.parametrize("sample", JIT_SAMPLES, ids=lambda sample: sample[3] or "plain")
+def test_samples_of_the_tests_of_torch_jit(sample: Any) -> None:
+    _, shape, given, *_ = sample
+    x = torch.randn(shape)
+    results = []
+    for function in (fastbn.torch.batch_norm, F.batch_norm):
+        leaf = x.clone().requires_grad_()
+        own = [value.tensor.clone() if hasattr(value, "tensor") else value for value in given]
+        y = function(leaf, *own)
+        results.append([y, *torch.autograd.grad(y, leaf, steps(y, torch.float32)), *own[:2]])
+    for got, want in zip(*results, strict=True):
+        assert_same(got, want, torch.float32)
