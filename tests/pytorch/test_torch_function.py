@@ -351,6 +351,31 @@ def test_other_layouts_go_to_torch() -> None:
     torch.testing.assert_close(y.to_dense(), batch_norm(x, mean, var, weight, bias))
 
 
+class OwnRules(torch.Tensor):
+    """Tensors that know torch's operations and no others."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "fastbn" in str(function):
+            raise NotImplementedError(f"no rule for {function}")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("given", [(), ("where",)], ids=str)
+def test_tensors_with_rules_of_their_own_go_to_torch(given: tuple[str, ...], training: bool, grad: bool) -> None:
+    x, where = tensor(4, 3), torch.ones(4, 1, dtype=torch.bool)
+    found = []
+    for function, options in ((batch_norm, dict.fromkeys(given, where)), (F.batch_norm, {})):
+        leaf, running = x.clone().requires_grad_(grad), (torch.zeros(3), torch.ones(3))
+        y = function(leaf.as_subclass(OwnRules), *running, training=training, **options)
+        assert type(y) is OwnRules
+        dx = torch.autograd.grad(y.pow(3).sum(), leaf)[0] if grad else x
+        found.append([each.as_subclass(torch.Tensor).detach() for each in (y, dx, *running)])
+    assert_all_close(*found, rtol=1e-4)  # third powers of float32
+
+
 def test_momentum_may_be_any_number_as_with_torch() -> None:
     x, given = tensor(4, 3), parameters(3, torch.float32)
     for momentum in (-1.2, 2.0):

@@ -364,12 +364,13 @@ _core.register_torch(
 def _without_kernels(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
     """Return y where the kernels cannot be called at once: by torch, by the library, or composed of operations."""
     x, _, _, where, weights, _ = inputs
-    weighted = training and (where is not None or weights is not None)
-    readable = x.dtype in _FLOATS and x.layout is torch.strided and x.dim() >= 2
     on_cpu = x.device.type == "cpu"
-    if not weighted:
-        refused = (training and not options.eps > 0) or (not training and (running.mean is None or running.var is None))
-        if refused or not readable or not on_cpu or _tracing_state() is not None:
+    readable = x.dtype in _FLOATS and x.layout is torch.strided and x.dim() >= 2
+    # DTensor, say; tensors of torch._subclasses stand for plain ones while something is traced.
+    has_own_rules = type(x) not in PLAIN and not type(x).__module__.startswith("torch._subclasses.")
+    if not training or (where is None and weights is None):
+        refused = not options.eps > 0 if training else running.mean is None or running.var is None
+        if refused or not readable or not on_cpu or has_own_rules or _tracing_state() is not None:
             return _by_torch(inputs, running, options, training)
     elif not readable:
         raise TypeError(
@@ -378,7 +379,8 @@ def _without_kernels(inputs: Inputs, running: Running, options: Options, trainin
         )
     if training:
         check_several_values(x)
-    if on_cpu and not _composed.is_transformed() and not (training and weights is not None and weights.requires_grad):
+    wants_weights = training and weights is not None and weights.requires_grad
+    if on_cpu and not (has_own_rules or wants_weights or _composed.is_transformed()):
         return _library.batch_norm(inputs, running, options, training)
     if training and weights is not None and is_eager() and is_plain(x) and type(weights) in PLAIN:
         # What the kernels raise; nothing is written.
