@@ -46,8 +46,8 @@ struct Torch {
     PyObject* saved_tensor_hooks = value("saved_tensor_hooks");
     // `_check_input_dim` of BatchNorm1d, 2d and 3d.
     PyObject* rank_checks = value("rank_checks");
-    // `apply` of the torch.autograd.Function, of which backward is here; and backward of (ctx, dy)
-    // by other means.
+    // `apply` of the torch.autograd.Function, of which backward is here; and backward of (ctx, dy,
+    // saved tensors) by other means.
     PyObject* record = value("record");
     PyObject* backward = value("backward");
     // What tensors without memory raise, and what wrong arguments do.
@@ -535,17 +535,16 @@ DType dtype_of_number(long n) {
     return DType::float32;
 }
 
-// A recorded call; false where it is not whole.
-bool read_recorded(PyObject* ctx, Call& call) {
-    const py::object tensors = attribute(ctx, names().saved_tensors);
+// A recorded call, of which `tensors` were saved; false where it is not whole.
+bool read_recorded(PyObject* ctx, PyObject* tensors, Call& call) {
     const py::object parts = attribute(ctx, names().call);
-    if (!is_tuple_of(tensors.ptr(), saved_tensors) || !is_tuple_of(parts.ptr(), saved_parts)) {
+    if (!is_tuple_of(tensors, saved_tensors) || !is_tuple_of(parts.ptr(), saved_parts)) {
         return false;
     }
-    call.x = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 0));
-    call.weight = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 1));
-    call.bias = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 2));
-    call.residual = borrowed(PyTuple_GET_ITEM(tensors.ptr(), 3));
+    call.x = borrowed(PyTuple_GET_ITEM(tensors, 0));
+    call.weight = borrowed(PyTuple_GET_ITEM(tensors, 1));
+    call.bias = borrowed(PyTuple_GET_ITEM(tensors, 2));
+    call.residual = borrowed(PyTuple_GET_ITEM(tensors, 3));
     call.statistics = borrowed(PyTuple_GET_ITEM(parts.ptr(), 0));
     call.eps = borrowed(PyTuple_GET_ITEM(parts.ptr(), 1));
     call.activation = borrowed(PyTuple_GET_ITEM(parts.ptr(), 2));
@@ -633,13 +632,13 @@ py::object gradients_of(const Call& call, const Batch& batch, PyObject* dy,
 }
 
 // The same, or None where Python has to compute it.
-py::object gradients(PyObject* ctx, PyObject* dy) {
+py::object gradients(PyObject* ctx, PyObject* dy, PyObject* tensors) {
     if (says_yes(torch->is_grad_enabled) || is_watched()) return none();
     const py::object wanted = attribute(ctx, names().needs_input_grad);
     Call call;
     Batch batch;
     ArrayRef dy_array;
-    if (!read_recorded(ctx, call) || !is_tuple_of(wanted.ptr(), 1 + saved_tensors) ||
+    if (!read_recorded(ctx, tensors, call) || !is_tuple_of(wanted.ptr(), 1 + saved_tensors) ||
         !find_saved(call, dy, batch, dy_array)) {
         return none();
     }
@@ -726,9 +725,11 @@ py::object recorded_backward(const Arguments& arguments) {
     PyObject* const ctx = arguments.ctx.value;
     PyObject* const dy = arguments.dy.value;
     if (dy == Py_None) return tuple_of(none(), none(), none(), none(), none());
-    py::object found = gradients(ctx, dy);
+    // Asked for once: a checkpoint gives them no second time.
+    const py::object tensors = attribute(ctx, names().saved_tensors);
+    py::object found = gradients(ctx, dy, tensors.ptr());
     if (!found.is_none()) return found;
-    return owned(PyObject_CallFunctionObjArgs(torch->backward, ctx, dy, nullptr));
+    return owned(PyObject_CallFunctionObjArgs(torch->backward, ctx, dy, tensors.ptr(), nullptr));
 }
 
 // Makes of a function of this module what, as an attribute of a class, is a method of its objects,

@@ -158,6 +158,21 @@ def test_checkpoints_hooks_on_saved_tensors_and_anomaly_mode() -> None:
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("given", [(), ("where",)], ids=str)
+def test_checkpoints_with_a_gradient_in_another_order_than_the_input(activation: str | None, given: tuple[str]) -> None:
+    """A checkpoint gives each tensor that was kept once."""
+    x, dy = (made(4, 3, 5, 6, seed=seed).float() for seed in range(2))
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    options = dict.fromkeys(given, torch.ones(4, 1, 1, 1, dtype=torch.bool))
+    y = checkpoint(batch_norm, x, training=True, activation=activation, use_reentrant=False, **options)
+    wide = x.detach().double().requires_grad_()
+    z = F.batch_norm(wide, None, None, training=True)
+    want = torch.autograd.grad(z if activation is None else torch.relu(z), wide, dy.double())[0]
+    # float32's rounding of some five operations on values of up to 5
+    torch.testing.assert_close(torch.autograd.grad(y, x, dy)[0].double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_running_statistics_of_a_checkpoint_are_torchs(reentrant: bool, activation: str | None) -> None:
     """What a checkpoint ends with is computed once more, up to where all that is kept has been found."""

@@ -291,10 +291,10 @@ class _Recorded(torch.autograd.Function):
     forward = staticmethod(_core.recorded_forward)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor, saved_tensors: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
         """Return what `recorded_backward` of the extension does, which asks here where that is not so simple."""
         statistics, *options, training, _ = ctx.call
-        x, weight, bias, residual = ctx.saved_tensors
+        x, weight, bias, residual = saved_tensors
         call = Inputs(x, weight, bias, residual=residual), Statistics(*statistics), Options(*options), training
         return None, *_gradients(dy, *call, ctx.needs_input_grad[1:])
 
