@@ -314,6 +314,8 @@ def wrong(rank: int, kind: str, number: int) -> Any:
         module.running_mean = torch.zeros(3, dtype=torch.int64)
     elif mine and kind == "activation":
         module.activation = "tanh"
+    elif mine and kind == "momentum":
+        module.momentum = 10**400
     elif mine and kind == "inference mode":
         with torch.inference_mode():
             x = torch.randn(4, 3)
@@ -339,6 +341,7 @@ def wrong(rank: int, kind: str, number: int) -> Any:
         ("running", "RuntimeError", "running_mean and running_var must have shape"),
         ("integer statistics", "TypeError", "running_mean and running_var must be of a floating-point type"),
         ("activation", "ValueError", "activation must be"),
+        ("momentum", "OverflowError", "int too large to convert to float"),
         ("inference mode", "RuntimeError", "input and its options must be made outside of torch.inference_mode()"),
         ("running of inference mode", "RuntimeError", "running_mean and running_var must be made outside of"),
     ],

@@ -141,7 +141,7 @@ def normalized(inputs: Inputs, running: Running, options: Options, training: boo
     if residual is not None:
         inputs = inputs._replace(residual=checked_residual(residual, x))
     if eager and not (type(running.momentum) is float and type(options.eps) is float):
-        running, options = _with_floats(running, options, training)
+        running, options = with_floats(running, options, training)
     if _any_requires_grad(running.mean, running.var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
         return _by_torch(inputs, running, options, training)
@@ -202,7 +202,7 @@ def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
     return residual if residual.dtype == x.dtype else residual.to(x.dtype)
 
 
-def _with_floats(running: Running, options: Options, training: bool) -> tuple[Running, Options]:
+def with_floats(running: Running, options: Options, training: bool) -> tuple[Running, Options]:
     """Return both with numbers that are floats."""
     momentum, eps = running.momentum, options.eps
     if not all(isinstance(each, float) or (isinstance(each, int) and abs(each) < 2**1023) for each in (momentum, eps)):

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastbn._moments.merge import Statistics as Moments
 from fastbn._moments.merge import merged
 from fastbn.torch import _composed, _kernels
-from fastbn.torch._functional import check_savable, check_updatable, checked_residual, is_eager, is_plain
+from fastbn.torch._functional import check_savable, check_updatable, checked_residual, is_eager, is_plain, with_floats
 from fastbn.torch._kernels import Floats, Inputs, Options, Running, Statistics, tensor_like
 from fastbn.torch._library import as_wanted
 from fastbn.torch._modules import BatchNormMixin
@@ -119,26 +119,28 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
 
     @torch.compiler.disable
     def _over_processes(self, inputs: Inputs, group: Any) -> Tensor:
-        tracked = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        tracks = self.track_running_stats
         own, error = None, None
         try:
             self._check_input_dim(inputs.x)
             if inputs.residual is not None:
                 inputs = inputs._replace(residual=checked_residual(inputs.residual, inputs.x))
-            options = self._options()
-            _check(inputs, Running(*tracked), options)
+            running = Running(self.running_mean, self.running_var, self.momentum or 0.0) if tracks else Running()
+            running, options = with_floats(running, self._options(), training=True)
+            _check(inputs, running, options)
             own = _kernels.moments(inputs)
         except Exception as raised:
             error = raised
-        found = _moments_of_all(own, error, inputs, tracked[0] is not None, group)
+        found = _moments_of_all(own, error, inputs, tracks, group)
         # What has no values in any process has xhat = 0, as by an infinite variance.
         count = np.asarray(found.count)
         var = np.divide(found.m2, count, out=np.full_like(found.m2, np.inf), where=count > 0)
         overflown = (count > 0) & np.isfinite(found.mean) & np.isinf(var)
         if overflown.any():
             raise ValueError(f"input must have a variance that float64 holds, got {var[overflown][0]}")
-        running = Running(*tracked, self._count_batch() if self.track_running_stats else 0.0)
-        statistics = Statistics(found.mean, var, _kernels.invstd_of(var, self.eps), count)
+        if tracks:
+            running = running._replace(momentum=float(self._count_batch()))
+        statistics = Statistics(found.mean, var, _kernels.invstd_of(var, options.eps), count)
         y: Tensor = _Function.apply((statistics, found.mean_lo, running, options, group), *inputs)
         return y
 
