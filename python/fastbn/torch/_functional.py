@@ -137,7 +137,7 @@ def batch_norm(
 
 def normalized(inputs: Inputs, running: Running, options: Options, training: bool, eager: bool) -> Tensor:
     """Return y, by the kernels where operations are computed at once (`eager`), and by other ways elsewhere."""
-    x, weight, bias, where, weights, residual = inputs
+    x, _, _, _, weights, residual = inputs
     if residual is not None:
         inputs = inputs._replace(residual=checked_residual(residual, x))
     if eager and not (type(running.momentum) is float and type(options.eps) is float):
@@ -146,9 +146,14 @@ def normalized(inputs: Inputs, running: Running, options: Options, training: boo
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
         return _by_torch(inputs, running, options, training)
     served = eager and is_plain(x) and (not training or (options.eps > 0 and 0 <= running.momentum <= 1))
-    if not served or (weights is not None and weights.requires_grad):
-        return _without_kernels(inputs, running, options, training)
-    before = None
+    if served and (weights is None or not weights.requires_grad):
+        return _by_kernels(inputs, running, options, training)
+    return _without_kernels(inputs, running, options, training)
+
+
+def _by_kernels(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
+    x, weight, bias, where, weights, residual = inputs
+    before = []
     try:
         wanted = _is_grad_enabled() and _any_requires_grad(x, weight, bias, residual)
         if wanted:
@@ -156,7 +161,7 @@ def normalized(inputs: Inputs, running: Running, options: Options, training: boo
         if training:
             check_updatable(running)
             if wanted and _saved_tensor_hooks(True) is not None:
-                before = [each if each is None else each.clone() for each in (running.mean, running.var)]
+                before = [(each, each.clone()) for each in (running.mean, running.var) if each is not None]
             array, statistics = _kernels.train(inputs, running, options)
         else:
             _kernels.check_running_dtypes(running)
@@ -173,12 +178,11 @@ def normalized(inputs: Inputs, running: Running, options: Options, training: boo
         return y
     try:
         recorded: Tensor = _applied((y, statistics, options, training), *inputs)
-    except _StopRecomputationError:  # a checkpoint has all that it wants
+    except _StopRecomputationError:  # of a checkpoint, which has all that it wants
         raise
-    except BaseException:  # of a hook on saved tensors
-        for each, old in zip((running.mean, running.var), before or (None, None), strict=True):
-            if each is not None and old is not None:
-                each.copy_(old)
+    except BaseException:  # of another hook on saved tensors
+        for each, old in before:
+            each.copy_(old)
         raise
     return recorded
 
@@ -213,7 +217,7 @@ def with_floats(running: Running, options: Options, training: bool) -> tuple[Run
 
 
 def is_plain(x: Tensor) -> bool:
-    """Return whether the kernels can read the tensor, while nothing else has to see what becomes of it."""
+    """Return whether the kernels can read the tensor, as far as nothing else has to see what is done with it."""
     return x.dtype in _FLOATS and type(x) in PLAIN and x.is_cpu and x.layout is torch.strided
 
 
@@ -278,11 +282,11 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 7
-        _, x, weight, bias, _, _, residual = ctx.needs_input_grad
+        _, *wanted, _, _, residual = ctx.needs_input_grad
         statistics, options, training = ctx.call
-        wanted = x, weight, bias, residual
-        gradients = _gradients(dy, Inputs(*ctx.saved_tensors), statistics, options, training, wanted)
-        return None, *gradients[:3], None, None, gradients[3]
+        call = dy, Inputs(*ctx.saved_tensors), statistics, options, training
+        *gradients, dresidual = _gradients(*call, (*wanted, residual))
+        return None, *gradients, None, None, dresidual
 
 
 class _Recorded(torch.autograd.Function):
@@ -291,10 +295,13 @@ class _Recorded(torch.autograd.Function):
     forward = staticmethod(_core.recorded_forward)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, saved_tensors: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-        """Return what `recorded_backward` of the extension does, which asks here where that is not so simple."""
+    def backward(ctx: Any, dy: Tensor, saved: tuple[Tensor, ...] | None = None) -> tuple[Tensor | None, ...]:
+        """Return what `recorded_backward` of the extension does, which asks here where that is not so simple.
+
+        It has asked for the saved tensors then, which a checkpoint gives once.
+        """
         statistics, *options, training, _ = ctx.call
-        x, weight, bias, residual = saved_tensors
+        x, weight, bias, residual = ctx.saved_tensors if saved is None else saved
         call = Inputs(x, weight, bias, residual=residual), Statistics(*statistics), Options(*options), training
         return None, *_gradients(dy, *call, ctx.needs_input_grad[1:])
 
@@ -377,8 +384,8 @@ def _without_kernels(inputs: Inputs, running: Running, options: Options, trainin
             "input must be strided, of a floating-point type and of two dimensions or more where it has where or"
             f" weights, got {x.dim()} dimensions of {x.dtype} and {x.layout}"
         )
-    if training:
-        check_several_values(x)
+    if training and x.numel() == x.shape[1] != 0:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
     wants_weights = training and weights is not None and weights.requires_grad
     if on_cpu and not (has_own_rules or wants_weights or _composed.is_transformed()):
         return _library.batch_norm(inputs, running, options, training)
@@ -394,9 +401,3 @@ def _by_torch(inputs: Inputs, running: Running, options: Options, training: bool
     mean, var, momentum = running
     y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training, momentum, options.eps)
     return _composed.epilogue_of(y, residual, options)
-
-
-def check_several_values(x: Tensor) -> None:
-    """Raise torch's error where training is given one value per channel."""
-    if x.numel() == x.shape[1] != 0:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")

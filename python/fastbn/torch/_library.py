@@ -77,14 +77,10 @@ def _save_training(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _through_training(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if dy is None:
         return (None,) * 9
-    *saved, mean, invstd, count = ctx.saved_tensors
-    inputs, options = Inputs(*saved), ctx.options
-    if torch.is_grad_enabled():
-        gradients = _composed.backward(dy, inputs, options, None)
-    else:
-        gradients = _gradients(dy, inputs, (mean, invstd, count), options, True)
+    *inputs, mean, invstd, count = ctx.saved_tensors
     x, weight, bias, _, _, residual, *_ = ctx.needs_input_grad
-    *others, dresidual = as_wanted(gradients, dy, options, (x, weight, bias, residual))
+    wanted = x, weight, bias, residual
+    *others, dresidual = _gradients(dy, Inputs(*inputs), ctx.options, (mean, invstd, count), None, wanted)
     return *others, None, None, dresidual, None, None, None
 
 
@@ -118,15 +114,11 @@ def _save_inference(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _through_inference(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    *saved, mean, var = ctx.saved_tensors
-    inputs, options = Inputs(*saved), ctx.options
+    *inputs, mean, var = ctx.saved_tensors
     mean, var = mean.to(torch.float64), var.to(torch.float64)
-    if torch.is_grad_enabled():
-        gradients = _composed.backward(dy, inputs, options, (mean, var))
-    else:
-        gradients = _gradients(dy, inputs, (mean, _composed.invstd_of(var, options.eps), None), options, False)
-    x, _, _, weight, bias, residual, *_ = ctx.needs_input_grad
-    dx, *others = as_wanted(gradients, dy, options, (x, weight, bias, residual))
+    statistics = mean, _composed.invstd_of(var, ctx.options.eps), None
+    x, _, _, *wanted = ctx.needs_input_grad[:6]
+    dx, *others = _gradients(dy, Inputs(*inputs), ctx.options, statistics, (mean, var), (x, *wanted))
     return dx, None, None, *others, None, None, None
 
 
@@ -137,14 +129,22 @@ _infer.register_autograd(_through_inference, setup_context=_save_inference)
 
 
 def _gradients(
-    dy: Tensor, inputs: Inputs, statistics: tuple[Tensor | None, ...], options: Options, training: bool
-) -> tuple[Tensor, ...]:
-    x, weight, bias, *others = inputs
-    _, *epilogue = options
-    found: tuple[Tensor, ...] = torch.ops.fastbn.batch_norm_backward(
-        dy, x, weight, bias, *statistics, *others, training, *epilogue
-    )
-    return found
+    dy: Tensor,
+    inputs: Inputs,
+    options: Options,
+    statistics: tuple[Tensor | None, ...],
+    constants: tuple[Tensor, ...] | None,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Return those that are `wanted`; `constants` are mean and variance of inference, None in training."""
+    if torch.is_grad_enabled():
+        found = _composed.backward(dy, inputs, options, constants)
+    else:
+        x, weight, bias, *others = inputs
+        found = torch.ops.fastbn.batch_norm_backward(
+            dy, x, weight, bias, *statistics, *others, constants is None, *options[1:]
+        )
+    return as_wanted(found, dy, options, wanted)
 
 
 @torch.library.custom_op(
