@@ -183,6 +183,13 @@ def test_masks_weights_residual_and_activation(counted: tuple[str, ...], trainin
         np.testing.assert_allclose(got.numpy(), wanted.astype(float), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_tensors_of_many_dimensions(dtype: torch.dtype) -> None:
+    x = tensor(3, 2, 1, 1, 1, 2, 1, 1, 1, 1, 2, 1, dtype=dtype)
+    given = parameters(2, torch.float64 if dtype == torch.float64 else torch.float32)
+    assert_all_close(outcome(batch_norm, x, given, True), outcome(F.batch_norm, x, given, True), TOLERANCE[dtype])
+
+
 def test_what_is_masked_out_has_no_influence() -> None:
     x, where = tensor(6, 3), torch.tensor([True, True, False, True, True, True]).unsqueeze(1)
     spoilt = x.clone()

@@ -100,6 +100,13 @@ def test_options_of_the_call() -> None:
     np.testing.assert_allclose(module.running_mean.numpy(), expected.astype(float), rtol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{"activation": "gelu"}, {"negative_slope": float("nan")}], ids=str)
+def test_an_activation_that_there_is_not_is_an_error_when_a_layer_is_made(options: dict[str, Any]) -> None:
+    for made in (*(ours for ours, _ in PAIRS), fastbn.torch.SyncBatchNorm):
+        with pytest.raises(ValueError, match=r"activation must be|negative_slope must be"):
+            made(3, **options)
+
+
 def test_state_dicts_go_both_ways() -> None:
     theirs, ours = torch.nn.BatchNorm2d(3), fastbn.torch.BatchNorm2d(3, activation="relu")
     theirs(batch(torch.nn.BatchNorm2d))

@@ -7,14 +7,14 @@ It serves where the compiled kernels do not: for gradients of gradients, in forw
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
-from fastbn.torch._kernels import Inputs, Options, Running
+from fastbn.torch._kernels import Inputs, Options
 
 
 class Statistics(NamedTuple):
@@ -25,15 +25,14 @@ class Statistics(NamedTuple):
     count: Tensor  # shadows tuple.count, as meant
 
 
-def forward(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
+def forward(inputs: Inputs, options: Options, training: bool) -> Tensor:
     """Return y, and update running statistics that are given in training."""
-    x, weight, bias, where, weights, residual = inputs
+    x, weight, bias, where, weights, residual, running_mean, running_var = inputs
     if training:
         mean, var, count = found = statistics(x, where, weights)
-        if running.mean is not None and running.var is not None:
-            update_running(running, found)
+        update_running(inputs, options, found)
     else:
-        mean, var, count = _wide(running.mean), _wide(running.var), None
+        mean, var, count = _wide(running_mean), _wide(running_var), None
     z = _affine(_xhat(x, mean, invstd_of(var, options.eps, count)), weight, bias, residual)
     return _activated(z, options).to(x.dtype)
 
@@ -46,7 +45,7 @@ def backward(
     `constants` are the mean and variance of evaluation; None in training, whose own are computed again, as functions
     of x.
     """
-    x, weight, bias, where, weights, residual = inputs
+    x, weight, bias, where, weights, residual = inputs[:6]
     mean, var, count = (*constants, None) if constants is not None else statistics(x, where, weights)
     invstd = invstd_of(var, options.eps, count)
     xhat = _xhat(x, mean, invstd)
@@ -85,15 +84,17 @@ def statistics(x: Tensor, where: Tensor | None, weights: Tensor | None) -> Stati
     return Statistics(mean, (p * (wide - _along(mean, x)).square()).sum(axes) / divisor, count)
 
 
-def update_running(running: Running, found: Statistics) -> None:
-    """Update running statistics in place; those of channels without an unbiased variance are left as they are."""
+def update_running(inputs: Inputs, options: Options, found: Statistics) -> None:
+    """Update running statistics that are given; those of channels without an unbiased variance are left as they are."""
     mean, var, count = (value.detach() for value in found)
-    for old, new in ((running.mean, mean), (running.var, var * (count / (count - 1)))):
-        known = _wide(old)
-        _assign(old, torch.where(count > 1, (1 - running.momentum) * known + running.momentum * new, known))
+    momentum = options.momentum
+    for running, new in ((inputs.running_mean, mean), (inputs.running_var, var * (count / (count - 1)))):
+        if running is not None:
+            old = _wide(running)
+            _assign(running, torch.where(count > 1, (1 - momentum) * old + momentum * new, old))
 
 
-def _assign(running: Any, new: Tensor) -> None:
+def _assign(running: Tensor, new: Tensor) -> None:
     """Copy into a tensor that may be the caller's own: under `torch.func.grad` methods may not change that."""
     functions = torch._C._functorch
     if not is_transformed() or functions.is_batchedtensor(new):

@@ -16,6 +16,8 @@ from fastbn.torch import _modules
 from fastbn.torch._modules import BatchNormMixin, has_hooks
 from fastbn.torch._sync import SyncBatchNorm
 
+RELU = "relu", BatchNormMixin.negative_slope
+
 M = TypeVar("M", bound=torch.nn.Module)
 
 _NAMES = (
@@ -186,16 +188,20 @@ _UNFUSED = {fused: plain for plain, fused in _FUSED.items()}
 def _fuse(module: torch.nn.Module) -> None:
     appearances = Counter(id(each) for _, each in module.named_modules(remove_duplicate=False))
     for batch_norm, activation in _pairs(module):
-        if type(activation) not in _FUSED or batch_norm.activation is not None:
+        found = activation_of(activation)
+        if found is None or batch_norm.activation is not None:
             continue
-        pair = batch_norm, activation
-        if any(appearances[id(each)] > 1 or has_hooks(each) for each in pair):
+        if any(appearances[id(each)] > 1 or has_hooks(each) for each in (batch_norm, activation)):
             continue
-        if isinstance(activation, torch.nn.LeakyReLU):
-            batch_norm.activation, batch_norm.negative_slope = "leaky_relu", activation.negative_slope
-        else:
-            batch_norm.activation = "relu"
+        batch_norm.activation, batch_norm.negative_slope = found
         activation.__class__ = _FUSED[type(activation)]
+
+
+def activation_of(module: torch.nn.Module) -> tuple[str, float] | None:
+    """Return the activation that the module computes, and its slope, which only that of "leaky_relu" is."""
+    if type(module) is torch.nn.LeakyReLU:
+        return "leaky_relu", module.negative_slope
+    return RELU if type(module) is torch.nn.ReLU else None
 
 
 def _pairs(module: torch.nn.Module) -> list[tuple[BatchNormMixin, torch.nn.Module]]:

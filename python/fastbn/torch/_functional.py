@@ -15,7 +15,7 @@ from torch.utils.checkpoint import _StopRecomputationError
 
 from fastbn import _core
 from fastbn.torch import _composed, _kernels, _library
-from fastbn.torch._kernels import PLAIN, Inputs, Options, Running, Statistics
+from fastbn.torch._kernels import PLAIN, Inputs, Options, Statistics, for_backward
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _ACTIVATIONS = (None, "relu", "leaky_relu")
@@ -24,6 +24,7 @@ _LARGEST_SLOPE = torch.finfo(torch.float32).max
 # Looked up once: after a convolution the caches are cold, and each look into a module's dictionary takes its time.
 _is_compiling = torch.compiler.is_compiling
 _is_traced = torch.compiler.is_dynamo_compiling  # which cannot see into the extension; others set modes
+_strided = torch.strided
 _is_grad_enabled = torch.is_grad_enabled
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _number_of_modes = torch._C._len_torch_dispatch_stack
@@ -126,58 +127,54 @@ def batch_norm(
         )
         if y is not None:
             return y
-    return normalized(
-        Inputs(input, weight, bias, where, weights, residual),
-        Running(running_mean, running_var, momentum),
-        checked_options(eps, activation, negative_slope),
-        training,
-        is_eager(),
-    )
+    check_activation(activation, negative_slope)
+    inputs = Inputs(input, weight, bias, where, weights, residual, running_mean, running_var)
+    return normalized(inputs, Options(eps, activation, negative_slope, momentum), training, is_eager())
 
 
-def normalized(inputs: Inputs, running: Running, options: Options, training: bool, eager: bool) -> Tensor:
+def normalized(inputs: Inputs, options: Options, training: bool, eager: bool) -> Tensor:
     """Return y, by the kernels where operations are computed at once (`eager`), and by other ways elsewhere."""
-    x, _, _, _, weights, residual = inputs
+    x, _, _, _, weights, residual, running_mean, running_var = inputs
     if residual is not None:
         inputs = inputs._replace(residual=checked_residual(residual, x))
-    if eager and not (type(running.momentum) is float and type(options.eps) is float):
-        running, options = with_floats(running, options, training)
-    if _any_requires_grad(running.mean, running.var) and not _composed.is_transformed():
+    if eager and not (type(options.momentum) is float and type(options.eps) is float):
+        options = with_floats(options, training)
+    if _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
-        return _by_torch(inputs, running, options, training)
-    served = eager and is_plain(x) and (not training or (options.eps > 0 and 0 <= running.momentum <= 1))
+        return _by_torch(inputs, options, training)
+    served = eager and is_plain(x) and (not training or (options.eps > 0 and 0 <= options.momentum <= 1))
     if served and (weights is None or not weights.requires_grad):
-        return _by_kernels(inputs, running, options, training)
-    return _without_kernels(inputs, running, options, training)
+        return _by_kernels(inputs, options, training)
+    return _without_kernels(inputs, options, training)
 
 
-def _by_kernels(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
-    x, weight, bias, where, weights, residual = inputs
+def _by_kernels(inputs: Inputs, options: Options, training: bool) -> Tensor:
+    x, weight, bias, where, weights, residual, running_mean, running_var = inputs
     before = []
     try:
         wanted = _is_grad_enabled() and _any_requires_grad(x, weight, bias, residual)
         if wanted:
             check_savable(inputs)
         if training:
-            check_updatable(running)
+            check_updatable(inputs)
             if wanted and _saved_tensor_hooks(True) is not None:
-                before = [(each, each.clone()) for each in (running.mean, running.var) if each is not None]
-            array, statistics = _kernels.train(inputs, running, options)
+                before = [(each, each.clone()) for each in (running_mean, running_var) if each is not None]
+            array, statistics = _kernels.train(inputs, options)
         else:
-            _kernels.check_running_dtypes(running)
-            array, statistics = _kernels.infer(inputs, running.mean, running.var, options)
+            _kernels.check_running_dtypes(inputs)
+            array, statistics = _kernels.infer(inputs, options)
     except (TypeError, ValueError, RuntimeError, BufferError):
         # Nothing was written. What torch refuses as well is its error to raise, and what it takes is its work.
         if where is None and weights is None:
-            return _by_torch(inputs, running, options, training)
+            return _by_torch(inputs, options, training)
         raise
-    if training and running.mean is not None:  # written behind torch's back, which counts the changes of each tensor
-        _increment_version([running.mean, running.var])
+    if training and running_mean is not None:  # written behind torch's back, which counts the changes of each tensor
+        _increment_version([running_mean, running_var])
     y = _kernels.tensor_like(array, x)
     if not wanted:
         return y
     try:
-        recorded: Tensor = _applied((y, statistics, options, training), *inputs)
+        recorded: Tensor = _applied((y, statistics, options, training), *inputs[:6])
     except _StopRecomputationError:  # of a checkpoint, which has all that it wants
         raise
     except BaseException:  # of another hook on saved tensors
@@ -190,13 +187,12 @@ def _by_kernels(inputs: Inputs, running: Running, options: Options, training: bo
 # What is asked of arguments.
 
 
-def checked_options(eps: float, activation: str | None, negative_slope: float) -> Options:
-    """Return the options; raise ValueError for an activation that there is not, and for a slope that is no number."""
+def check_activation(activation: str | None, negative_slope: float) -> None:
+    """Raise ValueError for an activation that there is not, and for a slope that is not finite."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
     if not abs(negative_slope) <= _LARGEST_SLOPE:
         raise ValueError(f"negative_slope must be finite in float32, got {negative_slope}")
-    return Options(eps, activation, negative_slope)
 
 
 def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
@@ -206,19 +202,19 @@ def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
     return residual if residual.dtype == x.dtype else residual.to(x.dtype)
 
 
-def with_floats(running: Running, options: Options, training: bool) -> tuple[Running, Options]:
-    """Return both with numbers that are floats."""
-    momentum, eps = running.momentum, options.eps
+def with_floats(options: Options, training: bool) -> Options:
+    """Return the options with numbers that are floats."""
+    momentum, eps = options.momentum, options.eps
     if not all(isinstance(each, float) or (isinstance(each, int) and abs(each) < 2**1023) for each in (momentum, eps)):
         # Which other objects are numbers is torch's to say: this call raises its error for those that are none.
         ones = torch.ones(1)
         torch.nn.functional.batch_norm(torch.empty(0, 1), ones, ones, None, None, training, momentum, eps)
-    return running._replace(momentum=float(momentum)), options._replace(eps=float(eps))
+    return options._replace(momentum=float(momentum), eps=float(eps))
 
 
 def is_plain(x: Tensor) -> bool:
     """Return whether the kernels can read the tensor, as far as nothing else has to see what is done with it."""
-    return x.dtype in _FLOATS and type(x) in PLAIN and x.is_cpu and x.layout is torch.strided
+    return x.dtype in _FLOATS and type(x) in PLAIN and x.is_cpu and x.layout is _strided
 
 
 def is_eager() -> bool:
@@ -245,7 +241,7 @@ def _any_requires_grad(*tensors: Tensor | None) -> bool:
 
 def check_savable(inputs: Inputs) -> None:
     """Raise RuntimeError where autograd, which asks too late, would refuse to keep one of the tensors for backward."""
-    for tensor in inputs:
+    for tensor in inputs[:6]:
         if tensor is not None and tensor.is_inference():
             raise RuntimeError(
                 "input and its options must be made outside of torch.inference_mode() where gradients are asked for,"
@@ -253,12 +249,11 @@ def check_savable(inputs: Inputs) -> None:
             )
 
 
-def check_updatable(running: Running) -> None:
+def check_updatable(inputs: Inputs) -> None:
     """Raise RuntimeError where torch, which asks too late, would refuse to count changes of running statistics."""
-    mean, var, _ = running
-    if mean is not None and var is not None and (mean.is_inference() or var.is_inference()):
-        if torch.is_inference_mode_enabled():
-            return
+    mean, var = inputs.running_mean, inputs.running_var
+    are_made_there = (mean is not None and mean.is_inference()) or (var is not None and var.is_inference())
+    if are_made_there and not torch.is_inference_mode_enabled():
         raise RuntimeError(
             "running_mean and running_var must be made outside of torch.inference_mode(), got inference tensors"
         )
@@ -274,7 +269,7 @@ class _Function(torch.autograd.Function):
     def forward(ctx: Any, done: tuple[Tensor, Statistics, Options, bool], *inputs: Tensor | None) -> Tensor:
         y, statistics, options, training = done
         ctx.call = statistics, options, training
-        ctx.save_for_backward(*_kernels.for_backward(inputs, options))
+        ctx.save_for_backward(*for_backward(inputs, options))
         ctx.set_materialize_grads(False)
         return y
 
@@ -282,11 +277,11 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 7
-        _, *wanted, _, _, residual = ctx.needs_input_grad
         statistics, options, training = ctx.call
-        call = dy, Inputs(*ctx.saved_tensors), statistics, options, training
-        *gradients, dresidual = _gradients(*call, (*wanted, residual))
-        return None, *gradients, None, None, dresidual
+        _, x, weight, bias, _, _, residual = ctx.needs_input_grad
+        wanted = x, weight, bias, residual
+        found = _gradients(dy, Inputs(*ctx.saved_tensors), statistics, options, training, wanted)
+        return None, found[0], found[1], found[2], None, None, found[3]
 
 
 class _Recorded(torch.autograd.Function):
@@ -368,17 +363,17 @@ _core.register_torch(
 # Everything else.
 
 
-def _without_kernels(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
+def _without_kernels(inputs: Inputs, options: Options, training: bool) -> Tensor:
     """Return y where the kernels cannot be called at once: by torch, by the library, or composed of operations."""
-    x, _, _, where, weights, _ = inputs
+    x, _, _, where, weights, _, running_mean, running_var = inputs
     on_cpu = x.device.type == "cpu"
     readable = x.dtype in _FLOATS and x.layout is torch.strided and x.dim() >= 2
     # DTensor, say; tensors of torch._subclasses stand for plain ones while something is traced.
     has_own_rules = type(x) not in PLAIN and not type(x).__module__.startswith("torch._subclasses.")
     if not training or (where is None and weights is None):
-        refused = not options.eps > 0 if training else running.mean is None or running.var is None
+        refused = not options.eps > 0 if training else running_mean is None or running_var is None
         if refused or not readable or not on_cpu or has_own_rules or _tracing_state() is not None:
-            return _by_torch(inputs, running, options, training)
+            return _by_torch(inputs, options, training)
     elif not readable:
         raise TypeError(
             "input must be strided, of a floating-point type and of two dimensions or more where it has where or"
@@ -388,16 +383,15 @@ def _without_kernels(inputs: Inputs, running: Running, options: Options, trainin
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
     wants_weights = training and weights is not None and weights.requires_grad
     if on_cpu and not (has_own_rules or wants_weights or _composed.is_transformed()):
-        return _library.batch_norm(inputs, running, options, training)
+        return _library.batch_norm(inputs, options, training)
     if training and weights is not None and is_eager() and is_plain(x) and type(weights) in PLAIN:
         # What the kernels raise; nothing is written.
-        mean, var = (None if each is None else each.detach().clone() for each in (running.mean, running.var))
-        _kernels.train(Inputs(x, where=where, weights=weights), Running(mean, var), Options(1.0))
-    return _composed.forward(inputs, running, options, training)
+        mean, var = (None if each is None else each.detach().clone() for each in (running_mean, running_var))
+        _kernels.train(Inputs(x, None, None, where, weights, None, mean, var), Options(1.0))
+    return _composed.forward(inputs, options, training)
 
 
-def _by_torch(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
-    x, weight, bias, _, _, residual = inputs
-    mean, var, momentum = running
-    y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training, momentum, options.eps)
+def _by_torch(inputs: Inputs, options: Options, training: bool) -> Tensor:
+    x, weight, bias, _, _, residual, mean, var = inputs
+    y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training, options.momentum, options.eps)
     return _composed.epilogue_of(y, residual, options)

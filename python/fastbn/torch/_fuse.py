@@ -11,14 +11,13 @@ import torch
 from torch import fx
 from torch.fx.passes.shape_prop import ShapeProp
 
-from fastbn.torch._convert import convert
+from fastbn.torch._convert import RELU, activation_of, convert
 from fastbn.torch._modules import BatchNormMixin, has_hooks
 
 # Functions, and names of methods.
 _RELUS = (torch.relu, torch.relu_, torch.nn.functional.relu, torch.nn.functional.relu_, "relu", "relu_")
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem, "__setitem__")
-_NO_SLOPE = 0.01  # torch's default for those that have one
 
 
 def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
@@ -151,15 +150,11 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _activation_of(node: fx.Node, model: fx.GraphModule) -> tuple[str, float] | None:
-    """Return the activation and its slope, which only that of "leaky_relu" is; None for any other node."""
+    """Return the activation and its slope; None for any other node."""
     if node.op == "call_module":
         called = _called(node, model)
-        if has_hooks(called):
-            return None
-        if type(called) is torch.nn.LeakyReLU:
-            return "leaky_relu", called.negative_slope
-        return ("relu", _NO_SLOPE) if type(called) is torch.nn.ReLU else None
-    return ("relu", _NO_SLOPE) if node.target in _RELUS else None
+        return None if has_hooks(called) else activation_of(called)
+    return RELU if node.target in _RELUS else None
 
 
 def _residual_of(node: fx.Node, norm: fx.Node, model: fx.GraphModule) -> fx.Node | None:

@@ -27,11 +27,11 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _get_num_threads = torch.get_num_threads
 
-# A call is these three, and whether it is one of training.
+# A call is these two, and whether it is one of training.
 
 
 class Inputs(NamedTuple):
-    """The tensors of a call: those that gradients may reach, and what weighs the statistics."""
+    """The tensors of a call: first those that backward may need."""
 
     x: Tensor
     weight: Tensor | None = None
@@ -39,22 +39,17 @@ class Inputs(NamedTuple):
     where: Tensor | None = None
     weights: Tensor | None = None
     residual: Tensor | None = None
-
-
-class Running(NamedTuple):
-    """Running statistics, and the weight of a batch in them."""
-
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    momentum: float = 0.0
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
 
 
 class Options(NamedTuple):
-    """The rest that backward needs too."""
+    """The numbers of a call, and the activation."""
 
     eps: float
     activation: str | None = None
     negative_slope: float = 0.01
+    momentum: float = 0.0
 
 
 class Statistics(NamedTuple):
@@ -67,27 +62,24 @@ class Statistics(NamedTuple):
 
 
 def for_backward(inputs: tuple[Tensor | None, ...], options: Options) -> tuple[Tensor | None, ...]:
-    """Return those of a call's tensors that backward needs: only an activation asks for the bias and the residual."""
-    if options.activation is not None:
-        return inputs
-    x, weight, _, where, weights, _ = inputs
-    return x, weight, None, where, weights, None
+    """Return the first six, of which backward needs these: only an activation asks for the bias and the residual."""
+    x, weight, bias, where, weights, residual = inputs[:6]
+    if options.activation is None:
+        bias = residual = None
+    return x, weight, bias, where, weights, residual
 
 
-def check_running_dtypes(running: Running) -> None:
+def check_running_dtypes(inputs: Inputs) -> None:
     """Refuse running statistics that are not floating, as torch does."""
-    for each in running.mean, running.var:
+    for each in inputs.running_mean, inputs.running_var:
         if each is not None and not each.dtype.is_floating_point:
             raise TypeError(f"running_mean and running_var must be of a floating-point type, got {each.dtype}")
 
 
-def train(inputs: Inputs, running: Running, options: Options) -> tuple[Array, Statistics]:
+def train(inputs: Inputs, options: Options) -> tuple[Array, Statistics]:
     """Return y and the batch's statistics; update running statistics that are given."""
-    x, weight, bias, where, weights, residual = inputs
-    mean, var, momentum = running
-    tensors = x, mean, var, weight, bias, where, weights, residual
-    x, mean, var, weight, bias, where, weights, residual = _arrays_of(tensors)
-    eps, activation, slope = options
+    x, weight, bias, where, weights, residual, mean, var = _arrays_of(inputs)
+    eps, activation, slope, momentum = options
     _core.follow_threads(_get_num_threads())
     y, batch_mean, batch_var, invstd, count = _core.batch_norm_train(
         x, weight, bias, eps, 1, None, None, where, weights, residual, activation, slope, mean, var, momentum
@@ -95,44 +87,35 @@ def train(inputs: Inputs, running: Running, options: Options) -> tuple[Array, St
     return y, Statistics(batch_mean, batch_var, invstd, count)
 
 
-def infer(
-    inputs: Inputs, mean: Tensor | None, var: Tensor | None, options: Options, mean_lo: Floats | None = None
-) -> tuple[Array, Statistics]:
-    """Return x normalized by statistics that are given, and copies of these, which may change before backward."""
-    x, m, v, weight, bias, _, _, residual = _arrays_of((inputs.x, mean, var, *inputs[1:]))
-    eps, activation, slope = options
+def infer(inputs: Inputs, options: Options, mean_lo: Floats | None = None) -> tuple[Array, Statistics]:
+    """Return x normalized by the running statistics, and copies of these, which may change before backward."""
+    x, weight, bias, _, _, residual, mean, var = _arrays_of(inputs)
+    eps, activation, slope, _ = options
     _core.follow_threads(_get_num_threads())
-    y = _core.normalize(x, m, v, weight, bias, eps, 1, None, None, residual, activation, slope, mean_lo=mean_lo)
-    return y, Statistics(m.astype(np.float64), v.astype(np.float64), None)
+    y = _core.normalize(x, mean, var, weight, bias, eps, 1, None, None, residual, activation, slope, mean_lo=mean_lo)
+    return y, Statistics(mean.astype(np.float64), var.astype(np.float64), None)
 
 
 def backward(
     dy: Tensor, inputs: Inputs, statistics: Statistics, options: Options, training: bool
 ) -> tuple[Array, Floats, Floats, Array | None]:
     """Return dx, dweight, dbias and dresidual; the last is None where it is dy itself, and without a residual."""
-    dy_array, x, weight, bias, where, weights, residual = _arrays_for_backward(dy, inputs)
+    g, x, weight, bias, where, weights, residual = _arrays_for_backward(dy, inputs)
     mean, var, invstd, count = statistics
+    eps, activation, slope, _ = options
+    if invstd is None:
+        invstd = invstd_of(var, eps)
+    if isinstance(count, int):  # without weights
+        count = None
     dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
-        dy_array,
-        x,
-        weight,
-        bias,
-        mean=mean,
-        invstd=invstd_of(var, options.eps) if invstd is None else invstd,
-        count=None if isinstance(count, int) else count,
-        training=training,
-        where=where,
-        weights=weights,
-        residual=residual,
-        activation=options.activation,
-        negative_slope=options.negative_slope,
+        g, x, weight, bias, mean, invstd, count, 1, training, None, where, weights, residual, activation, slope
     )
     return dx, dweight, dbias, dresidual[0] if dresidual else None
 
 
 def moments(inputs: Inputs) -> Floats:
     """Return count, mean, m2 and the low part of mean, each a row."""
-    x, _, _, where, weights, _ = _arrays_of(inputs)
+    x, where, weights = _arrays_of((inputs.x, inputs.where, inputs.weights))
     _core.follow_threads(_get_num_threads())
     count, *others = _core.moments(x, where=where, weights=weights)[:4]
     return np.stack([np.broadcast_to(np.float64(count), others[0].shape), *others])
@@ -140,18 +123,9 @@ def moments(inputs: Inputs) -> Floats:
 
 def gradient_sums(dy: Tensor, inputs: Inputs, statistics: Statistics, options: Options) -> tuple[Floats, Floats]:
     """Return sum(dy * xhat) and sum(dy) of each channel, dy behind the activation."""
-    dy_array, x, weight, bias, _, _, residual = _arrays_for_backward(dy, inputs)
-    return _core.gradient_sums(
-        dy_array,
-        x,
-        weight,
-        bias,
-        mean=statistics.mean,
-        invstd=statistics.invstd,
-        residual=residual,
-        activation=options.activation,
-        negative_slope=options.negative_slope,
-    )
+    g, x, weight, bias, _, _, residual = _arrays_for_backward(dy, inputs)
+    mean, _, invstd, _ = statistics
+    return _core.gradient_sums(g, x, weight, bias, mean, invstd, 1, None, None, residual, *options[1:3])
 
 
 def input_gradient(
@@ -165,21 +139,10 @@ def input_gradient(
 
     dresidual is None where it is dy itself, and without a residual.
     """
-    dy_array, x, weight, bias, where, weights, residual = _arrays_for_backward(dy, inputs)
+    g, x, weight, bias, where, weights, residual = _arrays_for_backward(dy, inputs)
+    mean, _, invstd, _ = statistics
     dx, *dresidual = _core.input_gradient(
-        dy_array,
-        x,
-        weight,
-        bias,
-        mean=statistics.mean,
-        invstd=statistics.invstd,
-        mean_dy=mean_dy,
-        mean_dy_xhat=mean_dy_xhat,
-        where=where,
-        weights=weights,
-        residual=residual,
-        activation=options.activation,
-        negative_slope=options.negative_slope,
+        g, x, weight, bias, mean, invstd, mean_dy, mean_dy_xhat, 1, None, where, weights, residual, *options[1:3]
     )
     return dx, dresidual[0] if dresidual else None
 
@@ -226,7 +189,7 @@ def _arrays_for_backward(dy: Tensor, inputs: Inputs) -> tuple[Any, ...]:
     x = inputs.x
     if dy.stride() != x.stride() and 0 not in dy.stride():
         dy = torch.empty_like(x).copy_(dy)
-    return _arrays_of((dy, *inputs))
+    return _arrays_of((dy, *inputs[:6]))
 
 
 def tensor_like(array: Array, like: Tensor) -> Tensor:

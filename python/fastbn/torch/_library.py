@@ -12,22 +12,21 @@ import torch
 from torch import Tensor
 
 from fastbn.torch import _composed, _kernels
-from fastbn.torch._kernels import Array, Inputs, Options, Running, Statistics, array_of
+from fastbn.torch._kernels import Array, Inputs, Options, Statistics, array_of
 
 
-def batch_norm(inputs: Inputs, running: Running, options: Options, training: bool) -> Tensor:
+def batch_norm(inputs: Inputs, options: Options, training: bool) -> Tensor:
     """Return y, and update running statistics that are given in training."""
-    if (running.mean is None) is not (running.var is None):
+    x, weight, bias, _, _, residual, running_mean, running_var = inputs
+    if (running_mean is None) is not (running_var is None):
         raise ValueError("running_mean and running_var must either both be None or neither be None")
-    _kernels.check_running_dtypes(running)
+    _kernels.check_running_dtypes(inputs)
     y: Tensor
     if training:
-        y, mean, var, _, count = torch.ops.fastbn.batch_norm_train(*inputs, *options)
-        if running.mean is not None:
-            _composed.update_running(running, _composed.Statistics(mean, var, count))
+        y, mean, var, _, count = torch.ops.fastbn.batch_norm_train(*inputs[:6], *options[:3])
+        _composed.update_running(inputs, options, _composed.Statistics(mean, var, count))
         return y
-    x, weight, bias, _, _, residual = inputs
-    y = torch.ops.fastbn.batch_norm_infer(x, running.mean, running.var, weight, bias, residual, *options)
+    y = torch.ops.fastbn.batch_norm_infer(x, running_mean, running_var, weight, bias, residual, *options[:3])
     return y
 
 
@@ -38,9 +37,15 @@ def as_wanted(
 
     That of the residual is dy where no activation stands between them.
     """
-    *others, dresidual = gradients
-    found = *others, dy if options.activation is None else dresidual
-    return tuple(each if is_wanted else None for each, is_wanted in zip(found, wanted, strict=True))
+    dx, dweight, dbias, dresidual = gradients
+    if options.activation is None:
+        dresidual = dy
+    return (
+        dx if wanted[0] else None,
+        dweight if wanted[1] else None,
+        dbias if wanted[2] else None,
+        dresidual if wanted[3] else None,
+    )
 
 
 # Training.
@@ -55,7 +60,7 @@ def as_wanted(
 )
 def _train(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, options = Inputs(*arguments[:6]), Options(*arguments[6:])
-    y, (*statistics, count) = _kernels.train(inputs, Running(), options)
+    y, (*statistics, count) = _kernels.train(inputs, options)
     mean, var, invstd = map(torch.from_numpy, statistics)
     counts = torch.full_like(mean, count) if isinstance(count, int) else torch.from_numpy(count)
     return _strided_like(y, inputs.x), mean, var, invstd, counts
@@ -98,7 +103,7 @@ _train.register_autograd(_through_training, setup_context=_save_training)
     " str? activation, float negative_slope) -> Tensor",
 )
 def _infer(x: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, residual: Any, *options: Any) -> Tensor:
-    y, _ = _kernels.infer(Inputs(x, weight, bias, residual=residual), mean, var, Options(*options))
+    y, _ = _kernels.infer(Inputs(x, weight, bias, None, None, residual, mean, var), Options(*options))
     return _strided_like(y, x)
 
 
@@ -140,9 +145,9 @@ def _gradients(
     if torch.is_grad_enabled():
         found = _composed.backward(dy, inputs, options, constants)
     else:
-        x, weight, bias, *others = inputs
+        x, weight, bias, *others = inputs[:6]
         found = torch.ops.fastbn.batch_norm_backward(
-            dy, x, weight, bias, *statistics, *others, constants is None, *options[1:]
+            dy, x, weight, bias, *statistics, *others, constants is None, *options[1:3]
         )
     return as_wanted(found, dy, options, wanted)
 

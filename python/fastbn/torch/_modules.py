@@ -11,8 +11,8 @@ from torch.fx import Proxy
 from torch.fx.proxy import TraceError
 
 from fastbn import _core
-from fastbn.torch._functional import checked_options, is_eager, normalized
-from fastbn.torch._kernels import Inputs, Options, Running
+from fastbn.torch._functional import check_activation, is_eager, normalized
+from fastbn.torch._kernels import Inputs, Options
 
 # Looked up once: after a convolution the caches are cold.
 _call_module = _core.call_module
@@ -38,6 +38,7 @@ class BatchNormMixin(torch.nn.Module):
     _check_input_dim: Callable[[Tensor], None]
 
     def __init__(self, *args: Any, activation: str | None = None, negative_slope: float = 0.01, **options: Any) -> None:
+        check_activation(activation, negative_slope)
         super().__init__(*args, **options)
         if activation is not None:
             self.activation = activation
@@ -74,8 +75,7 @@ class BatchNormMixin(torch.nn.Module):
         if isinstance(input, Proxy):
             return self._node(input, residual=residual, where=where, weights=weights)
         self._check_input_dim(input)
-        eager = is_eager()
-        training = self.training
+        eager, training = is_eager(), self.training
         momentum = self._count_batch(eager) if training and self.track_running_stats else self.momentum or 0.0
         # As attributes, torch.nn.Module finds them by a function in Python.
         parameters, buffers = self._parameters, self._buffers
@@ -87,16 +87,16 @@ class BatchNormMixin(torch.nn.Module):
         if training and not self.track_running_stats:
             running_mean = running_var = None
         return normalized(
-            Inputs(input, weight, bias, where, weights, residual),
-            Running(running_mean, running_var, momentum),
-            self._options(),
+            Inputs(input, weight, bias, where, weights, residual, running_mean, running_var),
+            self._options(momentum),
             training or (running_mean is None and running_var is None),
             eager,
         )
 
-    def _options(self) -> Options:
-        activation = self.activation
-        return Options(self.eps) if activation is None else checked_options(self.eps, activation, self.negative_slope)
+    def _options(self, momentum: float) -> Options:
+        if self.activation is not None:  # which may have been changed
+            check_activation(self.activation, self.negative_slope)
+        return Options(self.eps, self.activation, self.negative_slope, momentum)
 
     def _node(self, input: Any, **options: Any) -> Any:
         """Return the call as a node of the graph that torch.fx traces: so it takes calls of torch's own modules."""

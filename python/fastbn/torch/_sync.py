@@ -26,7 +26,7 @@ from fastbn._moments.merge import Statistics as Moments
 from fastbn._moments.merge import merged
 from fastbn.torch import _composed, _kernels
 from fastbn.torch._functional import check_savable, check_updatable, checked_residual, is_eager, is_plain, with_floats
-from fastbn.torch._kernels import Floats, Inputs, Options, Running, Statistics, tensor_like
+from fastbn.torch._kernels import Floats, Inputs, Options, Statistics, tensor_like
 from fastbn.torch._library import as_wanted
 from fastbn.torch._modules import BatchNormMixin
 
@@ -102,7 +102,7 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
                 f"where and weights must be None on other devices than the CPU, got input on {input.device}"
             )
         y = torch.nn.SyncBatchNorm.forward(self, input)
-        return _composed.epilogue_of(y, residual, self._options())
+        return _composed.epilogue_of(y, residual, self._options(0.0))
 
     _check_non_zero_input_channels = torch.nn.SyncBatchNorm._check_non_zero_input_channels
 
@@ -125,9 +125,10 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
             self._check_input_dim(inputs.x)
             if inputs.residual is not None:
                 inputs = inputs._replace(residual=checked_residual(inputs.residual, inputs.x))
-            running = Running(self.running_mean, self.running_var, self.momentum or 0.0) if tracks else Running()
-            running, options = with_floats(running, self._options(), training=True)
-            _check(inputs, running, options)
+            if tracks:
+                inputs = inputs._replace(running_mean=self.running_mean, running_var=self.running_var)
+            options = with_floats(self._options(self.momentum or 0.0), training=True)
+            _check(inputs, options)
             own = _kernels.moments(inputs)
         except Exception as raised:
             error = raised
@@ -139,39 +140,39 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         if overflown.any():
             raise ValueError(f"input must have a variance that float64 holds, got {var[overflown][0]}")
         if tracks:
-            running = running._replace(momentum=float(self._count_batch()))
+            options = options._replace(momentum=float(self._count_batch()))
         statistics = Statistics(found.mean, var, _kernels.invstd_of(var, options.eps), count)
-        y: Tensor = _Function.apply((statistics, found.mean_lo, running, options, group), *inputs)
+        y: Tensor = _Function.apply((statistics, found.mean_lo, options, group), *inputs)
         return y
 
 
-def _check(inputs: Inputs, running: Running, options: Options) -> None:
+def _check(inputs: Inputs, options: Options) -> None:
     """Raise here, before the collective call, what would otherwise be raised after it in this process alone."""
-    x, weight, bias, _, _, residual = inputs
+    x, weight, bias, _, _, residual, *running = inputs
     if not (is_plain(x) and is_eager()):
         raise TypeError(f"input must be a plain strided tensor of a floating-point type, got {type(x)} of {x.dtype}")
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias, residual)):
         check_savable(inputs)
     channels = x.shape[1]
-    for each in running.mean, running.var:
+    for each in running:
         if each is not None and each.shape != (channels,):
             raise RuntimeError(f"running_mean and running_var must have shape ({channels},), got {tuple(each.shape)}")
-    _kernels.check_running_dtypes(running)
-    check_updatable(running)
-    nothing = inputs._replace(x=x[:0], residual=None if residual is None else residual[:0])
-    _kernels.infer(nothing, torch.zeros(channels), torch.ones(channels), options)
+    _kernels.check_running_dtypes(inputs)
+    check_updatable(inputs)
+    nothing = None if residual is None else residual[:0]
+    _kernels.infer(
+        Inputs(x[:0], weight, bias, None, None, nothing, torch.zeros(channels), torch.ones(channels)), options
+    )
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: tuple[Statistics, Floats, Running, Options, Any], *tensors: Tensor | None) -> Tensor:
-        statistics, mean_lo, running, ctx.options, ctx.group = call
+    def forward(ctx: Any, call: tuple[Statistics, Floats, Options, Any], *tensors: Tensor | None) -> Tensor:
+        ctx.statistics, mean_lo, ctx.options, ctx.group = call
         inputs = Inputs(*tensors)
-        mean, var, _, count = (torch.from_numpy(each) for each in statistics)
-        y, _ = _kernels.infer(inputs, mean, var, ctx.options, mean_lo)
-        if running.mean is not None:
-            _composed.update_running(running, _composed.Statistics(mean, var, count))
-        ctx.statistics = statistics
+        mean, var, _, count = (torch.from_numpy(each) for each in ctx.statistics)
+        y, _ = _kernels.infer(inputs._replace(running_mean=mean, running_var=var), ctx.options, mean_lo)
+        _composed.update_running(inputs, ctx.options, _composed.Statistics(mean, var, count))
         ctx.save_for_backward(*_kernels.for_backward(inputs, ctx.options))
         return tensor_like(y, inputs.x)
 
@@ -182,18 +183,13 @@ class _Function(torch.autograd.Function):
         x, count = call[1].x, ctx.statistics.count
         own = _kernels.gradient_sums(*call)
         of_all = np.add.reduce(_gathered(np.stack(own), ctx.group))
-        dx, dresidual = _kernels.input_gradient(
-            *call, *np.divide(of_all, count, out=np.zeros_like(of_all), where=count > 0)
-        )
-        found = (
-            tensor_like(dx, x),
-            *map(torch.from_numpy, own),
-            None if dresidual is None else tensor_like(dresidual, x),
-        )
-        _, wants_x, wants_weight, wants_bias, _, _, wants_residual = ctx.needs_input_grad
-        wanted = wants_x, wants_weight, wants_bias, wants_residual
-        *gradients, dresidual = as_wanted(found, dy, ctx.options, wanted)
-        return None, *gradients, None, None, dresidual
+        means = np.divide(of_all, count, out=np.zeros_like(of_all), where=count > 0)
+        dx, dresidual = _kernels.input_gradient(*call, *means)
+        own_residual = None if dresidual is None else tensor_like(dresidual, x)
+        found = tensor_like(dx, x), *map(torch.from_numpy, own), own_residual
+        _, *wanted, _, _, residual, _, _ = ctx.needs_input_grad
+        *gradients, last = as_wanted(found, dy, ctx.options, (*wanted, residual))
+        return None, *gradients, None, None, last, None, None
 
 
 def _moments_of_all(own: Floats | None, error: Exception | None, inputs: Inputs, tracks: bool, group: Any) -> Moments:
