@@ -1,7 +1,7 @@
 """`SyncBatchNorm`: batch normalization by the statistics of all processes of a `torch.distributed` group, on the CPU.
 
 Forward, each process checks its arguments and measures its part of the batch. All learn whether one has found an error
-(a collective call of one number), and then all counts, means and m2 (another). They merge these by the formula of
+(a collective call of three numbers), and then all counts, means and m2 (another). They merge these by the formula of
 Chan, Golub & LeVeque 1983 (eq. 1.5), in the order of ranks, so that each gets the same bits. So the result is that of
 one process with the whole batch, whatever the sizes of the parts; a part may be empty.
 
@@ -49,8 +49,8 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
     Raises
     ------
     ValueError
-        In all processes, if there is one value per channel in all of them together, or if their numbers of channels
-        differ.
+        In all processes, if there is one value per channel in all of them together, if their weights sum to 1 or less
+        where there are running statistics, or if their numbers of channels differ.
     TypeError, ValueError, RuntimeError
         In a process whose input or options are wrong, before anything is written; in all others a RuntimeError.
 
