@@ -132,6 +132,17 @@ def test_running_statistics_under_transforms() -> None:
             torch.testing.assert_close((stacked[0][i], stacked[1][i]), alone)
 
 
+def test_running_statistics_under_functionalize() -> None:
+    x, found = made(4, 3).float(), []
+    for norm in (BatchNorm1d(3), torch.nn.BatchNorm1d(3)):
+        y = torch.func.functionalize(norm)(x)
+        buffers = dict(norm.named_buffers())
+        z = torch.func.functionalize(torch.func.functional_call, remove="mutations")(norm, buffers, (x,))
+        found.append([y, z, *buffers.values()])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)  # torch's sums are of float32
+    assert (found[0][2] != 0).all()
+
+
 def test_forward_mode_at_a_large_mean() -> None:
     x, tangent = (made(500, 3).float() + 1e4), made(500, 3, seed=1).float()
     with forward_ad.dual_level():

@@ -100,6 +100,10 @@ def _assign(running: Tensor, new: Tensor) -> None:
     if not is_transformed() or functions.is_batchedtensor(new):
         running.copy_(new)
         return
+    is_functional = torch._is_functional_tensor
+    if not torch.compiler.is_compiling() and is_functional(new) and not is_functional(running):
+        torch._sync(new)  # to torch.func.functionalize the running statistics are constants
+        new = torch._from_functional_tensor(new)
     innermost = running
     while functions.is_gradtrackingtensor(innermost):
         innermost = functions.get_unwrapped(innermost)
