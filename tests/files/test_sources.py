@@ -646,9 +646,16 @@ def test_virtual_arrays_of_files_that_are_missing(tmp_path: Path, x: Array) -> N
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_virtual_dataset("v", layout, fillvalue=0.0)
     assert_streamed(fastbn.stream(tmp_path / "x.h5"), x)
+    for name, other in (("x.h5", "part.h5"), ("own.h5", ".")):  # of its file there is no such data set
+        layout = h5py.VirtualLayout(x.shape, "f8")
+        with h5py.File(tmp_path / name, "a") as file:
+            layout[:] = h5py.VirtualSource(other, "z", x.shape)
+            file.create_virtual_dataset("w", layout, fillvalue=0.0)
+        with pytest.raises(ValueError, match=rf"{name}:/w must have all data sets .*, got no 'z' in '{other}'"):
+            fastbn.stream(f"{tmp_path}/{name}:w")
     (tmp_path / "part.h5").unlink()
     with pytest.raises(ValueError, match=r"x\.h5:/v must have all files that it is made of, got none of 'part\.h5'"):
-        fastbn.stream(tmp_path / "x.h5")
+        fastbn.stream(f"{tmp_path}/x.h5:v")
 
 
 def test_groups_of_netcdf_files(tmp_path: Path, x: Array) -> None:

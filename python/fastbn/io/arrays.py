@@ -521,8 +521,12 @@ def data_sets(array: Any, above: frozenset[tuple[str, str]] = frozenset()) -> It
             )
         for path in paths:
             yield path, each.dset_name
-            with suppress(OSError, KeyError), needed("h5py", "HDF5 files").File(path, "r") as file:
-                yield from data_sets(file[each.dset_name], above | {(here, name)})
+            with suppress(OSError), needed("h5py", "HDF5 files").File(path, "r") as file:
+                if each.dset_name in file:
+                    yield from data_sets(file[each.dset_name], above | {(here, name)})
+                elif path == paths[0] and "%" not in f"{each.file_name}{each.dset_name}":
+                    got = f"got no {each.dset_name!r} in {each.file_name!r}"
+                    raise UnreadableError(f"{here}:{name} must have all data sets that it is made of, {got}")
 
 
 def zarr_format(array: Any) -> int:
