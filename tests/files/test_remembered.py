@@ -100,6 +100,45 @@ def test_what_is_given_wins_over_what_is_remembered(tmp_path: Path, x: Array) ->
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(x), **CLOSE)
 
 
+def test_a_scale_that_cannot_be_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Integers were not divided, and statistics of pixels are in no units of 0 to 1; other depths have others."""
+    x = rng.integers(0, 256, (6, 5, 4)).astype(np.uint8)
+    raw, unit = fastbn.stream(x), fastbn.stream(x, scale=255)
+    for m, scale, said in (
+        (unit, 1, "255, .*, got 1"),
+        (raw, 255, "1, .*, got 255"),
+        (fastbn.moments(x), 255, "1, .*, got 255"),
+    ):
+        with pytest.raises(ValueError, match=f"^scale must be that of the statistics, {said}$"):
+            fastbn.standardize(x, m, tmp_path / "y.npy", scale=scale)
+    assert not list(tmp_path.iterdir())
+    for values, m, scale in (
+        (x / 255, unit, 1),
+        (x.astype(np.uint16) * 257, unit, 65535),
+        (x.astype(np.uint16) * 257, raw, 257),
+        (x, fastbn.stream(x / 255), 255),
+    ):
+        fastbn.standardize(values, m, tmp_path / "y.npy", scale=scale, dtype="float64", overwrite=True)
+        expected = (x - x.mean(axis=(0, 2))[:, None]) / x.std(axis=(0, 2))[:, None]
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, **CLOSE)
+
+
+def test_a_mode_is_that_of_the_statistics(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).save(tmp_path / "x.png")
+    for measured, asked in (("L", "LAB"), ("RGB", "L")):
+        m = fastbn.stream(tmp_path / "x.png", mode=measured)
+        with pytest.raises(ValueError, match=f"^mode must be that of the statistics, '{measured}', got '{asked}'$"):
+            fastbn.standardize(tmp_path / "x.png", m, tmp_path / "y.npy", mode=asked)
+    fastbn.standardize(tmp_path / "x.png", fastbn.stream(tmp_path / "x.png"), tmp_path / "y.npy", mode="RGB")
+
+
+def test_statistics_of_earlier_versions_are_read_under_any_name(tmp_path: Path, x: Array) -> None:
+    m = fastbn.stream(x)
+    m.save(tmp_path / "m.npz")
+    (tmp_path / "m.npz").rename(tmp_path / "m.json")  # which `Moments.save` wrote itself
+    assert load_stats(tmp_path / "m.json") == m
+
+
 def test_the_axis_of_arrays_is_not_that_of_tables_and_images(tmp_path: Path, x: Array) -> None:
     pd.DataFrame(x, columns=["a", "b"]).to_csv(tmp_path / "x.csv", index=False)
     fastbn.standardize(tmp_path / "x.csv", fastbn.stream(x.T, axis=0), tmp_path / "y.npy")

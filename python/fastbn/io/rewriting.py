@@ -56,6 +56,8 @@ class Rewriting(Run):
         if self._moments.shape is None:
             raise ValueError("moments must have seen something, got empty ones")
         known, beside = read_as(self._moments), 8 if options.written is None else options.written.itemsize
+        if None not in (options.mode, known.mode) and options.mode != known.mode:
+            raise ValueError(f"mode must be that of the statistics, {known.mode!r}, got {options.mode!r}")
         mode, scale = options.mode or known.mode, options.scale or known.scale
         super().__init__(found, options.but(mode=mode, scale=scale, beside=beside, rowwise=True))
         self._identity = None  # of a run that can go on later
@@ -135,10 +137,17 @@ class Rewriting(Run):
 
     def _statistics(self, source: Source) -> dict[str, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
-        scale, names = self._options.scale or 1.0, self._moments.names
+        scale, names, known = self._options.scale or 1.0, self._moments.names, read_as(self._moments).scale
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
             found = {"mean": self._moments.mean * scale, "mean_lo": self._moments._mean_lo * scale}
             found["var"] = divisor_variance(self._moments.var() * scale * scale)
+        if scale != known and source.dtype.kind in "iu":
+            # Others are legitimate: 1 for values that were divided already, and 65535 beside 255 for another depth.
+            # But integers were not divided, and no mean is beyond all that their type holds.
+            held = np.iinfo(source.dtype)
+            if scale == 1 or np.any((found["mean"] < held.min) | (found["mean"] > held.max)):
+                what = f"for the integers of {source.name}, got {scale:g}"
+                raise UnreadableError(f"scale must be that of the statistics, {known:g}, {what}")
         if names is not None and source.names is not None and names != source.names:
             numbers = {name: number for number, name in enumerate(names)}
             missing = [name for name in source.names if name not in numbers]

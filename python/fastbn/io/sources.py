@@ -56,18 +56,20 @@ class Origin(NamedTuple):
 class Source:
     """One opened file, folder or array; ``features`` is the shape of its statistics, along ``axis`` of its blocks.
 
-    ``names`` are those of the chosen features in the order asked for, None where they are just numbered, and ``more``
-    those of features that were not asked for and could have been. Where blocks have the features in another order,
-    ``order`` says where each of those asked for is. ``shape`` is that of the array that blocks are parts of, None where
-    there is none; ``flat`` says that it has one dimension in truth, and one column here, ``tabular`` that its blocks
-    have rows. A thread may read ahead where it ``overlaps``. ``suspects`` says which columns were left out though they
-    hold numbers, ``others`` has all that do not count unless they are asked for, by the reasons; ``notes`` says what
-    was done to the values without being asked.
+    ``dtype`` is the type in which its values are computed with. ``names`` are those of the chosen features in the
+    order asked for, None where they are just numbered, and ``more`` those of features that were not asked for and
+    could have been. Where blocks have the features in another order, ``order`` says where each of those asked for is.
+    ``shape`` is that of the array that blocks are parts of, None where there is none; ``flat`` says that it has one
+    dimension in truth, and one column here, ``tabular`` that its blocks have rows. A thread may read ahead where it
+    ``overlaps``. ``suspects`` says which columns were left out though they hold numbers, ``others`` has all that do
+    not count unless they are asked for, by the reasons; ``notes`` says what was done to the values without being
+    asked.
     """
 
     name: str
     axis: Shape = (1,)
     features: Shape
+    dtype: np.dtype[Any]
     names: tuple[str, ...] | None = None
     more: Sequence[str] = ()
     order: tuple[int, ...] | None = None

@@ -58,7 +58,8 @@ def load_stats(path: Path) -> Moments:
     name = os.fspath(path)
     checked_suffix(name)
     with open(name, "rb") as file:
-        if name.lower().endswith(".json"):
+        # Earlier versions of `Moments.save` wrote .npz files under any name.
+        if name.lower().endswith(".json") and not file.peek().startswith(b"PK"):
             return from_json(file.read().decode(errors="replace"), repr(name))
         config, arrays = read_npz(file, _WRITER, repr(name))
     return _moments(arrays | config, repr(name))
