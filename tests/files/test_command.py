@@ -85,7 +85,7 @@ def test_files_of_statistics(command: Run, tmp_path: Path, source: str, suffix: 
             np.testing.assert_array_equal(file["std"], found.std())
             assert file["names"].tolist() == ["c0", "c1", "c2"]
     code, _, err = command("stats", source, "--out", out)
-    assert (code, err) == (1, f"fastbn: error: {out}: File exists (--force replaces it)\n")
+    assert (code, err) == (1, f"fastbn: error: {out}: File exists (overwrite=True, --force, replaces it)\n")
     code, _, err = command("stats", "nosuch.npy", "--out", tmp_path / "no" / "s.npz")
     assert (code, err) == (1, f"fastbn: error: {tmp_path}/no: No such file or directory\n")
     assert command("stats", source, "--out", out, "--force", "--columns", "c0")[0] == 0
@@ -280,13 +280,15 @@ def test_a_checkpoint_stays_until_the_result_is_printed(
     assert not checkpoint.exists()
 
 
-def test_a_checkpoint_that_is_there_is_said(command: Run, tmp_path: Path, source: str) -> None:
-    (tmp_path / "c").write_text('{"format": 1, "identity": {}}')
-    code, _, err = command("stats", source, "--checkpoint", tmp_path / "c")
-    assert (code, err) == (
-        0,
-        f"fastbn: {tmp_path}/c is of a run that was interrupted; --resume would have gone on from it\n",
-    )
+def test_a_checkpoint_is_not_begun_over_without_a_word(command: Run, tmp_path: Path, source: str) -> None:
+    stopped(source, tmp_path / "c")
+    held, arguments = (tmp_path / "c").read_bytes(), ["stats", source, "--checkpoint", tmp_path / "c", "--every", "0"]
+    code, _, err = command(*arguments)
+    how = "--resume goes on from it, --force begins anew"
+    assert (code, err) == (1, f"fastbn: error: {tmp_path}/c is of a run that was interrupted: {how}\n")
+    assert (tmp_path / "c").read_bytes() == held
+    assert command(*arguments, "--force")[::2] == (0, "")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

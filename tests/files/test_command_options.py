@@ -136,6 +136,11 @@ def test_who_stops_it_is_told_how_to_go_on(
         with monkeypatch.context() as context:
             context.setattr("fastbn.io.run.Run._tell", stopping)
             calls.clear()
+            code, _, err = command("stats", *arguments, "--force")  # before there is a checkpoint
+            assert (code, err) == (130, "fastbn: stopped; nothing of it is kept\n")
+        with monkeypatch.context() as context:
+            context.setattr("fastbn.io.run.Run._tell", stopping)
+            calls.clear()
             copy = ["standardize", tmp_path / "x.npy", "--stats", tmp_path / "s.npz", "--out", tmp_path / "y.npy"]
             code, _, err = command(*copy, "--resume", "--memory", "256K")
             assert (code, err) == (130, "fastbn: stopped; the same command goes on from there\n")

@@ -93,7 +93,7 @@ FILES = [  # what may be right with other files
     ("stats n.csv", "header=True or header=False (--header, --no-header)"),
     ("stats x.png --max-pixels 5", "max_pixels"),
     ("stats x.npy y.csv", "y.csv must have the features"),
-    ("stats x.npy --out x.npz", "File exists (--force replaces it)"),
+    ("stats x.npy --out x.npz", "File exists (overwrite=True, --force, replaces it)"),
     ("stats x.npy --out no/s.npz", "no: No such file or directory"),
     ("stats x.npz:a --out x.npz --force", "--out must not be one of the sources, got 'x.npz'"),
     ("stats x.npy --checkpoint x.txt", "checkpoint must name a file that a run left, or none, got 'x.txt'"),

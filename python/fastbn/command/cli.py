@@ -19,7 +19,7 @@ from fastbn.command import display
 from fastbn.io.checkpoints import is_checkpoint
 from fastbn.io.counting import Counting
 from fastbn.io.options import MAX_PIXELS, MEMORY, Options
-from fastbn.io.places import is_zarr, left_out, places, replaces
+from fastbn.io.places import already_there, is_zarr, left_out, places, replaces
 from fastbn.io.rewriting import Rewriting, target_for
 from fastbn.io.statsfiles import checked_suffix, load_stats, merged_stats, save_stats, to_json
 
@@ -120,7 +120,7 @@ _READING = [
     _option("--comment", "What begins a comment in texts."),
     _option("--memory", "Most memory for data, as 64M.", type=_nbytes, default=f"{MEMORY >> 20}M", metavar="TEXT"),
     _option("--on-error", "What to do about unreadable files.", type=click.Choice(["raise", "skip"]), default="raise"),
-    _option("--resume", "Go on where the same command was stopped, if it was.", is_flag=True),
+    _option("--resume", "Go on from where the same command was stopped. If it was not, begin.", is_flag=True),
     _FORCE,
 ]
 
@@ -142,10 +142,11 @@ def stats(
             raise ValueError(f"--checkpoint must not be --out, got {kept!r}")  # the end of the run would remove that
         options = _options(given, checkpoint=kept)
     _check_outputs(out, force, sources)
-    with _resumable(kept), display.progress("counting") as report:
+    with _running(sources, given["columns"], kept), display.progress("counting") as report:
         counting = Counting(sources, options.but(progress=report))
-        if kept is not None and not options.resume and is_checkpoint(kept):
-            display.note(f"{kept} is of a run that was interrupted; --resume would have gone on from it")
+        if kept is not None and not (options.resume or force) and is_checkpoint(kept):
+            hint = "--resume goes on from it, --force begins anew"
+            raise ValueError(f"{kept} is of a run that was interrupted: {hint}")
         if kept is not None and options.resume and not os.path.exists(kept):
             display.note(f"{kept} is not there, so this begins at the beginning")
         moments = counting.moments()
@@ -171,7 +172,7 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
         checked_suffix(statistics)
         options = _options(given | {"dtype": None}, written=given["dtype"], overwrite=force)
         target_for(out, options)
-    with _resumable("" if options.resume else None), display.progress("writing") as report:
+    with _running(sources, given["columns"], "" if options.resume else None), display.progress("writing") as report:
         Rewriting(sources, statistics, out, options.but(progress=report)).write()
     _note_left_out(sources)
     spoiled = display.spoiled(load_stats(statistics))
@@ -310,7 +311,7 @@ def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = (
         if os.path.exists(path) and replaces(path, (file for place in places(sources) for file in place.files)):
             raise ValueError(f"--out must not be one of the sources, got {path!r}")
         if os.path.lexists(path) and not force:
-            raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} (--force replaces it)", path)
+            raise already_there(path)
         folder = os.path.dirname(os.path.abspath(path))
         if not os.access(folder, os.W_OK):  # said now, not when everything is counted
             code = errno.EACCES if os.path.isdir(folder) else errno.ENOENT
@@ -318,15 +319,16 @@ def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = (
 
 
 @contextmanager
-def _resumable(checkpoint: str | None) -> Iterator[None]:
-    """Say of a run that is stopped how to go on."""
+def _running(sources: Sequence[str], columns: Sequence[str] | None, checkpoint: str | None) -> Iterator[None]:
+    """Say of a run that is stopped how to go on, and of a source that is a column how it is written."""
     try:
         yield
     except SystemExit:
-        if checkpoint == "":
-            display.note("stopped; the same command goes on from there")
-        elif checkpoint is not None and is_checkpoint(checkpoint):
-            display.note(f"stopped; the same command with --resume goes on from {checkpoint}")
+        # No checkpoint is written here, between two of them: the block under way is half counted.
+        how = "the same command goes on from there" if checkpoint == "" else "nothing of it is kept"
+        if checkpoint and is_checkpoint(checkpoint):
+            how = f"the same command with --resume goes on from {checkpoint}"
+        display.note(f"stopped; {how}")
         raise
 
 

@@ -119,6 +119,11 @@ def replaces(path: str, files: Iterable[str]) -> bool:
     return False
 
 
+def already_there(path: str, hint: str = "overwrite=True, --force, replaces it") -> FileExistsError:
+    """Return the error for a file or a folder that may not be replaced."""
+    return FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} ({hint})", path)
+
+
 def left_out(folder: str) -> list[str]:
     """Return the files of a folder that are not read, for they are of no format that is known, or not images."""
     files = list(_files(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Generator, Iterable
@@ -17,7 +16,7 @@ from fastbn._atomic import removed, replacing
 from fastbn._moments.moments import Moments, divisor_variance
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
-from fastbn.io.places import TABLES, Place, is_table, is_zarr, places, replaces
+from fastbn.io.places import TABLES, Place, already_there, is_table, is_zarr, places, replaces
 from fastbn.io.run import Run, failing
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
@@ -73,10 +72,8 @@ class Rewriting(Run):
             self._check_apart(place)
         replaceable = not os.path.isdir(target.path) or is_zarr(target.path)
         if target.is_there() and not (self._options.overwrite and replaceable):
-            hint = (
-                "overwrite=True, --force, replaces it" if replaceable else "a folder is never replaced: remove it first"
-            )
-            raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} ({hint})", target.name)
+            how = {} if replaceable else {"hint": "a folder is never replaced: remove it first"}
+            raise already_there(target.name, **how)
         with replacing(target.path, keep=self._identity is not None) as path:
             found = None
             if self._identity is not None:
