@@ -81,7 +81,7 @@ def test_columns_go_by_name_between_files(tmp_path: Path, x: Array) -> None:
     fastbn.standardize(tmp_path / "y.parquet", moments, tmp_path / "z.parquet")
     np.testing.assert_allclose(pd.read_parquet(tmp_path / "z.parquet")[["a", "b"]], standard(x), **CLOSE)
     (tmp_path / "w.csv").write_text("a,c\n1,2\n")
-    with pytest.raises(ValueError, match=r"columns must be among those of .*w.csv \(a, c\), got 'b'"):
+    with pytest.raises(ValueError, match=r"w.csv \(a, c\) has no column 'b', which the statistics have"):
         fastbn.standardize(tmp_path / "w.csv", moments, tmp_path / "w.npy")
 
 
@@ -98,7 +98,7 @@ def test_columns_of_frames_go_by_name(tmp_path: Path, x: Array, make: Callable[[
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(x), **CLOSE)
     assert_streamed(fastbn.stream([frame, other], columns=["b", "a"]), np.concatenate([x, x])[:, ::-1])
     assert fastbn.stream([make({"a": x[:, 0], "b": x[:, 1]}), other]) == fastbn.stream([x, x])
-    with pytest.raises(ValueError, match=r"columns must be among those of source\[1\] \(a\), got 'b'"):
+    with pytest.raises(ValueError, match=r"source\[1\] \(a\) has no column 'b', which source\[0\] before it has"):
         fastbn.stream([other, make({"a": x[:, 0]})])
 
 
@@ -328,7 +328,7 @@ def test_a_column_of_almost_numbers_is_named(tmp_path: Path) -> None:
     assert found.names == ("a",)
     found = fastbn.stream(tmp_path / "x.csv", null_values="?", nan="omit")
     assert (found.names, found.mean.tolist()) == (("a", "b", "d"), [3.0, 4.0, 5.5])
-    with pytest.raises(ValueError, match=r"got 'b' of .*x.csv, which holds string, '\?' for instance"):
+    with pytest.raises(ValueError, match=r"got 'b' of .*x.csv, which holds string, for .*: '\?' \(null_values="):
         fastbn.stream(tmp_path / "x.csv", columns=["b"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -369,7 +369,8 @@ def test_numbers_that_are_spelled_in_another_way_are_named(
         found = fastbn.stream(tmp_path / "x.tsv", **options)
     assert found.names == ("a",)  # type: ignore[attr-defined]
     said = f"column 'b' of {tmp_path}/x.tsv is left out, for not all of its entries are written as numbers are: "
-    assert [str(warning.message) for warning in caught] == [said + repr(entries[0])]
+    hint = " (decimal=',', --decimal ',', reads 1.5)" if entries[0] == "1,5" else ""
+    assert [str(warning.message) for warning in caught] == [said + repr(entries[0]) + hint]
 
 
 def test_text_that_only_looks_like_numbers_is_left_out_silently(tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ def test_text_that_only_looks_like_numbers_is_left_out_silently(tmp_path: Path) 
 def test_a_comma_is_hinted_at_where_a_line_is_one_column(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(
-        ValueError, match=r"got a,b \(string, '1,2' for instance\) \(delimiter=',' would make more columns of it\)"
+        ValueError, match=r"got a,b \(string, .*: '1,2'\) \(delimiter=',', --delimiter, would make more columns of it\)"
     ):
         fastbn.stream(tmp_path / "x.csv", delimiter=";")
 
@@ -434,7 +435,7 @@ def test_hex_numbers_that_come_late_are_named(tmp_path: Path) -> None:
 
 def test_what_is_no_number_in_memory_is_named(x: Array) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [1, "two"], "c": ["x", "y"]})
-    with pytest.raises(ValueError, match=r"columns must name .* numbers, got 'b' of source, .*, 'two' for inst"):
+    with pytest.raises(ValueError, match=r"columns must name .* numbers, got 'b' of source, .*: 'two'$"):
         fastbn.stream(frame, columns=["a", "b"])
     with pytest.raises(ValueError, match=r"columns must name columns of numbers, got 'c' of source, which holds"):
         fastbn.stream(frame, columns=["a", "c"])
@@ -595,7 +596,9 @@ def test_spellings(tmp_path: Path, x: Array, delimiter: str, decimal: str, encod
 def test_spellings_that_are_not_said(tmp_path: Path, x: Array) -> None:
     path = tmp_path / "x.csv"
     path.write_text("a;b\n1;2\n")
-    with pytest.raises(ValueError, match=r"a column of numbers, got a;b \(string\) \(delimiter=';' would make more"):
+    with pytest.raises(
+        ValueError, match=r"a column of numbers, got a;b \(string\) \(delimiter=';', --delimiter, would make"
+    ):
         fastbn.stream(path)
     path.write_bytes(spelled(x, ",", ".").encode("latin-1"))
     with pytest.raises(ValueError, match=r"x.csv must be in UTF-8, or be read with its encoding \('latin-1' or"):

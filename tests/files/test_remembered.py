@@ -148,7 +148,7 @@ def test_the_axis_of_arrays_is_not_that_of_tables_and_images(tmp_path: Path, x: 
     fastbn.standardize(tmp_path / "x.png", fastbn.stream(image[np.newaxis], axis=3), tmp_path / "z.npy")
     expected = (image - image.mean(axis=(0, 1))) / image.std(axis=(0, 1))
     np.testing.assert_allclose(np.load(tmp_path / "z.npy")[0], expected.transpose(2, 0, 1), rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="axis must be 1 for images, got 3"):
+    with pytest.raises(ValueError, match="axis must come with arrays, got 3 for the images of"):
         fastbn.standardize(tmp_path / "x.png", fastbn.stream(image[np.newaxis], axis=3), tmp_path / "w.npy", axis=3)
 
 

@@ -277,7 +277,12 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
     ("csv-line", written("x.csv", "a\n" + "1" * 10_000 + "\n"), {}, "x.csv must have lines of at most 5461 bytes"),
     ("no-image", written("x.png", "hello"), {}, "x.png cannot be read: cannot identify image file"),
     ("image-link", broken_link, {}, "No such file or directory: '.*x.png'"),
-    ("image-axis", written("x.png", "hello"), {"axis": 0}, "axis must be 1 for images, got 0 for .*x.png"),
+    (
+        "image-axis",
+        written("x.png", "hello"),
+        {"axis": 0},
+        "axis must come with arrays, got 0 for the images of .*x.png",
+    ),
 ]
 
 
@@ -358,7 +363,7 @@ def test_files_that_may_not_be_read(tmp_path: Path, x: Array) -> None:
     ("second", "message"),
     [
         ("a,b,c\n1,2,3\n", r"must have the columns of those before it \(a, b\), got c too"),
-        ("a\n1\n", r"columns must be among those of .*second.csv \(a\), got 'b'"),
+        ("a\n1\n", r"second.csv \(a\) has no column 'b', which .*first.csv before it has"),
         ("a,b\n1,x\n", "columns must name columns of numbers, got 'b' of .*second.csv"),
     ],
 )

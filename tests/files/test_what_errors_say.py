@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -49,8 +50,63 @@ def test_a_mode_is_named_only_where_it_helps(tmp_path: Path) -> None:
             fastbn.stream(pair)
         assert fastbn.stream(pair, mode="RGB").count == 32
     for pair in ((colour, deep), (deep, grey)):
-        with pytest.raises(ValueError, match=r"as those before it, got (I;16|L)$"):
+        with pytest.raises(ValueError, match=r"as those before it, got (I;16|L) \(no mode converts depths: measure"):
             fastbn.stream(pair)
+
+
+def test_who_asks_for_a_column_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("age,income\n1,2\n3,4\n")
+    (tmp_path / "less.csv").write_text("age,name\n1,Ann\n")
+    for mode in ("L", "RGB"):
+        Image.new(mode, (4, 4)).save(tmp_path / f"{mode}.png")
+    Image.fromarray(np.ones((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    has_not = r"^{} \({}\) has no column '{}', which the statistics have{}$"
+    for source, other, said in (
+        ("x.csv", "less.csv", ("age, name", "income", "")),
+        ("RGB.png", "L.png", ("L", "R", r" \(mode='RGB', --mode RGB, converts\)")),
+        ("L.png", "RGB.png", ("R, G, B", "L", r" \(mode='L', --mode L, converts\)")),
+        ("RGB.png", "deep.png", ("I", "R", "")),
+    ):
+        with pytest.raises(ValueError, match=has_not.format(tmp_path / other, *said)):
+            fastbn.standardize(tmp_path / other, fastbn.stream(tmp_path / source), tmp_path / "y.npy")
+
+
+def test_a_text_in_a_column_of_the_statistics_is_named(tmp_path: Path) -> None:
+    m = fastbn.stream(pd.DataFrame({"age": [1.0, 2.0]}))
+    frame = pd.DataFrame({"age": [1.0, "unknown"]})
+    with pytest.raises(
+        ValueError, match=r"^column 'age' of the data frame holds 'unknown', which is no number, beside"
+    ):
+        fastbn.standardize(frame, m, tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match=r"got 'age' of source, which holds string, for .*: 'unknown'$"):
+        fastbn.standardize(frame, m, tmp_path / "y.npy")
+    with pytest.raises(ValueError, match=r"^source cannot be read: .*Could not convert <object"):
+        fastbn.standardize(pd.DataFrame({"age": [1.0], "o": [object()]}), m, tmp_path / "y.parquet")
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match=r"'unknown' \(null_values=\['unknown'\], --null, would count the others\)$"):
+        fastbn.standardize(tmp_path / "x.csv", m, tmp_path / "y.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv"]
+
+
+def test_points_and_commas_are_hinted_at(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a;b\n1,5;2\n2,5;3\n")
+    also = (
+        "delimiter=';', --delimiter, would make more columns of it, and decimal=',', --decimal, numbers of such as 1,5"
+    )
+    with pytest.raises(ValueError, match=rf"Expected 1 columns, got 2.* \({also}\)$"):
+        fastbn.stream(tmp_path / "x.csv")
+    with pytest.warns(RuntimeWarning, match=r": '1,5' \(decimal=',', --decimal ',', reads 1\.5\)$"):
+        fastbn.stream(tmp_path / "x.csv", delimiter=";")
+    assert fastbn.stream(tmp_path / "x.csv", delimiter=";", decimal=",").mean.tolist() == [2.0, 2.5]
+
+
+def test_columns_without_commas_are_hinted_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.csv").write_text("age,income\n1,2\n")
+    for arguments in (["--columns", "age", "income", str(tmp_path / "x.csv")], [str(tmp_path / "x.csv"), "income"]):
+        with pytest.raises(SystemExit, match="1"):
+            main(["stats", *arguments])
+        hint = " (several columns: --columns age,income)" if len(arguments) > 2 else ""
+        assert capsys.readouterr().err == f"fastbn: error: income: No such file or directory{hint}\n"
 
 
 def test_a_file_of_statistics_is_no_data(tmp_path: Path, x: Array, capsys: pytest.CaptureFixture[str]) -> None:

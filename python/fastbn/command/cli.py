@@ -95,21 +95,23 @@ _FORCE = _option("--force", "Replace a file (or Zarr store) that is there alread
 _JSON = _option("--json as_json", "Print JSON.", is_flag=True)
 # How sources are read: the options of `stream` and of `standardize` alike, by the names that these have for them.
 _READING = [
-    _option("--axis", "Feature axes of arrays; by default 1, or as in the statistics.", type=_axes, metavar="TEXT"),
-    _option("--dim", "Names of the dimensions to reduce, with commas between.", multiple=True, callback=_listed),
-    _option("--columns", "Names or numbers of the features, with commas between.", multiple=True, callback=_listed),
-    _option("--scale", "Divide values by this: 255 for images in units of 0 to 1.", type=float),
+    _option(
+        "--axis", "Feature axes of arrays, as 1 or 1,2. By default 1, or as in --stats.", type=_axes, metavar="TEXT"
+    ),
+    _option("--dim", "Names of the dimensions to reduce, as a,b; may be repeated.", multiple=True, callback=_listed),
+    _option("--columns", "Names or numbers of the features, as a,b; may be repeated.", multiple=True, callback=_listed),
+    _option("--scale", "Divide values by this: images of 8 bits by 255, of 16 by 65535, for 0 to 1.", type=float),
     _option("--mode", "Convert images to this mode: L, RGB, RGBA, ..."),
     _option(
         "--nodata",
-        "A stored value that is no data, or COLUMN=VALUE; may be repeated; 'none': not even what the file says.",
+        "A stored value that is no data, or COLUMN=VALUE; may be repeated. 'none': all count, whatever the file says.",
         multiple=True,
         callback=_nodata,
     ),
     _option("--max-pixels", "The largest image to decode.", type=int, default=MAX_PIXELS),
     _option("--header", "The first line of texts has the columns' names.", is_flag=True),
-    _option("--no-header", "It has values.", is_flag=True),
-    _option("--null null_values", "What else stands for a missing entry; may be repeated.", multiple=True),
+    _option("--no-header", "The first line of texts has values already.", is_flag=True),
+    _option("--null null_values", "Another text for a missing entry; may be repeated.", multiple=True),
     _option(
         "--delimiter",
         "What is between the columns of texts; 'tab' is one.",
@@ -213,7 +215,7 @@ _PARAMETERS: dict[Any, list[Any]] = {
         *_READING,
         _option("--dtype", "Convert values to this before they count.", type=click.Choice(["float32", "float64"])),
         _option("--weights", "How much each value counts: a column of a table, or a file of one for each row."),
-        _option("--nan", "What becomes of NaN.", type=click.Choice(["propagate", "omit"]), default="propagate"),
+        _option("--nan", "Whether NaN is left out.", type=click.Choice(["propagate", "omit"]), default="propagate"),
         _option("--where-finite", "Leave out NaN and infinite values.", is_flag=True),
         _option("--checkpoint", "Where to keep how far the run is. By default OUT.checkpoint."),
         _option("--every", "Seconds between checkpoints.", type=float, default=5.0),
@@ -323,6 +325,10 @@ def _running(sources: Sequence[str], columns: Sequence[str] | None, checkpoint: 
     """Say of a run that is stopped how to go on, and of a source that is a column how it is written."""
     try:
         yield
+    except FileNotFoundError as error:
+        if columns and error.filename in sources:
+            error.strerror = f"{error.strerror} (several columns: --columns {','.join([*columns, error.filename])})"
+        raise
     except SystemExit:
         # No checkpoint is written here, between two of them: the block under way is half counted.
         how = "the same command goes on from there" if checkpoint == "" else "nothing of it is kept"

@@ -89,7 +89,7 @@ class ArraySource(Source):
         if options.columns is not None:
             if not lone:
                 raise UnreadableError(f"columns must come with one feature axis, got axis {self.axis} for {name}")
-            chosen = chosen_columns(name, options.columns, stored.names, count)
+            chosen = chosen_columns(name, options.columns, stored.names, count, options.asked_by)
             self.features = (len(chosen),)
             self.order = tuple(np.argsort(np.argsort(chosen)).tolist())
             if self.origin.coords is not None and self.origin.dims is not None:

@@ -48,7 +48,7 @@ class Field(NamedTuple):
     @property
     def holds(self) -> str:
         """What errors say of its entries."""
-        return self.type if self.odd is None else f"{self.type}, {self.odd!r} for instance"
+        return self.type if self.odd is None else f"{self.type}, for {self.why}"
 
 
 def fields_of(schema: Any) -> list[Field]:

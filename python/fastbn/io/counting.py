@@ -38,7 +38,7 @@ class Counting(Run):
         nan = "omit" if options.where_finite else options.nan
         self._settings: dict[str, Any] = {"nan": nan, "extremes": options.extremes}
         self.state.total = Moments(**self._settings)
-        self._axis = options.axis
+        self._axis, self._earlier = options.axis, "those before it have"
         self._weights = None if options.weights is None else Weights(options.weights)
 
     def moments(self) -> Moments:
@@ -65,7 +65,7 @@ class Counting(Run):
 
     def _options_of(self, place: Place) -> Options:
         known = self._known(place)
-        return self._options if known is None else self._options.but(columns=tuple(known))
+        return self._options if known is None else self._options.but(columns=tuple(known), asked_by=self._earlier)
 
     def _known(self, place: Place) -> list[str] | None:
         """Return the columns of the tables before this one, of which it must have all and no more."""
@@ -103,6 +103,7 @@ class Counting(Run):
         self.state.total.merge(found if source.order is None else taken(found, source.order))
         if self.state.names is None and source.names is not None:
             self.state.names, self.state.named = list(source.names), is_table(place) or place.format == "images"
+            self._earlier = f"{source.name} before it has"
 
     def _measured(self, source: Source, block: Block) -> Moments:
         """Return a block's statistics; infinite values that are to be left out become NaN, in a copy."""

@@ -14,7 +14,7 @@ import re
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastbn.io.options import MAX_PIXELS, Array, Options
+from fastbn.io.options import IMAGE_MODES, MAX_PIXELS, Array, Options
 from fastbn.io.places import Place, suffix_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, naming, needed
 
@@ -31,6 +31,7 @@ _GREY = ("1", "L", "LA", "La")
 _EXACT = (*_GREY, "RGB", "RGBA", "RGBa", "RGBX", "P", "PA")  # modes that Pillow gives as they are stored
 _PILLOW = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "PCX", "TGA", "ICO")  # which it reads as they are stored
 _MODED = (*_PILLOW, "TIFF", "PPM", "JPEG2000", "AVIF")  # of 8 bits, where a mode is asked for
+_SHALLOW = re.compile(r"(L|RGB|\d+ channels)(;[2-7])?")  # modes of 8 bits or fewer, which others can be made of
 _MASK = 4  # of a TIFF's NewSubfileType
 _limit = threading.Lock()
 
@@ -58,8 +59,9 @@ class ImageSource(Source):
     """Images of one mode: that of the first, grey or RGB, if no mode is asked for; alpha then does not count."""
 
     def __init__(self, place: Place, options: Options) -> None:
-        if options.axis not in (None, 1, -1) or options.dim is not None:
-            raise UnreadableError(f"axis must be 1 for images, got {options.dim or options.axis} for {place.name}")
+        for name in ("axis", "dim"):
+            if (given := getattr(options, name)) is not None:
+                raise UnreadableError(f"{name} must come with arrays, got {given} for the images of {place.name}")
         if options.weights is not None:
             raise UnreadableError(f"weights must come with arrays or tables, got the images of {place.name}")
         needed("PIL.Image", "Images")
@@ -67,7 +69,8 @@ class ImageSource(Source):
         first = self._first()
         self.mode = options.mode or first.mode
         bands = _bands(self.mode, first.channels)
-        self.chosen = chosen_columns(self.name, options.columns, bands, len(bands))
+        asked_by = options.asked_by and options.asked_by + _conversion(first.mode, options.columns)
+        self.chosen = chosen_columns(self.name, options.columns, bands, len(bands), asked_by)
         self._all = self.chosen == list(range(len(bands)))
         self.names = tuple(bands[i] for i in self.chosen)
         self.features = (len(self.chosen),)
@@ -160,8 +163,10 @@ class ImageSource(Source):
         with self._noting(path):
             header = _header_of(path, self._options)
             if self._options.mode is None and header.mode != self.mode:
-                convertible = {self.mode, header.mode} == {"L", "RGB"}
-                hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
+                hint = " (no mode converts depths: measure each apart, or Moments().update(x / scale))"
+                if all(map(_SHALLOW.fullmatch, (self.mode, header.mode))):
+                    convertible = {self.mode, header.mode} == {"L", "RGB"}
+                    hint = " (or ask for one mode for all: mode='RGB', --mode RGB)" if convertible else ""
                 raise UnreadableError(f"{path} must be of mode {self.mode} as those before it, got {header.mode}{hint}")
             # A file says what is no data where nobody else does, and its values are what it stores.
             own = header.nodata if self._options.mode is None and self._options.nodata is None else ()
@@ -237,6 +242,12 @@ def _bands(mode: str, channels: int) -> tuple[str, ...]:
     return (mode.partition(";")[0],) if channels == 1 else tuple(map(str, range(channels)))
 
 
+def _conversion(stored: str, columns: Sequence[Any] | None) -> str:
+    """Return a hint at the mode that makes channels of these names of what is stored, if one does."""
+    modes = [mode for mode in IMAGE_MODES if _bands(mode, 1) == columns] if _SHALLOW.fullmatch(stored) else ()
+    return "".join(f" (mode={mode!r}, --mode {mode}, converts)" for mode in modes)
+
+
 def _mode_of(channels: int, dtype: np.dtype[Any], colour: bool) -> str:
     """Return what to call images of a type, as Pillow does where it knows it: L, RGB, I;16, I and F."""
     known = {"uint8": "L", "uint16": "I;16", "int32": "I", "float32": "F"}
@@ -254,7 +265,7 @@ def _header_of(path: str, options: Options) -> _Header:
         header, stored = _pillow(path, options), ""
         with suppress(UnreadableError):  # of what only a mode makes readable, CMYK for instance
             stored = reader(path, options.but(mode=None)).mode
-        if re.fullmatch(r"((L|RGB|\d+ channels)(;[2-7])?)?", stored) is None:
+        if stored and _SHALLOW.fullmatch(stored) is None:
             raise UnreadableError(f"{path} must have 8 bits to be of mode {options.mode}, got mode {stored}")
     if header.pixels > options.max_pixels:
         raise _too_large(path, options, header.pixels)

@@ -40,7 +40,7 @@ NO_NUMBERS, INDEX, FOLDERS = "not numbers", "the index of a data frame", "in the
 _LEAST_MEMORY = 1 << 18
 # Blocks larger than this gain nothing; more memory then means more of them under way.
 _LARGEST_BLOCK = 32 << 20
-_IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
+IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
@@ -134,9 +134,9 @@ def _number(name: str, value: Any) -> int | float:
 
 def checked_mode(name: str, value: Any) -> str:
     """Return a mode that images can be converted to."""
-    if isinstance(value, str) and value in _IMAGE_MODES:
+    if isinstance(value, str) and value in IMAGE_MODES:
         return value
-    raise ValueError(f"{name} must be one of {', '.join(_IMAGE_MODES)}, got {value!r}")
+    raise ValueError(f"{name} must be one of {', '.join(IMAGE_MODES)}, got {value!r}")
 
 
 def _memory(name: str, value: Any) -> int:
@@ -172,9 +172,10 @@ class Options:
 
     ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). What stands behind
     ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
-    that are needed further on; ``rowwise`` asks for C order whatever the order in the file, ``tabular`` for frames as
-    tables with all their columns, ``partitions`` for those that the names of folders give; ``unreadable`` is told
-    of images that cannot be read (None: that ends the run).
+    that are needed further on; ``asked_by`` is who has the ``columns`` where the caller named none; ``rowwise`` asks
+    for C order whatever the order in the file, ``tabular`` for frames as tables with all their columns,
+    ``partitions`` for those that the names of folders give; ``unreadable`` is told of images that cannot be read
+    (None: that ends the run).
     """
 
     axis: Axis | None = _checked(None, lambda name, value: checked_axis(value))
@@ -206,6 +207,7 @@ class Options:
     progress: Report | None = None
     note: Callable[[str], object] = warn
     beside: int = 0
+    asked_by: str = ""
     rowwise: bool = False
     tabular: bool = False
     partitions: bool = True

@@ -110,7 +110,7 @@ class Rewriting(Run):
         if options.columns is not None or names is None or len(set(names)) < len(names):
             return options
         named = is_table(place) or place.format == "images" or all(name.isdecimal() for name in names)
-        return options.but(columns=names) if named else options
+        return options.but(columns=names, asked_by="the statistics have") if named else options
 
     def _undo(self) -> bool:
         return self._sink.undo()

@@ -151,9 +151,12 @@ class Ring:
 
 
 def chosen_columns(
-    name: str, columns: Sequence[int | str] | None, names: Sequence[str] | None, count: int
+    name: str, columns: Sequence[int | str] | None, names: Sequence[str] | None, count: int, asked_by: str = ""
 ) -> list[int]:
-    """Return the numbers of the columns asked for, in that order; a text of digits is a number if it is no name."""
+    """Return the numbers of the columns asked for, in that order; a text of digits is a number if it is no name.
+
+    ``asked_by`` says in an error who has them, where the caller named none.
+    """
     if columns is None:
         return list(range(count))
     found: list[int] = []
@@ -173,6 +176,8 @@ def chosen_columns(
             raise UnreadableError(f"columns must be among the {count} of {name}, got {column}")
         else:
             these = f"the {count}" if names is None else ", ".join(names)
+            if asked_by:
+                raise UnreadableError(f"{name} ({these}) has no column {column!r}, which {asked_by}")
             raise UnreadableError(f"columns must be among those of {name} ({these}), got {column!r}")
     if len(set(found)) < len(found):
         raise UnreadableError(f"columns must not name one of {name} twice, got {columns!r}")

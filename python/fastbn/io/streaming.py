@@ -53,7 +53,8 @@ def stream(
         of two dimensions or more, data frames, xarray data arrays, data sets of h5py, arrays of zarr, and whatever
         has a shape, a dtype, chunks and slicing. Several are counted together, and must have the same features.
     axis : int or tuple of ints, default 1
-        The feature axis or axes of arrays. An array of one dimension in a file is one column.
+        The feature axis or axes of arrays. An array of one dimension in a file is one column. Images have none to
+        choose: their features are the channels.
     dim : str or iterable of str, optional
         Instead of `axis`, the names of the dimensions to reduce, of xarray objects and of files that name them.
     columns : sequence of int or str, optional
@@ -79,7 +80,7 @@ def stream(
     extremes : bool, default True
         Whether to look for the least and the largest value too.
     scale : float, default 1.0
-        What values are divided by; 255 gives the statistics of images in units of 0 to 1.
+        What values are divided by; 255 gives the statistics of images of 8 bits in units of 0 to 1, 65535 those of 16.
     mode : {"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"}, optional
         What images are converted to, by Pillow, to 8 bits. By default they are read as they are stored and must be of
         the first one's mode; palettes are RGB, alpha does not count.
@@ -98,7 +99,8 @@ def stream(
         What happens with a file that cannot be read or does not fit the others: its error is raised; or the file is
         left out as a whole, with a RuntimeWarning that names it, or a call ``on_error(name, error)``.
     checkpoint : path, optional
-        File in which every few seconds is written how far the run is; it is removed when the run is complete.
+        File in which every few seconds is written how far the run is; it is removed when the run is complete. That
+        of a run before is replaced, unless `resume` goes on from it.
     every : float, default 5.0
         Seconds between two checkpoints.
     resume : bool, default False
@@ -199,7 +201,8 @@ def standardize(
         coordinates of the source, and its file's attributes, are kept where the format has them. Anything else is a
         folder of one file per source, or of one .npy file per image.
     axis, mode, scale : optional
-        As for `stream`. By default what they were when `moments` were streamed, or else 1, None and 1.
+        As for `stream`. By default what they were when `moments` were streamed, or else 1, None and 1. Another scale
+        is for values in other units, 1 for those that are divided already: integers cannot be, and are then refused.
     dim, columns, nodata, max_pixels, header, null_values, delimiter, decimal, encoding, comment, memory
         As for `stream`; what is no data becomes NaN, and a text is written as it was read. An array is written with
         the chosen features alone. A table keeps its other columns as they are; as an array it has the chosen ones

@@ -20,7 +20,7 @@ from fastbn.io.columns import Field, compute, described, fields_of, numbers_of, 
 from fastbn.io.options import FOLDERS, Array, Options
 from fastbn.io.places import Place, compression_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed, valid_of
-from fastbn.io.texts import TextTable, compressed, delimiter_of
+from fastbn.io.texts import TextTable, compressed, delimiter_hint, delimiter_of
 from fastbn.io.writers import Target, Writer
 
 # Of a value: as decoded, in the matrix, and while it is decoded; in a result and while that is encoded.
@@ -131,13 +131,10 @@ class TableSource(Source):
             found = [i for i, field in enumerate(self.fields) if not field.kept_out and i not in self._weights]
             if not found:
                 held = ", ".join(f"{field.name} ({field.holds})" for field in self.fields) or "no column"
-                lone = self.fields[0].name if len(self.fields) == 1 else ""
-                hint = next(
-                    (f" (delimiter={mark!r} would make more columns of it)" for mark in ";\t|," if mark in lone), ""
-                )
-                raise UnreadableError(f"{self.name} must have a column of numbers, got {held}{hint}")
+                names = [field.name for field in self.fields]
+                raise UnreadableError(f"{self.name} must have a column of numbers, got {held}{delimiter_hint(names)}")
             return found
-        found = chosen_columns(self.name, options.columns, known, len(self.fields))
+        found = chosen_columns(self.name, options.columns, known, len(self.fields), options.asked_by)
         if set(found) & set(self._weights):
             raise UnreadableError(f"weights must not be among the columns, got {options.weights!r} of {self.name}")
         for field in (self.fields[i] for i in found):
@@ -307,7 +304,14 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
     if isinstance(frame, pa.Table) or hasattr(frame, "to_arrow"):
         return frame if isinstance(frame, pa.Table) else frame.to_arrow(), {}
     if options.tabular:
-        return pa.Table.from_pandas(frame), {}
+        try:
+            return pa.Table.from_pandas(frame), {}
+        except pa.ArrowException:
+            for number, mark in _arrow(frame, options.but(tabular=False))[1].items():
+                if "odd" in mark:
+                    what = f"column {str(frame.columns[number])!r} of the data frame"
+                    raise UnreadableError(f"{what} holds {mark['odd']!r}, which is no number, beside numbers") from None
+            raise
     marks: dict[int, dict[str, Any]] = {}
     arrays = []
     for number in range(len(frame.columns)):

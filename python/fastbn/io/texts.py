@@ -123,7 +123,11 @@ class TextTable:
         if odd is None:
             return {}
         if _SPELLED.fullmatch(odd.strip()):
-            return {"odd": odd, "why": f"not all of its entries are written as numbers are: {odd!r}"}
+            # Three digits may be thousands, and a comma in a lone column may be what is between several.
+            lone = self._delimiter == "," or delimiter_hint(self._names)
+            meant = point == "." and not lone and re.fullmatch(r"\s*[-+]?\d*,(\d{1,2}|\d{4,})\s*", odd)
+            hint = f" (decimal=',', --decimal ',', reads {odd.strip().replace(',', '.')})" if meant else ""
+            return {"odd": odd, "why": f"not all of its entries are written as numbers are: {odd!r}{hint}"}
         hint = f"(null_values=[{odd!r}], --null, would count the others)"
         return {"odd": odd, "why": f"not all of it are numbers: {odd!r} {hint}"}
 
@@ -162,6 +166,7 @@ class TextTable:
                 ) from error
             entry = re.search("invalid value '(.*)'", said)
             hint = f" (null_values=[{entry[1]!r}], --null, would count the others)" if entry else ""
+            hint = hint or (delimiter_hint(self._names) if "Expected 1 columns" in said else "")
             raise UnreadableError(f"{self._name} cannot be read: {said}{hint}") from error
 
     def _entries(self, text: str, must: str = "close the quotes it opens") -> Iterator[list[str]]:
@@ -238,6 +243,13 @@ def delimiter_of(path: str, options: Options) -> str:
             hint = "(delimiter=, --delimiter, says another)"
             raise UnreadableError(f"{name} must not be the delimiter of {path}, got {value!r} for both {hint}")
     return delimiter
+
+
+def delimiter_hint(names: Sequence[str]) -> str:
+    """Return what to say of a table with one column, whose name looks like those of several."""
+    mark = next((each for each in ";\t|," if len(names) == 1 and each in names[0]), "")
+    also = ", and decimal=',', --decimal, numbers of such as 1,5" if mark == ";" else ""
+    return f" (delimiter={mark!r}, --delimiter, would make more columns of it{also})" if mark else ""
 
 
 def compressed(file: Any, compression: str | None, mode: str) -> Any:
