@@ -197,7 +197,7 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
         "column-name",
         npy(arr=np.zeros((2, 2))),
         {"columns": ["a"]},
-        r"columns must be among those of .* \(the 2\), got 'a'",
+        r"columns must be among those of .* \(2 columns\), got 'a'",
     ),
     ("twice", npy(arr=np.zeros((2, 2))), {"columns": [1, -1]}, r"columns must not name one of .* twice, got \(1, -1\)"),
     (

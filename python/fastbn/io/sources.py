@@ -175,7 +175,7 @@ def chosen_columns(
         elif isinstance(column, int):
             raise UnreadableError(f"columns must be among the {count} of {name}, got {column}")
         else:
-            these = f"the {count}" if names is None else ", ".join(names)
+            these = f"{count} columns" if names is None else ", ".join(names)
             if asked_by:
                 raise UnreadableError(f"{name} ({these}) has no column {column!r}, which {asked_by}")
             raise UnreadableError(f"columns must be among those of {name} ({these}), got {column!r}")
