@@ -189,6 +189,14 @@ py::object as_array(const Argument& argument) {
     return array;
 }
 
+// Where a missing last axis is why an array is not broadcast, says so.
+std::string missing_last_axis(const ArrayArg& array, const ArrayArg& x) {
+    const int n = array.ref.ndim;
+    const bool begins_alike =
+        n > 0 && n < x.ref.ndim && std::equal(array.ref.shape, array.ref.shape + n, x.ref.shape);
+    return begins_alike ? std::string(" (") + array.name + "[..., None] has one axis more)" : "";
+}
+
 // ---- Numbers ----
 
 bool is_bool(PyObject* value) {
@@ -282,7 +290,7 @@ ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg&
         wrong_value(
             argument.name,
             "be broadcastable to x's shape " + shown(attribute(x.owner.ptr(), "shape").ptr()),
-            shown(attribute(array.owner.ptr(), "shape").ptr()));
+            shown(attribute(array.owner.ptr(), "shape").ptr()) + missing_last_axis(array, x));
     }
     array.ref = ArrayRef(array.ref.data, array.ref.dtype, x.ref.ndim, x.ref.shape, strides,
                          array.ref.swapped);

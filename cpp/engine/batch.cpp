@@ -43,7 +43,7 @@ void check_parameter_shape(const char* name, const ArrayRef& parameter, const Fe
     }
     if (!same) {
         refuse(name, "have shape " + shape_text(features.shape, features.ndim),
-               shape_text(parameter.shape, parameter.ndim));
+               shape_text(parameter.shape, parameter.ndim) + "; the shape is x's along axis");
     }
 }
 

@@ -78,6 +78,16 @@ def test_shapes_that_do_not_broadcast(shape: tuple[int, ...]) -> None:
         fastbn.moments(np.ones(SHAPE), where=np.ones(shape, bool))
 
 
+def test_a_mask_without_the_last_axis_is_told_what_it_lacks() -> None:
+    x = np.ones((4, 3, 5))
+    for name, kind in (("where", bool), ("weights", float)):
+        for shape in ((4,), (4, 3)):
+            with pytest.raises(ValueError, match=rf"got \(4,( 3)?\) \({name}\[\.\.\., None\] has one axis more\)$"):
+                fastbn.moments(x, **{name: np.ones(shape, kind)})
+        with pytest.raises(ValueError, match=r"got \(3, 4\)$"):
+            fastbn.moments(x, **{name: np.ones((3, 4), kind)})
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i1", "i8", "f4", "f8", "c8", "O", "U1", BFLOAT16], ids=str)
 def test_where_of_another_type(dtype: Any) -> None:
     refuses("where", TypeError, where=np.ones((4, 1, 1)).astype(dtype))
