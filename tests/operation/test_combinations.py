@@ -322,7 +322,7 @@ OPTIONS: dict[Callable[..., Any], dict[str, Any]] = {
     fastbn.batch_norm: WEIGHTING | FUSED | {"axis": 1, "correction": 1, "dtype": None, "out": None},
     fastbn.batch_norm_train: WEIGHTING | FUSED | {"eps": 1e-5, "axis": 1, "dtype": None, "out": None},
     fastbn.batch_norm_backward: WEIGHTING | FUSED | {"count": None, "axis": 1, "training": True, "out": None},
-    fastbn.moments: WEIGHTING | {"axis": 1},
+    fastbn.moments: WEIGHTING | {"axis": 1, "nan": "propagate", "extremes": False},
     fastbn.normalize: FUSED | {"eps": 1e-5, "axis": 1, "out_axis": None, "dtype": None, "out": None},
 }
 
