@@ -84,10 +84,12 @@ def affine(
 ) -> Array:
     """Return ``(x - mean) / scale`` or ``x * scale + mean``, of x's type, and of float64 where x is not floating.
 
-    With `clip`, no value of the first is larger than this in magnitude; NaN stays.
+    With `clip`, (x - mean) / scale is limited to [-clip, clip]; NaN stays.
     With `refuse_infinity`, ValueError if x holds infinity. It is found while the result is written, so `out` must be
     None.
     """
+    if inverse and clip is not None:
+        raise ValueError(f"clip must be None with inverse, got {clip!r}")
     dtype = None if out is not None or x.dtype.kind == "f" else np.float64
     mean, scale = (None if a is None else a.astype(np.float64, copy=False) for a in (mean, scale))
     zeros, ones = np.zeros(shape), np.ones(shape)

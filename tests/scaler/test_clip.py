@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -13,7 +14,7 @@ from sklearn.base import clone
 
 import fastbn.dask
 from fastbn import Moments
-from fastbn._scaling import Attributes
+from fastbn._scaling import Attributes, affine
 from fastbn.sklearn import StandardScaler
 from fastbn.sklearn.tables import clipped_foreign
 
@@ -150,10 +151,11 @@ def test_arrays_that_clip_themselves() -> None:
 
 
 def test_dask() -> None:
-    da = pytest.importorskip("dask.array")
     x = da.from_array(table(), chunks=(100, 4))
     y = fastbn.dask.StandardScaler(clip=0.5).fit(x).transform(x)
     np.testing.assert_allclose(y.compute(), StandardScaler(clip=0.5).fit_transform(table()), rtol=1e-12)
+    back = fastbn.dask.StandardScaler(clip=0.5).fit(x).inverse_transform(x)
+    np.testing.assert_allclose(back.compute(), table() * table().std(axis=0) + table().mean(axis=0), rtol=1e-12)
 
 
 def test_it_is_a_parameter_like_the_others() -> None:
@@ -181,8 +183,8 @@ def test_what_is_no_bound(clip: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="clip must be"):
         StandardScaler(clip=clip).fit(table())
     sparse = sp.csr_array(np.eye(3))
-    for x in (table(), sparse):
-        scaler = StandardScaler(with_mean=x is not sparse).fit(x).set_params(clip=clip)
+    for x in (table(), sparse, da.from_array(table(), 100)):
+        scaler = fastbn.dask.StandardScaler(with_mean=x is not sparse).fit(x).set_params(clip=clip)
         with pytest.raises(error, match="clip must be"):
             scaler.transform(x)
         scaler.inverse_transform(x)  # does not clip
@@ -204,6 +206,11 @@ def test_pickles_hold_plain_arrays_and_those_of_earlier_versions_are_read() -> N
     np.testing.assert_array_equal(old.transform(table()), scaler.transform(table()))
     unfitted = pickle.loads(pickle.dumps(StandardScaler(clip=1.0)))
     assert unfitted.clip == 1.0
+
+
+def test_what_is_scaled_back_is_not_clipped() -> None:
+    with pytest.raises(ValueError, match="clip must be None with inverse, got 0.5"):
+        affine(table(), 1, (4,), inverse=True, clip=0.5)
 
 
 def test_what_scikit_learn_gives_back_is_clipped() -> None:

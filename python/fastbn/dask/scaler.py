@@ -112,9 +112,9 @@ class StandardScaler(ScalerInMemory):
         bad = np.isnan(found.mean) & (np.asarray(found.count) > 0)
         if bad.any() and not get_config()["assume_finite"]:
             raise ValueError(f"X must not hold infinity, got it in feature {np.argwhere(bad)[0].tolist()}")
-        self.merge(found)
         if first:
             self._remember(X, shape)
+        self._publish(found if first else self._moments().merge(found), None if weights is None else np.float64)
         return self
 
     def transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:
@@ -160,7 +160,8 @@ class StandardScaler(ScalerInMemory):
         self._check_features(X, shape, named=not inverse)
         used = {"mean": self.mean_ if self.with_mean else None, "scale": self.scale_ if self.with_std else None}
         values = {name: of_features(f"{name}_", value, shape, chunks) for name, value in used.items()}
-        options: dict[str, Any] = {"axis": axis, "inverse": inverse, "clip": self.clip}
+        clip = None if inverse else self._checked_clip()  # which may have been set since the fit
+        options: dict[str, Any] = {"axis": axis, "inverse": inverse, "clip": clip}
         result = scaled(empty_like(x), None, None, **options)
         if is_frame(X):
             return numbers_of(X, "X").map_partitions(
