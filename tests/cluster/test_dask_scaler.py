@@ -269,10 +269,10 @@ def test_a_refused_part_leaves_the_scaler_alone() -> None:
 @pytest.mark.parametrize("columns", [["a", 0], [0, "a"]])
 def test_a_refused_first_part_leaves_the_scaler_unfitted(columns: list[Any]) -> None:
     x = pd.DataFrame(data(40, 2), columns=columns)
-    for scaler, given in (fastbn.sklearn.StandardScaler(), x), (StandardScaler(), dd.from_pandas(x, npartitions=2)):
+    for scaler, part in (fastbn.sklearn.StandardScaler(), x), (StandardScaler(), dd.from_pandas(x, npartitions=2)):
         before = vars(scaler).copy()
         with pytest.raises(TypeError, match="Feature names are only supported if all input features have string names"):
-            scaler.partial_fit(given)
+            scaler.partial_fit(part)
         assert vars(scaler) == before
 
 

@@ -209,7 +209,7 @@ def test_pickles_hold_plain_arrays_and_those_of_earlier_versions_are_read() -> N
 
 
 def test_what_is_scaled_back_is_not_clipped() -> None:
-    with pytest.raises(ValueError, match="clip must be None with inverse, got 0.5"):
+    with pytest.raises(ValueError, match=r"clip must be None with inverse, got 0\.5"):
         affine(table(), 1, (4,), inverse=True, clip=0.5)
 
 

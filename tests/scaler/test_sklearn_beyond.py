@@ -157,6 +157,17 @@ def test_one_sample_has_no_unbiased_variance() -> None:
     np.testing.assert_array_equal(scaler.var_, [2.0, 8.0])
 
 
+def test_a_refused_sparse_part_leaves_the_scaler_alone(rng: np.random.Generator) -> None:
+    x = rng.normal(0.0, 1.0, (20, 4))
+    scaler = StandardScaler(with_mean=False, correction=1).fit(sp.csr_array(x[:9]))
+    for bad in sp.csr_array(x[:, :2]), sp.csr_array(np.where(x > 1, np.inf, x)):
+        before = pickle.dumps(scaler)
+        with pytest.raises(ValueError, match=r"X has 2 features, but StandardScaler|Input X contains infinity"):
+            scaler.partial_fit(bad)
+        assert pickle.dumps(scaler) == before
+    assert_fitted(scaler.partial_fit(sp.csr_array(x[9:])), x, correction=1)
+
+
 def test_correction_wants_weights_that_are_not_negative(rng: np.random.Generator) -> None:
     x, weights = rng.random((30, 4)), np.linspace(-1, 3, 30)
     for data in x, sp.csr_array(x):

@@ -242,13 +242,19 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         foreign = get_config()["array_api_dispatch"] and not isinstance(X, np.ndarray)
         if self.correction and foreign and hasattr(X, "__array_namespace__"):
             raise TypeError(f"X must be a NumPy array where correction is given, got {type(X).__module__}'s")
-        if self.correction and getattr(self, "var_", None) is not None:
-            self.var_ = self._moments().var()
-        super().partial_fit(X, y, sample_weight)
-        self.__dict__.pop("_kept", None)
-        if self.correction and self.var_ is not None:
-            moments = moments_behind(_attributes_of(self), self.mean_.shape, 0)
-            self._publish(moments, np.asarray(self.n_samples_seen_).dtype)
+        before = vars(self).copy()
+        try:
+            if self.correction and before.get("var_") is not None:
+                self.var_ = self._moments().var()
+            super().partial_fit(X, y, sample_weight)
+            self.__dict__.pop("_kept", None)
+            if self.correction and self.var_ is not None:
+                moments = moments_behind(_attributes_of(self), self.mean_.shape, 0)
+                self._publish(moments, np.asarray(self.n_samples_seen_).dtype)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         return self
 
 
