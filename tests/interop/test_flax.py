@@ -146,6 +146,8 @@ def test_wrong_arguments() -> None:
     module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="module must be None where source is a module itself, got BatchNorm"):
         from_flax(module, linen.BatchNorm())
+    with pytest.raises(TypeError, match="api must be 'linen' or 'nnx', got 2"):
+        to_flax(BatchNorm(3, correction=0), 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="api must be 'linen' or 'nnx', got 'haiku'"):
         to_flax(BatchNorm(3, correction=0), "haiku")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="layer's correction must be 0 for Flax, which remembers the biased variance"):

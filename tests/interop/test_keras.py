@@ -146,7 +146,15 @@ def test_what_keras_does_not_have(layer: BatchNorm, message: str) -> None:
         to_keras(layer, ndim=4)
 
 
-@pytest.mark.parametrize("ndim", [1, True, 2.0, "4"])
-def test_what_is_no_number_of_dimensions(ndim: Any) -> None:
-    with pytest.raises(ValueError, match="ndim must be an int of at least 2 of which 1 is an axis, got"):
+@pytest.mark.parametrize(
+    ("ndim", "error", "message"),
+    [
+        (1, ValueError, "ndim must be at least 2 and have 1 as an axis, got 1"),
+        (True, TypeError, "ndim must be an int, got True"),
+        (2.0, TypeError, r"ndim must be an int, got 2\.0"),
+        ("4", TypeError, "ndim must be an int, got '4'"),
+    ],
+)
+def test_what_is_no_number_of_dimensions(ndim: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         to_keras(BatchNorm(3, correction=0), ndim=ndim)

@@ -48,7 +48,7 @@ def test_onnx_runtime_evaluates_what_was_exported(
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_onnx_runtime_trains_what_was_exported(dtype: Any) -> None:
     layer, x = used(dtype=dtype, momentum=0.25), batch(6, 3, 4, dtype=dtype)
-    model = to_onnx(layer, ndim=3)
+    model = to_onnx(layer, ndim=np.int64(3))  # type: ignore[arg-type]
     # In float64 the difference is that of epsilon, which ONNX holds in float32: 3e-8 of 1e-5, beside a variance of 1.
     close = {"rtol": 5e-6, "atol": 5e-6} if dtype == np.float32 else {"rtol": 1e-7, "atol": 1e-7}
     again = from_onnx(model)["batch_norm"]

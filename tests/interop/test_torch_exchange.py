@@ -184,6 +184,8 @@ def test_other_classes_are_refused() -> None:
     for cls in (torch.nn.Linear, "BatchNorm2d"):
         with pytest.raises(TypeError, match=r"cls must be a batch normalization of torch\.nn, got"):
             to_torch(BatchNorm(3), cls)
+    with pytest.raises(TypeError, match="cls must not be lazy, since the layer's features are decided, got"):
+        to_torch(BatchNorm(3), torch.nn.LazyBatchNorm2d)
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn._layer.batch_norm import BatchNorm
+from fastbn._validation import checked_int
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -77,10 +78,12 @@ def check_layer(
         raise ValueError(f"layer's correction must {rule}, got {layer.correction}: set it if that is meant")
 
 
-def check_ndim(ndim: Any, axis: int | tuple[int, ...]) -> None:
-    """Raise unless an array of so many dimensions has this feature axis."""
-    if isinstance(ndim, bool) or not isinstance(ndim, int) or ndim < 2 or axis not in range(-ndim, ndim):
-        raise ValueError(f"ndim must be an int of at least 2 of which {axis} is an axis, got {ndim!r}")
+def checked_ndim(ndim: Any, axis: int | tuple[int, ...]) -> int:
+    """Return a number of dimensions, if arrays of so many have this feature axis."""
+    number = checked_int("ndim", ndim)
+    if number < 2 or axis not in range(-number, number):
+        raise ValueError(f"ndim must be at least 2 and have {axis} as an axis, got {ndim!r}")
+    return number
 
 
 def old_weight(momentum: Any) -> float:

@@ -97,7 +97,8 @@ def to_flax(layer: BatchNorm, api: Literal["linen", "nnx"] = "linen") -> Any:
         If Flax has no such module (see `fastbn.interop`), or the layer's features are undecided.
     """
     if api not in ("linen", "nnx"):
-        raise ValueError(f"api must be 'linen' or 'nnx', got {api!r}")
+        error = ValueError if isinstance(api, str) else TypeError
+        raise error(f"api must be 'linen' or 'nnx', got {api!r}")
     check_layer(layer, "Flax", correction=0)
     averages = layer.frozen or not layer.training
     options = {"axis": layer.axis, "momentum": old_weight(layer.momentum), "epsilon": layer.eps}

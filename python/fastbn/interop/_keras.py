@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastbn._layer.batch_norm import BatchNorm
-from fastbn.interop._common import check_layer, check_ndim, imported, layer_of, old_weight
+from fastbn.interop._common import check_layer, checked_ndim, imported, layer_of, old_weight
 
 _NAMES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
@@ -74,7 +74,7 @@ def to_keras(layer: BatchNorm, *, ndim: int) -> Any:
         features are undecided.
     """
     check_layer(layer, "Keras", correction=0)
-    check_ndim(ndim, layer.axis)
+    ndim = checked_ndim(ndim, layer.axis)
     if layer.frozen and not layer.frozen_parameters:
         raise ValueError("layer must be frozen with its parameters for Keras, got frozen_parameters=False")
     keras = imported("keras")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbn._layer.batch_norm import BatchNorm
-from fastbn.interop._common import Array, check_layer, check_ndim, imported, layer_of, old_weight
+from fastbn.interop._common import Array, check_layer, checked_ndim, imported, layer_of, old_weight
 
 _OP = "BatchNormalization"
 _OPSET = 15
@@ -82,7 +82,7 @@ def to_onnx(layer: BatchNorm, *, ndim: int, name: str = "batch_norm") -> Any:
     """
     training = isinstance(layer, BatchNorm) and layer.training and not layer.frozen
     check_layer(layer, "ONNX", correction=0 if training else None, axis=1, activation=True)
-    check_ndim(ndim, layer.axis)
+    ndim = checked_ndim(ndim, layer.axis)
     onnx = imported("onnx")
     kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
     ones, zeros = np.ones_like(layer.running_var), np.zeros_like(layer.running_var)

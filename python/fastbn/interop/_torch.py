@@ -77,6 +77,8 @@ def to_torch(layer: BatchNorm, cls: Any = None) -> Any:
     chosen = torch.nn.BatchNorm2d if cls is None else cls
     if not (isinstance(chosen, type) and issubclass(chosen, torch.nn.modules.batchnorm._BatchNorm)):
         raise TypeError(f"cls must be a batch normalization of torch.nn, got {chosen!r}")
+    if issubclass(chosen, torch.nn.modules.lazy.LazyModuleMixin):
+        raise TypeError(f"cls must not be lazy, since the layer's features are decided, got {chosen!r}")
     options: dict[str, Any] = {"eps": layer.eps, "momentum": layer.momentum, "affine": layer.affine}
     options |= {"track_running_stats": layer.track_running_stats, "dtype": getattr(torch, layer.dtype.name)}
     module = chosen(layer.num_features, **options)
