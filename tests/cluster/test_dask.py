@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
@@ -284,6 +285,18 @@ def test_columns_of_other_types_become_float64() -> None:
     np.testing.assert_allclose(y.compute(scheduler="threads"), want, rtol=FLOAT64_RTOL, atol=np.spacing(4.0))
 
 
+def test_columns_are_the_names_of_the_features() -> None:
+    lazy = dd.from_pandas(NAMED, npartitions=2)
+    moments = fastbn.dask.moments(lazy).compute(scheduler="synchronous")
+    assert moments.names == ("a", "b")
+    assert moments.count == 3
+    np.testing.assert_allclose(moments.mean, [1.0, 7.0], rtol=FLOAT64_RTOL)
+    np.testing.assert_allclose(moments.var(), [2 / 3, 8 / 3], rtol=FLOAT64_RTOL)
+    assert fastbn.dask.moments(lazy.to_dask_array()).names.compute(scheduler="synchronous") is None
+    y = fastbn.dask.standardize(lazy, fastbn.moments(NAMED)).compute(scheduler="synchronous")
+    np.testing.assert_allclose(y, np.outer([-1, 0, 1], np.sqrt([1.5, 1.5])), rtol=FLOAT64_RTOL)
+
+
 def test_partitions_without_rows_change_nothing() -> None:
     lazy = dd.from_pandas(frame(), npartitions=4)
     some = lazy.map_partitions(lambda part: part[part.index < "2020-01-12"], meta=lazy._meta)
@@ -304,6 +317,23 @@ def test_nothing_is_computed_before_it_is_asked_for(tmp_path: Path) -> None:
     assert len(loads(tmp_path)) == 12
     y.compute(scheduler="threads")  # a block is read again rather than kept until the statistics are there
     assert len(loads(tmp_path)) == 36
+
+
+def test_partitions_are_computed_once_for_moments_and_once_for_y() -> None:
+    loaded: list[int] = []
+
+    def load(number: int) -> pd.DataFrame:
+        loaded.append(number)
+        return NAMED + number
+
+    lazy = dd.from_map(load, range(5), meta=NAMED)
+    y = fastbn.dask.standardize(lazy, fastbn.dask.moments(lazy), bias=da.ones(2))
+    assert not loaded
+    whole = pd.concat([NAMED + number for number in range(5)])
+    want = (whole - whole.mean()) / whole.std(ddof=0) + 1
+    # Half an ulp for each operation, here and in pandas; near zero, of the values that were subtracted, 13 at most.
+    pd.testing.assert_frame_equal(y.compute(scheduler="synchronous"), want, rtol=FLOAT64_RTOL, atol=np.spacing(13.0))
+    assert sorted(loaded) == sorted([*range(5)] * 2)
 
 
 def test_the_same_call_has_the_same_key() -> None:
@@ -453,6 +483,12 @@ SIX = data(20, 6)
 X = da.from_array(SIX, (8, 4))
 FRAME = dd.from_pandas(frame(), npartitions=2)
 MOMENTS = fastbn.moments(SIX)
+NAMED = pd.DataFrame({"a": [0.0, 1.0, 2.0], "b": [5.0, 7.0, 9.0]})
+
+
+def of_bytes(features: int) -> Moments:
+    """Return statistics of pixels that were divided by 255."""
+    return Moments.from_dict({"count": 3, "mean": [0.5] * features, "m2": [1.0] * features, "scale": 255})
 
 
 class Other(np.lib.mixins.NDArrayOperatorsMixin):
@@ -480,8 +516,10 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: fastbn.dask.moments(X, axis=1.0), TypeError, "axis must be an int.* or a tuple of int.*, got 1.0"),
     (lambda: fastbn.dask.moments(X, nan="drop"), ValueError, "nan must be 'propagate' or 'omit', got 'drop'"),
     (lambda: fastbn.dask.moments(X, extremes=2), TypeError, "extremes must be True or False, got 2"),
-    (lambda: fastbn.dask.moments(X, split_every=1), ValueError, "split_every must be an int of 2 or more, got 1"),
-    (lambda: fastbn.dask.moments(X, split_every="8"), ValueError, "split_every must be an int of 2 or more, got '8'"),
+    (lambda: fastbn.dask.moments(X, split_every=1), ValueError, "split_every must be 2 or more, got 1"),
+    (lambda: fastbn.dask.moments(X, split_every="8"), TypeError, "split_every must be an int, got '8'"),
+    (lambda: fastbn.dask.moments(X, split_every=2.5), TypeError, r"split_every must be an int, got 2\.5"),
+    (lambda: fastbn.dask.moments(X, split_every=True), TypeError, "split_every must be an int, got True"),
     (lambda: fastbn.dask.moments(X, where=np.ones(6)), TypeError, "where must have dtype bool, got float64"),
     (lambda: fastbn.dask.moments(X, where=X), TypeError, "where must have dtype bool, got float32"),
     (lambda: fastbn.dask.moments(X, where=X > [[[0]]]), ValueError, r"where must be broadcastable to x's shape"),
@@ -513,6 +551,21 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: fastbn.dask.standardize(X, MOMENTS, weight=1.0), ValueError, r"weight must have the feature shape \(6,\)"),
     (lambda: fastbn.dask.standardize(X, MOMENTS, bias=["a"] * 6), TypeError, "bias must have dtype float32"),
     (lambda: fastbn.dask.standardize(FRAME, MOMENTS, axis=0), ValueError, "axis must be 1 for a dataframe, got 0"),
+    (
+        lambda: fastbn.dask.standardize(X.astype(np.uint8), of_bytes(6)),
+        ValueError,
+        "x must be in the units of the statistics, which are of values divided by 255: give x / 255, got uint8",
+    ),
+    (
+        lambda: fastbn.dask.standardize(FRAME.astype(np.int16), of_bytes(3)),
+        ValueError,
+        "x must be in the units of the statistics, which are of values divided by 255: give x / 255, got int16",
+    ),
+    (
+        lambda: fastbn.dask.standardize(dd.from_pandas(NAMED[["b", "a"]], npartitions=2), fastbn.moments(NAMED)),
+        ValueError,
+        "x must have 'a' as column 0, as the statistics have, got 'b'",
+    ),
     (lambda: fastbn.dask.standardise, AttributeError, "module 'fastbn.dask' has no attribute 'standardise'"),
 ]
 
@@ -526,6 +579,13 @@ def test_what_is_wrong_is_said_at_once(call: Callable[[], Any], error: type[Exce
 def test_what_only_values_show_is_said_on_computing() -> None:
     other = fastbn.dask.standardize(X, fastbn.dask.moments(X, axis=0))
     with pytest.raises(ValueError, match=r"moments must have x's feature shape \(6,\), got \(20,\)"):
+        other.compute(scheduler="synchronous")
+    swapped = dd.from_pandas(NAMED[["b", "a"]], npartitions=2)
+    other = fastbn.dask.standardize(swapped, fastbn.dask.moments(dd.from_pandas(NAMED, npartitions=2)))
+    with pytest.raises(ValueError, match="x must have 'a' as column 0, as the statistics have, got 'b'"):
+        other.compute(scheduler="synchronous")
+    other = fastbn.dask.standardize(X.astype(np.uint8), dask.delayed(of_bytes(6)))
+    with pytest.raises(ValueError, match="x must be in the units of the statistics"):
         other.compute(scheduler="synchronous")
     with pytest.raises(ValueError, match="weights must be finite and not negative"):
         fastbn.dask.moments(X, weights=da.full(6, -1.0)).compute(scheduler="synchronous")

@@ -10,6 +10,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import sklearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -289,6 +290,28 @@ def test_features_are_known_by_name() -> None:
     assert scaler.get_feature_names_out().tolist() == ["a", "b", "c"]
     scaler.fit(x.to_dask_array())
     assert not hasattr(scaler, "feature_names_in_")
+
+
+def test_pixels_do_not_go_with_statistics_of_other_units() -> None:
+    moments = Moments.from_dict({"count": 4, "mean": [0.5, 0.25], "m2": [1.0, 2.0], "scale": 255})
+    pixels = np.array([[0, 255], [51, 102]], np.uint8)
+    scaler = StandardScaler().merge(moments)
+    before = pickle.dumps(scaler)
+    csr, named = sp.csr_array(pixels), pd.DataFrame(pixels, columns=["a", "b"])
+    some = [pixels, pixels.tolist(), csr, named, da.from_array(pixels, 1), dd.from_pandas(named, npartitions=2)]
+    some += [pixels.astype(np.int64), da.from_array(pixels.astype(np.int64), 1)]
+    for x in some:
+        for call in scaler.partial_fit, scaler.transform:
+            with pytest.raises(ValueError, match="X must be in the units of the statistics, which are of values divid"):
+                call(x)
+        assert pickle.dumps(scaler) == before
+    scaler.inverse_transform(pixels)  # which are in units of the deviation
+    for x in pixels / 255, da.from_array(pixels / 255, 1):
+        assert_scaled(da.asarray(scaler.transform(x)), (pixels / 255 - [0.5, 0.25]) / np.sqrt([0.25, 0.5]))
+    # Two values of mean 0.1, 0.7 beside four of mean 0.5, 0.25.
+    np.testing.assert_allclose(scaler.partial_fit(pixels / 255).mean_, [2.2 / 6, 2.4 / 6], rtol=1e-15)
+    scaler.mean_ = np.zeros(2)  # whose units are the caller's
+    assert scaler.transform(pixels).max() > 255
 
 
 def test_what_is_not_dask_is_the_parent_s() -> None:

@@ -111,18 +111,18 @@ def check_columns(x: Any, axis: Axis, names: tuple[str, ...] | None) -> None:
     )
 
 
-def check_units(x: Any, scale: float | None) -> None:
+def check_units(x: Any, scale: float | None, name: str = "x") -> None:
     """Raise ValueError for integers beside statistics of values that were divided by a scale.
 
     What is measured with a scale are pixels; divided by it they are no integers.
     """
     if scale is None or scale == 1:
         return
-    dtype = converted("x", x).dtype
+    dtype = converted(name, x).dtype
     if dtype.kind in "iub":
         raise ValueError(
-            f"x must be in the units of the statistics, which are of values divided by {scale:g}: "
-            f"give x / {scale:g}, got {dtype}"
+            f"{name} must be in the units of the statistics, which are of values divided by {scale:g}: "
+            f"give {name} / {scale:g}, got {dtype}"
         )
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 import fastbn
-from fastbn._validation import Axis, Shape
+from fastbn._moments.provenance import columns_of
+from fastbn._validation import Axis, Shape, checked_int
 from fastbn.dask.blocks import joined, measured_block, merged, standardized, standardized_part, statistics, unchanged
 
 try:
@@ -32,11 +33,13 @@ from fastbn.dask.inputs import (
     checked_array,
     checked_axes,
     empty_like,
+    example_of,
     features_of,
     is_frame,
     numbers_of,
     of_features,
     over_blocks,
+    over_partitions,
     wide_axes,
 )
 
@@ -99,8 +102,8 @@ def moments(
     >>> lazy.var(correction=1).compute()
     array([14., 14.])
     """
-    if not isinstance(split_every, (int, np.integer)) or split_every < 2:
-        raise ValueError(f"split_every must be an int of 2 or more, got {split_every!r}")
+    if checked_int("split_every", split_every) < 2:
+        raise ValueError(f"split_every must be 2 or more, got {split_every!r}")
     array = checked_array(x)
     kept = checked_axes(axis, array)
     weighting = {"where": aligned("where", where, array), "weights": aligned("weights", weights, array)}
@@ -117,7 +120,8 @@ def moments(
         meta=np.empty((0,) * len(kept), object),
         name="fastbn-merged",
     )
-    side_by_side = da.blockwise(joined, (), whole, kept, dtype=object, meta=np.empty((), object), token="fastbn-joined")
+    named = functools.partial(joined, names=columns_of(x, axis))
+    side_by_side = da.blockwise(named, (), whole, kept, dtype=object, meta=np.empty((), object), token="fastbn-joined")
     return side_by_side.to_delayed().item()
 
 
@@ -166,6 +170,7 @@ def standardize(
     ------
     TypeError, ValueError
         As `fastbn.normalize`, at once, and if `moments` are not of x's features; where they are Delayed, on computing.
+        So for columns of other names, and integers beside statistics of values that were divided by a scale.
 
     Notes
     -----
@@ -188,14 +193,14 @@ def standardize(
     if frame is not None and kept != (1,):
         raise ValueError(f"axis must be 1 for a dataframe, got {axis!r}")
     shape, chunks = features_of(array, kept)
-    values = _statistics(moments, shape, correction) | {"weight": weight, "bias": bias}
+    values = _statistics(moments, example_of(x), axis, shape, correction) | {"weight": weight, "bias": bias}
     values = {name: of_features(name, value, shape, chunks) for name, value in values.items()}
     like: dict[str, Any] = {name: None if value is None else empty_like(value) for name, value in values.items()}
     options: dict[str, Any] = {"eps": eps, "axis": axis, "dtype": dtype}
     result = standardized(empty_like(array), **like, **options)  # raises what it would
     options["dtype"] = result.dtype
     if frame is not None:
-        return frame.map_partitions(standardized_part, **values, **options, meta=frame._meta.astype(result.dtype))
+        return over_partitions(standardized_part, frame, values, result.dtype, options)
     function = functools.partial(standardized, **options)
     return over_blocks(function, array, kept, values, result, "fastbn-standardized")
 
@@ -232,10 +237,10 @@ def _measured(array: Any, weighting: dict[str, Any], **options: Any) -> Any:
     )
 
 
-def _statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Any]:
+def _statistics(moments: Any, x: Any, axis: Axis, shape: Shape, correction: float) -> dict[str, Any]:
     """Return mean, variance and the mean's low part in that order, lazily if moments are."""
-    fastbn.Moments().var(correction)  # raises what it would
     if not isinstance(moments, Delayed):
-        return statistics(moments, shape, correction)
-    all_three = delayed(statistics, pure=True)(moments, shape, correction)
+        return statistics(moments, x, axis, shape, correction)
+    fastbn.Moments().var(correction)  # raises what it would
+    all_three = delayed(statistics, pure=True)(moments, x, axis, shape, correction)
     return {name: da.from_delayed(all_three[name], shape, np.float64) for name in ("mean", "var", "mean_lo")}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._moments.moments import Moments, divisor_variance
+from fastbn._moments.moments import Moments
 from fastbn._scaling import affine
 from fastbn._validation import Axis, Shape, kept_axes
 
@@ -61,20 +61,27 @@ def _flat(parts: Any) -> list[Moments]:
     return [parts] if isinstance(parts, Moments) else [part for some in parts for part in _flat(some)]
 
 
-def joined(parts: Any, level: int = 0) -> Moments:
-    """Return the statistics of nested lists of them side by side, one level of nesting for each feature axis."""
+def joined(parts: Any, names: tuple[str, ...] | None) -> Moments:
+    """Return the statistics of nested lists of them side by side, with these names of the features."""
+    whole = _side_by_side(parts, 0)
+    return whole if names is None else Moments.from_dict(whole.to_dict() | {"names": names})
+
+
+def _side_by_side(parts: Any, level: int) -> Moments:
+    """Return statistics side by side; there is one level of nesting for each feature axis."""
     if isinstance(parts, Moments):
         return parts
-    return Moments.concatenate([joined(part, level + 1) for part in parts], level)
+    return Moments.concatenate([_side_by_side(part, level + 1) for part in parts], level)
 
 
-def statistics(moments: Any, shape: Shape, correction: float) -> dict[str, Array]:
-    """Return mean, variance and the mean's low part, if they are of the feature shape."""
+def statistics(moments: Any, x: Any, axis: Axis, shape: Shape, correction: float) -> dict[str, Array]:
+    """Return mean, variance and the mean's low part, if they fit x, of which no values are needed."""
     if not isinstance(moments, Moments):
         raise TypeError(f"moments must be fastbn.Moments, or Delayed ones, got {type(moments).__name__}")
     if moments.shape != shape:
         raise ValueError(f"moments must have x's feature shape {shape}, got {moments.shape}")
-    return {"mean": moments.mean, "var": divisor_variance(moments.var(correction)), "mean_lo": moments._mean_lo}
+    mean, var, mean_lo = moments._normalizing(x, axis, correction)
+    return {"mean": mean, "var": var, "mean_lo": mean_lo}
 
 
 def standardized(

@@ -97,9 +97,23 @@ def over_blocks(function: Any, x: Any, kept: Shape, values: dict[str, Any], resu
     return da.blockwise(function, indices, *arguments, align_arrays=False, dtype=result.dtype, meta=result, token=token)
 
 
+def over_partitions(function: Any, frame: Any, values: dict[str, Any], dtype: Any, options: dict[str, Any]) -> Any:
+    """Apply a function lazily to each partition, which gives frames of this type; `values` are of its columns."""
+    # Of arguments map_partitions computes only Delayed ones first; a dask array would be computed for each partition.
+    first = {
+        name: None if each is None else each.to_delayed(optimize_graph=False).item() for name, each in values.items()
+    }
+    return frame.map_partitions(function, **first, **options, meta=frame._meta.astype(dtype))
+
+
 def empty_like(x: Any) -> Array:
     """Return an array of x's type and number of dimensions without a value in it; of no dimensions it has one, 0."""
     return np.zeros((0,) * x.ndim, x.dtype)
+
+
+def example_of(x: Any) -> Any:
+    """Return what a dask dataframe or array holds, without a row or a value of it, in memory."""
+    return x._meta if is_frame(x) else empty_like(x)
 
 
 def wide_axes(mask: Any) -> Shape:

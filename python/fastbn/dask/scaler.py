@@ -21,11 +21,13 @@ from fastbn.dask.inputs import (
     checked_array,
     checked_axes,
     empty_like,
+    example_of,
     features_of,
     is_frame,
     numbers_of,
     of_features,
     over_blocks,
+    over_partitions,
 )
 from fastbn.sklearn import StandardScaler as ScalerInMemory
 from fastbn.sklearn.tables import READ
@@ -164,9 +166,7 @@ class StandardScaler(ScalerInMemory):
         options: dict[str, Any] = {"axis": axis, "inverse": inverse, "clip": clip}
         result = scaled(empty_like(x), None, None, **options)
         if is_frame(X):
-            return numbers_of(X, "X").map_partitions(
-                scaled_part, **values, **options, meta=X._meta.astype(result.dtype)
-            )
+            return over_partitions(scaled_part, numbers_of(X, "X"), values, result.dtype, options)
         return over_blocks(functools.partial(scaled, **options), x, kept, values, result, "fastbn-scaled")
 
     def _feature_axis(self, x: Any) -> Axis:
@@ -175,8 +175,10 @@ class StandardScaler(ScalerInMemory):
         return 1 if self.axis is None else checked_axis(self.axis)
 
     def _check_features(self, X: Any, shape: Shape, named: bool = True) -> None:
-        """Raise if X has not the features of the fit, by scikit-learn's rules for tables."""
+        """Raise if X has not the features and units of the fit, by scikit-learn's rules for tables."""
         known = self.moments_.shape
+        if named:
+            self._check_units(example_of(X))
         if named and len(shape) == 1:
             validate_data(self, _example(X, shape), reset=False, skip_check_array=True)
         if shape != known:

@@ -158,7 +158,7 @@ class StandardScaler(LearningScaler):
         Raises
         ------
         NotFittedError, TypeError, ValueError
-            What scikit-learn's own raises. `out` is then untouched.
+            What scikit-learn's own raises, and for integers as in `partial_fit`. `out` is then untouched.
         """
         return self._map(X, copy, out)
 

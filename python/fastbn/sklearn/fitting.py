@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.base import _fit_context
 from sklearn.preprocessing import StandardScaler as Base
 from sklearn.utils.validation import check_is_fitted
 
 from fastbn._moments.moments import Moments
-from fastbn._moments.provenance import numbered
+from fastbn._moments.provenance import check_units, numbered
 from fastbn._scaling import Attributes, attributes, moments_behind, negative, same
 from fastbn._validation import LARGEST, checked_real
 from fastbn.sklearn.tables import axis_of, read, refuse_infinity, remember, weights_of
@@ -69,7 +70,8 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
         Raises
         ------
         TypeError, ValueError
-            What scikit-learn's own raises. Nothing is taken in then.
+            What scikit-learn's own raises; and for integers where `merge` took in statistics of values that were
+            divided by a scale. Nothing is taken in then.
 
         Notes
         -----
@@ -169,6 +171,12 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
             return moments.copy()
         return moments_behind(shown, (self.n_features_in_,), self.correction or 0)
 
+    def _check_units(self, X: Any) -> None:
+        """Raise ValueError for integers where `merge` took in statistics of values that were divided by a scale."""
+        moments, _ = self.__dict__.get("_kept", (None, None))
+        if moments is not None and moments._seen.provenance.scale is not None:
+            check_units(np.empty(0, X.dtype) if issparse(X) else X, self._moments()._seen.provenance.scale, "X")
+
     def _validate_params(self) -> None:
         flags = (self.copy, self.with_mean, self.with_std)
         # Else it would take a third of a small fit to find that bools are bools.
@@ -252,8 +260,8 @@ class LearningScaler(Base):  # type: ignore[misc]  # of no known type
                 moments = moments_behind(_attributes_of(self), self.mean_.shape, 0)
                 self._publish(moments, np.asarray(self.n_samples_seen_).dtype)
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         return self
 

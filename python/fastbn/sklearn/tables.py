@@ -48,6 +48,8 @@ def read(scaler: Any, X: Any, *, first: bool = False, inverse: bool = False, wri
 
     Unless `first`, it must have the features of the fit.
     """
+    if not (first or inverse):
+        scaler._check_units(X)
     if type(X) is np.ndarray and X.ndim == 2 and X.dtype in _NATIVE and X.size and scaler.axis is None:
         # What scikit-learn would find, in a twentieth of the time.
         known = vars(scaler)
