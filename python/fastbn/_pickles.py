@@ -1,8 +1,8 @@
 """The names under which pickles find fastbn's classes.
 
-A pickle holds the module and the name of each class. Those of the public classes are made ``fastbn`` and the class's
-own, so that pickles do not depend on the files that the classes are in. Pickles of earlier versions hold the names of
-modules that no longer exist. In their places stand modules that find the one class of each where it is now.
+A pickle holds the module and the name of each class. The module of the public classes is made the one that offers them,
+so that pickles do not depend on the files that the classes are in. Pickles of earlier versions hold names of modules
+that no longer exist. In their places stand modules that find the one class of each where it is now.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import types
 from typing import Any
 
 # Modules of earlier versions whose classes may be in pickles: name, class, and where the class is now.
-# The last two are in pickles of `fastbn.sklearn.StandardScaler` and of what `BatchNorm.load_state_dict` returns.
+# `Attributes` are in pickles of `fastbn.sklearn.StandardScaler`, `IncompatibleKeys` are of `BatchNorm.load_state_dict`.
 _MOVED = (
     ("fastbn.layer", "BatchNorm", "fastbn"),
     ("fastbn.statistics", "Moments", "fastbn"),
@@ -21,6 +21,7 @@ _MOVED = (
     ("fastbn.memory", "PoolInfo", "fastbn"),
     ("fastbn.scaling", "Attributes", "fastbn._scaling"),
     ("fastbn.checks", "IncompatibleKeys", "fastbn._layer.state"),
+    ("fastbn.dask.scaler", "StandardScaler", "fastbn.dask"),
 )
 
 
@@ -32,14 +33,14 @@ class FirstMoments:
         return importlib.import_module("fastbn").Moments(count, mean, m2)
 
 
-def name_publicly(*classes: type) -> None:
-    """Make ``fastbn`` the module of these classes and of their methods, whose doctests it is searched for."""
+def name_publicly(*classes: type, module: str = "fastbn") -> None:
+    """Make the public module that of these classes and of their methods, whose doctests it is searched for."""
     for each in classes:
-        each.__module__ = "fastbn"
+        each.__module__ = module
         for member in vars(each).values():
             function = getattr(member, "__func__", member)  # of a classmethod
             if isinstance(function, types.FunctionType):
-                function.__module__ = "fastbn"
+                function.__module__ = module
 
 
 def stand_in_for_moved_modules() -> None:

@@ -48,9 +48,8 @@ def moments_behind(shown: Attributes, shape: Shape, correction: float) -> Moment
     count = np.asarray(shown.n_samples_seen_)
     mean, var = (np.zeros(shape) if value is None else value for value in (shown.mean_, shown.var_))
     if negative(shown):
-        # The weighted variance that scikit-learn computes of a constant may be negative, by less than this. Of sparse
-        # data it keeps no mean.
-        rounding = np.inf if shown.mean_ is None else (count * mean * _EPS) ** 2
+        # The weighted variance that scikit-learn computes of a constant may be negative, by less than this.
+        rounding = (count * mean * _EPS) ** 2
         if (count < 0).any() or (var < -rounding).any():
             got = f"{shown.n_samples_seen_} and {shown.var_}"
             raise ValueError(f"n_samples_seen_ and var_ must not be negative where they are to be merged, got {got}")
@@ -67,7 +66,8 @@ def negative(shown: Attributes) -> bool:
 
 def same(one: Attributes, other: Attributes) -> bool:
     """Whether two describe the same data; scale_ follows from the others and is not compared."""
-    return all(_equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+    pairs = zip(one[:3], other[:3], strict=True)
+    return all(a is b if a is None or b is None else np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 def affine(
@@ -120,7 +120,3 @@ def _seen(count: Any, count_dtype: Any) -> Any:
     whole = (count == np.floor(count)) & (count < INT_END)
     seen = count.astype(count_dtype if whole.all() else np.float64)
     return seen.flat[0] if seen.min() == seen.max() else seen
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return a is b if a is None or b is None else np.array_equal(a, b, equal_nan=True)

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 import fastbn.dask
 from fastbn import Moments
-from fastbn.dask.blocks import measured_block, settled
-from fastbn.dask.inputs import empty_like
+from fastbn.dask._blocks import measured_block, settled
+from fastbn.dask._inputs import empty_like
 from support import layouts, oracle
 from support.assertions import assert_count, assert_mean_and_var, assert_statistics
 from support.dtypes import TYPES, y_type

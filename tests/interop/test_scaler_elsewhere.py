@@ -75,7 +75,7 @@ def test_in_a_pipeline_and_of_several_columns(skl2onnx: Any) -> None:
 
 
 def test_what_has_been_imported_is_registered(skl2onnx: Any) -> None:
-    fastbn.sklearn.onnx.register_if_imported()
+    fastbn.sklearn._onnx.register_if_imported()
     x = table(np.float32)
     assert len(skl2onnx.to_onnx(StandardScaler().fit(x), x).graph.node) > 0
 

@@ -23,7 +23,9 @@ OLD_NAMES = {
     "TrainResult": "fastbn.results",
     "Gradients": "fastbn.results",
     "ResidualGradients": "fastbn.results",
+    "StandardScaler": "fastbn.dask.scaler",
 }
+NEW_NAMES = {"StandardScaler": "fastbn.dask.StandardScaler"}
 X = np.array([[1.0, 10.0], [3.0, 30.0]])
 # Pickles of an earlier version (protocol 4): of BatchNorm(2, activation="relu") after a call on X, and of
 # Moments(extremes=True, nan="omit").update(X).
@@ -53,7 +55,7 @@ def test_classes_are_found_where_they_were(name: str) -> None:
     code = f"import pickle; print(pickle.loads({pickled!r}))"
     # In a new process, in which fastbn is first imported by pickle.
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == f"<class 'fastbn.{name}'>\n"
+    assert found.stdout == f"<class '{NEW_NAMES.get(name, f'fastbn.{name}')}'>\n"
 
 
 def test_what_else_was_pickled_is_found() -> None:
@@ -90,11 +92,12 @@ def test_moments_of_an_earlier_version() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickles_name_the_package_alone(protocol: int) -> None:
-    objects = (fastbn.BatchNorm(2), fastbn.Moments().update(X), fastbn.pool_info(), fastbn.batch_norm_train(X))
-    for each in objects:
+def test_pickles_name_public_modules_alone(protocol: int) -> None:
+    objects = [fastbn.BatchNorm(2), fastbn.Moments().update(X), fastbn.pool_info(), fastbn.batch_norm_train(X)]
+    scalers = {f"fastbn.{name}": getattr(fastbn, name).StandardScaler().fit(X) for name in ("sklearn", "dask")}
+    for module, each in [*(("fastbn", each) for each in objects), *scalers.items()]:
         pickled = pickle.dumps(each, protocol)
         strings = [str(argument) for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]
         names = {word for string in strings for word in string.split() if word.startswith("fastbn")}
-        assert names == {"fastbn"}
+        assert names == {module}
         assert type(pickle.loads(pickled)) is type(each)

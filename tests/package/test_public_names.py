@@ -30,6 +30,12 @@ def test_all_other_modules_are_private_by_name() -> None:
     assert {name for name in modules if not name.startswith("_") or name == "__main__"} == SERVING | set(MODULES)
 
 
+@pytest.mark.parametrize("package", ["dask", "interop", "sklearn", "torch"])
+def test_modules_of_integrations_are_private_by_name(package: str) -> None:
+    modules = pkgutil.iter_modules([f"{fastbn.__path__[0]}/{package}"])
+    assert all(module.name.startswith("_") for module in modules)
+
+
 def test_everything_that_is_shown_is_there() -> None:
     shown = dict(inspect.getmembers(fastbn))
     assert shown.keys() == set(dir(fastbn)) - MISSING

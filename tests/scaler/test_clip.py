@@ -13,10 +13,9 @@ from sklearn import preprocessing, set_config
 from sklearn.base import clone
 
 import fastbn.dask
-from fastbn import Moments
 from fastbn._scaling import Attributes, affine
 from fastbn.sklearn import StandardScaler
-from fastbn.sklearn.tables import clipped_foreign
+from fastbn.sklearn._tables import clipped_foreign
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -190,22 +189,26 @@ def test_what_is_no_bound(clip: Any, error: type[Exception]) -> None:
         scaler.inverse_transform(x)  # does not clip
 
 
-def test_pickles_hold_plain_arrays_and_those_of_earlier_versions_are_read() -> None:
+def test_pickles_hold_plain_arrays() -> None:
     scaler = StandardScaler().partial_fit(1e6 + table()).partial_fit(table())
     pickled = pickle.dumps(scaler)
     assert b"Moments" not in pickled
     again = pickle.loads(pickled)
     assert again.moments_.to_bytes() == scaler.moments_.to_bytes()
+    unfitted = pickle.loads(pickle.dumps(StandardScaler(clip=1.0)))
+    assert unfitted.clip == 1.0
+
+
+def test_states_from_before_there_was_a_clip() -> None:
+    """Of those there is no sample: they had no `clip`, and held the statistics as objects under another name."""
+    scaler = StandardScaler().fit(table())
     old = StandardScaler.__new__(StandardScaler)
-    state = {key: value for key, value in vars(scaler).items() if key != "clip"}
+    state = {key: value for key, value in vars(scaler).items() if key not in ("clip", "_published")}
+    state["_kept"] = (scaler.moments_, Attributes(scaler.n_samples_seen_, scaler.mean_, scaler.var_, scaler.scale_))
     old.__setstate__(state)
-    assert isinstance(state["_kept"][0], Moments)
-    assert isinstance(state["_kept"][1], Attributes)
     assert old.clip is None
     assert old.moments_.to_bytes() == scaler.moments_.to_bytes()
     np.testing.assert_array_equal(old.transform(table()), scaler.transform(table()))
-    unfitted = pickle.loads(pickle.dumps(StandardScaler(clip=1.0)))
-    assert unfitted.clip == 1.0
 
 
 def test_what_is_scaled_back_is_not_clipped() -> None:

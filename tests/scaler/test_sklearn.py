@@ -28,7 +28,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import fastbn
 import fastbn.sklearn
-import fastbn.sklearn.tables
+import fastbn.sklearn._tables
 from fastbn.sklearn import StandardScaler
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -482,7 +482,7 @@ def test_a_subclass_is_asked_for_its_own_steps() -> None:
 def test_other_array_namespaces_are_left_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     # Dispatching cannot be turned on after scipy is imported; that it is asked for can be told.
     config = sklearn.get_config() | {"array_api_dispatch": True}
-    monkeypatch.setattr(fastbn.sklearn.tables, "get_config", lambda: config)
+    monkeypatch.setattr(fastbn.sklearn._tables, "get_config", lambda: config)
     called: list[str] = []
     monkeypatch.setattr(Theirs, "partial_fit", lambda self, *args: called.append("partial_fit"))
     monkeypatch.setattr(Theirs, "transform", lambda self, *args: called.append("transform"))

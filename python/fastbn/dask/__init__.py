@@ -1,4 +1,4 @@
-"""Statistics and standardization of dask arrays and dataframes, lazily. Knows no scheduler: any will do.
+"""Statistics and standardization of dask arrays and dataframes, lazily, for any scheduler.
 
 Every block gives `Moments` of its own. Those of blocks that hold the same features are merged in their order, up to
 `split_every` at a time, in a tree whose shape follows from the chunks alone; what is left is put side by side::
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import fastbn
 from fastbn._moments.provenance import columns_of
 from fastbn._validation import Axis, Shape, checked_int
-from fastbn.dask.blocks import joined, measured_block, merged, standardized, standardized_part, statistics, unchanged
+from fastbn.dask._blocks import joined, measured_block, merged, standardized, standardized_part, statistics, unchanged
 
 try:
     import dask.array as da
@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     raise ImportError('fastbn.dask needs dask: pip install "fastbn[dask]"') from error
 
-from fastbn.dask.inputs import (
+from fastbn.dask._inputs import (
     aligned,
     checked_array,
     checked_axes,
@@ -44,7 +44,7 @@ from fastbn.dask.inputs import (
 )
 
 if TYPE_CHECKING:
-    from fastbn.dask.scaler import StandardScaler
+    from fastbn.dask._scaler import StandardScaler
 
 __all__ = ["StandardScaler", "moments", "standardize"]
 
@@ -209,7 +209,7 @@ def __getattr__(name: str) -> Any:
     """Import the scaler when it is asked for: it needs scikit-learn, which the functions do not."""
     if name != "StandardScaler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastbn.dask.scaler import StandardScaler
+    from fastbn.dask._scaler import StandardScaler
 
     return StandardScaler
 

@@ -1,4 +1,4 @@
-"""What is done to one block, or to a few blocks' statistics, on whatever worker. Knows no dask."""
+"""What is done to one block, or to a few blocks' statistics, on whatever worker. It does not import dask."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def measured_block(
 def settled(block: Array) -> Array:
     """Return a block in the memory layout that it has after a journey between processes.
 
-    The order of summation follows from the layout, and nobody knows which blocks travel. What is in C or in Fortran
-    order stays so on every way that dask sends arrays; all else arrives in C order.
+    Summation order depends on memory layout, and dask may serialize any block, so each is measured in the layout that
+    serialization would give it: C or Fortran order stays, all else becomes C order.
     """
     return np.require(block, requirements=["F" if np.isfortran(block) else "C", "A"])
 

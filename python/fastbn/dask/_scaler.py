@@ -1,4 +1,4 @@
-"""`StandardScaler` for dask arrays and dataframes: what `fastbn.sklearn`'s is for arrays in memory. Knows no block."""
+"""`StandardScaler` for dask arrays and dataframes: what `fastbn.sklearn`'s is for arrays in memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from dask.base import is_dask_collection
 from dask.utils import is_series_like
 from sklearn import get_config
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from fastbn._pickles import name_publicly
 from fastbn._validation import Axis, Shape, checked_axis, converted
 from fastbn.dask import moments
-from fastbn.dask.blocks import scaled, scaled_part
-from fastbn.dask.inputs import (
+from fastbn.dask._blocks import scaled, scaled_part
+from fastbn.dask._inputs import (
     checked_array,
     checked_axes,
     empty_like,
-    example_of,
     features_of,
     is_frame,
     numbers_of,
@@ -30,7 +30,7 @@ from fastbn.dask.inputs import (
     over_partitions,
 )
 from fastbn.sklearn import StandardScaler as ScalerInMemory
-from fastbn.sklearn.tables import READ
+from fastbn.sklearn._tables import READ, check_features, remember, sample_axis, weights_along
 
 __all__ = ["StandardScaler"]
 
@@ -101,9 +101,11 @@ class StandardScaler(ScalerInMemory):
         shape, _ = features_of(x, kept, "X")
         if 0 in x.shape:
             raise ValueError(f"X must not be empty, got shape {x.shape}")
+        example = _example(X, shape)
         if not first:
-            self._check_features(X, shape)
-        weights = None if sample_weight is None else _along_samples(sample_weight, x, kept)
+            self._check_units(example)
+            check_features(self, example, x.ndim, shape, inverse=False)
+        weights = None if sample_weight is None else _broadcastable(sample_weight, x, sample_axis(self, x.ndim))
         used = weights if self.with_mean or self.with_std else None  # otherwise scikit-learn counts samples
         lazy = moments(x, axis=axis, weights=used, nan="omit")
         found, counted = dask.compute(lazy, weights is None or (weights != 0).any())
@@ -115,7 +117,7 @@ class StandardScaler(ScalerInMemory):
         if bad.any() and not get_config()["assume_finite"]:
             raise ValueError(f"X must not hold infinity, got it in feature {np.argwhere(bad)[0].tolist()}")
         if first:
-            self._remember(X, shape)
+            remember(self, example, x)
         self._publish(found if first else self._moments().merge(found), None if weights is None else np.float64)
         return self
 
@@ -159,7 +161,9 @@ class StandardScaler(ScalerInMemory):
         axis = self._feature_axis(x)
         kept = checked_axes(axis, x)
         shape, chunks = features_of(x, kept, "X")
-        self._check_features(X, shape, named=not inverse)
+        if not inverse:
+            self._check_units(_example(X, shape))
+        check_features(self, _example(X, shape), x.ndim, shape, inverse)
         used = {"mean": self.mean_ if self.with_mean else None, "scale": self.scale_ if self.with_std else None}
         values = {name: of_features(f"{name}_", value, shape, chunks) for name, value in used.items()}
         clip = None if inverse else self._checked_clip()  # which may have been set since the fit
@@ -174,24 +178,10 @@ class StandardScaler(ScalerInMemory):
             raise ValueError(f"X must have 2 dimensions where axis is not given, got {x.ndim}")
         return 1 if self.axis is None else checked_axis(self.axis)
 
-    def _check_features(self, X: Any, shape: Shape, named: bool = True) -> None:
-        """Raise if X has not the features and units of the fit, by scikit-learn's rules for tables."""
-        known = self.moments_.shape
-        if named:
-            self._check_units(example_of(X))
-        if named and len(shape) == 1:
-            validate_data(self, _example(X, shape), reset=False, skip_check_array=True)
-        if shape != known:
-            raise ValueError(f"X must have features of shape {known}, got {shape}")
-
-    def _remember(self, X: Any, shape: Shape) -> None:
-        """Set n_features_in_ and feature_names_in_."""
-        validate_data(self, _example(X, (math.prod(shape),)), reset=True, skip_check_array=True)
-
 
 def _example(X: Any, shape: Shape) -> Any:
-    """Return something in memory that scikit-learn takes for X when it looks for features and their names."""
-    return X._meta if is_frame(X) else np.empty((0, *shape))
+    """Return what X is without samples, in memory, with the features, their names and its type."""
+    return X._meta if is_frame(X) else np.empty((0, *shape), X.dtype)
 
 
 def _read(X: Any, exact_sizes: bool = False) -> Any:
@@ -204,11 +194,8 @@ def _read(X: Any, exact_sizes: bool = False) -> Any:
     return x if x.dtype in READ else x.astype(np.float64)
 
 
-def _along_samples(sample_weight: Any, x: Any, kept: Shape) -> Any:
-    """Return weights of samples such that they can be broadcast to x."""
-    along = next((a for a in range(x.ndim) if a not in kept), None)
-    if along is None:
-        raise ValueError(f"axis must leave an axis of samples where sample_weight is given, got {kept}")
+def _broadcastable(sample_weight: Any, x: Any, along: int) -> Any:
+    """Return weights of samples, which are along an axis, such that they can be broadcast to x."""
     if is_series_like(sample_weight) and is_dask_collection(sample_weight):
         weights = sample_weight.astype(np.float64).to_dask_array()
     else:
@@ -220,4 +207,8 @@ def _along_samples(sample_weight: Any, x: Any, kept: Shape) -> Any:
     if not math.isnan(weights.shape[0]) and weights.shape[0] != x.shape[along]:
         sizes = f"{x.shape[along]} (nan is for unknown chunk sizes)"
         raise ValueError(f"sample_weight must have one entry for each of X's samples, {sizes}, got {weights.shape[0]}")
-    return weights[tuple(slice(None) if a == along else None for a in range(x.ndim))]
+    return weights_along(along, weights, x.ndim)
+
+
+name_publicly(StandardScaler, module="fastbn.dask")
+__test__ = {"StandardScaler": StandardScaler}  # where doctests are looked for, which goes by the module of a class

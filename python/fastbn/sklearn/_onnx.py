@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fastbn.sklearn._tables import features_are_columns
+
 __all__ = ["register_with_skl2onnx"]
 
 _ALIAS = "FastbnStandardScaler"
-_TABLES = (None, 1, -1, (1,), (-1,))
 
 
 def register_with_skl2onnx() -> None:
@@ -65,7 +66,7 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx.proto import onnx_proto
 
     scaler, version = operator.raw_operator, container.target_opset
-    if scaler.axis not in _TABLES:
+    if not features_are_columns(scaler):
         raise ValueError(f"axis must be 1 or -1 of a scaler to be converted, got {scaler.axis!r}")
     name = operator.inputs[0].full_name
     if len(operator.inputs) > 1:

@@ -1,4 +1,4 @@
-"""What scikit-learn takes for data, as arrays that the kernels read: its checks, in fewer passes. Knows no statistics.
+"""What scikit-learn takes for data, as arrays that the kernels read: its checks, in fewer passes.
 
 scikit-learn's checks read all of X in one thread, and copy what is not floating. Here X is read where it is, and looked
 through for infinity by all threads; the errors are scikit-learn's own.
@@ -22,10 +22,10 @@ from fastbn._validation import Shape, checked_axis, kept_axes
 
 Array = npt.NDArray[Any]
 
-# What the kernels read as it is. Of everything else scikit-learn makes the first.
+# What the kernels read as it is; check_array converts all other dtypes to the first.
 READ = (np.float64, np.float32, np.float16, np.uint8, np.int8, np.uint16, np.int16, np.int32)
 _NATIVE = frozenset(map(np.dtype, READ))
-_OF_COLUMNS = (None, 1, -1, (1,), (-1,))
+_OF_TABLES = (None, 1, -1, (1,), (-1,))
 
 
 def axis_of(scaler: Any) -> int | Shape:
@@ -33,14 +33,14 @@ def axis_of(scaler: Any) -> int | Shape:
     return 1 if scaler.axis is None else checked_axis(scaler.axis)
 
 
-def takes_sparse(scaler: Any) -> bool:
-    """Whether the scaler's features are columns."""
-    return scaler.axis in _OF_COLUMNS
+def features_are_columns(scaler: Any) -> bool:
+    """Whether the scaler's features are the columns of a table."""
+    return scaler.axis in _OF_TABLES
 
 
-def features_of(x: Array, axis: int | Shape) -> Shape:
+def feature_shape(x: Any, axis: int | Shape) -> Shape:
     """Return the shape of the statistics of x."""
-    return tuple(x.shape[a] for a in _kept(x, axis))
+    return tuple(x.shape[a] for a in _feature_axes(x.ndim, axis))
 
 
 def read(scaler: Any, X: Any, *, first: bool = False, inverse: bool = False, writable: bool = False) -> Array | None:
@@ -73,27 +73,35 @@ def read(scaler: Any, X: Any, *, first: bool = False, inverse: bool = False, wri
     if x.size == 0:
         raise ValueError(f"X must not be empty, got shape {x.shape}")
     if scaler.axis is not None and not first:
-        _check_features(scaler, X, x, inverse)
+        check_features(scaler, X, x.ndim, feature_shape(x, axis_of(scaler)), inverse)
     return np.asarray(x)
 
 
-def remember(scaler: Any, X: Any, x: Array) -> None:
+def remember(scaler: Any, X: Any, x: Any) -> None:
     """Set n_features_in_ and feature_names_in_ of a first fit."""
-    if type(X) is not np.ndarray and _is_table(scaler, x):
+    if type(X) is not np.ndarray and x.ndim == 2 and features_are_columns(scaler):
         validate_data(scaler, X, reset=True, skip_check_array=True)
         return
-    scaler.n_features_in_ = math.prod(features_of(x, axis_of(scaler)))
+    scaler.n_features_in_ = math.prod(feature_shape(x, axis_of(scaler)))
     vars(scaler).pop("feature_names_in_", None)
+
+
+def check_features(scaler: Any, X: Any, ndim: int, shape: Shape, inverse: bool) -> None:
+    """Raise unless X, of this feature shape, has the features of the fit, and unless `inverse` their names."""
+    if ndim == 2 and features_are_columns(scaler) and not inverse:
+        validate_data(scaler, X, reset=False, skip_check_array=True)
+        return
+    shown = scaler.mean_ if scaler.mean_ is not None else scaler.scale_
+    known = scaler.moments_.shape if shown is None else shown.shape
+    if shape != known:
+        raise ValueError(f"X must have features of shape {known} along axis {axis_of(scaler)}, got {shape}")
 
 
 def weights_of(scaler: Any, x: Array, sample_weight: Any) -> Array | None:
     """Return weights of samples such that they can be broadcast to x."""
     if sample_weight is None:
         return None
-    kept = _kept(x, axis_of(scaler))
-    along = next((a for a in range(x.ndim) if a not in kept), None)
-    if along is None:
-        raise ValueError(f"axis must leave an axis of samples where sample_weight is given, got {scaler.axis!r}")
+    along = sample_axis(scaler, x.ndim)
     # As exact as scikit-learn's, which are of X's type.
     dtype = x.dtype if x.dtype.kind == "f" else np.float64
     try:
@@ -101,7 +109,21 @@ def weights_of(scaler: Any, x: Array, sample_weight: Any) -> Array | None:
     except (TypeError, ValueError):
         refuse_infinity(x)  # of two errors scikit-learn's first
         raise
-    return np.asarray(weights).reshape([-1 if a == along else 1 for a in range(x.ndim)])
+    return np.asarray(weights_along(along, weights, x.ndim))
+
+
+def sample_axis(scaler: Any, ndim: int) -> int:
+    """Return the axis of an array along which each sample has its weight: the first that is no feature axis."""
+    features = _feature_axes(ndim, axis_of(scaler))
+    along = next((a for a in range(ndim) if a not in features), None)
+    if along is None:
+        raise ValueError(f"axis must leave an axis of samples where sample_weight is given, got {scaler.axis!r}")
+    return along
+
+
+def weights_along(axis: int, weights: Any, ndim: int) -> Any:
+    """Return weights of samples such that they can be broadcast to an array."""
+    return weights[tuple(slice(None) if a == axis else None for a in range(ndim))]
 
 
 def refuse_infinity(x: Array, input_name: str = "X") -> None:
@@ -136,28 +158,13 @@ def _holds_infinity(x: Array) -> bool:
     return bool(np.isinf(_core.value_range(x, axis=shortest, omit_nan=True)).any())
 
 
-def _is_table(scaler: Any, x: Array) -> bool:
-    return x.ndim == 2 and takes_sparse(scaler)
-
-
-def _kept(x: Array, axis: int | Shape) -> Shape:
+def _feature_axes(ndim: int, axis: int | Shape) -> Shape:
     axes = (axis,) if isinstance(axis, int) else axis
-    if not all(-x.ndim <= a < x.ndim for a in axes):
-        raise ValueError(f"axis must name axes of X, which has {x.ndim} dimensions, got {axis!r}")
-    return kept_axes(axes, x.ndim)
+    if not all(-ndim <= a < ndim for a in axes):
+        raise ValueError(f"axis must name axes of X, which has {ndim} dimensions, got {axis!r}")
+    return kept_axes(axes, ndim)
 
 
 def _refuse_axis(scaler: Any, X: Any) -> None:
-    if not takes_sparse(scaler):
+    if not features_are_columns(scaler):
         raise ValueError(f"axis must be 1 for X of type {type(X).__name__}, got {scaler.axis!r}")
-
-
-def _check_features(scaler: Any, X: Any, x: Array, inverse: bool) -> None:
-    if _is_table(scaler, x) and not inverse:
-        validate_data(scaler, X, reset=False, skip_check_array=True)
-        return
-    shown = scaler.mean_ if scaler.mean_ is not None else scaler.scale_
-    known = scaler.moments_.shape if shown is None else shown.shape
-    shape = features_of(x, axis_of(scaler))
-    if shape != known:
-        raise ValueError(f"X must have features of shape {known} along axis {scaler.axis!r}, got {shape}")

@@ -1,4 +1,4 @@
-"""What `fastbn.dask` takes, checked as far as shapes, types and chunks show it. Looks at no value."""
+"""What `fastbn.dask` takes, from shapes, types and chunks: it checks metadata only."""
 
 from __future__ import annotations
 
