@@ -471,6 +471,12 @@ def test_names_of_a_data_frames_columns() -> None:
     assert (out.any(), found.count) == (False, 2)
 
 
+def test_a_column_may_be_called_column_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "column_names": [3.0, 4.0]})
+    assert fastbn.moments(frame).names == fastbn.stream(frame).names == ("a", "column_names")
+
+
 def test_columns_that_have_no_names_go_by_position() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"age": [30.0, 50.0], "income": [1.0, 3.0]})

@@ -83,8 +83,14 @@ def columns_of(x: Any, axis: Axis) -> tuple[str, ...] | None:
     """
     if isinstance(x, np.ndarray) or not hasattr(x, "columns") or kept_axes(checked_axis(axis), 2) != (1,):
         return None
-    names = tuple(map(str, getattr(x, "column_names", x.columns)))
+    names = frame_columns(x)
     return None if numbered(names) else names
+
+
+def frame_columns(frame: Any) -> tuple[str, ...]:
+    """Return what the columns of a data frame are called."""
+    # pyarrow's tables have column_names, and in pandas' frames a column may be called so.
+    return tuple(map(str, frame.column_names if hasattr(type(frame), "column_names") else frame.columns))
 
 
 def provenance_of(x: Any, axis: Axis) -> Provenance:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastbn._moments.provenance import frame_columns
 from fastbn._validation import Axis, Shape, converted
 from fastbn.io.options import Array, Options
 from fastbn.io.places import Place, is_frame
@@ -582,7 +583,7 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
     for value in values.ravel().tolist() if values.dtype == object else ():
         if not isinstance(value, (int, float, np.number)):
             raise UnreadableError(f"{name} must hold real numbers, got {value!r}")
-    names = list(map(str, getattr(array, "column_names", array.columns))) if is_frame(array) else None
+    names = list(frame_columns(array)) if is_frame(array) else None
     # Whoever yields arrays may fill them anew for the next.
     return Stored(values.shape, values.dtype, values.__getitem__, order=order, names=names, overlaps=False)
 
