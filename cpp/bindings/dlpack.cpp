@@ -315,7 +315,7 @@ bool has_strides_of(const ArrayRef& like, const ArrayRef& array) {
 // results do not have, or has no strides.
 std::optional<ArrayRef> array_like(const Tensor& tensor) {
     const StorageType* const type = storage_type_of(tensor.dtype);
-    if (type == nullptr || !is_float(type->dtype) || tensor.strides == nullptr ||
+    if (type == nullptr || !is_float(type->dtype) || tensor.strides == nullptr || tensor.ndim < 0 ||
         tensor.ndim > max_dimensions) {
         return std::nullopt;
     }

@@ -376,8 +376,9 @@ bool increment_versions(const Call& call) {
 
 // What backward needs beside the tensors: mean, variance and 1 / sqrt(var + eps), an array of shape
 // (3, channels).
+constexpr std::ptrdiff_t saved_statistics = 3;
 py::object statistics_array(std::ptrdiff_t channels) {
-    const std::ptrdiff_t shape[] = {3, channels};
+    const std::ptrdiff_t shape[] = {saved_statistics, channels};
     return new_array(float64_dtype(), 2, shape);
 }
 
@@ -564,7 +565,10 @@ bool find_saved(const Call& call, PyObject* dy, Batch& batch, ArrayRef& dy_array
         return false;
     // Since the forward pass, x may have been given other memory.
     const ArrayRef statistics = array_ref(call.statistics.ptr(), DType::float64);
-    if (statistics.ndim != 2 || statistics.shape[1] != batch.features.channels) return false;
+    if (statistics.ndim != 2 || statistics.shape[0] != saved_statistics ||
+        statistics.shape[1] != batch.features.channels) {
+        return false;
+    }
     batch.epilogue.activation = activation_argument({"activation", call.activation.ptr()},
                                                     {"negative_slope", call.negative_slope.ptr()});
     return true;

@@ -142,7 +142,9 @@ const NormalizeKernels& normalize_kernels(DType x, DType y) {
     });
     if (own != nullptr) return *own;
     const DType type = converted_type(needs_double(x) || y == DType::float64);
-    return *find_row(rows, [=](const NormalizeKernels& row) { return row.x == type; });
+    return *find_row(rows, [=](const NormalizeKernels& row) {
+        return row.x == type && row.y == type && row.normalize != nullptr;
+    });
 }
 
 const GradientKernels& gradient_kernels(DType x, DType dy) {
@@ -152,7 +154,9 @@ const GradientKernels& gradient_kernels(DType x, DType dy) {
     });
     if (own != nullptr) return *own;
     const DType type = converted_type(needs_double(x) || dy == DType::float64);
-    return *find_row(rows, [=](const GradientKernels& row) { return row.x == type; });
+    return *find_row(rows, [=](const GradientKernels& row) {
+        return row.x == type && row.dy == type && row.input_gradient != nullptr;
+    });
 }
 
 std::vector<std::string> available_isas() {

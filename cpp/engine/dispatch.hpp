@@ -31,7 +31,7 @@ const Reduction<IntegerSumsKernel>* integer_sums_kernels(DType x,
                                                          WeightsForm form = WeightsForm::none);
 // What x is read as for its moments.
 DType moments_type(DType x, WeightsForm form = WeightsForm::none);
-const MomentsKernels& value_range_kernels(DType x);  // those that have the moments' kernels too
+const MomentsKernels& value_range_kernels(DType x);  // they have all the moments' kernels too
 const NormalizeKernels& normalize_kernels(DType x, DType y);
 const GradientKernels& gradient_kernels(DType x, DType dy);
 

@@ -1,4 +1,4 @@
-// All memory that a call needs, taken before any thread starts: after that nothing can fail. And
+// All memory that a call needs, taken before anything is written: after that nothing can fail. And
 // tiles in memory: an operand's own where the kernels can walk it, else a packed copy of one tile
 // in a staging buffer that stays in cache, converted if need be. Unaligned arrays, and types that
 // no kernel reads, come to the kernels only through here.
@@ -35,7 +35,8 @@ public:
 
 private:
     static constexpr std::align_val_t alignment{64};
-    alignas(64) std::byte own_[own_bytes];
+    // What data() points to is not const where the buffer is.
+    alignas(64) mutable std::byte own_[own_bytes];
     std::byte* data_ = own_;
 };
 

@@ -47,9 +47,8 @@ struct Normalization {
 };
 
 // Where gradients go, dweight and dbias one value per channel. dz is the residual's, written along
-// with dx and only where there is an activation (else it is dy); it may be empty, and so may dx:
-// then only the sums are taken. Where the means are given they are not, and dweight and dbias may
-// be null.
+// with dx and only where there is an activation (else it is dy); it may be empty. Without dx only
+// the sums are taken; with the means given only dx is computed, and dweight and dbias may be null.
 struct GradientsOut {
     ArrayRef dx;
     ArrayRef dz;

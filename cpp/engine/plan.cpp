@@ -84,6 +84,10 @@ void tile_columns(Plan& plan, DType x, std::ptrdiff_t rows) {
 
 // Folded rows need a single tile across; strips of several channels have whole rows of each.
 static_assert(max_folded_cols <= column_tile_cols && chunk_float32 <= wanted_strip_values);
+// Weights of a strip's rows are packed where a tile's elements would be; integers are summed in 32
+// bits, which hold the squares of so many rows.
+static_assert(max_strip_values <= column_tile_rows * lanes * lanes);
+static_assert(max_folded_cols <= 256 && column_tile_rows <= 256);
 
 void split_into_spans(Plan& plan) {
     const std::ptrdiff_t leftover = plan.layout.leftover_rows();

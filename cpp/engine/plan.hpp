@@ -105,8 +105,8 @@ struct Plan {
     std::ptrdiff_t count_before(std::ptrdiff_t position) const;
     std::ptrdiff_t span_count(std::ptrdiff_t span) const;
 
-    // Whether a slab is the one whose coefficients are to stand behind the last once more (see
-    // Elementwise::period).
+    // Whether a slab holds the first columns, whose first coefficients are copied behind the last
+    // (see Elementwise::period).
     bool wraps(const Slab& slab) const { return dense_rows && slab.buffer_index == 0; }
 
     // All of x once more, cut for a phase that only transforms: tiles in the order of memory.

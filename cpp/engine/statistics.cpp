@@ -47,8 +47,8 @@ double sum_pairwise(const double* values, std::ptrdiff_t n) {
 // Merges each channel's layout.inner_fold neighbouring columns into one entry per channel. The
 // columns hold equally many values, for which the formula of `merge` needs no divisions; and many
 // columns add up pairwise to fewer roundings than in one merge after the other.
-void merge_equal_columns(const MomentsSums& columns, std::ptrdiff_t channels,
-                         const Layout& layout) noexcept {
+void fold_equal_columns(const MomentsSums& columns, std::ptrdiff_t channels,
+                        const Layout& layout) noexcept {
     double offsets[max_inner_fold];
     double squares[max_inner_fold];
     const std::ptrdiff_t n = layout.inner_fold;
@@ -81,8 +81,8 @@ void merge_equal_columns(const MomentsSums& columns, std::ptrdiff_t channels,
 }
 
 // The same where columns weigh differently, one merge after the other.
-void merge_weighted_columns(const MomentsSums& columns, std::ptrdiff_t channels,
-                            const Layout& layout) noexcept {
+void fold_weighted_columns(const MomentsSums& columns, std::ptrdiff_t channels,
+                           const Layout& layout) noexcept {
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
         const MomentsSums first = from(columns, c * layout.inner_fold);
         for (std::ptrdiff_t i = 1; i < layout.inner_fold; ++i) {
@@ -100,8 +100,8 @@ void merge_weighted_columns(const MomentsSums& columns, std::ptrdiff_t channels,
     }
 }
 
-void merge_columns(const IntegerSums& columns, std::ptrdiff_t channels,
-                   const Layout& layout) noexcept {
+void fold_columns(const IntegerSums& columns, std::ptrdiff_t channels,
+                  const Layout& layout) noexcept {
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
         const IntegerSums first = from(columns, c * layout.inner_fold);
         for (std::ptrdiff_t i = 1; i < layout.inner_fold; ++i) {
@@ -370,8 +370,8 @@ MomentsSums MomentsReduction::merge(const Slab& slab, const MomentsSums& sums,
     const MomentsSums merged = from(sums, memory.at(0, slab.buffer_index));
     if (plan_.layout.inner_fold > 1) {
         const bool weighted = sums.weight != nullptr;
-        (weighted ? merge_weighted_columns : merge_equal_columns)(merged, slab.channels,
-                                                                  plan_.layout);
+        (weighted ? fold_weighted_columns : fold_equal_columns)(merged, slab.channels,
+                                                                plan_.layout);
     }
     return merged;
 }
@@ -383,7 +383,7 @@ IntegerSums MomentsReduction::merge(const Slab& slab, const IntegerSums& sums,
                    moments_table().merge_integers(from(sums, a), from(sums, b), n);
                });
     const IntegerSums merged = from(sums, memory.at(0, slab.buffer_index));
-    if (plan_.layout.inner_fold > 1) merge_columns(merged, slab.channels, plan_.layout);
+    if (plan_.layout.inner_fold > 1) fold_columns(merged, slab.channels, plan_.layout);
     return merged;
 }
 

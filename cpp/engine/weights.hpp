@@ -25,8 +25,8 @@ public:
     // An upper bound of what a channel's values weigh together: a mask is left out of account, and
     // where weights vary from channel to channel the largest may be taken for all.
     double largest_total() const { return largest_total_; }
-    // The same bound, less what a mask leaves out if it and the weights are the same for all
-    // channels. Of a total above `enough` any part that is above it may be returned.
+    // A tighter bound: it leaves out what the mask does, where mask and weights are the same in all
+    // channels. It may stop adding once the sum exceeds `enough`.
     double largest_total(double enough, const Batch& batch) const;
     // The kernels see the caller's weights divided by this power of two, which is near the largest.
     double divisor() const { return divisor_; }

@@ -1,8 +1,7 @@
 // The arithmetic of one chunk, which is a tile of one channel or a column of a tile: sums about a
-// shift, exact sums, and the moments that follow from them. Values come by the register, each with
-// what says how much they count, in the form in which the engine says so (WeightsForm): what counts
-// in a register, what stands past a row's end, what the weights add up to, and about which value a
-// chunk of float32 is summed.
+// shift, exact sums, and the moments that follow from them. Values come one register at a time with
+// their weights (WeightsForm): what does not count is masked, lanes past a row's end are filled,
+// the weights are added up, and the value is chosen about which a chunk of float32 is summed.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +27,7 @@ namespace {
 //
 // In float64 that would not do for a result in float64: a first pass takes the chunk's mean, and
 // the second, from cache, sums about it; nothing cancels, and (k + 4) 2^-53 remain, with k <= 512
-// for n = 1024 and 31 for columns. The first pass sums with the rounding errors (two_sum), those of
+// for n = 1024 and 47 for columns. The first pass sums with the rounding errors (two_sum), those of
 // products with weights too, since y near zero is a small difference and wants the mean to more
 // than float64's precision.
 template <class T>

@@ -3,9 +3,8 @@
 //
 //     coefficients(at)      the coefficients, a struct of blocks, at(array) being a block of one
 //                           array's, whichever columns it is for
-//     formula(r, i, n, c)   the block of row r's n columns from i on, by such coefficients; n as
-//     for
-//                           load and store
+//     formula(r, i, n, c)   the block of row r's n columns from i on, by such coefficients; n is
+//                           Full or a count, as for load and store
 //
 // and, for the loops that hold on to coefficients, blend(n, a, b) of these as of blocks.
 #pragma once

@@ -75,10 +75,10 @@ struct ShiftedPass {
     }
 };
 
-// In float64 an m2 of 0 is to say that all values that count are equal (see MomentsSums); it may
-// also come from squares, or from products with weights, that were too small for float64. Where all
-// differences are 0, all is well. That takes no look where weights are 0 or 1 and the shift, which
-// is then the mean, is neither 0 nor so small that the engine will look anyway.
+// In float64 an m2 of 0 must mean that all values that count are equal (see MomentsSums), but
+// squares, and products with weights, may underflow to 0 too. So the differences are looked at,
+// unless weights are 0 or 1 and the shift, which is then the mean, is so far from 0 that a
+// difference from it that is not 0 has a square that is not.
 template <class X, WeightsForm form>
 // NOLINTNEXTLINE(modernize-avoid-c-style-cast): clang-tidy takes an instantiation for a cast
 constexpr bool always_looks = two_passes<X> && has_numbers(form);

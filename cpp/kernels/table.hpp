@@ -60,7 +60,7 @@ struct MomentsKernels {
     // Null where x is to be converted first.
     Reduction<MomentsKernel> moments[weights_forms];
     Reduction<ValueRangeKernel> value_range;
-    Reduction<IntegerSumsKernel> integer_sums;  // or where it is no such type
+    Reduction<IntegerSumsKernel> integer_sums;  // null unless x is an 8- or 16-bit integer
 };
 
 // ---- From x to y ----
