@@ -121,13 +121,30 @@ py::object array_on(const Tensor& tensor, const py::object& owner, bool writeabl
 
 // ---- Capsules ----
 
+// The deleter is foreign code, which may run Python; an error that is set meanwhile stays as it is.
+template <class Managed>
+void call_deleter(Managed* managed) {
+    if (managed->deleter == nullptr) return;
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject* const error = PyErr_GetRaisedException();
+    managed->deleter(managed);
+    PyErr_SetRaisedException(error);
+#else
+    PyObject* type = nullptr;
+    PyObject* value = nullptr;
+    PyObject* traceback = nullptr;
+    PyErr_Fetch(&type, &value, &traceback);
+    managed->deleter(managed);
+    PyErr_Restore(type, value, traceback);
+#endif
+}
+
 // An array of what a capsule of this name holds, which is taken over; empty where NumPy has none.
 template <class Managed>
 py::object array_of_capsule(PyObject* capsule, const char* name, const char* used_name) {
     auto* const managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
     const py::object owner = owned(PyCapsule_New(managed, nullptr, [](PyObject* own) {
-        auto* const held = static_cast<Managed*>(PyCapsule_GetPointer(own, nullptr));
-        if (held->deleter != nullptr) held->deleter(held);
+        call_deleter(static_cast<Managed*>(PyCapsule_GetPointer(own, nullptr)));
     }));
     if (PyCapsule_SetName(capsule, used_name) != 0) throw PythonError();
     if constexpr (std::is_same_v<Managed, VersionedTensor>) {

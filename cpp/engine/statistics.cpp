@@ -341,7 +341,9 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
                                            const Memory& memory) const noexcept {
     for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
         const double m2 = statistics.m2[c];
-        if (in_range(m2)) continue;
+        // Weights that add up to less than 1 may make a variance infinite whose m2 is not.
+        const bool fits = m2 == 0.0 || std::isfinite(statistics.var[c]);
+        if (in_range(m2) && fits) continue;
         if (!std::isfinite(m2) && holds_nonfinite(slab, c, buffers, memory)) continue;
         scan_channel(slab.channel + c, 0, from(statistics, c));
     }

@@ -6,6 +6,7 @@ json is imported where it is used, because importing it takes long beside the re
 from __future__ import annotations
 
 import os
+import struct
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +18,8 @@ _CONFIG = "config"
 _FORMAT = 1
 _RULE = "path must name a file"
 _ZIP = b"PK\x03\x04"
+_END = struct.Struct("<4s4H2IH")  # of a zip file's directory: the fourth number counts all its entries
+_END_SIGNATURE = b"PK\x05\x06"
 
 
 def save_npz(path: str | os.PathLike[str], config: dict[str, Any], arrays: dict[str, Array], instead: str) -> None:
@@ -55,6 +58,7 @@ def read_npz(file: BinaryIO, writer: str, shown: str, rule: str = _RULE) -> tupl
             raise ValueError("it is no .npz file")
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
+            _check_directory(file, len(archive.files))
             arrays = {key: archive[key] for key in archive.files}
         config: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
         if config.pop("format") != _FORMAT:
@@ -64,6 +68,19 @@ def read_npz(file: BinaryIO, writer: str, shown: str, rule: str = _RULE) -> tupl
     ) as error:  # damaged files raise errors of zipfile, zlib, tokenize, RecursionError, MemoryError, ...
         raise not_written(writer, shown, error, rule) from error
     return config, arrays
+
+
+def _check_directory(file: BinaryIO, members: int) -> None:
+    """Raise ValueError if the directory at a file's end says another number of members than were found in it.
+
+    Where the length of an entry is wrong, the next ones are taken for a part of it, and only that number tells.
+    """
+    position = file.tell()
+    file.seek(-_END.size, os.SEEK_END)
+    signature, *_, entries, _, _, _ = _END.unpack(file.read(_END.size))
+    file.seek(position)
+    if signature == _END_SIGNATURE and entries != members:  # else there is a comment, which NumPy does not write
+        raise ValueError(f"{entries} members are listed and {members} found")
 
 
 def not_written(writer: str, shown: str, reason: Exception, rule: str = _RULE) -> ValueError:

@@ -403,7 +403,7 @@ def moments(
     >>> fastbn.moments([[1.0, float("nan")], [3.0, 5.0]], nan="omit").mean
     array([2., 5.])
     """
-    if nan != "propagate" or extremes is not False:
+    if not isinstance(nan, str) or nan != "propagate" or extremes is not False:
         return Moments(nan=nan, extremes=extremes).update(x, axis=axis, where=where, weights=weights)
     return Moments._of(*measured(x, axis, where, weights), provenance_of(x, axis))
 

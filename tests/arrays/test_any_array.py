@@ -505,6 +505,43 @@ def test_the_capsule_is_taken_over_and_given_back(rng: np.random.Generator) -> N
         assert name_of(taken[-1]) == name
 
 
+class Managed(ctypes.Structure):
+    """DLPack's DLManagedTensor, without versions."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+        ("context", ctypes.c_void_p),
+        ("deleter", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
+    )
+
+
+def test_a_deleter_that_runs_python_leaves_an_error_as_it_is() -> None:
+    values, shape, deleted = (ctypes.c_double * 3)(1.0, 2.0, 3.0), (ctypes.c_int64 * 1)(3), []
+    managed = Managed(ctypes.addressof(values), (1, 0), 1, 2, 64, 1, shape, None, 0, None)
+    managed.deleter = Managed._fields_[-1][1](deleted.append)
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+    class Lent:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (1, 0)
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return make(ctypes.addressof(managed), b"dltensor", None)
+
+    with pytest.raises(ValueError, match="x must have at least 2 dimensions"):
+        fastbn.moments(Lent())  # type: ignore[arg-type]
+    assert deleted == [ctypes.addressof(managed)]
+
+
 def test_memory_is_kept_alive_as_long_as_it_is_needed(rng: np.random.Generator) -> None:
     dy = rng.standard_normal((6, 3))
     kept = dy.copy()

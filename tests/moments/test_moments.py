@@ -574,6 +574,8 @@ def test_moments_take_the_options_of_moments() -> None:
     assert fastbn.moments(x, extremes=True).nan == "propagate"
     with pytest.raises(ValueError, match="nan must be 'propagate' or 'omit', got 'drop'"):
         fastbn.moments(x, nan="drop")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="nan must be 'propagate' or 'omit', got array"):
+        fastbn.moments(x, nan=np.ones(3))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="extremes must be"):
         fastbn.moments(x, extremes=1)  # type: ignore[arg-type]
 
@@ -585,6 +587,18 @@ def test_sum_begins_with_zero() -> None:
     assert sum(parts[:1]) is not parts[0]
     with pytest.raises(TypeError, match="unsupported operand"):
         1 + parts[0]
+
+
+def test_a_directory_that_hides_members_is_no_file_of_moments() -> None:
+    data = Moments(extremes=True).update([[1e6, 5.0], [1e6 + 0.1, 7.0], [1e6 + 0.3, 9.0]]).to_bytes()
+    entries = [i for i in range(len(data)) if data.startswith(b"PK\x01\x02", i)]
+    assert len(entries) > 4
+    for entry in entries[:-1]:
+        for extra in (31, 33):  # the high bytes of the lengths of what follows a name: 256 more, or 16 entries
+            changed = bytearray(data)
+            changed[entry + extra] = 1
+            with pytest.raises(ValueError, match=r"data must be a file's content written by Moments\.save"):
+                Moments.from_bytes(bytes(changed))
 
 
 def test_a_file_with_objects_runs_no_code() -> None:

@@ -234,6 +234,21 @@ def test_too_few_values_to_remember() -> None:
     assert all("weights must sum to more than the correction of 1 on all ranks" in str(each) for each in light)
 
 
+def test_masks_that_leave_channels_too_little_are_treated_as_in_one_process() -> None:
+    x, mask = np.array([[1.0, 2.0, 3.0], [4.0, 6.0, 8.0]]), np.array([[True, True, False], [False, False, True]])
+
+    def run(comm: ThreadComm | None, where: Array) -> Any:
+        layer = BatchNorm(3, comm=comm)
+        return layer(x, where=where).tolist(), layer.running_mean.tolist(), layer.num_batches_tracked
+
+    alone = run(None, mask)
+    assert alone[1] == [0.0] * 3
+    assert on_ranks(1, lambda comm: run(comm, mask)) == [alone]
+    (error,) = on_ranks(1, lambda comm: run(comm, mask[:, :1]))
+    assert isinstance(error, ValueError)
+    assert "where must leave more than the correction of 1" in str(error)
+
+
 def test_weights_that_leave_nothing_make_an_empty_batch() -> None:
     def run(comm: ThreadComm) -> Any:
         layer = BatchNorm(3, comm=comm)

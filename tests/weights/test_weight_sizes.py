@@ -186,3 +186,17 @@ def test_constant_channels_have_no_variance(dtype: Any, value: float, rng: np.ra
             np.testing.assert_array_equal(result.mean, float(dtype(value)))
             assert not result.y.any()
             assert not fastbn.moments(x, weights=weights).m2.any()
+
+
+@every_isa
+@pytest.mark.parametrize("weights", [[[1e-3, 1.0]], [[0.1, 1.9]], [[1e-3, 1.0], [1e-3, 1.0]]], ids=str)
+@pytest.mark.parametrize("size", [2e154, 1e155, 1e300])
+def test_a_variance_beyond_float64_in_a_light_channel(isa: str, weights: Any, size: float) -> None:
+    """m2 fits float64 there, since the weights are small, and the variance does not: y is right all the same."""
+    del isa
+    x = np.array([[size, 0.0], [-size, 1.0]])
+    for arranged, axis in ((x, 1), (x[:, :, np.newaxis], 1), (x.T.copy(), 0)):
+        given = np.array(weights) if axis == 1 else np.array(weights).T
+        given = given[..., np.newaxis] if arranged.ndim == 3 else given
+        y = fastbn.batch_norm_train(arranged, weights=given, eps=0.0, axis=axis).y
+        assert_ulps(np.take(y, 0, axis).ravel(), np.array([1.0, -1.0]), 2)

@@ -34,6 +34,7 @@ class RankStatistics(NamedTuple):
     merged: Statistics
     total: Array  # number of values, or the sum of their weights
     values: int  # per channel, whatever their weights
+    alike: bool  # masks and weights are the same in all channels
     mean: Array  # this and var, which is biased: 0 in a channel without values
     var: Array
     invstd: Array
@@ -94,7 +95,14 @@ def statistics_offer(x: Array, axis: Axis, where: Any, weights: Any, eps: float)
         if extremes is not None:
             _refuse_tiny((extremes.max > extremes.min) & (own.m2 < _TINY))
     values = x.size // max(1, own.mean.size)
-    return {"statistics": tuple(own), "values": values}
+    alike = all(each is None or _is_same_in_channels(np.shape(each), x, axis) for each in (where, weights))
+    return {"statistics": tuple(own), "values": values, "alike": alike}
+
+
+def _is_same_in_channels(shape: tuple[int, ...], x: Array, axis: Axis) -> bool:
+    """Whether a mask or weights of this shape are broadcast along x's feature axes."""
+    sizes = (1,) * (x.ndim - len(shape)) + shape
+    return all(sizes[a] == 1 for a in kept_axes(axis, x.ndim))
 
 
 def statistics_of(offers: list[dict[str, Any]], eps: float) -> RankStatistics:
@@ -113,7 +121,8 @@ def statistics_of(offers: list[dict[str, Any]], eps: float) -> RankStatistics:
     if eps < _TINY:
         means = np.array([np.where(np.asarray(each[0]) > 0, each[1], mean) for each in parts])
         _refuse_tiny((means != means[0]).any(axis=0) & (total.m2 < _TINY))
-    return RankStatistics(total, count, sum(offer["values"] for offer in offers), mean, var, invstd)
+    values, alike = sum(offer["values"] for offer in offers), all(offer["alike"] for offer in offers)
+    return RankStatistics(total, count, values, alike, mean, var, invstd)
 
 
 def check_trainable(found: RankStatistics, *, correction: float | None, single: bool) -> None:
@@ -129,7 +138,10 @@ def check_trainable(found: RankStatistics, *, correction: float | None, single: 
     if (found.total == found.values).all():
         rule = f"be less than the {found.values} values per channel on all ranks together"
         raise ValueError(f"correction must {rule}, got {correction}")
-    raise ValueError(f"weights must sum to more than the correction of {correction} on all ranks together, got {most}")
+    if not found.alike:  # channels that are left too little of keep their running statistics
+        return
+    rule = "where must leave" if most == np.floor(most) else "weights must sum to"
+    raise ValueError(f"{rule} more than the correction of {correction} on all ranks together, got {most:g}")
 
 
 def transformed(
