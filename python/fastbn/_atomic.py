@@ -23,9 +23,13 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
 
     The data are on the disk before the name is. Whatever is raised, the temporary file or folder is removed, and
     OSError speaks of ``path``. With ``keep`` it stays, under a name that is the same the next time, which one run alone
-    can have. A link stays one, and what it leads to is replaced.
+    can have. A link stays one, and what it leads to is replaced. A device or a pipe is no file that could be replaced:
+    it is written to as it is.
     """
     target = os.path.realpath(path)
+    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        yield target
+        return
     folder, name = os.path.split(os.path.abspath(target))
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
