@@ -189,6 +189,14 @@ py::object as_array(const Argument& argument) {
     return array;
 }
 
+// What None is. Written by fields, since braces would fill a kilobyte of shape and strides with
+// zeros.
+ArrayArg absent(const char* name) {
+    ArrayArg argument;
+    argument.name = name;
+    return argument;
+}
+
 // Where a missing last axis is why an array is not broadcast, says so.
 std::string missing_last_axis(const ArrayArg& array, const ArrayArg& x) {
     const int n = array.ref.ndim;
@@ -271,11 +279,11 @@ ArrayArg array_argument(const Argument& argument, Kind kind) {
 }
 
 ArrayArg optional_argument(const Argument& argument, Kind kind) {
-    return argument.is_none() ? ArrayArg{argument.name, {}, {}} : array_argument(argument, kind);
+    return argument.is_none() ? absent(argument.name) : array_argument(argument, kind);
 }
 
 ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg& x) {
-    if (argument.is_none()) return {argument.name, {}, {}};
+    if (argument.is_none()) return absent(argument.name);
     ArrayArg array = array_argument(argument, kind);
     const int missing = x.ref.ndim - array.ref.ndim;
     bool fits = missing >= 0;
@@ -460,17 +468,17 @@ bool same_memory(const ArrayRef& a, const ArrayRef& b) {
 
 // Every stride must step over all that the smaller ones reach.
 bool overlaps_itself(const ArrayRef& array) {
-    std::pair<std::ptrdiff_t, std::ptrdiff_t> steps[max_dimensions];  // stride, size
-    auto* end = steps;
+    Dim steps[max_dimensions];
+    Dim* end = steps;
     for (int i = 0; i < array.ndim; ++i) {
         if (array.shape[i] == 0) return false;
-        if (array.shape[i] > 1) *end++ = {std::abs(array.strides[i]), array.shape[i]};
+        if (array.shape[i] > 1) *end++ = {array.shape[i], std::abs(array.strides[i])};
     }
-    std::sort(steps, end);
+    std::sort(steps, end, [](const Dim& a, const Dim& b) { return a.stride < b.stride; });
     std::ptrdiff_t reach = size_of(array.dtype);
-    return std::any_of(steps, end, [&](const auto& step) {
-        if (step.first < reach) return true;
-        reach += step.first * (step.second - 1);
+    return std::any_of(steps, end, [&](const Dim& step) {
+        if (step.stride < reach) return true;
+        reach += step.stride * (step.size - 1);
         return false;
     });
 }

@@ -2,6 +2,7 @@
 // allocate results and release the interpreter lock round the engine; other libraries' arrays; and
 // settings. fastbn's Python functions document them.
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -66,6 +67,28 @@ void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
     if (!residual || residual.ref.dtype == type) return;
     wrong_type(residual.name, std::string("have ") + typed_name + "'s dtype " + name_of(numpy_type),
                name_of(dtype_of_array(residual.owner.ptr())));
+}
+
+// ---- Python's types of results ----
+
+// Those that functions.cpp makes instances of or asks for; plain tuples until Python has told them.
+// Kept for the life of the process.
+struct PythonTypes {
+    PyTypeObject* train_result = &PyTuple_Type;
+    PyTypeObject* gradients = &PyTuple_Type;
+    PyTypeObject* residual_gradients = &PyTuple_Type;
+    PyTypeObject* moments = nullptr;
+};
+PythonTypes python_types;
+
+// A named tuple, which is a tuple of another type. Its own function in Python would take as long as
+// the call of the kernel for a small array.
+template <class... Values>
+py::object named_tuple(PyTypeObject* type, const Values&... values) {
+    py::object tuple = owned(type->tp_alloc(type, sizeof...(values)));
+    Py_ssize_t i = 0;
+    (PyTuple_SET_ITEM(tuple.ptr(), i++, borrowed(values.ptr()).release().ptr()), ...);
+    return tuple;
 }
 
 // ---- Statistics ----
@@ -165,7 +188,7 @@ ArrayArg train(const Inputs& in, const Arguments& arguments, const Statistics& s
     return y;
 }
 
-// Returns (y, mean, var, invstd, count).
+// Returns a TrainResult (y, mean, var, invstd, count).
 py::object batch_norm_train(const Arguments& arguments) {
     const Inputs in(arguments);
     const Features& features = in.batch.features;
@@ -182,7 +205,8 @@ py::object batch_norm_train(const Arguments& arguments) {
         out.count = doubles_of(count);
     }
     const ArrayArg y = train(in, arguments, out);
-    return tuple_of(y.owner, mean, var, invstd, count_result(features, count, false));
+    return named_tuple(python_types.train_result, y.owner, mean, var, invstd,
+                       count_result(features, count, false));
 }
 
 // Whether refuse_infinity found x to hold infinity is known only once y is written.
@@ -253,6 +277,28 @@ py::object normalize(const Arguments& arguments) {
     const ArrayArg y = output_argument(arguments.out, type, in.x, order, {&in.x, &in.residual},
                                        {&mean, &mean_lo, &var, &in.weight, &in.bias});
     return transform(in, mean, mean_lo, var, eps, y, refuse_infinity);
+}
+
+// The same, where Moments may stand for mean and var: they know the mean to more digits.
+py::object normalize_by_moments(const Arguments& given) {
+    const bool has_moments = python_types.moments != nullptr &&
+                             PyObject_TypeCheck(given.mean.value, python_types.moments) != 0;
+    if (!has_moments) return normalize(given);
+    if (!given.var.is_none()) {
+        raise(PyExc_TypeError,
+              "var must not be given where mean is Moments, got " + shown(given.var.value));
+    }
+    const py::object by =
+        call(attribute(given.mean.value, "_normalizing"), given.x.value, given.axis.value);
+    PyObject* mean = nullptr;
+    PyObject* var = nullptr;
+    PyObject* mean_lo = nullptr;
+    if (PyArg_ParseTuple(by.ptr(), "OOO", &mean, &var, &mean_lo) == 0) throw PythonError();
+    Arguments arguments = given;
+    arguments.mean.value = mean;
+    arguments.var.value = var;
+    arguments.mean_lo.value = mean_lo;
+    return normalize(arguments);
 }
 
 // ---- Backward ----
@@ -327,11 +373,13 @@ py::object backward(const Arguments& arguments, bool wants_sums, bool wants_dx) 
     without_gil(in.batch.x.bytes(), [&] { fastbn::backward(in.batch, dy.ref, by, out); });
     if (!wants_dx) return tuple_of(dweight, dbias);
     if (!wants_sums) return dresidual ? tuple_of(dx.owner, dresidual) : tuple_of(dx.owner);
-    return dresidual ? tuple_of(dx.owner, dweight, dbias, dresidual)
-                     : tuple_of(dx.owner, dweight, dbias);
+    return dresidual
+               ? named_tuple(python_types.residual_gradients, dx.owner, dweight, dbias, dresidual)
+               : named_tuple(python_types.gradients, dx.owner, dweight, dbias);
 }
 
-// Returns (dx, dweight, dbias), and with a residual its gradient too.
+// Returns Gradients (dx, dweight, dbias), or with a residual ResidualGradients, which have its
+// gradient too.
 py::object batch_norm_backward(const Arguments& arguments) {
     return backward(arguments, true, true);
 }
@@ -342,6 +390,81 @@ py::object gradient_sums(const Arguments& arguments) { return backward(arguments
 // Returns (dx,), and with a residual its gradient too: the half that comes after it. mean_dy and
 // mean_dy_xhat: the sums over all ranks, divided by what all their values weigh.
 py::object input_gradient(const Arguments& arguments) { return backward(arguments, false, true); }
+
+// ---- Functions that Python declares ----
+
+// fastbn's public functions that do all of their work here. Python declares and documents them, and
+// what it calls by these names is C++: a Python function that only passes its arguments on takes
+// as long as a small call's arithmetic. Their entries end with an empty one.
+PyMethodDef* declared_functions() {
+    using A = Arguments;
+    static PyMethodDef functions[] = {
+        Function<batch_norm, true>::entry(
+            "batch_norm",
+            {&A::x, &A::running_mean, &A::running_var, &A::weight, &A::bias, &A::training,
+             &A::momentum, &A::eps, keyword_only, &A::axis, &A::correction, &A::where, &A::weights,
+             &A::residual, &A::activation, &A::negative_slope, &A::dtype, &A::out}),
+        Function<batch_norm_train, true>::entry(
+            "batch_norm_train",
+            {&A::x, &A::weight, &A::bias, keyword_only, &A::eps, &A::axis, &A::where, &A::weights,
+             &A::residual, &A::activation, &A::negative_slope, &A::dtype, &A::out}),
+        Function<batch_norm_backward, true>::entry(
+            "batch_norm_backward",
+            {&A::dy, &A::x, &A::weight, &A::bias, keyword_only, &A::mean, &A::invstd, &A::count,
+             &A::axis, &A::through_statistics, &A::where, &A::weights, &A::residual, &A::activation,
+             &A::negative_slope, &A::out}),
+        Function<normalize_by_moments, true>::entry(
+            "normalize",
+            {&A::x, &A::mean, &A::var, &A::weight, &A::bias, keyword_only, &A::eps, &A::axis,
+             &A::out_axis, &A::residual, &A::activation, &A::negative_slope, &A::dtype, &A::out}),
+        {nullptr, nullptr, 0, nullptr},
+    };
+    return functions;
+}
+
+// Returns the function that a function of Python's declares, with its documentation.
+py::object declared(const Arguments& arguments) {
+    PyObject* const declaration = arguments.declaration.value;
+    const py::object name = attribute(declaration, "__name__");
+    const py::object module = attribute(declaration, "__module__");
+    const py::object text = attribute(declaration, "__doc__");
+    for (PyMethodDef* entry = declared_functions(); entry->ml_name != nullptr; ++entry) {
+        if (PyUnicode_CompareWithASCIIString(name.ptr(), entry->ml_name) != 0) continue;
+        std::string doc = entry->ml_doc;
+        doc.resize(doc.find(end_of_signature) + std::strlen(end_of_signature));
+        doc += utf8(text.ptr());
+        // Kept for the life of the process, as the entry is.
+        PyObject* const kept = to_python(doc.c_str()).release().ptr();
+        entry->ml_doc = PyUnicode_AsUTF8(kept);
+        return owned(PyCFunction_NewEx(entry, nullptr, module.ptr()));
+    }
+    wrong_value(arguments.declaration.name, "be of a function that the extension has",
+                shown(name.ptr()));
+}
+
+// Takes the named tuples that functions return, and Moments.
+py::object register_types(const Arguments& arguments) {
+    PyTypeObject* train_result = nullptr;
+    PyTypeObject* gradients = nullptr;
+    PyTypeObject* residual_gradients = nullptr;
+    PyTypeObject* moments = nullptr;
+    if (PyArg_ParseTuple(arguments.types.value, "O!O!O!O!", &PyType_Type, &train_result,
+                         &PyType_Type, &gradients, &PyType_Type, &residual_gradients, &PyType_Type,
+                         &moments) == 0) {
+        throw PythonError();
+    }
+    for (PyTypeObject* type : {train_result, gradients, residual_gradients}) {
+        if (PyType_IsSubtype(type, &PyTuple_Type) == 0 ||
+            type->tp_basicsize != PyTuple_Type.tp_basicsize) {
+            wrong_type("types", "hold named tuples", shown(reinterpret_cast<PyObject*>(type)));
+        }
+    }
+    for (PyTypeObject* type : {train_result, gradients, residual_gradients, moments}) {
+        Py_INCREF(type);
+    }
+    python_types = {train_result, gradients, residual_gradients, moments};
+    return none();
+}
 
 // ---- Other libraries' arrays ----
 
@@ -508,6 +631,8 @@ void add_functions(PyObject* module) {
         Function<value_range>::entry("value_range",
                                      {&A::x, &A::axis, &A::where, &A::weights, &A::omit_nan}),
         Function<check_weights>::entry("check_weights", {&A::x, &A::axis, &A::where, &A::weights}),
+        Function<declared>::entry("declared", {&A::declaration}),
+        Function<register_types>::entry("register_types", {&A::types}),
         Function<from_dlpack>::entry("from_dlpack", {&A::value}),
         Function<from_exchange_api>::entry("from_exchange_api", {&A::value}),
         Function<exchanged_arrays>::entry("exchanged_arrays", {&A::value, &A::types}),

@@ -1,5 +1,6 @@
 #include "bindings/signature.hpp"
 
+#include <algorithm>
 #include <exception>
 #include <new>
 #include <stdexcept>
@@ -15,30 +16,34 @@ void Signature::set(const char* function, std::initializer_list<Parameter> param
     if (parameters.size() > max_parameters) throw std::length_error("max_parameters is too small");
     *this = Signature();
     function_ = function;
-    // As Python's Argument Clinic writes it: the interpreter shows what stands before the dashes.
-    text_ = std::string(function) + "($module)\n--\n\n";
     bool has_star = false;
     for (const Parameter field : parameters) {
+        if (field == keyword_only) {
+            has_star = true;
+            add_text("*");
+            continue;
+        }
         const Argument& parameter = Arguments::defaults().*field;
         const bool is_required = parameter.value == nullptr;
+        std::string entry = parameter.name;
+        if (!is_required) entry += "=" + utf8(owned(PyObject_Repr(parameter.value)).ptr());
         // Python can write a required parameter after an optional one only behind a star.
-        const bool needs_star = is_required && required_count_ < count_ && !has_star;
-        has_star = has_star || needs_star;
-        add_text(parameter, count_ == 0, needs_star);
+        if (is_required && required_count_ < count_ && !has_star) {
+            has_star = true;
+            add_text("*");
+        }
+        add_text(entry);
         if (is_required) required_[required_count_++] = count_;
         names_[count_] = owned(PyUnicode_InternFromString(parameter.name)).release().ptr();
         fields_[count_++] = field;
     }
+    const Parameter* const star = std::find(parameters.begin(), parameters.end(), keyword_only);
+    by_position_ = static_cast<int>(star - parameters.begin());
 }
 
-void Signature::add_text(const Argument& parameter, bool is_first, bool needs_star) {
-    std::string entry = is_first ? ", /, " : ", ";
-    if (needs_star) entry += "*, ";
-    entry += parameter.name;
-    if (parameter.value != nullptr) {
-        entry += "=" + utf8(owned(PyObject_Repr(parameter.value)).ptr());
-    }
-    text_.insert(text_.find(')'), entry);
+std::string Signature::text(const char* first) const {
+    const std::string between = *first == '\0' || text_.empty() ? "" : ", ";
+    return std::string(function_) + "(" + first + between + text_ + ")" + end_of_signature;
 }
 
 void Signature::fail(const std::string& message) const {
@@ -63,10 +68,12 @@ int Signature::find(PyObject* keyword, int start) const {
 void Signature::match(PyObject* const* given, Py_ssize_t n, PyObject* keywords,
                       Arguments& arguments) const {
     const Py_ssize_t keyword_count = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
-    if (n > count_) {
-        const std::string most = count_ == 0 ? "no" : "at most " + std::to_string(count_);
-        fail("takes " + most + (count_ == 1 ? " argument (" : " arguments (") + std::to_string(n) +
-             " given)");
+    if (n > by_position_) {
+        const std::string most =
+            by_position_ == 0 ? "no" : "at most " + std::to_string(by_position_);
+        const std::string kind = by_position_ < count_ ? " positional" : "";
+        fail("takes " + most + kind + (by_position_ == 1 ? " argument (" : " arguments (") +
+             std::to_string(n) + " given)");
     }
     for (Py_ssize_t i = 0; i < n; ++i) (arguments.*fields_[i]).value = given[i];
     int start = static_cast<int>(n);

@@ -6,7 +6,7 @@
 // function lists those that it has, in order; the signature that help() shows follows from that:
 //
 //     py::object scale(const Arguments& arguments);
-//     Function<scale>::entry("scale", {&Arguments::x, &Arguments::axis})
+//     Function<scale>::entry("scale", {&Arguments::x, keyword_only, &Arguments::axis})
 #pragma once
 
 #include <initializer_list>
@@ -66,7 +66,7 @@ struct Arguments {
 
     Argument mean = Argument::required("mean");
     Argument mean_lo = Argument::optional("mean_lo");
-    Argument var = Argument::required("var");
+    Argument var = Argument::optional("var");
     Argument invstd = Argument::required("invstd");
     Argument count = Argument::optional("count");
     Argument through_statistics = Argument::optional("training", true);  // backward's
@@ -75,6 +75,7 @@ struct Arguments {
 
     Argument value = Argument::required("value");
     Argument types = Argument::required("types");
+    Argument declaration = Argument::required("declaration");
     Argument module = Argument::required("module");
     Argument ctx = Argument::required("ctx");
     Argument call = Argument::required("call");
@@ -95,14 +96,19 @@ struct Arguments {
 };
 
 using Parameter = Argument Arguments::*;
+// In a list of parameters: those that follow are given by name alone.
+constexpr Parameter keyword_only = nullptr;
 constexpr int max_parameters = 24;
+constexpr const char* end_of_signature = "\n--\n\n";
 
 // A function's parameters, in order. Written once, while the module is imported, and only read
 // after that: calls need no lock, in an interpreter without a global lock too.
 class Signature {
 public:
     void set(const char* function, std::initializer_list<Parameter> parameters);
-    const std::string& text() const { return text_; }
+    // What a function's documentation begins with, as Python's Argument Clinic writes it: the
+    // interpreter shows what stands before `end_of_signature`. first: before the parameters.
+    std::string text(const char* first = "") const;
 
     // Finds every parameter's value; `given` are n values by position, then those of `keywords`.
     // Raises TypeError as Python's own functions do.
@@ -110,25 +116,29 @@ public:
                Arguments& arguments) const;
 
 private:
-    void add_text(const Argument& parameter, bool is_first, bool needs_star);
+    void add_text(const std::string& entry) { text_ += (text_.empty() ? "" : ", ") + entry; }
     int find(PyObject* keyword, int start) const;
     [[noreturn]] void fail(const std::string& message) const;
 
     const char* function_ = nullptr;
     int count_ = 0;
+    int by_position_ = 0;
     Parameter fields_[max_parameters] = {};
     PyObject* names_[max_parameters] = {};  // interned
     int required_count_ = 0;
     int required_[max_parameters] = {};
-    std::string text_;
+    std::string text_;  // of the parameters
 };
 
 // Sets Python's error to the C++ exception in flight.
 void set_python_error() noexcept;
 
-template <py::object (*function)(const Arguments&)>
+// declared: it is one of fastbn's public functions, which Python declares and documents, and has
+// its own list of parameters beside the private one.
+template <py::object (*function)(const Arguments&), bool declared = false>
 struct Function {
     static inline Signature signature;
+    static inline std::string text;
 
     static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t n,
                           PyObject* keywords) noexcept {
@@ -145,10 +155,11 @@ struct Function {
     // The entry in a module's table of functions.
     static PyMethodDef entry(const char* name, std::initializer_list<Parameter> parameters = {}) {
         signature.set(name, parameters);
+        text = signature.text(declared ? "" : "$module, /");
         // Python's own documented way to keep this type of function in a table of the other.
         const auto untyped =
             reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Function::call));
-        return {name, untyped, METH_FASTCALL | METH_KEYWORDS, signature.text().c_str()};
+        return {name, untyped, METH_FASTCALL | METH_KEYWORDS, text.c_str()};
     }
 };
 

@@ -148,7 +148,7 @@ private:
     };
     Buffers buffers_in(std::byte* memory) const noexcept {
         Arrays arrays(memory);
-        Buffers buffers{};
+        Buffers buffers;
         if (moments != nullptr) buffers.moments = moments->take_buffers(arrays);
         if (range != nullptr) buffers.range = range->take_buffers(arrays);
         if (transforms_x != nullptr) buffers.affine = transforms_x->take_buffers(arrays, plan_);

@@ -1,12 +1,15 @@
 # The functions on arrays take the parameters of fastbn's functions of the same names, by position or by name; what they
 # are called, and their defaults, the extension itself says (inspect.signature).
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.results import Gradients, ResidualGradients, TrainResult
+
 _Float64 = NDArray[np.float64]
+_Declaration = TypeVar("_Declaration", bound=Callable[..., Any])
 
 version: str
 openmp: bool
@@ -14,8 +17,8 @@ compiler: str
 build_type: str
 
 batch_norm: Callable[..., NDArray[Any]]
-batch_norm_train: Callable[..., tuple[NDArray[Any], _Float64, _Float64, _Float64, int | _Float64]]
-batch_norm_backward: Callable[..., tuple[NDArray[Any], ...]]
+batch_norm_train: Callable[..., TrainResult]
+batch_norm_backward: Callable[..., Gradients | ResidualGradients]
 gradient_sums: Callable[..., tuple[_Float64, _Float64]]
 input_gradient: Callable[..., tuple[NDArray[Any], ...]]
 moments: Callable[..., tuple[int | _Float64, _Float64, _Float64, _Float64, _Float64 | None, _Float64 | None]]
@@ -23,6 +26,8 @@ normalize: Callable[..., NDArray[Any]]
 value_range: Callable[..., tuple[_Float64, _Float64]]
 check_weights: Callable[..., None]
 
+def declared(declaration: _Declaration) -> _Declaration: ...
+def register_types(types: tuple[type, type, type, type]) -> None: ...
 def from_dlpack(value: object) -> NDArray[Any] | None: ...
 def from_exchange_api(value: object) -> NDArray[Any] | None: ...
 def exchanged_arrays(value: tuple[object, ...], types: tuple[type, ...]) -> tuple[NDArray[Any] | None, ...] | None: ...

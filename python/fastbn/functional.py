@@ -15,6 +15,9 @@ Data are float32, float64, float16, bfloat16 (of ml_dtypes), integers of 8 to 64
 type, and are float32 for integers, float64 for those of 64 bits, unless `dtype` or `out` choose another of the four
 floating-point types. Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in
 float64 if x is float64 or has integers of 32 bits or more or the result is float64, and rounded once, to nearest even.
+
+Functions without a body are declared and documented here, and are functions of the extension: a function of Python's
+between would take as long as a small call's arithmetic.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ from fastbn.results import Gradients, ResidualGradients, TrainResult
 
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
 
+_core.register_types((TrainResult, Gradients, ResidualGradients, Moments))
 
+
+@_core.declared
 def batch_norm(
     x: ArrayLike,
     running_mean: ArrayLike | None = None,
@@ -144,27 +150,9 @@ def batch_norm(
     >>> fastbn.batch_norm(x, running_mean, running_var).shape
     (2, 2)
     """
-    return _core.batch_norm(
-        x,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        training,
-        momentum,
-        eps,
-        axis=axis,
-        correction=correction,
-        dtype=dtype,
-        out=out,
-        where=where,
-        weights=weights,
-        residual=residual,
-        activation=activation,
-        negative_slope=negative_slope,
-    )
 
 
+@_core.declared
 def batch_norm_train(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -228,24 +216,9 @@ def batch_norm_train(
     >>> mean, var, count
     (array([2., 5.]), array([1., 0.]), 2)
     """
-    return TrainResult._make(
-        _core.batch_norm_train(
-            x,
-            weight,
-            bias,
-            eps=eps,
-            axis=axis,
-            dtype=dtype,
-            out=out,
-            where=where,
-            weights=weights,
-            residual=residual,
-            activation=activation,
-            negative_slope=negative_slope,
-        )
-    )
 
 
+@_core.declared
 def batch_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -332,24 +305,6 @@ def batch_norm_backward(
     >>> bool(abs(dx.sum()) < 1e-15)  # adding a constant to x changes nothing
     True
     """
-    gradients = _core.batch_norm_backward(
-        dy,
-        x,
-        weight,
-        bias,
-        mean=mean,
-        invstd=invstd,
-        count=count,
-        axis=axis,
-        training=training,
-        out=out,
-        where=where,
-        weights=weights,
-        residual=residual,
-        activation=activation,
-        negative_slope=negative_slope,
-    )
-    return Gradients._make(gradients) if residual is None else ResidualGradients._make(gradients)
 
 
 def moments(
@@ -408,6 +363,7 @@ def moments(
     return Moments._of(*measured(x, axis, where, weights), provenance_of(x, axis))
 
 
+@_core.declared
 def normalize(
     x: ArrayLike,
     mean: ArrayLike | Moments,
@@ -484,24 +440,3 @@ def normalize(
     <BLANKLINE>
            [[ 0.,  0.]]], dtype=float32)
     """
-    mean_lo = None
-    if isinstance(mean, Moments):
-        if var is not None:
-            raise TypeError(f"var must not be given where mean is Moments, got {var!r}")
-        mean, var, mean_lo = mean._normalizing(x, axis)
-    return _core.normalize(
-        x,
-        mean,
-        var,
-        weight,
-        bias,
-        eps=eps,
-        axis=axis,
-        out_axis=out_axis,
-        dtype=dtype,
-        out=out,
-        residual=residual,
-        activation=activation,
-        negative_slope=negative_slope,
-        mean_lo=mean_lo,
-    )

@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastbn
-from fastbn import _core
+from fastbn import _core, functional
 
 X = np.arange(12.0).reshape(4, 3)
 ONES = np.ones(3)
 
 
-def parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+def declaration(name: str) -> inspect.Signature:
+    """Return what functional.py's text declares."""
+    (found,) = (
+        node
+        for node in ast.parse(Path(functional.__file__).read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    given = found.args
+    assert not given.posonlyargs
+    no_default = [None] * (len(given.args) - len(given.defaults))
+    return inspect.Signature(
+        [
+            inspect.Parameter(arg.arg, kind, default=ast.literal_eval(default) if default else inspect.Parameter.empty)
+            for args, defaults, kind in (
+                (given.args, no_default + given.defaults, inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                (given.kwonlyargs, given.kw_defaults, inspect.Parameter.KEYWORD_ONLY),
+            )
+            for arg, default in zip(args, defaults, strict=True)
+        ]
+    )
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "batch_norm_train", "batch_norm_backward", "moments"])
-def test_names_and_defaults_are_those_of_the_documented_function(name: str) -> None:
-    documented, core = parameters(getattr(fastbn, name)), parameters(getattr(_core, name))
-    documented.pop("nan", None)  # omit_nan in the extension
-    assert documented == {parameter: core[parameter] for parameter in documented}
+DECLARED = ["batch_norm", "batch_norm_train", "batch_norm_backward", "normalize"]
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_public_function_has_the_parameters_that_its_declaration_has(name: str) -> None:
+    assert inspect.signature(getattr(fastbn, name)) == declaration(name)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_public_function_is_the_extensions_own_with_its_documentation(name: str) -> None:
+    function = getattr(fastbn, name)
+    assert inspect.isbuiltin(function)
+    assert (function.__name__, function.__module__) == (name, "fastbn.functional")
+    assert "Parameters\n    ----------\n    " in function.__doc__
+    assert pickle.loads(pickle.dumps(function)) is function
+
+
+@pytest.mark.parametrize("name", [*DECLARED, "moments"])
+def test_private_function_has_the_defaults_of_the_public_one(name: str) -> None:
+    public = {key: p.default for key, p in inspect.signature(getattr(fastbn, name)).parameters.items()}
+    private = {key: p.default for key, p in inspect.signature(getattr(_core, name)).parameters.items()}
+    public.pop("nan", None)  # omit_nan in the extension
+    assert public == {key: private[key] for key in public}
 
 
 def test_any_argument_may_be_named_in_any_order() -> None:
@@ -54,6 +93,11 @@ def test_any_argument_may_be_named_in_any_order() -> None:
         (lambda: _core.moments(X, 1, x=X), "moments() got multiple values for argument 'x'"),
         (lambda: _core.check_weights(X, 1, None, None, None), "check_weights() takes at most 4 arguments (5 given)"),
         (lambda: _core.set_num_threads(1, 2), "set_num_threads() takes at most 1 argument (2 given)"),
+        (
+            lambda: fastbn.normalize(X, ONES, ONES, ONES, ONES, 1e-5),
+            "normalize() takes at most 5 positional arguments (6 given)",
+        ),
+        (lambda: fastbn.normalize(X, ONES, ONES, clip=3), "normalize() got an unexpected keyword argument 'clip'"),
         (lambda: _core.get_isa(1), "get_isa() takes no arguments (1 given)"),
     ],
 )
@@ -61,6 +105,39 @@ def test_a_call_that_does_not_fit_names_function_and_argument(call: Callable[[],
     with pytest.raises(TypeError) as error:
         call()
     assert str(error.value) == message
+
+
+def test_only_functions_of_the_extension_can_be_declared() -> None:
+    def unknown() -> None:
+        """Nothing."""
+
+    with pytest.raises(ValueError, match="declaration must be of a function that the extension has, got 'unknown'"):
+        _core.declared(unknown)
+
+
+def test_a_function_that_is_declared_again_has_the_new_documentation_alone() -> None:
+    def normalize() -> None:
+        """New."""
+
+    function = functional.normalize
+    text = function.__doc__
+    try:
+        assert _core.declared(normalize).__doc__ == "New."
+    finally:
+        normalize.__doc__ = text
+        assert _core.declared(normalize).__doc__ == text
+
+
+@pytest.mark.parametrize("types", [(), (tuple, tuple, tuple), (fastbn.TrainResult, 1, tuple, tuple)])
+def test_types_that_are_no_types_are_refused(types: Any) -> None:
+    with pytest.raises(TypeError):
+        _core.register_types(types)
+
+
+@pytest.mark.parametrize("kind", [int, type("Wider", (fastbn.Gradients,), {})])
+def test_types_that_are_no_named_tuples_are_refused(kind: type) -> None:
+    with pytest.raises(TypeError, match="types must hold named tuples, got <class"):
+        _core.register_types((fastbn.TrainResult, kind, fastbn.ResidualGradients, fastbn.Moments))
 
 
 def test_a_default_is_what_none_given_means() -> None:
