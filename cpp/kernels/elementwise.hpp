@@ -4,7 +4,7 @@
 //     coefficients(at)      the coefficients, a struct of blocks, at(array) being a block of one
 //                           array's, whichever columns it is for
 //     formula(r, i, n, c)   the block of row r's n columns from i on, by such coefficients; n is
-//                           Full or a count, as for load and store
+//                           Full, FullStreamed or a count, as for load and store
 //
 // and, for the loops that hold on to coefficients, blend(n, a, b) of these as of blocks.
 #pragma once
@@ -115,6 +115,15 @@ inline std::ptrdiff_t columns_before_boundary(const Y* row, std::ptrdiff_t cols)
     return before < cols ? before : cols;
 }
 
+template <bool streamed>
+constexpr auto whole_block() {
+    if constexpr (streamed) {
+        return FullStreamed{};
+    } else {
+        return Full{};
+    }
+}
+
 template <bool streamed, class Y, class C>
 inline void put(Y* p, const Block<C>& b) {
     if constexpr (streamed) {
@@ -134,6 +143,7 @@ inline void put(Y* p, const Block<C>& b) {
 template <class C, bool streamed, class Y, class Coefficients, class Formula>
 inline void write_columns(Tile<Y> out, const Elementwise& e, const Coefficients& coefficients,
                           const Formula& formula) {
+    constexpr auto whole = whole_block<streamed>();
     constexpr std::ptrdiff_t most = wide_coefficients / std::ptrdiff_t{sizeof(C)};
     const std::ptrdiff_t cols = e.cols;
     const std::ptrdiff_t period = e.period;
@@ -157,7 +167,7 @@ inline void write_columns(Tile<Y> out, const Elementwise& e, const Coefficients&
                 const std::ptrdiff_t stop = block_from(begin + (next < step ? next : step));
                 for (std::ptrdiff_t at = i - begin; i < stop; i += lanes) {
                     put<streamed>(row + i,
-                                  formula(r, i, Full{}, of_columns<C>(coefficients, at, Full{})));
+                                  formula(r, i, whole, of_columns<C>(coefficients, at, whole)));
                     at += lanes;
                     at -= at >= period ? period : 0;
                 }
@@ -176,6 +186,7 @@ inline void write_columns(Tile<Y> out, const Elementwise& e, const Coefficients&
 template <class C, bool streamed, class Y, class Coefficients, class Formula>
 inline void write_channels(Tile<Y> out, const Elementwise& e, const Coefficients& coefficients,
                            const Formula& formula) {
+    constexpr auto whole = whole_block<streamed>();
     const std::ptrdiff_t cols = e.cols;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
@@ -183,11 +194,11 @@ inline void write_channels(Tile<Y> out, const Elementwise& e, const Coefficients
         std::ptrdiff_t i = streamed ? columns_before_boundary(row, cols) : 0;
         if (i > 0) store(row, i, formula(r, 0, i, now));
         for (std::ptrdiff_t channel = 0, end = e.channel_width;; end += e.channel_width) {
-            for (; i + lanes <= end; i += lanes) put<streamed>(row + i, formula(r, i, Full{}, now));
+            for (; i + lanes <= end; i += lanes) put<streamed>(row + i, formula(r, i, whole, now));
             if (end >= cols) break;
             const auto next = of_channel<C>(coefficients, ++channel);
             if (i < end) {
-                put<streamed>(row + i, formula(r, i, Full{}, blend(end - i, now, next)));
+                put<streamed>(row + i, formula(r, i, whole, blend(end - i, now, next)));
                 i += lanes;
             }
             now = next;
@@ -223,8 +234,8 @@ template <class Formula>
 struct Outlined {
     Formula formula;
 
-    template <class Blocks>
-    auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, Full n, const Blocks& c) const {
+    template <class N, class Blocks>
+    auto operator()(std::ptrdiff_t r, std::ptrdiff_t i, N n, const Blocks& c) const {
         return formula(r, i, n, c);
     }
     template <class Blocks>

@@ -14,8 +14,10 @@ namespace {
 
 // The length of a whole block, where a tail has a std::ptrdiff_t: kernels take either as `n`.
 struct Full {};
+// The same where the result is streamed, so that what it is made of comes from memory, too.
+struct FullStreamed : Full {};
 template <class N>
-constexpr bool is_full = is_same<N, Full>;
+constexpr bool is_full = is_same<N, Full> || is_same<N, FullStreamed>;
 inline std::ptrdiff_t count_of(Full) { return lanes; }
 inline std::ptrdiff_t count_of(std::ptrdiff_t n) { return n; }
 
@@ -224,6 +226,19 @@ inline Block<T> load(const S* p, Full, const Block<T>&) {
     Block<T> b;
     FASTBN_UNROLL
     for (int k = 0; k < Block<T>::registers; ++k) b.reg[k] = Vec<T>::load(p + k * Vec<T>::width);
+    return b;
+}
+
+// As above, unless the instruction set has an overload for the type.
+template <class T, class S, int n>
+inline void load_from_memory(const S* p, Vec<T> (&a)[n]) {
+    FASTBN_UNROLL
+    for (int k = 0; k < n; ++k) a[k] = Vec<T>::load(p + k * Vec<T>::width);
+}
+template <class T, class S>
+inline Block<T> load(const S* p, FullStreamed, const Block<T>&) {
+    Block<T> b;
+    load_from_memory(p, b.reg);
     return b;
 }
 

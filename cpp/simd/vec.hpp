@@ -76,7 +76,7 @@
 //     stream_fence()             orders what was streamed before what is written after it
 //
 // and where whole blocks of a type Y have a faster way than register by register, overloads of
-// store_registers(p, a) and stream_registers(p, a) of block.hpp.
+// store_registers(p, a), stream_registers(p, a) and load_from_memory(p, a) of block.hpp.
 #pragma once
 
 #include <cstddef>

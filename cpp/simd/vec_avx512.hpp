@@ -216,6 +216,22 @@ inline Vec<double> clamp_negative(Vec<double> a) {
     return {_mm512_mask_mov_pd(a.v, negative, _mm512_setzero_pd())};
 }
 
+// By halves. Zen 5 reads a whole register that begins on no cache line at half of memory's speed
+// where results are streamed meanwhile, and two halves, of which one lies within a line, at all of
+// it. In cache the whole register is faster.
+inline void load_from_memory(const float* p, Vec<float> (&a)[1]) {
+    const __m512 lower = _mm512_castps256_ps512(_mm256_loadu_ps(p));
+    a[0].v = _mm512_maskz_insertf32x8(all_16, lower, _mm256_loadu_ps(p + 8), 1);
+}
+inline void load_from_memory(const double* p, Vec<double> (&a)[2]) {
+    FASTBN_UNROLL
+    for (int k = 0; k < 2; ++k) {
+        const double* const from = p + 8 * k;
+        const __m512d lower = _mm512_castpd256_pd512(_mm256_loadu_pd(from));
+        a[k].v = _mm512_maskz_insertf64x4(all_8, lower, _mm256_loadu_pd(from + 4), 1);
+    }
+}
+
 struct Bytes {
     static constexpr std::ptrdiff_t groups = 4;
     __m512i v;
