@@ -77,6 +77,27 @@ def test_tiffs_of_many_bands_and_of_alpha(tmp_path: Path, rng: np.random.Generat
     assert_counts(tmp_path / "x.tif", values[..., :4])
 
 
+@pytest.mark.parametrize("kinds", [(1, 0), (0, 2), (1, 0, 0), (0, 1, 0), (1, 2)])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_alpha_may_stand_among_the_samples(
+    tmp_path: Path, rng: np.random.Generator, kinds: tuple[int, ...], planar: Any
+) -> None:
+    names = {0: "unspecified", 1: "assocalpha", 2: "unassalpha"}
+    for photometric, colours in (("minisblack", 1), ("rgb", 3)):
+        values = rng.integers(0, 65536, (8, 9, colours + len(kinds))).astype(np.uint16)
+        stored = values if planar == "contig" else np.moveaxis(values, -1, 0)
+        how: dict[str, Any] = {"photometric": photometric, "planarconfig": planar}
+        tifffile.imwrite(tmp_path / "x.tif", stored, extrasamples=[names[kind] for kind in kinds], **how)
+        kept = [*range(colours), *(colours + number for number, kind in enumerate(kinds) if not kind)]
+        assert_counts(tmp_path / "x.tif", values[..., kept])
+
+
+def test_a_palette_with_alpha(tmp_path: Path, rng: np.random.Generator) -> None:
+    image = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).convert("PA")
+    image.save(tmp_path / "x.tif")
+    assert_counts(tmp_path / "x.tif", np.asarray(image.convert("RGB")))
+
+
 def test_tiffs_of_few_bits(tmp_path: Path, rng: np.random.Generator) -> None:
     bits = rng.integers(0, 2, (5, 9)).astype(bool)
     for photometric, white in (("minisblack", bits), ("miniswhite", ~bits)):
@@ -297,6 +318,33 @@ def test_all_frames_of_what_moves(tmp_path: Path) -> None:
         assert (found.count, found.mean.tolist()) == (90, [100.0, 100.0, 100.0])
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("still", [False, True], ids=["", "behind a still image"])
+def test_all_frames_of_a_png_of_16_bits(tmp_path: Path, rng: np.random.Generator, channels: int, still: bool) -> None:
+    frames = rng.integers(0, 65536, (3, 6, 5, channels)).astype(np.uint16)
+    stored = frames.astype(">u2").view(np.uint8).reshape(3, 6, -1)
+    rows = np.concatenate([np.zeros((3, 6, 1), np.uint8), stored], axis=2)
+    head = struct.pack(">2I5B", 5, 6, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    parts, number = [(b"IHDR", head), (b"acTL", struct.pack(">2I", 3 - still, 0))], 0
+    for index, packed in enumerate(map(zlib.compress, map(bytes, rows))):
+        if index >= still:
+            parts.append((b"fcTL", struct.pack(">5I2H2B", number, 5, 6, 0, 0, 1, 10, 0, 0)))
+            number += 1
+        parts.append((b"fdAT", struct.pack(">I", number) + packed) if index else (b"IDAT", packed))
+        number += index > 0
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in (*parts, (b"IEND", b""))))
+    found = assert_counts(path, frames[..., : 3 if channels > 2 else 1])
+    fastbn.standardize(path, found, tmp_path / "y.npy")
+    assert np.load(tmp_path / "y.npy").shape == (3, len(found.mean), 6, 5)
+    with pytest.raises(ValueError, match="must have at most 89 pixels, got 90"):
+        fastbn.stream(path, max_pixels=89)
+
+
 class StopError(Exception):
     pass
 
@@ -305,7 +353,7 @@ class StopError(Exception):
 @pytest.mark.parametrize(
     ("codec", "size"),
     [
-        *(("jpegxl", size) for size in ((8, 8), (8, 9), (9, 3), (16, 12), (5, 40))),
+        *(("jpegxl", size) for size in ((8, 8), (5, 40))),
         *(("avif", size) for size in ((8, 8), (9, 7), (5, 40))),
     ],
 )
@@ -324,7 +372,13 @@ def test_all_frames_of_what_moves_in_deep_formats(
         decoded = decode(path.read_bytes())
         assert decoded.shape == shape
         assert codec == "avif" or np.array_equal(decoded, frames if path == moving else frames[0])
-        assert_counts(path, decoded.reshape(-1, *(channels or (1,))))
+        if (path, codec, channels) == (moving, "jpegxl", ()):  # an array of that shape may be one image of channels
+            with pytest.raises(ValueError, match=r"moving.jxl must be grey or RGB, got frames or channels"):
+                fastbn.stream(path)
+            continue
+        found = assert_counts(path, decoded.reshape(-1, *(channels or (1,))))
+        fastbn.standardize(path, found, tmp_path / "y.npy", overwrite=True)
+        assert np.load(tmp_path / "y.npy").shape == (3 if path == moving else 1, *(channels or (1,)), *size)
 
 
 OME = """<?xml version="1.0" encoding="UTF-8"?>

@@ -184,6 +184,19 @@ def geotiff(path: Path, x: Array, *nodata: str | None) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("f4", "-3.4028234663852886e+38"), ("u1", "255.0"), ("i2", "-32768"), ("f8", "nan"), ("u1", "-1")],
+)
+def test_tiles_that_are_not_stored_are_no_data(tmp_path: Path, dtype: str, nodata: str) -> None:
+    tiles = [np.full((16, 16), 7, dtype), None, None, np.full((16, 16), 9, dtype)]
+    tags = [(42113, "s", 0, nodata, True)]
+    tifffile.imwrite(tmp_path / "x.tif", iter(tiles), shape=(32, 32), dtype=dtype, tile=(16, 16), extratags=tags)
+    held = nodata != "-1"  # which no tile of these integers can hold: zeros are then what GDAL gives
+    found = fastbn.stream(tmp_path / "x.tif")
+    assert (found.count, found.mean[0]) == ((512, 8.0) if held else (1024, 4.0))
+
+
 @pytest.mark.parametrize("dtype", ["i2", "f4"])
 @pytest.mark.parametrize("said", [(None, "-9999"), ("-9999", None), ("-9999", "-1"), ("nan", "-1"), ("-1", "-1")])
 def test_every_geotiff_says_what_is_no_data(tmp_path: Path, dtype: str, said: tuple[str | None, ...]) -> None:

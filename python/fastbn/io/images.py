@@ -11,7 +11,6 @@ import itertools
 import math
 import os
 import re
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -330,71 +329,41 @@ def _pillow(path: str, options: Options) -> _Header:
 
 
 def _deep(path: str, options: Options, codec: str) -> _Header:
-    """Return an image by what decodes its depth, of which only PNG says something before it is decoded.
+    """Return an image by what decodes its depth, which says nothing of it before.
 
     Two and four channels are grey and RGB with alpha, which does not count.
     """
     decoder = getattr(needed("imagecodecs", "Images of more than 8 bits"), f"{codec}_decode")
-
-    def decode() -> list[Array]:
-        with open(path, "rb") as file:
-            data = file.read()
-        values = np.asarray(decoder(data))
-        if values.ndim == 2 or (values.ndim == 3 and _are_grey_frames(data, values.shape, codec)):
-            values = values[..., np.newaxis]
-        channels = values.shape[-1] if codec == "jpeg" else {2: 1, 4: 3}.get(values.shape[-1], values.shape[-1])
-        return [values.reshape(-1, *values.shape[-2:])[..., :channels]]
-
-    if codec == "png":
-        with open(path, "rb") as file:
-            width, height, _, colour = struct.unpack(">16x2I2B", file.read(26))
-        channels, deep = 3 if colour & 2 else 1, np.dtype(np.uint16)
-        return _Header(_mode_of(channels, deep, True), width * height, channels, deep, decode)
     with suppress(needed("PIL", "Images").UnidentifiedImageError), _opened(path, options) as image:
         if image.width * image.height > options.max_pixels:  # said before so much memory is filled
             raise _too_large(path, options, image.width * image.height)
-    found = decode()
-    channels, dtype = found[0].shape[-1], found[0].dtype
-    return _Header(_mode_of(channels, dtype, True), found[0].size // channels, channels, dtype, lambda: found)
+    with open(path, "rb") as file:
+        values = np.asarray(decoder(file.read()))
+    several = values.ndim == 3 and values.shape[-1] > 4
+    if several and codec == "jpegxl":  # which may have any number of channels too
+        what = f"frames or channels in an array of shape {values.shape} (imagecodecs.jpegxl_decode)"
+        raise UnreadableError(f"{path} must be grey or RGB, got {what}")
+    if values.ndim == 2 or (several and codec == "avif"):
+        values = values[..., np.newaxis]
+    alpha = codec != "jpeg" and values.shape[-1] in (2, 4)
+    channels = values.shape[-1] - alpha
+    frames = values.reshape(-1, *values.shape[-3:])[..., :channels]
+    return _Header(_mode_of(channels, frames.dtype, True), frames[..., 0].size, channels, frames.dtype, lambda: frames)
 
 
-def _are_grey_frames(data: bytes, shape: tuple[int, ...], codec: str) -> bool:
-    """Whether three axes are grey frames, not the height, the width and the channels of one image: its size tells.
+def _deep_png(path: str, options: Options) -> _Header:
+    """Return a PNG of 16 bits, of whose frames Pillow has 8 at most."""
+    decoder = needed("imagecodecs", "Images of more than 8 bits").apng_decode
+    with _opened(path, options) as image:
+        shape = image.n_frames, image.height, image.width
+    with open(path, "rb") as file:
+        channels = 3 if file.read(26)[-1] & 2 else 1  # its type of colour
 
-    imagecodecs cannot be asked for the first frame: it writes all of them behind the memory of one.
-    """
-    sizes: set[tuple[int, ...]] = set()
-    if codec == "jpegxl":
-        sizes = {_jxl_size(data)}
-    elif codec == "avif":  # ISO/IEC 23008-12, ImageSpatialExtentsProperty
-        sizes = {struct.unpack(">II", found)[::-1] for found in re.findall(rb"(?s)ispe\0{4}(.{8})", data)}
-    if shape[:2] in sizes:
-        return False
-    turned = {size[::-1] for size in sizes}  # as an image may say that it is to be shown
-    return shape[1:] in sizes or (shape[1:] in turned and shape[:2] not in turned)
+    def decode() -> Iterator[Array]:
+        with open(path, "rb") as file:
+            yield from decoder(file.read()).reshape(*shape, -1)[..., :channels]
 
-
-def _jxl_size(data: bytes) -> tuple[int, ...]:
-    """Return the height and the width of a JPEG XL, with which its codestream begins (ISO/IEC 18181-1, SizeHeader)."""
-    found = re.search(rb"(?s)(?:\A|jxlc|jxlp.{4})\xff\x0a(.{12})", data)
-    bits = int.from_bytes(found[1], "little") if found else 0
-
-    def read(count: int) -> int:
-        nonlocal bits
-        value, bits = bits & ((1 << count) - 1), bits >> count
-        return value
-
-    small = read(1)
-
-    def length() -> int:
-        return 8 * (read(5) + 1) if small else read((9, 13, 18, 30)[read(2)]) + 1
-
-    height = length()
-    ratio = read(3)
-    if not ratio:
-        return height, length()
-    over, under = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
-    return height, height * over // under
+    return _Header(_mode_of(channels, np.dtype("u2"), True), math.prod(shape), channels, np.dtype("u2"), decode)
 
 
 def _jpeg(path: str, options: Options) -> _Header:
@@ -521,8 +490,11 @@ def _tiff(path: str, options: Options) -> _Header:
     def decode() -> Iterator[Array]:
         with _tiff_file(path) as tiff:
             for series in _series(tiff):
+                if nodata[0] is not None:  # what stands for tiles that are not stored; tifffile does not know all
+                    with suppress(OverflowError, ValueError):
+                        series.keyframe.nodata = dtype.type(nodata[0])
                 for page, values in _pages(series):
-                    yield _channels_last(page, values, channels)
+                    yield _channels_last(page, values)
 
     # Channels beyond the fourth count as more pixels, or a header of a few bytes could ask for any memory.
     pixels = values // min(max(1, first.samplesperpixel), 4)
@@ -554,11 +526,17 @@ def _samples(path: str, page: Any) -> tuple[int, np.dtype[Any], str]:
         photometric == "YCBCR" and page.compression.name not in ("JPEG", "OJPEG", "JPEG2000")
     ):
         raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got {photometric}")
-    alpha = sum(int(sample) in (1, 2) for sample in page.extrasamples)
     dtype = np.dtype(np.uint8) if page.bitspersample == 1 else np.dtype(page.dtype).newbyteorder("=")
-    channels = page.samplesperpixel - alpha
+    channels = len(_no_alpha(page))
     mode = _mode_of(channels, dtype, photometric in ("RGB", "YCBCR"))
     return channels, dtype, f"{mode};{page.bitspersample}" if 1 < page.bitspersample < 8 else mode
+
+
+def _no_alpha(page: Any) -> list[int]:
+    """Return which samples of a pixel are no alpha."""
+    first = page.samplesperpixel - len(page.extrasamples)
+    extra = (first + number for number, kind in enumerate(page.extrasamples) if int(kind) not in (1, 2))
+    return [*range(first), *extra]
 
 
 def _pages(series: Any) -> Iterator[tuple[Any, Array]]:
@@ -573,12 +551,13 @@ def _pages(series: Any) -> Iterator[tuple[Any, Array]]:
             yield page.keyframe, page.asarray(maxworkers=1)
 
 
-def _channels_last(page: Any, values: Array, channels: int) -> Array:
+def _channels_last(page: Any, values: Array) -> Array:
     """Return a page as (height, width, channels), whichever way its samples lie."""
-    if page.photometric.name == "PALETTE":
-        return _painted(page, values)
     values = np.moveaxis(values, page.axes.index("S"), -1) if "S" in page.axes else values[..., np.newaxis]
-    values = values.reshape(-1, *values.shape[-2:])[..., :channels]
+    values, kept = values.reshape(-1, *values.shape[-2:]), _no_alpha(page)
+    values = values if len(kept) == values.shape[-1] else values[..., kept]
+    if page.photometric.name == "PALETTE":
+        return _painted(page, values[..., 0])
     if page.bitspersample == 1:  # 1 is white, unless the file says otherwise
         values = np.where(values.astype(bool) ^ (page.photometric.name == "MINISWHITE"), np.uint8(255), np.uint8(0))
     return values
@@ -605,7 +584,7 @@ def _nodata_of(page: Any, dtype: np.dtype[Any]) -> int | float | None:
 _FORMATS: list[tuple[bytes, tuple[str, ...], _Reader]] = [  # how their files begin and are called, and what reads them
     (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", (".tif", ".tiff"), _tiff),
     (rb"P[1-6Ff][\s#]", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), _pnm),
-    (rb"\x89PNG\r\n\x1a\n[\s\S]{16}\x10", (), partial(_deep, codec="png")),  # of 16 bits
+    (rb"\x89PNG\r\n\x1a\n[\s\S]{16}\x10", (), _deep_png),  # of 16 bits
     (rb"\x89PNG\r\n\x1a\n", (), _pillow),
     (rb"\xff\xd8\xff", (), _jpeg),
     (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k"), partial(_deep, codec="jpeg2k")),
