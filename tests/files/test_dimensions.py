@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import h5py
 import numpy as np
 import pytest
@@ -163,6 +164,13 @@ def test_names_of_hdf5_and_zarr(tmp_path: Path, rng: np.random.Generator) -> Non
     (tmp_path / "x.csv").write_text("a\n1\n")
     with pytest.raises(ValueError, match=r"axis must be 1 for tables, got \('time',\)"):
         fastbn.stream(tmp_path / "x.csv", dim="time")
+
+
+def test_variables_have_dimensions_too(tmp_path: Path, data: xr.DataArray) -> None:
+    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    with h5netcdf.File(tmp_path / "x.nc") as file:
+        for variable in (data.variable, data.chunk().variable, file[str(data.name)]):
+            assert_streamed(fastbn.stream(variable, dim=["lat", "time"]), data.values, 2)
 
 
 def test_dimensions_are_part_of_a_run(tmp_path: Path, data: xr.DataArray) -> None:

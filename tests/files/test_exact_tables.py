@@ -534,6 +534,9 @@ def test_integers_of_texts_are_not_rounded_without_a_word(tmp_path: Path, entry:
     path.write_text(f"id;v\n{entry};1,5\n")
     with pytest.raises(ValueError, match="integers that float64 holds"):
         fastbn.stream(path, delimiter=";", decimal=",")
+    path.write_text(f"id;v\n{'1' * 400};1,5\n")  # beyond all of float64, as inf is not
+    with pytest.raises(ValueError, match="integers that float64 holds, got 1111"):
+        fastbn.stream(path, delimiter=";", decimal=",")
     path.write_text(f"n,v\n{entry},1.5\n")
     with pytest.raises(ValueError, match=r"integers that float64 holds, got .* in 'n'"):
         fastbn.stream(path, columns=["v"], weights="n")
@@ -567,6 +570,12 @@ def test_what_is_no_number_is_named_with_what_would_help(tmp_path: Path, entry: 
         fastbn.stream(tmp_path / "x.csv", memory=LEAST)
     found = fastbn.stream(tmp_path / "x.csv", memory=LEAST, null_values=entry, nan="omit")
     assert np.asarray(found.count).tolist() == [30_001, 30_000]
+
+
+def test_a_number_among_truth_values_is_no_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n" + "true,2\n" * 60_000 + "7,2\n")
+    with pytest.raises(ValueError, match=r"'a': CSV conversion error to bool: invalid value '7'$"):
+        fastbn.stream(tmp_path / "x.csv", memory=LEAST)
 
 
 # How texts are spelled.
@@ -889,8 +898,11 @@ def test_run_ends_are_numbers(tmp_path: Path) -> None:
     assert pa.feather.read_table(tmp_path / "y.feather")["r"].to_pylist() == [0.0, 0.0, None, None, None]
 
 
-def test_arrow_streams_are_refused_by_name(tmp_path: Path) -> None:
+def test_other_files_of_arrow_are_refused_by_name(tmp_path: Path) -> None:
     table = pa.table({"x": [1.0, 2.0]})
+    (tmp_path / "x.feather").write_bytes(b"FEA1" + bytes(100))
+    with pytest.raises(ValueError, match=r"x\.feather must be an Arrow file, got version 1 \(pyarrow\.feather\.read_"):
+        fastbn.stream(tmp_path / "x.feather")
     with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as writer:
         writer.write_table(table)
     with pytest.raises(ValueError, match=r"x\.arrow must be an Arrow file, got a stream \(pyarrow\.ipc\.open_stream\)"):

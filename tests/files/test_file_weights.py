@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
@@ -210,6 +212,32 @@ def test_weights_of_no_meaning(tmp_path: Path, x: Array, w: Array) -> None:
             fastbn.stream(source, weights=weights)
     with pytest.raises(ValueError, match=r"weights must name a column of numbers, got 't' of .*w.csv"):
         fastbn.stream(tmp_path / "w.csv", weights="t")
+
+
+def test_weights_that_are_no_numbers(x: Array, w: Array) -> None:
+    for given, kind, said in (
+        (np.ma.masked_array(w, w < 1), TypeError, "weights must not be a masked array"),
+        (w + 0j, ValueError, "weights must hold real numbers, got dtype complex128"),
+        (w.astype(str), ValueError, "weights must hold real numbers, got dtype <U"),
+    ):
+        with pytest.raises(kind, match=said):
+            fastbn.stream(x, weights=given)
+
+
+def test_texts_of_weights_are_read_as_the_source_is(tmp_path: Path, x: Array, w: Array) -> None:
+    np.savetxt(tmp_path / "w.csv", w)
+    source = datafiles.save_npy(tmp_path, x)
+    with pytest.raises(ValueError, match=r"w.csv must begin with the columns' names, or say whether it does"):
+        fastbn.stream(source, weights=tmp_path / "w.csv")
+    assert_weighted(fastbn.stream(source, weights=tmp_path / "w.csv", header=False), x, w)
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=["pandas", "polars", "arrow"])
+def test_a_column_of_a_frame_of_one_type(x: Array, w: Array, make: Any) -> None:
+    columns = {"a": x[:, 0], "w": w, "b": x[:, 1]}
+    found = fastbn.stream(make(columns), weights="w")
+    assert found.names == ("a", "b")
+    assert_weighted(found, x[:, :2], w)
 
 
 def test_images_have_no_weights(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,9 @@ def test_numbers_that_arrow_has_no_type_for_count() -> None:
             "large": [2**70, None, 2],
             "complex": [1j, 2j, 3j],
             "mixed": [Decimal("1.5"), 2.5, None],
+            "fractions": [Fraction(1, 3), None, Fraction(10**20, 3)],
         }
     ).astype({"large": object, "mixed": object})
     found = fastbn.stream(frame, nan="omit")
-    assert found.names == ("sparse", "large", "mixed")
-    assert found.mean.tolist() == [2.0, 2.0**69 + 1, 2.0]
+    assert found.names == ("sparse", "large", "mixed", "fractions")
+    assert found.mean.tolist() == [2.0, 2.0**69 + 1, 2.0, float(Fraction(10**20 + 1, 6))]

@@ -167,7 +167,7 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
         "npy-version",
         lambda folder: raw_npy(folder / "x.npy"),
         {},
-        r"must hold real numbers, got a header of version \(3, 0\)",
+        r"must have a header of version 1 or 2, got \(3, 0\)",
     ),
     ("empty-npy", written("x.npy", ""), {}, "x.npy cannot be read: EOF"),
     (
@@ -578,6 +578,7 @@ def test_empty_folders(tmp_path: Path) -> None:
         (3, {}, TypeError, "source must be a path, an array, or an iterable of these, got int"),
         (b"x", {}, TypeError, "source must be a path, .*, got bytes"),
         ({"a": 1}, {}, TypeError, "source must be a path, .*, got dict"),
+        (zarr.group(), {}, TypeError, "source must be a path, .*, got Group"),
         ([[1.0, 2.0]], {}, TypeError, "source must hold paths or arrays, got list at 0"),
         (np.zeros(3), {}, ValueError, "source must have two dimensions or more, got 1"),
         ([np.zeros((2, 2)), np.zeros(3)], {}, ValueError, r"source\[1\] must have two dimensions or more, got 1"),
@@ -673,6 +674,39 @@ def test_groups_of_netcdf_files(tmp_path: Path, x: Array) -> None:
         fastbn.stream(tmp_path / "x.nc")
     assert_streamed(fastbn.stream(f"{tmp_path}/x.nc:g/t", dim="time"), x)
     assert fastbn.stream(f"{tmp_path}/x.nc:g/lat").count == 3
+
+
+def test_single_values_are_no_arrays_to_choose_among(tmp_path: Path, x: Array) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"], file["version"], file["nothing"] = x, 3, h5py.Empty("f8")
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
+    for name, value in (("x", x), ("version", np.array(3.0))):
+        group.create_array(name, shape=value.shape, dtype=value.dtype)[...] = value
+    for name in ("x.h5", "x.zarr"):
+        assert_streamed(fastbn.stream(tmp_path / name), x)
+        with pytest.raises(ValueError, match="must have one dimension or more, got a single value"):
+            fastbn.stream(f"{tmp_path}/{name}:version")
+
+
+def test_several_arrays_in_one_npy_file(tmp_path: Path, x: Array) -> None:
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.save(file, x)
+        np.save(file, x + 1)
+    with pytest.raises(ValueError, match=r"x\.npy must hold one array, got another behind it"):
+        fastbn.stream(tmp_path / "x.npy")
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.lib.format.write_array(file, x, version=(3, 0))
+    with pytest.raises(ValueError, match=r"x\.npy must have a header of version 1 or 2, got \(3, 0\) \(numpy\.load"):
+        fastbn.stream(tmp_path / "x.npy")
+
+
+def test_netcdf_that_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x.nc").write_bytes(b"CDF\5" + bytes(100))
+    with pytest.raises(ValueError, match=r"x\.nc must be NetCDF 3 or 4, got CDF-5"):
+        fastbn.stream(tmp_path / "x.nc")
+    variable = type("Variable", (), {"__module__": "netCDF4._netCDF4", "dtype": np.dtype("f8"), "shape": (3, 2)})
+    with pytest.raises(ValueError, match="source must be a path or an array, got a masked Variable of netCDF4"):
+        fastbn.stream(variable())
 
 
 def test_arrays_of_dask(x: Array) -> None:

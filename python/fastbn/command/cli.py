@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import logging
 import os
 import signal
 import sys
@@ -257,6 +258,7 @@ app = click.version_option(__version__, prog_name="fastbn", message="%(prog)s %(
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run a command; SystemExit when it ends, with one line and code 1 where data are wrong, or when it is stopped."""
     stops = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it writes of texts that it does not understand
     before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in stops}
     try:
         try:

@@ -341,7 +341,7 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
         size = os.fstat(file.fileno()).st_size
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise UnreadableError(f"{name} must hold real numbers, got a header of version {version}")
+        raise UnreadableError(f"{name} must have a header of version 1 or 2, got {version} (numpy.load reads it)")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(file)
     computed_as(name, dtype, None)
@@ -351,6 +351,10 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
     least = math.prod(shape) * dtype.itemsize
     if size - begin < least:
         raise UnreadableError(f"{name} must hold {least} bytes of values, got {size - begin}: it is cut short")
+    if place.format == "npy" and size - begin > least:
+        file.seek(begin + least)
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            raise UnreadableError(f"{name} must hold one array, got another behind it (numpy.load reads both in turn)")
     ring, turn = Ring(options), slice(None, None, -1 if fortran else 1)
 
     def read(region: Region) -> Array:
@@ -398,7 +402,7 @@ def _hdf5(place: Place, options: Options, stack: ExitStack) -> Stored:
         return _sliced(place.name, file[place.member], options, file.attrs)
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    scales = [name for name in names if file[name].attrs.get("CLASS") == b"DIMENSION_SCALE"]
+    scales = [name for name in names if not file[name].shape or file[name].attrs.get("CLASS") == b"DIMENSION_SCALE"]
     return _sliced(place.name, file[only_member(place, _without(names, scales))], options, file.attrs)
 
 
@@ -408,7 +412,7 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     if isinstance(store, zarr.Array):
         return _sliced(place.name, store if not place.member else only_member(place, []), options)
     names = list(_zarr_names(store, zarr))
-    coords = [name for name in names if _dims_of(store[name]) == (name.rpartition("/")[2],)]
+    coords = [name for name in names if not store[name].shape or _dims_of(store[name]) == (name.rpartition("/")[2],)]
     coords += " ".join(str(store[name].attrs.get("coordinates", "")) for name in names).split()
     coords += referred(*map(store.get, names))
     member = only_member(place, names if place.member else _without(names, coords))
@@ -438,7 +442,10 @@ def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
     xarray = needed("xarray", "NetCDF files")
     how: dict[str, Any] = {"cache": False, **_AS_STORED}
     with open(place.files[0], "rb") as file:
-        engine = "h5netcdf" if file.read(8) == b"\x89HDF\r\n\x1a\n" else "scipy"
+        head = file.read(8)
+    if head.startswith(b"CDF\5"):
+        raise UnreadableError(f"{place.name} must be NetCDF 3 or 4, got CDF-5 (nccopy -k nc4 makes NetCDF 4 of it)")
+    engine = "h5netcdf" if head == b"\x89HDF\r\n\x1a\n" else "scipy"
     needed(engine, "NetCDF files")
     if engine == "scipy":  # whose files have no groups
         groups = {"/": xarray.open_dataset(place.files[0], engine=engine, **how)}
@@ -553,11 +560,12 @@ def referred(*arrays: Any) -> list[str]:
 def _dims_of(array: Any) -> tuple[str, ...] | None:
     """Return the names of an array's dimensions: Zarr's, xarray's in Zarr of version 2, or HDF5's labels and scales."""
     names: Any = getattr(getattr(array, "metadata", None), "dimension_names", None)
-    names = names or getattr(array, "attrs", {}).get("_ARRAY_DIMENSIONS")
-    if names is None and hasattr(array, "coords"):
-        names = array.dims
-    elif names is None and hasattr(array, "dims"):
-        names = [dim.label or (os.path.basename(dim[0].name) if len(dim) else "") for dim in array.dims]
+    names = names or getattr(array, "attrs", {}).get("_ARRAY_DIMENSIONS") or getattr(array, "dimensions", None)
+    if names is None and hasattr(array, "dims"):
+        names = [
+            (dim.label or (os.path.basename(dim[0].name) if len(dim) else "")) if hasattr(dim, "label") else dim
+            for dim in array.dims
+        ]
     return tuple(map(str, names)) if names and all(names) else None
 
 
@@ -568,6 +576,8 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
     name, array = place.name, place.array
     if type(array).__module__.startswith("scipy.sparse"):
         raise UnreadableError(f"{name} must be dense, got a sparse {type(array).__name__} (its toarray() is)")
+    if type(array).__module__.startswith("netCDF4"):
+        raise UnreadableError(f"{name} must be a path or an array, got a masked {type(array).__name__} of netCDF4")
     around: Mapping[str, Any] = {}
     if type(array).__name__ == "Dataset" and hasattr(array, "data_vars"):
         around, array = array.attrs, array[only_member(place, [str(each) for each in array.data_vars])]

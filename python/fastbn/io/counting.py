@@ -10,7 +10,8 @@ import numpy as np
 
 from fastbn import _core
 from fastbn._moments.moments import Moments
-from fastbn._validation import Shape
+from fastbn._validation import Shape, converted, refuse_masked
+from fastbn.io.arrays import computed_as
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, places, replaces
@@ -39,7 +40,7 @@ class Counting(Run):
         self._settings: dict[str, Any] = {"nan": nan, "extremes": options.extremes}
         self.state.total = Moments(**self._settings)
         self._axis, self._earlier = options.axis, "those before it have"
-        self._weights = None if options.weights is None else Weights(options.weights)
+        self._weights = None if options.weights is None else Weights(options.weights, options)
 
     def moments(self) -> Moments:
         """Return the statistics of everything, of which a checkpoint may have a part."""
@@ -124,11 +125,16 @@ class Weights:
     then, for how many rows it had is not known. What has dimension names goes by these.
     """
 
-    def __init__(self, given: Any) -> None:
+    def __init__(self, given: Any, options: Options) -> None:
+        self._texts = options.texts
         self._path = given if isinstance(given, (str, os.PathLike)) else None
         self._array: Any = given if self._path is None else None
-        if self._array is not None and not _named(self._array):
-            self._array = np.asarray(self._array, np.float64)
+        if self._path is None and not _named(given):
+            refuse_masked("weights", given)
+            array = converted("weights", given)
+            if array.dtype != object:
+                computed_as("weights", array.dtype, None)
+            self._array = np.asarray(array, np.float64)
 
     def of(self, source: Source, block: Block, before: int, skipped: dict[str, str]) -> Array:
         """Return the weights of a block's values, in a shape that broadcasts to theirs."""
@@ -169,7 +175,7 @@ class Weights:
         (place, *more) = places(path)
         if more:
             raise ValueError(f"weights must be one file, got the folder {path!r}")
-        with closing(opened(place, Options() if is_table(place) else Options(axis=()))) as found:
+        with closing(opened(place, self._texts if is_table(place) else Options(axis=()))) as found:
             array = np.concatenate([np.array(block.values, np.float64) for block in found.blocks()])
             if found.shape is None and found.features != (1,):
                 raise ValueError(f"weights must be a table of one column, got {found.features[0]} in {path!r}")

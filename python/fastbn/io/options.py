@@ -242,6 +242,11 @@ class Options:
         return self.dtype is None and self.written is None
 
     @property
+    def texts(self) -> Options:
+        """The options of how texts are written, which hold for another file too."""
+        return Options(**{name: getattr(self, name) for name in _TEXTS})
+
+    @property
     def block_bytes(self) -> int:
         """Most bytes of one block: one is read, one computed with, `depth` wait, and one more is slack."""
         return min(self.memory // 4, _LARGEST_BLOCK)
@@ -270,10 +275,8 @@ class Options:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in (held | named).items()}
 
 
-_READING = (
-    *("axis", "dim", "columns", "dtype", "nodata", "mode", "max_pixels", "header", "null_values", "delimiter"),
-    *("decimal", "encoding", "comment", "memory", "on_error"),
-)
+_TEXTS = ("header", "null_values", "delimiter", "decimal", "encoding", "comment")
+_READING = ("axis", "dim", "columns", "dtype", "nodata", "mode", "max_pixels", *_TEXTS, "memory", "on_error")
 
 
 def _digest(weights: Any) -> str | None:

@@ -102,7 +102,7 @@ def places(source: Any) -> Iterable[Place]:
     found = _of_item("source", source)
     if found is not None:
         return found
-    if not isinstance(source, Iterable) or isinstance(source, (dict, bytes, bytearray, Moments)):
+    if not isinstance(source, Iterable) or isinstance(source, (bytes, bytearray, Moments)) or hasattr(source, "keys"):
         raise TypeError(f"source must be a path, an array, or an iterable of these, got {type(source).__name__}")
     return _joined(_each(source)) if isinstance(source, (list, tuple)) else _each(source)
 

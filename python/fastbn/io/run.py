@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from fastbn._moments.provenance import frame_columns
 from fastbn.io.checkpoints import Checkpoint, Progress
 from fastbn.io.options import Options
 from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of
@@ -41,7 +42,8 @@ def opened(place: Place, options: Options) -> Source:
     if is_frame(place.array):
         types = set(getattr(place.array, "dtypes", ()))
         alike = len(types) == 1 and all(isinstance(each, np.dtype) and each.kind in "biuf" for each in types)
-        rows = options.axis in (None, 1, -1, (1,), (-1,)) and not alike
+        weights = isinstance(options.weights, str) and options.weights in frame_columns(place.array)
+        rows = options.axis in (None, 1, -1, (1,), (-1,)) and (weights or not alike)
         module = "tables" if options.tabular or rows else module
     source: Source = importlib.import_module(f"fastbn.io.{module}").opened(place, options)
     return source

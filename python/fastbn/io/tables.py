@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ _COPIES, _REWRITTEN = 3, 6
 _PAGES = 3 << 20
 _BUFFER = 1 << 18  # bytes of a column that are read at a time
 _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
-_NUMBERS = (int, float, np.bool_, np.integer, np.floating, Decimal)  # of columns of objects
+# How others of Arrow's formats begin, and what reads them.
+_OTHER_ARROW = {b"\xff" * 4: "a stream (pyarrow.ipc.open_stream)", b"FEA1": "version 1 (pyarrow.feather.read_table)"}
+_NUMBERS = (Real, np.bool_, Decimal)  # of columns of objects
 
 
 def opened(place: Place, options: Options) -> TableSource:
@@ -259,8 +262,9 @@ class _ArrowTable:
             self.schema, self._total = self._held.schema, self._held.num_rows
         else:
             with open(place.files[0], "rb") as file:
-                if self._format == "ipc" and file.read(4) == b"\xff\xff\xff\xff":
-                    raise UnreadableError(f"{place.name} must be an Arrow file, got a stream (pyarrow.ipc.open_stream)")
+                head = file.read(4) if self._format == "ipc" else b""
+            if head in _OTHER_ARROW:
+                raise UnreadableError(f"{place.name} must be an Arrow file, got {_OTHER_ARROW[head]}")
             dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._format)
             self._held = next(dataset.get_fragments())
             self.schema, self._total = self._held.physical_schema, self._held.count_rows()
@@ -331,9 +335,11 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
 
 
 def _is_rounded(entry: Any) -> bool:
-    """Whether a number is an integer that float64 does not hold; a decimal with places behind the point is none."""
-    fraction = isinstance(entry, Decimal) and not (entry.is_finite() and int(entry.as_tuple().exponent) >= 0)
-    return not (fraction or isinstance(entry, (float, np.floating))) and int(entry) != float(entry)
+    """Whether a number is an integer that float64 does not hold."""
+    try:
+        return bool(entry == int(entry) != float(entry))
+    except (ValueError, OverflowError):  # NaN and infinity
+        return False
 
 
 # What is written.

@@ -102,7 +102,6 @@ class TextTable:
         large = values >= 2.0**53
         if not large.any():
             return
-        large &= values < np.inf
         texts = self._parsed(lines, {number: pa.string()}, [number]).column(0).filter(pa.array(large))
         texts = compute().utf8_trim_whitespace(texts)
         texts = texts.filter(compute().match_substring_regex(texts, r"^[+-]?[0-9]+$"))
@@ -165,7 +164,8 @@ class TextTable:
                     f"{self._name} must be read with its encoding ({_ENCODINGS}), got {said}"
                 ) from error
             entry = re.search("invalid value '(.*)'", said)
-            hint = f" (null_values=[{entry[1]!r}], --null, would count the others)" if entry else ""
+            text = entry is not None and not self._is_like_number(entry[1])
+            hint = f" (null_values=[{entry[1]!r}], --null, would count the others)" if entry and text else ""
             hint = hint or (delimiter_hint(self._names) if "Expected 1 columns" in said else "")
             raise UnreadableError(f"{self._name} cannot be read: {said}{hint}") from error
 
