@@ -154,8 +154,12 @@ class ArraySource(Source):
         grid = Grid(self.shape, order, whole, most)
         if options.rowwise and self._sorted.size and self.order is not None:
             first, last = self._sorted[[0, -1]] // grid.tile[self.axis[0]]
-            if first != last:
-                raise UnreadableError(f"memory must hold a row of {self.name} to choose columns")
+            if first != last:  # but columns are put in order within a tile
+                whole = tuple(1 if chunks is None else chunk for chunk in whole)
+                whole = (*whole[: self.axis[0]], self.shape[self.axis[0]], *whole[self.axis[0] + 1 :])
+                if math.prod(whole) > most:
+                    raise UnreadableError(f"memory must hold a row of {self.name} to choose columns")
+                grid = Grid(self.shape, order, whole, most)
         return grid
 
     def _within(self, region: Region) -> tuple[tuple[Any, ...] | None, int]:
