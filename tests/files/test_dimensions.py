@@ -131,6 +131,11 @@ def test_columns_that_are_chosen_keep_their_coordinates(
             np.testing.assert_array_equal(written[coord], expected[coord])
 
 
+def test_the_column_of_an_array_of_one_dimension(data: xr.DataArray) -> None:
+    found = fastbn.stream(data[:, 0, 0], columns=[0])
+    assert_streamed(found, data.values[:, 0, :1])
+
+
 def test_columns_of_dimensions_without_coordinates(tmp_path: Path, rng: np.random.Generator) -> None:
     data = xr.DataArray(rng.normal(size=(30, 4)), {"time": np.arange(30)}, ("time", "band"), "x")
     fastbn.standardize(data, fastbn.stream(data, columns=[3, 1]), tmp_path / "y.nc", columns=[3, 1])

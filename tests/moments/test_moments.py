@@ -342,6 +342,15 @@ def test_extremes_are_kept_where_both_have_them(rng: np.random.Generator) -> Non
     np.testing.assert_array_equal((with_them + with_them).max, x.max(axis=0))
 
 
+def test_features_of_no_dimension_are_merged(rng: np.random.Generator) -> None:
+    x, weights = rng.normal(size=(6, 4)), rng.integers(1, 9, (6, 4)).astype(np.float64)
+    parts = [Moments(extremes=True).update(x[k::2], axis=(), weights=weights[k::2]) for k in range(2)]
+    found = parts[0] + parts[1]
+    assert (found.count.shape, found.count) == ((), weights.sum())  # type: ignore[union-attr]
+    assert (found.min, found.max) == (x.min(), x.max())
+    np.testing.assert_allclose(found.mean, np.average(x, weights=weights), rtol=1e-14)
+
+
 def test_merge_and_update_return_self_and_plus_a_new_one(rng: np.random.Generator) -> None:
     x = table(rng, 20)
     m = fastbn.moments(x[:10])

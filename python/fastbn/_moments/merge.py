@@ -63,7 +63,7 @@ def merged(a: Statistics, b: Statistics) -> Statistics:
     if isinstance(count, int) and count >= INT_END:
         count = np.full(a.mean.shape, float(count))
     # NumPy has made scalars of arrays without dimensions.
-    return Statistics(count, *map(np.asarray, arrays))
+    return Statistics(count if isinstance(count, int) else np.asarray(count), *map(np.asarray, arrays))
 
 
 def merged_extremes(a: Extremes, count_a: Count, b: Extremes, count_b: Count) -> Extremes:

@@ -93,7 +93,7 @@ class ArraySource(Source):
             chosen = chosen_columns(name, options.columns, stored.names, count, options.asked_by)
             self.features = (len(chosen),)
             self.order = tuple(np.argsort(np.argsort(chosen)).tolist())
-            if self.origin.coords is not None and self.origin.dims is not None:
+            if self.origin.coords is not None and self.origin.dims is not None and not self.flat:
                 of_these = {self.origin.dims[self.axis[0]]: list(chosen)}
                 coords = self.origin.coords.isel(of_these, missing_dims="ignore")
                 self.origin = self.origin._replace(coords=coords)
