@@ -83,6 +83,7 @@ class ArraySource(Source):
         self._packing = _Packing(name, stored, options.nodata is None)
         self.dtype = computed_as(name, self._packing.dtype, options.dtype)
         self.notes, self._copies, self._exact = self._packing.notes, Ring(options), options.exact
+        self._rowwise = options.rowwise
         lone = len(self.axis) == 1
         count = self.shape[self.axis[0]] if lone else 0
         self.features = tuple(self.shape[a] for a in self.axis)
@@ -127,7 +128,10 @@ class ArraySource(Source):
                         shown = f"{lost} of {lost.dtype}: dtype=float64 rounds it"
                         raise UnreadableError(f"{self.name} must hold numbers that float64 holds, got {shown}")
                 values = copy
-            yield Block(values, tuple(part.start for part in region), number + 1, (number + 1) / len(self._grid), valid)
+            corner = tuple(part.start for part in region)
+            if self._rowwise and self.order is not None:  # whose features are all in this tile
+                corner = (*corner[: self.axis[0]], 0, *corner[self.axis[0] + 1 :])
+            yield Block(values, corner, number + 1, (number + 1) / len(self._grid), valid)
 
     def restored(self, block: Block, values: Array) -> Block:
         """Return the chosen features in the order asked for."""
