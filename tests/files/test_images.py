@@ -119,7 +119,7 @@ def test_images_that_cannot_be_read(tmp_path: Path, images: list[Array]) -> None
     assert_streamed(found, pixels([images[1], images[2], images[4], images[5]]))
     for path in folder.iterdir():
         path.write_text("hello")
-    with pytest.raises(ValueError, match=r"source must hold something that can be read, got 1 that cannot; .*0000.png"):
+    with pytest.raises(ValueError, match=r"source must hold something that can be read, got 7 that cannot; .*0000.png"):
         fastbn.stream(folder, on_error=lambda name, error: None)
 
 

@@ -38,9 +38,9 @@ _ARCHIVE_PIECE = 1 << 20
 _LARGEST_EMPTY = 1 << 24
 # Modes of maps whose pages hold what the file does. Those of "c" may not, and a view may not know what it is of.
 _OF_THE_FILE = ("r", "r+", "w+")
-# Attributes that say how stored numbers are to be understood (CF conventions, section 8.1).
 # Attributes that name variables which belong to one (CF conventions, section 5.6 and chapter 7).
 _REFERENCES = ("grid_mapping", "bounds", "climatology", "cell_measures")
+# Attributes that say how stored numbers are to be understood (CF conventions, section 8.1).
 PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 

@@ -202,16 +202,10 @@ class ImageSource(Source):
 
     def _first(self) -> _Header:
         """Return what the first image is that can be read."""
-        errors: list[Exception] = []
         for path in self._files:
-            try:
-                with _bounded(self._options), naming(path):
-                    return _header_of(path, self._options)
-            except (OSError, UnreadableError) as error:
-                if self._options.unreadable is None:
-                    raise
-                errors.append(error)
-        raise UnreadableError(f"{self.name} must hold an image that can be read: {errors[0]}")
+            with _bounded(self._options), self._noting(path):
+                return _header_of(path, self._options)
+        raise UnreadableError(f"{self.name} must hold an image that can be read")
 
 
 opened = ImageSource

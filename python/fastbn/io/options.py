@@ -22,6 +22,7 @@ from fastbn._validation import (
     checked_choice,
     checked_dtype,
     checked_flag,
+    checked_int,
     checked_real,
 )
 
@@ -140,11 +141,10 @@ def checked_mode(name: str, value: Any) -> str:
 
 
 def _memory(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a number of bytes, got {value!r}")
-    if value < _LEAST_MEMORY:
+    nbytes = checked_int(name, value, "a number of bytes")
+    if nbytes < _LEAST_MEMORY:
         raise ValueError(f"{name} must be {_LEAST_MEMORY} bytes or more, got {value}")
-    return int(value)
+    return nbytes
 
 
 def _on_error(name: str, value: Any) -> OnError:

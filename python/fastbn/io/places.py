@@ -112,11 +112,11 @@ def replaces(path: str, files: Iterable[str]) -> bool:
     if not os.path.exists(path):
         return False
     inside = os.path.join(os.path.realpath(path), "") if is_zarr(path) else None
-    for file in files:
-        same = os.path.exists(file) and os.path.samefile(path, file)
-        if same or (inside is not None and os.path.realpath(file).startswith(inside)):
-            return True
-    return False
+    return any(
+        (os.path.exists(file) and os.path.samefile(path, file))
+        or (inside is not None and os.path.realpath(file).startswith(inside))
+        for file in files
+    )
 
 
 def already_there(path: str, hint: str = "overwrite=True, --force, replaces it") -> FileExistsError:
