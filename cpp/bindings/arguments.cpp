@@ -19,18 +19,6 @@ namespace {
 
 // ---- Errors ----
 
-// A conversion has failed: raises its error, unless that says something of the value.
-void expect_error_about_value() {
-    const bool about_value = PyErr_ExceptionMatches(PyExc_Exception) != 0 &&
-                             PyErr_ExceptionMatches(PyExc_MemoryError) == 0;
-    if (!about_value) throw PythonError();
-}
-
-void clear_conversion_error() {
-    expect_error_about_value();
-    PyErr_Clear();
-}
-
 // Python's error, which is no longer set then.
 py::object take_error() {
 #if PY_VERSION_HEX >= 0x030C0000
@@ -53,7 +41,7 @@ std::string take_reason() {
     const py::object error = take_error();
     const auto text = optional_owned(PyObject_Str(error.ptr()));
     if (text) return utf8(text.ptr());
-    clear_conversion_error();
+    clear_error_about_value();
     return type_name(error.ptr());
 }
 
@@ -133,7 +121,7 @@ void refuse_masked(const char* name, PyObject* value) {
 py::object attribute_or_none(PyObject* value, const char* name) {
     auto found = optional_owned(PyObject_GetAttrString(value, name));
     if (found) return found;
-    clear_conversion_error();
+    clear_error_about_value();
     return none();
 }
 
@@ -217,7 +205,7 @@ std::ptrdiff_t integer(const char* name, PyObject* value, const char* rule) {
     if (PyBool_Check(value) != 0) wrong_type(name, rule, shown(value));
     const auto index = optional_owned(PyNumber_Index(value));
     if (!index) {
-        clear_conversion_error();
+        clear_error_about_value();
         wrong_type(name, rule, shown(value));
     }
     // Beyond its range this saturates, which no check of a range lets pass.
@@ -231,7 +219,7 @@ std::string shown(PyObject* value) {
     constexpr Py_ssize_t most = 80;
     const auto text = optional_owned(PyObject_Repr(value));
     if (!text) {
-        clear_conversion_error();
+        clear_error_about_value();
         return "a " + type_name(value);
     }
     const py::object start = owned(PyUnicode_Substring(text.ptr(), 0, most));
@@ -259,7 +247,7 @@ ResultType dtype_argument(const Argument& argument) {
     if (argument.is_none()) return {};
     const py::object convert = imported("numpy", "dtype");
     auto dtype = optional_owned(PyObject_CallOneArg(convert.ptr(), argument.value));
-    if (!dtype) clear_conversion_error();
+    if (!dtype) clear_error_about_value();
     const std::optional<DType> known = dtype ? engine_dtype(dtype.ptr()) : std::nullopt;
     if (known && is_float(*known) && !is_swapped(dtype.ptr())) return {std::move(dtype), *known};
     wrong_type(argument.name, "be " + names_of(Kind::floating) + " (once ml_dtypes is imported)",
@@ -390,7 +378,7 @@ double real_argument(const Argument& argument) {
             PyErr_Clear();
             wrong_value(argument.name, "fit float64", shown(argument.value));
         }
-        clear_conversion_error();
+        clear_error_about_value();
         wrong_type(argument.name, "be a real number", shown(argument.value));
     }
     return number;
@@ -453,8 +441,7 @@ bool share_memory(const ArrayArg& a, const ArrayArg& b) {
     const auto shared = optional_owned(PyObject_CallFunctionObjArgs(
         shares_memory.ptr(), a.owner.ptr(), b.owner.ptr(), most_work.ptr(), nullptr));
     if (shared) return shared.ptr() == Py_True;
-    if (PyErr_ExceptionMatches(too_hard.ptr()) == 0) throw PythonError();
-    PyErr_Clear();
+    clear_error(too_hard.ptr());
     return true;
 }
 

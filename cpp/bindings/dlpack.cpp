@@ -125,18 +125,8 @@ py::object array_on(const Tensor& tensor, const py::object& owner, bool writeabl
 template <class Managed>
 void call_deleter(Managed* managed) {
     if (managed->deleter == nullptr) return;
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject* const error = PyErr_GetRaisedException();
+    const py::error_scope error;
     managed->deleter(managed);
-    PyErr_SetRaisedException(error);
-#else
-    PyObject* type = nullptr;
-    PyObject* value = nullptr;
-    PyObject* traceback = nullptr;
-    PyErr_Fetch(&type, &value, &traceback);
-    managed->deleter(managed);
-    PyErr_Restore(type, value, traceback);
-#endif
 }
 
 // An array of what a capsule of this name holds, which is taken over; empty where NumPy has none.
@@ -172,8 +162,7 @@ py::object array_of_capsule(PyObject* capsule) {
 bool may_be_on_cpu(PyObject* value) {
     const auto device = optional_owned(PyObject_CallMethod(value, "__dlpack_device__", nullptr));
     if (!device) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
-        PyErr_Clear();
+        clear_error(PyExc_AttributeError);
         return true;
     }
     if (PyTuple_Check(device.ptr()) == 0 || PyTuple_GET_SIZE(device.ptr()) != 2) return false;
@@ -190,8 +179,7 @@ py::object capsule_of(const py::object& method) {
     const py::object nothing = owned(PyTuple_New(0));
     auto capsule = optional_owned(PyObject_Call(method.ptr(), nothing.ptr(), options.ptr()));
     if (capsule) return capsule;
-    if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw PythonError();
-    PyErr_Clear();
+    clear_error(PyExc_TypeError);
     return call(method);
 }
 
@@ -202,16 +190,14 @@ bool holds_negatives(PyObject* value) {
     if (name == nullptr) throw PythonError();
     const auto answer = optional_owned(PyObject_CallMethodNoArgs(value, name));
     if (answer) return answer.ptr() == Py_True;
-    if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
-    PyErr_Clear();
+    clear_error(PyExc_AttributeError);
     return false;
 }
 
 py::object exported(PyObject* value) {
     auto method = optional_owned(PyObject_GetAttrString(value, "__dlpack__"));
     if (!method) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
-        PyErr_Clear();
+        clear_error(PyExc_AttributeError);
         return {};
     }
     if (PyType_Check(value) != 0 || !may_be_on_cpu(value) || holds_negatives(value)) return {};
@@ -239,8 +225,7 @@ const ExchangeApi* exchange_api_of_type(PyObject* type) {
     if (name == nullptr) throw PythonError();
     const auto capsule = optional_owned(PyObject_GetAttr(type, name));
     if (!capsule) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
-        PyErr_Clear();
+        clear_error(PyExc_AttributeError);
         return nullptr;
     }
     const auto* const api =
@@ -412,10 +397,7 @@ std::int64_t* integer_by_exchange_api(PyObject* value) {
     try {
         if (api == nullptr || !find_tensor(*api, value, tensor)) return nullptr;
     } catch (const PythonError&) {  // a tensor without memory, as on a device that is none
-        if (PyErr_ExceptionMatches(PyExc_RuntimeError) == 0 &&
-            PyErr_ExceptionMatches(PyExc_BufferError) == 0) {
-            throw;
-        }
+        if (PyErr_ExceptionMatches(PyExc_RuntimeError) == 0) clear_error(PyExc_BufferError);
         PyErr_Clear();
         return nullptr;
     }
@@ -451,10 +433,7 @@ py::object array_from_dlpack(PyObject* value) {
     try {
         return exported(value);
     } catch (const PythonError&) {
-        const bool about_value = PyErr_ExceptionMatches(PyExc_Exception) != 0 &&
-                                 PyErr_ExceptionMatches(PyExc_MemoryError) == 0;
-        if (!about_value) throw;
-        PyErr_Clear();
+        clear_error_about_value();
         return {};
     }
 }

@@ -30,6 +30,25 @@ public:
     throw PythonError();
 }
 
+// Clears Python's error if it is of this type, or of one of a tuple of
+// types, and else raises it.
+inline void clear_error(PyObject* type) {
+    if (PyErr_ExceptionMatches(type) == 0) throw PythonError();
+    PyErr_Clear();
+}
+
+// Raises Python's error unless it says something of a value: memory that ran out does not, nor does
+// the end of the program.
+inline void expect_error_about_value() {
+    const bool about_value = PyErr_ExceptionMatches(PyExc_Exception) != 0 &&
+                             PyErr_ExceptionMatches(PyExc_MemoryError) == 0;
+    if (!about_value) throw PythonError();
+}
+inline void clear_error_about_value() {
+    expect_error_about_value();
+    PyErr_Clear();
+}
+
 // The new reference that a function of Python's C interface returned, or the error that it set.
 inline py::object owned(PyObject* reference) {
     if (reference == nullptr) throw PythonError();

@@ -171,13 +171,6 @@ bool wants_gradient(PyObject* value) {
     return value != Py_None && attribute(value, names().requires_grad).ptr() == Py_True;
 }
 
-// Clears an error that fastbn.torch will meet again where it matters.
-bool clear_error(PyObject* types) {
-    if (PyErr_ExceptionMatches(types) == 0) throw PythonError();
-    PyErr_Clear();
-    return false;
-}
-
 // Finds a tensor's memory, or none for None. False where it has none to read, and where its memory
 // does not hold the values themselves.
 bool find_values(PyObject* value, ArrayRef& array) {
@@ -187,7 +180,8 @@ bool find_values(PyObject* value, ArrayRef& array) {
     try {
         array = floats_of(*api, value);
     } catch (const PythonError&) {
-        return clear_error(torch->memory_errors);
+        clear_error(torch->memory_errors);  // fastbn.torch will meet it where it matters
+        return false;
     }
     return array && !says_yes(value, names().is_neg);
 }
@@ -304,7 +298,8 @@ bool find_tensors(const Call& call, Batch& batch, Running& running, double& eps)
         eps = real_argument({"eps", call.eps.ptr()});
         if (has_momentum) running.momentum = real_argument({"momentum", call.momentum.ptr()});
     } catch (const PythonError&) {
-        return clear_error(torch->argument_errors);
+        clear_error(torch->argument_errors);  // likewise
+        return false;
     }
     if (!find_batch(call, batch)) return false;
     if (call.module != nullptr && !takes_rank(call.module, batch.x.ndim)) return false;
@@ -370,8 +365,10 @@ bool increment_versions(const Call& call) {
         }
     }
     if (PyList_GET_SIZE(changed.ptr()) == 0) return true;
-    return optional_owned(PyObject_CallOneArg(torch->increment_version, changed.ptr())) ||
-           clear_error(PyExc_RuntimeError);
+    const auto counted =
+        optional_owned(PyObject_CallOneArg(torch->increment_version, changed.ptr()));
+    if (!counted) clear_error(PyExc_RuntimeError);
+    return static_cast<bool>(counted);
 }
 
 // What backward needs beside the tensors: mean, variance and 1 / sqrt(var + eps), an array of shape
