@@ -60,7 +60,7 @@ private:
         Arrays arrays(memory);
         mean_ = arrays.doubles(n);
         invstd_ = arrays.doubles(n);
-        if (has_activation()) z_ = take_affine(arrays, computed_, n);
+        if (has_activation()) z_ = take_coefficients<Affine<void>>(arrays, computed_, n);
         return arrays.bytes();
     }
 
@@ -72,57 +72,6 @@ private:
     bool out_of_range_ = false;
     Buffer<4096> memory_;
 };
-
-// How many of a mask's elements are true: counted in bytes, as far as a byte holds the number.
-double count_true(const std::uint8_t* mask, std::ptrdiff_t n) noexcept {
-    constexpr std::ptrdiff_t most = 255;
-    std::ptrdiff_t total = 0;
-    for (std::ptrdiff_t i = 0; i < n; i += most) {
-        const std::ptrdiff_t end = std::min(i + most, n);
-        std::uint8_t part = 0;
-#pragma omp simd reduction(+ : part)
-        for (std::ptrdiff_t j = i; j < end; ++j) {
-            part = static_cast<std::uint8_t>(part + (mask[j] != 0 ? 1 : 0));
-        }
-        total += part;
-    }
-    return static_cast<double>(total);
-}
-
-// Adds how many of each column's elements are true, counted in bytes likewise.
-void add_counts(Tile<const std::uint8_t> mask, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                double* sums) noexcept {
-    constexpr std::ptrdiff_t most = 255;
-    constexpr std::ptrdiff_t width = 1024;
-    std::uint8_t counts[width];
-    for (std::ptrdiff_t first = 0; first < cols; first += width) {
-        const std::ptrdiff_t n = std::min(width, cols - first);
-        for (std::ptrdiff_t begin = 0; begin < rows; begin += most) {
-            std::fill_n(counts, n, std::uint8_t{0});
-            for (std::ptrdiff_t r = begin; r < std::min(begin + most, rows); ++r) {
-                const std::uint8_t* const row = mask.data + r * mask.stride + first;
-#pragma omp simd
-                for (std::ptrdiff_t i = 0; i < n; ++i) {
-                    counts[i] = static_cast<std::uint8_t>(counts[i] + (row[i] != 0 ? 1 : 0));
-                }
-            }
-            for (std::ptrdiff_t i = 0; i < n; ++i) sums[first + i] += counts[i];
-        }
-    }
-}
-
-// The sum by several partial sums, which do not wait for each other.
-double sum_of(const double* values, std::ptrdiff_t n) noexcept {
-    constexpr int at_once = 8;
-    double parts[at_once] = {};
-    std::ptrdiff_t i = 0;
-    for (; i + at_once <= n; i += at_once) {
-        for (int k = 0; k < at_once; ++k) parts[k] += values[i + k];
-    }
-    for (; i < n; ++i) parts[0] += values[i];
-    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
-           ((parts[4] + parts[5]) + (parts[6] + parts[7]));
-}
 
 class BackwardOperation final : public Operation {
 public:
@@ -162,9 +111,9 @@ public:
         dweight = out.dweight;
         dbias = out.dbias;
     }
-    void take_staging(Arrays& staging) {
+    void take_staging(Arrays& staging_size) {
         for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
-            fastbn::take_staging(*plan, *operand, staging);
+            fastbn::take_staging(*plan, *operand, staging_size);
     }
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
@@ -184,7 +133,7 @@ public:
                    tile.kernel_cols(), forward->mean(tile.buffer_index),
                    forward->invstd(tile.buffer_index), from(buffers.sums, i),
                    activation(tile, staging, forward->out_of_range()));
-            if (adds_weights) add_weights(tile, staging, buffers.weight + i);
+            if (adds_weights) weights_.add_totals(tile, staging, buffers.weight + i);
         });
     }
 
@@ -257,10 +206,10 @@ private:
         if (sums_weights()) b.weight = arrays.doubles(plan->spans * n);
         if (is_weighted()) b.weight_scale = arrays.doubles(n);
         if (is_affine()) {
-            b.affine = take_affine(arrays, kernels_.computed, n);
+            b.affine = take_coefficients<Affine<void>>(arrays, kernels_.computed, n);
             b.zeros = arrays.doubles(Workspace::channels(*plan));
         } else {
-            b.input_gradient = take_input_gradient(arrays, kernels_.computed, n);
+            b.input_gradient = take_coefficients<InputGradient<void>>(arrays, kernels_.computed, n);
         }
         b.bytes = arrays.bytes();
         return b;
@@ -335,39 +284,6 @@ private:
             wrap_round(buffers.affine, kernels_.computed, Workspace::buffer_size(*plan));
         }
         note_out_of_range(*plan, memory, out_of_range);
-    }
-
-    // Adds a tile's weights to the sum of its channel, or to one for each column.
-    void add_weights(const TileRange& tile, std::byte* staging, double* sums) const noexcept {
-        const bool one_channel = plan->layout.channels_first();
-        const WeightsForm form = weights_.form();
-        const Tile<const void> weights = weights_.tile(tile, {}, kernels_.x, staging);
-        const std::ptrdiff_t rows = tile.kernel_rows();
-        const std::ptrdiff_t cols = tile.kernel_cols();
-        if (form == WeightsForm::by_row) {
-            // All columns have the same sum.
-            const auto* const of_rows = static_cast<const double*>(weights.data);
-            double sum = *sums;
-            const double times = one_channel ? static_cast<double>(cols) : 1.0;
-            for (std::ptrdiff_t r = 0; r < rows; ++r) sum += of_rows[r] * times;
-            std::fill_n(sums, one_channel ? 1 : cols, sum);
-        } else if (form == WeightsForm::by_mask) {
-            const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
-            if (!one_channel) return add_counts(mask, rows, cols, sums);
-            for (std::ptrdiff_t r = 0; r < rows; ++r) {
-                *sums += count_true(mask.data + r * mask.stride, cols);
-            }
-        } else {
-            const Tile<const double> elements = typed<const double>(weights);
-            for (std::ptrdiff_t r = 0; r < rows; ++r) {
-                const double* const row = elements.data + r * elements.stride;
-                if (one_channel) {
-                    *sums += sum_of(row, cols);
-                } else {
-                    for (std::ptrdiff_t i = 0; i < cols; ++i) sums[i] += row[i];
-                }
-            }
-        }
     }
 
     // A channel of which nothing counts gets no gradient through its statistics. Where its weights
@@ -493,13 +409,13 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     operation.mean_dy_xhat = mean_dy_xhat.data();
     const Plan plan = plan_of(layout, x.dtype, operation.work());
     operation.plan = &plan;
-    Arrays staging(nullptr);
-    operation.take_staging(staging);
-    weights.take_staging(plan, staging);
+    Arrays staging_size(nullptr);
+    operation.take_staging(staging_size);
+    weights.take_staging(plan, staging_size);
     const ForwardValues forward(operation.channels, batch.epilogue.activation, kernels.computed,
                                 plan);
     operation.forward = &forward;
-    execute(plan, staging, operation);
+    execute(plan, staging_size, operation);
 }
 
 }  // namespace fastbn

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "engine/dispatch.hpp"
@@ -146,63 +145,25 @@ void replicate(T* values, std::ptrdiff_t channels, const Layout& layout) noexcep
     }
 }
 
-// f(a value of the type)
-template <class F>
-void visit_computed(DType computed, const F& f) {
+// The kernels' coefficients of n channels, or where those are `out_of_range` fold_one(i, the arrays
+// with their type) for each; then to all of a channel's columns.
+template <class Coefficients, class FoldOne>
+void complete(Coefficients to, DType computed, std::ptrdiff_t n, const Layout& layout,
+              bool out_of_range, const FoldOne& fold_one) {
+    const auto complete_as = [&](auto zero) {
+        using T = decltype(zero);
+        const auto typed_arrays = typed<T>(to);
+        for (std::ptrdiff_t i = 0; i < n && out_of_range; ++i) fold_one(i, typed_arrays);
+        for (void** const array : arrays_of(to)) replicate(static_cast<T*>(*array), n, layout);
+    };
     if (computed == DType::float64) {
-        f(double{});
+        complete_as(double{});
     } else {
-        f(float{});
+        complete_as(float{});
     }
-}
-
-void* at(void* array, DType computed, std::ptrdiff_t i) {
-    return static_cast<char*>(array) + i * size_of(computed);
-}
-
-void wrap_round(void* array, DType computed, std::ptrdiff_t n) noexcept {
-    std::memcpy(at(array, computed, n), array, static_cast<std::size_t>(lanes * size_of(computed)));
 }
 
 }  // namespace
-
-Affine<void> take_affine(Arrays& arrays, DType computed, std::ptrdiff_t n) {
-    Affine<void> a{};
-    for (void** array : {&a.pre, &a.center, &a.scale, &a.shift}) {
-        *array = arrays.take(n + lanes, size_of(computed));
-    }
-    return a;
-}
-
-InputGradient<void> take_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n) {
-    InputGradient<void> g{};
-    for (void** array : {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale}) {
-        *array = arrays.take(n + lanes, size_of(computed));
-    }
-    return g;
-}
-
-Affine<void> from(Affine<void> a, DType computed, std::ptrdiff_t i) {
-    for (void** array : {&a.pre, &a.center, &a.scale, &a.shift}) *array = at(*array, computed, i);
-    return a;
-}
-
-InputGradient<void> from(InputGradient<void> g, DType computed, std::ptrdiff_t i) {
-    for (void** array : {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale}) {
-        *array = at(*array, computed, i);
-    }
-    return g;
-}
-
-void wrap_round(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept {
-    for (void* array : {a.pre, a.center, a.scale, a.shift}) wrap_round(array, computed, n);
-}
-
-void wrap_round(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept {
-    for (void* array : {g.pre, g.dy_pre, g.center, g.coef_x, g.coef_const, g.scale}) {
-        wrap_round(array, computed, n);
-    }
-}
 
 Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range) {
     auto view = typed<const void>(a);
@@ -218,32 +179,22 @@ InputGradient<const void> kernel_view(const InputGradient<void>& g, bool out_of_
 
 bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff_t n,
                  const Layout& layout, const Affine<void>& to) noexcept {
-    const bool in_range = normalize_table().fold_affine(computed, channels, to, n);
-    visit_computed(computed, [&](auto zero) {
-        const auto a = typed<decltype(zero)>(to);
-        for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) fold_affine_of(i, channels, a);
-        for (auto* array : {a.pre, a.center, a.scale, a.shift}) {
-            replicate(array, n, layout);
-        }
+    const bool out_of_range = !normalize_table().fold_affine(computed, channels, to, n);
+    complete(to, computed, n, layout, out_of_range, [&](std::ptrdiff_t i, const auto& typed_to) {
+        fold_affine_of(i, channels, typed_to);
     });
-    return !in_range;
+    return out_of_range;
 }
 
 bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& sums, double count,
                          DType computed, std::ptrdiff_t n, const Layout& layout,
                          const InputGradient<void>& to) noexcept {
-    const bool in_range =
-        normalize_table().fold_input_gradient(computed, channels, sums, count, to, n);
-    visit_computed(computed, [&](auto zero) {
-        const auto g = typed<decltype(zero)>(to);
-        for (std::ptrdiff_t i = 0; i < n && !in_range; ++i) {
-            fold_input_gradient_of(i, channels, sums, count, g);
-        }
-        for (auto* array : {g.pre, g.dy_pre, g.center, g.coef_x, g.coef_const, g.scale}) {
-            replicate(array, n, layout);
-        }
+    const bool out_of_range =
+        !normalize_table().fold_input_gradient(computed, channels, sums, count, to, n);
+    complete(to, computed, n, layout, out_of_range, [&](std::ptrdiff_t i, const auto& typed_to) {
+        fold_input_gradient_of(i, channels, sums, count, typed_to);
     });
-    return !in_range;
+    return out_of_range;
 }
 
 void replicate_columns(double* values, std::ptrdiff_t channels, const Layout& layout) noexcept {

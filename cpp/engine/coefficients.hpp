@@ -3,7 +3,9 @@
 // data's type.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstring>
 
 #include "engine/layout.hpp"
 #include "engine/memory.hpp"
@@ -12,18 +14,45 @@
 
 namespace fastbn {
 
-// Arrays of n coefficients of type `computed`, float32 or float64, with memory for `lanes` more.
-Affine<void> take_affine(Arrays& arrays, DType computed, std::ptrdiff_t n);
-InputGradient<void> take_input_gradient(Arrays& arrays, DType computed, std::ptrdiff_t n);
+// The arrays of each kind of coefficients: what is done with all of them goes by these lists.
+inline std::array<void**, 4> arrays_of(Affine<void>& a) {
+    return {&a.pre, &a.center, &a.scale, &a.shift};
+}
+inline std::array<void**, 6> arrays_of(InputGradient<void>& g) {
+    return {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale};
+}
+
+// Affine<void> or InputGradient<void> with arrays of n coefficients of type `computed`, float32 or
+// float64, and memory for `lanes` more.
+template <class Coefficients>
+Coefficients take_coefficients(Arrays& arrays, DType computed, std::ptrdiff_t n) {
+    Coefficients taken{};
+    for (void** const array : arrays_of(taken)) {
+        *array = arrays.take(n + lanes, size_of(computed));
+    }
+    return taken;
+}
 
 // The coefficients from entry i on.
-Affine<void> from(Affine<void> a, DType computed, std::ptrdiff_t i);
-InputGradient<void> from(InputGradient<void> g, DType computed, std::ptrdiff_t i);
+template <class Coefficients>
+Coefficients from(Coefficients coefficients, DType computed, std::ptrdiff_t i) {
+    for (void** const array : arrays_of(coefficients)) {
+        *array = static_cast<char*>(*array) + i * size_of(computed);
+    }
+    return coefficients;
+}
 
 // Writes the first `lanes` of n coefficients behind the last, for kernels to which several rows are
 // one (Elementwise::period).
-void wrap_round(const Affine<void>& a, DType computed, std::ptrdiff_t n) noexcept;
-void wrap_round(const InputGradient<void>& g, DType computed, std::ptrdiff_t n) noexcept;
+template <class Coefficients>
+void wrap_round(Coefficients coefficients, DType computed, std::ptrdiff_t n) noexcept {
+    Coefficients end = from(coefficients, computed, n);
+    const auto first = arrays_of(coefficients);
+    const auto behind = arrays_of(end);
+    for (std::size_t k = 0; k < first.size(); ++k) {
+        std::memcpy(*behind[k], *first[k], static_cast<std::size_t>(lanes * size_of(computed)));
+    }
+}
 
 // What kernels are called with. `pre` is left out unless some channel's is not 1.
 Affine<const void> kernel_view(const Affine<void>& a, bool out_of_range);

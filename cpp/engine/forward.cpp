@@ -34,14 +34,15 @@ struct NormalizeTransform {
     Epilogue<Operand> epilogue;
 
     Work work() const { return elementwise_work({&x, &epilogue.residual}, {&y}); }
-    void take_staging(const Plan& plan, Arrays& staging) {
+    void take_staging(const Plan& plan, Arrays& staging_size) {
         for (Operand* operand : {&x, &epilogue.residual, &y})
-            fastbn::take_staging(plan, *operand, staging);
+            fastbn::take_staging(plan, *operand, staging_size);
     }
 
     // With the plan that was made for its work:
     Affine<void> take_buffers(Arrays& arrays, const Plan& plan) const {
-        return take_affine(arrays, kernels.computed, Workspace::buffer_size(plan));
+        return take_coefficients<Affine<void>>(arrays, kernels.computed,
+                                               Workspace::buffer_size(plan));
     }
     // Folds the coefficients of a slab's channels, given from its first one on.
     void fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
@@ -228,14 +229,14 @@ void moments(const Batch& batch, const Statistics& out) {
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
-    Arrays staging(nullptr);
-    take_staging(plan, operation.x, staging);
-    weights.take_staging(plan, staging);
+    Arrays staging_size(nullptr);
+    take_staging(plan, operation.x, staging_size);
+    weights.take_staging(plan, staging_size);
     if (wants_range) {
         operation.range = &range;
-        range.take_staging(staging);
+        range.take_staging(staging_size);
     }
-    execute(plan, staging, operation);
+    execute(plan, staging_size, operation);
     if (!weights.differ()) return apply_common_weight(features, weights, out);
     for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
         if (out.count[c] == 0.0) out.mean[c] = not_a_number;
@@ -260,11 +261,11 @@ void value_range(const Batch& batch, double* min, double* max) {
     operation.x = operand_of(x, layout, x_type);
     operation.weights = &weights;
     operation.range = &range;
-    Arrays staging(nullptr);
-    take_staging(plan, operation.x, staging);
-    weights.take_staging(plan, staging);
-    range.take_staging(staging);
-    execute(plan, staging, operation);
+    Arrays staging_size(nullptr);
+    take_staging(plan, operation.x, staging_size);
+    weights.take_staging(plan, staging_size);
+    range.take_staging(staging_size);
+    execute(plan, staging_size, operation);
 }
 
 void train(const Batch& batch, const ArrayRef& y, double eps, const Running& running,
@@ -299,11 +300,11 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
     operation.transforms_x = &transform;
     operation.channels.weight = weight.data();
     operation.channels.bias = bias.data();
-    Arrays staging(nullptr);
-    take_staging(plan, operation.x, staging);
-    weights.take_staging(plan, staging);
-    transform.take_staging(plan, staging);
-    execute(plan, staging, operation);
+    Arrays staging_size(nullptr);
+    take_staging(plan, operation.x, staging_size);
+    weights.take_staging(plan, staging_size);
+    transform.take_staging(plan, staging_size);
+    execute(plan, staging_size, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
     if (running.mean) {
         update_running(running, out, features, allow_single, running_mean, running_var);
@@ -333,8 +334,8 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     const ChannelOrigins origins(x, layout, means.data(), means_lo.data());
     NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
-    Arrays staging(nullptr);
-    transform.take_staging(plan, staging);
+    Arrays staging_size(nullptr);
+    transform.take_staging(plan, staging_size);
     const ChannelValues weight(batch.weight, features, 1.0);
     const ChannelValues bias(batch.bias, features, 0.0);
     const ChannelValues own_invstd({}, features, 0.0);
@@ -350,7 +351,7 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     operation.invstd = invstd;
     operation.eps = eps;
     if (look_for_infinity) operation.infinite = &infinite;
-    execute(plan, staging, operation);
+    execute(plan, staging_size, operation);
     return infinite.load(std::memory_order_relaxed);
 }
 

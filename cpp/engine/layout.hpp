@@ -64,8 +64,10 @@ struct Operand {
     bool dense_rows = false;        // a row begins where the one before it ends, or it is packed so
     bool adjacent_channels = false;  // channels_first: channels follow each other along a row
     bool transposed = false;         // not columns, but rows are side by side in memory
-    std::ptrdiff_t staging = 0;      // where not direct: its staging buffer in a thread's scratch,
-    std::ptrdiff_t stored_staging = 0;  // and another one where transposed and converted
+    // Where not direct: where its staging buffer begins in a thread's memory, and where transposed
+    // and converted another one.
+    std::ptrdiff_t staging_begin = 0;
+    std::ptrdiff_t stored_staging_begin = 0;
 
     bool converted() const { return swapped || dtype != kernel_dtype; }
 

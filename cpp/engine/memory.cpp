@@ -146,9 +146,9 @@ void each_transposed_part(const Operand& operand, const TileRange& tile, char* p
 }
 
 void pack_transposed(const Operand& operand, const TileRange& tile, std::byte* staging) noexcept {
-    std::byte* const seen_values = staging + operand.staging;
+    std::byte* const seen_values = staging + operand.staging_begin;
     std::byte* const stored_values =
-        operand.converted() ? staging + operand.stored_staging : seen_values;
+        operand.converted() ? staging + operand.stored_staging_begin : seen_values;
     const PackTable& kernels = pack_table();
     const std::ptrdiff_t size = size_of(operand.dtype);
     each_transposed_part(
@@ -162,10 +162,10 @@ void pack_transposed(const Operand& operand, const TileRange& tile, std::byte* s
 
 void unpack_transposed(const Operand& operand, const TileRange& tile, std::byte* staging,
                        bool stream) noexcept {
-    std::byte* const seen_values = staging + operand.staging;
+    std::byte* const seen_values = staging + operand.staging_begin;
     std::byte* stored_values = seen_values;
     if (operand.converted()) {
-        stored_values = staging + operand.stored_staging;
+        stored_values = staging + operand.stored_staging_begin;
         writing(operand).dense(seen_values, stored_values, tile.rows * tile.cols);
     }
     const PackTable& kernels = pack_table();
@@ -219,7 +219,7 @@ void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexc
 Tile<void> output_tile(const Operand& operand, const TileRange& tile, std::byte* staging) noexcept {
     if (!operand) return {nullptr, 0};
     if (operand.direct) return direct_tile(operand, tile);
-    return {staging + operand.staging, tile.cols * tile.row_fold};
+    return {staging + operand.staging_begin, tile.cols * tile.row_fold};
 }
 
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
@@ -237,7 +237,7 @@ void finish_output(const Operand& operand, const TileRange& tile, std::byte* sta
                    bool stream) noexcept {
     if (!operand || operand.direct) return;
     if (operand.transposed) return unpack_transposed(operand, tile, staging, stream);
-    unpack_tile(operand, tile, staging + operand.staging);
+    unpack_tile(operand, tile, staging + operand.staging_begin);
 }
 
 }  // namespace fastbn

@@ -61,20 +61,21 @@ private:
 };
 
 // A staging buffer for a tile of elements of so many bytes: returns where it begins in each
-// thread's staging memory, which `staging` measures.
-inline std::ptrdiff_t take_staging(const Plan& plan, std::ptrdiff_t element_size, Arrays& staging) {
-    const std::ptrdiff_t begin = staging.bytes();
-    staging.take(plan.tile_elements() * element_size + transpose_overhang, 1);
+// thread's staging memory, which `staging_size` measures.
+inline std::ptrdiff_t take_staging(const Plan& plan, std::ptrdiff_t element_size,
+                                   Arrays& staging_size) {
+    const std::ptrdiff_t begin = staging_size.bytes();
+    staging_size.take(plan.tile_elements() * element_size + transpose_overhang, 1);
     return begin;
 }
 
 // The same for an operand that must be packed.
-inline void take_staging(const Plan& plan, Operand& operand, Arrays& staging) {
+inline void take_staging(const Plan& plan, Operand& operand, Arrays& staging_size) {
     if (!operand || operand.direct) return;
-    operand.staging = take_staging(plan, size_of(operand.kernel_dtype), staging);
+    operand.staging_begin = take_staging(plan, size_of(operand.kernel_dtype), staging_size);
     // Origins are subtracted on the way, whatever lies side by side.
     if (operand.transposed && operand.converted() && operand.origins == nullptr) {
-        operand.stored_staging = take_staging(plan, size_of(operand.dtype), staging);
+        operand.stored_staging_begin = take_staging(plan, size_of(operand.dtype), staging_size);
     }
 }
 
@@ -89,7 +90,7 @@ struct Memory {
     std::ptrdiff_t first_index;       // the index of the arrays' first entry
     std::ptrdiff_t first_channel;     // the channel that the statistics' arrays begin with
     // The thread's own, for the kernels' sums of columns and for tiles that must be packed.
-    void* columns;
+    void* column_scratch;
     std::byte* staging;
 
     std::ptrdiff_t at(std::ptrdiff_t index) const { return index - first_index; }
@@ -101,9 +102,9 @@ struct Memory {
 class Workspace {
 public:
     // buffer_bytes: of an operation's channel buffers; sums_columns: it calls kernels that take
-    // memory for sums of columns; staging: what was measured for its operands.
+    // memory for sums of columns; staging_size: what was measured for its operands.
     Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_columns,
-              const Arrays& staging)
+              const Arrays& staging_size)
         : plan_(plan),
           owners_(plan.fused ? plan.team.threads : 1),
           buffer_bytes_(flag_bytes + buffer_bytes),
@@ -111,7 +112,7 @@ public:
                             ? (plan.slab_buffer_size + lanes - 1) / lanes *
                                   static_cast<std::ptrdiff_t>(column_scratch_bytes)
                             : 0),
-          scratch_bytes_(column_bytes_ + staging.bytes()),
+          scratch_bytes_(column_bytes_ + staging_size.bytes()),
           memory_(owners_ * buffer_bytes_ + plan.team.threads * scratch_bytes_) {
         for (std::ptrdiff_t i = 0; i < owners_; ++i) {
             new (memory_.data() + i * buffer_bytes_) std::atomic<bool>(false);
@@ -137,7 +138,7 @@ public:
         memory.buffer_size = buffer_size(plan_);
         memory.first_index = plan_.fused ? slab.buffer_index : 0;
         memory.first_channel = plan_.fused ? slab.channel : 0;
-        memory.columns = scratch;
+        memory.column_scratch = scratch;
         memory.staging = scratch + column_bytes_;
         return memory;
     }

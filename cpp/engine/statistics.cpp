@@ -198,7 +198,7 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
         plan_.count_before(position) - plan_.count_before(plan_.first_position(span));
     const MomentsKernel kernel = one_channel ? kernels_.tile : kernels_.columns;
     kernel(x, weights, tile.kernel_rows(), tile.kernel_cols(), static_cast<double>(before),
-           from(buffers.sums, i), memory.columns);
+           from(buffers.sums, i), memory.column_scratch);
     if (buffers.nonfinite != nullptr) {
         note_nonfinite(tile, x, weights, buffers.sums.m2 + i, buffers.nonfinite + i);
     }
@@ -444,8 +444,8 @@ bool ValueRangeReduction::needs_mask() const noexcept {
            form == WeightsForm::by_element;
 }
 
-void ValueRangeReduction::take_staging(Arrays& staging) {
-    if (needs_mask()) staging_ = fastbn::take_staging(plan_, 1, staging);
+void ValueRangeReduction::take_staging(Arrays& staging_size) {
+    if (needs_mask()) mask_begin_ = fastbn::take_staging(plan_, 1, staging_size);
 }
 
 void ValueRangeReduction::begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
@@ -463,7 +463,7 @@ void ValueRangeReduction::add(const TileRange& tile, std::ptrdiff_t span, Tile<c
     if (weights_.form() == WeightsForm::by_mask) {
         mask = typed<const std::uint8_t>(weights);
     } else if (needs_mask()) {
-        auto* const bytes = reinterpret_cast<std::uint8_t*>(memory.staging + staging_);
+        auto* const bytes = reinterpret_cast<std::uint8_t*>(memory.staging + mask_begin_);
         if (weights_.write_mask(tile, weights, bytes)) mask = {bytes, tile.kernel_cols()};
     }
     const auto kernel = plan_.layout.channels_first() ? kernels_.tile : kernels_.columns;

@@ -81,7 +81,7 @@ public:
                         double* min, double* max);
 
     ValueRange take_buffers(Arrays& arrays) const noexcept;
-    void take_staging(Arrays& staging);
+    void take_staging(Arrays& staging_size);
 
     void begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
                const Memory& memory) const noexcept;
@@ -100,7 +100,7 @@ private:
     bool omit_nan_;
     double* min_;
     double* max_;
-    std::ptrdiff_t staging_ = 0;
+    std::ptrdiff_t mask_begin_ = 0;  // of the staging buffer for that
 };
 
 }  // namespace fastbn

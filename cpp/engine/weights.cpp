@@ -289,11 +289,11 @@ bool Weights::is_direct() const {
     return form_ == WeightsForm::none || form_ == WeightsForm::omit_nan;
 }
 
-void Weights::take_staging(const Plan& plan, Arrays& staging) {
+void Weights::take_staging(const Plan& plan, Arrays& staging_size) {
     if (is_direct()) return;
     const bool is_mask = form_ == WeightsForm::by_mask;
-    staging_ = fastbn::take_staging(plan, is_mask ? 1 : sizeof(double), staging);
-    if (is_mask && rows_alike_) row_bytes_staging_ = fastbn::take_staging(plan, 1, staging);
+    staging_begin_ = fastbn::take_staging(plan, is_mask ? 1 : sizeof(double), staging_size);
+    if (is_mask && rows_alike_) row_bytes_begin_ = fastbn::take_staging(plan, 1, staging_size);
 }
 
 namespace {
@@ -350,11 +350,11 @@ double* Weights::rows(const TileRange& range, std::byte* staging) const noexcept
 
 Tile<const std::uint8_t> Weights::mask(const TileRange& range, std::byte* staging) const noexcept {
     if (is_direct()) return typed<const std::uint8_t>(direct_tile(mask_, range));
-    auto* const to = reinterpret_cast<std::uint8_t*>(staging + staging_);
+    auto* const to = reinterpret_cast<std::uint8_t*>(staging + staging_begin_);
     TileRange part = range;
     if (rows_alike_) part.cols = 1;
     auto* const packed =
-        rows_alike_ ? reinterpret_cast<std::uint8_t*>(staging + row_bytes_staging_) : to;
+        rows_alike_ ? reinterpret_cast<std::uint8_t*>(staging + row_bytes_begin_) : to;
     pack_tile(mask_, part, packed);
     if (rows_alike_) repeat_each(packed, range.rows, range.cols, to);
     return {to, range.kernel_cols()};
@@ -368,7 +368,7 @@ double* Weights::elements(const TileRange& range, std::byte* staging) const noex
 }
 
 double* Weights::pack(const TileRange& range, std::byte* staging) const noexcept {
-    auto* const to = reinterpret_cast<double*>(staging + staging_);
+    auto* const to = reinterpret_cast<double*>(staging + staging_begin_);
     const std::ptrdiff_t n = range.rows * range.cols;
     if (values_) {
         pack_tile(values_, range, to);
@@ -470,6 +470,92 @@ GradientWeights Weights::gradient_tile(const TileRange& range, DType computed, c
         result.elements = {packed, range.kernel_cols()};
     }
     return result;
+}
+
+namespace {
+
+// How many of a mask's elements are true: counted in bytes, as far as a byte holds the number.
+double count_true(const std::uint8_t* mask, std::ptrdiff_t n) noexcept {
+    constexpr std::ptrdiff_t most = 255;
+    std::ptrdiff_t total = 0;
+    for (std::ptrdiff_t i = 0; i < n; i += most) {
+        const std::ptrdiff_t end = std::min(i + most, n);
+        std::uint8_t part = 0;
+#pragma omp simd reduction(+ : part)
+        for (std::ptrdiff_t j = i; j < end; ++j) {
+            part = static_cast<std::uint8_t>(part + (mask[j] != 0 ? 1 : 0));
+        }
+        total += part;
+    }
+    return static_cast<double>(total);
+}
+
+// Adds how many of each column's elements are true, counted in bytes likewise.
+void add_counts(Tile<const std::uint8_t> mask, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                double* sums) noexcept {
+    constexpr std::ptrdiff_t most = 255;
+    constexpr std::ptrdiff_t width = 1024;
+    std::uint8_t counts[width];
+    for (std::ptrdiff_t first = 0; first < cols; first += width) {
+        const std::ptrdiff_t n = std::min(width, cols - first);
+        for (std::ptrdiff_t begin = 0; begin < rows; begin += most) {
+            std::fill_n(counts, n, std::uint8_t{0});
+            for (std::ptrdiff_t r = begin; r < std::min(begin + most, rows); ++r) {
+                const std::uint8_t* const row = mask.data + r * mask.stride + first;
+#pragma omp simd
+                for (std::ptrdiff_t i = 0; i < n; ++i) {
+                    counts[i] = static_cast<std::uint8_t>(counts[i] + (row[i] != 0 ? 1 : 0));
+                }
+            }
+            for (std::ptrdiff_t i = 0; i < n; ++i) sums[first + i] += counts[i];
+        }
+    }
+}
+
+// The sum by several partial sums, which do not wait for each other.
+double sum_of(const double* values, std::ptrdiff_t n) noexcept {
+    constexpr int at_once = 8;
+    double parts[at_once] = {};
+    std::ptrdiff_t i = 0;
+    for (; i + at_once <= n; i += at_once) {
+        for (int k = 0; k < at_once; ++k) parts[k] += values[i + k];
+    }
+    for (; i < n; ++i) parts[0] += values[i];
+    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
+           ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+}
+
+}  // namespace
+
+void Weights::add_totals(const TileRange& range, std::byte* staging,
+                         double* totals) const noexcept {
+    const Tile<const void> weights = tile(range, {}, DType::float64, staging);
+    const std::ptrdiff_t rows = range.kernel_rows();
+    const std::ptrdiff_t cols = range.kernel_cols();
+    if (form_ == WeightsForm::by_row) {
+        // All columns have the same total.
+        const auto* const of_rows = static_cast<const double*>(weights.data);
+        double total = *totals;
+        const double times = by_column_ ? 1.0 : static_cast<double>(cols);
+        for (std::ptrdiff_t r = 0; r < rows; ++r) total += of_rows[r] * times;
+        std::fill_n(totals, by_column_ ? cols : 1, total);
+    } else if (form_ == WeightsForm::by_mask) {
+        const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
+        if (by_column_) return add_counts(mask, rows, cols, totals);
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            *totals += count_true(mask.data + r * mask.stride, cols);
+        }
+    } else {
+        const Tile<const double> elements = typed<const double>(weights);
+        for (std::ptrdiff_t r = 0; r < rows; ++r) {
+            const double* const row = elements.data + r * elements.stride;
+            if (by_column_) {
+                for (std::ptrdiff_t i = 0; i < cols; ++i) totals[i] += row[i];
+            } else {
+                *totals += sum_of(row, cols);
+            }
+        }
+    }
 }
 
 void Weights::read(const Layout& layout, std::ptrdiff_t channel, std::ptrdiff_t begin,

@@ -1,5 +1,5 @@
 // How much each value counts in its channel's statistics: where= and weights= of a call, checked,
-// scaled and brought to the kernels tile by tile. Knows no sums.
+// scaled and brought to the kernels tile by tile.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +42,7 @@ public:
     // Whether gradient_tile can give weights to rows that the kernels see as one.
     bool dense_rows() const { return !is_direct() || mask_.dense_rows; }
     // Takes staging memory for what is packed.
-    void take_staging(const Plan& plan, Arrays& staging);
+    void take_staging(const Plan& plan, Arrays& staging_size);
 
     // A tile's weights in that form, for the moments of its values `x`, which are of type `x_type`.
     Tile<const void> tile(const TileRange& range, Tile<const void> x, DType x_type,
@@ -51,11 +51,15 @@ public:
     // into a contiguous tile.
     bool write_mask(const TileRange& range, Tile<const void> weights,
                     std::uint8_t* mask) const noexcept;
-    // The same for the gradient that flows through the statistics; dx is computed in `computed`.
+    // The weights for the gradient that flows through the statistics; dx is computed in `computed`.
     // scales: what weights other than 0 and 1 are multiplied by, for the tile's channel or each of
     // its columns; or null.
     GradientWeights gradient_tile(const TileRange& range, DType computed, const double* scales,
                                   std::byte* staging) const noexcept;
+
+    // Adds what a tile's values weigh, as the kernels see it, to the total of its channel, or to
+    // one for each of its columns. No NaN is omitted in the backward pass, which calls this.
+    void add_totals(const TileRange& range, std::byte* staging, double* totals) const noexcept;
 
     // The index of the next of a channel's values that count, from `index` on, in the order of
     // reduced_dims: without regard to NaN, and their number if none does.
@@ -86,9 +90,9 @@ private:
     WeightsForm form_ = WeightsForm::none;
     bool rows_alike_ = false;  // one weight for each row of x; kernels may see several as one
     bool same_in_channels_ = false;
-    bool by_column_ = false;                // a tile's columns are channels
-    std::ptrdiff_t staging_ = 0;            // of what is packed for a tile, and
-    std::ptrdiff_t row_bytes_staging_ = 0;  // of a mask for each row, of which that is made
+    bool by_column_ = false;              // a tile's columns are channels
+    std::ptrdiff_t staging_begin_ = 0;    // of what is packed for a tile, and
+    std::ptrdiff_t row_bytes_begin_ = 0;  // of a mask for each row, of which that is made
 };
 
 }  // namespace fastbn
