@@ -69,6 +69,11 @@ void check_residual(const ArrayArg& residual, DType type, PyObject* numpy_type,
                name_of(dtype_of_array(residual.owner.ptr())));
 }
 
+void check_tuple(const Argument& argument) {
+    if (PyTuple_Check(argument.value) != 0) return;
+    wrong_type(argument.name, "be a tuple", shown(argument.value));
+}
+
 // ---- Python's types of results ----
 
 // Those that functions.cpp makes instances of or asks for; plain tuples until Python has told them.
@@ -432,7 +437,8 @@ py::object declared(const Arguments& arguments) {
         if (PyUnicode_CompareWithASCIIString(name.ptr(), entry->ml_name) != 0) continue;
         std::string doc = entry->ml_doc;
         doc.resize(doc.find(end_of_signature) + std::strlen(end_of_signature));
-        doc += utf8(text.ptr());
+        // None where Python was told to leave documentation out (-OO).
+        if (text.ptr() != Py_None) doc += utf8(text.ptr());
         // Kept for the life of the process, as the entry is.
         PyObject* const kept = to_python(doc.c_str()).release().ptr();
         entry->ml_doc = PyUnicode_AsUTF8(kept);
@@ -448,6 +454,7 @@ py::object register_types(const Arguments& arguments) {
     PyTypeObject* gradients = nullptr;
     PyTypeObject* residual_gradients = nullptr;
     PyTypeObject* moments = nullptr;
+    check_tuple(arguments.types);
     if (PyArg_ParseTuple(arguments.types.value, "O!O!O!O!", &PyType_Type, &train_result,
                          &PyType_Type, &gradients, &PyType_Type, &residual_gradients, &PyType_Type,
                          &moments) == 0) {
@@ -478,11 +485,6 @@ py::object from_dlpack(const Arguments& arguments) {
 py::object from_exchange_api(const Arguments& arguments) {
     const py::object array = array_from_exchange_api(arguments.value.value);
     return array ? array : none();
-}
-
-void check_tuple(const Argument& argument) {
-    if (PyTuple_Check(argument.value) != 0) return;
-    wrong_type(argument.name, "be a tuple", shown(argument.value));
 }
 
 // The same for a tuple of values at once, with None for None. None alone where the first one is not

@@ -62,6 +62,16 @@ print(fastbn.sklearn.StandardScaler, "fastbn.dask" in sys.modules)
     assert found.stdout == "False\n<class 'fastbn.sklearn.StandardScaler'> False\n"
 
 
+def test_package_works_without_its_documentation() -> None:
+    code = """
+import inspect, fastbn
+assert not fastbn.functional.__doc__
+print(fastbn.normalize([[3.0]], [1.0], [4.0], eps=0.0), list(inspect.signature(fastbn.moments).parameters)[0])
+"""
+    found = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[[1.]] x\n"
+
+
 def test_what_is_not_there_is_an_attribute_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AttributeError, match=r"module 'fastbn' has no attribute 'layers'"):
         fastbn.layers  # type: ignore[attr-defined]  # noqa: B018
