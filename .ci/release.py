@@ -251,8 +251,8 @@ class Environment:
     tag: str
 
     def install(self, *what: str | Path, env: Mapping[str, str] | None = None) -> None:
-        """Have pip install packages."""
-        self.run("-m", "pip", "--quiet", "--disable-pip-version-check", "install", *what, env=env)
+        """Have pip install packages: rather one for which there is a wheel than a newer one to be compiled."""
+        self.run("-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--prefer-binary", *what, env=env)
 
     def run(self, *arguments: str | Path, cwd: Path = WORK, env: Mapping[str, str] | None = None) -> None:
         """Run the interpreter, whose own tools come first."""
@@ -263,11 +263,10 @@ class Environment:
 
 
 def found_pythons() -> list[str]:
-    """Return one interpreter for each version that is in PATH or among pyenv's."""
+    """Return one interpreter for each version that is in PATH or among pyenv's, and each that is free-threaded."""
     found: dict[str, str] = {}
     homes = sorted(Path.home().glob(".pyenv/versions/3.*/bin"), reverse=True)
-    for minor in range(10, 16):
-        name = f"python3.{minor}"
+    for name in [f"python3.{minor}{suffix}" for minor in range(10, 16) for suffix in ("", "t")]:
         for folder in [*homes, *map(Path, os.environ["PATH"].split(os.pathsep))]:
             if (folder / name).exists() and "shims" not in folder.parts:
                 found.setdefault(name, str(folder / name))

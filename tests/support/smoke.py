@@ -2,13 +2,15 @@
 
     python -I tests/support/smoke.py
 
-Ends with an error if a result is wrong on any instruction set of this processor. Knows no other file of the tests.
+Ends with an error if a result is wrong on any instruction set of this processor, or if a free-threaded interpreter has
+turned its lock on, as it does for an extension that asks for it. Knows no other file of the tests.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,6 @@ if __name__ == "__main__":
     print(json.dumps(result))
     if not all(error < TOLERANCE for error in result["errors"].values()):
         sys.exit("the results are not those of the formula")
+    locked = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and locked:
+        sys.exit("the interpreter's lock was turned on")
