@@ -228,7 +228,7 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
         "hdf5-empty",
         hdf5(lambda file: file.create_dataset("d", dtype="f8", data=h5py.Empty("f8"))),
         {},
-        "got one without a shape",
+        "must hold an array of known shape, got None",
     ),
     ("zarr-two", zarr_group, {}, "bad.zarr must hold one array, .*, got a, b"),
     ("zarr-none", lambda folder: zarr_group(folder) + ":c", {}, "bad.zarr:c must name one of its arrays, got a, b"),
@@ -711,7 +711,14 @@ def test_netcdf_that_is_not_read(tmp_path: Path) -> None:
 
 def test_arrays_of_dask(x: Array) -> None:
     dask = pytest.importorskip("dask.array")
-    assert_streamed(fastbn.stream(dask.from_array(x, chunks=(70, 2))), x)
+    array = dask.from_array(x, chunks=(70, 2))
+    assert_streamed(fastbn.stream(array), x)
+    with pytest.raises(ValueError, match=r"source must hold an array of known shape, got \(nan, 3\)"):
+        fastbn.stream(array[array[:, 0] > 0])
+    frames = pytest.importorskip("dask.dataframe")
+    for frame in (pd.DataFrame(x), pd.DataFrame({"a": x[:, 0], "b": "text"})):
+        with pytest.raises(ValueError, match=r"source must be in memory, got a frame of dask \(fastbn\.dask\.moments"):
+            fastbn.stream(frames.from_pandas(frame, npartitions=2))
 
 
 # Integers that float64 does not hold.

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import zarr
 from hypothesis import given, settings
@@ -128,6 +129,9 @@ def test_arrays_and_what_is_like_them(tmp_path: Path, x: Array) -> None:
     for array in (x, x.T.copy().T, x[:, ::-1][:, ::-1], pd.DataFrame(x), pl.DataFrame(x), [x[:100], x[100:]]):
         assert_streamed(fastbn.stream(array, memory=LEAST), x)
     assert_streamed(fastbn.stream((x[:7], x[7:])), x)
+    interface = type("Held", (), {"__array_interface__": x.__array_interface__})
+    for array in (memoryview(x), interface(), pa.Tensor.from_numpy(x)):
+        assert_streamed(fastbn.stream(array), x)
     with h5py.File(datafiles.save_chunked(tmp_path, x).partition(":")[0]) as file:
         assert_streamed(fastbn.stream(file["group/data"], memory=LEAST), x)
     assert_streamed(fastbn.stream(zarr.open(datafiles.save_zarr(tmp_path, x), mode="r"), memory=LEAST), x)

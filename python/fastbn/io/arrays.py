@@ -488,8 +488,8 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
 
     ``around`` are the attributes of the file that it is in.
     """
-    if array.shape is None:
-        raise UnreadableError(f"{name} must hold an array, got one without a shape")
+    if array.shape is None or any(size != size for size in array.shape):  # which dask has NaN for
+        raise UnreadableError(f"{name} must hold an array of known shape, got {array.shape}")
     for _ in data_sets(array):  # of which HDF5 would read the fill value where one is missing, or never come to an end
         pass
     named = hasattr(array, "coords")

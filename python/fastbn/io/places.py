@@ -12,8 +12,6 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-import numpy as np
-
 from fastbn._moments.moments import Moments
 from fastbn._validation import refuse_masked
 
@@ -36,6 +34,7 @@ IMAGES = frozenset(
     )
 )
 _SEVERAL = ("npz", "hdf5", "zarr", "netcdf")  # formats that hold several arrays
+_OF_ARRAYS = ("__array__", "__array_interface__", "__dlpack__", "dtype")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
@@ -143,8 +142,9 @@ def fingerprint(place: Place) -> dict[str, Any]:
 def nbytes_of(place: Place) -> int:
     """Return the size of a place's files, or of its array; 0 of what is missing."""
     if place.array is not None:
-        nbytes = getattr(place.array, "nbytes", 0)
-        return int(nbytes) if isinstance(nbytes, (int, np.integer)) else 0
+        with suppress(Exception):  # of objects that do not know it
+            return int(place.array.nbytes)
+        return 0
     return sum(found.st_size for _, found in _found(place))
 
 
@@ -169,7 +169,7 @@ def _of_item(name: str, item: Any) -> list[Place] | None:
     """Return the places of a path or of an array; None where something is neither."""
     if isinstance(item, (str, os.PathLike)):
         return _of_path(os.fspath(item))
-    if not (isinstance(item, (np.ndarray, np.generic)) or hasattr(item, "__array__") or hasattr(item, "dtype")):
+    if not isinstance(item, memoryview) and not any(hasattr(item, name) for name in _OF_ARRAYS):
         return None
     refuse_masked(name, item)
     return [Place("memory", name, array=item)]
