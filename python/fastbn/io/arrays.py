@@ -208,7 +208,6 @@ class _Packing:
             self.notes.append(f"unpacked: stored values * {self._scale:.15g} + {self._offset:.15g}")
 
     def unpacked(self, values: Array) -> Array:
-        """Return the numbers that stored values stand for."""
         return values * self._scale + self._offset if self.packed else values
 
     def _numbers(self, given: Any) -> tuple[Any, ...]:
@@ -239,7 +238,6 @@ def _number_of(text: str) -> int | float | None:
 
 
 def _factor(name: str, key: str, given: Any) -> np.float64:
-    """Return the one number that an attribute is."""
     array = np.asarray(given)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise UnreadableError(f"{name} must have one number as {key}, got {given!r}")

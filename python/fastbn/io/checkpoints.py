@@ -124,7 +124,6 @@ def identity(name: str, places: Iterable[Place], options: dict[str, Any]) -> dic
 
 
 def _difference(held: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return the first thing in which two runs differ."""
     for name, value in now["options"].items():
         if held["options"].get(name) != value:
             return f"{name} was {held['options'].get(name)!r} and is {value!r}"

@@ -168,7 +168,6 @@ class Weights:
             raise ValueError(f"weights must have one for each row, got {len(self._array)} for {rows} rows")
 
     def _loaded(self, source: Source) -> Array:
-        """Return the array in a file of weights."""
         path = os.fspath(self._path or "")
         if isinstance(self._path, str) and source.shape is None and not os.path.exists(path):
             raise UnreadableError(f"weights must be a column of {source.name} or a file, got {path!r}")
@@ -191,7 +190,6 @@ def _refuse_skipped(skipped: dict[str, str]) -> None:
 
 
 def _named(weights: Any) -> bool:
-    """Whether weights have names of dimensions."""
     return isinstance(getattr(weights, "dims", None), tuple)
 
 

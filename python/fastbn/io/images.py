@@ -201,7 +201,6 @@ class ImageSource(Source):
             self._options.unreadable(path, error)
 
     def _first(self) -> _Header:
-        """Return what the first image is that can be read."""
         for path in self._files:
             with _bounded(self._options), self._noting(path):
                 return _header_of(path, self._options)

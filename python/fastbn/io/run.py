@@ -84,7 +84,6 @@ class Run:
         """Have the system write out what was made, before a checkpoint says that it is there."""
 
     def _each(self) -> None:
-        """Take each source from where the run is."""
         state = self.state
         for index, place in enumerate(self._places):
             self._size = 0 if self._sizes is None else self._sizes[index]

@@ -197,7 +197,6 @@ class FolderSink:
 
 
 def _name_of(place: Place, file: str, page: str = "") -> str:
-    """Return what the copy of a file is called in a folder."""
     file = file.rstrip(os.sep)
     name = os.path.relpath(file, place.root) if place.root else os.path.basename(file)
     return f"{os.path.splitext(name)[0]}{page}.npy" if place.format == "images" else name

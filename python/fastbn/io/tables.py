@@ -272,7 +272,6 @@ class _ArrowTable:
         self.fields = [field._replace(**marks.get(number, {})) for number, field in fields]
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
-        """Yield the batches behind so many."""
         numbers = list(range(len(self.fields))) if everything else list(chosen)
         width = max(1, len(numbers)) * (8 * (_REWRITTEN if everything else _COPIES) + self._options.beside)
         found = self._batches(max(_LEAST_ROWS, self._options.block_bytes // width), numbers)

@@ -250,7 +250,6 @@ class _NpyWriter(Writer):
         self._begin = self._file.tell()
 
     def write(self, corner: Shape, values: Array) -> None:
-        """Write each piece of the region that is contiguous in the file."""
         region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
         data, position = np.ascontiguousarray(values).reshape(-1), 0
         for first, count in contiguous((region[0].stop, *self._trailing), region):
@@ -286,7 +285,6 @@ class _NpzWriter(_NpyWriter):
         super().__init__(target, self._beside, spec)
 
     def finish(self, rows: int) -> None:
-        """Put the array into the archive, behind those that stay."""
         super().finish(rows)
         super().close()
         with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive, ExitStack() as stack:
@@ -394,7 +392,6 @@ class _Lenient(io.FileIO):
     _error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all, or keep the error."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         while written := self._tried(super().write, rest):
@@ -402,7 +399,6 @@ class _Lenient(io.FileIO):
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        """Change the size, or keep the error."""
         return self._tried(super().truncate, size)
 
     def _tried(self, function: Callable[[Any], int], value: Any) -> int:
@@ -414,7 +410,6 @@ class _Lenient(io.FileIO):
             return 0
 
     def check(self) -> None:
-        """Raise what went wrong."""
         if self._error is not None:
             raise self._error
 
