@@ -202,7 +202,7 @@ class NoData:
     ) -> None:
         given = {None: own} if options.nodata is None else options.nodata
         columns = {column: values for column, values in given.items() if column is not None}
-        by_number = {chosen_columns(name, [column], names, count)[0]: values for column, values in columns.items()}
+        by_number = dict(zip(chosen_columns(name, list(columns), names, count), columns.values(), strict=True))
         self._all = given.get(None, ())
         self._each = [by_number.get(number, self._all) for number in chosen] if by_number else []
         self._axis = axis[0] if axis else 0
