@@ -173,11 +173,14 @@ std::ptrdiff_t written_row(const Plan& plan, const Work& work) {
 }
 
 // A plain store reads a line that is in no cache before it changes it; one past the caches leaves
-// it where the next reader has farthest to go. So results go past them if result and argument do
-// not fit, half of the last cache being left to others. What replaces an argument has its line in
-// cache already.
+// it where the next reader has farthest to go. So a transform's results go past them if not all
+// that it touches fits the last cache, of which a fifth is left to others. After sums they do so
+// sooner: what is stored would push out x, which is read again. What replaces an argument has its
+// line in cache already.
 void choose_stores(Plan& plan, const Work& work) {
-    const bool beyond_caches = plan.values() * work.result_size > l3_cache() / 4;
+    const std::ptrdiff_t values = plan.values();
+    const bool beyond_caches = work.reduces ? values * work.result_size > l3_cache() / 4
+                                            : values * work.touched > l3_cache() / 5 * 4;
     plan.stream = !work.in_place && beyond_caches &&
                   written_row(plan, work) * work.result_size >= min_streamed_row;
 }
@@ -298,6 +301,7 @@ TileRange Plan::strip(std::ptrdiff_t index) const {
 
 void Work::read(const Operand& operand) {
     if (!operand) return;
+    touched += size_of(operand.dtype);
     all_direct = all_direct && operand.direct;
     transposes = transposes || operand.transposed;
     dense_rows = dense_rows && operand.dense_rows;
