@@ -1,7 +1,6 @@
 // Moments, training and inference: statistics from x or from the caller, then y from x.
 #include <algorithm>
 #include <atomic>
-#include <limits>
 
 #include "engine/channels.hpp"
 #include "engine/coefficients.hpp"
@@ -15,8 +14,6 @@
 
 namespace fastbn {
 namespace {
-
-constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 // y from x, by coefficients that are there: the transform of training and inference.
 struct NormalizeTransform {

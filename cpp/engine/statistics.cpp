@@ -11,7 +11,6 @@ namespace fastbn {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 // Below this, squares of deviations may have lost bits to gradual underflow.
 constexpr double smallest_in_range_m2 = 0x1p-900;
@@ -84,19 +83,14 @@ void fold_equal_columns(const MomentsSums& columns, std::ptrdiff_t channels,
 void fold_weighted_columns(const MomentsSums& columns, std::ptrdiff_t channels,
                            const Layout& layout) noexcept {
     for (std::ptrdiff_t c = 0; c < channels; ++c) {
-        const MomentsSums first = from(columns, c * layout.inner_fold);
-        for (std::ptrdiff_t i = 1; i < layout.inner_fold; ++i) {
-            moments_table().merge(first, 0.0, from(first, i), 0.0, 1);
+        const std::ptrdiff_t first = c * layout.inner_fold;
+        for (std::ptrdiff_t i = first + 1; i < first + layout.inner_fold; ++i) {
+            merge_weighted_at(columns, first, at(columns, i),
+                              {columns.weight[i], columns.weight_lo[i]});
         }
-        const MomentsSums to = from(columns, c);
-        *to.ref = *first.ref;
-        *to.offset = *first.offset;
-        *to.m2 = *first.m2;
-        *to.m2_lo = *first.m2_lo;
-        *to.sum = *first.sum;
-        *to.sum_lo = *first.sum_lo;
-        *to.weight = *first.weight;
-        *to.weight_lo = *first.weight_lo;
+        put(columns, c, at(columns, first));
+        columns.weight[c] = columns.weight[first];
+        columns.weight_lo[c] = columns.weight_lo[first];
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "engine/channels.hpp"
 #include "engine/executor.hpp"
@@ -14,6 +15,9 @@
 #include "kernels/table.hpp"
 
 namespace fastbn {
+
+// The statistics of no values, and of values that are no numbers.
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 // x's moments for a plan of x's: what an operation calls in its phases. Weights and plan outlive
 // it.

@@ -518,6 +518,7 @@ double sum_of(const double* values, std::ptrdiff_t n) noexcept {
     double parts[at_once] = {};
     std::ptrdiff_t i = 0;
     for (; i + at_once <= n; i += at_once) {
+#pragma GCC unroll 8
         for (int k = 0; k < at_once; ++k) parts[k] += values[i + k];
     }
     for (; i < n; ++i) parts[0] += values[i];

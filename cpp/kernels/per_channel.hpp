@@ -13,35 +13,6 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-inline Moments<double> at(const MomentsSums& s, std::ptrdiff_t i) {
-    Moments<double> p;
-    p.ref = s.ref[i];
-    p.offset = s.offset[i];
-    p.m2 = s.m2[i];
-    p.m2_lo = s.m2_lo[i];
-    p.sum = s.sum[i];
-    p.sum_lo = s.sum_lo[i];
-    return p;
-}
-
-inline void put(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& p) {
-    s.ref[i] = p.ref;
-    s.offset[i] = p.offset;
-    s.m2[i] = p.m2;
-    s.m2_lo[i] = p.m2_lo;
-    s.sum[i] = p.sum;
-    s.sum_lo[i] = p.sum_lo;
-}
-
-// Merges moments of a weight with those of channel i; those of no weight leave no trace.
-inline void merge_weighted_at(const MomentsSums& s, std::ptrdiff_t i, const Moments<double>& chunk,
-                              DoubleDouble<double> weight) {
-    put(s, i, merge_weighted(at(s, i), s.weight[i], chunk, weight.high));
-    double error;
-    s.weight[i] = two_sum(s.weight[i], weight.high, error);
-    s.weight_lo[i] = (s.weight_lo[i] + weight.low) + error;
-}
-
 FASTBN_FLATTEN inline void merge_moments(MomentsSums a, double count_a, MomentsSums b,
                                          double count_b, std::ptrdiff_t n) noexcept {
     if (a.weight != nullptr) {
