@@ -16,7 +16,7 @@
 #include <pthread.h>
 #endif
 #ifdef FASTBN_X86
-#include <immintrin.h>
+#include <xmmintrin.h>
 #endif
 
 namespace fastbn {

@@ -533,7 +533,7 @@ FASTBN_FLATTEN void input_gradient(Tile<const void> untyped_dy, Tile<const void>
 // ---- The table ----
 
 template <class X, class Y>
-constexpr GradientKernels row() {
+constexpr GradientKernels gradient_row() {
     GradientKernels kernels{};
     kernels.x = dtype_of<X>;
     kernels.dy = dtype_of<Y>;
@@ -545,9 +545,9 @@ constexpr GradientKernels row() {
 
 // Of types that are converted.
 template <class X, class Y>
-constexpr GradientKernels converting_row() {
+constexpr GradientKernels converting_gradient_row() {
     if constexpr (converts_on_load) {
-        return row<X, Y>();
+        return gradient_row<X, Y>();
     } else {
         return {};
     }
@@ -556,7 +556,7 @@ constexpr GradientKernels converting_row() {
 }  // namespace
 
 extern constexpr GradientKernels gradient_table[gradient_rows] = {
-    row<float, float>(), row<double, double>(), converting_row<Float16, Float16>(),
-    converting_row<Bfloat16, Bfloat16>()};
+    gradient_row<float, float>(), gradient_row<double, double>(),
+    converting_gradient_row<Float16, Float16>(), converting_gradient_row<Bfloat16, Bfloat16>()};
 
 }  // namespace fastbn::FASTBN_ISA

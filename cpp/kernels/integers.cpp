@@ -261,7 +261,7 @@ FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t r
 // ---- The table ----
 
 template <class X>
-constexpr MomentsKernels row(DType x) {
+constexpr MomentsKernels integers_row(DType x) {
     MomentsKernels kernels{};
     kernels.x = x;
     kernels.integer_sums = {sums_of_tile<X>, sums_of_columns<X>};
@@ -271,8 +271,8 @@ constexpr MomentsKernels row(DType x) {
 }  // namespace
 
 extern constexpr MomentsKernels integers_table[integers_rows] = {
-    row<std::uint8_t>(DType::uint8), row<std::int8_t>(DType::int8),
-    row<std::uint16_t>(DType::uint16), row<std::int16_t>(DType::int16),
-    row<Boolean>(DType::boolean)};
+    integers_row<std::uint8_t>(DType::uint8), integers_row<std::int8_t>(DType::int8),
+    integers_row<std::uint16_t>(DType::uint16), integers_row<std::int16_t>(DType::int16),
+    integers_row<Boolean>(DType::boolean)};
 
 }  // namespace fastbn::FASTBN_ISA

@@ -117,7 +117,7 @@ FASTBN_FLATTEN void normalize(Tile<const void> untyped_x, Tile<void> untyped_y, 
 }
 
 template <class X, class Y>
-constexpr NormalizeKernels row() {
+constexpr NormalizeKernels normalize_row() {
     NormalizeKernels kernels{};
     kernels.x = dtype_of<X>;
     kernels.y = dtype_of<Y>;
@@ -128,9 +128,9 @@ constexpr NormalizeKernels row() {
 
 // Of types that are converted.
 template <class X, class Y>
-constexpr NormalizeKernels converting_row() {
+constexpr NormalizeKernels converting_normalize_row() {
     if constexpr (converts_on_load) {
-        return row<X, Y>();
+        return normalize_row<X, Y>();
     } else {
         return {};
     }
@@ -164,8 +164,9 @@ void narrow_all(DType half, const float* from, void* to, std::ptrdiff_t n) noexc
 }  // namespace
 
 extern constexpr NormalizeTable normalize_table = {
-    {row<float, float>(), row<double, double>(), converting_row<Float16, Float16>(),
-     converting_row<Bfloat16, Bfloat16>(), converting_row<std::uint8_t, float>()},
+    {normalize_row<float, float>(), normalize_row<double, double>(),
+     converting_normalize_row<Float16, Float16>(), converting_normalize_row<Bfloat16, Bfloat16>(),
+     converting_normalize_row<std::uint8_t, float>()},
     fold_affine,
     fold_input_gradient,
     widen_all,

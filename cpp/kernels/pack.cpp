@@ -185,7 +185,7 @@ FASTBN_FLATTEN void unpack(Tile<const void> packed_tile, Tile<void> array_tile, 
     const Tile<const char> packed = byte_tile<size>(packed_tile);
     const Tile<char> array = byte_tile<size>(array_tile);
     if (rows < height) return unpack_few<size>(packed, array, rows, cols);
-    const std::ptrdiff_t before = stream ? rows_before_boundary<size>(array) : -1;
+    const std::ptrdiff_t before = streams && stream ? rows_before_boundary<size>(array) : -1;
     if (before < 0) {
         const auto store = [](char* p, Bytes a) { a.store(p); };
         return each_block_of_columns<size>(

@@ -3,7 +3,7 @@
 #pragma once
 
 #ifdef __SSE2__
-#include <immintrin.h>
+#include <emmintrin.h>
 #endif
 
 #include <cstddef>
