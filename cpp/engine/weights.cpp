@@ -530,26 +530,24 @@ double sum_of(const double* values, std::ptrdiff_t n) noexcept {
 
 void Weights::add_totals(const TileRange& range, std::byte* staging,
                          double* totals) const noexcept {
-    const Tile<const void> weights = tile(range, {}, DType::float64, staging);
-    const std::ptrdiff_t rows = range.kernel_rows();
+    const std::ptrdiff_t row_count = range.kernel_rows();
     const std::ptrdiff_t cols = range.kernel_cols();
     if (form_ == WeightsForm::by_row) {
         // All columns have the same total.
-        const auto* const of_rows = static_cast<const double*>(weights.data);
+        const double* const of_rows = rows(range, staging);
         double total = *totals;
         const double times = by_column_ ? 1.0 : static_cast<double>(cols);
-        for (std::ptrdiff_t r = 0; r < rows; ++r) total += of_rows[r] * times;
+        for (std::ptrdiff_t r = 0; r < row_count; ++r) total += of_rows[r] * times;
         std::fill_n(totals, by_column_ ? cols : 1, total);
     } else if (form_ == WeightsForm::by_mask) {
-        const Tile<const std::uint8_t> mask = typed<const std::uint8_t>(weights);
-        if (by_column_) return add_counts(mask, rows, cols, totals);
-        for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            *totals += count_true(mask.data + r * mask.stride, cols);
+        const Tile<const std::uint8_t> bytes = mask(range, staging);
+        if (by_column_) return add_counts(bytes, row_count, cols, totals);
+        for (std::ptrdiff_t r = 0; r < row_count; ++r) {
+            *totals += count_true(bytes.data + r * bytes.stride, cols);
         }
-    } else {
-        const Tile<const double> elements = typed<const double>(weights);
-        for (std::ptrdiff_t r = 0; r < rows; ++r) {
-            const double* const row = elements.data + r * elements.stride;
+    } else if (form_ == WeightsForm::by_element) {
+        const double* row = elements(range, staging);
+        for (std::ptrdiff_t r = 0; r < row_count; ++r, row += cols) {
             if (by_column_) {
                 for (std::ptrdiff_t i = 0; i < cols; ++i) totals[i] += row[i];
             } else {
