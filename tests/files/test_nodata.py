@@ -75,7 +75,7 @@ def test_by_column(tmp_path: Path, rng: np.random.Generator) -> None:
         assert (np.asarray(chosen.count).tolist(), chosen.mean.tolist()) == ([1, 3], [5.0, 2.0])
         with pytest.raises(ValueError, match="columns must be among"):
             fastbn.stream(source, nodata={"nosuch": 0})
-        with pytest.raises(ValueError, match="columns must not name one of .* twice"):
+        with pytest.raises(ValueError, match=r"columns must not name one of .* twice"):
             fastbn.stream(source, nodata={names[0]: 0, -3: 1})
     frame = pd.DataFrame(x, columns=["a", "b", "c"])
     assert np.asarray(fastbn.stream(frame, nodata={"a": 0}).count).tolist() == [1, 3, 3]

@@ -18,6 +18,7 @@ from fastbn.io.options import Options
 from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of
 from fastbn.io.sources import Block, Source, UnreadableError, naming
 
+_LEAST_AHEAD = 1 << 16  # bytes of a source; to start a thread for less takes longer than to read it
 T = TypeVar("T")
 Make: TypeAlias = Callable[[Iterable[Block]], Generator[Block, None, None]]
 
@@ -109,9 +110,10 @@ class Run:
 
         One thread reads and another makes, while the caller has the block before, if the source allows.
         """
+        small = self._sizes is not None and self._size < _LEAST_AHEAD
 
         def overlapped(items: Generator[Block, None, None]) -> Generator[Block, None, None]:
-            return ahead(items, self._options.depth) if source.overlaps else items
+            return ahead(items, self._options.depth) if source.overlaps and not small else items
 
         state = self.state
         for remark in source.suspects:

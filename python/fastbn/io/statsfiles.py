@@ -106,7 +106,8 @@ def _fitting(moments: Moments, others: Moments, must: str) -> Moments:
             raise ValueError(f"{must} the features of those before it ({', '.join(known)}), got {', '.join(names)}")
         if len(set(names)) < len(names):
             raise ValueError(f"{must} its features in the order of those before it, got {names}")
-        moments = taken(moments, [names.index(name) for name in known])
+        numbers = {name: number for number, name in enumerate(names)}
+        moments = taken(moments, [numbers[name] for name in known])
     if None not in (moments.shape, others.shape) and moments.shape != others.shape:
         raise ValueError(f"{must} the features of those before it, of shape {others.shape}, got {moments.shape}")
     return moments
