@@ -39,7 +39,7 @@ py::object take_error() {
 std::string take_reason() {
     expect_error_about_value();
     const py::object error = take_error();
-    const auto text = optional_owned(PyObject_Str(error.ptr()));
+    const auto text = optional_owned(in_python(PyObject_Str, error.ptr()));
     if (text) return utf8(text.ptr());
     clear_error_about_value();
     return type_name(error.ptr());
@@ -119,7 +119,7 @@ void refuse_masked(const char* name, PyObject* value) {
 
 // The value of an attribute that may not be there, and may raise.
 py::object attribute_or_none(PyObject* value, const char* name) {
-    auto found = optional_owned(PyObject_GetAttrString(value, name));
+    auto found = optional_owned(in_python(PyObject_GetAttrString, value, name));
     if (found) return found;
     clear_error_about_value();
     return none();
@@ -164,7 +164,7 @@ py::object as_array(const Argument& argument) {
     py::object exported = torch_first ? py::object() : array_from_dlpack(argument.value);
     if (exported) return exported;
     const py::object convert = imported("numpy", "asarray");
-    auto array = optional_owned(PyObject_CallOneArg(convert.ptr(), argument.value));
+    auto array = optional_owned(in_python(PyObject_CallOneArg, convert.ptr(), argument.value));
     if (!array) {
         const std::string reason = take_reason();
         if (torch_first) exported = array_from_dlpack(argument.value);
@@ -203,7 +203,7 @@ bool is_bool(PyObject* value) {
 
 std::ptrdiff_t integer(const char* name, PyObject* value, const char* rule) {
     if (PyBool_Check(value) != 0) wrong_type(name, rule, shown(value));
-    const auto index = optional_owned(PyNumber_Index(value));
+    const auto index = optional_owned(in_python(PyNumber_Index, value));
     if (!index) {
         clear_error_about_value();
         wrong_type(name, rule, shown(value));
@@ -217,7 +217,7 @@ std::ptrdiff_t integer(const char* name, PyObject* value, const char* rule) {
 // The value as Python shows it, shortened.
 std::string shown(PyObject* value) {
     constexpr Py_ssize_t most = 80;
-    const auto text = optional_owned(PyObject_Repr(value));
+    const auto text = optional_owned(in_python(PyObject_Repr, value));
     if (!text) {
         clear_error_about_value();
         return "a " + type_name(value);
@@ -241,12 +241,12 @@ std::string type_name(PyObject* value) {
     return utf8(attribute(type, "__name__").ptr());
 }
 
-std::string name_of(PyObject* dtype) { return utf8(owned(PyObject_Str(dtype)).ptr()); }
+std::string name_of(PyObject* dtype) { return utf8(owned(in_python(PyObject_Str, dtype)).ptr()); }
 
 ResultType dtype_argument(const Argument& argument) {
     if (argument.is_none()) return {};
     const py::object convert = imported("numpy", "dtype");
-    auto dtype = optional_owned(PyObject_CallOneArg(convert.ptr(), argument.value));
+    auto dtype = optional_owned(in_python(PyObject_CallOneArg, convert.ptr(), argument.value));
     if (!dtype) clear_error_about_value();
     const std::optional<DType> known = dtype ? engine_dtype(dtype.ptr()) : std::nullopt;
     if (known && is_float(*known) && !is_swapped(dtype.ptr())) return {std::move(dtype), *known};
@@ -320,7 +320,7 @@ AxisList axes_argument(const ArrayArg& x, const Argument& axis) {
         take(axis.value);
         return axes;
     }
-    const py::object items = owned(PySequence_Tuple(axis.value));
+    const py::object items = owned(in_python(PySequence_Tuple, axis.value));
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.ptr()); ++i) {
         take(PyTuple_GET_ITEM(items.ptr(), i));
     }
@@ -372,7 +372,7 @@ double real_argument(const Argument& argument) {
     if (is_bool(argument.value)) {
         wrong_type(argument.name, "be a real number", shown(argument.value));
     }
-    const double number = PyFloat_AsDouble(argument.value);
+    const double number = in_python(PyFloat_AsDouble, argument.value);
     if (number == -1.0 && PyErr_Occurred() != nullptr) {
         if (PyErr_ExceptionMatches(PyExc_OverflowError) != 0) {
             PyErr_Clear();
@@ -388,7 +388,7 @@ bool bool_argument(const Argument& argument) {
     if (argument.value == Py_True) return true;
     if (argument.value == Py_False) return false;
     if (!is_bool(argument.value)) wrong_type(argument.name, "be a bool", shown(argument.value));
-    return PyObject_IsTrue(argument.value) == 1;
+    return in_python(PyObject_IsTrue, argument.value) == 1;
 }
 
 std::string text_argument(const Argument& argument) {
@@ -438,8 +438,9 @@ bool share_memory(const ArrayArg& a, const ArrayArg& b) {
     const py::object most_work = to_python(10000);
     const py::object too_hard = imported("numpy.exceptions", "TooHardError");
     const py::object shares_memory = imported("numpy", "shares_memory");
-    const auto shared = optional_owned(PyObject_CallFunctionObjArgs(
-        shares_memory.ptr(), a.owner.ptr(), b.owner.ptr(), most_work.ptr(), nullptr));
+    const auto shared =
+        optional_owned(in_python(PyObject_CallFunctionObjArgs, shares_memory.ptr(), a.owner.ptr(),
+                                 b.owner.ptr(), most_work.ptr(), nullptr));
     if (shared) return shared.ptr() == Py_True;
     clear_error(too_hard.ptr());
     return true;

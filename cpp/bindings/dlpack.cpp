@@ -177,7 +177,8 @@ py::object capsule_of(const py::object& method) {
     const py::object version = owned(Py_BuildValue("(ii)", 1, 1));
     if (PyDict_SetItemString(options.ptr(), "max_version", version.ptr()) != 0) throw PythonError();
     const py::object nothing = owned(PyTuple_New(0));
-    auto capsule = optional_owned(PyObject_Call(method.ptr(), nothing.ptr(), options.ptr()));
+    auto capsule =
+        optional_owned(in_python(PyObject_Call, method.ptr(), nothing.ptr(), options.ptr()));
     if (capsule) return capsule;
     clear_error(PyExc_TypeError);
     return call(method);
@@ -188,14 +189,14 @@ py::object capsule_of(const py::object& method) {
 bool holds_negatives(PyObject* value) {
     static PyObject* const name = PyUnicode_InternFromString("is_neg");
     if (name == nullptr) throw PythonError();
-    const auto answer = optional_owned(PyObject_CallMethodNoArgs(value, name));
+    const auto answer = optional_owned(in_python(PyObject_CallMethodNoArgs, value, name));
     if (answer) return answer.ptr() == Py_True;
     clear_error(PyExc_AttributeError);
     return false;
 }
 
 py::object exported(PyObject* value) {
-    auto method = optional_owned(PyObject_GetAttrString(value, "__dlpack__"));
+    auto method = optional_owned(in_python(PyObject_GetAttrString, value, "__dlpack__"));
     if (!method) {
         clear_error(PyExc_AttributeError);
         return {};
@@ -223,7 +224,7 @@ struct ExchangeApi {
 const ExchangeApi* exchange_api_of_type(PyObject* type) {
     static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
     if (name == nullptr) throw PythonError();
-    const auto capsule = optional_owned(PyObject_GetAttr(type, name));
+    const auto capsule = optional_owned(in_python(PyObject_GetAttr, type, name));
     if (!capsule) {
         clear_error(PyExc_AttributeError);
         return nullptr;

@@ -1,6 +1,6 @@
 // The functions of the module: one for each of the engine's operations, which convert arguments,
-// allocate results and release the interpreter lock round the engine; other libraries' arrays; and
-// settings. fastbn's Python functions document them.
+// allocate results and release the interpreter lock round the engine; fastbn's public functions on
+// arrays, which Python declares and documents; other libraries' arrays; and settings.
 #include <algorithm>
 #include <cstring>
 #include <optional>
@@ -76,8 +76,8 @@ void check_tuple(const Argument& argument) {
 
 // ---- Python's types of results ----
 
-// Those that functions.cpp makes instances of or asks for; plain tuples until Python has told them.
-// Kept for the life of the process.
+// Types of results, and Moments; plain tuples until register_types has taken them. Written while
+// fastbn is imported, and kept for the life of the process.
 struct PythonTypes {
     PyTypeObject* train_result = &PyTuple_Type;
     PyTypeObject* gradients = &PyTuple_Type;
@@ -91,6 +91,9 @@ PythonTypes python_types;
 template <class... Values>
 py::object named_tuple(PyTypeObject* type, const Values&... values) {
     py::object tuple = owned(type->tp_alloc(type, sizeof...(values)));
+#if PY_VERSION_HEX >= 0x030E0000
+    reinterpret_cast<PyTupleObject*>(tuple.ptr())->ob_hash = -1;  // not computed yet
+#endif
     Py_ssize_t i = 0;
     (PyTuple_SET_ITEM(tuple.ptr(), i++, borrowed(values.ptr()).release().ptr()), ...);
     return tuple;
@@ -238,8 +241,8 @@ py::object transform(const Inputs& in, const ArrayArg& mean, const ArrayArg& mea
 py::object batch_norm(const Arguments& arguments) {
     const Inputs in(arguments);
     if (bool_argument(arguments.training)) {
-        // The engine writes the batch's statistics to memory that ends with the call: on the stack
-        // for up to 256 channels.
+        // The engine writes the batch's statistics to memory that ends with the call: on the
+        // stack for up to 170 channels.
         const std::ptrdiff_t n = in.batch.features.channels;
         const std::ptrdiff_t arrays = in.weighted() ? 3 : 2;
         const Buffer<4096> memory(arrays * n * static_cast<std::ptrdiff_t>(sizeof(double)));
@@ -400,28 +403,34 @@ py::object input_gradient(const Arguments& arguments) { return backward(argument
 
 // fastbn's public functions that do all of their work here. Python declares and documents them, and
 // what it calls by these names is C++: a Python function that only passes its arguments on takes
-// as long as a small call's arithmetic. Their entries end with an empty one.
-PyMethodDef* declared_functions() {
-    using A = Arguments;
+// as long as a small call's arithmetic. The package itself calls functions of the module, which
+// have the same parameters and some more, all of them by position too.
+
+using A = Arguments;
+const std::initializer_list<Parameter> train_parameters = {
+    &A::x,       &A::weight,   &A::bias,       keyword_only,       &A::eps,   &A::axis, &A::where,
+    &A::weights, &A::residual, &A::activation, &A::negative_slope, &A::dtype, &A::out};
+const std::initializer_list<Parameter> backward_parameters = {
+    &A::dy,    &A::x,       &A::weight,   &A::bias,       keyword_only,
+    &A::mean,  &A::invstd,  &A::count,    &A::axis,       &A::through_statistics,
+    &A::where, &A::weights, &A::residual, &A::activation, &A::negative_slope,
+    &A::out};
+const std::initializer_list<Parameter> normalize_parameters = {
+    &A::x,     &A::mean, &A::var,      &A::weight,   &A::bias,       keyword_only,
+    &A::eps,   &A::axis, &A::out_axis, &A::residual, &A::activation, &A::negative_slope,
+    &A::dtype, &A::out};
+
+// Ends with an empty entry.
+PyMethodDef* public_functions() {
     static PyMethodDef functions[] = {
         Function<batch_norm, true>::entry(
             "batch_norm",
             {&A::x, &A::running_mean, &A::running_var, &A::weight, &A::bias, &A::training,
              &A::momentum, &A::eps, keyword_only, &A::axis, &A::correction, &A::where, &A::weights,
              &A::residual, &A::activation, &A::negative_slope, &A::dtype, &A::out}),
-        Function<batch_norm_train, true>::entry(
-            "batch_norm_train",
-            {&A::x, &A::weight, &A::bias, keyword_only, &A::eps, &A::axis, &A::where, &A::weights,
-             &A::residual, &A::activation, &A::negative_slope, &A::dtype, &A::out}),
-        Function<batch_norm_backward, true>::entry(
-            "batch_norm_backward",
-            {&A::dy, &A::x, &A::weight, &A::bias, keyword_only, &A::mean, &A::invstd, &A::count,
-             &A::axis, &A::through_statistics, &A::where, &A::weights, &A::residual, &A::activation,
-             &A::negative_slope, &A::out}),
-        Function<normalize_by_moments, true>::entry(
-            "normalize",
-            {&A::x, &A::mean, &A::var, &A::weight, &A::bias, keyword_only, &A::eps, &A::axis,
-             &A::out_axis, &A::residual, &A::activation, &A::negative_slope, &A::dtype, &A::out}),
+        Function<batch_norm_train, true>::entry("batch_norm_train", train_parameters),
+        Function<batch_norm_backward, true>::entry("batch_norm_backward", backward_parameters),
+        Function<normalize_by_moments, true>::entry("normalize", normalize_parameters),
         {nullptr, nullptr, 0, nullptr},
     };
     return functions;
@@ -433,7 +442,7 @@ py::object declared(const Arguments& arguments) {
     const py::object name = attribute(declaration, "__name__");
     const py::object module = attribute(declaration, "__module__");
     const py::object text = attribute(declaration, "__doc__");
-    for (PyMethodDef* entry = declared_functions(); entry->ml_name != nullptr; ++entry) {
+    for (PyMethodDef* entry = public_functions(); entry->ml_name != nullptr; ++entry) {
         if (PyUnicode_CompareWithASCIIString(name.ptr(), entry->ml_name) != 0) continue;
         std::string doc = entry->ml_doc;
         doc.resize(doc.find(end_of_signature) + std::strlen(end_of_signature));
@@ -461,8 +470,7 @@ py::object register_types(const Arguments& arguments) {
         throw PythonError();
     }
     for (PyTypeObject* type : {train_result, gradients, residual_gradients}) {
-        if (PyType_IsSubtype(type, &PyTuple_Type) == 0 ||
-            type->tp_basicsize != PyTuple_Type.tp_basicsize) {
+        if (PyType_IsSubtype(type, &PyTuple_Type) == 0 || type->tp_alloc != PyType_GenericAlloc) {
             wrong_type("types", "hold named tuples", shown(reinterpret_cast<PyObject*>(type)));
         }
     }
@@ -599,23 +607,12 @@ py::object set_caches(const Arguments& arguments) {
 
 // NOLINTNEXTLINE(readability-function-size): one list of these functions
 void add_functions(PyObject* module) {
-    using A = Arguments;
     static PyMethodDef functions[] = {
-        Function<batch_norm>::entry(
-            "batch_norm",
-            {&A::x, &A::running_mean, &A::running_var, &A::weight, &A::bias, &A::training,
-             &A::momentum, &A::eps, &A::axis, &A::correction, &A::dtype, &A::out, &A::where,
-             &A::weights, &A::residual, &A::activation, &A::negative_slope}),
-        Function<batch_norm_train>::entry(
-            "batch_norm_train",
-            {&A::x, &A::weight, &A::bias, &A::eps, &A::axis, &A::dtype, &A::out, &A::where,
-             &A::weights, &A::residual, &A::activation, &A::negative_slope, &A::running_mean,
-             &A::running_var, &A::momentum, &A::correction, &A::skip_nonfinite, &A::allow_single}),
-        Function<batch_norm_backward>::entry(
-            "batch_norm_backward",
-            {&A::dy, &A::x, &A::weight, &A::bias, &A::mean, &A::invstd, &A::count, &A::axis,
-             &A::through_statistics, &A::out, &A::where, &A::weights, &A::residual, &A::activation,
-             &A::negative_slope, &A::allow_single}),
+        Function<batch_norm_train>::entry("batch_norm_train", train_parameters,
+                                          {&A::running_mean, &A::running_var, &A::momentum,
+                                           &A::correction, &A::skip_nonfinite, &A::allow_single}),
+        Function<batch_norm_backward>::entry("batch_norm_backward", backward_parameters,
+                                             {&A::allow_single}),
         Function<gradient_sums>::entry(
             "gradient_sums",
             {&A::dy, &A::x, &A::weight, &A::bias, &A::mean, &A::invstd, &A::axis, &A::where,
@@ -626,10 +623,8 @@ void add_functions(PyObject* module) {
                                &A::weights, &A::residual, &A::activation, &A::negative_slope}),
         Function<moments>::entry(
             "moments", {&A::x, &A::axis, &A::where, &A::weights, &A::omit_nan, &A::extremes}),
-        Function<normalize>::entry(
-            "normalize", {&A::x, &A::mean, &A::var, &A::weight, &A::bias, &A::eps, &A::axis,
-                          &A::dtype, &A::out, &A::residual, &A::activation, &A::negative_slope,
-                          &A::clip, &A::refuse_infinity, &A::out_axis, &A::mean_lo}),
+        Function<normalize>::entry("normalize", normalize_parameters,
+                                   {&A::clip, &A::refuse_infinity, &A::mean_lo}),
         Function<value_range>::entry("value_range",
                                      {&A::x, &A::axis, &A::where, &A::weights, &A::omit_nan}),
         Function<check_weights>::entry("check_weights", {&A::x, &A::axis, &A::where, &A::weights}),

@@ -1,6 +1,6 @@
 #include "bindings/pool.hpp"
 
-#include <cstdlib>
+#include <cstddef>
 #include <iterator>
 #include <mutex>
 #include <new>
@@ -61,26 +61,32 @@ std::ptrdiff_t rounded(std::ptrdiff_t bytes) {
     return (bytes + granule - 1) / granule * granule;
 }
 
-char* fresh_block(std::ptrdiff_t size) {
-    const bool huge = recycles && size >= huge_from;
+bool is_huge(std::ptrdiff_t size) { return recycles && size >= huge_from; }
+
+std::align_val_t boundary_of(std::ptrdiff_t size) {
     const bool plain = !recycles || size < pooled_from;
-    const std::ptrdiff_t boundary = huge ? huge_page : (plain ? alignment : page);
-    void* data =
-        std::aligned_alloc(static_cast<std::size_t>(boundary), static_cast<std::size_t>(size));
+    const std::ptrdiff_t boundary = is_huge(size) ? huge_page : (plain ? alignment : page);
+    return static_cast<std::align_val_t>(boundary);
+}
+
+char* fresh_block(std::ptrdiff_t size) {
+    void* data = operator new(static_cast<std::size_t>(size), boundary_of(size), std::nothrow);
     if (data == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     // A wish; may be refused.
-    if (huge) madvise(data, static_cast<std::size_t>(size), MADV_HUGEPAGE);
+    if (is_huge(size)) madvise(data, static_cast<std::size_t>(size), MADV_HUGEPAGE);
 #endif
     return static_cast<char*>(data);
 }
+
+void free_block(char* data, std::ptrdiff_t size) { operator delete(data, boundary_of(size)); }
 
 // Frees the longest unused blocks until no more than `most` bytes are held.
 void shrink(Pool& p, std::ptrdiff_t most) {
     auto end = p.free.begin();
     while (p.held > most) {
         p.held -= end->second;
-        std::free(end->first);
+        free_block(end->first, end->second);
         ++end;
     }
     p.free.erase(p.free.begin(), end);
@@ -106,13 +112,13 @@ Block::Block(std::ptrdiff_t bytes) : size(rounded(bytes)) {
 
 Block::~Block() {
     if (size < pooled_from) {
-        std::free(data);
+        free_block(data, size);
         return;
     }
     Pool& p = shared_pool();
     const std::scoped_lock lock(p.mutex);
     if (!recycles || size > p.limit) {
-        std::free(data);
+        free_block(data, size);
         return;
     }
     shrink(p, p.limit - size);
@@ -120,7 +126,7 @@ Block::~Block() {
         p.free.emplace_back(data, size);
         p.held += size;
     } catch (const std::bad_alloc&) {
-        std::free(data);
+        free_block(data, size);
     }
 }
 

@@ -69,21 +69,42 @@ inline py::object to_python(Py_ssize_t value) { return owned(PyLong_FromSsize_t(
 inline py::object to_python(double value) { return owned(PyFloat_FromDouble(value)); }
 inline py::object to_python(const char* value) { return owned(PyUnicode_FromString(value)); }
 
+// While Python shuts down, CPython before 3.14 ends a thread that asks for the lock by unwinding
+// the thread's stack with pthread_exit, which no function that is noexcept lets pass, and no
+// handler may end: as 3.14 does, the thread waits for the end of the process instead. Nothing else
+// is caught by `catch (...)` in the bindings, since Python is C and all exceptions of C++ derive
+// from std::exception; and nothing is known of what is caught, since glibc's unwinding has no
+// exception object behind it (a handler of abi::__forced_unwind& would refer to nothing).
+[[noreturn]] inline void wait_for_the_end() {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
+// A call of Python's C interface that may run any code of Python. A thread that is ended there must
+// not unwind our frames: their destructors give up references, without the lock.
+template <class Function, class... Values>
+auto in_python(const Function& function, Values... values) {
+    try {
+        return function(values...);
+    } catch (...) {
+        wait_for_the_end();
+    }
+}
+
 inline py::object attribute(PyObject* object, const char* name) {
-    return owned(PyObject_GetAttrString(object, name));
+    return owned(in_python(PyObject_GetAttrString, object, name));
 }
 
 inline py::object imported(const char* module, const char* name) {
-    return attribute(owned(PyImport_ImportModule(module)).ptr(), name);
+    return attribute(owned(in_python(PyImport_ImportModule, module)).ptr(), name);
 }
 
 template <class... Values>
 py::object call(const py::object& function, const Values&... values) {
-    return owned(PyObject_CallFunctionObjArgs(function.ptr(), values..., nullptr));
+    return owned(in_python(PyObject_CallFunctionObjArgs, function.ptr(), values..., nullptr));
 }
 
 inline bool is_instance(PyObject* value, const py::object& type) {
-    const int answer = PyObject_IsInstance(value, type.ptr());
+    const int answer = in_python(PyObject_IsInstance, value, type.ptr());
     if (answer < 0) throw PythonError();
     return answer == 1;
 }
@@ -102,19 +123,6 @@ inline std::string utf8(PyObject* text) {
 
 // ---- The interpreter's lock ----
 
-// Takes the interpreter lock again. While Python shuts down, CPython before 3.14 ends a thread that
-// asks for it by unwinding the thread's stack with pthread_exit, which no destructor on the way may
-// survive: as 3.14 does, the thread waits for the end of the process instead. Nothing else can be
-// caught here, since Python is C; and nothing is known of what is caught, since glibc's unwinding
-// has no exception object behind it (a handler of abi::__forced_unwind& would refer to nothing).
-inline void take_lock(PyThreadState* state) {
-    try {
-        PyEval_RestoreThread(state);
-    } catch (...) {
-        for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-    }
-}
-
 // Runs a call that touches so many bytes and no Python object; with the lock kept where giving it
 // up takes longer than the call.
 template <class Call>
@@ -128,7 +136,7 @@ void without_gil(std::ptrdiff_t bytes, const Call& call) {
     } catch (...) {
         error = std::current_exception();
     }
-    take_lock(state);
+    in_python(PyEval_RestoreThread, state);
     if (error) std::rethrow_exception(error);
 }
 

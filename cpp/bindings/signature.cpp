@@ -1,6 +1,5 @@
 #include "bindings/signature.hpp"
 
-#include <algorithm>
 #include <exception>
 #include <new>
 #include <stdexcept>
@@ -12,14 +11,17 @@ std::string quoted(PyObject* name) { return "'" + utf8(name) + "'"; }
 
 }  // namespace
 
-void Signature::set(const char* function, std::initializer_list<Parameter> parameters) {
+void Signature::set(const char* function, const std::vector<Parameter>& parameters,
+                    bool all_by_position) {
     if (parameters.size() > max_parameters) throw std::length_error("max_parameters is too small");
     *this = Signature();
     function_ = function;
     bool has_star = false;
     for (const Parameter field : parameters) {
+        if (field == keyword_only && all_by_position) continue;
         if (field == keyword_only) {
             has_star = true;
+            by_position_ = count_;
             add_text("*");
             continue;
         }
@@ -37,8 +39,7 @@ void Signature::set(const char* function, std::initializer_list<Parameter> param
         names_[count_] = owned(PyUnicode_InternFromString(parameter.name)).release().ptr();
         fields_[count_++] = field;
     }
-    const Parameter* const star = std::find(parameters.begin(), parameters.end(), keyword_only);
-    by_position_ = static_cast<int>(star - parameters.begin());
+    if (by_position_ == 0) by_position_ = count_;
 }
 
 std::string Signature::text(const char* first) const {
@@ -103,7 +104,7 @@ void set_python_error() noexcept {
     } catch (const std::exception& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
     } catch (...) {
-        PyErr_SetString(PyExc_SystemError, "unknown C++ exception");
+        wait_for_the_end();
     }
 }
 

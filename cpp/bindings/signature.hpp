@@ -11,6 +11,7 @@
 
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "bindings/python.hpp"
 
@@ -101,11 +102,12 @@ constexpr Parameter keyword_only = nullptr;
 constexpr int max_parameters = 24;
 constexpr const char* end_of_signature = "\n--\n\n";
 
-// A function's parameters, in order. Written once, while the module is imported, and only read
-// after that: calls need no lock, in an interpreter without a global lock too.
+// A function's parameters, in order. Written once, while fastbn is imported, and only read after
+// that: calls need no lock, in an interpreter without a global lock too.
 class Signature {
 public:
-    void set(const char* function, std::initializer_list<Parameter> parameters);
+    // all_by_position: also those that are `keyword_only` in the list.
+    void set(const char* function, const std::vector<Parameter>& parameters, bool all_by_position);
     // What a function's documentation begins with, as Python's Argument Clinic writes it: the
     // interpreter shows what stands before `end_of_signature`. first: before the parameters.
     std::string text(const char* first = "") const;
@@ -133,9 +135,8 @@ private:
 // Sets Python's error to the C++ exception in flight.
 void set_python_error() noexcept;
 
-// declared: it is one of fastbn's public functions, which Python declares and documents, and has
-// its own list of parameters beside the private one.
-template <py::object (*function)(const Arguments&), bool declared = false>
+// is_public: it is one of fastbn's own functions, which Python declares and documents.
+template <py::object (*function)(const Arguments&), bool is_public = false>
 struct Function {
     static inline Signature signature;
     static inline std::string text;
@@ -152,10 +153,13 @@ struct Function {
         }
     }
 
-    // The entry in a module's table of functions.
-    static PyMethodDef entry(const char* name, std::initializer_list<Parameter> parameters = {}) {
-        signature.set(name, parameters);
-        text = signature.text(declared ? "" : "$module, /");
+    // The entry in a table of functions; private_ones: parameters that follow the others.
+    static PyMethodDef entry(const char* name, std::initializer_list<Parameter> parameters = {},
+                             std::initializer_list<Parameter> private_ones = {}) {
+        std::vector<Parameter> all = parameters;
+        all.insert(all.end(), private_ones);
+        signature.set(name, all, !is_public);
+        text = signature.text(is_public ? "" : "$module, /");
         // Python's own documented way to keep this type of function in a table of the other.
         const auto untyped =
             reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Function::call));

@@ -10,6 +10,7 @@
 // written anything, and Python takes the call from its beginning.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -111,7 +112,7 @@ const Names& names() {
 }
 
 py::object attribute(PyObject* object, PyObject* name) {
-    return owned(PyObject_GetAttr(object, name));
+    return owned(in_python(PyObject_GetAttr, object, name));
 }
 
 // Empty where there is none.
@@ -133,12 +134,12 @@ long number(PyObject* value) {
     return n;
 }
 
-py::object answer(PyObject* function) { return owned(PyObject_CallNoArgs(function)); }
+py::object answer(PyObject* function) { return owned(in_python(PyObject_CallNoArgs, function)); }
 
 bool says_yes(PyObject* function) { return answer(function).ptr() == Py_True; }
 
 bool says_yes(PyObject* object, PyObject* method) {
-    return owned(PyObject_CallMethodNoArgs(object, method)).ptr() == Py_True;
+    return owned(in_python(PyObject_CallMethodNoArgs, object, method)).ptr() == Py_True;
 }
 
 // Whether a mode or forward mode has to see all operations. What changes statistics or wants
@@ -315,7 +316,7 @@ bool find_tensors(const Call& call, Batch& batch, Running& running, double& eps)
 }
 
 bool is_trainable(const Batch& batch, const Running& running, double eps) {
-    if (batch.features.count < 2 || !(eps > 0)) return false;
+    if (batch.features.count < 2 || !(eps > 0 && std::isfinite(eps))) return false;
     if (!(running.momentum >= 0 && running.momentum <= 1)) return false;
     if (!running.mean) return true;
     if (share_bytes(running.mean, running.var)) return false;
@@ -335,7 +336,8 @@ bool is_recorded(const Call& call) {
 
 // Whether hooks are given what autograd keeps. They may raise, when all is done.
 bool has_saved_tensor_hooks() {
-    return owned(PyObject_CallOneArg(torch->saved_tensor_hooks, Py_True)).ptr() != Py_None;
+    return owned(in_python(PyObject_CallOneArg, torch->saved_tensor_hooks, Py_True)).ptr() !=
+           Py_None;
 }
 
 // Whether autograd cannot keep one of the tensors; it asks itself only when all is done.
@@ -366,7 +368,7 @@ bool increment_versions(const Call& call) {
     }
     if (PyList_GET_SIZE(changed.ptr()) == 0) return true;
     const auto counted =
-        optional_owned(PyObject_CallOneArg(torch->increment_version, changed.ptr()));
+        optional_owned(in_python(PyObject_CallOneArg, torch->increment_version, changed.ptr()));
     if (!counted) clear_error(PyExc_RuntimeError);
     return static_cast<bool>(counted);
 }
@@ -392,9 +394,8 @@ py::object recorded(const Call& call, const Batch& batch, const py::object& y,
     const py::object rest =
         tuple_of(y, statistics, call.eps, call.activation, call.negative_slope,
                  to_python(call.training), to_python(static_cast<int>(batch.bias.dtype)));
-    return owned(PyObject_CallFunctionObjArgs(torch->record, rest.ptr(), call.x.ptr(),
-                                              call.weight.ptr(), call.bias.ptr(),
-                                              call.residual.ptr(), nullptr));
+    return owned(in_python(PyObject_CallFunctionObjArgs, torch->record, rest.ptr(), call.x.ptr(),
+                           call.weight.ptr(), call.bias.ptr(), call.residual.ptr(), nullptr));
 }
 
 py::object train(const Call& call, const Batch& batch, const Running& running, double eps,
@@ -730,7 +731,8 @@ py::object recorded_backward(const Arguments& arguments) {
     const py::object tensors = attribute(ctx, names().saved_tensors);
     py::object found = gradients(ctx, dy, tensors.ptr());
     if (!found.is_none()) return found;
-    return owned(PyObject_CallFunctionObjArgs(torch->backward, ctx, dy, tensors.ptr(), nullptr));
+    return owned(
+        in_python(PyObject_CallFunctionObjArgs, torch->backward, ctx, dy, tensors.ptr(), nullptr));
 }
 
 // Makes of a function of this module what, as an attribute of a class, is a method of its objects,

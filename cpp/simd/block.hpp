@@ -14,7 +14,7 @@ namespace {
 
 // The length of a whole block, where a tail has a std::ptrdiff_t: kernels take either as `n`.
 struct Full {};
-// The same where the result is streamed, so that what it is made of comes from memory, too.
+// The same where the result is streamed: loads are chosen for data that come from memory.
 struct FullStreamed : Full {};
 template <class N>
 constexpr bool is_full = is_same<N, Full> || is_same<N, FullStreamed>;

@@ -75,8 +75,8 @@
 //                                compiled for it
 //     stream_fence()             orders what was streamed before what is written after it
 //
-// and where whole blocks of a type Y have a faster way than register by register, overloads of
-// store_registers(p, a), stream_registers(p, a) and load_from_memory(p, a) of block.hpp.
+// and where whole blocks of a type in memory have a faster way than register by register, overloads
+// of store_registers(p, a), stream_registers(p, a) and load_from_memory(p, a) of block.hpp.
 #pragma once
 
 #include <cstddef>
@@ -104,7 +104,7 @@ constexpr bool is_same = false;
 template <class A>
 constexpr bool is_same<A, A> = true;
 
-// Compiles where the functions of the contract are there, with the types that it says.
+// Compiles where most functions of the contract are there, with the types that it says.
 template <class T>
 constexpr bool fulfils_contract() {
     using V = Vec<T>;

@@ -1,5 +1,5 @@
-# The functions on arrays take the parameters of fastbn's functions of the same names, by position or by name; what they
-# are called, and their defaults, the extension itself says (inspect.signature).
+# The functions on arrays take the parameters of fastbn's functions of the same names, and some more behind them, by position
+# or by name; what they are called, and their defaults, the extension itself says (inspect.signature).
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,7 +16,6 @@ openmp: bool
 compiler: str
 build_type: str
 
-batch_norm: Callable[..., NDArray[Any]]
 batch_norm_train: Callable[..., TrainResult]
 batch_norm_backward: Callable[..., Gradients | ResidualGradients]
 gradient_sums: Callable[..., tuple[_Float64, _Float64]]

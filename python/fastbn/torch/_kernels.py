@@ -82,7 +82,7 @@ def train(inputs: Inputs, options: Options) -> tuple[Array, Statistics]:
     eps, activation, slope, momentum = options
     _core.follow_threads(_get_num_threads())
     y, batch_mean, batch_var, invstd, count = _core.batch_norm_train(
-        x, weight, bias, eps, 1, None, None, where, weights, residual, activation, slope, mean, var, momentum
+        x, weight, bias, eps, 1, where, weights, residual, activation, slope, None, None, mean, var, momentum
     )
     return y, Statistics(batch_mean, batch_var, invstd, count)
 
@@ -92,7 +92,7 @@ def infer(inputs: Inputs, options: Options, mean_lo: Floats | None = None) -> tu
     x, weight, bias, _, _, residual, mean, var = _arrays_of(inputs)
     eps, activation, slope, _ = options
     _core.follow_threads(_get_num_threads())
-    y = _core.normalize(x, mean, var, weight, bias, eps, 1, None, None, residual, activation, slope, mean_lo=mean_lo)
+    y = _core.normalize(x, mean, var, weight, bias, eps, 1, None, residual, activation, slope, mean_lo=mean_lo)
     return y, Statistics(mean.astype(np.float64), var.astype(np.float64), None)
 
 
@@ -108,7 +108,7 @@ def backward(
     if isinstance(count, int):  # without weights
         count = None
     dx, dweight, dbias, *dresidual = _core.batch_norm_backward(
-        g, x, weight, bias, mean, invstd, count, 1, training, None, where, weights, residual, activation, slope
+        g, x, weight, bias, mean, invstd, count, 1, training, where, weights, residual, activation, slope
     )
     return dx, dweight, dbias, dresidual[0] if dresidual else None
 
