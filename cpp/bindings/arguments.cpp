@@ -388,7 +388,9 @@ bool bool_argument(const Argument& argument) {
     if (argument.value == Py_True) return true;
     if (argument.value == Py_False) return false;
     if (!is_bool(argument.value)) wrong_type(argument.name, "be a bool", shown(argument.value));
-    return in_python(PyObject_IsTrue, argument.value) == 1;
+    const int answer = in_python(PyObject_IsTrue, argument.value);
+    if (answer < 0) throw PythonError();
+    return answer == 1;
 }
 
 std::string text_argument(const Argument& argument) {

@@ -1,5 +1,6 @@
 #include "bindings/signature.hpp"
 
+#include <cstdint>
 #include <exception>
 #include <new>
 #include <stdexcept>
@@ -78,9 +79,15 @@ void Signature::match(PyObject* const* given, Py_ssize_t n, PyObject* keywords,
     }
     for (Py_ssize_t i = 0; i < n; ++i) (arguments.*fields_[i]).value = given[i];
     int start = static_cast<int>(n);
+    std::uint32_t named = 0;  // a bit for each
+    static_assert(max_parameters <= 32);
     for (Py_ssize_t k = 0; k < keyword_count; ++k) {
         const int i = find(PyTuple_GET_ITEM(keywords, k), start);
-        if (i < n) fail("got multiple values for argument " + quoted(names_[i]));
+        const std::uint32_t bit = std::uint32_t{1} << i;
+        if (i < n || (named & bit) != 0) {
+            fail("got multiple values for argument " + quoted(names_[i]));
+        }
+        named |= bit;
         (arguments.*fields_[i]).value = given[n + k];
         start = i + 1;
     }

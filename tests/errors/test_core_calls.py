@@ -107,6 +107,44 @@ def test_a_call_that_does_not_fit_names_function_and_argument(call: Callable[[],
     assert str(error.value) == message
 
 
+def test_a_keyword_given_twice_is_refused_whatever_its_type() -> None:
+    class Unequal(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            return 7
+
+        def __eq__(self, other: object) -> bool:
+            return self is other
+
+    with pytest.raises(TypeError, match=r"batch_norm_train\(\) got multiple values for argument 'eps'"):
+        fastbn.batch_norm_train(X, **{Unequal("eps"): 1.0, "eps": 2.0})
+
+
+def test_a_truth_value_that_raises_lets_its_error_through() -> None:
+    class Undecided:
+        __class__ = np.bool_  # type: ignore[assignment]
+
+        def __bool__(self) -> bool:
+            raise ZeroDivisionError("no")
+
+    for call in (
+        lambda: fastbn.batch_norm(X, ONES, ONES, training=Undecided()),  # type: ignore[arg-type]
+        lambda: fastbn.batch_norm_backward(X, X, mean=ONES, invstd=ONES, training=Undecided()),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ZeroDivisionError, match="no"):
+            call()
+
+
+def test_moments_whose_statistics_are_none_are_a_type_error() -> None:
+    class Strange(fastbn.Moments):
+        def _normalizing(self, x: Any, axis: Any, correction: float = 0) -> Any:
+            return 3
+
+    with pytest.raises(TypeError):
+        fastbn.normalize(X, Strange())
+
+
 def test_only_functions_of_the_extension_can_be_declared() -> None:
     def unknown() -> None:
         """Nothing."""
