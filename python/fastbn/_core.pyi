@@ -1,5 +1,5 @@
-# The functions on arrays take the parameters of fastbn's functions of the same names, and some more behind them, by position
-# or by name; what they are called, and their defaults, the extension itself says (inspect.signature).
+# The functions on arrays take the parameters of fastbn's functions of the same names, and some more behind them, by
+# position or by name; what they are called, and their defaults, the extension itself says (inspect.signature).
 from collections.abc import Callable
 from typing import Any, TypeVar
 
