@@ -579,9 +579,10 @@ PEAK = """
 import numpy as np
 import fastbn
 folder, memory = {arguments}
-small = np.ones((100, 64), np.float32)
+small = np.ones((20_000, 64), np.float32)  # of some blocks: pages of the library that come with them do not count
 np.save(folder + "/small.npy", small)
-fastbn.standardize(folder + "/small.npy", fastbn.stream(folder + "/small.npy"), folder + "/s.npy", overwrite=True)
+moments = fastbn.stream(folder + "/small.npy", memory=memory)
+fastbn.standardize(folder + "/small.npy", moments, folder + "/s.npy", memory=memory)
 fastbn.moments(np.ones((20000, 64), np.float32))
 def needed(call):
     before = resident_from_now()

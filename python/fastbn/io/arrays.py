@@ -25,7 +25,7 @@ from fastbn._moments.provenance import frame_columns
 from fastbn._validation import Axis, Shape, converted
 from fastbn.io.options import Array, Options
 from fastbn.io.places import Place, is_frame
-from fastbn.io.sources import Block, NoData, Origin, Ring, Source, UnreadableError, chosen_columns, needed
+from fastbn.io.sources import Block, NoData, Origin, Ring, Source, UnreadableError, chosen_columns, computed_as, needed
 
 Region: TypeAlias = tuple[slice, ...]
 Read: TypeAlias = Callable[[Region], Array]
@@ -242,15 +242,6 @@ def _factor(name: str, key: str, given: Any) -> np.float64:
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise UnreadableError(f"{name} must have one number as {key}, got {given!r}")
     return np.float64(array.reshape(-1)[0])
-
-
-def computed_as(name: str, dtype: np.dtype[Any], asked: np.dtype[Any] | None) -> np.dtype[Any]:
-    """Return the type in which values of a file are computed with; UnreadableError if they are no real numbers."""
-    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
-        raise UnreadableError(f"{name} must hold real numbers, got dtype {dtype}")
-    if asked is not None:
-        return asked
-    return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
 
 
 def _axes(name: str, options: Options, shape: Shape, dims: tuple[str, ...] | None) -> Shape:

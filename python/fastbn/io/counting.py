@@ -11,12 +11,11 @@ import numpy as np
 from fastbn import _core
 from fastbn._moments.moments import Moments
 from fastbn._validation import Shape, converted, refuse_masked
-from fastbn.io.arrays import computed_as
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, places, replaces
 from fastbn.io.run import Run, failing, opened
-from fastbn.io.sources import Block, Source, UnreadableError
+from fastbn.io.sources import Block, Source, UnreadableError, computed_as
 from fastbn.io.statsfiles import remembering, taken
 
 # How often each is divided where values are divided once.

@@ -130,6 +130,15 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0]
 
 
+def computed_as(name: str, dtype: np.dtype[Any], asked: np.dtype[Any] | None) -> np.dtype[Any]:
+    """Return the type in which values of a file are computed with; UnreadableError if they are no real numbers."""
+    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
+        raise UnreadableError(f"{name} must hold real numbers, got dtype {dtype}")
+    if asked is not None:
+        return asked
+    return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
+
+
 class Ring:
     """Memory for blocks, taken in turn: fresh memory for each costs more than filling it.
 
