@@ -175,9 +175,44 @@ def test_what_differs_is_forgotten_but_for_names(x: Array) -> None:
     assert {"axis", "mode"}.isdisjoint((m + n).to_dict())
     assert (m + n).to_dict()["scale"] == 2
     for other in (fastbn.stream(x), fastbn.stream(x, scale=255)):
-        with pytest.raises(ValueError, match=r"^other must be of values divided by 2\.0, got (1|255)\.0$"):
+        with pytest.raises(ValueError, match=r"^other must have the scale of the statistics, 2, got (1|255)$"):
             m + other
-    assert (m + fastbn.moments(x)).to_dict()["scale"] == 2
+
+
+def test_values_of_one_scale_do_not_mix_with_others(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Whatever merges: the mean of values of 0 to 1 and of 0 to 255 is a number without a unit."""
+    x = rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    pixels, plain = fastbn.stream(x.astype(np.float64), axis=-1), fastbn.moments(x, axis=-1)
+    unit, before = fastbn.stream(x, scale=255, axis=-1), fastbn.stream(x, scale=255, axis=-1).to_bytes()
+    measures = r" \(fastbn\.stream\(x, scale=255\) measures with it\)$"
+    scaler = StandardScaler(axis=-1).merge(unit)
+    for other, shown in ((pixels, "1$"), (plain, "unknown" + measures)):
+        files = [tmp_path / name for name in ("unit.npz", "other.npz")]
+        for each, path in zip((unit, other), files, strict=True):
+            each.save(path)
+        ways: list[Callable[[], Any]] = [
+            lambda other=other: unit + other,  # type: ignore[misc]
+            lambda other=other: unit.merge(other),  # type: ignore[misc]
+            lambda other=other: sum([unit, other], start=fastbn.Moments()),  # type: ignore[misc]
+            lambda other=other: scaler.merge(other),  # type: ignore[misc]
+        ]
+        for way in ways:
+            with pytest.raises(ValueError, match=rf"^other must have the scale of the statistics, 255, got {shown}"):
+                way()
+        with pytest.raises(ValueError, match=rf"^parts\[1\] must have the scale of the statistics, 255, got {shown}"):
+            fastbn.Moments.concatenate([unit, other])
+        with pytest.raises(ValueError, match=r"must have the scale of those before it, 255\.0, got 1\.0"):
+            merged_stats(files)
+    for merging, scale in ((pixels, "1"), (plain, "unknown")):
+        with pytest.raises(ValueError, match=rf"^other must have the scale of the statistics, {scale}, got 255"):
+            merging + unit
+    for values in (x, x / 255, x.tolist()):
+        with pytest.raises(ValueError, match=r"^x must have the scale of the statistics, 255, got unknown" + measures):
+            unit.update(values, axis=-1)
+    assert unit.to_bytes() == before
+    np.testing.assert_allclose((unit + unit).mean, (x / 255).mean(axis=(0, 1)), **CLOSE)
+    np.testing.assert_allclose((pixels + plain).mean, x.mean(axis=(0, 1)), **CLOSE)
+    assert fastbn.Moments().merge(unit).to_dict()["scale"] == 255
 
 
 def test_features_side_by_side_keep_their_names(x: Array) -> None:

@@ -521,11 +521,8 @@ def test_integers_are_refused_where_statistics_are_of_scaled_values() -> None:
     for values in (pixels, pixels.tolist(), pixels > 100, pixels.astype(np.int64)):
         with pytest.raises(ValueError, match=r"divided by 255: give x / 255, got (u?int|bool)"):
             fastbn.normalize(values, scaled)
-        with pytest.raises(ValueError, match=r"divided by 255: give x / 255, got (u?int|bool)"):
-            scaled.update(values)
-    assert scaled == before
     np.testing.assert_allclose(fastbn.normalize(pixels / 255, scaled, eps=0.0), [[-1, -1], [1, 1]], rtol=2.0**-50)
-    assert scaled.update(pixels / 255).count == 4
+    assert scaled == before
     unscaled = Moments.from_dict(fastbn.moments(pixels).to_dict() | {"scale": 1.0})
     assert unscaled.update(pixels).count == 4
     np.testing.assert_array_equal(fastbn.normalize(pixels, unscaled, eps=0.0), np.float32([[-1, -1], [1, 1]]))

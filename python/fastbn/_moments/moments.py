@@ -21,6 +21,7 @@ from fastbn._moments.provenance import (
     UNKNOWN,
     Provenance,
     check_columns,
+    check_scales,
     check_units,
     checked_provenance,
     provenance_of,
@@ -121,8 +122,8 @@ class Moments:
     an m2 of exactly 0. Values beyond 1e150 may have an infinite m2.
 
     Names go with the statistics, into files and dicts and out of them. So do the ``scale``, ``axis`` and ``mode`` that
-    `fastbn.stream` was given, which `fastbn.standardize` goes by. Merging refuses other names or another scale; an axis
-    or a mode that differs is forgotten.
+    `fastbn.stream` was given, which `fastbn.standardize` goes by. Merging refuses other names, and another scale (see
+    `merge`); an axis or a mode that differs is forgotten.
 
     Threads may `update` and `merge` into the same Moments at once: nothing is lost, and who unpacks them, or asks for a
     variance, meets the state before an update or after it. The last bits depend on the order in which the threads come.
@@ -310,8 +311,9 @@ class Moments:
         Raises
         ------
         TypeError, ValueError
-            As `fastbn.moments`, and if x has not the features seen before, or a data frame other columns, or x holds
-            integers where the values seen before were divided by a scale. Nothing is taken in then.
+            As `fastbn.moments`, and if x has not the features seen before, or a data frame other columns, or the values
+            seen before were divided by a scale: the units of an array are not known, and `merge` takes what
+            `fastbn.stream` measured with the same scale. Nothing is taken in then.
 
         Examples
         --------
@@ -324,7 +326,8 @@ class Moments:
         (array([3.]), array([3.]))
         """
         data = converted("x", x)
-        check_units(data, self._seen.provenance.scale)
+        if self._seen.statistics is not None:
+            check_scales("x", self._seen.provenance.scale, None)
         where = None if where is None else converted("where", where)
         weights = None if weights is None else converted("weights", weights)
         axis = checked_axis(axis)
@@ -339,7 +342,9 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """Take in what another has seen, and return self.
 
-        Extremes are kept where both have them, names where one of them has them.
+        Extremes are kept where both have them, names where one of them has them. Statistics of values that were divided
+        by a scale merge with those of the same scale alone; no scale, and one that is not known, are taken for 1. So it
+        is in ``a + b``, ``sum``, `concatenate`, `update` and ``fastbn merge``.
 
         Parameters
         ----------
@@ -402,7 +407,8 @@ class Moments:
         Raises
         ------
         TypeError, ValueError
-            If there are no parts, one is not Moments or has seen nothing, or their shapes do not fit along `axis`.
+            If there are no parts, one is not Moments or has seen nothing, their shapes do not fit along `axis`, or
+            their scales differ.
 
         Examples
         --------

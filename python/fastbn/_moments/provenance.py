@@ -30,12 +30,11 @@ class Provenance(NamedTuple):
     def merged(self, other: Provenance) -> Provenance:
         """Return what is true of both: what one of them does not know is the other's, what differs is not known.
 
-        Raises ValueError where the names or the scales differ.
+        Raises ValueError where the names or the units differ.
         """
         if None not in (self.names, other.names) and self.names != other.names:
             raise ValueError(f"other must have the features {self.names}, got {other.names}")
-        if None not in (self.scale, other.scale) and self.scale != other.scale:
-            raise ValueError(f"other must be of values divided by {self.scale}, got {other.scale}")
+        check_scales("other", self.scale, other.scale)
         mine, others = self._asdict(), other._asdict()
         for key, value in others.items():
             if mine[key] is None:
@@ -48,7 +47,8 @@ class Provenance(NamedTuple):
     def side_by_side(parts: Sequence[Provenance]) -> Provenance:
         """Return what is true of features side by side: names where all parts have them, the rest where it is equal."""
         names: tuple[str, ...] | None = ()
-        for part in parts:
+        for number, part in enumerate(parts):
+            check_scales(f"parts[{number}]", parts[0].scale, part.scale)
             names = None if names is None or part.names is None else names + part.names
         same = {key: getattr(parts[0], key) for key in ("scale", "axis", "mode")}
         equal = {key: value for key, value in same.items() if all(getattr(part, key) == value for part in parts)}
@@ -115,6 +115,19 @@ def check_columns(x: Any, axis: Axis, names: tuple[str, ...] | None) -> None:
     raise ValueError(
         f"x must have {names[number]!r} as column {number}, as the statistics have, got {columns[number]!r}"
     )
+
+
+def check_scales(name: str, scale: float | None, other: float | None) -> None:
+    """Raise ValueError for values of one scale beside those of another: their units differ.
+
+    Values of which no scale is known are taken for undivided ones. ``name`` is what an error calls those of `other`.
+    """
+    if (scale or 1) == (other or 1):
+        return
+    shown = ["unknown" if each is None else f"{each:g}" for each in (scale, other)]
+    known = shown[0] if other is None else shown[1]
+    hint = f" (fastbn.stream(x, scale={known}) measures with it)" if "unknown" in shown else ""
+    raise ValueError(f"{name} must have the scale of the statistics, {shown[0]}, got {shown[1]}{hint}")
 
 
 def check_units(x: Any, scale: float | None, name: str = "x") -> None:

@@ -118,7 +118,7 @@ class StandardScaler(ScalerInMemory):
             raise ValueError(f"X must not hold infinity, got it in feature {np.argwhere(bad)[0].tolist()}")
         if first:
             remember(self, example, x)
-        self._publish(found if first else self._moments().merge(found), None if weights is None else np.float64)
+        self._publish(found if first else self._grown(found), None if weights is None else np.float64)
         return self
 
     def transform(self, X: Any, copy: bool | None = None, *, out: Any = None) -> Any:

@@ -191,7 +191,7 @@ class StandardScaler(Base):  # type: ignore[misc]  # of no known type
         part = self._part(x, weights)
         if first:
             remember(self, X, x)
-        self._publish(part if first else self._moments().merge(part), None if weights is None else np.float64)
+        self._publish(part if first else self._grown(part), None if weights is None else np.float64)
         if context is not None:
             context.call_on_fit_task_end(**told, reconstruction_attributes={})
         return self
@@ -213,7 +213,7 @@ class StandardScaler(Base):  # type: ignore[misc]  # of no known type
         Raises
         ------
         TypeError, ValueError
-            If `other` is neither, is not fitted, or has other features.
+            If `other` is neither, is not fitted, or has other features, or another scale (see `fastbn.Moments.merge`).
 
         Examples
         --------
@@ -445,6 +445,13 @@ class StandardScaler(Base):  # type: ignore[misc]  # of no known type
         if isinstance(moments, Moments) and same(published, shown):
             return moments.copy()
         return moments_behind(shown, (self.n_features_in_,), self.correction or 0)
+
+    def _grown(self, part: Moments) -> Moments:
+        """Return what was seen so far and a part of X, which is in the same units, as what `transform` takes is."""
+        moments = self._moments()
+        told = part._seen.provenance._replace(scale=moments._seen.provenance.scale)
+        part._seen = part._seen._replace(provenance=told)
+        return moments.merge(part)
 
     def _check_units(self, X: Any) -> None:
         """Raise ValueError for integers where `merge` took in statistics of values that were divided by a scale."""
