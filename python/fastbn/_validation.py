@@ -171,13 +171,20 @@ def checked_floats(name: str, value: Any) -> npt.NDArray[np.float64]:
 def checked_statistics(
     count: Any, mean: Any, m2: Any
 ) -> tuple[int | npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
-    """Return count, mean and m2; None where only a count of 0 was given."""
+    """Return count, mean and m2; None where nothing, or only a count of 0 was given."""
     if mean is None and m2 is None:
-        if isinstance(count, (bool, np.bool_)) or not (np.ndim(count) == 0 and count == 0):
+        if count is None:
+            return None
+        if isinstance(count, (list, tuple)) or getattr(count, "shape", ()) != ():
+            rule = "be given with mean and m2 (fastbn.moments(x) or Moments().update(x) measures an array)"
+            raise ValueError(f"count must {rule}, got {type(count).__name__} alone")
+        if isinstance(count, (bool, np.bool_)) or count != 0:
             raise ValueError(f"count must be 0 without mean and m2, got {count!r}")
         return None
     if mean is None or m2 is None:
         raise ValueError(f"mean and m2 must both be given, got {'m2' if mean is None else 'mean'} alone")
+    if count is None:
+        raise ValueError("count must be given with mean and m2, got mean and m2 alone")
     mean, m2 = checked_floats("mean", mean), checked_floats("m2", m2)
     _check_mean_shape("m2", m2, mean.shape)
     if (m2 < 0).any():

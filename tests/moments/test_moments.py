@@ -673,6 +673,9 @@ def test_statistics_are_checked() -> None:
     for arguments, options, error, message in [
         ((3,), {}, ValueError, "count must be 0 without mean and m2, got 3"),
         ((True,), {}, ValueError, "count must be 0 without mean and m2, got True"),
+        ((), {"mean": ones, "m2": ones}, ValueError, "count must be given with mean and m2, got mean and m2 alone$"),
+        ((np.ones((100, 3)),), {}, ValueError, r"count must .* \(fastbn.moments\(x\) .*, got ndarray alone$"),
+        (([[1.0], [2.0]],), {}, ValueError, r"count must .* Moments\(\).update\(x\) .*, got list alone$"),
         ((3, ones), {}, ValueError, "mean and m2 must both be given, got mean alone"),
         ((3,), {"m2": ones}, ValueError, "mean and m2 must both be given, got m2 alone"),
         ((3, ones, [1.0]), {}, ValueError, r"m2 must have mean's shape \(2,\), got \(1,\)"),
@@ -696,6 +699,8 @@ def test_statistics_are_checked() -> None:
         Moments.from_dict(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"mapping must have a count, got the keys \['mean'\]"):
         Moments.from_dict({"mean": ones})
+    with pytest.raises(ValueError, match="count must be a number, or one for each feature, got None"):
+        Moments.from_dict({"count": None, "mean": ones, "m2": ones})
     with pytest.raises(ValueError, match="mean_lo must have mean's shape"):
         Moments.from_dict({"count": 3, "mean": ones, "m2": ones, "mean_lo": [0.0]})
     for key, value, shown in [
@@ -710,6 +715,33 @@ def test_statistics_are_checked() -> None:
     for correction in (-1, np.inf):
         with pytest.raises(ValueError, match="correction must be finite and >= 0"):
             Moments(3, ones, ones).var(correction)
+
+
+def test_an_array_beside_moments_is_an_error_that_says_update(rng: np.random.Generator) -> None:
+    m, x = Moments(2, [1.0], [2.0]), table(rng, 4)
+    says = r"^other must be Moments \(moments\.update\(x\) takes in the values of an array\), got "
+    for wrong in (x, x.tolist(), np.float64(1), np.array([m, m])):
+        for add in (lambda: m + wrong, lambda: wrong + m):  # noqa: B023 (called at once)
+            with pytest.raises(TypeError, match=says + type(wrong).__name__):
+                add()
+    for other in (1, "a", None):
+        with pytest.raises(TypeError, match="unsupported operand type"):
+            m + other
+    assert (m == x) is False
+    assert (x == m) is False
+    with pytest.raises(TypeError, match=r"parts must be a list of Moments \(Moments.concatenate\(\[a, b\]\)\), got M"):
+        Moments.concatenate(m, m)
+
+
+def test_how_data_were_read_is_known(rng: np.random.Generator) -> None:
+    x = rng.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    assert (Moments().scale, Moments().axis, Moments().mode) == (None, None, None)
+    m = fastbn.stream(x, axis=-1, scale=255)
+    assert (m.scale, m.axis, m.mode) == (255.0, -1, None)
+    assert repr(m).endswith("scale=255)")
+    assert "scale" not in repr(fastbn.stream(x, axis=-1))
+    with pytest.raises(AttributeError):
+        m.scale = 1.0
 
 
 def test_what_fails_changes_nothing(rng: np.random.Generator) -> None:

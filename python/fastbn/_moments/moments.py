@@ -89,10 +89,11 @@ class Moments:
 
     Parameters
     ----------
-    count : int or array_like, default 0
+    count : int or array_like, optional
         Statistics to begin with: how many values there are, for all features or for each.
     mean, m2 : array_like, optional
-        Mean, and ``sum((x - mean)**2)``, of each feature; both of the same shape. Not given: nothing was seen.
+        Mean, and ``sum((x - mean)**2)``, of each feature; both of the same shape, and with `count`. Not given: nothing
+        was seen. (`fastbn.moments` and `update` measure an array.)
     min, max : array_like, optional
         Extremes of each feature, both or neither.
     nan : {"propagate", "omit"}, default "propagate"
@@ -114,6 +115,9 @@ class Moments:
         What the features are called, where a data frame or a file named them; in C order of the feature shape.
     nan, extremes
         The options.
+    scale, axis, mode
+        How `fastbn.stream` read the data: what values were divided by, the feature axes, the mode of images; None where
+        that is not known. Read-only.
 
     Notes
     -----
@@ -143,6 +147,7 @@ class Moments:
     """
 
     __hash__ = None  # type: ignore[assignment]  # a value that changes
+    __array_ufunc__ = None  # NumPy leaves `array + moments` and `array == moments` to this class
 
     _seen: _Seen
     _nan: Literal["propagate", "omit"]
@@ -150,7 +155,7 @@ class Moments:
 
     def __init__(
         self,
-        count: Any = 0,
+        count: Any = None,
         mean: npt.ArrayLike | None = None,
         m2: npt.ArrayLike | None = None,
         *,
@@ -216,6 +221,21 @@ class Moments:
         return self._seen.provenance.names
 
     @property
+    def scale(self) -> float | None:
+        """What `fastbn.stream` divided the values by, None where that is not known."""
+        return self._seen.provenance.scale
+
+    @property
+    def axis(self) -> Axis | None:
+        """The feature axis or axes of the arrays that `fastbn.stream` read, None where they are not known."""
+        return self._seen.provenance.axis
+
+    @property
+    def mode(self) -> str | None:
+        """What `fastbn.stream` converted images to, None where that is not known."""
+        return self._seen.provenance.mode
+
+    @property
     def nan(self) -> Literal["propagate", "omit"]:
         """What `update` does with NaN entries."""
         return self._nan
@@ -273,13 +293,13 @@ class Moments:
         return one.shape == another.shape and all(_equal(a, b) for a, b in pairs)
 
     def __repr__(self) -> str:
-        """Return count, mean and standard deviation, extremes and scale if known; many features are shortened."""
+        """Return count, mean and standard deviation, extremes if known, a scale but 1; many features are shortened."""
         now = self.copy()
         shown: dict[str, Any] = {} if now.shape is None else {"count": now.count, "mean": now.mean, "std": now.std()}
         if now.min is not None:
             shown |= {"min": now.min, "max": now.max}
-        if now._seen.provenance.scale is not None:
-            shown["scale"] = now._seen.provenance.scale
+        if now.scale is not None and now.scale != 1:
+            shown["scale"] = now.scale
         return f"Moments({', '.join(f'{name}={_brief(value)}' for name, value in shown.items())})"
 
     # Growing and merging.
@@ -327,7 +347,7 @@ class Moments:
         """
         data = converted("x", x)
         if self._seen.statistics is not None:
-            check_scales("x", self._seen.provenance.scale, None)
+            check_scales("x", self.scale, None)
         where = None if where is None else converted("where", where)
         weights = None if weights is None else converted("weights", weights)
         axis = checked_axis(axis)
@@ -381,11 +401,17 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Return what both have seen; the options are the left one's."""
-        return self.copy().merge(other) if isinstance(other, Moments) else NotImplemented
+        if isinstance(other, Moments):
+            return self.copy().merge(other)
+        _refuse_array(other)
+        return NotImplemented
 
     def __radd__(self, other: int) -> Moments:
         """Return a copy where `other` is the 0 that ``sum`` begins with."""
-        return self.copy() if isinstance(other, int) and other == 0 else NotImplemented
+        if isinstance(other, int) and other == 0:
+            return self.copy()
+        _refuse_array(other)
+        return NotImplemented
 
     @classmethod
     def concatenate(cls, parts: Sequence[Moments], axis: int = 0) -> Moments:
@@ -416,6 +442,8 @@ class Moments:
         >>> Moments.concatenate([Moments(2, [1.0], [2.0]), Moments(2, [3.0], [0.0])])
         Moments(count=2, mean=[1. 3.], std=[1. 0.])
         """
+        if isinstance(parts, Moments):
+            raise TypeError(f"parts must be a list of Moments (Moments.concatenate([a, b])), got {parts!r}")
         seen = [part._seen for part in parts if isinstance(part, Moments)]
         statistics = [found.statistics for found in seen if found.statistics is not None]
         if not statistics or len(statistics) < len(parts):
@@ -490,6 +518,8 @@ class Moments:
             raise TypeError(f"mapping must be a mapping of names to values, got {type(mapping).__name__}")
         if "count" not in mapping:
             raise ValueError(f"mapping must have a count, got the keys {list(mapping)}")
+        if mapping["count"] is None:
+            raise ValueError("count must be a number, or one for each feature, got None")
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
         written = "kind" in mapping  # by the command, where a lone None is a NaN and not what is missing
         result = cls(**{key: _as_number(mapping[key], written) for key in keys if key in mapping})
@@ -599,7 +629,7 @@ class Moments:
         """
         now = self.copy()
         check_columns(x, axis, now.names)
-        check_units(x, now._seen.provenance.scale)
+        check_units(x, now.scale)
         return now.mean, divisor_variance(now.var(correction)), now._mean_lo
 
     @classmethod
@@ -645,6 +675,13 @@ def divisor_variance(var: Array) -> Array:
     result; divided by NaN they are NaN.
     """
     return np.where(np.isinf(var), np.nan, var)
+
+
+def _refuse_array(other: Any) -> None:
+    """Raise TypeError for an array beside Moments: which of its axes has the features is not said."""
+    if hasattr(other, "__array__") or isinstance(other, (list, tuple)):
+        name = type(other).__name__
+        raise TypeError(f"other must be Moments (moments.update(x) takes in the values of an array), got {name}")
 
 
 def _read_only(array: Array) -> Array:
