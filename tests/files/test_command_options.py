@@ -54,6 +54,21 @@ def test_texts(command: Run, tmp_path: Path) -> None:
     assert again["näme"].tolist() == [-1.0, 1.0]
 
 
+def test_a_first_line_that_may_be_data_is_said_once(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    for name in ("1.csv", "2.csv"):
+        (tmp_path / "x" / name).write_text("Ann,171,60\nBob,180,70\n")
+    said = "the first line of texts was taken for the columns' names (--no-header if it is data, --header says so)"
+    held = found(command, tmp_path / "x")
+    assert (held["notes"], held["names"]) == ([f"{said}: Ann, 171, 60"], ["171", "60"])
+    _, out, err = command("stats", tmp_path / "x")
+    assert (out.count(said), err) == (1, "")
+    assert "notes" not in found(command, tmp_path / "x", "--header")
+    assert found(command, tmp_path / "x", "--no-header")["mean"] == [175.5, 65.0]
+    (tmp_path / "x.csv").write_text("name,height\nAnn,171\n")
+    assert "notes" not in found(command, tmp_path / "x.csv")
+
+
 def test_headers(command: Run, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2\n3,4\n")
     code, _, err = command("stats", tmp_path / "x.csv")

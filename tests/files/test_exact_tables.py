@@ -246,6 +246,16 @@ def test_a_first_line_of_names_is_none_of_numbers(tmp_path: Path, line: str) -> 
     assert fastbn.stream(tmp_path / "x.csv").count == 2
 
 
+@pytest.mark.parametrize("line", ["1,true", "0.5,FALSE", "NA,False"])
+def test_true_and_false_are_no_names(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x.csv").write_text(f"{line}\n2,false\n3,true\n")
+    with pytest.raises(ValueError, match=r"x.csv must begin with the columns' names, .* got values alone: \['"):
+        fastbn.stream(tmp_path / "x.csv")
+    expected = pd.read_csv(tmp_path / "x.csv", header=None).astype(float)
+    moments = fastbn.stream(tmp_path / "x.csv", header=False, nan="omit")
+    np.testing.assert_array_equal(moments.mean, expected.mean())
+
+
 def test_what_has_no_header_gets_none(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,5\n3,5\n")
     moments = fastbn.stream(tmp_path / "x.csv", header=False)

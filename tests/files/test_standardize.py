@@ -306,6 +306,44 @@ def test_parquet_keeps_types_and_descriptions(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "f.parquet").num_rows == 0
 
 
+INDEXES: list[tuple[pd.Index, list[str]]] = [
+    (pd.RangeIndex(3, name="id"), ["id"]),
+    (pd.RangeIndex(3), []),
+    (pd.RangeIndex(2, 5), [""]),
+    (pd.RangeIndex(0, 6, 2), [""]),
+    (pd.Index([0, 1, 2]), [""]),
+    (pd.Index([7, 5, 6], name="id"), ["id"]),
+    (pd.Index(["r", "s", "t"]), [""]),
+    (pd.Index(["r", "s", "t"], name="key"), ["key"]),
+    (pd.DatetimeIndex(["2024-01-01", "2024-01-03", "2024-01-04"], name="day"), ["day"]),
+    (pd.MultiIndex.from_tuples([(0, "a"), (0, "b"), (1, "a")], names=["i", None]), ["i", ""]),
+]
+
+
+@pytest.mark.parametrize(("index", "names"), INDEXES)
+def test_a_frame_s_index_is_written_unless_it_numbers_the_rows(
+    index: pd.Index, names: list[str], tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"v": [1.0, 3.0, 5.0], "k": ["a", "b", "c"]}, index=index)
+    expected = frame.assign(v=[-(1.5**0.5), 0.0, 1.5**0.5])
+    moments = fastbn.stream(frame)
+    fastbn.standardize(frame, moments, tmp_path / "y.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "y.parquet"), expected, check_index_type="equiv")
+    fastbn.standardize(frame, moments, tmp_path / "y.csv")
+    with open(tmp_path / "y.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    with open(tmp_path / "z.csv", "w+", newline="") as file:  # what pandas writes, with the index in front
+        frame.to_csv(file, index=bool(names))
+        file.seek(0)
+        pandas_header, *pandas_rows = csv.reader(file)
+    assert header == ["v", "k", *names]
+    assert pandas_header == [*names, "v", "k"]
+    held = [row[2:] for row in rows]
+    if isinstance(index, pd.DatetimeIndex):
+        held = [[text.partition(" ")[0] for text in row] for row in held]
+    assert held == [row[: len(names)] for row in pandas_rows]
+
+
 # Images.
 
 

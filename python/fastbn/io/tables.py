@@ -7,6 +7,7 @@ columns at a time where all would be too many.
 from __future__ import annotations
 
 import codecs
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ _BUFFER = 1 << 18  # bytes of a column that are read at a time
 _LEAST_ROWS = 1 << 10  # each time is a row group where it is written again
 # How others of Arrow's formats begin, and what reads them.
 _OTHER_ARROW = {b"\xff" * 4: "a stream (pyarrow.ipc.open_stream)", b"FEA1": "version 1 (pyarrow.feather.read_table)"}
+_INDEX_LEVEL = re.compile(r"^__index_level_\d+__$")  # what pyarrow calls an index without a name
 _NUMBERS = (Real, np.bool_, Decimal)  # of columns of objects
 
 
@@ -63,6 +65,7 @@ class TableSource(Source):
         self._table, self._stored, self._partitions = table, len(table.fields), list(partitions.values())
         self.fields = (*table.fields, *(Field.of(each, value.type, FOLDERS) for each, value in partitions.items()))
         self._schema = table.schema
+        self.notes = getattr(table, "notes", ())
         for each, value in partitions.items():
             self._schema = self._schema.append(pa.field(each, value.type))
         known = None if place.format == "text" and options.header is False else [field.name for field in self.fields]
@@ -308,7 +311,7 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
         return frame if isinstance(frame, pa.Table) else frame.to_arrow(), {}
     if options.tabular:
         try:
-            return pa.Table.from_pandas(frame), {}
+            return pa.Table.from_pandas(frame, preserve_index=_says_something(frame.index) or None), {}
         except pa.ArrowException:
             for number, mark in _arrow(frame, options.but(tabular=False))[1].items():
                 if "odd" in mark:
@@ -331,6 +334,12 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
             plain = list(map(str, column)) if others else column.to_numpy(np.float64, na_value=np.nan)
             arrays.append(pa.array(plain))
     return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), marks
+
+
+def _says_something(index: Any) -> bool:
+    """Whether an index of pandas is more than the default one, which numbers the rows."""
+    numbers = all(hasattr(index, name) for name in ("start", "step")) and (index.start, index.step) == (0, 1)
+    return not numbers or index.name is not None
 
 
 def _is_rounded(entry: Any) -> bool:
@@ -382,7 +391,11 @@ class TableWriter(Writer):
         self._close()
 
     def _spelled(self, rows: Any) -> Any:
-        """Return rows as they are to be in a text: an empty line would be no row, a comma may be the decimal point."""
+        """Return rows as they are to be in a text: an empty line would be no row, a comma may be the decimal point.
+
+        An index without a name has an empty one, as pandas writes it.
+        """
+        rows = rows.rename_columns([_INDEX_LEVEL.sub("", name) for name in rows.column_names])
         if not self._single and self._decimal == ".":
             return rows
         columns = list(rows.columns)

@@ -34,6 +34,7 @@ _SPELLED = re.compile(
 )
 # How compressed files begin, and what those are called that are read as such.
 _PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"(\xb5/\xfd": ".zst", b'\x04"M\x18': ".lz4"}
+_MOST = 8  # names that a note shows
 _ENCODINGS = "'latin-1' or 'utf-16' for instance"
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -52,12 +53,16 @@ class TextTable:
             what = "values" if options.header is False else "names"
             raise UnreadableError(f"{place.name} must begin with a line of {what}, got nothing")
         filled = [entry.strip() for entry in names if entry.strip() not in self._nulls]
-        if options.header is None and filled and all(map(self._is_like_number, filled)):
+        values = [entry for entry in filled if self._is_like_value(entry)] if options.header is None else []
+        if values and len(values) == len(filled):
             raise UnreadableError(
                 f"{place.name} must begin with the columns' names, or say whether it does by header=True or "
-                f"header=False (--header, --no-header), got numbers alone: {names}"
+                f"header=False (--header, --no-header), got values alone: {names}"
             )
         self._names = [str(i) for i in range(len(names))] if options.header is False else names
+        first = ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
+        what = "the first line of texts was taken for the columns' names (--no-header if it is data, --header says so)"
+        self.notes = [f"{what}: {first}"] if values else []
         self.schema = pa.schema([(name, pa.string()) for name in self._names])  # as those are written that stay
         sample = next(self._lines(self._begin), (b"", 0))[0]
         parsed = self._parsed(sample)
@@ -137,6 +142,11 @@ class TextTable:
         except ValueError:
             return False
         return True
+
+    def _is_like_value(self, text: str) -> bool:
+        """Whether a text is a number, or what pyarrow reads as true or false."""
+        known = self._csv.ConvertOptions()
+        return self._is_like_number(text) or text in (*known.true_values, *known.false_values)
 
     def _parsed(self, lines: bytes, types: dict[str, Any] | None = None, columns: list[str] | None = None) -> Any:
         numbers = [str(i) for i in range(len(self._names))]
