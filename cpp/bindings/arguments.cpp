@@ -5,6 +5,7 @@
 #include <climits>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
 #include <memory>
 #include <numeric>
@@ -113,7 +114,11 @@ DType checked_dtype(const char* name, PyObject* dtype, Kind kind) {
 void refuse_masked(const char* name, PyObject* value) {
     if (is_exactly_array(value)) return;
     if (is_instance(value, imported("numpy.ma", "MaskedArray"))) {
-        wrong_type(name, "not be a masked array", type_name(value));
+        const bool is_x = std::strcmp(name, "x") == 0;
+        wrong_type(name,
+                   std::string("not be a masked array") +
+                       (is_x ? " (give x.data, and where=~x.mask where statistics are taken)" : ""),
+                   type_name(value));
     }
 }
 
@@ -129,10 +134,21 @@ bool is_true(PyObject* value, const char* attribute_name) {
     return attribute_or_none(value, attribute_name).ptr() == Py_True;
 }
 
+[[noreturn]] void refuse_path(const Argument& argument) {
+    wrong_type(argument.name, "be an array",
+               shown(argument.value) +
+                   " (fastbn.Moments.load reads files of Moments, fastbn.stream those of data)");
+}
+
 // What NumPy makes no array of, or one object, may say why.
 void refuse_known(const Argument& argument) {
     PyObject* const value = argument.value;
     if (PyType_Check(value) != 0) return;
+    if (PyMethod_Check(value) != 0) {
+        wrong_type(argument.name, "be an array",
+                   "a method (" + utf8(attribute(value, "__name__").ptr()) + "() calls it)");
+    }
+    if (attribute_or_none(value, "__fspath__").ptr() != Py_None) refuse_path(argument);
     if (is_true(value, "requires_grad")) {
         wrong_type(argument.name, "not require a gradient: give .detach() of it",
                    "a " + type_name(value) + " that does");
@@ -158,8 +174,13 @@ bool is_of_torch(PyObject* value) {
 }
 
 py::object as_array(const Argument& argument) {
-    if (argument.is_none()) wrong_type(argument.name, "be an array", "None");
+    if (argument.is_none()) {
+        const bool is_var = std::strcmp(argument.name, "var") == 0;
+        wrong_type(argument.name, "be an array",
+                   is_var ? "None (give it with mean, or Moments as mean)" : "None");
+    }
     if (is_array(argument.value)) return borrowed(argument.value);
+    if (PyUnicode_Check(argument.value) != 0) refuse_path(argument);
     const bool torch_first = is_of_torch(argument.value);
     py::object exported = torch_first ? py::object() : array_from_dlpack(argument.value);
     if (exported) return exported;
@@ -173,7 +194,10 @@ py::object as_array(const Argument& argument) {
         wrong_type(argument.name, "be an array", shown(argument.value) + " (" + reason + ")");
     }
     const bool holds_objects = kind_of(dtype_of_array(array.ptr())) == 'O';
-    if (holds_objects && array_ref(array.ptr(), DType::float64).ndim == 0) refuse_known(argument);
+    if (holds_objects && array_ref(array.ptr(), DType::float64).ndim == 0) {
+        refuse_known(argument);
+        wrong_type(argument.name, "be an array", shown(argument.value));
+    }
     return array;
 }
 
@@ -185,12 +209,20 @@ ArrayArg absent(const char* name) {
     return argument;
 }
 
-// Where a missing last axis is why an array is not broadcast, says so.
-std::string missing_last_axis(const ArrayArg& array, const ArrayArg& x) {
+// Where missing last axes are why an array is not broadcast, says what adds them.
+std::string missing_last_axes(const ArrayArg& array, PyObject* given, const ArrayArg& x) {
     const int n = array.ref.ndim;
     const bool begins_alike =
         n > 0 && n < x.ref.ndim && std::equal(array.ref.shape, array.ref.shape + n, x.ref.shape);
-    return begins_alike ? std::string(" (") + array.name + "[..., None] has one axis more)" : "";
+    if (!begins_alike) return "";
+    std::string hint = std::string(" (") + array.name;
+    if (!is_array(given)) {
+        const bool converts = attribute_or_none(given, "to_numpy").ptr() != Py_None;
+        hint = converts ? hint + ".to_numpy()" : std::string(" (np.asarray(") + array.name + ")";
+    }
+    hint += n == 1 ? "[:" : "[...";
+    for (int i = n; i < x.ref.ndim; ++i) hint += ", None";
+    return hint + "] has the axes that are missing)";
 }
 
 // ---- Numbers ----
@@ -286,7 +318,8 @@ ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg&
         wrong_value(
             argument.name,
             "be broadcastable to x's shape " + shown(attribute(x.owner.ptr(), "shape").ptr()),
-            shown(attribute(array.owner.ptr(), "shape").ptr()) + missing_last_axis(array, x));
+            shown(attribute(array.owner.ptr(), "shape").ptr()) +
+                missing_last_axes(array, argument.value, x));
     }
     array.ref = ArrayRef(array.ref.data, array.ref.dtype, x.ref.ndim, x.ref.shape, strides,
                          array.ref.swapped);

@@ -56,6 +56,15 @@ __all__ = [
 
 _MODULES = ("config", "functional", "results")
 _INTEGRATIONS = ("dask", "interop", "mpi", "sklearn", "torch")  # imported when they are asked for
+# What other libraries call their own, and what is meant here.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"),
+        " (fastbn.BatchNorm takes arrays of any rank, fastbn.torch has it for modules of torch)",
+    ),
+    "SyncBatchNorm": " (fastbn.BatchNorm has comm=, and fastbn.torch.SyncBatchNorm is for modules of torch)",
+    "StandardScaler": " (fastbn.sklearn.StandardScaler)",
+}
 
 _pickles.name_publicly(BatchNorm, Gradients, Moments, PoolInfo, ResidualGradients, TrainResult)
 _pickles.stand_in_for_moved_modules()
@@ -71,7 +80,7 @@ if not TYPE_CHECKING:  # type checkers would take it to mean that every name exi
     def __getattr__(name: str) -> Any:
         """Import an integration that is used without an import of its own."""
         if name not in _INTEGRATIONS:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_ELSEWHERE.get(name, '')}")
         try:
             return importlib.import_module(f"{__name__}.{name}")
         except ImportError as error:  # the library is not installed, and the message says how to get it

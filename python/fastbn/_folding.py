@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._layer.batch_norm import BatchNorm
+from fastbn._layer.batch_norm import BatchNorm, check_is_layer
 from fastbn._validation import checked_int, converted, is_floating, refuse_masked
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -165,8 +165,7 @@ class _ChannelAxes(NamedTuple):
 
 def _affine_of(layer: Any, side: str) -> tuple[Array, Array, Array]:
     """Return what the layer subtracts, multiplies by and adds, of each channel, in float64."""
-    if not isinstance(layer, BatchNorm):
-        raise TypeError(f"layer must be a fastbn.BatchNorm, got {type(layer).__name__}")
+    check_is_layer("layer", layer)
     if side not in _SIDES:
         raise ValueError(f"side must be 'after' or 'before', got {side!r}")
     if not layer.track_running_stats:

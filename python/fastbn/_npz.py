@@ -83,6 +83,13 @@ def _check_directory(file: BinaryIO, members: int) -> None:
         raise ValueError(f"{entries} members are listed and {members} found")
 
 
+def check_kind(kind: str, config: dict[str, Any], writer: str, shown: str, rule: str = _RULE) -> None:
+    """Raise ValueError where a file's options are those of "BatchNorm" and not of "Moments", or the reverse."""
+    held = "BatchNorm" if "num_features" in config else "Moments" if "extremes" in config else kind
+    if held != kind:
+        raise not_written(writer, shown, ValueError(f"it holds {held}, which fastbn.{held}.load reads"), rule)
+
+
 def not_written(writer: str, shown: str, reason: Exception, rule: str = _RULE) -> ValueError:
     """Return the error for a file that `writer` has not written, with the reason."""
     missing = f"without {reason}" if isinstance(reason, KeyError) else reason

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._layer.batch_norm import BatchNorm
+from fastbn._layer.batch_norm import BatchNorm, check_is_layer
 from fastbn._moments.moments import Moments
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -163,8 +163,7 @@ def _check_layers(layers: tuple[Any, ...]) -> None:
     if not layers:
         raise TypeError("layers must be at least one BatchNorm, got none")
     for i, layer in enumerate(layers):
-        if not isinstance(layer, BatchNorm):
-            raise TypeError(f"layers[{i}] must be a fastbn.BatchNorm, got {type(layer).__name__}")
+        check_is_layer(f"layers[{i}]", layer)
         if not layer.track_running_stats:
             raise ValueError(f"layers[{i}] must have running statistics, got one with track_running_stats=False")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -134,6 +135,9 @@ def converted(name: str, value: Any) -> npt.NDArray[Any]:
     """Return the array that DLPack or NumPy makes of the value; an array, of any subclass, is returned as it is."""
     if isinstance(value, np.ndarray):
         return value
+    if isinstance(value, (str, os.PathLike)):
+        hint = "(fastbn.Moments.load reads files of Moments, fastbn.stream those of data)"
+        raise TypeError(f"{name} must be an array, got {value!r} {hint}")
     try:
         shared = _core.from_dlpack(value)
         array = np.asarray(value) if shared is None else shared
@@ -149,7 +153,8 @@ def converted(name: str, value: Any) -> npt.NDArray[Any]:
 def refuse_masked(name: str, array: npt.NDArray[Any]) -> None:
     """Raise TypeError for a masked array, whose mask would be ignored."""
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array, got MaskedArray")
+        hint = " (fastbn.moments takes x.data and where=~x.mask)" if name.startswith("source") else ""
+        raise TypeError(f"{name} must not be a masked array{hint}, got MaskedArray")
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,48 @@ def test_other_types(call: str, name: str, kind: str) -> None:
 def test_none(call: str, name: str) -> None:
     function, arguments = spoiled(call, **{name: None})
     refuses(function, arguments, name, TypeError, "None")
+
+
+def test_what_is_often_given_in_an_array_s_place_is_told_what_is_meant() -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    m = fastbn.moments(x)
+    expected = fastbn.normalize(x, m.mean, m.var())
+    for call, said in (
+        (lambda: fastbn.normalize(x, m.mean, m.var), r"^var must be an array, got a method \(var\(\) calls it\)$"),
+        (
+            lambda: fastbn.normalize(x, m.mean),
+            r"^var must be an array, got None \(give it with mean, or Moments as mean\)$",
+        ),
+        (lambda: fastbn.normalize(x, "m.npz"), r"^mean must be an array, got 'm.npz' \(fastbn.Moments.load reads"),
+        (
+            lambda: fastbn.normalize(x, Path("m.npz")),
+            r"^mean must be an array, got .*Path\('m.npz'\) \(fastbn.Moments.load",
+        ),
+        (lambda: fastbn.moments("x.npy"), r"^x must be an array, got 'x.npy' \(.* fastbn.stream those of data\)$"),
+        (
+            lambda: fastbn.Moments().update("x.npy"),
+            r"^x must be an array, got 'x.npy' \(.* fastbn.stream those of data\)$",
+        ),
+        (lambda: fastbn.BatchNorm(3)("x.npy"), r"^x must be an array, got 'x.npy' \(.* fastbn.stream those of data\)$"),
+        (
+            lambda: fastbn.BatchNorm(3).load_moments("m.npz"),
+            r"^moments must be Moments \(fastbn.Moments.load reads a file\)",
+        ),
+        (
+            lambda: fastbn.moments(np.ma.masked_less(x, 3)),
+            r"^x must not be a masked array \(give x.data, and where=~x.mask",
+        ),
+        (lambda: fastbn.moments({"a": [1.0]}), r"^x must be an array, got \{'a': \[1.0\]\}$"),
+        (
+            lambda: fastbn.moments(np.array([["a", 1]], object)),
+            "got object .of a data frame select the columns of numbers",
+        ),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+    np.testing.assert_array_equal(fastbn.normalize(x, m), expected)  # what the messages name
+    masked = np.ma.masked_less(x, 3)
+    assert fastbn.moments(masked.data, where=~masked.mask).mean.tolist() == masked.mean(axis=0).tolist()
 
 
 @pytest.mark.parametrize(("call", "name"), takers("x", "dy"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastbn
@@ -82,8 +83,16 @@ def test_a_mask_without_the_last_axis_is_told_what_it_lacks() -> None:
     x = np.ones((4, 3, 5))
     for name, kind in (("where", bool), ("weights", float)):
         for shape in ((4,), (4, 3)):
-            with pytest.raises(ValueError, match=rf"got \(4,( 3)?\) \({name}\[\.\.\., None\] has one axis more\)$"):
-                fastbn.moments(x, **{name: np.ones(shape, kind)})
+            given = np.ones(shape, kind)
+            with pytest.raises(ValueError, match=r"got \(4,( 3)?\) \(.* has the axes that are missing\)$") as refused:
+                fastbn.moments(x, **{name: given})
+            how = str(refused.value).partition(") (")[2].partition(" has the axes")[0]
+            assert fastbn.moments(x, **{name: eval(how, {name: given})}) == fastbn.moments(x)
+        for other in (pd.Series(np.ones(4, kind)), np.ones(4, kind).tolist()):
+            with pytest.raises(ValueError, match=r" has the axes that are missing\)$") as refused:
+                fastbn.moments(x, **{name: other})
+            how = str(refused.value).partition(") (")[2].partition(" has the axes")[0]
+            assert fastbn.moments(x, **{name: eval(how, {name: other, "np": np})}) == fastbn.moments(x)
         with pytest.raises(ValueError, match=r"got \(3, 4\)$"):
             fastbn.moments(x, **{name: np.ones((3, 4), kind)})
 

@@ -16,6 +16,7 @@ import pytest
 
 import fastbn
 from fastbn import BatchNorm
+from fastbn.io.statsfiles import save_stats
 from support.oracle import Array
 from support.random_arrays import batch
 
@@ -495,6 +496,36 @@ def test_repr() -> None:
         "BatchNorm((3, 4), axis=(2, 1), eps=0.5, momentum=None, affine=True, track_running_stats=True, correction=1, "
         "dtype='float32')"
     )
+
+
+def test_repr_says_the_mode_unless_it_is_training() -> None:
+    modes = ("training", "frozen", "frozen_parameters")
+    for change in (
+        lambda layer: layer.eval(),
+        lambda layer: layer.freeze(),
+        lambda layer: layer.freeze(parameters=True).eval(),
+        lambda layer: layer.freeze().unfreeze().eval().train(),
+    ):
+        layer = change(BatchNorm(3))
+        again = eval(repr(layer), {"BatchNorm": BatchNorm})
+        assert [getattr(again, mode) for mode in modes] == [getattr(layer, mode) for mode in modes]
+
+
+def test_a_file_of_moments_is_no_layer_and_the_reverse(tmp_path: Path) -> None:
+    moments = fastbn.Moments(2, [1.0], [2.0])
+    moments.save(tmp_path / "moments.npz")
+    save_stats(moments, tmp_path / "stats.npz")
+    BatchNorm(1).save(tmp_path / "layer.npz")
+    for name in ("moments.npz", "stats.npz"):
+        with pytest.raises(
+            ValueError, match=rf"BatchNorm.save, got '.*{name}': it holds Moments, which fastbn.Moments."
+        ):
+            BatchNorm.load(tmp_path / name)
+    rule = r"got '.*layer.npz': it holds BatchNorm, which fastbn.BatchNorm.load reads$"
+    with pytest.raises(ValueError, match=rule):
+        fastbn.Moments.load(tmp_path / "layer.npz")
+    with pytest.raises(ValueError, match=rule):
+        fastbn.standardize(np.ones((2, 1)), tmp_path / "layer.npz", tmp_path / "y.npy")
 
 
 def test_a_counter_beyond_int64_is_refused() -> None:

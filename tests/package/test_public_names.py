@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 import types
@@ -75,6 +77,11 @@ print(fastbn.normalize([[3.0]], [1.0], [4.0], eps=0.0), list(inspect.signature(f
 def test_what_is_not_there_is_an_attribute_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AttributeError, match=r"module 'fastbn' has no attribute 'layers'"):
         fastbn.layers  # type: ignore[attr-defined]  # noqa: B018
+    for name in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "StandardScaler"):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}' \(fastbn\.") as missing:
+            getattr(fastbn, name)
+        for found in re.findall(r"fastbn\.([A-Za-z.]+)", str(missing.value)):
+            assert functools.reduce(getattr, found.rstrip(".").split("."), fastbn) is not None
     monkeypatch.delattr(fastbn, "mpi", raising=False)
     monkeypatch.delitem(sys.modules, "fastbn.mpi", raising=False)
     monkeypatch.setitem(sys.modules, "mpi4py", None)

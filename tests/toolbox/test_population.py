@@ -218,7 +218,7 @@ def test_backward_is_refused_inside() -> None:
     want = layer.backward(x)
     with population_statistics(layer):
         layer(x)
-        with pytest.raises(RuntimeError, match="backward needs a call"):
+        with pytest.raises(RuntimeError, match="backward must not be called inside population_statistics"):
             layer.backward(x)
     np.testing.assert_array_equal(layer.backward(x), want)
 

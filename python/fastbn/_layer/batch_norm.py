@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from fastbn._layer.lengths import where_within
 from fastbn._layer.renorm import Renormalization, RenormLimits, checked_limits, limits_at, renormalization
 from fastbn._layer.state import COUNTER, PARAMETERS, STATISTICS, IncompatibleKeys, checked_state
 from fastbn._moments.moments import Moments
-from fastbn._npz import not_written, read_npz, save_npz
+from fastbn._npz import check_kind, not_written, read_npz, save_npz
 from fastbn._validation import (
     LARGEST,
     Momentum,
@@ -37,6 +37,9 @@ Array: TypeAlias = npt.NDArray[Any]
 L = TypeVar("L", bound="BatchNorm")
 
 _WRITER = "BatchNorm.save"
+# What the extension says of one value per channel, and what a layer's caller can do about it.
+_SINGLE = "hold more than one value per channel"
+_INSTEAD = "eval() normalizes by the running statistics; on_single='biased' takes it; or give more rows"
 _MODES = ("training", "frozen", "frozen_parameters")
 # Options that came after version 0.1.0, with their defaults. repr and files leave out those that have the default, so
 # that version 0.1.0 reads the files of layers that use none of them.
@@ -720,6 +723,7 @@ class BatchNorm:
         shown = repr(os.fspath(path))
         with open(path, "rb") as file:
             config, arrays = read_npz(file, _WRITER, shown)
+        check_kind("BatchNorm", config, _WRITER, shown)
         try:
             modes = {
                 name: checked_flag(name, config.pop(name)) for name in _MODES if name in config or name == "training"
@@ -743,9 +747,10 @@ class BatchNorm:
         Parameters
         ----------
         moments : Moments
-            Of the layer's input, in its units (those that `fastbn.stream` took with ``scale=255`` are of x / 255), of
-            its feature shape; with more than ``correction`` values in every channel. A layer whose features are
-            undecided takes them from here.
+            Of the layer's input, of its feature shape; with more than ``correction`` values in every channel. A layer
+            whose features are undecided takes them from here. The layer keeps no units: after statistics that
+            `fastbn.stream` took with ``scale=255``, every x must be the pixels divided by 255, and pixels that are not
+            divided, of integers too, are normalized without an error, and wrongly.
 
         Returns
         -------
@@ -771,13 +776,17 @@ class BatchNorm:
         [7.] [26.]
         """
         if not isinstance(moments, Moments):
-            raise TypeError(f"moments must be Moments, got {type(moments).__name__}")
+            hint = " (fastbn.Moments.load reads a file)" if isinstance(moments, (str, os.PathLike)) else ""
+            raise TypeError(f"moments must be Moments{hint}, got {type(moments).__name__}")
         if not self.track_running_stats:
             raise ValueError(f"track_running_stats must be True for load_moments, got {self.track_running_stats}")
         moments = moments.copy()  # others may update them meanwhile
         mean, var = moments.mean, moments.var(self.correction)
         if moments.shape is None or not (np.isfinite(mean) & np.isfinite(var)).all():
-            raise ValueError(f"moments must have a finite mean and variance in every channel, got {moments!r}")
+            hint = ""
+            if np.isnan(mean).any() and moments.nan != "omit":
+                hint = " (nan='omit' of moments and stream leaves NaN out)"
+            raise ValueError(f"moments must have a finite mean and variance in every channel{hint}, got {moments!r}")
         self.load_state_dict({"running_mean": mean, "running_var": var}, strict=False)
         return self
 
@@ -824,11 +833,23 @@ class BatchNorm:
         return self
 
     def __repr__(self) -> str:
-        """Return the expression that makes such a layer."""
+        """Return the expression that makes such a layer, with its mode unless that is training."""
         features, *options = self._options().items()
         if self.comm is not None:
             options.append(("comm", self.comm))
-        return f"{type(self).__name__}({features[1]}, {', '.join(f'{name}={value!r}' for name, value in options)})"
+        mode = "" if self.training else ".eval()"
+        if self.frozen:
+            mode += ".freeze(parameters=True)" if self.frozen_parameters else ".freeze()"
+        given = ", ".join(f"{name}={value!r}" for name, value in options)
+        return f"{type(self).__name__}({features[1]}, {given}){mode}"
+
+    if not TYPE_CHECKING:  # type checkers would take it to mean that every name exists
+
+        def __getattr__(self, name: str) -> Any:
+            """Say of what other libraries' layers have how it is done here."""
+            hint = " (call the layer: layer(x))" if name == "forward" else ""
+            text = f"{type(self).__name__!r} object has no attribute {name!r}{hint}"
+            raise AttributeError(text, name=name, obj=self)
 
     def __copy__(self: L) -> L:
         """Return a layer that shares the arrays and the communicator."""
@@ -906,25 +927,30 @@ class BatchNorm:
         collects = bool(self._populations)
         # By position as far as parameters follow each other: where the values by position and twice the keywords are
         # more than thirty, CPython makes a dict, which takes half a microsecond.
-        y, mean, var, invstd, count = _core.batch_norm_train(
-            x,
-            weight,
-            bias,
-            self.eps,
-            self.axis,
-            out=out,
-            where=where,
-            weights=weights,
-            residual=residual,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            running_mean=None if collects else self.running_mean,
-            running_var=None if collects else self.running_var,
-            momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
-            correction=self.correction,
-            skip_nonfinite=skip,
-            allow_single=single,
-        )
+        try:
+            y, mean, var, invstd, count = _core.batch_norm_train(
+                x,
+                weight,
+                bias,
+                self.eps,
+                self.axis,
+                out=out,
+                where=where,
+                weights=weights,
+                residual=residual,
+                activation=self.activation,
+                negative_slope=self.negative_slope,
+                running_mean=None if collects else self.running_mean,
+                running_var=None if collects else self.running_var,
+                momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
+                correction=self.correction,
+                skip_nonfinite=skip,
+                allow_single=single,
+            )
+        except ValueError as error:
+            if not str(error).startswith(f"x must {_SINGLE}"):
+                raise
+            raise ValueError(f"x must {_SINGLE} in training ({_INSTEAD}), got 1") from None
         if collects and measured is not None:
             if not (skip and not _all_finite(mean, var)):
                 for population in self._populations:
@@ -1126,11 +1152,25 @@ def _all_finite(*arrays: Array) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
+def check_is_layer(name: str, layer: Any) -> None:
+    """Raise TypeError for what is no `BatchNorm`, and say what makes one of it."""
+    if isinstance(layer, BatchNorm):
+        return
+    hint = ""
+    if any(base.__module__.partition(".")[0] == "torch" for base in type(layer).__mro__):
+        hint = " (fastbn.interop.from_torch makes one of a module of torch)"
+    elif isinstance(layer, (list, tuple)):
+        hint = " (a list of layers is given as *layers)"
+    raise TypeError(f"{name} must be a fastbn.BatchNorm{hint}, got {type(layer).__name__}")
+
+
 def _checked_gradient(
     last: _LastCall | Literal["overwritten", "collecting"] | None, dy: npt.ArrayLike
 ) -> tuple[_LastCall, Array]:
-    if last is None or last == "collecting":
+    if last is None:
         raise RuntimeError("backward needs a call of the layer before it, got none")
+    if last == "collecting":
+        raise RuntimeError("backward must not be called inside population_statistics, which keeps nothing for it")
     if last == "overwritten":
         raise RuntimeError("backward needs x, and with an activation the residual, but the call's out= wrote over it")
     grad = converted("dy", dy)

@@ -26,7 +26,7 @@ from fastbn._moments.provenance import (
     checked_provenance,
     provenance_of,
 )
-from fastbn._npz import not_written, read_npz, save_npz, write_npz
+from fastbn._npz import check_kind, not_written, read_npz, save_npz, write_npz
 from fastbn._validation import (
     LARGEST,
     Axis,
@@ -661,6 +661,7 @@ class Moments:
     @classmethod
     def _read(cls: type[M], file: BinaryIO, shown: str, rule: str) -> M:
         config, arrays = read_npz(file, _WRITER, shown, rule)
+        check_kind("Moments", config, _WRITER, shown, rule)
         try:
             known = {key: config[key] for key in _CONFIG if key in config}
             return cls.from_dict({**arrays, **known, "nan": config["nan"], "extremes": config["extremes"]})

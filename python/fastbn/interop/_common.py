@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._layer.batch_norm import BatchNorm
+from fastbn._layer.batch_norm import BatchNorm, check_is_layer
 from fastbn._validation import checked_int
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -56,8 +56,7 @@ def check_layer(
 
     `correction` and `axis` are the library's only ones, where it has no others; `activation` says whether it has those.
     """
-    if not isinstance(layer, BatchNorm):
-        raise TypeError(f"layer must be a fastbn.BatchNorm, got {type(layer).__name__}")
+    check_is_layer("layer", layer)
     if layer.num_features is None:
         raise RuntimeError("layer must have its features decided by a batch or a state, got None")
     if isinstance(layer.axis, tuple) and library != "Flax":

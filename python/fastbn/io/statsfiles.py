@@ -13,7 +13,7 @@ import numpy as np
 from fastbn._atomic import replacing
 from fastbn._moments.moments import Moments
 from fastbn._moments.provenance import Provenance
-from fastbn._npz import not_written, read_npz, write_npz
+from fastbn._npz import check_kind, not_written, read_npz, write_npz
 from fastbn.io.options import Path, checked_mode
 
 KIND = "fastbn statistics"
@@ -62,6 +62,7 @@ def load_stats(path: Path) -> Moments:
         if name.lower().endswith(".json") and not file.peek().startswith(b"PK"):
             return from_json(file.read().decode(errors="replace"), repr(name))
         config, arrays = read_npz(file, _WRITER, repr(name))
+        check_kind("Moments", config, _WRITER, repr(name))
     return _moments(arrays | config, repr(name))
 
 
