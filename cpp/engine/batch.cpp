@@ -56,8 +56,8 @@ void check_shapes(const Batch& batch) {
 void check_trainable(const Features& features, double largest_total) {
     if (features.count == 1 && features.channels > 0 && largest_total <= 1.0) {
         refuse("x",
-               "hold more than one value per channel in training (in evaluation, after eval() or "
-               "with training=False, one is enough)",
+               "hold more than one value per channel in training (one is enough with "
+               "training=False, for a layer after eval() or with on_single='biased')",
                "1");
     }
 }

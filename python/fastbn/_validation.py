@@ -135,7 +135,7 @@ def converted(name: str, value: Any) -> npt.NDArray[Any]:
     """Return the array that DLPack or NumPy makes of the value; an array, of any subclass, is returned as it is."""
     if isinstance(value, np.ndarray):
         return value
-    if isinstance(value, (str, os.PathLike)):
+    if name == "x" and isinstance(value, (str, os.PathLike)):
         hint = "(fastbn.Moments.load reads files of Moments, fastbn.stream those of data)"
         raise TypeError(f"{name} must be an array, got {value!r} {hint}")
     try:

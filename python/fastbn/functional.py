@@ -203,8 +203,8 @@ def batch_norm_train(
     Notes
     -----
     The variance of float64 data beyond about 1e154 is not representable and comes out as infinity; y and `invstd` are
-    right all the same. Where ``sqrt(var + eps)`` is below 5.6e-309, a subnormal number, `invstd` is the largest float64,
-    and y smaller than it should be.
+    right all the same. Where ``sqrt(var + eps)`` is below 5.6e-309, a subnormal number, `invstd` is the largest
+    float64, and y smaller than it should be.
 
     Examples
     --------

@@ -216,7 +216,7 @@ def test_one_value_on_all_ranks_together() -> None:
 
     for error in on_ranks(3, run):
         assert isinstance(error, ValueError)
-        assert "on_single='biased' takes it; or give more rows), got 1 on all ranks" in str(error)
+        assert "(one is enough after eval() or with on_single='biased'), got 1 on all ranks" in str(error)
     allowed = on_ranks(3, lambda comm: BatchNorm(3, comm=comm, on_single="biased")(np.ones((int(comm.rank == 1), 3))))
     np.testing.assert_array_equal(allowed[1], 0.0)
     one_each = on_ranks(2, lambda comm: BatchNorm(1, comm=comm, eps=0.0)(np.array([[float(comm.rank)]])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,6 @@ Array: TypeAlias = npt.NDArray[Any]
 L = TypeVar("L", bound="BatchNorm")
 
 _WRITER = "BatchNorm.save"
-# What the extension says of one value per channel, and what a layer's caller can do about it.
-_SINGLE = "hold more than one value per channel"
-_INSTEAD = "eval() normalizes by the running statistics; on_single='biased' takes it; or give more rows"
 _MODES = ("training", "frozen", "frozen_parameters")
 # Options that came after version 0.1.0, with their defaults. repr and files leave out those that have the default, so
 # that version 0.1.0 reads the files of layers that use none of them.
@@ -843,14 +840,6 @@ class BatchNorm:
         given = ", ".join(f"{name}={value!r}" for name, value in options)
         return f"{type(self).__name__}({features[1]}, {given}){mode}"
 
-    if not TYPE_CHECKING:  # type checkers would take it to mean that every name exists
-
-        def __getattr__(self, name: str) -> Any:
-            """Say of what other libraries' layers have how it is done here."""
-            hint = " (call the layer: layer(x))" if name == "forward" else ""
-            text = f"{type(self).__name__!r} object has no attribute {name!r}{hint}"
-            raise AttributeError(text, name=name, obj=self)
-
     def __copy__(self: L) -> L:
         """Return a layer that shares the arrays and the communicator."""
         result = type(self).__new__(type(self))
@@ -927,30 +916,25 @@ class BatchNorm:
         collects = bool(self._populations)
         # By position as far as parameters follow each other: where the values by position and twice the keywords are
         # more than thirty, CPython makes a dict, which takes half a microsecond.
-        try:
-            y, mean, var, invstd, count = _core.batch_norm_train(
-                x,
-                weight,
-                bias,
-                self.eps,
-                self.axis,
-                out=out,
-                where=where,
-                weights=weights,
-                residual=residual,
-                activation=self.activation,
-                negative_slope=self.negative_slope,
-                running_mean=None if collects else self.running_mean,
-                running_var=None if collects else self.running_var,
-                momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
-                correction=self.correction,
-                skip_nonfinite=skip,
-                allow_single=single,
-            )
-        except ValueError as error:
-            if not str(error).startswith(f"x must {_SINGLE}"):
-                raise
-            raise ValueError(f"x must {_SINGLE} in training ({_INSTEAD}), got 1") from None
+        y, mean, var, invstd, count = _core.batch_norm_train(
+            x,
+            weight,
+            bias,
+            self.eps,
+            self.axis,
+            out=out,
+            where=where,
+            weights=weights,
+            residual=residual,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            running_mean=None if collects else self.running_mean,
+            running_var=None if collects else self.running_var,
+            momentum=self.momentum if isinstance(self.momentum, float) else self._momentum_now(),
+            correction=self.correction,
+            skip_nonfinite=skip,
+            allow_single=single,
+        )
         if collects and measured is not None:
             if not (skip and not _all_finite(mean, var)):
                 for population in self._populations:

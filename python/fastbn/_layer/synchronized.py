@@ -131,7 +131,7 @@ def check_trainable(found: RankStatistics, *, correction: float | None, single: 
     if single or found.values == 0 or found.total.size == 0:
         return
     if found.values == 1 and most <= 1:
-        instead = "eval() normalizes by the running statistics; on_single='biased' takes it; or give more rows"
+        instead = "one is enough after eval() or with on_single='biased'"
         rule = f"more than one value per channel in training ({instead})"
         raise ValueError(f"x must hold {rule}, got 1 on all ranks together")
     if correction is None or most > correction or most == 0:
