@@ -398,7 +398,10 @@ std::int64_t* integer_by_exchange_api(PyObject* value) {
     try {
         if (api == nullptr || !find_tensor(*api, value, tensor)) return nullptr;
     } catch (const PythonError&) {  // a tensor without memory, as on a device that is none
-        if (PyErr_ExceptionMatches(PyExc_RuntimeError) == 0) clear_error(PyExc_BufferError);
+        if (PyErr_ExceptionMatches(PyExc_RuntimeError) == 0 &&
+            PyErr_ExceptionMatches(PyExc_BufferError) == 0) {
+            throw;
+        }
         PyErr_Clear();
         return nullptr;
     }

@@ -32,10 +32,12 @@ py::object arrays_from_exchange_api(PyObject* values, PyObject* types);
 // no such functions, or where its dtype is not one that results have.
 std::optional<ArrayRef> likeness_of(PyObject* like);
 
+// Results that are made as other libraries' objects have so many axes at most.
+constexpr int most_result_dimensions = 8;
+
 // An object of like's type on the array's memory, whose owner it keeps alive. Along axes of
 // size 1 it has like's strides where the others agree: they address nothing, but libraries tell the
 // orders of memory by them. Empty where there are more axes than results have.
-constexpr int most_result_dimensions = 8;
 py::object object_on(const ArrayRef& array, const py::object& owner, PyObject* like,
                      const ArrayRef& likeness);
 

@@ -30,8 +30,7 @@ public:
     throw PythonError();
 }
 
-// Clears Python's error if it is of this type, or of one of a tuple of
-// types, and else raises it.
+// Clears Python's error if it is of this type, or of one of a tuple of types, and else raises it.
 inline void clear_error(PyObject* type) {
     if (PyErr_ExceptionMatches(type) == 0) throw PythonError();
     PyErr_Clear();

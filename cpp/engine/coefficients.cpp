@@ -145,21 +145,21 @@ void replicate(T* values, std::ptrdiff_t channels, const Layout& layout) noexcep
     }
 }
 
-// The kernels' coefficients of n channels, or where those are `out_of_range` fold_one(i, the arrays
-// with their type) for each; then to all of a channel's columns.
+// If some of n channels are out of range, folds all of them again, by fold_one(i, the arrays with
+// their type). Then copies each channel's coefficients to all its columns.
 template <class Coefficients, class FoldOne>
-void complete(Coefficients to, DType computed, std::ptrdiff_t n, const Layout& layout,
-              bool out_of_range, const FoldOne& fold_one) {
-    const auto complete_as = [&](auto zero) {
+void refold_and_replicate(Coefficients to, DType computed, std::ptrdiff_t n, const Layout& layout,
+                          bool out_of_range, const FoldOne& fold_one) {
+    const auto all_as = [&](auto zero) {
         using T = decltype(zero);
         const auto typed_arrays = typed<T>(to);
         for (std::ptrdiff_t i = 0; i < n && out_of_range; ++i) fold_one(i, typed_arrays);
         for (void** const array : arrays_of(to)) replicate(static_cast<T*>(*array), n, layout);
     };
     if (computed == DType::float64) {
-        complete_as(double{});
+        all_as(double{});
     } else {
-        complete_as(float{});
+        all_as(float{});
     }
 }
 
@@ -180,9 +180,9 @@ InputGradient<const void> kernel_view(const InputGradient<void>& g, bool out_of_
 bool fold_affine(const ChannelParameters& channels, DType computed, std::ptrdiff_t n,
                  const Layout& layout, const Affine<void>& to) noexcept {
     const bool out_of_range = !normalize_table().fold_affine(computed, channels, to, n);
-    complete(to, computed, n, layout, out_of_range, [&](std::ptrdiff_t i, const auto& typed_to) {
-        fold_affine_of(i, channels, typed_to);
-    });
+    refold_and_replicate(
+        to, computed, n, layout, out_of_range,
+        [&](std::ptrdiff_t i, const auto& typed_to) { fold_affine_of(i, channels, typed_to); });
     return out_of_range;
 }
 
@@ -191,9 +191,10 @@ bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& 
                          const InputGradient<void>& to) noexcept {
     const bool out_of_range =
         !normalize_table().fold_input_gradient(computed, channels, sums, count, to, n);
-    complete(to, computed, n, layout, out_of_range, [&](std::ptrdiff_t i, const auto& typed_to) {
-        fold_input_gradient_of(i, channels, sums, count, typed_to);
-    });
+    refold_and_replicate(to, computed, n, layout, out_of_range,
+                         [&](std::ptrdiff_t i, const auto& typed_to) {
+                             fold_input_gradient_of(i, channels, sums, count, typed_to);
+                         });
     return out_of_range;
 }
 
