@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
+import fastbn
 from fastbn.__main__ import main
 from fastbn.io.statsfiles import load_stats, read_as
 
@@ -67,6 +68,34 @@ def test_a_first_line_that_may_be_data_is_said_once(command: Run, tmp_path: Path
     assert found(command, tmp_path / "x", "--no-header")["mean"] == [175.5, 65.0]
     (tmp_path / "x.csv").write_text("name,height\nAnn,171\n")
     assert "notes" not in found(command, tmp_path / "x.csv")
+
+
+def test_names_of_functions_are_told_the_commands(command: Run) -> None:
+    for name, meant in (("normalize", "standardize"), ("moments", "stats"), ("stream", "stats")):
+        code, _, err = command(name)
+        assert (code, f"No such command {name!r}. Did you mean {meant!r}?" in err) == (2, True)
+    assert "--stats" not in command("stats", "--help")[1]
+    assert "as in --stats" in " ".join(command("standardize", "--help")[1].split())
+
+
+def test_json_of_a_dict_is_a_file_of_statistics(command: Run, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.0, 3.0], "b": [np.nan, 7.0]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    held = fastbn.stream(frame, scale=2).to_dict()
+    text = json.dumps({key: np.asarray(value).tolist() for key, value in held.items()})  # as `to_dict` says
+    (tmp_path / "s.json").write_text(text)
+    out = tmp_path / "y.csv"
+    assert command("standardize", tmp_path / "x.csv", "--stats", tmp_path / "s.json", "-o", out)[0] == 0
+    expected = (frame["a"] - frame["a"].mean()) / frame["a"].std(ddof=0)
+    assert pd.read_csv(out)["a"].tolist() == expected.tolist()
+    fastbn.standardize(frame, tmp_path / "s.json", out, overwrite=True)
+    assert pd.read_csv(out)["a"].tolist() == expected.tolist()
+    assert command("merge", tmp_path / "s.json", tmp_path / "s.json", "-o", tmp_path / "t.npz")[0] == 0
+    assert load_stats(tmp_path / "t.npz").count == 4
+    for wrong in ("{}", "[]", '{"count": 3}', '{"kind": "x", "count": 0}'):
+        (tmp_path / "s.json").write_text(wrong)
+        with pytest.raises(ValueError, match="path must name a file written by fastbn stats, got"):
+            load_stats(tmp_path / "s.json")
 
 
 def test_headers(command: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import struct
@@ -267,6 +268,12 @@ BAD: list[tuple[str, Callable[[Path], str], dict[str, Any], str]] = [
     ),
     ("csv-empty", written("x.csv", ""), {}, "x.csv must begin with a line of names, got nothing"),
     ("csv-ragged", written("x.csv", "a,b\n1,2\n3\n"), {}, "x.csv cannot be read: .*Expected 2 columns, got 1: 3"),
+    (
+        "csv-blanks",
+        written("x.csv", "a b\n1 2\n"),
+        {},
+        r"got a b \(string\) \(delimiter=' ', --delimiter, would make mo",
+    ),
     ("csv-text", written("x.csv", "a\nx\n"), {}, r"x.csv must have a column of numbers, got a \(string\)"),
     ("csv-asked", written("x.csv", "a,b\nx,1\n"), {"columns": ["a"]}, "got 'a' of .*x.csv, which holds string"),
     ("csv-unknown", written("x.csv", "a,b\n1,2\n"), {"columns": ["c"]}, r"among those of .*x.csv \(a, b\), got 'c'"),
@@ -576,12 +583,26 @@ def test_empty_folders(tmp_path: Path) -> None:
     ("source", "options", "kind", "message"),
     [
         (3, {}, TypeError, "source must be a path, an array, or an iterable of these, got int"),
+        (
+            io.StringIO("a\n1\n"),
+            {},
+            TypeError,
+            "source must be a path or an array, got the open file StringIO: give its",
+        ),
+        ([io.BytesIO(b"x")], {}, TypeError, r"source\[0\] must be a path or an array, got the open file BytesIO"),
+        (np.zeros((2, 2)), {"progress": True}, TypeError, r"progress must be a function of \(done, total\), got True"),
+        (
+            pd.DataFrame({"a": [1.0]}),
+            {"weights": "w"},
+            ValueError,
+            "weights must be a column of source or a file, got 'w'",
+        ),
         (b"x", {}, TypeError, "source must be a path, .*, got bytes"),
         ({"a": 1}, {}, TypeError, "source must be a path, .*, got dict"),
         (zarr.group(), {}, TypeError, "source must be a path, .*, got Group"),
         ([[1.0, 2.0]], {}, TypeError, "source must hold paths or arrays, got list at 0"),
-        (np.zeros(3), {}, ValueError, "source must have two dimensions or more, got 1"),
-        ([np.zeros((2, 2)), np.zeros(3)], {}, ValueError, r"source\[1\] must have two dimensions or more, got 1"),
+        (np.zeros(3), {}, ValueError, r"source must have two dimensions or more \(one feature: x\[:, None\].*, got 1"),
+        ([np.zeros((2, 2)), np.zeros(3)], {}, ValueError, r"source\[1\] must have two dimensions or more .*, got 1"),
         (np.zeros((2, 2)), {"memory": 1.5}, TypeError, "memory must be a number of bytes, got 1.5"),
         (np.zeros((2, 2)), {"memory": True}, TypeError, "memory must be a number of bytes, got True"),
         (np.zeros((2, 2)), {"memory": 1000}, ValueError, "memory must be 262144 bytes or more, got 1000"),
@@ -717,7 +738,7 @@ def test_arrays_of_dask(x: Array) -> None:
         fastbn.stream(array[array[:, 0] > 0])
     frames = pytest.importorskip("dask.dataframe")
     for frame in (pd.DataFrame(x), pd.DataFrame({"a": x[:, 0], "b": "text"})):
-        with pytest.raises(ValueError, match=r"source must be in memory, got a frame of dask \(fastbn\.dask\.moments"):
+        with pytest.raises(TypeError, match=r"source must be in memory, got a frame of dask \(fastbn\.dask\.moments"):
             fastbn.stream(frames.from_pandas(frame, npartitions=2))
 
 

@@ -501,7 +501,9 @@ def test_columns_that_have_no_names_go_by_position() -> None:
 
 def test_a_file_of_json_is_an_error_that_names_what_reads_it(tmp_path: pathlib.Path) -> None:
     (tmp_path / "stats.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"stats.json' \(Moments.from_dict\(json.load\(file\)\) reads .json\)"):
+    with pytest.raises(
+        ValueError, match=r"stats.json' \(Moments.from_dict\(json.load\(file\)\) reads .json, and so does fastbn.stand"
+    ):
         Moments.load(tmp_path / "stats.json")
 
 

@@ -611,7 +611,7 @@ class Moments:
         """
         shown = repr(os.fspath(path))
         if shown.endswith(".json'"):
-            shown += " (Moments.from_dict(json.load(file)) reads .json)"
+            shown += " (Moments.from_dict(json.load(file)) reads .json, and so does fastbn.standardize)"
         with open(path, "rb") as file:
             return cls._read(file, shown, "path must name a file")
 

@@ -94,11 +94,9 @@ _TABS = {"tab": "\t", "\\t": "\t"}  # which are hard to type
 _RESULT = "Write the statistics to .npz or .json; may be repeated."
 _FORCE = _option("--force", "Replace a file (or Zarr store) that is there already.", is_flag=True)
 _JSON = _option("--json as_json", "Print JSON.", is_flag=True)
+_AXIS = "Feature axes of arrays, as 1 or 1,2. By default"
 # How sources are read: the options of `stream` and of `standardize` alike, by the names that these have for them.
 _READING = [
-    _option(
-        "--axis", "Feature axes of arrays, as 1 or 1,2. By default 1, or as in --stats.", type=_axes, metavar="TEXT"
-    ),
     _option("--dim", "Names of the dimensions to reduce, as a,b; may be repeated.", multiple=True, callback=_listed),
     _option("--columns", "Names or numbers of the features, as a,b; may be repeated.", multiple=True, callback=_listed),
     _option("--scale", "Divide values by this: images of 8 bits by 255, of 16 by 65535, for 0 to 1.", type=float),
@@ -213,6 +211,7 @@ _PARAMETERS: dict[Any, list[Any]] = {
     stats: [
         _SOURCES,
         _option("--out -o", _RESULT, multiple=True),
+        _option("--axis", f"{_AXIS} 1.", type=_axes, metavar="TEXT"),
         *_READING,
         _option("--dtype", "Convert values to this before they count.", type=click.Choice(["float32", "float64"])),
         _option("--weights", "How much each value counts: a column of a table, or a file of one for each row."),
@@ -226,6 +225,7 @@ _PARAMETERS: dict[Any, list[Any]] = {
         _SOURCES,
         _option("--stats statistics", "Statistics, as `fastbn stats --out` writes them.", required=True),
         _option("--out -o", "A file, or a folder of one file for each source or image.", required=True),
+        _option("--axis", f"{_AXIS} as in --stats, or 1.", type=_axes, metavar="TEXT"),
         *_READING,
         _option("--dtype", "Type of what is written.", type=click.Choice(["float16", "float32", "float64"])),
         _option("--eps", "Added to the variance.", type=float, default=0.0),
@@ -238,7 +238,21 @@ _PARAMETERS: dict[Any, list[Any]] = {
     ],
     info: [_JSON],
 }
-app = click.Group(
+
+
+class _Commands(click.Group):  # type: ignore[misc]  # of no known type
+    """The parts of the command, which says of names of Python's functions what they are called here."""
+
+    _called = {"normalize": "standardize", "moments": "stats", "stream": "stats"}  # noqa: RUF012 (not written to)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return a part by its name."""
+        if name in self._called:
+            context.fail(f"No such command {name!r}. Did you mean {self._called[name]!r}?")
+        return super().get_command(context, name)
+
+
+app = _Commands(
     "fastbn",
     commands=[
         click.Command(part.__name__, callback=part, params=parameters, help=part.__doc__)

@@ -68,6 +68,9 @@ def opened(place: Place, options: Options) -> ArraySource:
         return source
 
 
+_ONE_FEATURE = "(one feature: x[:, None], df[['a']])"
+
+
 class ArraySource(Source):
     """One array, read in tiles. An array of one dimension is one column."""
 
@@ -579,7 +582,7 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
     if type(array).__name__ == "Dataset" and hasattr(array, "data_vars"):
         around, array = array.attrs, array[only_member(place, [str(each) for each in array.data_vars])]
     if getattr(array, "ndim", 2) < 2 and not hasattr(array, "dims"):
-        raise UnreadableError(f"{name} must have two dimensions or more, got {array.ndim}")
+        raise UnreadableError(f"{name} must have two dimensions or more {_ONE_FEATURE}, got {array.ndim}")
     if not isinstance(array, np.ndarray) and all(hasattr(array, each) for each in ("shape", "dtype", "chunks")):
         return _sliced(name, array, options, around)
     values = np.asarray(array) if is_frame(array) else converted("source", array)

@@ -168,7 +168,7 @@ class Weights:
 
     def _loaded(self, source: Source) -> Array:
         path = os.fspath(self._path or "")
-        if isinstance(self._path, str) and source.shape is None and not os.path.exists(path):
+        if isinstance(self._path, str) and (source.shape is None or source.names) and not os.path.exists(path):
             raise UnreadableError(f"weights must be a column of {source.name} or a file, got {path!r}")
         (place, *more) = places(path)
         if more:

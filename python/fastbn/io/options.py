@@ -153,6 +153,12 @@ def _on_error(name: str, value: Any) -> OnError:
     raise ValueError(f"{name} must be 'raise', 'skip' or a function, got {value!r}")
 
 
+def _progress(name: str, value: Any) -> Report:
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    raise TypeError(f"{name} must be a function of (done, total), got {value!r}")
+
+
 def _written(name: str, value: Any) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(value)
@@ -204,7 +210,7 @@ class Options:
     resume: bool = _checked(False, checked_flag)
     overwrite: bool = _checked(False, checked_flag)
     checkpoint: Path | None = None
-    progress: Report | None = None
+    progress: Report | None = _checked(None, _progress)
     note: Callable[[str], object] = warn
     beside: int = 0
     asked_by: str = ""

@@ -169,9 +169,13 @@ def _of_item(name: str, item: Any) -> list[Place] | None:
     """Return the places of a path or of an array; None where something is neither."""
     if isinstance(item, (str, os.PathLike)):
         return _of_path(os.fspath(item))
+    if hasattr(item, "read") and hasattr(item, "readline"):
+        raise TypeError(f"{name} must be a path or an array, got the open file {type(item).__name__}: give its path")
     if not isinstance(item, memoryview) and not any(hasattr(item, name) for name in _OF_ARRAYS):
         return None
     refuse_masked(name, item)
+    if is_frame(item) and hasattr(item, "compute"):
+        raise TypeError(f"{name} must be in memory, got a frame of dask (fastbn.dask.moments reads it)")
     return [Place("memory", name, array=item)]
 
 

@@ -16,7 +16,7 @@ from fastbn._atomic import removed, replacing
 from fastbn._moments.moments import Moments, divisor_variance
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
-from fastbn.io.places import TABLES, Place, already_there, is_table, is_zarr, places, replaces
+from fastbn.io.places import ARRAYS, TABLES, Place, already_there, is_table, is_zarr, places, replaces
 from fastbn.io.run import Run, failing
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
@@ -125,7 +125,8 @@ class Rewriting(Run):
         if self._target.takes(source.origin.stored):
             raise ValueError(f"out must not be one of the sources, got {self._target.name!r}")
         if self._target.format in TABLES.values() and not source.tabular:
-            raise ValueError(f"out must not be a table for {source.name}, which is none, got {self._target.path!r}")
+            rule = f"out must not be a table for {source.name}, which is none and goes into {', '.join(ARRAYS)}"
+            raise ValueError(f"{rule} or a folder, got {self._target.path!r}")
         self._sink.begin(place, source)
         with closing(self._blocks(source, place, partial(self._standardized, source, place, statistics))) as blocks:
             for block in blocks:

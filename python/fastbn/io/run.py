@@ -41,8 +41,6 @@ def opened(place: Place, options: Options) -> Source:
     """Open a place. A frame is a table, unless its rows are features or all of it is one array of NumPy."""
     module = "images" if place.format == "images" else "tables" if place.format in TABLES.values() else "arrays"
     if is_frame(place.array):
-        if hasattr(place.array, "compute"):
-            raise UnreadableError(f"{place.name} must be in memory, got a frame of dask (fastbn.dask.moments reads it)")
         types = set(getattr(place.array, "dtypes", ()))
         alike = len(types) == 1 and all(isinstance(each, np.dtype) and each.kind in "biuf" for each in types)
         weights = isinstance(options.weights, str) and options.weights in frame_columns(place.array)

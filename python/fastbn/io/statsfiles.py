@@ -54,7 +54,10 @@ def save_stats(moments: Moments, path: Path) -> None:
 
 
 def load_stats(path: Path) -> Moments:
-    """Read a file of `save_stats` or of `Moments.save`; ValueError if it is neither, OSError if it cannot be read."""
+    """Read a file of `save_stats`, of `Moments.save`, or JSON of `Moments.to_dict`.
+
+    ValueError if it is none of these, OSError if it cannot be read.
+    """
     name = os.fspath(path)
     checked_suffix(name)
     with open(name, "rb") as file:
@@ -75,10 +78,14 @@ def to_json(moments: Moments, **more: Any) -> str:
 
 
 def from_json(text: str, shown: str) -> Moments:
-    """Return the statistics that a text describes; ``shown`` is what an error calls it."""
+    """Return the statistics that a text describes; ``shown`` is what an error calls it.
+
+    It is what `to_json` gives, or what `Moments.to_dict` does, with lists in place of arrays.
+    """
     try:
         held = json.loads(text)
-        if held["kind"] != KIND or held["format"] != _FORMAT:
+        of_dict = "kind" not in held and "count" in held
+        if not of_dict and (held["kind"] != KIND or held["format"] != _FORMAT):
             raise ValueError("its format is not known to this version")
     except Exception as error:  # it may be nested too deep, or hold numbers beyond all bounds
         raise not_written(_WRITER, shown, error) from error

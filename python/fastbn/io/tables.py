@@ -138,7 +138,9 @@ class TableSource(Source):
             if not found:
                 held = ", ".join(f"{field.name} ({field.holds})" for field in self.fields) or "no column"
                 names = [field.name for field in self.fields]
-                raise UnreadableError(f"{self.name} must have a column of numbers, got {held}{delimiter_hint(names)}")
+                raise UnreadableError(
+                    f"{self.name} must have a column of numbers, got {held}{delimiter_hint(names, blank=True)}"
+                )
             return found
         found = chosen_columns(self.name, options.columns, known, len(self.fields), options.asked_by)
         if set(found) & set(self._weights):

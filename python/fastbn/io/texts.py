@@ -176,7 +176,7 @@ class TextTable:
             entry = re.search("invalid value '(.*)'", said)
             text = entry is not None and not self._is_like_number(entry[1])
             hint = f" (null_values=[{entry[1]!r}], --null, would count the others)" if entry and text else ""
-            hint = hint or (delimiter_hint(self._names) if "Expected 1 columns" in said else "")
+            hint = hint or (delimiter_hint(self._names, blank=True) if "Expected 1 columns" in said else "")
             raise UnreadableError(f"{self._name} cannot be read: {said}{hint}") from error
 
     def _entries(self, text: str, must: str = "close the quotes it opens") -> Iterator[list[str]]:
@@ -255,9 +255,9 @@ def delimiter_of(path: str, options: Options) -> str:
     return delimiter
 
 
-def delimiter_hint(names: Sequence[str]) -> str:
-    """Return what to say of a table with one column, whose name looks like those of several."""
-    mark = next((each for each in ";\t|," if len(names) == 1 and each in names[0]), "")
+def delimiter_hint(names: Sequence[str], blank: bool = False) -> str:
+    """Return what to say of a table with one column, whose name looks like those of several; perhaps with blanks."""
+    mark = next((each for each in (";\t|, " if blank else ";\t|,") if len(names) == 1 and each in names[0]), "")
     also = ", and decimal=',', --decimal, numbers of such as 1,5" if mark == ";" else ""
     return f" (delimiter={mark!r}, --delimiter, would make more columns of it{also})" if mark else ""
 
