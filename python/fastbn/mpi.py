@@ -14,6 +14,11 @@ except ImportError as error:
 __all__ = ["allreduce"]
 
 
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
 def allreduce(moments: Moments, comm: Any = None) -> Moments:
     """Merge the statistics of all ranks, for all of them. A collective call: every rank of `comm` must make it.
 

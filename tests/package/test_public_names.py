@@ -27,6 +27,13 @@ def test_dir_shows_public_names_and_modules_alone() -> None:
     assert dir(fastbn) == sorted([*fastbn.__all__, *MODULES])
 
 
+@pytest.mark.parametrize("package", sorted({"dask", "interop", "mpi", "sklearn", "torch"} - MISSING))
+def test_dir_of_integrations_shows_public_names_alone(package: str) -> None:
+    module = importlib.import_module(f"fastbn.{package}")
+    assert dir(module) == sorted(module.__all__)
+    assert all(getattr(module, name).__doc__ for name in module.__all__)
+
+
 def test_all_other_modules_are_private_by_name() -> None:
     modules = {module.name for module in pkgutil.iter_modules(fastbn.__path__)}
     assert {name for name in modules if not name.startswith("_") or name == "__main__"} == SERVING | set(MODULES)

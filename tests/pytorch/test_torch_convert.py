@@ -84,6 +84,13 @@ def test_a_batch_norm_alone_and_lazy_ones() -> None:
     assert type(revert(lazy)) is nn.LazyBatchNorm1d
 
 
+@pytest.mark.parametrize("function", [convert, revert, fastbn.torch.convert_sync, fastbn.torch.fuse])
+def test_what_is_no_module_is_refused(function: Any) -> None:
+    for wrong in (nn.BatchNorm2d, fastbn.BatchNorm(3), [nn.BatchNorm1d(2)]):
+        with pytest.raises(TypeError, match=f"^module must be a torch.nn.Module, got {type(wrong).__name__}$"):
+            function(wrong)
+
+
 def test_other_classes_are_left_alone() -> None:
     class Other(nn.BatchNorm2d):
         pass

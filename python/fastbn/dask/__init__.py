@@ -49,6 +49,11 @@ if TYPE_CHECKING:
 __all__ = ["StandardScaler", "moments", "standardize"]
 
 
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
 def moments(
     x: Any,
     *,

@@ -25,3 +25,8 @@ from fastbn.interop._onnx import from_onnx, to_onnx
 from fastbn.interop._torch import from_torch, to_torch
 
 __all__ = ["from_flax", "from_keras", "from_onnx", "from_torch", "to_flax", "to_keras", "to_onnx", "to_torch"]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

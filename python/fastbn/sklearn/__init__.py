@@ -16,3 +16,8 @@ __all__ = ["StandardScaler", "register_with_skl2onnx"]
 
 name_publicly(StandardScaler, module="fastbn.sklearn")
 register_if_imported()
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

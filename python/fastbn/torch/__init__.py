@@ -41,3 +41,8 @@ __all__ = [
 # Pickles then do not depend on the files that the classes are in.
 for _each in (BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d, SyncBatchNorm):
     _each.__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

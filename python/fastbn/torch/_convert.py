@@ -53,6 +53,11 @@ def convert(module: M, *, fuse_activations: bool = False) -> M:
     torch.nn.Module
         `module` itself.
 
+    Raises
+    ------
+    TypeError
+        If `module` is no module.
+
     See Also
     --------
     revert : The way back.
@@ -69,6 +74,7 @@ def convert(module: M, *, fuse_activations: bool = False) -> M:
       (2): FusedReLU()
     )
     """
+    _check_module(module)
     for each in module.modules():
         if type(each) in _OURS:
             each.__class__ = _OURS[type(each)]
@@ -98,8 +104,8 @@ def convert_sync(module: M, process_group: Any | None = None) -> M:
 
     Raises
     ------
-    ValueError
-        Before anything is changed, if there is a lazy batch norm.
+    TypeError, ValueError
+        Before anything is changed, if `module` is no module, or has a lazy batch norm.
 
     Examples
     --------
@@ -109,6 +115,7 @@ def convert_sync(module: M, process_group: Any | None = None) -> M:
       (0): SyncBatchNorm(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     )
     """
+    _check_module(module)
     lazy = [name for name, each in module.named_modules() if isinstance(each, _LAZY)]
     if lazy:
         raise ValueError(f"module must have no lazy batch norm that has seen no batch, got {lazy}")
@@ -137,8 +144,9 @@ def revert(module: M) -> M:
 
     Raises
     ------
-    ValueError
-        Before anything is changed, if a batch norm was made with an activation, which torch's has none of.
+    TypeError, ValueError
+        Before anything is changed, if `module` is no module, or a batch norm was made with an activation, which torch's
+        has none of.
 
     Examples
     --------
@@ -146,6 +154,7 @@ def revert(module: M) -> M:
     >>> fastbn.torch.revert(fastbn.torch.BatchNorm1d(2))
     BatchNorm1d(2, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
+    _check_module(module)
     fused = {id(batch_norm): activation for batch_norm, activation in _pairs(module) if type(activation) in _UNFUSED}
     ours = [(name, each) for name, each in module.named_modules() if type(each) in _THEIRS]
     for name, each in ours:
@@ -183,6 +192,12 @@ class FusedLeakyReLU(torch.nn.LeakyReLU):
 
 _FUSED: dict[type[Any], type[Any]] = {torch.nn.ReLU: FusedReLU, torch.nn.LeakyReLU: FusedLeakyReLU}
 _UNFUSED = {fused: plain for plain, fused in _FUSED.items()}
+
+
+def _check_module(module: Any) -> None:
+    """Raise TypeError for what is no module of torch."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
 
 
 def _fuse(module: torch.nn.Module) -> None:
