@@ -327,7 +327,7 @@ def moments(
     x : array_like
         Two dimensions or more, of a floating-point type, integers of 8 to 64 bits or bool, in any memory layout.
     axis : int or tuple of ints, default 1
-        The feature axis or axes (see `batch_norm`).
+        The feature axis or axes, which are kept, unlike numpy.mean's axis (see `batch_norm`).
     where, weights : array_like, optional
         Which values the statistics are taken of, and with what weight: as for `batch_norm`.
     nan : {"propagate", "omit"}, default "propagate"
@@ -401,7 +401,7 @@ def normalize(
     eps : float, default 1e-5
         Added to the variance; not negative. Where ``var + eps`` is 0, y is `bias`.
     axis : int or tuple of ints, default 1
-        The feature axis or axes.
+        The feature axis or axes, which have statistics of their own, unlike numpy.mean's axis.
     out_axis : int or tuple of ints, optional
         Where the feature axes stand in the result: y is ``numpy.moveaxis(y, axis, out_axis)``, a fresh C-contiguous
         array, to the same bits. Where not given they stay where they are.

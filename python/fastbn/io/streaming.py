@@ -119,7 +119,8 @@ def stream(
     ------
     TypeError, ValueError, OSError
         If an option is not what it could be; if a file cannot be read, is not what it should be, was changed
-        meanwhile, or has other features than those before it, with its name; if the checkpoint is of another run.
+        meanwhile, or has other features than those before it, with its name; if the checkpoint is of another run. What
+        is wrong with a source is a ValueError of a class that tracebacks call UnreadableError.
     ImportError
         If a package is missing that a file needs; all are in ``fastbn[files]``.
 
