@@ -225,7 +225,7 @@ inline void load_from_memory(const float* p, Vec<float> (&a)[1]) {
 }
 inline void load_from_memory(const double* p, Vec<double> (&a)[2]) {
     FASTBN_UNROLL
-    for (int k = 0; k < 2; ++k) {
+    for (std::ptrdiff_t k = 0; k < 2; ++k) {
         const double* const from = p + 8 * k;
         const __m512d lower = _mm512_castpd256_pd512(_mm256_loadu_pd(from));
         a[k].v = _mm512_maskz_insertf64x4(all_8, lower, _mm256_loadu_pd(from + 4), 1);
