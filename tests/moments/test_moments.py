@@ -822,5 +822,10 @@ def test_a_layer_refuses_what_is_no_population(rng: np.random.Generator) -> None
             layer.load_moments(wrong)  # type: ignore[arg-type]
     for key, value in layer.state_dict().items():
         np.testing.assert_array_equal(value, before[key])
+    missing = np.where(np.arange(5) == 2, np.nan, x[:3])
+    with pytest.raises(ValueError, match=r"in every channel \(nan='omit' of moments and stream leaves NaN out\), got"):
+        layer.load_moments(fastbn.moments(missing))
+    with pytest.raises(ValueError, match=r"in every channel, got"):  # which leaving NaN out does not mend
+        layer.load_moments(fastbn.moments(missing, nan="omit"))
     with pytest.raises(ValueError, match="track_running_stats must be True for load_moments"):
         BatchNorm(5, track_running_stats=False).load_moments(fastbn.moments(x))

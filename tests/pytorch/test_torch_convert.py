@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -89,6 +90,18 @@ def test_what_is_no_module_is_refused(function: Any) -> None:
     for wrong in (nn.BatchNorm2d, fastbn.BatchNorm(3), [nn.BatchNorm1d(2)]):
         with pytest.raises(TypeError, match=f"^module must be a torch.nn.Module, got {type(wrong).__name__}$"):
             function(wrong)
+
+
+@pytest.mark.parametrize("module", [nn.BatchNorm2d(4), fastbn.torch.BatchNorm2d(4)])
+def test_functions_of_numpy_s_layers_name_what_makes_one(module: nn.Module) -> None:
+    weight = np.ones((4, 3))
+    with pytest.raises(TypeError, match=r"layer must be a fastbn.BatchNorm \(fastbn.interop.from_torch makes one"):
+        fastbn.fold(module, weight)
+    rule = r"layers\[0\] must be a fastbn.BatchNorm \(fastbn.interop.from_torch makes"
+    with pytest.raises(TypeError, match=rule), fastbn.population_statistics(module):
+        pass
+    scaled, _ = fastbn.fold(fastbn.interop.from_torch(module), weight)
+    np.testing.assert_allclose(scaled, weight / np.sqrt(1 + 1e-5), rtol=1e-6)  # of a new module
 
 
 def test_other_classes_are_left_alone() -> None:

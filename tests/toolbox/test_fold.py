@@ -195,6 +195,7 @@ def test_padding_by_what_the_layer_maps_to_zero_makes_it_exact() -> None:
 
 REFUSED = [
     ({"layer": 3}, TypeError, r"layer must be a fastbn\.BatchNorm, got int"),
+    ({"layer": [BatchNorm(4)]}, TypeError, r"layer must be a fastbn\.BatchNorm, got list"),
     ({"layer": BatchNorm(4, track_running_stats=False)}, ValueError, "layer must have running statistics, got"),
     ({"layer": BatchNorm((2, 2), axis=(1, 2))}, ValueError, r"layer must have one feature axis, got.*\(2, 2\)"),
     ({"layer": BatchNorm(4, activation="relu"), "side": "before"}, ValueError, "no activation for side='before', got"),

@@ -254,10 +254,18 @@ def test_pickles_and_copies_made_inside_are_called_as_usual() -> None:
         assert other.num_batches_tracked == tracked + 1
 
 
+class OfTorch:
+    """What says that it is of torch, as torch's modules and those of fastbn.torch do."""
+
+    __module__ = "torch.nn.modules.batchnorm"
+
+
 def test_wrong_layers() -> None:
     for layers, error, message in (
         ((), TypeError, "layers must be at least one BatchNorm, got none"),
         ((BatchNorm(3), 5), TypeError, r"layers\[1\] must be a fastbn\.BatchNorm, got int"),
+        (([BatchNorm(3)],), TypeError, r"layers\[0\] must be a fastbn\.BatchNorm \(.* given as \*layers\), got list"),
+        ((OfTorch(),), TypeError, r"layers\[0\] must be .* \(fastbn\.interop\.from_torch makes one .*\), got OfTorch"),
         ((BatchNorm(3, track_running_stats=False),), ValueError, r"layers\[0\] must have running statistics, got one"),
     ):
         with pytest.raises(error, match=message), population_statistics(*layers):

@@ -1143,7 +1143,7 @@ def check_is_layer(name: str, layer: Any) -> None:
     hint = ""
     if any(base.__module__.partition(".")[0] == "torch" for base in type(layer).__mro__):
         hint = " (fastbn.interop.from_torch makes one of a module of torch)"
-    elif isinstance(layer, (list, tuple)):
+    elif isinstance(layer, (list, tuple)) and name.startswith("layers"):
         hint = " (a list of layers is given as *layers)"
     raise TypeError(f"{name} must be a fastbn.BatchNorm{hint}, got {type(layer).__name__}")
 
