@@ -144,7 +144,7 @@ bool is_true(PyObject* value, const char* attribute_name) {
 void refuse_known(const Argument& argument) {
     PyObject* const value = argument.value;
     if (PyType_Check(value) != 0) return;
-    if (PyMethod_Check(value) != 0) {
+    if (PyMethod_Check(value) != 0 || PyCFunction_Check(value) != 0) {
         wrong_type(argument.name, "be an array",
                    "a method (" + utf8(attribute(value, "__name__").ptr()) + "() calls it)");
     }

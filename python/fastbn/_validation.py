@@ -31,6 +31,13 @@ Momentum: TypeAlias = float | Callable[[int], float] | None
 # Merging leaves the low part of a double-double within half a unit in the last place of the high part. Where a caller
 # has multiplied both by a number, rounding and a smaller unit can make that a few units.
 _LOW_PART_ULPS = 4
+_SHOWN = 80  # characters of a value in an error
+
+
+def abridged(value: Any) -> str:
+    """Return a value as Python shows it, in one line and not much longer than one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 # Options.
@@ -39,14 +46,14 @@ _LOW_PART_ULPS = 4
 def checked_real(name: str, value: Any, low: float, high: float) -> float:
     """Return a real number in [low, high] as a Python number; an integer stays an int."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
+        raise TypeError(f"{name} must be a real number, got {abridged(value)}")
     try:
         number = float(value)
     except OverflowError:  # an int beyond float64
         number = math.inf
     if not low <= number <= high:
         rule = f"in [{low:g}, {high:g}]" if high <= 1 else "finite" if low < 0 else f"finite and >= {low:g}"
-        raise ValueError(f"{name} must be {rule}, got {value!r}")
+        raise ValueError(f"{name} must be {rule}, got {abridged(value)}")
     return int(value) if isinstance(value, numbers.Integral) else number
 
 
@@ -61,13 +68,13 @@ def checked_choice(name: str, value: Any) -> Any:
     if (value is None or isinstance(value, str)) and value in choices:
         return choices[choices.index(value)]
     error = ValueError if isinstance(value, str) else TypeError
-    raise error(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    raise error(f"{name} must be {' or '.join(map(repr, choices))}, got {abridged(value)}")
 
 
 def checked_flag(name: str, value: Any) -> bool:
     """Return True or False, given as Python's or NumPy's bool, as Python's."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {abridged(value)}")
     return bool(value)
 
 
@@ -76,9 +83,9 @@ def checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
         result = np.dtype(dtype)
     except TypeError as error:
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from error
+        raise TypeError(f"dtype must be float32 or float64, got {abridged(dtype)}") from error
     if result not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+        raise TypeError(f"dtype must be float32 or float64, got {abridged(dtype)}")
     return result
 
 
@@ -90,7 +97,7 @@ def checked_axis(axis: Any) -> Axis:
     if isinstance(axis, (tuple, list)):
         axes = tuple(checked_int("axis", entry, "an int or a tuple of ints", axis) for entry in axis)
         if len(set(axes)) != len(axes):
-            raise ValueError(f"axis must not name an axis twice, got {axis!r}")
+            raise ValueError(f"axis must not name an axis twice, got {abridged(axis)}")
         return axes
     return checked_int("axis", axis, "an int or a tuple of ints")
 
@@ -109,12 +116,12 @@ def checked_features(num_features: Any, axis: Axis) -> Shape | None:
     else:
         rule = f"a tuple of {len(axis)} int(s), one for each axis of {axis}"
         if not isinstance(num_features, (tuple, list)):
-            raise TypeError(f"num_features must be {rule}, got {num_features!r}")
+            raise TypeError(f"num_features must be {rule}, got {abridged(num_features)}")
         shape = tuple(checked_int("num_features", entry, rule, num_features) for entry in num_features)
         if len(shape) != len(axis):
-            raise ValueError(f"num_features must be {rule}, got {num_features!r}")
+            raise ValueError(f"num_features must be {rule}, got {abridged(num_features)}")
     if min(shape, default=0) < 0:
-        raise ValueError(f"num_features must be >= 0, got {num_features!r}")
+        raise ValueError(f"num_features must be >= 0, got {abridged(num_features)}")
     return shape
 
 
@@ -125,7 +132,7 @@ def checked_int(name: str, value: Any, rule: str = "an int", whole: Any = None) 
             raise TypeError("a bool is no index")
         return operator.index(value)
     except TypeError as error:
-        raise TypeError(f"{name} must be {rule}, got {(value if whole is None else whole)!r}") from error
+        raise TypeError(f"{name} must be {rule}, got {abridged(value if whole is None else whole)}") from error
 
 
 # Arrays.
@@ -137,7 +144,7 @@ def converted(name: str, value: Any) -> npt.NDArray[Any]:
         return value
     if name == "x" and isinstance(value, (str, os.PathLike)):
         hint = "(fastbn.Moments.load reads files of Moments, fastbn.stream those of data)"
-        raise TypeError(f"{name} must be an array, got {value!r} {hint}")
+        raise TypeError(f"{name} must be an array, got {abridged(value)} {hint}")
     try:
         shared = _core.from_dlpack(value)
         array = np.asarray(value) if shared is None else shared
@@ -184,7 +191,7 @@ def checked_statistics(
             rule = "be given with mean and m2 (fastbn.moments(x) or Moments().update(x) measures an array)"
             raise ValueError(f"count must {rule}, got {type(count).__name__} alone")
         if isinstance(count, (bool, np.bool_)) or count != 0:
-            raise ValueError(f"count must be 0 without mean and m2, got {count!r}")
+            raise ValueError(f"count must be 0 without mean and m2, got {abridged(count)}")
         return None
     if mean is None or m2 is None:
         raise ValueError(f"mean and m2 must both be given, got {'m2' if mean is None else 'mean'} alone")
@@ -232,11 +239,11 @@ def _checked_count(count: Any, shape: Shape) -> int | npt.NDArray[np.float64]:
         count = float(checked_real("count", count, 0, LARGEST))
     array = converted("count", count)
     if array.dtype.kind not in "iuf":
-        raise TypeError(f"count must hold real numbers, got {count!r}")
+        raise TypeError(f"count must hold real numbers, got {abridged(count)}")
     with np.errstate(over="ignore"):  # longdouble holds numbers that float64 does not
         floats = array.astype(np.float64)
     if not ((array >= 0) & np.isfinite(floats)).all():
-        raise ValueError(f"count must be finite and >= 0, got {count!r}")
+        raise ValueError(f"count must be finite and >= 0, got {abridged(count)}")
     if array.ndim == 0 and array.dtype.kind in "iu" and array < INT_END:
         return int(array)
     if array.ndim != 0:

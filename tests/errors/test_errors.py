@@ -58,11 +58,31 @@ def test_none(call: str, name: str) -> None:
     refuses(function, arguments, name, TypeError, "None")
 
 
+def test_large_values_are_shown_in_short() -> None:
+    x = np.ones((100, 3))
+    for call in (
+        lambda: fastbn.BatchNorm(x),
+        lambda: fastbn.BatchNorm(3, eps=x),
+        lambda: fastbn.BatchNorm(3, axis=x),
+        lambda: fastbn.BatchNorm(3, affine=x),
+        lambda: fastbn.BatchNorm(3, activation=x),
+        lambda: fastbn.Moments(x),
+        lambda: fastbn.Moments(x.astype(str), x, x),
+        lambda: fastbn.Moments(nan=x),
+        lambda: fastbn.Moments.concatenate([x]),
+    ):
+        with pytest.raises((TypeError, ValueError)) as refused:
+            call()
+        assert "\n" not in str(refused.value)
+        assert len(str(refused.value)) < 200
+
+
 def test_what_is_often_given_in_an_array_s_place_is_told_what_is_meant() -> None:
     x = np.arange(12.0).reshape(4, 3)
     m = fastbn.moments(x)
     expected = fastbn.normalize(x, m.mean, m.var())
     for call, said in (
+        (lambda: fastbn.normalize(x, m.mean, x.var), r"^var must be an array, got a method \(var\(\) calls it\)$"),
         (lambda: fastbn.normalize(x, m.mean, m.var), r"^var must be an array, got a method \(var\(\) calls it\)$"),
         (
             lambda: fastbn.normalize(x, m.mean),

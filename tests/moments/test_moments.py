@@ -729,6 +729,8 @@ def test_an_array_beside_moments_is_an_error_that_says_update(rng: np.random.Gen
     for other in (1, "a", None):
         with pytest.raises(TypeError, match="unsupported operand type"):
             m + other
+    with pytest.raises(TypeError, match=says + "ndarray"):
+        m.merge(x)  # type: ignore[arg-type]
     assert (m == x) is False
     assert (x == m) is False
     with pytest.raises(TypeError, match=r"parts must be a list of Moments \(Moments.concatenate\(\[a, b\]\)\), got M"):

@@ -31,6 +31,7 @@ from fastbn._validation import (
     LARGEST,
     Axis,
     Shape,
+    abridged,
     checked_axis,
     checked_choice,
     checked_extremes,
@@ -389,6 +390,7 @@ class Moments:
         Moments(count=3, mean=[2.], std=[1.633])
         """
         if not isinstance(other, Moments):
+            _refuse_array(other)
             raise TypeError(f"other must be Moments, got {type(other).__name__}")
         part = other._seen
         while True:
@@ -448,7 +450,7 @@ class Moments:
         statistics = [found.statistics for found in seen if found.statistics is not None]
         if not statistics or len(statistics) < len(parts):
             error = ValueError if all(isinstance(part, Moments) for part in parts) else TypeError
-            raise error(f"parts must be Moments that have seen something, at least one, got {parts!r}")
+            raise error(f"parts must be Moments that have seen something, at least one, got {abridged(parts)}")
         counts = [part.count for part in statistics]
         if not all(isinstance(count, int) and count == counts[0] for count in counts):
             each = [np.broadcast_to(part.count, part.mean.shape) for part in statistics]
