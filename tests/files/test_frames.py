@@ -116,3 +116,9 @@ def test_numbers_that_arrow_has_no_type_for_count() -> None:
     found = fastbn.stream(frame, nan="omit")
     assert found.names == ("sparse", "large", "mixed", "fractions")
     assert found.mean.tolist() == [2.0, 2.0**69 + 1, 2.0, float(Fraction(10**20 + 1, 6))]
+
+
+def test_fractions_beside_infinity_count() -> None:
+    found = fastbn.stream(pd.DataFrame({"a": [Fraction(1, 2), float("inf")]}))
+    assert found.count == 2
+    assert np.isnan(found.mean).all()

@@ -601,3 +601,8 @@ def test_tensors_are_batches() -> None:
     got, want = BatchNorm(3), BatchNorm(3)
     np.testing.assert_array_equal(got(torch.from_numpy(x)), want(x))
     np.testing.assert_array_equal(got.backward(torch.from_numpy(x)), want.backward(x))
+
+
+def test_a_path_is_no_batch() -> None:
+    with pytest.raises(TypeError, match=r"x must be an array, got 'x\.npy' \(.*fastbn\.stream"):
+        BatchNorm(3)("x.npy")

@@ -609,6 +609,18 @@ def test_a_directory_that_hides_members_is_no_file_of_moments() -> None:
                 Moments.from_bytes(bytes(changed))
 
 
+def test_a_file_with_options_that_cannot_be_is_an_error(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "moments.npz"
+    fastbn.moments(np.ones((3, 2))).save(path)
+    with np.load(path) as archive:
+        held = dict(archive)
+    (name,) = (key for key, value in held.items() if value.dtype.kind == "U")
+    held[name] = np.array(str(held[name]).replace("propagate", "never"))
+    np.savez(path, **held)
+    with pytest.raises(ValueError, match=r"written by Moments\.save, got '.*': nan must be"):
+        fastbn.Moments.load(path)
+
+
 def test_a_file_with_objects_runs_no_code() -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

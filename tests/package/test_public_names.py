@@ -88,6 +88,8 @@ def test_what_is_not_there_is_an_attribute_error(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(AttributeError, match=rf"has no attribute '{name}' \(fastbn\.") as missing:
             getattr(fastbn, name)
         for found in re.findall(r"fastbn\.([A-Za-z.]+)", str(missing.value)):
+            if found.startswith("torch") and importlib.util.find_spec("torch") is None:
+                continue
             assert functools.reduce(getattr, found.rstrip(".").split("."), fastbn) is not None
     monkeypatch.delattr(fastbn, "mpi", raising=False)
     monkeypatch.delitem(sys.modules, "fastbn.mpi", raising=False)
