@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import fastbn
 import fastbn._core
@@ -30,7 +30,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
 # Programs, which hold no tests: the search for doctests would import them.
 collect_ignore = ["fuzz/calls.py", "fuzz/files.py", "samples/make.py"]
 
-settings.register_profile("fastbn", deadline=None, max_examples=150, print_blob=True)
+# How long an example takes says something of the machine, which may be busy or emulated.
+settings.register_profile(
+    "fastbn", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=150, print_blob=True
+)
 settings.load_profile("fastbn")
 
 
