@@ -216,9 +216,9 @@ inline Vec<double> clamp_negative(Vec<double> a) {
     return {_mm512_mask_mov_pd(a.v, negative, _mm512_setzero_pd())};
 }
 
-// By halves. Zen 5 reads a whole register that begins on no cache line at half of memory's speed
-// where results are streamed meanwhile, and two halves, of which one lies within a line, at all of
-// it. In cache the whole register is faster.
+// Each register by two loads of 32 bytes. While results are streamed, Zen 5 makes loads of 64 bytes
+// that cross a cache line at half of memory's speed; of two of 32, one at most crosses it, and the
+// speed is memory's own. In cache one load is faster.
 inline void load_from_memory(const float* p, Vec<float> (&a)[1]) {
     const __m512 lower = _mm512_castps256_ps512(_mm256_loadu_ps(p));
     a[0].v = _mm512_maskz_insertf32x8(all_16, lower, _mm256_loadu_ps(p + 8), 1);
