@@ -109,7 +109,7 @@ public:
           owners_(plan.fused ? plan.team.threads : 1),
           buffer_bytes_(flag_bytes + buffer_bytes),
           column_bytes_(sums_columns && !plan.layout.channels_first()
-                            ? (plan.slab_buffer_size + lanes - 1) / lanes *
+                            ? scratch_blocks(plan.slab_buffer_size) *
                                   static_cast<std::ptrdiff_t>(column_scratch_bytes)
                             : 0),
           scratch_bytes_(column_bytes_ + staging_size.bytes()),

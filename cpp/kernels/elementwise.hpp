@@ -105,14 +105,25 @@ inline void apply_relu_gradient(const Block<C>& z, Block<C>& dy) {
 
 // ---- Where results go ----
 
-// Past the caches go whole blocks that begin on a boundary: of 64 bytes, or of a block's own size
-// if that is less. Returns how many columns, fewer than a block has, lie before a row's first one.
+// Past the caches go whole blocks that begin on a boundary: of 64 bytes, a cache line, or of a
+// block's own size if that is less. Returns how many columns, fewer than a block has, lie before a
+// row's first one.
 template <class Y>
 inline std::ptrdiff_t columns_before_boundary(const Y* row, std::ptrdiff_t cols) {
     constexpr std::size_t boundary = sizeof(Y) < 4 ? lanes * sizeof(Y) : 64;
     const auto past = reinterpret_cast<std::uintptr_t>(row) % boundary;
     const auto before = static_cast<std::ptrdiff_t>((boundary - past) % boundary / sizeof(Y));
     return before < cols ? before : cols;
+}
+
+// How many columns a row's first block has, or 0 where that is a whole one. Past the caches blocks
+// begin on boundaries; through them too where that takes less time: in long rows of float64, of
+// which a block has two registers, if each would lie in two lines. In float32 it gains nothing.
+template <bool streamed, class Y>
+inline std::ptrdiff_t first_columns(const Y* row, std::ptrdiff_t cols) {
+    constexpr std::ptrdiff_t many = 8 * lanes;
+    const bool gains = registers_are_lines && sizeof(Y) == sizeof(double) && cols >= many;
+    return streamed || gains ? columns_before_boundary(row, cols) : 0;
 }
 
 template <bool streamed>
@@ -153,7 +164,7 @@ inline void write_columns(Tile<Y> out, const Elementwise& e, const Coefficients&
     const std::ptrdiff_t width = (step + pieces - 1) / pieces;
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
-        const std::ptrdiff_t head = streamed ? columns_before_boundary(row, cols) : 0;
+        const std::ptrdiff_t head = first_columns<streamed>(row, cols);
         if (head > 0) store(row, head, formula(r, 0, head, of_columns<C>(coefficients, 0, head)));
         const std::ptrdiff_t end = cols - (cols - head) % lanes;
         const auto block_from = [=](std::ptrdiff_t i) {
@@ -191,7 +202,7 @@ inline void write_channels(Tile<Y> out, const Elementwise& e, const Coefficients
     for (std::ptrdiff_t r = 0; r < e.rows; ++r) {
         Y* const row = out.data + r * out.stride;
         auto now = of_channel<C>(coefficients, 0);
-        std::ptrdiff_t i = streamed ? columns_before_boundary(row, cols) : 0;
+        std::ptrdiff_t i = first_columns<streamed>(row, cols);
         if (i > 0) store(row, i, formula(r, 0, i, now));
         for (std::ptrdiff_t channel = 0, end = e.channel_width;; end += e.channel_width) {
             for (; i + lanes <= end; i += lanes) put<streamed>(row + i, formula(r, i, whole, now));

@@ -303,7 +303,7 @@ FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
         residual_ahead.begin_group(r);
     };
     each_row_group(
-        rows, cols, columns_before_line(x, cols), begin,
+        rows, cols, columns_before_competing_lines(x, cols), begin,
         [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
             const auto at = [=](const C* array) { return load<C>(array + i, n); };
             const GradientSums here = from(sums, i);

@@ -209,6 +209,27 @@ inline void clear(ChunkSums<X, form>& sums) {
     sums.shifted = {};
 }
 
+// How many columns the first block of a tile has, or 0 where that is a whole one. In float64, of
+// which a block has two registers, each of these is loaded from one cache line if that can be so in
+// all rows, and there are so many columns that a block more is little.
+template <class X>
+inline std::ptrdiff_t first_columns(Tile<const X> x, std::ptrdiff_t cols) {
+    constexpr std::ptrdiff_t many = 8 * lanes;
+    constexpr bool gains = registers_are_lines && two_passes<X>;
+    const bool alike = x.stride * std::ptrdiff_t{sizeof(X)} % line_bytes == 0;
+    return gains && alike && cols >= many ? columns_before_line(x.data, cols) : 0;
+}
+// The place of the block that begins at column i: the first may be short.
+constexpr std::ptrdiff_t block_place(std::ptrdiff_t i) { return (i + lanes - 1) / lanes; }
+
+// body(i, n) for every block of n columns from i on, of which the first has `head` unless that is
+// 0.
+template <class Body>
+inline void each_block_after(std::ptrdiff_t head, std::ptrdiff_t cols, const Body& body) {
+    if (head > 0) body(0, head);
+    each_block(head, cols, body);
+}
+
 // Adds rows `begin` to `end` of the block of n columns from i on.
 template <class Pass, class X, WeightsForm form, class N>
 inline void add_group(ColumnSums<X, form>& column, Tile<const X> x, const TileWeights<form>& by,
@@ -233,36 +254,38 @@ inline void add_group(ColumnSums<X, form>& column, Tile<const X> x, const TileWe
 // Adds every row to its blocks of columns.
 template <class X, WeightsForm form>
 inline void add_totals(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
-                       std::ptrdiff_t cols, ColumnSums<X, form>* columns) {
+                       std::ptrdiff_t cols, std::ptrdiff_t head, ColumnSums<X, form>* columns) {
     ColumnPrefetch<X> ahead(x, cols);
     const Wide fill = by.fill(Wide{});
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
-    each_row_group(rows, cols, 0, begin,
+    each_row_group(rows, cols, head, begin,
                    [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-                       add_group<TotalPass>(columns[i / lanes], x, by, r, end, i, n, fill, ahead);
+                       add_group<TotalPass>(columns[block_place(i)], x, by, r, end, i, n, fill,
+                                            ahead);
                    });
 }
 
 template <class X, WeightsForm form>
 inline void add_shifted(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
-                        std::ptrdiff_t cols, ColumnSums<X, form>* columns) {
+                        std::ptrdiff_t cols, std::ptrdiff_t head, ColumnSums<X, form>* columns) {
     ColumnPrefetch<X> ahead(x, cols);
     const Wide fill = by.fill(Wide{});
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
-    each_row_group(
-        rows, cols, 0, begin, [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-            ColumnSums<X, form>& c = columns[i / lanes];
-            if constexpr (!two_passes<X>) {
-                add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
-            } else if constexpr (always_looks<X, form> ||
-                                 (form != WeightsForm::none && !is_full<decltype(n)>)) {
-                add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
-            } else if (c.looks) {
-                add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
-            } else {
-                add_group<ShiftedPass<false, false>>(c, x, by, r, end, i, n, fill, ahead);
-            }
-        });
+    each_row_group(rows, cols, head, begin,
+                   [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
+                       ColumnSums<X, form>& c = columns[block_place(i)];
+                       if constexpr (!two_passes<X>) {
+                           add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
+                       } else if constexpr (always_looks<X, form> ||
+                                            (form != WeightsForm::none && !is_full<decltype(n)>)) {
+                           add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+                       } else if (c.looks) {
+                           add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+                       } else {
+                           add_group<ShiftedPass<false, false>>(c, x, by, r, end, i, n, fill,
+                                                                ahead);
+                       }
+                   });
 }
 
 // ---- What comes of a block of columns where every value counts once ----
@@ -450,27 +473,28 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     const TileWeights<form> by(weights, rows);
     const double size = static_cast<double>(rows);
     auto* const columns = static_cast<ColumnSums<X, form>*>(scratch);
-    each_block(0, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
-        ColumnSums<X, form>& c = columns[i / lanes];
+    const std::ptrdiff_t head = first_columns(x, cols);
+    each_block_after(head, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
+        ColumnSums<X, form>& c = columns[block_place(i)];
         clear(c.sums);
         if constexpr (!two_passes<X>) c.shift = column_shifts(x, by, rows, i, n);
     });
     if constexpr (two_passes<X>) {
-        add_totals(x, by, rows, cols, columns);
-        each_block(0, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
+        add_totals(x, by, rows, cols, head, columns);
+        each_block_after(head, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
             if constexpr (form == WeightsForm::none) {
-                set_shift(columns[i / lanes], size, n);
+                set_shift(columns[block_place(i)], size, n);
             } else {
-                set_weighted_shift(columns[i / lanes], by);
+                set_weighted_shift(columns[block_place(i)], by);
             }
         });
     }
-    add_shifted(x, by, rows, cols, columns);
-    each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
+    add_shifted(x, by, rows, cols, head, columns);
+    each_block_after(head, cols, [&](std::ptrdiff_t i, auto n) {
         if constexpr (form == WeightsForm::none) {
-            merge_columns(columns[i / lanes], size, count, from(state, i), n);
+            merge_columns(columns[block_place(i)], size, count, from(state, i), n);
         } else {
-            merge_weighted_columns(columns[i / lanes], by, from(state, i), count_of(n));
+            merge_weighted_columns(columns[block_place(i)], by, from(state, i), count_of(n));
         }
     });
 }

@@ -28,8 +28,12 @@ enum class WeightsForm {
 };
 constexpr int weights_forms = 6;
 
-// The scratch memory that a kernel on columns takes for every `lanes` columns begun, aligned to 64.
+// The scratch memory that a kernel on columns takes for each of so many blocks of columns, aligned
+// to 64: one more than fill the columns, since the first may have fewer.
 constexpr std::size_t column_scratch_bytes = 1152;
+constexpr std::ptrdiff_t scratch_blocks(std::ptrdiff_t cols) {
+    return (cols + 2 * lanes - 1) / lanes;
+}
 
 // Merges a tile with sums that already cover `count` values per channel; `count` is of use only
 // where every value counts once, else sums.weight says so. `weights` is of the form that the kernel

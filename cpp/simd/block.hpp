@@ -30,6 +30,10 @@ struct Block {
 
 using Wide = Block<double>;
 
+// Of a cache. A register of that length which begins elsewhere lies in two lines.
+constexpr std::ptrdiff_t line_bytes = 64;
+constexpr bool registers_are_lines = sizeof(Vec<double>) == line_bytes;
+
 // ---- Going over registers and blocks ----
 
 // How many of the n elements of a tail fall into register k.

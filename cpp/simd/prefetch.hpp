@@ -16,17 +16,22 @@ namespace {
 constexpr std::ptrdiff_t group_rows = 8;
 static_assert(group_rows <= widened_blocks);
 
-// Columns before the first cache line of a tile whose rows lie a multiple of 4 KiB apart, else 0.
-// In a first-level cache all lines at the same column of such rows compete for the same few places;
-// blocks that begin where lines do need each of them only once.
+// Columns, fewer than a block has, that lie before the first cache line of a row.
 template <class T>
-inline std::ptrdiff_t columns_before_line(Tile<const T> x, std::ptrdiff_t cols) {
-    constexpr std::uintptr_t line = 64;
-    constexpr std::ptrdiff_t competing = 4096 / std::ptrdiff_t{sizeof(T)};
-    if (x.stride % competing != 0) return 0;
-    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(x.data) % line;
-    const auto before = static_cast<std::ptrdiff_t>((line - past) % line / sizeof(T));
+inline std::ptrdiff_t columns_before_line(const T* row, std::ptrdiff_t cols) {
+    const auto past = static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(row) %
+                                                  std::uintptr_t{line_bytes});
+    const std::ptrdiff_t before = (line_bytes - past) % line_bytes / std::ptrdiff_t{sizeof(T)};
     return before % lanes < cols ? before % lanes : 0;
+}
+
+// The same where rows lie a multiple of 4 KiB apart, else 0. In a first-level cache all lines at
+// the same column of such rows compete for the same few places; blocks that begin where lines do
+// need each of them only once.
+template <class T>
+inline std::ptrdiff_t columns_before_competing_lines(Tile<const T> x, std::ptrdiff_t cols) {
+    constexpr std::ptrdiff_t competing = 4096 / std::ptrdiff_t{sizeof(T)};
+    return x.stride % competing == 0 ? columns_before_line(x.data, cols) : 0;
 }
 
 // body(r, end, i, n) for every group of rows r to end and every block of n columns from i on, of
@@ -61,8 +66,6 @@ inline void prefetch(std::uintptr_t address) {
     // A function that does nothing else g++ takes for one without effect, and leaves its calls out.
     __asm__ volatile("");
 }
-
-constexpr std::uintptr_t line_bytes = 64;
 
 // All of a block, so many bytes or elements further on.
 template <class T>

@@ -78,6 +78,32 @@ def test_types(dtype: Any) -> None:
         check(9 if width < 1000 else 5, width, dtype, OFFSETS[k % len(OFFSETS)])
 
 
+@pytest.mark.usefixtures("isa")
+def test_float64_rows_of_whole_lines() -> None:
+    """They are taken from a cache line on, behind a short first block, and no place of it changes a bit."""
+    for width in (128, 136, 144, 160, 256, 1000, 1032):
+        rows = 3 + 20_000 // width
+        check(rows, width, np.float64, (width // 8 % 8, 3, 5))
+        rng = np.random.default_rng(width)
+        x = np.arange(width) % 61 / 4.0 + rng.standard_normal((rows, width))
+        with_nan = np.where(rng.random(x.shape) < 0.02, np.nan, x)
+        mask, by_row, by_element = rng.random(x.shape) < 0.7, rng.uniform(0.5, 2, (rows, 1)), rng.uniform(0, 2, x.shape)
+        options: tuple[tuple[Array, dict[str, Any]], ...] = (
+            (x, {}),
+            (x, {"where": mask}),
+            (x, {"weights": by_row}),
+            (x, {"weights": by_element}),
+            (with_nan, {"nan": "omit"}),
+            (with_nan, {"nan": "omit", "weights": by_row}),
+        )
+        for values, chosen in options:
+            nan = {"nan": chosen["nan"]} if "nan" in chosen else {}
+            weights = {name: value for name, value in chosen.items() if name != "nan"}
+            expected = fastbn.Moments(**nan).update(placed(values, 0), **weights)
+            for offset in range(1, 8):
+                assert fastbn.Moments(**nan).update(placed(values, offset), **weights) == expected
+
+
 @pytest.mark.usefixtures("caches")
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_many_rows(n: int, threads: Callable[[int | None], None]) -> None:
