@@ -60,7 +60,7 @@ private:
         Arrays arrays(memory);
         mean_ = arrays.doubles(n);
         invstd_ = arrays.doubles(n);
-        if (has_activation()) z_ = take_coefficients<Affine<void>>(arrays, computed_, n);
+        if (has_activation()) z_ = take_coefficients<Affine<void>>(arrays, computed_, n, {});
         return arrays.bytes();
     }
 
@@ -206,10 +206,11 @@ private:
         if (sums_weights()) b.weight = arrays.doubles(plan->spans * n);
         if (is_weighted()) b.weight_scale = arrays.doubles(n);
         if (is_affine()) {
-            b.affine = take_coefficients<Affine<void>>(arrays, kernels_.computed, n);
+            b.affine = take_coefficients<Affine<void>>(arrays, kernels_.computed, n, dx);
             b.zeros = arrays.doubles(Workspace::channels(*plan));
         } else {
-            b.input_gradient = take_coefficients<InputGradient<void>>(arrays, kernels_.computed, n);
+            b.input_gradient =
+                take_coefficients<InputGradient<void>>(arrays, kernels_.computed, n, dx);
         }
         b.bytes = arrays.bytes();
         return b;

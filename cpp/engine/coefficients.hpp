@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 #include "engine/layout.hpp"
@@ -22,17 +23,6 @@ inline std::array<void**, 6> arrays_of(InputGradient<void>& g) {
     return {&g.pre, &g.dy_pre, &g.center, &g.coef_x, &g.coef_const, &g.scale};
 }
 
-// Affine<void> or InputGradient<void> with arrays of n coefficients of type `computed`, float32 or
-// float64, and memory for `lanes` more.
-template <class Coefficients>
-Coefficients take_coefficients(Arrays& arrays, DType computed, std::ptrdiff_t n) {
-    Coefficients taken{};
-    for (void** const array : arrays_of(taken)) {
-        *array = arrays.take(n + lanes, size_of(computed));
-    }
-    return taken;
-}
-
 // The coefficients from entry i on.
 template <class Coefficients>
 Coefficients from(Coefficients coefficients, DType computed, std::ptrdiff_t i) {
@@ -40,6 +30,22 @@ Coefficients from(Coefficients coefficients, DType computed, std::ptrdiff_t i) {
         *array = static_cast<char*>(*array) + i * size_of(computed);
     }
     return coefficients;
+}
+
+// Affine<void> or InputGradient<void> with arrays of n coefficients of type `computed`, float32 or
+// float64, and memory for `lanes` more. They lie in cache lines as the result's first row does, so
+// that blocks which begin on a line there find their coefficients on one.
+template <class Coefficients>
+Coefficients take_coefficients(Arrays& arrays, DType computed, std::ptrdiff_t n,
+                               const Operand& result) {
+    constexpr std::uintptr_t line = 64;
+    const std::ptrdiff_t size = size_of(computed);
+    const bool alike = result.direct && size_of(result.dtype) == size;
+    const auto first = reinterpret_cast<std::uintptr_t>(result.base);
+    const auto past = static_cast<std::ptrdiff_t>(alike ? first % line / size : 0);
+    Coefficients taken{};
+    for (void** const array : arrays_of(taken)) *array = arrays.take(past + n + lanes, size);
+    return from(taken, computed, past);
 }
 
 // Writes the first `lanes` of n coefficients behind the last, for kernels to which several rows are

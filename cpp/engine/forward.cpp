@@ -39,7 +39,7 @@ struct NormalizeTransform {
     // With the plan that was made for its work:
     Affine<void> take_buffers(Arrays& arrays, const Plan& plan) const {
         return take_coefficients<Affine<void>>(arrays, kernels.computed,
-                                               Workspace::buffer_size(plan));
+                                               Workspace::buffer_size(plan), y);
     }
     // Folds the coefficients of a slab's channels, given from its first one on.
     void fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,

@@ -117,13 +117,13 @@ inline std::ptrdiff_t columns_before_boundary(const Y* row, std::ptrdiff_t cols)
 }
 
 // How many columns a row's first block has, or 0 where that is a whole one. Past the caches blocks
-// begin on boundaries; through them too where that takes less time: in long rows of float64, of
-// which a block has two registers, if each would lie in two lines. In float32 it gains nothing.
+// begin on boundaries; and through them in long rows that would else have registers in two lines.
+// NumPy's memory begins 16 bytes past a line.
 template <bool streamed, class Y>
 inline std::ptrdiff_t first_columns(const Y* row, std::ptrdiff_t cols) {
-    constexpr std::ptrdiff_t many = 8 * lanes;
-    const bool gains = registers_are_lines && sizeof(Y) == sizeof(double) && cols >= many;
-    return streamed || gains ? columns_before_boundary(row, cols) : 0;
+    constexpr std::ptrdiff_t many = 40 * lanes;
+    constexpr bool gains = sizeof(Vec<float>) > 16 && sizeof(Y) >= sizeof(float);
+    return streamed || (gains && cols >= many) ? columns_before_boundary(row, cols) : 0;
 }
 
 template <bool streamed>
