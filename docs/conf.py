@@ -25,6 +25,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "mathml",
+    "torch_reference",
     "numpydoc",
     "myst_parser",
     "sphinx_design",

@@ -23,8 +23,8 @@ _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, ope
 def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
     """Return a model that computes what `module` does, with fewer passes over memory: one that ``torch.fx`` has traced.
 
-    A ReLU after a batch norm, and with `examples` an addition between the two, become part of the batch norm, wherever
-    the forward functions of the model's modules call them::
+    A ReLU after a batch norm, and with ``examples`` an addition between the two, become part of the batch norm,
+    wherever the forward functions of the model's modules call them::
 
         relu(batch_norm(x))                 relu(batch_norm(x) + residual)
 

@@ -146,7 +146,8 @@ def has_hooks(module: torch.nn.Module) -> bool:
 class BatchNorm1d(BatchNormMixin, torch.nn.BatchNorm1d):
     """``torch.nn.BatchNorm1d`` by fastbn's kernels: batch normalization of input of shape (N, C) or (N, C, L).
 
-    A subclass of torch's, with its parameters, buffers and keys of ``state_dict``::
+    A subclass of torch's, with its parameters, buffers and keys of ``state_dict``. A call,
+    ``layer(input, residual=None, where=None, weights=None)``, takes tensors as `batch_norm` does, and returns::
 
         y = activation(weight * (input - mean) / sqrt(var + eps) + bias + residual)
 
@@ -180,30 +181,88 @@ class BatchNorm1d(BatchNormMixin, torch.nn.BatchNorm1d):
 class BatchNorm2d(BatchNormMixin, torch.nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` by fastbn's kernels, for input of shape (N, C, H, W).
 
-    Parameters, attributes and the formula: `BatchNorm1d`.
+    Parameters, calls and the formula: `BatchNorm1d`.
+
+    Examples
+    --------
+    A layer and the end of a residual block, whose sum and activation cost no pass over memory of their own:
+
+    >>> import torch, fastbn.torch
+    >>> layer, x = fastbn.torch.BatchNorm2d(8, activation="relu"), torch.randn(2, 8, 6, 6)
+    >>> y = layer(x, residual=x)
+    >>> torch.allclose(y, torch.relu(torch.nn.BatchNorm2d(8)(x) + x), atol=1e-5)
+    True
     """
 
 
 class BatchNorm3d(BatchNormMixin, torch.nn.BatchNorm3d):
     """``torch.nn.BatchNorm3d`` by fastbn's kernels, for input of shape (N, C, D, H, W).
 
-    Parameters, attributes and the formula: `BatchNorm1d`.
+    Parameters, calls and the formula: `BatchNorm1d`.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> fastbn.torch.BatchNorm3d(8)(torch.randn(2, 8, 3, 4, 5)).shape
+    torch.Size([2, 8, 3, 4, 5])
     """
 
 
 class LazyBatchNorm1d(BatchNormMixin, torch.nn.LazyBatchNorm1d):
-    """`BatchNorm1d` whose ``num_features`` the first batch decides."""
+    """`BatchNorm1d` whose ``num_features`` the first batch decides, as with ``torch.nn.LazyBatchNorm1d``.
+
+    Parameters
+    ----------
+    eps, momentum, affine, track_running_stats, device, dtype, bias, activation, negative_slope
+        As for `BatchNorm1d`, which it becomes.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> layer = fastbn.torch.LazyBatchNorm1d()
+    >>> y = layer(torch.randn(4, 8))
+    >>> layer
+    BatchNorm1d(8, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
 
     cls_to_become = BatchNorm1d
 
 
 class LazyBatchNorm2d(BatchNormMixin, torch.nn.LazyBatchNorm2d):
-    """`BatchNorm2d` whose ``num_features`` the first batch decides."""
+    """`BatchNorm2d` whose ``num_features`` the first batch decides, as with ``torch.nn.LazyBatchNorm2d``.
+
+    Parameters
+    ----------
+    eps, momentum, affine, track_running_stats, device, dtype, bias, activation, negative_slope
+        As for `BatchNorm2d`, which it becomes.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> layer = fastbn.torch.LazyBatchNorm2d()
+    >>> y = layer(torch.randn(2, 8, 6, 6))
+    >>> layer
+    BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
 
     cls_to_become = BatchNorm2d
 
 
 class LazyBatchNorm3d(BatchNormMixin, torch.nn.LazyBatchNorm3d):
-    """`BatchNorm3d` whose ``num_features`` the first batch decides."""
+    """`BatchNorm3d` whose ``num_features`` the first batch decides, as with ``torch.nn.LazyBatchNorm3d``.
+
+    Parameters
+    ----------
+    eps, momentum, affine, track_running_stats, device, dtype, bias, activation, negative_slope
+        As for `BatchNorm3d`, which it becomes.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> layer = fastbn.torch.LazyBatchNorm3d()
+    >>> y = layer(torch.randn(2, 8, 3, 4, 5))
+    >>> layer
+    BatchNorm3d(8, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
 
     cls_to_become = BatchNorm3d
