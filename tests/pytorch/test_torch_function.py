@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbn import _core
-from fastbn.torch import BatchNorm1d, batch_norm
+from fastbn.torch import BatchNorm1d, SyncBatchNorm, batch_norm
 from support import oracle
 
 TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -490,6 +490,30 @@ def test_errors_are_torchs(x: torch.Tensor, given: dict[str, Any], options: dict
 def test_errors_of_what_torch_does_not_have(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         batch_norm(tensor(4, 3), training=True, **options)
+
+
+@pytest.mark.parametrize("kind", [np.ones, list, bool])
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "weight", "bias", "where", "weights", "residual"])
+@pytest.mark.parametrize("training", [False, True])
+def test_arguments_that_are_no_tensors_are_named(name: str, kind: Any, training: bool) -> None:
+    value = [1.0, 2.0, 3.0] if kind is list else kind(3)
+    given = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)} | {name: value}
+    message = f"^{name} must be a torch.Tensor, got {type(value).__name__}$"
+    with pytest.raises(TypeError, match=message):
+        batch_norm(tensor(4, 3), **given, training=training)
+    if name in ("where", "weights", "residual"):
+        layer = BatchNorm1d(3).train(training)
+        with pytest.raises(TypeError, match=message):
+            layer(tensor(4, 3), **{name: value})
+        assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("value", [np.ones((4, 3)), [[1.0], [2.0]], None], ids=["array", "list", "None"])
+def test_input_that_is_no_tensor_is_named(value: Any) -> None:
+    message = f"^input must be a torch.Tensor, got {type(value).__name__}$"
+    for call in (batch_norm, BatchNorm1d(3), SyncBatchNorm(3)):
+        with pytest.raises(TypeError, match=message):
+            call(value)
 
 
 def test_errors_where_the_kernels_are_not_called() -> None:

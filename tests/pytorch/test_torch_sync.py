@@ -304,6 +304,10 @@ def wrong(rank: int, kind: str, number: int) -> Any:
         x = torch.randn(4)
     elif mine and kind == "type":
         x = torch.ones(4, 3, dtype=torch.int32)
+    elif mine and kind == "array":
+        x = np.ones((4, 3), np.float32)
+    elif mine and kind == "mask of NumPy":
+        options["where"] = np.ones((4, 3), bool)
     elif mine and kind == "features":
         x = torch.randn(4, 5)
     elif mine and kind == "parameter":
@@ -336,6 +340,8 @@ def wrong(rank: int, kind: str, number: int) -> Any:
         ("weights", "ValueError", "weights must be finite and not negative"),
         ("dimensions", "ValueError", "expected at least 2D input"),
         ("type", "TypeError", "input must be a plain strided tensor"),
+        ("array", "TypeError", "input must be a torch.Tensor, got ndarray"),
+        ("mask of NumPy", "TypeError", "where must be a torch.Tensor, got ndarray"),
         ("features", "RuntimeError", "running_mean and running_var must have shape"),
         ("parameter", "ValueError", "weight must have shape"),
         ("running", "RuntimeError", "running_mean and running_var must have shape"),

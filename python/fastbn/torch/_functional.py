@@ -135,6 +135,7 @@ def batch_norm(
 def normalized(inputs: Inputs, options: Options, training: bool, eager: bool) -> Tensor:
     """Return y, by the kernels where operations are computed at once (`eager`), and by other ways elsewhere."""
     x, _, _, _, weights, residual, running_mean, running_var = inputs
+    check_tensors(inputs)
     if residual is not None:
         inputs = inputs._replace(residual=checked_residual(residual, x))
     if eager and not (type(options.momentum) is float and type(options.eps) is float):
@@ -193,6 +194,14 @@ def check_activation(activation: str | None, negative_slope: float) -> None:
         raise ValueError(f"activation must be None, 'relu' or 'leaky_relu', got {activation!r}")
     if not abs(negative_slope) <= _LARGEST_SLOPE:
         raise ValueError(f"negative_slope must be finite in float32, got {negative_slope}")
+
+
+def check_tensors(inputs: Inputs) -> None:
+    """Raise TypeError for an argument that is no tensor and does not act as one, an array of NumPy for instance."""
+    for name, value in zip(("input", *Inputs._fields[1:]), inputs, strict=True):
+        is_left_out = value is None and name != "input"
+        if not (is_left_out or isinstance(value, Tensor) or hasattr(value, "__torch_function__")):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def checked_residual(residual: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.fx import Proxy
 from torch.fx.proxy import TraceError
 
 from fastbn import _core
-from fastbn.torch._functional import check_activation, is_eager, normalized
+from fastbn.torch._functional import check_activation, check_tensors, is_eager, normalized
 from fastbn.torch._kernels import Inputs, Options
 
 # Looked up once: after a convolution the caches are cold.
@@ -74,6 +74,7 @@ class BatchNormMixin(torch.nn.Module):
                 return y
         if isinstance(input, Proxy):
             return self._node(input, residual=residual, where=where, weights=weights)
+        check_tensors(Inputs(input, None, None, where, weights, residual))  # before the batch is counted
         self._check_input_dim(input)
         eager, training = is_eager(), self.training
         momentum = self._count_batch(eager) if training and self.track_running_stats else self.momentum or 0.0

@@ -25,7 +25,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastbn._moments.merge import Statistics as Moments
 from fastbn._moments.merge import merged
 from fastbn.torch import _composed, _kernels
-from fastbn.torch._functional import check_savable, check_updatable, checked_residual, is_eager, is_plain, with_floats
+from fastbn.torch._functional import (
+    check_savable,
+    check_tensors,
+    check_updatable,
+    checked_residual,
+    is_eager,
+    is_plain,
+    with_floats,
+)
 from fastbn.torch._kernels import Floats, Inputs, Options, Statistics, tensor_like
 from fastbn.torch._library import as_wanted
 from fastbn.torch._modules import BatchNormMixin
@@ -92,7 +100,7 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         """Return the normalized input; the arguments are those of `fastbn.torch.BatchNorm1d`."""
         if isinstance(input, Proxy):
             return self._node(input, residual=residual, where=where, weights=weights)
-        if input.is_cpu:
+        if getattr(input, "is_cpu", True):  # what is no tensor at all is an error in every process
             group = self._group_of_several()
             if group is None:
                 return super().forward(input, residual, where, weights)
@@ -122,6 +130,7 @@ class SyncBatchNorm(BatchNormMixin, _BatchNorm):
         tracks = self.track_running_stats
         own, error = None, None
         try:
+            check_tensors(inputs)
             self._check_input_dim(inputs.x)
             if inputs.residual is not None:
                 inputs = inputs._replace(residual=checked_residual(inputs.residual, inputs.x))
