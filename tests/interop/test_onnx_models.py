@@ -124,6 +124,25 @@ def test_older_operator_sets_constants_and_half_precision() -> None:
         from_onnx(model_of([node_of("a", "x", "y")], arrays_of("a"), 6))
 
 
+def test_arrays_that_serve_twice() -> None:
+    arrays = arrays_of("a")
+    given = {f"b{name}": helper.make_node("Identity", [f"a{name}"], [f"b{name}"]) for name in NAMES}
+    copied_again = helper.make_node("Identity", ["bB"], ["cB"])
+    nodes = [node_of("a", "x", "h", name="first"), *given.values(), copied_again, node_of("b", "h", "y", name="second")]
+    nodes[-1].input[2] = "cB"
+    model = model_of(nodes, arrays)
+    first, second = from_onnx(model).values()
+    for name, layer in (("first", first), ("second", second)):
+        held = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+        for each, array in zip(held, arrays.values(), strict=True):
+            np.testing.assert_array_equal(each, array, err_msg=name)
+    x = batch(6, 3, dtype=np.float32)
+    np.testing.assert_allclose(second(first(x)), run(model, x)[0], rtol=5e-6, atol=5e-6)
+    nodes[1].input[0] = "x"  # a copy of what is computed
+    with pytest.raises(ValueError, match="scale of node 'second' must be an initializer or a constant, got 'bscale'"):
+        from_onnx(model_of(nodes, arrays))
+
+
 def test_subgraphs() -> None:
     y = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["n", 3])
     branches = [helper.make_graph([node_of("a", "x", "z", name=name)], name, [], [y]) for name in ("then", "else")]

@@ -26,7 +26,8 @@ def from_onnx(model: Any) -> dict[str, BatchNorm]:
     Parameters
     ----------
     model : onnx.ModelProto, bytes or path
-        Of operator set 7 or later, with scale, bias, mean and variance of each node as initializers or constants.
+        Of operator set 7 or later, with scale, bias, mean and variance of each node as initializers or constants,
+        or copies of these by Identity.
 
     Returns
     -------
@@ -129,6 +130,8 @@ def _nodes(onnx: Any, graph: Any, outer: dict[str, Any]) -> Iterator[tuple[Any, 
             held = {each.name: each for each in node.attribute}
             if "value" in held:
                 constants[node.output[0]] = held["value"].t
+        elif node.op_type == "Identity" and node.input[0] in constants:  # PyTorch writes equal arrays once
+            constants[node.output[0]] = constants[node.input[0]]
         if node.op_type == _OP and node.domain in ("", "ai.onnx"):
             yield node, constants
         for attribute in node.attribute:
