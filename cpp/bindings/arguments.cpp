@@ -104,7 +104,9 @@ DType checked_dtype(const char* name, PyObject* dtype, Kind kind) {
     if (known && is_kind(*known, kind)) return *known;
     std::string got = name_of(dtype);
     if (got == "object") {
-        got += " (of a data frame select the columns of numbers, or use fastbn.stream, which does)";
+        got +=
+            " (of a data frame select the columns of numbers, or use fastbn.stream, which does;"
+            " if all are numbers, of Python or of pandas' own types, give .astype(float))";
     }
     wrong_type(name, "have dtype " + names_of(kind), got);
 }

@@ -152,8 +152,10 @@ def converted(name: str, value: Any) -> npt.NDArray[Any]:
         raise
     except Exception as error:  # __array__ is foreign code, which may raise anything (a tensor on another device, say)
         raise TypeError(f"{name} must be convertible to an array, got {type(value).__name__}: {error}") from error
-    if array.ndim == 0 and array.dtype.kind == "O" and hasattr(value, "nnz"):
-        raise TypeError(f"{name} must be dense: make an array of it first, got a sparse {type(value).__name__}")
+    if array.ndim == 0 and array.dtype.kind == "O":
+        if hasattr(value, "nnz"):
+            raise TypeError(f"{name} must be dense: make an array of it first, got a sparse {type(value).__name__}")
+        raise TypeError(f"{name} must be an array, got {abridged(value)}")
     return array
 
 

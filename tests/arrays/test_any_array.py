@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -231,6 +232,18 @@ def test_columns_of_text_are_an_error_that_says_what_to_do() -> None:
     for call in fastbn.moments, fastbn.Moments().update, fastbn.BatchNorm():
         with pytest.raises(TypeError, match=r"got object \(of a data frame select the columns of numbers, or use"):
             call(frame)
+
+
+@pytest.mark.parametrize("kind", ["Float64", "boolean", "object"])
+def test_numbers_of_other_kinds_are_an_error_that_says_what_to_do(kind: str, rng: np.random.Generator) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": rng.normal(size=9), "b": rng.normal(size=9)})
+    frame["b"] = (frame["b"] > 0).astype(kind) if kind == "boolean" else frame["b"].astype(kind)
+    for table in frame, frame.to_numpy():
+        with pytest.raises(TypeError, match=r"got object \(.* if all are numbers.* give \.astype\(float\)\)$"):
+            fastbn.moments(table)
+        expected = np.array([math.fsum(frame[name]) / 9 for name in frame])
+        np.testing.assert_allclose(fastbn.moments(table.astype(float)).mean, expected, rtol=1e-14, atol=1e-15)
 
 
 # Integers of 64 bits.

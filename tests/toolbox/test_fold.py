@@ -203,6 +203,8 @@ REFUSED = [
     ({"side": "within"}, ValueError, "side must be 'after' or 'before', got 'within'"),
     ({"weight": np.ones((4, 3), np.int64)}, TypeError, "weight must have a floating-point dtype, got int64"),
     ({"weight": np.ma.ones((4, 3))}, TypeError, "weight must not be a masked array"),
+    ({"weight": BatchNorm(4)}, TypeError, r"weight must be an array, got BatchNorm\(4, axis=1"),
+    ({"weight": None}, TypeError, "weight must be an array, got None"),
     ({"weight": np.ones(4)}, ValueError, r"weight must have two dimensions or more, got shape \(4,\)"),
     ({"bias": np.ones(3)}, ValueError, r"bias must have shape \(4,\), got \(3,\)"),
     ({"bias": "abcd"}, TypeError, "bias must have a floating-point dtype, got"),

@@ -783,6 +783,8 @@ class BatchNorm:
             hint = ""
             if np.isnan(mean).any() and moments.nan != "omit":
                 hint = " (nan='omit' of moments and stream leaves NaN out)"
+            elif moments.shape is not None and np.any(np.asarray(moments.count) <= self.correction):
+                hint = f" (which takes more than correction={self.correction} values)"
             raise ValueError(f"moments must have a finite mean and variance in every channel{hint}, got {moments!r}")
         self.load_state_dict({"running_mean": mean, "running_var": var}, strict=False)
         return self
