@@ -40,7 +40,7 @@ default_role = "autolink"  # of numpydoc: a link where the name is documented, e
 
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings say the types
-# The modules of PyTorch's models and of MPI ranks are documented without these libraries.
+# The module of MPI ranks is documented without an MPI library, and that of PyTorch's models by `torch_reference`.
 autodoc_mock_imports = ["mpi4py"]
 numpydoc_show_class_members = False  # the template of classes puts methods on the class's page
 numpydoc_xref_param_type = False

@@ -148,6 +148,10 @@ def test_an_activation_of_its_own_cannot_be_reverted() -> None:
     with pytest.raises(ValueError, match=r"no activation of its own in its batch norms, got BatchNorm1d\(.*as '1'"):
         revert(model)
     assert type(model[0]) is fastbn.torch.BatchNorm1d
+    given = convert(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()))
+    with pytest.raises(ValueError, match=r"\(revert the model that fuse was given\)$"):
+        revert(fastbn.torch.fuse(given))
+    assert type(revert(given)[0]) is nn.BatchNorm1d
 
 
 def test_a_fused_model_is_copied_and_reverted() -> None:

@@ -159,7 +159,10 @@ def revert(module: M) -> M:
     ours = [(name, each) for name, each in module.named_modules() if type(each) in _THEIRS]
     for name, each in ours:
         if each.activation is not None and id(each) not in fused:
-            raise ValueError(f"module must have no activation of its own in its batch norms, got {each} as {name!r}")
+            hint = " (revert the model that fuse was given)" if isinstance(module, torch.fx.GraphModule) else ""
+            raise ValueError(
+                f"module must have no activation of its own in its batch norms, got {each} as {name!r}{hint}"
+            )
     for _, each in ours:
         if id(each) in fused:
             activation = fused[id(each)]
