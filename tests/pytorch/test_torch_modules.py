@@ -202,6 +202,29 @@ def test_functional_calls() -> None:
     assert module.num_batches_tracked == 1
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input": torch.ones(4, 5)},
+        {"input": torch.ones(1, 3)},
+        {"where": torch.ones(5, 3, dtype=torch.bool)},
+        {"weights": -torch.ones(4, 1)},
+        {"residual": torch.ones(1, 3)},
+        {"where": [True]},
+    ],
+    ids=["channels", "one value", "where", "weights", "residual", "a list"],
+)
+@pytest.mark.parametrize("momentum", [None, 0.1])
+def test_a_refused_batch_is_not_counted(wrong: dict[str, Any], momentum: float | None) -> None:
+    x = torch.arange(12.0).reshape(4, 3)
+    layer = fastbn.torch.BatchNorm1d(3, momentum=momentum)
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        layer(**{"input": x} | wrong)
+    assert layer.num_batches_tracked == 0
+    layer(x)
+    torch.testing.assert_close(layer.running_mean, (momentum or 1.0) * x.mean(0), rtol=1e-6, atol=0)
+
+
 def test_what_counts_batches_may_be_of_any_type_and_counts_as_changed() -> None:
     module = fastbn.torch.BatchNorm1d(3)
     before = module.num_batches_tracked._version

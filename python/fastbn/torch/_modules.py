@@ -74,10 +74,11 @@ class BatchNormMixin(torch.nn.Module):
                 return y
         if isinstance(input, Proxy):
             return self._node(input, residual=residual, where=where, weights=weights)
-        check_tensors(Inputs(input, None, None, where, weights, residual))  # before the batch is counted
+        check_tensors(Inputs(input, None, None, where, weights, residual))
         self._check_input_dim(input)
         eager, training = is_eager(), self.training
-        momentum = self._count_batch(eager) if training and self.track_running_stats else self.momentum or 0.0
+        counts = training and self.track_running_stats
+        momentum = self._count_batch(eager) if counts else self.momentum or 0.0
         # As attributes, torch.nn.Module finds them by a function in Python.
         parameters, buffers = self._parameters, self._buffers
         try:
@@ -87,12 +88,17 @@ class BatchNormMixin(torch.nn.Module):
             weight, bias, running_mean, running_var = self.weight, self.bias, self.running_mean, self.running_var
         if training and not self.track_running_stats:
             running_mean = running_var = None
-        return normalized(
-            Inputs(input, weight, bias, where, weights, residual, running_mean, running_var),
-            self._options(momentum),
-            training or (running_mean is None and running_var is None),
-            eager,
-        )
+        try:
+            return normalized(
+                Inputs(input, weight, bias, where, weights, residual, running_mean, running_var),
+                self._options(momentum),
+                training or (running_mean is None and running_var is None),
+                eager,
+            )
+        except (TypeError, ValueError, RuntimeError):  # a refused batch changes nothing
+            if counts and self.num_batches_tracked is not None:
+                self.num_batches_tracked.sub_(1)
+            raise
 
     def _options(self, momentum: float) -> Options:
         if self.activation is not None:  # which may have been changed
