@@ -137,10 +137,6 @@ Conversion conversion_of(DType from, DType to) {
     return from_double ? convert<Bfloat16, double> : narrow_half<Bfloat16>;
 }
 
-bool is_aligned(const char* data, std::ptrdiff_t size) {
-    return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(size) == 0;
-}
-
 Dims dims_of(const ArrayRef& array) {
     Dims dims;
     for (int i = 0; i < array.ndim; ++i) dims.push(array.shape[i], array.strides[i]);

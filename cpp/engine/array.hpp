@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "numerics/dtype.hpp"
 
@@ -54,6 +55,11 @@ struct ArrayRef {
         return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
     }
 };
+
+// Whether an element of so many bytes can be loaded as it is.
+inline bool is_aligned(const void* element, std::ptrdiff_t size) {
+    return reinterpret_cast<std::uintptr_t>(element) % static_cast<std::size_t>(size) == 0;
+}
 
 struct Dim {
     std::ptrdiff_t size;

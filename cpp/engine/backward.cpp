@@ -111,9 +111,9 @@ public:
         dweight = out.dweight;
         dbias = out.dbias;
     }
-    void take_staging(Arrays& staging_size) {
+    void take_staging(std::ptrdiff_t& staging_bytes) {
         for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
-            fastbn::take_staging(*plan, *operand, staging_size);
+            fastbn::take_staging(*plan, *operand, staging_bytes);
     }
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
@@ -410,13 +410,13 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     operation.mean_dy_xhat = mean_dy_xhat.data();
     const Plan plan = plan_of(layout, x.dtype, operation.work());
     operation.plan = &plan;
-    Arrays staging_size(nullptr);
-    operation.take_staging(staging_size);
-    weights.take_staging(plan, staging_size);
+    std::ptrdiff_t staging_bytes = 0;
+    operation.take_staging(staging_bytes);
+    weights.take_staging(plan, staging_bytes);
     const ForwardValues forward(operation.channels, batch.epilogue.activation, kernels.computed,
                                 plan);
     operation.forward = &forward;
-    execute(plan, staging_size, operation);
+    execute(plan, staging_bytes, operation);
 }
 
 }  // namespace fastbn

@@ -108,12 +108,10 @@ std::uint64_t bits_at(const char* element, bool swapped) {
 
 // The second largest of three integers.
 std::uint64_t middle_of(std::uint64_t a, std::uint64_t b, std::uint64_t c, DType dtype) {
-    // Flipping the highest bit puts signed integers in the order of unsigned ones.
-    const std::uint64_t flipped = dtype == DType::int64 ? std::uint64_t{1} << 63 : 0;
-    a ^= flipped;
-    b ^= flipped;
-    c ^= flipped;
-    return std::max(std::min(a, b), std::min(std::max(a, b), c)) ^ flipped;
+    a = sortable(a, dtype);
+    b = sortable(b, dtype);
+    c = sortable(c, dtype);
+    return sortable(std::max(std::min(a, b), std::min(std::max(a, b), c)), dtype);
 }
 
 // The integer nearest to a mean, of those that float64 and the type both hold; 0 for NaN.

@@ -45,7 +45,7 @@ Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& 
 // whether any slab's do.
 void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range);
 
-void execute(const Plan& plan, const Arrays& staging_size, const Operation& operation);
+void execute(const Plan& plan, std::ptrdiff_t staging_bytes, const Operation& operation);
 
 // visit(tile, position) for all tiles of a span.
 template <class Visit>

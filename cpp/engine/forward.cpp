@@ -31,9 +31,9 @@ struct NormalizeTransform {
     Epilogue<Operand> epilogue;
 
     Work work() const { return elementwise_work({&x, &epilogue.residual}, {&y}); }
-    void take_staging(const Plan& plan, Arrays& staging_size) {
+    void take_staging(const Plan& plan, std::ptrdiff_t& staging_bytes) {
         for (Operand* operand : {&x, &epilogue.residual, &y})
-            fastbn::take_staging(plan, *operand, staging_size);
+            fastbn::take_staging(plan, *operand, staging_bytes);
     }
 
     // With the plan that was made for its work:
@@ -226,14 +226,14 @@ void moments(const Batch& batch, const Statistics& out) {
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
-    Arrays staging_size(nullptr);
-    take_staging(plan, operation.x, staging_size);
-    weights.take_staging(plan, staging_size);
+    std::ptrdiff_t staging_bytes = 0;
+    take_staging(plan, operation.x, staging_bytes);
+    weights.take_staging(plan, staging_bytes);
     if (wants_range) {
         operation.range = &range;
-        range.take_staging(staging_size);
+        range.take_staging(staging_bytes);
     }
-    execute(plan, staging_size, operation);
+    execute(plan, staging_bytes, operation);
     if (!weights.differ()) return apply_common_weight(features, weights, out);
     for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
         if (out.count[c] == 0.0) out.mean[c] = not_a_number;
@@ -258,11 +258,11 @@ void value_range(const Batch& batch, double* min, double* max) {
     operation.x = operand_of(x, layout, x_type);
     operation.weights = &weights;
     operation.range = &range;
-    Arrays staging_size(nullptr);
-    take_staging(plan, operation.x, staging_size);
-    weights.take_staging(plan, staging_size);
-    range.take_staging(staging_size);
-    execute(plan, staging_size, operation);
+    std::ptrdiff_t staging_bytes = 0;
+    take_staging(plan, operation.x, staging_bytes);
+    weights.take_staging(plan, staging_bytes);
+    range.take_staging(staging_bytes);
+    execute(plan, staging_bytes, operation);
 }
 
 void train(const Batch& batch, const ArrayRef& y, double eps, const Running& running,
@@ -297,11 +297,11 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
     operation.transforms_x = &transform;
     operation.channels.weight = weight.data();
     operation.channels.bias = bias.data();
-    Arrays staging_size(nullptr);
-    take_staging(plan, operation.x, staging_size);
-    weights.take_staging(plan, staging_size);
-    transform.take_staging(plan, staging_size);
-    execute(plan, staging_size, operation);
+    std::ptrdiff_t staging_bytes = 0;
+    take_staging(plan, operation.x, staging_bytes);
+    weights.take_staging(plan, staging_bytes);
+    transform.take_staging(plan, staging_bytes);
+    execute(plan, staging_bytes, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
     if (running.mean) {
         update_running(running, out, features, allow_single, running_mean, running_var);
@@ -331,8 +331,8 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     const ChannelOrigins origins(x, layout, means.data(), means_lo.data());
     NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
-    Arrays staging_size(nullptr);
-    transform.take_staging(plan, staging_size);
+    std::ptrdiff_t staging_bytes = 0;
+    transform.take_staging(plan, staging_bytes);
     const ChannelValues weight(batch.weight, features, 1.0);
     const ChannelValues bias(batch.bias, features, 0.0);
     const ChannelValues own_invstd({}, features, 0.0);
@@ -348,7 +348,7 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     operation.invstd = invstd;
     operation.eps = eps;
     if (look_for_infinity) operation.infinite = &infinite;
-    execute(plan, staging_size, operation);
+    execute(plan, staging_bytes, operation);
     return infinite.load(std::memory_order_relaxed);
 }
 

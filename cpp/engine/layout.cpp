@@ -37,8 +37,7 @@ bool has_whole_strides(const ArrayRef& array) {
 
 // Whether each element can be loaded as it is.
 bool is_loadable(const ArrayRef& array) {
-    const auto size = static_cast<std::size_t>(size_of(array.dtype));
-    return !array.swapped && reinterpret_cast<std::uintptr_t>(array.data) % size == 0 &&
+    return !array.swapped && is_aligned(array.data, size_of(array.dtype)) &&
            has_whole_strides(array);
 }
 

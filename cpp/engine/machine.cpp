@@ -6,15 +6,24 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <limits>
-#include <sstream>
 #include <string>
 
 #include "engine/errors.hpp"
 
 namespace fastbn {
 namespace {
+
+// All of a file of the system's; empty where it cannot be read.
+std::string contents_of(const std::string& path) {
+    std::string contents;
+    std::FILE* const file = std::fopen(path.c_str(), "r");
+    if (file == nullptr) return contents;
+    char part[256];
+    while (const std::size_t n = std::fread(part, 1, sizeof part, file)) contents.append(part, n);
+    std::fclose(file);
+    return contents;
+}
 
 // ---- Caches ----
 
@@ -27,19 +36,11 @@ std::atomic<std::ptrdiff_t> l3_bytes{usual_l3};
 
 constexpr const char* size_rule = "be a number of bytes from 1 on";
 
-// The first line of a file of the system's on one of the first processor's caches; empty where
-// there is none.
+// What the system says of one of the first processor's caches; empty where there is none.
 std::string cache_attribute(int index, const char* attribute) {
-    const std::string path =
-        "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/" + attribute;
-    std::FILE* const file = std::fopen(path.c_str(), "r");
-    if (file == nullptr) return {};
-    char line[32] = {};
-    const bool read = std::fgets(line, sizeof line, file) != nullptr;
-    std::fclose(file);
-    if (!read) return {};
-    line[std::strcspn(line, "\n")] = '\0';
-    return line;
+    const std::string line = contents_of("/sys/devices/system/cpu/cpu0/cache/index" +
+                                         std::to_string(index) + "/" + attribute);
+    return line.substr(0, line.find('\n'));
 }
 
 // A size as Linux writes it, such as "32768K"; 0 for anything else.
@@ -92,34 +93,31 @@ std::ptrdiff_t chosen_size(const char* variable, std::ptrdiff_t known) {
 
 constexpr double unlimited = std::numeric_limits<double>::infinity();
 
-// Microseconds of processor time per period, or "max" or -1.
-double processors_of(const std::string& quota, double period) {
-    double time = 0;
-    if (!(std::istringstream(quota) >> time) || time <= 0 || period <= 0) return unlimited;
-    return time / period;
+// Of "quota period", the first of which may also be "max" or -1: microseconds of processor time per
+// so many microseconds.
+double processors_of(const std::string& limit) {
+    char* end = nullptr;
+    const long long quota = std::strtoll(limit.c_str(), &end, 10);
+    const long long period = std::strtoll(end, nullptr, 10);
+    if (quota <= 0 || period <= 0) return unlimited;
+    return static_cast<double>(quota) / static_cast<double>(period);
 }
 
-// One group's own, version 2 of control groups: "quota period" in one file.
+// One group's own, version 2 of control groups: in one file.
 double group_v2(const std::string& folder) {
-    std::ifstream file(folder + "/cpu.max");
-    std::string quota;
-    double period = 0;
-    return file >> quota >> period ? processors_of(quota, period) : unlimited;
+    return processors_of(contents_of(folder + "/cpu.max"));
 }
 
-// Version 1: two files.
+// Version 1: in two files.
 double group_v1(const std::string& folder) {
-    std::ifstream quota_file(folder + "/cpu.cfs_quota_us");
-    std::ifstream period_file(folder + "/cpu.cfs_period_us");
-    std::string quota;
-    double period = 0;
-    return quota_file >> quota && period_file >> period ? processors_of(quota, period) : unlimited;
+    return processors_of(contents_of(folder + "/cpu.cfs_quota_us") + " " +
+                         contents_of(folder + "/cpu.cfs_period_us"));
 }
 
 // The least of a group's and those above it. Inside of a container the path may be the one outside:
 // its folders are not there, and the container's own group is the mount itself, which comes last.
-template <class Group>
-double least(const std::string& mount, std::string path, const Group& group) {
+double least(const std::string& mount, std::string path,
+             double (*group)(const std::string& folder)) {
     double found = unlimited;
     while (true) {
         found = std::min(found, group(mount + path));
@@ -127,14 +125,6 @@ double least(const std::string& mount, std::string path, const Group& group) {
         if (slash == std::string::npos) return found;
         path.erase(slash);
     }
-}
-
-bool lists(const std::string& controllers, const std::string& wanted) {
-    std::istringstream list(controllers);
-    for (std::string name; std::getline(list, name, ',');) {
-        if (name == wanted) return true;
-    }
-    return false;
 }
 
 }  // namespace
@@ -158,10 +148,13 @@ void choose_caches() {
 
 int quota_of(const std::string& root) {
     const std::string mount = root + "/sys/fs/cgroup";
-    std::ifstream groups(root + "/proc/self/cgroup");
+    const std::string groups = contents_of(root + "/proc/self/cgroup");
     double found = unlimited;
     // Lines of "number:controllers:path", without controllers for version 2.
-    for (std::string line; std::getline(groups, line);) {
+    std::size_t end = 0;
+    for (std::size_t begin = 0; begin < groups.size(); begin = end + 1) {
+        end = std::min(groups.find('\n', begin), groups.size());
+        const std::string line = groups.substr(begin, end - begin);
         const std::size_t first = line.find(':');
         const std::size_t second = line.find(':', first + 1);
         if (first == std::string::npos || second == std::string::npos) continue;
@@ -169,7 +162,7 @@ int quota_of(const std::string& root) {
         const std::string path = line.substr(second + 1);
         if (controllers.empty()) {
             found = std::min(found, least(mount, path, group_v2));
-        } else if (lists(controllers, "cpu")) {
+        } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
             // Mounted under the controllers' names, to which some systems link each name.
             for (const char* const name : {controllers.c_str(), "cpu"}) {
                 std::string folder = mount;

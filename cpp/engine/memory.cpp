@@ -58,9 +58,7 @@ ElementCopy writing(const Operand& operand) {
 
 // value - origin, rounded once: whatever the two are, the size of their difference fits 64 bits.
 double difference(std::uint64_t value, std::uint64_t origin, DType dtype) {
-    // Flipping the highest bit puts signed integers in the order of unsigned ones.
-    const std::uint64_t flipped = dtype == DType::int64 ? std::uint64_t{1} << 63 : 0;
-    const bool below = (value ^ flipped) < (origin ^ flipped);
+    const bool below = sortable(value, dtype) < sortable(origin, dtype);
     const double size = static_cast<double>(below ? origin - value : value - origin);
     return below ? -size : size;
 }
@@ -89,8 +87,7 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
     const auto pack = [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
                           std::ptrdiff_t n) {
         std::uint64_t copied[at_once];
-        const bool in_place = stride == size && !operand.swapped &&
-                              reinterpret_cast<std::uintptr_t>(at) % sizeof(std::uint64_t) == 0;
+        const bool in_place = stride == size && !operand.swapped && is_aligned(at, size);
         if (!in_place) copy(at, stride, reinterpret_cast<char*>(copied), size, n);
         const std::uint64_t* const values =
             in_place ? reinterpret_cast<const std::uint64_t*>(at) : copied;

@@ -61,21 +61,21 @@ private:
 };
 
 // A staging buffer for a tile of elements of so many bytes: returns where it begins in each
-// thread's staging memory, which `staging_size` measures.
+// thread's staging memory, which has `staging_bytes` so far.
 inline std::ptrdiff_t take_staging(const Plan& plan, std::ptrdiff_t element_size,
-                                   Arrays& staging_size) {
-    const std::ptrdiff_t begin = staging_size.bytes();
-    staging_size.take(plan.tile_elements() * element_size + transpose_overhang, 1);
+                                   std::ptrdiff_t& staging_bytes) {
+    const std::ptrdiff_t begin = staging_bytes;
+    staging_bytes += round_up_64(plan.tile_elements() * element_size + transpose_overhang);
     return begin;
 }
 
 // The same for an operand that must be packed.
-inline void take_staging(const Plan& plan, Operand& operand, Arrays& staging_size) {
+inline void take_staging(const Plan& plan, Operand& operand, std::ptrdiff_t& staging_bytes) {
     if (!operand || operand.direct) return;
-    operand.staging_begin = take_staging(plan, size_of(operand.kernel_dtype), staging_size);
+    operand.staging_begin = take_staging(plan, size_of(operand.kernel_dtype), staging_bytes);
     // Origins are subtracted on the way, whatever lies side by side.
     if (operand.transposed && operand.converted() && operand.origins == nullptr) {
-        operand.stored_staging_begin = take_staging(plan, size_of(operand.dtype), staging_size);
+        operand.stored_staging_begin = take_staging(plan, size_of(operand.dtype), staging_bytes);
     }
 }
 
@@ -102,9 +102,9 @@ struct Memory {
 class Workspace {
 public:
     // buffer_bytes: of an operation's channel buffers; sums_columns: it calls kernels that take
-    // memory for sums of columns; staging_size: what was measured for its operands.
+    // memory for sums of columns; staging_bytes: what its operands have taken.
     Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_columns,
-              const Arrays& staging_size)
+              std::ptrdiff_t staging_bytes)
         : plan_(plan),
           owners_(plan.fused ? plan.team.threads : 1),
           buffer_bytes_(flag_bytes + buffer_bytes),
@@ -112,7 +112,7 @@ public:
                             ? scratch_blocks(plan.slab_buffer_size) *
                                   static_cast<std::ptrdiff_t>(column_scratch_bytes)
                             : 0),
-          scratch_bytes_(column_bytes_ + staging_size.bytes()),
+          scratch_bytes_(column_bytes_ + staging_bytes),
           memory_(owners_ * buffer_bytes_ + plan.team.threads * scratch_bytes_) {
         for (std::ptrdiff_t i = 0; i < owners_; ++i) {
             new (memory_.data() + i * buffer_bytes_) std::atomic<bool>(false);

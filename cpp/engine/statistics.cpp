@@ -438,8 +438,8 @@ bool ValueRangeReduction::needs_mask() const noexcept {
            form == WeightsForm::by_element;
 }
 
-void ValueRangeReduction::take_staging(Arrays& staging_size) {
-    if (needs_mask()) mask_begin_ = fastbn::take_staging(plan_, 1, staging_size);
+void ValueRangeReduction::take_staging(std::ptrdiff_t& staging_bytes) {
+    if (needs_mask()) mask_begin_ = fastbn::take_staging(plan_, 1, staging_bytes);
 }
 
 void ValueRangeReduction::begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,

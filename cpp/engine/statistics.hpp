@@ -85,7 +85,7 @@ public:
                         double* min, double* max);
 
     ValueRange take_buffers(Arrays& arrays) const noexcept;
-    void take_staging(Arrays& staging_size);
+    void take_staging(std::ptrdiff_t& staging_bytes);
 
     void begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
                const Memory& memory) const noexcept;

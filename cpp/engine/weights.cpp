@@ -49,12 +49,11 @@ struct FlatArray {
             return a.stride != b.stride ? a.stride > b.stride : a.size > b.size;
         });
         for (int i = 0; i < n; ++i) elements.cols.push(dims[i].size, dims[i].stride);
-        const auto address = reinterpret_cast<std::uintptr_t>(elements.base);
         const std::ptrdiff_t size = size_of(array.dtype);
         const bool dense =
             elements.cols.n == 0 || (elements.cols.n == 1 && elements.cols.dim[0].stride == size);
         elements.direct = array.dtype == kernel_dtype && !array.swapped && dense &&
-                          address % static_cast<std::size_t>(size) == 0;
+                          is_aligned(elements.base, size);
     }
 
     std::ptrdiff_t chunks() const { return (count + chunk - 1) / chunk; }
@@ -289,11 +288,11 @@ bool Weights::is_direct() const {
     return form_ == WeightsForm::none || form_ == WeightsForm::omit_nan;
 }
 
-void Weights::take_staging(const Plan& plan, Arrays& staging_size) {
+void Weights::take_staging(const Plan& plan, std::ptrdiff_t& staging_bytes) {
     if (is_direct()) return;
     const bool is_mask = form_ == WeightsForm::by_mask;
-    staging_begin_ = fastbn::take_staging(plan, is_mask ? 1 : sizeof(double), staging_size);
-    if (is_mask && rows_alike_) row_bytes_begin_ = fastbn::take_staging(plan, 1, staging_size);
+    staging_begin_ = fastbn::take_staging(plan, is_mask ? 1 : sizeof(double), staging_bytes);
+    if (is_mask && rows_alike_) row_bytes_begin_ = fastbn::take_staging(plan, 1, staging_bytes);
 }
 
 namespace {

@@ -42,7 +42,7 @@ public:
     // Whether gradient_tile can give weights to rows that the kernels see as one.
     bool dense_rows() const { return !is_direct() || mask_.dense_rows; }
     // Takes staging memory for what is packed.
-    void take_staging(const Plan& plan, Arrays& staging_size);
+    void take_staging(const Plan& plan, std::ptrdiff_t& staging_bytes);
 
     // A tile's weights in that form, for the moments of its values `x`, which are of type `x_type`.
     Tile<const void> tile(const TileRange& range, Tile<const void> x, DType x_type,

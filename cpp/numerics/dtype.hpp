@@ -87,6 +87,12 @@ static inline bool is_wide_integer(DType dtype) {
     return dtype == DType::int64 || dtype == DType::uint64;
 }
 
+// The bits of a 64-bit integer as an unsigned number, greater ones for greater values: the highest
+// bit of signed ones is flipped. The same once more gives the bits back.
+static inline std::uint64_t sortable(std::uint64_t bits, DType dtype) {
+    return dtype == DType::int64 ? bits ^ (std::uint64_t{1} << 63) : bits;
+}
+
 template <class T>
 extern const DType dtype_of;
 template <>
