@@ -585,8 +585,8 @@ ArrayArg in_order_of_axes(const ArrayArg& array, const AxisList& order) {
 void check_shape(const ArrayArg& output, int ndim, const std::ptrdiff_t* shape) {
     const ArrayRef& array = output.ref;
     if (array.ndim == ndim && std::equal(shape, shape + ndim, array.shape)) return;
-    wrong_value(output.name, "have the result's shape " + shape_text(shape, ndim),
-                shape_text(array.shape, array.ndim));
+    wrong_value(output.name, "have the result's shape " + shown_shape(shape, ndim),
+                shown_shape(array.shape, array.ndim));
 }
 
 // The rules of output_argument for an array that is given, seen with its axes in the order of the

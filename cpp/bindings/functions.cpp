@@ -76,15 +76,12 @@ void check_tuple(const Argument& argument) {
 
 // ---- Python's types of results ----
 
-// Types of results, and Moments; plain tuples until register_types has taken them. Written while
-// fastbn is imported, and kept for the life of the process.
-struct PythonTypes {
-    PyTypeObject* train_result = &PyTuple_Type;
-    PyTypeObject* gradients = &PyTuple_Type;
-    PyTypeObject* residual_gradients = &PyTuple_Type;
-    PyTypeObject* moments = nullptr;
-};
-PythonTypes python_types;
+// Plain tuples until register_types has taken the others. Written while fastbn is imported, and
+// kept for the life of the process.
+PyTypeObject* type_of_train_result = &PyTuple_Type;
+PyTypeObject* type_of_gradients = &PyTuple_Type;
+PyTypeObject* type_of_residual_gradients = &PyTuple_Type;
+PyTypeObject* type_of_moments = nullptr;
 
 // A named tuple, which is a tuple of another type. Its own function in Python would take as long as
 // the call of the kernel for a small array.
@@ -213,7 +210,7 @@ py::object batch_norm_train(const Arguments& arguments) {
         out.count = doubles_of(count);
     }
     const ArrayArg y = train(in, arguments, out);
-    return named_tuple(python_types.train_result, y.owner, mean, var, invstd,
+    return named_tuple(type_of_train_result, y.owner, mean, var, invstd,
                        count_result(features, count, false));
 }
 
@@ -289,8 +286,8 @@ py::object normalize(const Arguments& arguments) {
 
 // The same, where Moments may stand for mean and var: they know the mean to more digits.
 py::object normalize_by_moments(const Arguments& given) {
-    const bool has_moments = python_types.moments != nullptr &&
-                             PyObject_TypeCheck(given.mean.value, python_types.moments) != 0;
+    const bool has_moments =
+        type_of_moments != nullptr && PyObject_TypeCheck(given.mean.value, type_of_moments) != 0;
     if (!has_moments) return normalize(given);
     if (!given.var.is_none()) {
         raise(PyExc_TypeError,
@@ -382,9 +379,8 @@ py::object backward(const Arguments& arguments, bool wants_sums, bool wants_dx) 
     without_gil(in.batch.x.bytes(), [&] { fastbn::backward(in.batch, dy.ref, by, out); });
     if (!wants_dx) return tuple_of(dweight, dbias);
     if (!wants_sums) return dresidual ? tuple_of(dx.owner, dresidual) : tuple_of(dx.owner);
-    return dresidual
-               ? named_tuple(python_types.residual_gradients, dx.owner, dweight, dbias, dresidual)
-               : named_tuple(python_types.gradients, dx.owner, dweight, dbias);
+    return dresidual ? named_tuple(type_of_residual_gradients, dx.owner, dweight, dbias, dresidual)
+                     : named_tuple(type_of_gradients, dx.owner, dweight, dbias);
 }
 
 // Returns Gradients (dx, dweight, dbias), or with a residual ResidualGradients, which have its
@@ -442,13 +438,13 @@ py::object declared(const Arguments& arguments) {
     PyObject* const declaration = arguments.declaration.value;
     const py::object name = attribute(declaration, "__name__");
     const py::object module = attribute(declaration, "__module__");
-    const py::object text = attribute(declaration, "__doc__");
+    const py::object written = attribute(declaration, "__doc__");
     for (PyMethodDef* entry = public_functions(); entry->ml_name != nullptr; ++entry) {
         if (PyUnicode_CompareWithASCIIString(name.ptr(), entry->ml_name) != 0) continue;
         std::string doc = entry->ml_doc;
         doc.resize(doc.find(end_of_signature) + std::strlen(end_of_signature));
         // None where Python was told to leave documentation out (-OO).
-        if (text.ptr() != Py_None) doc += utf8(text.ptr());
+        if (written.ptr() != Py_None) doc += utf8(written.ptr());
         // Kept for the life of the process, as the entry is.
         PyObject* const kept = to_python(doc.c_str()).release().ptr();
         entry->ml_doc = PyUnicode_AsUTF8(kept);
@@ -478,7 +474,10 @@ py::object register_types(const Arguments& arguments) {
     for (PyTypeObject* type : {train_result, gradients, residual_gradients, moments}) {
         Py_INCREF(type);
     }
-    python_types = {train_result, gradients, residual_gradients, moments};
+    type_of_train_result = train_result;
+    type_of_gradients = gradients;
+    type_of_residual_gradients = residual_gradients;
+    type_of_moments = moments;
     return none();
 }
 

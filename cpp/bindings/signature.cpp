@@ -23,7 +23,7 @@ void Signature::set(const char* function, const std::vector<Parameter>& paramete
         if (field == keyword_only) {
             has_star = true;
             by_position_ = count_;
-            add_text("*");
+            show("*");
             continue;
         }
         const Argument& parameter = Arguments::defaults().*field;
@@ -33,9 +33,9 @@ void Signature::set(const char* function, const std::vector<Parameter>& paramete
         // Python can write a required parameter after an optional one only behind a star.
         if (is_required && required_count_ < count_ && !has_star) {
             has_star = true;
-            add_text("*");
+            show("*");
         }
-        add_text(entry);
+        show(entry);
         if (is_required) required_[required_count_++] = count_;
         names_[count_] = owned(PyUnicode_InternFromString(parameter.name)).release().ptr();
         fields_[count_++] = field;
@@ -43,9 +43,9 @@ void Signature::set(const char* function, const std::vector<Parameter>& paramete
     if (by_position_ == 0) by_position_ = count_;
 }
 
-std::string Signature::text(const char* first) const {
-    const std::string between = *first == '\0' || text_.empty() ? "" : ", ";
-    return std::string(function_) + "(" + first + between + text_ + ")" + end_of_signature;
+std::string Signature::documentation(const char* first) const {
+    const std::string between = *first == '\0' || shown_.empty() ? "" : ", ";
+    return std::string(function_) + "(" + first + between + shown_ + ")" + end_of_signature;
 }
 
 void Signature::fail(const std::string& message) const {

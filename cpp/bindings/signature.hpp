@@ -110,7 +110,7 @@ public:
     void set(const char* function, const std::vector<Parameter>& parameters, bool all_by_position);
     // What a function's documentation begins with, as Python's Argument Clinic writes it: the
     // interpreter shows what stands before `end_of_signature`. first: before the parameters.
-    std::string text(const char* first = "") const;
+    std::string documentation(const char* first = "") const;
 
     // Finds every parameter's value; `given` are n values by position, then those of `keywords`.
     // Raises TypeError as Python's own functions do.
@@ -118,7 +118,7 @@ public:
                Arguments& arguments) const;
 
 private:
-    void add_text(const std::string& entry) { text_ += (text_.empty() ? "" : ", ") + entry; }
+    void show(const std::string& entry) { shown_ += (shown_.empty() ? "" : ", ") + entry; }
     int find(PyObject* keyword, int start) const;
     [[noreturn]] void fail(const std::string& message) const;
 
@@ -129,7 +129,7 @@ private:
     PyObject* names_[max_parameters] = {};  // interned
     int required_count_ = 0;
     int required_[max_parameters] = {};
-    std::string text_;  // of the parameters
+    std::string shown_;  // the parameters, as help() does
 };
 
 // Sets Python's error to the C++ exception in flight.
@@ -139,7 +139,7 @@ void set_python_error() noexcept;
 template <py::object (*function)(const Arguments&), bool is_public = false>
 struct Function {
     static inline Signature signature;
-    static inline std::string text;
+    static inline std::string documentation;
 
     static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t n,
                           PyObject* keywords) noexcept {
@@ -159,11 +159,11 @@ struct Function {
         std::vector<Parameter> all = parameters;
         all.insert(all.end(), private_ones);
         signature.set(name, all, !is_public);
-        text = signature.text(is_public ? "" : "$module, /");
+        documentation = signature.documentation(is_public ? "" : "$module, /");
         // Python's own documented way to keep this type of function in a table of the other.
         const auto untyped =
             reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Function::call));
-        return {name, untyped, METH_FASTCALL | METH_KEYWORDS, text.c_str()};
+        return {name, untyped, METH_FASTCALL | METH_KEYWORDS, documentation.c_str()};
     }
 };
 

@@ -406,8 +406,8 @@ py::object train(const Call& call, const Batch& batch, const Running& running, d
         (wants_gradient(call.running_mean.ptr()) || wants_gradient(call.running_var.ptr()))) {
         return none();
     }
-    const bool counts = !call.batches.is_none();
-    if (counts && !is_countable(call.batches.ptr())) return none();
+    const bool has_counter = !call.batches.is_none();
+    if (has_counter && !is_countable(call.batches.ptr())) return none();
     ArrayRef y_array;
     py::object y = fresh_like(batch.x, y_array);
     if (!y || !increment_versions(call)) return none();
@@ -417,7 +417,7 @@ py::object train(const Call& call, const Batch& batch, const Running& running, d
             fastbn::train(batch, y_array, eps, running, false, statistics_in(memory, channels));
         });
         // Asked for only now: while other threads ran, one may have given the tensor other memory.
-        if (counts) count_by_exchange_api(call.batches.ptr());
+        if (has_counter) count_by_exchange_api(call.batches.ptr());
     };
     if (wants_gradients) {
         const py::object statistics = statistics_array(channels);

@@ -7,13 +7,13 @@
 
 namespace fastbn {
 
-std::string shape_text(const std::ptrdiff_t* shape, int ndim) {
-    std::string text = "(";
+std::string shown_shape(const std::ptrdiff_t* shape, int ndim) {
+    std::string shown = "(";
     for (int i = 0; i < ndim; ++i) {
-        if (i > 0) text += ", ";
-        text += std::to_string(shape[i]);
+        if (i > 0) shown += ", ";
+        shown += std::to_string(shape[i]);
     }
-    return text + (ndim == 1 ? ",)" : ")");
+    return shown + (ndim == 1 ? ",)" : ")");
 }
 
 Features features_of(const ArrayRef& x, const AxisList& axes) {
@@ -32,8 +32,8 @@ Features features_of(const ArrayRef& x, const AxisList& axes) {
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x) {
     if (array.has_shape_of(x)) return;
-    refuse(name, "have x's shape " + shape_text(x.shape, x.ndim),
-           shape_text(array.shape, array.ndim));
+    refuse(name, "have x's shape " + shown_shape(x.shape, x.ndim),
+           shown_shape(array.shape, array.ndim));
 }
 
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features) {
@@ -42,8 +42,8 @@ void check_parameter_shape(const char* name, const ArrayRef& parameter, const Fe
         same = parameter.shape[i] == features.shape[i];
     }
     if (!same) {
-        refuse(name, "have shape " + shape_text(features.shape, features.ndim),
-               shape_text(parameter.shape, parameter.ndim) + "; the shape is x's along axis");
+        refuse(name, "have shape " + shown_shape(features.shape, features.ndim),
+               shown_shape(parameter.shape, parameter.ndim) + "; the shape is x's along axis");
     }
 }
 
@@ -64,7 +64,7 @@ void check_trainable(const Features& features, double largest_total) {
 
 void check_eps(double eps) {
     if (!(std::isfinite(eps) && eps >= 0.0)) {
-        refuse("eps", "be finite and not negative", to_text(eps));
+        refuse("eps", "be finite and not negative", shown(eps));
     }
 }
 

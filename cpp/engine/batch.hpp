@@ -57,7 +57,7 @@ struct Running {
 };
 
 // As Python shows it.
-std::string shape_text(const std::ptrdiff_t* shape, int ndim);
+std::string shown_shape(const std::ptrdiff_t* shape, int ndim);
 
 void check_same_shape(const char* name, const ArrayRef& array, const ArrayRef& x);
 void check_parameter_shape(const char* name, const ArrayRef& parameter, const Features& features);

@@ -34,8 +34,7 @@ void check_variance(const char* name, const ChannelValues& variance) {
     for (std::ptrdiff_t i = 0; i < variance.size(); ++i) negative |= values[i] < 0.0;
     for (std::ptrdiff_t i = 0; i < variance.size() && negative; ++i) {
         if (values[i] < 0.0) {
-            refuse(name, "not be negative",
-                   to_text(values[i]) + " in channel " + std::to_string(i));
+            refuse(name, "not be negative", shown(values[i]) + " in channel " + std::to_string(i));
         }
     }
 }
@@ -46,10 +45,10 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
     check_parameter_shape("running_mean", running.mean, features);
     check_parameter_shape("running_var", running.var, features);
     if (!(running.momentum >= 0.0 && running.momentum <= 1.0)) {
-        refuse("momentum", "be between 0 and 1", to_text(running.momentum));
+        refuse("momentum", "be between 0 and 1", shown(running.momentum));
     }
     if (!(running.correction >= 0.0)) {
-        refuse("correction", "not be negative", to_text(running.correction));
+        refuse("correction", "not be negative", shown(running.correction));
     }
     if (features.empty() || allow_single) return;
     const double most = weights.largest_total(running.correction, batch);
@@ -57,19 +56,19 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
     if (most > running.correction || most == 0.0) return;
     if (weights.largest_total() > running.correction) {
         refuse("where",
-               "leave more than the correction of " + to_text(running.correction) +
+               "leave more than the correction of " + shown(running.correction) +
                    " where running statistics are given (so must lengths, which make a mask)",
-               to_text(most));
+               shown(most));
     }
     if (weights.differ() || weights.common_weight() != 1.0) {
         refuse("weights",
-               "sum to more than the correction of " + to_text(running.correction) +
+               "sum to more than the correction of " + shown(running.correction) +
                    " where running statistics are given",
-               to_text(most));
+               shown(most));
     }
     refuse("correction",
            "be less than the " + std::to_string(features.count) + " values per channel",
-           to_text(running.correction));
+           shown(running.correction));
 }
 
 void update_running(const Running& running, const Statistics& statistics, const Features& features,

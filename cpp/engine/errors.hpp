@@ -13,14 +13,14 @@ namespace fastbn {
     throw std::invalid_argument(name + " must " + rule + ", got " + value);
 }
 
-// The shortest decimal number that reads back as the value, or nearly.
-inline std::string to_text(double value) {
-    char text[32];
+// A value as errors show it: the shortest decimal number that reads back as the value, or nearly.
+inline std::string shown(double value) {
+    char number[32];
     for (int digits = 15; digits <= 17; ++digits) {
-        std::snprintf(text, sizeof text, "%.*g", digits, value);
-        if (std::strtod(text, nullptr) == value) break;
+        std::snprintf(number, sizeof number, "%.*g", digits, value);
+        if (std::strtod(number, nullptr) == value) break;
     }
-    return text;
+    return number;
 }
 
 }  // namespace fastbn

@@ -320,7 +320,7 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     check_shapes(batch);
     check_eps(eps);
     const double clip = batch.epilogue.clip;
-    if (!(clip >= 0.0)) refuse("clip", "be >= 0", to_text(clip));
+    if (!(clip >= 0.0)) refuse("clip", "be >= 0", shown(clip));
     const ChannelValues means(mean, features, 0.0);
     const ChannelValues means_lo(mean_lo, features, 0.0);
     const ChannelValues variances(var, features, 1.0);

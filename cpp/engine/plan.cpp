@@ -115,9 +115,9 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     // Channels are far apart in memory, and a thread's part of the third-level cache may hold what
     // the second does not; but columns are neighbours, and a slab of them alone is a bad walk.
     const std::ptrdiff_t bytes = plan.slab_buffer_size * layout.count * size;
-    const std::ptrdiff_t columns = layout.rows * plan.tile_cols * size;
+    const std::ptrdiff_t column_bytes = layout.rows * plan.tile_cols * size;
     const bool in_cache =
-        layout.channels_first() ? bytes <= l3_cache() / 4 : columns <= l2_cache() / 2;
+        layout.channels_first() ? bytes <= l3_cache() / 4 : column_bytes <= l2_cache() / 2;
     // Without sums there is nothing to read twice, and the order of memory is best.
     plan.fused = enough_slabs && in_cache && work.reduces;
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;

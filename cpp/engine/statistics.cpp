@@ -212,7 +212,7 @@ void MomentsReduction::note_nonfinite(const TileRange& tile, Tile<const void> x,
     if (!is_new) return;
     const auto* const values = static_cast<const double*>(x.data);
     const bool omits_nan = weights_.omits_nan();
-    const auto counts = [&](std::ptrdiff_t r, std::ptrdiff_t i) {
+    const auto has_weight = [&](std::ptrdiff_t r, std::ptrdiff_t i) {
         switch (weights_.form()) {
             case WeightsForm::by_row:
             case WeightsForm::by_row_omit_nan:
@@ -228,7 +228,8 @@ void MomentsReduction::note_nonfinite(const TileRange& tile, Tile<const void> x,
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         for (std::ptrdiff_t i = 0; i < cols; ++i) {
             const double value = values[r * x.stride + i];
-            if (std::isfinite(value) || (omits_nan && std::isnan(value)) || !counts(r, i)) continue;
+            if (std::isfinite(value) || (omits_nan && std::isnan(value)) || !has_weight(r, i))
+                continue;
             nonfinite[one_channel ? 0 : i] = 1;
         }
     }
@@ -478,10 +479,10 @@ void ValueRangeReduction::finalize(const Slab& slab, const ValueRange& buffers,
                        take_in(from(buffers, a + i), from(buffers, b + i));
                    }
                });
-    const std::ptrdiff_t columns = plan_.layout.inner_fold;
+    const std::ptrdiff_t inner = plan_.layout.inner_fold;
     for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
-        const ValueRange all = from(buffers, memory.at(0, slab.buffer_index) + c * columns);
-        for (std::ptrdiff_t i = 1; i < columns; ++i) take_in(all, from(all, i));
+        const ValueRange all = from(buffers, memory.at(0, slab.buffer_index) + c * inner);
+        for (std::ptrdiff_t i = 1; i < inner; ++i) take_in(all, from(all, i));
         const bool defined = *all.min <= *all.max && (omit_nan_ || *all.has_nan == 0.0);
         min_[slab.channel + c] = defined ? *all.min : not_a_number;
         max_[slab.channel + c] = defined ? *all.max : not_a_number;

@@ -170,7 +170,7 @@ bool is_broadcast(const Dims& dims) {
     for (std::ptrdiff_t i = 0; i < count && bad >= 0.0 && std::isfinite(bad); ++i) {
         bad = element_at(weights, weights.data + dims.offset(i));
     }
-    refuse("weights", "be finite and not negative", to_text(bad));
+    refuse("weights", "be finite and not negative", shown(bad));
 }
 
 bool is_same_in_channels(const ArrayRef& array, const Layout& layout) {
@@ -231,7 +231,7 @@ void Weights::scan_weights(const Batch& batch) {
         largest_total_ = copies * largest_channel_sum(weights_, features);
     }
     if (!std::isfinite(largest_total_))
-        refuse("weights", "have a finite sum in each channel", to_text(largest_total_));
+        refuse("weights", "have a finite sum in each channel", shown(largest_total_));
     if (found.min == most && most > 0.0) {
         common_weight_ = most;
         divisor_ = common_weight_;
@@ -413,9 +413,9 @@ bool Weights::write_mask(const TileRange& range, Tile<const void> weights,
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
             const double* const from = numbers.data + r * numbers.stride;
             for (std::ptrdiff_t i = 0; i < cols; ++i) {
-                const int counts = from[i] > 0.0 ? 1 : 0;
-                mask[r * cols + i] = static_cast<std::uint8_t>(counts);
-                all &= counts;
+                const int has_weight = from[i] > 0.0 ? 1 : 0;
+                mask[r * cols + i] = static_cast<std::uint8_t>(has_weight);
+                all &= has_weight;
             }
         }
         return all == 0;
