@@ -242,9 +242,9 @@ py::object batch_norm(const Arguments& arguments) {
         // stack for up to 170 channels.
         const std::ptrdiff_t n = in.batch.features.channels;
         const std::ptrdiff_t arrays = in.weighted() ? 3 : 2;
-        const Buffer<4096> memory(arrays * n * static_cast<std::ptrdiff_t>(sizeof(double)));
+        const Buffer<4096> memory(bytes_of_doubles(arrays * n));
         Statistics out;
-        out.mean = reinterpret_cast<double*>(memory.data());
+        out.mean = memory.doubles();
         out.var = out.mean + n;
         if (in.weighted()) out.count = out.var + n;
         return train(in, arguments, out).owner;

@@ -424,8 +424,8 @@ py::object train(const Call& call, const Batch& batch, const Running& running, d
         compute(doubles_of(statistics));
         return recorded(call, batch, y, statistics);
     }
-    const Buffer<4096> memory(3 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
-    compute(reinterpret_cast<double*>(memory.data()));
+    const Buffer<4096> memory(bytes_of_doubles(saved_statistics * channels));
+    compute(memory.doubles());
     return y;
 }
 
@@ -620,8 +620,8 @@ py::object gradients_of(const Call& call, const Batch& batch, PyObject* dy,
     }
 
     const std::ptrdiff_t channels = batch.features.channels;
-    const Buffer<4096> memory(2 * channels * static_cast<std::ptrdiff_t>(sizeof(double)));
-    out.dweight = reinterpret_cast<double*>(memory.data());
+    const Buffer<4096> memory(bytes_of_doubles(2 * channels));
+    out.dweight = memory.doubles();
     out.dbias = out.dweight + channels;
     const Normalization normalization = normalization_of(call, channels);
     without_gil(batch.x.bytes(), [&] { fastbn::backward(batch, dy_array, normalization, out); });

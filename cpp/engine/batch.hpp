@@ -20,8 +20,9 @@ struct AxisList {
 
 struct Features {
     bool is_feature[max_dimensions] = {};
-    int ndim = 0;                          // of parameters and statistics, and
-    std::ptrdiff_t shape[max_dimensions];  // their shape: only the first ndim are ever read
+    // The shape of parameters and statistics: only the first ndim are ever read.
+    int ndim = 0;
+    std::ptrdiff_t shape[max_dimensions];
     std::ptrdiff_t channels = 1;
     std::ptrdiff_t count = 1;  // values per channel
 

@@ -13,8 +13,7 @@ namespace fastbn {
 // ---- Parameters and running statistics ----
 
 ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features, double otherwise)
-    : size_(features.channels),
-      memory_(features.channels * static_cast<std::ptrdiff_t>(sizeof(double))) {
+    : size_(features.channels), memory_(bytes_of_doubles(size_)) {
     if (!parameter) {
         std::fill_n(data(), size_, otherwise);
         return;
@@ -23,8 +22,7 @@ ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features
 }
 
 ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features)
-    : size_(parameter ? features.channels : 0),
-      memory_(size_ * static_cast<std::ptrdiff_t>(sizeof(double))) {
+    : size_(parameter ? features.channels : 0), memory_(bytes_of_doubles(size_)) {
     if (parameter) read_elements(parameter, data());
 }
 

@@ -30,9 +30,7 @@ public:
     ChannelValues(const ArrayRef& parameter, const Features& features);
 
     std::ptrdiff_t size() const { return size_; }
-    double* data() const {
-        return size_ == 0 ? nullptr : reinterpret_cast<double*>(memory_.data());
-    }
+    double* data() const { return size_ == 0 ? nullptr : memory_.doubles(); }
     double& operator[](std::ptrdiff_t i) const { return data()[i]; }
 
 private:

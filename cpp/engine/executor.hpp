@@ -56,11 +56,11 @@ void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, const Vi
     }
 }
 
-// merge(a, count_a, b, count_b, n), by which the n entries of the channel buffers from b on, of
-// count_b values each, are added to those from a on, of count_a: in the one order in which a
-// slab's sums come together, which fixes their bits. All spans, then folded rows, the upper half
-// onto the lower, then the rows left over. Afterwards the slab's first entries, one for each column
-// that x has, hold everything.
+// Brings a slab's sums together in one order, which fixes their bits: span after span; then folded
+// rows, the upper half onto the lower, until one is left; then the rows that were left over.
+// merge(a, count_a, b, count_b, n) adds the n entries of the channel buffers from b on, each of
+// which covers count_b values, to those from a on, of count_a. Afterwards the slab's first entries,
+// one for each column of x, hold everything.
 template <class Visit>
 void merge_slab(const Plan& plan, const Slab& slab, const Memory& memory, const Visit& merge) {
     std::ptrdiff_t before = plan.span_count(0);

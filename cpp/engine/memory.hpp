@@ -32,6 +32,7 @@ public:
     Buffer& operator=(const Buffer&) = delete;
 
     std::byte* data() const { return data_; }
+    double* doubles() const { return reinterpret_cast<double*>(data_); }
 
 private:
     static constexpr std::align_val_t alignment{64};
@@ -40,6 +41,9 @@ private:
     std::byte* data_ = own_;
 };
 
+constexpr std::ptrdiff_t bytes_of_doubles(std::ptrdiff_t n) {
+    return n * std::ptrdiff_t{sizeof(double)};
+}
 inline std::ptrdiff_t round_up_64(std::ptrdiff_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Hands out one array after the other from a block of memory. Without a block it only measures.

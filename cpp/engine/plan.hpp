@@ -48,8 +48,8 @@ struct Work {
     bool dense_rows = true;          // the rows of each follow each other without a gap
     bool adjacent_channels = true;   // all have their channels one after the other along a row
     bool in_place = false;           // a result replaces an argument
-    std::ptrdiff_t result_size = 4;  // bytes of a value in a result,
-    std::ptrdiff_t touched = 0;      // and in all arrays together
+    std::ptrdiff_t result_size = 4;  // bytes of a value in a result
+    std::ptrdiff_t touched = 0;      // bytes of a value in all arrays together
     // Values of a column that are side by side in a result whose tiles are transposed, else 0.
     std::ptrdiff_t result_column = 0;
 

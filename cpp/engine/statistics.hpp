@@ -30,11 +30,12 @@ public:
 
     // Its channel buffers; measured with Arrays(nullptr).
     struct Buffers {
-        MomentsSums sums;         // per span, and channel or column; or
-        IntegerSums integers;     // as those, where x's values are summed exactly
-        Statistics statistics;    // per channel
-        std::uint8_t* nonfinite;  // as the sums: whether NaN or infinity was among the values of a
-                                  // sum that is not finite; for float64 only, else null
+        MomentsSums sums;       // per span, and channel or column
+        IntegerSums integers;   // in their place, where x's values are summed exactly
+        Statistics statistics;  // per channel
+        // One for each sum: whether NaN or infinity was among the values of a sum that is not
+        // finite. Null unless x is of float64.
+        std::uint8_t* nonfinite;
     };
     Buffers take_buffers(Arrays& arrays) const noexcept;
 

@@ -90,9 +90,11 @@ private:
     WeightsForm form_ = WeightsForm::none;
     bool rows_alike_ = false;  // one weight for each row of x; kernels may see several as one
     bool same_in_channels_ = false;
-    bool by_column_ = false;              // a tile's columns are channels
-    std::ptrdiff_t staging_begin_ = 0;    // of what is packed for a tile, and
-    std::ptrdiff_t row_bytes_begin_ = 0;  // of a mask for each row, of which that is made
+    bool by_column_ = false;  // a tile's columns are channels
+    // Where the staging buffers begin for a tile's weights, and for a mask's one byte for each row,
+    // from which a tile's are made.
+    std::ptrdiff_t staging_begin_ = 0;
+    std::ptrdiff_t row_bytes_begin_ = 0;
 };
 
 }  // namespace fastbn

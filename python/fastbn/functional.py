@@ -27,9 +27,9 @@ from typing import Any, Literal, TypeAlias
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _core
-from fastbn._moments.measure import measured
 from fastbn._moments.moments import Moments
 from fastbn._moments.provenance import provenance_of
+from fastbn._moments.statistics import measured
 from fastbn._validation import Axis
 from fastbn.results import Gradients, ResidualGradients, TrainResult
 

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._moments.measure import measured
-from fastbn._moments.merge import Statistics, merged
+from fastbn._moments.statistics import Statistics, measured, merged
 from fastbn._validation import Axis, kept_axes
 from fastbn.functional import normalize
 

@@ -15,8 +15,6 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._moments.measure import measured
-from fastbn._moments.merge import Array, Count, Extremes, Statistics, merged, merged_extremes
 from fastbn._moments.provenance import (
     UNKNOWN,
     Provenance,
@@ -26,6 +24,7 @@ from fastbn._moments.provenance import (
     checked_provenance,
     provenance_of,
 )
+from fastbn._moments.statistics import Array, Count, Extremes, Statistics, measured, merged, merged_extremes
 from fastbn._npz import check_kind, not_written, read_npz, save_npz, write_npz
 from fastbn._validation import (
     LARGEST,

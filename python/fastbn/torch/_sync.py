@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastbn._moments.merge import Statistics as Moments
-from fastbn._moments.merge import merged
+from fastbn._moments.statistics import Statistics as Moments
+from fastbn._moments.statistics import merged
 from fastbn.torch import _composed, _kernels
 from fastbn.torch._functional import (
     check_savable,

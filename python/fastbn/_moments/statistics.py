@@ -1,4 +1,4 @@
-"""Statistics of two sets of values merged into those of both together, for each feature by itself.
+"""Statistics of an array, and of two sets of values merged into those of both together: for each feature by itself.
 
 Chan, Golub & LeVeque 1983, eq. 1.5: with n = n_a + n_b and delta = mean_b - mean_a::
 
@@ -12,12 +12,13 @@ over all values.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fastbn._validation import INT_END
+from fastbn import _core
+from fastbn._validation import INT_END, Axis
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Count: TypeAlias = int | Array
@@ -48,6 +49,18 @@ class Extremes(NamedTuple):
 
     min: Array
     max: Array
+
+
+def measured(
+    x: Any, axis: Axis, where: Any = None, weights: Any = None, *, omit_nan: bool = False, extremes: bool = False
+) -> tuple[Statistics, Extremes | None]:
+    """Return the statistics of x, and its extremes if they are asked for."""
+    count, mean, m2, mean_lo, low, high = _core.moments(
+        x, axis=axis, where=where, weights=weights, omit_nan=omit_nan, extremes=extremes
+    )
+    # np.zeros_like would take four times as long.
+    statistics = Statistics(count, mean, m2, mean_lo, np.zeros(m2.shape))
+    return statistics, None if low is None or high is None else Extremes(low, high)
 
 
 def merged(a: Statistics, b: Statistics) -> Statistics:
