@@ -175,34 +175,6 @@ bool is_of_torch(PyObject* value) {
            (equals(module.ptr(), "torch") || equals(module.ptr(), "torch.nn.parameter"));
 }
 
-py::object as_array(const Argument& argument) {
-    if (argument.is_none()) {
-        const bool is_var = std::strcmp(argument.name, "var") == 0;
-        wrong_type(argument.name, "be an array",
-                   is_var ? "None (give it with mean, or Moments as mean)" : "None");
-    }
-    if (is_array(argument.value)) return borrowed(argument.value);
-    if (PyUnicode_Check(argument.value) != 0) refuse_path(argument);
-    const bool torch_first = is_of_torch(argument.value);
-    py::object exported = torch_first ? py::object() : array_from_dlpack(argument.value);
-    if (exported) return exported;
-    const py::object convert = imported("numpy", "asarray");
-    auto array = optional_owned(in_python(PyObject_CallOneArg, convert.ptr(), argument.value));
-    if (!array) {
-        const std::string reason = take_reason();
-        if (torch_first) exported = array_from_dlpack(argument.value);
-        if (exported) return exported;
-        refuse_known(argument);
-        wrong_type(argument.name, "be an array", shown(argument.value) + " (" + reason + ")");
-    }
-    const bool holds_objects = kind_of(dtype_of_array(array.ptr())) == 'O';
-    if (holds_objects && array_ref(array.ptr(), DType::float64).ndim == 0) {
-        refuse_known(argument);
-        wrong_type(argument.name, "be an array", shown(argument.value));
-    }
-    return array;
-}
-
 // What None is. Written by fields, since braces would fill a kilobyte of shape and strides with
 // zeros.
 ArrayArg absent(const char* name) {
@@ -294,6 +266,34 @@ ArrayArg described(const char* name, py::object array, Kind kind) {
     PyObject* const dtype = dtype_of_array(object);
     const DType type = checked_dtype(name, dtype, kind);
     return {name, std::move(array), array_ref(object, type, is_swapped(dtype))};
+}
+
+py::object as_array(const Argument& argument) {
+    if (argument.is_none()) {
+        const bool is_var = std::strcmp(argument.name, "var") == 0;
+        wrong_type(argument.name, "be an array",
+                   is_var ? "None (give it with mean, or Moments as mean)" : "None");
+    }
+    if (is_array(argument.value)) return borrowed(argument.value);
+    if (PyUnicode_Check(argument.value) != 0) refuse_path(argument);
+    const bool torch_first = is_of_torch(argument.value);
+    py::object exported = torch_first ? py::object() : array_from_dlpack(argument.value);
+    if (exported) return exported;
+    const py::object convert = imported("numpy", "asarray");
+    auto array = optional_owned(in_python(PyObject_CallOneArg, convert.ptr(), argument.value));
+    if (!array) {
+        const std::string reason = take_reason();
+        if (torch_first) exported = array_from_dlpack(argument.value);
+        if (exported) return exported;
+        refuse_known(argument);
+        wrong_type(argument.name, "be an array", shown(argument.value) + " (" + reason + ")");
+    }
+    const bool holds_objects = kind_of(dtype_of_array(array.ptr())) == 'O';
+    if (holds_objects && array_ref(array.ptr(), DType::float64).ndim == 0) {
+        refuse_known(argument);
+        wrong_type(argument.name, "be an array", shown(argument.value));
+    }
+    return array;
 }
 
 ArrayArg array_argument(const Argument& argument, Kind kind) {

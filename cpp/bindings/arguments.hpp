@@ -30,8 +30,9 @@ enum class Kind {
     boolean,
 };
 
-// Anything NumPy can make an array of is taken, in any byte order, and what DLPack describes as it
-// is; raises TypeError for another dtype.
+// The array that DLPack or NumPy makes of the value; an array, of any subclass, is taken as it is.
+py::object as_array(const Argument& argument);
+// The same, of a dtype in any byte order; raises TypeError for another one.
 ArrayArg array_argument(const Argument& argument, Kind kind = Kind::data);
 // The same, or None.
 ArrayArg optional_argument(const Argument& argument, Kind kind = Kind::data);

@@ -483,13 +483,15 @@ py::object register_types(const Arguments& arguments) {
 
 // ---- Other libraries' arrays ----
 
-// Returns an array of the same memory, or None where the value offers none that NumPy can have.
-py::object from_dlpack(const Arguments& arguments) {
-    const py::object array = array_from_dlpack(arguments.value.value);
-    return array ? array : none();
+// Returns the array that an argument of any function would be, of whatever dtype. name: what errors
+// call it.
+py::object as_array(const Arguments& arguments) {
+    const std::string name = text_argument(arguments.name);
+    return bindings::as_array({name.c_str(), arguments.value.value});
 }
 
-// The same by the functions in C that the value's type may offer, and writable.
+// Returns a writable array of the same memory, by the functions in C that the value's type may
+// offer; None where it offers none that NumPy can have.
 py::object from_exchange_api(const Arguments& arguments) {
     const py::object array = array_from_exchange_api(arguments.value.value);
     return array ? array : none();
@@ -630,7 +632,7 @@ void add_functions(PyObject* module) {
         Function<check_weights>::entry("check_weights", {&A::x, &A::axis, &A::where, &A::weights}),
         Function<declared>::entry("declared", {&A::declaration}),
         Function<register_types>::entry("register_types", {&A::types}),
-        Function<from_dlpack>::entry("from_dlpack", {&A::value}),
+        Function<as_array>::entry("as_array", {&A::value, &A::name}),
         Function<from_exchange_api>::entry("from_exchange_api", {&A::value}),
         Function<exchanged_arrays>::entry("exchanged_arrays", {&A::value, &A::types}),
         Function<exchanged_objects>::entry("exchanged_objects", {&A::value, &A::likes}),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -140,23 +139,7 @@ def checked_int(name: str, value: Any, rule: str = "an int", whole: Any = None) 
 
 def converted(name: str, value: Any) -> npt.NDArray[Any]:
     """Return the array that DLPack or NumPy makes of the value; an array, of any subclass, is returned as it is."""
-    if isinstance(value, np.ndarray):
-        return value
-    if name == "x" and isinstance(value, (str, os.PathLike)):
-        hint = "(fastbn.Moments.load reads files of Moments, fastbn.stream those of data)"
-        raise TypeError(f"{name} must be an array, got {abridged(value)} {hint}")
-    try:
-        shared = _core.from_dlpack(value)
-        array = np.asarray(value) if shared is None else shared
-    except MemoryError:
-        raise
-    except Exception as error:  # __array__ is foreign code, which may raise anything (a tensor on another device, say)
-        raise TypeError(f"{name} must be convertible to an array, got {type(value).__name__}: {error}") from error
-    if array.ndim == 0 and array.dtype.kind == "O":
-        if hasattr(value, "nnz"):
-            raise TypeError(f"{name} must be dense: make an array of it first, got a sparse {type(value).__name__}")
-        raise TypeError(f"{name} must be an array, got {abridged(value)}")
-    return array
+    return value if isinstance(value, np.ndarray) else _core.as_array(value, name)
 
 
 def refuse_masked(name: str, array: npt.NDArray[Any]) -> None:
@@ -239,7 +222,7 @@ def checked_extremes(
 def _checked_count(count: Any, shape: Shape) -> int | npt.NDArray[np.float64]:
     if isinstance(count, int) and abs(count) >= INT_END:  # NumPy would make an array of objects of it
         count = float(checked_real("count", count, 0, LARGEST))
-    array = converted("count", count)
+    array = np.asarray(count) if np.isscalar(count) else converted("count", count)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"count must hold real numbers, got {abridged(count)}")
     with np.errstate(over="ignore"):  # longdouble holds numbers that float64 does not

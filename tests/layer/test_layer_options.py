@@ -469,7 +469,7 @@ BAD_IN_ANY_MODE = [
     ({"lengths": [5] * 6, "where": np.ones(4, bool)}, ValueError, "where must be broadcastable"),
     ({"residual": np.ones((6, 4, 5), np.float32)}, TypeError, "residual must"),
     ({"residual": np.ones((4, 5))}, ValueError, "residual must"),
-    ({"residual": [[1.0], [1.0, 2.0]]}, TypeError, "residual must be convertible to an array"),
+    ({"residual": [[1.0], [1.0, 2.0]]}, TypeError, "residual must be an array, got"),
     ({"out": np.ones((6, 4, 4))}, ValueError, "out must"),
     ({"out": np.ones((6, 4, 5), int)}, TypeError, "out must"),
     ({"out": [1.0]}, TypeError, "out must"),
