@@ -10,7 +10,7 @@
 #include "bindings/python.hpp"
 #include "bindings/signature.hpp"
 #include "engine/array.hpp"
-#include "engine/operations.hpp"
+#include "engine/batch.hpp"
 
 namespace fastbn::bindings {
 

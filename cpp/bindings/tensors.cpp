@@ -12,7 +12,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <stdexcept>
 

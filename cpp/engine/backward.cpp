@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 
 #include "engine/channels.hpp"
 #include "engine/coefficients.hpp"

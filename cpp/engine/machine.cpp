@@ -20,7 +20,11 @@ std::string contents_of(const std::string& path) {
     std::FILE* const file = std::fopen(path.c_str(), "r");
     if (file == nullptr) return contents;
     char part[256];
-    while (const std::size_t n = std::fread(part, 1, sizeof part, file)) contents.append(part, n);
+    std::size_t n = sizeof part;
+    while (n == sizeof part) {
+        n = std::fread(part, 1, sizeof part, file);
+        contents.append(part, n);
+    }
     std::fclose(file);
     return contents;
 }

@@ -9,7 +9,6 @@
 #include "engine/channels.hpp"
 #include "engine/executor.hpp"
 #include "engine/memory.hpp"
-#include "engine/operations.hpp"
 #include "engine/plan.hpp"
 #include "engine/weights.hpp"
 #include "kernels/table.hpp"

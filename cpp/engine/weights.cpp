@@ -11,6 +11,7 @@
 
 #include "engine/dispatch.hpp"
 #include "engine/errors.hpp"
+#include "engine/memory.hpp"
 #include "engine/threads.hpp"
 #include "numerics/moments_math.hpp"
 

@@ -8,7 +8,7 @@
 #include "engine/array.hpp"
 #include "engine/batch.hpp"
 #include "engine/layout.hpp"
-#include "engine/memory.hpp"
+#include "engine/plan.hpp"
 #include "kernels/table.hpp"
 
 namespace fastbn {
