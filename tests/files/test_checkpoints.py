@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -369,3 +370,18 @@ with replacing({str(tmp_path / "x")!r}) as temporary:
     with replacing(tmp_path / "x") as temporary:
         Path(temporary).write_text("whole")
     assert sorted(os.listdir(tmp_path)) == sorted([mine.name, ".y.part", "x"])
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "syncfs"), reason="the system synchronizes files one by one")
+def test_a_folder_of_many_files_is_synchronized_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    with replacing(tmp_path / "x") as temporary:
+        for number in range(50):
+            Path(temporary, str(number % 5)).mkdir(parents=True, exist_ok=True)
+            Path(temporary, str(number % 5), str(number)).touch()
+    assert len(calls) == 1  # of the folder that has the new name
+    monkeypatch.setattr("fastbn._atomic._synchronized_with_others", lambda path: False)  # as on other systems
+    with replacing(tmp_path / "y") as temporary:
+        (tmp_path / "x").rename(temporary)
+    assert len(calls) == 1 + 1 + 5 + 50 + 1
