@@ -226,7 +226,8 @@ def test_as_many_rows_as_before(tmp_path: Path, gap: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["5.5,0,0", "1,2,3", "-1e5,nan,2", "5,,7", " 3 , 4 ,5", "2019,2020,2021", "inf,1,1", "NA,1,NA"]
+    "line",
+    ["5.5,0,0", "1,2,3", "-1e5,nan,2", "5,,7", " 3 , 4 ,5", "2019,2020,2021", "inf,1,1", "NA,1,NA", "NA,null,", ",,"],
 )
 def test_a_first_line_of_numbers_is_asked_about(tmp_path: Path, line: str) -> None:
     path = tmp_path / "x.csv"
@@ -240,7 +241,7 @@ def test_a_first_line_of_numbers_is_asked_about(tmp_path: Path, line: str) -> No
     assert fastbn.stream(path, header=True).names == tuple(line.split(","))
 
 
-@pytest.mark.parametrize("line", ["a,b,c", "1,b,3", "x1,x2,x3", ",,", "1st,2nd,3rd", "0x1,2,3"])
+@pytest.mark.parametrize("line", ["a,b,c", "1,b,3", "x1,x2,x3", "a,,", "1st,2nd,3rd", "0x1,2,3"])
 def test_a_first_line_of_names_is_none_of_numbers(tmp_path: Path, line: str) -> None:
     (tmp_path / "x.csv").write_text(f"{line}\n1,2,3\n4,5,6\n")
     assert fastbn.stream(tmp_path / "x.csv").count == 2
@@ -490,8 +491,10 @@ INTEGERS += [" 36028797018963969 ", "123456789012345678901", "1" + "0" * 29 + "1
         [Decimal("1.5"), 2**53 + 1],
         [np.int64(2**53 + 1), 2.5],
         [None, -(2**70) - 1],
+        [None, 10**400],
+        [-(10**400), 1.5],
     ],
-    ids=str,
+    ids=lambda entries: f"{entries!s:.30}",
 )
 def test_integers_of_object_columns_are_not_rounded(entries: list[Any]) -> None:
     frame = pd.DataFrame({"a": pd.Series(entries, dtype=object), "b": [1.0, 2.0]})
@@ -628,7 +631,10 @@ def test_spellings_that_are_not_said(tmp_path: Path, x: Array) -> None:
         path.write_bytes(("\ufeff" + spelled(x, ",", ".")).encode(encoding))
         with pytest.raises(ValueError, match=r"x.csv must be read with encoding='utf-16', got 'utf-8'"):
             fastbn.stream(path)
-        assert_streamed(fastbn.stream(path, encoding="utf-16"), x)
+        for name in ("utf-16", encoding):
+            found = fastbn.stream(path, encoding=name)
+            assert found.names == ("näme", "b")
+            assert_streamed(found, x)
     path.write_bytes(b"a,b\n1,\xe4\n")
     with pytest.raises(ValueError, match="cannot be read"):
         fastbn.stream(path, encoding="ascii")

@@ -703,7 +703,8 @@ def test_single_values_are_no_arrays_to_choose_among(tmp_path: Path, x: Array) -
     group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
     for name, value in (("x", x), ("version", np.array(3.0))):
         group.create_array(name, shape=value.shape, dtype=value.dtype)[...] = value
-    for name in ("x.h5", "x.zarr"):
+    np.savez(tmp_path / "x.npz", x=x, version=np.array(3), title="a text")
+    for name in ("x.h5", "x.zarr", "x.npz"):
         assert_streamed(fastbn.stream(tmp_path / name), x)
         with pytest.raises(ValueError, match="must have one dimension or more, got a single value"):
             fastbn.stream(f"{tmp_path}/{name}:version")

@@ -344,6 +344,60 @@ def test_a_frame_s_index_is_written_unless_it_numbers_the_rows(
     assert held == [row[: len(names)] for row in pandas_rows]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "feather", "orc"])
+def test_an_index_that_goes_on_numbers_the_rows(suffix: str, tmp_path: Path) -> None:
+    whole = pd.DataFrame({"v": [1.0, 3.0, 5.0, 7.0, 9.0], "k": list("abcde")})
+    whole.to_csv(tmp_path / "x.csv", index=False)
+    moments, out = fastbn.stream(whole), tmp_path / f"y.{suffix}"
+    fastbn.standardize(pd.read_csv(tmp_path / "x.csv", chunksize=2), moments, out)
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "feather": pd.read_feather, "orc": pd.read_orc}[suffix]
+    expected = whole.assign(v=(whole["v"] - whole["v"].mean()) / whole["v"].std(ddof=0))
+    pd.testing.assert_frame_equal(read(out), expected, check_dtype=False)
+    fastbn.standardize(iter([whole[:2], whole[2:]]), moments, tmp_path / "folder")  # each has rows of its own there
+    with pytest.raises(ValueError, match="one file holds"):
+        fastbn.standardize(iter([whole[:2], whole[3:]]), moments, tmp_path / f"z.{suffix}")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+@pytest.mark.parametrize("suffix", ["csv", "orc"])
+@pytest.mark.parametrize(
+    ("index", "written"),
+    [
+        (pd.RangeIndex(4), []),
+        (pd.RangeIndex(4, name="row"), ["row"]),
+        (pd.RangeIndex(5, 9), [""]),
+        (pd.RangeIndex(9, 1, -2), [""]),
+    ],
+)
+def test_an_index_that_a_file_describes_is_written(
+    kind: str, suffix: str, index: pd.Index, written: list[str], tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"v": [1.0, 3.0, 5.0, 7.0], "k": ["a", "b", "c", "d"]}, index=index)
+    source, out = tmp_path / f"x.{kind}", tmp_path / f"y.{suffix}"
+    if kind == "parquet":
+        frame.to_parquet(source, row_group_size=3)
+    else:
+        with pa.OSFile(str(source), "wb") as file:
+            table = pa.Table.from_pandas(frame)
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table, max_chunksize=3)
+    moments = fastbn.stream(source)
+    assert moments.names == ("v",)
+    fastbn.standardize(source, moments, out, columns=[-2])  # by its number among the columns that there are
+    found = pd.read_csv(out) if suffix == "csv" else pd.read_orc(out)
+    name = {"csv": "Unnamed: 2", "orc": "__index_level_0__"}[suffix]
+    assert list(found.columns) == ["v", "k", *(each or name for each in written)]
+    np.testing.assert_allclose(found["v"], (frame["v"] - 4) / 5**0.5, **CLOSE)
+    for each in found.columns[2:]:
+        np.testing.assert_array_equal(found[each], index)
+
+
+def test_numbers_of_columns_do_not_count_an_index(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [10.0, 30.0]}, index=pd.Index([7, 9], name="id"))
+    fastbn.standardize(frame, fastbn.moments(frame[["b"]].to_numpy()), tmp_path / "y.csv", columns=[-1])
+    assert (tmp_path / "y.csv").read_text() == '"a","b","id"\n1,-1,7\n2,1,9\n'
+
+
 # Images.
 
 

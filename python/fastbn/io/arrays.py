@@ -331,6 +331,9 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
                 f"{name} must hold data, got a file of statistics "
                 f"(fastbn.Moments.load reads it, fastbn merge {name} --out COPY.npz shows it)"
             )
+        if not place.member and len(names) > 1:
+            headers = {each: _header(name, stack.enter_context(archive.open(f"{each}.npy"))) for each in names}
+            names = _without(names, [each for each, (shape, _, _) in headers.items() if not shape])
         member = f"{only_member(place, names)}.npy"
         file: Any = stack.enter_context(archive.open(member))
         size = archive.getinfo(member).file_size
@@ -339,11 +342,7 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
         if hasattr(os, "posix_fadvise"):  # on Linux
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         size = os.fstat(file.fileno()).st_size
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise UnreadableError(f"{name} must have a header of version 1 or 2, got {version} (numpy.load reads it)")
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(file)
+    shape, fortran, dtype = _header(name, file)
     computed_as(name, dtype, None)
     begin = file.tell()
     if min(shape, default=0) < 0 or (0 in shape and math.prod(filter(None, shape)) > _LARGEST_EMPTY):
@@ -366,6 +365,15 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
         return values.reshape(extent(region), order="F" if fortran else "C")
 
     return Stored(shape, dtype, read, order=range(len(shape))[turn])
+
+
+def _header(name: str, file: Any) -> tuple[Shape, bool, np.dtype[Any]]:
+    """Return shape, order and type of the array that begins here."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise UnreadableError(f"{name} must have a header of version 1 or 2, got {version} (numpy.load reads it)")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
 
 
 def _fill(name: str, file: Any, at: int, values: Array) -> None:

@@ -69,6 +69,14 @@ def described(schema: Any, numbers: list[int], dtype: np.dtype[Any]) -> Any:
     return schema.with_metadata({**schema.metadata, b"pandas": json.dumps(told).encode()}) if told else schema
 
 
+def described_index(schema: Any) -> tuple[str | None, range]:
+    """Return name and values of pandas' index where a schema says them and no column has them; else none."""
+    for index in _pandas(schema).get("index_columns", ()):
+        if isinstance(index, dict) and index.get("kind") == "range":
+            return index["name"], range(index["start"], index["stop"], index["step"])
+    return None, range(0)
+
+
 def _pandas(schema: Any) -> dict[str, Any]:
     """Return what pandas wrote of a frame, empty where it did not."""
     try:

@@ -179,8 +179,9 @@ class Options:
     ``nodata`` has values that do not count: of the columns that are its keys, or of all (None). What stands behind
     ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
     that are needed further on; ``asked_by`` is who has the ``columns`` where the caller named none; ``rowwise`` asks
-    for C order whatever the order in the file, ``tabular`` for frames as tables with all their columns,
-    ``partitions`` for those that the names of folders give; ``unreadable`` is told of images that cannot be read
+    for C order whatever the order in the file, ``tabular`` for all columns of tables, and has the format that they go
+    to; ``first`` is the row of what is written at which a source begins, ``partitions`` asks for the columns that the
+    names of folders give; ``unreadable`` is told of images that cannot be read
     (None: that ends the run).
     """
 
@@ -215,7 +216,8 @@ class Options:
     beside: int = 0
     asked_by: str = ""
     rowwise: bool = False
-    tabular: bool = False
+    tabular: str = ""
+    first: int = 0
     partitions: bool = True
     unreadable: Listener | None = None
 

@@ -101,10 +101,12 @@ class Rewriting(Run):
             raise ValueError(f"out must not be one of the sources, got {target.name!r}")
 
     def _options_of(self, place: Place) -> Options:
-        written = place.format if self._target.format == "folder" else self._target.format
+        folder = self._target.format == "folder"
+        written = place.format if folder else self._target.format
         # In a folder those that are read and those that are written have the same names of folders.
-        how = {"tabular": written in TABLES.values(), "partitions": self._target.format != "folder"}
+        how = {"partitions": not folder, "first": 0 if folder else self.state.before}
         names, options = self._moments.names, self._options.but(**how)
+        options = options.but(tabular=written if written in TABLES.values() else "")
         if options.axis is None and options.dim is None and place.format not in ("images", *TABLES.values()):
             options = options.but(axis=read_as(self._moments).axis)
         if options.columns is not None or names is None or len(set(names)) < len(names):

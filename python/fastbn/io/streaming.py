@@ -88,7 +88,7 @@ def stream(
         The largest image to decode; four channels beyond the first four count as another pixel.
     header : bool, optional
         Whether the first line of a text has the names of its columns. By default it has, and an error asks where all
-        of it are numbers, true or false.
+        of it are numbers, true or false, or missing.
     null_values, delimiter, decimal, encoding, comment : str, optional
         Of texts: more spellings of what is missing; what is between columns, by default what the file's name says;
         the decimal point; the encoding; and what begins a comment.

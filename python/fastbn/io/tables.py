@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fastbn._validation import Shape
-from fastbn.io.columns import Field, compute, described, fields_of, numbers_of, pa, refuse
-from fastbn.io.options import FOLDERS, Array, Options
+from fastbn.io.columns import Field, compute, described, described_index, fields_of, numbers_of, pa, refuse
+from fastbn.io.options import FOLDERS, INDEX, Array, Options
 from fastbn.io.places import Place, compression_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed, valid_of
 from fastbn.io.texts import TextTable, compressed, delimiter_hint, delimiter_of
@@ -49,7 +49,8 @@ def opened(place: Place, options: Options) -> TableSource:
 class TableSource(Source):
     """The numeric columns of a table or those asked for; entries that are missing are NaN.
 
-    Behind the columns of the file are those that the names of its folders give, each of one value, as in year=2024.
+    Behind the columns of the file are those that the names of its folders give, each of one value, as in year=2024, and
+    a pandas index of which the file has no column, where what is written could not say it otherwise.
     """
 
     def __init__(self, place: Place, table: Any, options: Options) -> None:
@@ -62,12 +63,19 @@ class TableSource(Source):
         if asked and not options.partitions:
             raise UnreadableError(f"out must be one file, got a folder, whose names hold {asked[0]!r} of {name}")
         partitions = partitions if options.partitions else {}
-        self._table, self._stored, self._partitions = table, len(table.fields), list(partitions.values())
-        self.fields = (*table.fields, *(Field.of(each, value.type, FOLDERS) for each, value in partitions.items()))
+        added = [(pa.field(each, value.type), FOLDERS, value) for each, value in partitions.items()]
+        # An index has no number that columns could be asked for by, for `stream` does not know of it.
+        self._count = table.width + len(added)
+        if options.tabular in ("text", "orc"):
+            index_name, index = described_index(table.schema)
+            if index and len(index) == table.rows and _says_something(index, index_name, options.first):
+                added.append((pa.field(index_name or "__index_level_0__", pa.int64()), INDEX, index))
+        self._table, self._stored, self._added = table, len(table.fields), [values for _, _, values in added]
+        self.fields = (*table.fields, *(Field.of(each.name, each.type, why) for each, why, _ in added))
         self._schema = table.schema
         self.notes = getattr(table, "notes", ())
-        for each, value in partitions.items():
-            self._schema = self._schema.append(pa.field(each, value.type))
+        for each, _, _ in added:
+            self._schema = self._schema.append(each)
         known = None if place.format == "text" and options.header is False else [field.name for field in self.fields]
         self._weights = self._weights_of(options, known)
         self.chosen = self._chosen(options, known)
@@ -88,8 +96,8 @@ class TableSource(Source):
             refuse(self.fields[number].rounded, name, self.fields[number].name)
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
-        self.tabular, self._rowwise, self._ring = options.tabular, options.rowwise, Ring(options)
-        self._nodata = NoData(options, name, self.chosen, known, len(self.fields))
+        self.tabular, self._rowwise, self._ring = bool(options.tabular), options.rowwise, Ring(options)
+        self._nodata = NoData(options, name, self.chosen, known, self._count)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the chosen columns of each batch as a matrix, in which a column is one piece of memory."""
@@ -100,8 +108,12 @@ class TableSource(Source):
             rows, first = block.values, block.corner[1]
             count, end = rows.num_rows, first + rows.num_columns
             columns = dict(zip(range(self._stored) if self.tabular else read[first:end], rows.columns, strict=True))
-            for number, value in enumerate(self._partitions, self._stored):
-                columns[number] = pa.repeat(value, count) if value.is_valid else pa.nulls(count, value.type)
+            for number, value in enumerate(self._added, self._stored):
+                if isinstance(value, range):
+                    part = value[block.corner[0] :][:count]
+                    columns[number] = pa.array(np.arange(part.start, part.stop, part.step))
+                else:
+                    columns[number] = pa.repeat(value, count) if value.is_valid else pa.nulls(count, value.type)
             chosen = self.chosen if self.tabular or together else self.chosen[first:end]
             matrix, weights = self._ring.take((len(chosen), count), self.dtype), np.empty((len(self._weights), count))
             valid: Array | None = None
@@ -142,7 +154,7 @@ class TableSource(Source):
                     f"{self.name} must have a column of numbers, got {held}{delimiter_hint(names, blank=True)}"
                 )
             return found
-        found = chosen_columns(self.name, options.columns, known, len(self.fields), options.asked_by)
+        found = chosen_columns(self.name, options.columns, known, self._count, options.asked_by)
         if set(found) & set(self._weights):
             raise UnreadableError(f"weights must not be among the columns, got {options.weights!r} of {self.name}")
         for field in (self.fields[i] for i in found):
@@ -183,9 +195,10 @@ class _ParquetTable:
         self.close = self._file.close
         self._name, self._options, self.schema = place.name, options, self._file.schema_arrow
         self.fields = fields_of(self.schema)
+        self.rows, self.width = metadata.num_rows, len(self.fields)
         self._counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        if sum(self._counts) != metadata.num_rows:
-            raise ValueError(f"its row groups must have its {metadata.num_rows} rows, got {sum(self._counts)}")
+        if sum(self._counts) != self.rows:
+            raise ValueError(f"its row groups must have its {self.rows} rows, got {sum(self._counts)}")
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         """Yield what comes behind a place, so that batches are the same wherever one starts.
@@ -201,7 +214,7 @@ class _ParquetTable:
         slabs = {0: names} if everything or together else self._slabs(names)
         size = self._rows(max(1, *map(len, slabs.values())), _REWRITTEN if everything else _COPIES)
         pool = pa.default_memory_pool()
-        at, begin, total = 0, 0, sum(self._counts) * len(slabs)
+        at, begin, total = 0, 0, self.rows * len(slabs)
         if start >= total:
             for first, slab in slabs.items():
                 yield Block(self.schema.empty_table().select(slab), (0, first), start, 1.0)
@@ -264,7 +277,7 @@ class _ArrowTable:
         marks: dict[int, dict[str, Any]] = {}
         if place.array is not None:
             self._held, marks = _arrow(place.array, options)
-            self.schema, self._total = self._held.schema, self._held.num_rows
+            self.schema, self.rows = self._held.schema, self._held.num_rows
         else:
             with open(place.files[0], "rb") as file:
                 head = file.read(4) if self._format == "ipc" else b""
@@ -272,9 +285,10 @@ class _ArrowTable:
                 raise UnreadableError(f"{place.name} must be an Arrow file, got {_OTHER_ARROW[head]}")
             dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._format)
             self._held = next(dataset.get_fragments())
-            self.schema, self._total = self._held.physical_schema, self._held.count_rows()
+            self.schema, self.rows = self._held.physical_schema, self._held.count_rows()
         fields = enumerate(fields_of(self.schema))
         self.fields = [field._replace(**marks.get(number, {})) for number, field in fields]
+        self.width = len(place.array.columns) if hasattr(place.array, "index") else len(self.fields)
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         numbers = list(range(len(self.fields))) if everything else list(chosen)
@@ -283,7 +297,7 @@ class _ArrowTable:
         at, number = 0, 0
         for number, batch in enumerate(found, 1):
             if number > start:
-                yield Block(batch, (at, 0), number, (at + batch.num_rows) / max(1, self._total))
+                yield Block(batch, (at, 0), number, (at + batch.num_rows) / max(1, self.rows))
             at += batch.num_rows
         if number <= start:
             yield Block(self.schema.empty_table().select(numbers), (at, 0), start, 1.0)
@@ -312,10 +326,11 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
     if isinstance(frame, pa.Table) or hasattr(frame, "to_arrow"):
         return frame if isinstance(frame, pa.Table) else frame.to_arrow(), {}
     if options.tabular:
+        kept = _says_something(frame.index, frame.index.name, options.first) or None
         try:
-            return pa.Table.from_pandas(frame, preserve_index=_says_something(frame.index) or None), {}
+            return pa.Table.from_pandas(frame, preserve_index=kept), {}
         except pa.ArrowException:
-            for number, mark in _arrow(frame, options.but(tabular=False))[1].items():
+            for number, mark in _arrow(frame, options.but(tabular=""))[1].items():
                 if "odd" in mark:
                     what = f"column {str(frame.columns[number])!r} of the data frame"
                     raise UnreadableError(f"{what} holds {mark['odd']!r}, which is no number, beside numbers") from None
@@ -329,27 +344,35 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
         except (pa.ArrowException, OverflowError):
             held = list(column.dropna())
             others = [entry for entry in held if not isinstance(entry, _NUMBERS)]
-            if 0 < len(others) < len(held):
-                marks[number] = {"odd": others[0], "why": f"not all of it are numbers: {others[0]!r}"}
-            elif not others:
+            if not others:
                 marks[number] = {"rounded": next(filter(_is_rounded, held), None)}
-            plain = list(map(str, column)) if others else column.to_numpy(np.float64, na_value=np.nan)
-            arrays.append(pa.array(plain))
+                column = column.map(_nearest, na_action="ignore").to_numpy(np.float64, na_value=np.nan)
+            elif len(others) < len(held):
+                marks[number] = {"odd": others[0], "why": f"not all of it are numbers: {others[0]!r}"}
+            arrays.append(pa.array(list(map(str, column)) if others else column))
     return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), marks
 
 
-def _says_something(index: Any) -> bool:
-    """Whether an index of pandas is more than the default one, which numbers the rows."""
-    numbers = all(hasattr(index, name) for name in ("start", "step")) and (index.start, index.step) == (0, 1)
-    return not numbers or index.name is not None
+def _says_something(index: Any, name: object, first: int) -> bool:
+    """Whether an index of pandas does more than number rows, from 0 on or from the first one's in what is written."""
+    return name is not None or getattr(index, "step", None) != 1 or index.start not in (0, first)
 
 
 def _is_rounded(entry: Any) -> bool:
     """Whether a number is an integer that float64 does not hold."""
     try:
-        return bool(entry == int(entry) != float(entry))
+        whole = int(entry)
     except (ValueError, OverflowError):  # NaN and infinity
         return False
+    return bool(entry == whole != _nearest(entry))
+
+
+def _nearest(entry: Any) -> float:
+    """Return the float64 nearest to a number: infinity where that is beyond all of them, as in texts."""
+    try:
+        return float(entry)
+    except OverflowError:
+        return np.inf if entry > 0 else -np.inf
 
 
 # What is written.

@@ -53,8 +53,8 @@ class TextTable:
             what = "values" if options.header is False else "names"
             raise UnreadableError(f"{place.name} must begin with a line of {what}, got nothing")
         filled = [entry.strip() for entry in names if entry.strip() not in self._nulls]
-        values = [entry for entry in filled if self._is_like_value(entry)] if options.header is None else []
-        if values and len(values) == len(filled):
+        values = [entry for entry in filled if self._is_like_value(entry)]
+        if options.header is None and len(values) == len(filled):
             raise UnreadableError(
                 f"{place.name} must begin with the columns' names, or say whether it does by header=True or "
                 f"header=False (--header, --no-header), got values alone: {names}"
@@ -62,7 +62,7 @@ class TextTable:
         self._names = [str(i) for i in range(len(names))] if options.header is False else names
         first = ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
         what = "the first line of texts was taken for the columns' names (--no-header if it is data, --header says so)"
-        self.notes = [f"{what}: {first}"] if values else []
+        self.notes = [f"{what}: {first}"] if values and options.header is None else []
         self.schema = pa.schema([(name, pa.string()) for name in self._names])  # as those are written that stay
         sample = next(self._lines(self._begin), (b"", 0))[0]
         parsed = self._parsed(sample)
@@ -80,6 +80,7 @@ class TextTable:
             if not (field.numeric or field.empty):
                 field = field._replace(**self._odd(column.to_pylist()))
             self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
+        self.width = len(self.fields)
 
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         """Yield what comes behind a place: the columns of these numbers, in that order.
@@ -189,7 +190,7 @@ class TextTable:
     def _first_row(self) -> tuple[list[str], int]:
         """Return the entries of the first row that is no comment, and where the rows of values begin."""
         data, begin, marks = next(self._pieces(0), b""), 0, (self._delimiter, self._options.comment)
-        for mark, encoding in _BOMS if self._options.encoding == "utf-8" else ():
+        for mark, encoding in _BOMS:  # the pieces are in UTF-8 but where that is wrong
             if data.startswith(mark):
                 begin = len(mark)
                 if encoding != "utf-8":
