@@ -116,6 +116,18 @@ def test_columns_are_compared_as_they_are_stored(tmp_path: Path, options: dict[s
     assert fastbn.stream(large, nodata=2**53 + 1, dtype="float64").count == 2
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64", pa.decimal128(20, 0)], ids=str)
+def test_what_stands_for_no_data_need_not_be_held_by_float64(tmp_path: Path, dtype: Any) -> None:
+    sentinel = np.iinfo(np.int64).max
+    column = pa.array([1, sentinel, None, 2, sentinel], pa.int64()).cast(dtype)
+    pq.write_table(pa.table({"a": column, "b": column.dictionary_encode()}), tmp_path / "x.parquet")
+    found = fastbn.stream(tmp_path / "x.parquet", nodata=sentinel, nan="omit")
+    assert np.broadcast_to(found.count, 2).tolist() == [2, 2]
+    assert found.mean.tolist() == [1.5, 1.5]
+    with pytest.raises(ValueError, match=rf"x\.parquet must hold integers that float64 holds, got {sentinel} in 'a'"):
+        fastbn.stream(tmp_path / "x.parquet", nodata=1)
+
+
 def test_with_nan_and_infinity() -> None:
     x = np.array([[-1.0, np.nan], [2.0, 4.0], [np.inf, -1.0]])
     assert np.isnan(fastbn.stream(x, nodata=-1).mean).tolist() == [True, True]

@@ -731,6 +731,15 @@ def test_netcdf_that_is_not_read(tmp_path: Path) -> None:
         fastbn.stream(variable())
 
 
+def test_arrays_of_hdf5_that_have_no_dimensions_are_netcdf_without_a_warning(
+    tmp_path: Path, x: Array, recwarn: pytest.WarningsRecorder
+) -> None:
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        file["x"] = x
+    assert_streamed(fastbn.stream(tmp_path / "x.nc"), x)
+    assert not recwarn.list
+
+
 def test_arrays_of_dask(x: Array) -> None:
     dask = pytest.importorskip("dask.array")
     array = dask.from_array(x, chunks=(70, 2))

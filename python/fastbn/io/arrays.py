@@ -68,9 +68,6 @@ def opened(place: Place, options: Options) -> ArraySource:
         return source
 
 
-_ONE_FEATURE = "(one feature: x[:, None], df[['a']])"
-
-
 class ArraySource(Source):
     """One array, read in tiles. An array of one dimension is one column."""
 
@@ -458,7 +455,7 @@ def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
     if engine == "scipy":  # whose files have no groups
         groups = {"/": xarray.open_dataset(place.files[0], engine=engine, **how)}
     else:
-        groups = xarray.open_groups(place.files[0], engine=engine, **how)
+        groups = xarray.open_groups(place.files[0], engine=engine, phony_dims="access", **how)
     found: dict[str, Any] = {}
     for path, group in groups.items():
         stack.callback(group.close)
@@ -590,7 +587,8 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
     if type(array).__name__ == "Dataset" and hasattr(array, "data_vars"):
         around, array = array.attrs, array[only_member(place, [str(each) for each in array.data_vars])]
     if getattr(array, "ndim", 2) < 2 and not hasattr(array, "dims"):
-        raise UnreadableError(f"{name} must have two dimensions or more {_ONE_FEATURE}, got {array.ndim}")
+        hint = "(one feature: x[:, None], df[['a']])"
+        raise UnreadableError(f"{name} must have two dimensions or more {hint}, got {array.ndim}")
     if not isinstance(array, np.ndarray) and all(hasattr(array, each) for each in ("shape", "dtype", "chunks")):
         return _sliced(name, array, options, around)
     values = np.asarray(array) if is_frame(array) else converted("source", array)

@@ -87,18 +87,18 @@ def _pandas(schema: Any) -> dict[str, Any]:
     return told if whole else {}
 
 
-def numbers_of(column: Any, exact: bool, shown: tuple[str, str]) -> tuple[Array, Array | None]:
+def decoded(column: Any) -> Any:
+    """Return a column of which each entry is there by itself."""
+    if pa.types.is_run_end_encoded(column.type):
+        return compute().run_end_decode(column)
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def numbers_of(column: Any) -> tuple[Array, Array | None]:
     """Return a column's numbers in the type that it has them in, decimals as float64, and which are missing.
 
-    What is missing is NaN, or any integer; None: nothing is. Where it is to be ``exact``, UnreadableError for integers
-    that float64 does not hold; ``shown`` is what errors call the table and the column.
+    What is missing is NaN, or any integer; None: nothing is.
     """
-    if pa.types.is_run_end_encoded(column.type):
-        column = compute().run_end_decode(column)
-    elif pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if exact:
-        refuse(inexact(column), *shown)
     if pa.types.is_decimal(column.type):
         column = pa.chunked_array([_floats(chunk) for chunk in _chunks(column)], pa.float64())
     if pa.types.is_null(column.type):

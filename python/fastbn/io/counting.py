@@ -18,9 +18,6 @@ from fastbn.io.run import Run, failing, opened
 from fastbn.io.sources import Block, Source, UnreadableError, computed_as
 from fastbn.io.statsfiles import remembering, taken
 
-# How often each is divided where values are divided once.
-_POWERS = {"mean": 1, "mean_lo": 1, "m2": 2, "m2_lo": 2, "min": 1, "max": 1}
-
 
 class Counting(Run):
     """One run of `stream`. Its checkpoint stays until the result is where it is to be."""
@@ -224,8 +221,9 @@ def scaled(moments: Moments, scale: float) -> Moments:
         return moments
     held = moments.to_dict()
     with np.errstate(over="ignore", under="ignore"):
-        for name in _POWERS.keys() & held.keys():
-            for _ in range(_POWERS[name]):  # the square of a scale may be no float64 where what it divides is one
+        # Some twice: the square of a scale may be no float64 where what it divides is one.
+        for name in ("mean", "mean_lo", "m2", "m2", "m2_lo", "m2_lo", "min", "max"):
+            if name in held:
                 held[name] = held[name] / scale
     for name in ("mean", "m2") if "mean_lo" in held else ():
         held[f"{name}_lo"] = np.where(np.isfinite(held[name]), held[f"{name}_lo"], 0.0)

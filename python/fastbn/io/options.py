@@ -9,7 +9,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -228,10 +228,8 @@ class Options:
         return cls(**{name: value for name, value in given.items() if name in known} | more)
 
     def but(self, **others: Any) -> Options:
-        """Return these options with others in the place of some, which are in their one form already."""
-        result = object.__new__(type(self))
-        result.__dict__.update(self.__dict__ | others)
-        return result
+        """Return these options with others in the place of some."""
+        return replace(self, **others)
 
     def __post_init__(self) -> None:
         """Bring each option into its one form, or refuse it."""

@@ -48,9 +48,7 @@ def save_stats(moments: Moments, path: Path) -> None:
         if os.fspath(path).lower().endswith(".json"):
             file.write((to_json(moments) + "\n").encode())
         else:
-            told, arrays = _held(moments)
-            names = {} if moments.names is None else {"names": np.array(moments.names, np.str_)}
-            write_npz(file, told, arrays | names)
+            write_npz(file, *_held(moments))
 
 
 def load_stats(path: Path) -> Moments:
@@ -72,9 +70,8 @@ def load_stats(path: Path) -> Moments:
 def to_json(moments: Moments, **more: Any) -> str:
     """Return statistics as JSON from which `from_json` makes the same, to the bit; NaN is null."""
     told, arrays = _held(moments)
-    names = None if moments.names is None else list(moments.names)
     plain = {key: _plain(value) for key, value in arrays.items()}
-    return json.dumps({"format": _FORMAT, **told, "names": names, **plain, **more}, allow_nan=False)
+    return json.dumps({"format": _FORMAT, **told, "names": None, **plain, **more}, allow_nan=False)
 
 
 def from_json(text: str, shown: str) -> Moments:
@@ -145,11 +142,8 @@ def _moments(held: dict[str, Any], shown: str) -> Moments:
 
 def _held(moments: Moments) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a file says of statistics, and the statistics."""
-    arrays = {key: value for key, value in moments.to_dict().items() if key not in Provenance._fields}
-    known = read_as(moments)
-    told = {"kind": KIND, "scale": known.scale, "axis": known.axis, "mode": known.mode}
-    told |= {key: arrays.pop(key) for key in ("nan", "extremes")}
-    return told, arrays | {"std": moments.std()}
+    told, arrays = remembering(moments, **read_as(moments)._asdict())._content()
+    return {"kind": KIND, "mode": None, **told}, arrays | {"std": moments.std()}
 
 
 def _plain(value: Any) -> Any:

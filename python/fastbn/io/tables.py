@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastbn._validation import Shape
-from fastbn.io.columns import Field, compute, described, described_index, fields_of, numbers_of, pa, refuse
+from fastbn.io.columns import Field, compute, decoded, described, described_index, fields_of, inexact, numbers_of, pa, refuse
 from fastbn.io.options import FOLDERS, INDEX, Array, Options
 from fastbn.io.places import Place, compression_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed, valid_of
@@ -118,13 +118,17 @@ class TableSource(Source):
             matrix, weights = self._ring.take((len(chosen), count), self.dtype), np.empty((len(self._weights), count))
             valid: Array | None = None
             for at, (number, target) in enumerate(zip((*chosen, *self._weights), (*matrix, *weights), strict=True)):
-                values, missing = numbers_of(columns[number], self._exact, (self.name, self.fields[number].name))
+                column = decoded(columns[number])
+                values, missing = numbers_of(column)
                 with np.errstate(all="ignore"):
                     np.copyto(target, values, casting="unsafe")
                 if missing is not None:
                     target[missing] = np.nan
                 nodata = self._nodata.of(first + at) if at < len(chosen) else ()
                 data = valid_of(values, nodata, missing)
+                if self._exact:
+                    counted = column if data is None else column.filter(pa.array(data))
+                    refuse(inexact(counted), self.name, self.fields[number].name)
                 if data is not None:
                     valid = np.ones(matrix.shape, bool) if valid is None else valid
                     valid[at] = data
