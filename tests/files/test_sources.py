@@ -731,6 +731,28 @@ def test_netcdf_that_is_not_read(tmp_path: Path) -> None:
         fastbn.stream(variable())
 
 
+@pytest.mark.parametrize("suffix", ["h5", "nc"])
+def test_a_filter_of_hdf5_that_is_missing_is_looked_for_and_named(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, blosc = tmp_path / f"x.{suffix}", 32001
+    with h5py.File(path, "w") as file:
+        how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        how.set_chunk((2, 3))
+        how.set_filter(blosc, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple((2, 3))
+        data = h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_DOUBLE, space, how)
+        data.write_direct_chunk((0, 0), b"compressed", 0)
+    (tmp_path / "hdf5plugin.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "hdf5plugin", raising=False)
+    with pytest.raises(
+        ValueError, match=rf"x\.{suffix} cannot be read: .* \(hdf5plugin, once it is installed, has more"
+    ):
+        fastbn.stream(path)
+    assert "hdf5plugin" in sys.modules
+
+
 def test_arrays_of_hdf5_that_have_no_dimensions_are_netcdf_without_a_warning(
     tmp_path: Path, x: Array, recwarn: pytest.WarningsRecorder
 ) -> None:

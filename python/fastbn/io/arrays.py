@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import glob
+import importlib
 import itertools
 import math
 import mmap
@@ -455,6 +456,8 @@ def _netcdf(place: Place, options: Options, stack: ExitStack) -> Stored:
     if engine == "scipy":  # whose files have no groups
         groups = {"/": xarray.open_dataset(place.files[0], engine=engine, **how)}
     else:
+        with needed("h5py", "NetCDF files").File(place.files[0], "r") as file:
+            file.visititems(lambda _, item: _load_filters(item) if hasattr(item, "read_direct") else None)
         groups = xarray.open_groups(place.files[0], engine=engine, phony_dims="access", **how)
     found: dict[str, Any] = {}
     for path, group in groups.items():
@@ -489,6 +492,8 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
         raise UnreadableError(f"{name} must hold an array of known shape, got {array.shape}")
     for _ in data_sets(array):  # of which HDF5 would read the fill value where one is missing, or never come to an end
         pass
+    if hasattr(array, "read_direct"):
+        _load_filters(array)
     named = hasattr(array, "coords")
     inner, direct = array.variable if named else array, getattr(array, "read_direct", None)
     ring, dtype = Ring(options), np.dtype(array.dtype)
@@ -514,6 +519,14 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
         dict(around),
     )
     return Stored(tuple(array.shape), dtype, read, origin)
+
+
+def _load_filters(data_set: Any) -> None:
+    """Import hdf5plugin, if it is there, for a data set of HDF5 that is compressed by what the library has not."""
+    filters, known = data_set.id.get_create_plist(), needed("h5py", "HDF5 files").h5z.filter_avail
+    if not all(known(filters.get_filter(number)[0]) for number in range(filters.get_nfilters())):
+        with suppress(ImportError):
+            importlib.import_module("hdf5plugin")
 
 
 def data_sets(array: Any, above: frozenset[tuple[str, str]] = frozenset()) -> Iterator[tuple[str, str]]:

@@ -127,7 +127,8 @@ def naming(name: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    hint = " (hdf5plugin, once it is installed, has more filters)" if "/plugin" in text else ""
+    return text.splitlines()[0] + hint
 
 
 def computed_as(name: str, dtype: np.dtype[Any], asked: np.dtype[Any] | None) -> np.dtype[Any]:

@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 
 from fastbn._validation import Shape
-from fastbn.io.columns import Field, compute, decoded, described, described_index, fields_of, inexact, numbers_of, pa, refuse
+from fastbn.io.columns import (
+    Field,
+    compute,
+    decoded,
+    described,
+    described_index,
+    fields_of,
+    inexact,
+    numbers_of,
+    pa,
+    refuse,
+)
 from fastbn.io.options import FOLDERS, INDEX, Array, Options
 from fastbn.io.places import Place, compression_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, needed, valid_of
