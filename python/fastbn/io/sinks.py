@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from fastbn._atomic import removed
-from fastbn._validation import Shape
 from fastbn.io.checkpoints import Progress
-from fastbn.io.options import Array, Options
+from fastbn.io.options import Options
 from fastbn.io.places import FORMATS, TABLES, Place, suffix_of
 from fastbn.io.sources import Block, Source, UnreadableError
 from fastbn.io.writers import WRITERS, ArraySpec, Target, Writer
@@ -48,7 +47,10 @@ class FileSink:
         if self._tabular:
             shape, schema = values.shape, (values.schema.names, values.schema.types)
         else:
-            shape = _shape_of(values, source)
+            whole = list(source.shape or values.shape)  # of which a block may be a part
+            for axis, size in zip(source.axis, source.features, strict=True) if source.shape else ():
+                whole[axis] = size
+            shape = tuple(whole[: values.ndim])
             schema = (shape[1:], values.dtype)
         if self._writer is None:
             self._schema = schema
@@ -108,16 +110,6 @@ class FileSink:
         """Let go of the file."""
         if self._writer is not None:
             self._writer.close()
-
-
-def _shape_of(values: Array, source: Source) -> Shape:
-    """Return the shape of what is made of a source, of which a block may be a part."""
-    if source.shape is None:
-        return values.shape
-    whole = list(source.shape)
-    for axis, size in zip(source.axis, source.features, strict=True):
-        whole[axis] = size
-    return tuple(whole[: values.ndim])
 
 
 class FolderSink:

@@ -375,11 +375,9 @@ def _says_something(index: Any, name: object, first: int) -> bool:
 
 def _is_rounded(entry: Any) -> bool:
     """Whether a number is an integer that float64 does not hold."""
-    try:
-        whole = int(entry)
-    except (ValueError, OverflowError):  # NaN and infinity
-        return False
-    return bool(entry == whole != _nearest(entry))
+    nearest = _nearest(entry)
+    whole = int(entry) if np.isfinite(nearest) else entry
+    return bool(entry == whole != nearest)
 
 
 def _nearest(entry: Any) -> float:

@@ -47,13 +47,14 @@ class TextTable:
         self._name, self._path, self._options, self._done = place.name, place.files[0], options, 0.0
         self._size = options.block_bytes // (_GROWTH * (2 if options.beside else 1))
         self._delimiter = delimiter_of(self._path, options)
-        self._nulls = [*self._csv.ConvertOptions().null_values, *options.null_values]
+        known = self._csv.ConvertOptions()
+        self._nulls, truths = [*known.null_values, *options.null_values], (*known.true_values, *known.false_values)
         names, self._begin = self._first_row()
         if not names:
             what = "values" if options.header is False else "names"
             raise UnreadableError(f"{place.name} must begin with a line of {what}, got nothing")
         filled = [entry.strip() for entry in names if entry.strip() not in self._nulls]
-        values = [entry for entry in filled if self._is_like_value(entry)]
+        values = [entry for entry in filled if self._is_like_number(entry) or entry in truths]
         if options.header is None and len(values) == len(filled):
             raise UnreadableError(
                 f"{place.name} must begin with the columns' names, or say whether it does by header=True or "
@@ -143,11 +144,6 @@ class TextTable:
         except ValueError:
             return False
         return True
-
-    def _is_like_value(self, text: str) -> bool:
-        """Whether a text is a number, or what pyarrow reads as true or false."""
-        known = self._csv.ConvertOptions()
-        return self._is_like_number(text) or text in (*known.true_values, *known.false_values)
 
     def _parsed(self, lines: bytes, types: dict[str, Any] | None = None, columns: list[str] | None = None) -> Any:
         numbers = [str(i) for i in range(len(self._names))]
