@@ -50,6 +50,21 @@ def test_a_folder_takes_nothing_from_a_file_of_that_name_nearby(
     assert names == ["a"]
 
 
+def test_arrays_keep_their_names_where_the_format_has_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **{"raw": X, "deep/er": X})
+    np.save(tmp_path / "x.npy", X)
+    for source, name in (("x.npz:raw", "raw"), ("x.npz:deep/er", "er"), ("y.h5", "er"), ("x.npy", "data")):
+        for out in ("y.h5", "y.nc", "y.npz"):
+            if source != out:
+                fastbn.standardize(tmp_path / source, MOMENTS, tmp_path / out, overwrite=True)
+        with (
+            h5py.File(tmp_path / "y.h5") as file,
+            xr.open_dataset(tmp_path / "y.nc", engine="h5netcdf") as variables,
+            np.load(tmp_path / "y.npz") as arrays,
+        ):
+            assert [*file] == [*variables.data_vars] == [*arrays] == [name]
+
+
 def test_netcdf_takes_the_attributes_that_it_can_hold(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path / "x.zarr", mode="w")
     array = group.create_array("a", data=X)

@@ -56,10 +56,10 @@ def load(path: Path | str) -> Array:
     suffix = Path(name).suffix
     if suffix == ".npz":
         with np.load(name) as file:
-            return np.asarray(file[member or "data"])
+            return np.asarray(file[member or next(iter(file))])
     if suffix == ".h5":
         with h5py.File(name) as file:
-            return np.asarray(file[member or "data"][...])
+            return np.asarray(file[member or next(iter(file))][...])
     if suffix == ".zarr":
         return np.asarray(zarr.open(name, mode="r", path=member or None)[...])
     if suffix in (".csv", ".parquet"):

@@ -320,7 +320,7 @@ def contiguous(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
 
 
 def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
-    name, path = place.name, place.files[0]
+    name, path, member = place.name, place.files[0], ""
     if place.format == "npz":
         archive = stack.enter_context(zipfile.ZipFile(path))
         names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
@@ -332,9 +332,9 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
         if not place.member and len(names) > 1:
             headers = {each: _header(name, stack.enter_context(archive.open(f"{each}.npy"))) for each in names}
             names = _without(names, [each for each, (shape, _, _) in headers.items() if not shape])
-        member = f"{only_member(place, names)}.npy"
-        file: Any = stack.enter_context(archive.open(member))
-        size = archive.getinfo(member).file_size
+        member = only_member(place, names)
+        file: Any = stack.enter_context(archive.open(f"{member}.npy"))
+        size = archive.getinfo(f"{member}.npy").file_size
     else:
         file = stack.enter_context(open(path, "rb", buffering=0))  # noqa: SIM115 (it is one)
         if hasattr(os, "posix_fadvise"):  # on Linux
@@ -362,7 +362,7 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
             position += count
         return values.reshape(extent(region), order="F" if fortran else "C")
 
-    return Stored(shape, dtype, read, order=range(len(shape))[turn])
+    return Stored(shape, dtype, read, Origin(name=os.path.basename(member)), range(len(shape))[turn])
 
 
 def _header(name: str, file: Any) -> tuple[Shape, bool, np.dtype[Any]]:

@@ -281,7 +281,7 @@ class _NpzWriter(_NpyWriter):
 
     def __init__(self, target: Target, path: str, spec: ArraySpec) -> None:
         self._path, self._beside = path, f"{path}.npy"
-        self._name, self._old = f"{target.member}.npy", target.path if target.within else None
+        self._name, self._old = f"{spec.name(target)}.npy", target.path if target.within else None
         super().__init__(target, self._beside, spec)
 
     def finish(self, rows: int) -> None:
