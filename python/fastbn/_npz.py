@@ -63,9 +63,7 @@ def read_npz(file: BinaryIO, writer: str, shown: str, rule: str = _RULE) -> tupl
         config: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
         if config.pop("format") != _FORMAT:
             raise ValueError("its format is not known to this version")
-    except (
-        Exception
-    ) as error:  # damaged files raise errors of zipfile, zlib, tokenize, RecursionError, MemoryError, ...
+    except Exception as error:  # damaged files raise errors of zipfile, zlib, tokenize, RecursionError, ...
         raise not_written(writer, shown, error, rule) from error
     return config, arrays
 

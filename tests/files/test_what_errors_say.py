@@ -75,7 +75,8 @@ def test_a_text_in_a_column_of_the_statistics_is_named(tmp_path: Path) -> None:
     m = fastbn.stream(pd.DataFrame({"age": [1.0, 2.0]}))
     frame = pd.DataFrame({"age": [1.0, "unknown"]})
     with pytest.raises(
-        ValueError, match=r"^column 'age' of the data frame holds 'unknown', which is no number, beside"
+        ValueError,
+        match=r"^column 'age' of the data frame cannot be written, for not all of it are numbers: 'unknown'$",
     ):
         fastbn.standardize(frame, m, tmp_path / "y.parquet")
     with pytest.raises(ValueError, match=r"got 'age' of source, which holds string, for .*: 'unknown'$"):

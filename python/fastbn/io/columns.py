@@ -21,9 +21,9 @@ def compute() -> Any:
 class Field(NamedTuple):
     """A column of a table: its name and type, and what keeps it from being counted unless it is asked for.
 
-    ``numeric`` columns can be asked for; of ``empty`` ones nothing is known yet. ``odd`` is the first entry that is no
-    number in a column of which others are, or one that is a number spelled in another way; ``why`` says which.
-    ``rounded`` is an integer in a column of float64 that this does not hold.
+    ``numeric`` columns can be asked for; of ``empty`` ones nothing is known yet. ``why`` says of a column that is none
+    which entry is no number beside others that are, or is a number spelled in another way. ``rounded`` is an integer in
+    a column of float64 that this does not hold.
     """
 
     name: str
@@ -31,7 +31,6 @@ class Field(NamedTuple):
     numeric: bool
     kept_out: str
     empty: bool = False
-    odd: str | None = None
     why: str = ""
     rounded: object = None
 
@@ -48,7 +47,7 @@ class Field(NamedTuple):
     @property
     def holds(self) -> str:
         """What errors say of its entries."""
-        return self.type if self.odd is None else f"{self.type}, for {self.why}"
+        return f"{self.type}, for {self.why}" if self.why else self.type
 
 
 def fields_of(schema: Any) -> list[Field]:

@@ -100,7 +100,7 @@ class TableSource(Source):
             if field.kept_out and number not in self._weights:
                 self.others.setdefault(field.kept_out, []).append(field.name or f"unnamed {number}")
         if options.columns is None:
-            found = [field for field in self.fields if field.odd is not None]
+            found = [field for field in self.fields if field.why]
             self.suspects = [f"column {each.name!r} of {name} is left out, for {each.why}" for each in found]
         self._exact = options.exact
         for number in (*self.chosen, *self._weights) if options.exact else ():
@@ -346,9 +346,9 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
             return pa.Table.from_pandas(frame, preserve_index=kept), {}
         except pa.ArrowException:
             for number, mark in _arrow(frame, options.but(tabular=""))[1].items():
-                if "odd" in mark:
+                if "why" in mark:
                     what = f"column {str(frame.columns[number])!r} of the data frame"
-                    raise UnreadableError(f"{what} holds {mark['odd']!r}, which is no number, beside numbers") from None
+                    raise UnreadableError(f"{what} cannot be written, for {mark['why']}") from None
             raise
     marks: dict[int, dict[str, Any]] = {}
     arrays = []
@@ -363,7 +363,7 @@ def _arrow(frame: Any, options: Options) -> tuple[Any, dict[int, dict[str, Any]]
                 marks[number] = {"rounded": next(filter(_is_rounded, held), None)}
                 column = column.map(_nearest, na_action="ignore").to_numpy(np.float64, na_value=np.nan)
             elif len(others) < len(held):
-                marks[number] = {"odd": others[0], "why": f"not all of it are numbers: {others[0]!r}"}
+                marks[number] = {"why": f"not all of it are numbers: {others[0]!r}"}
             arrays.append(pa.array(list(map(str, column)) if others else column))
     return pa.Table.from_arrays(arrays, names=list(map(str, frame.columns))), marks
 

@@ -79,7 +79,7 @@ class TextTable:
             if field.type == "bool":
                 self._types[number] = held
             if not (field.numeric or field.empty):
-                field = field._replace(**self._odd(column.to_pylist()))
+                field = field._replace(why=self._odd(column.to_pylist()))
             self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
         self.width = len(self.fields)
 
@@ -118,8 +118,8 @@ class TextTable:
             found = next((text for text in texts.to_pylist() if int(text) != float(text)), None)
         refuse(found, self._name, self._names[int(number)])
 
-    def _odd(self, entries: Sequence[str | None]) -> dict[str, Any]:
-        """Return the first entry that is no number, where others are, or one that is meant as a number."""
+    def _odd(self, entries: Sequence[str | None]) -> str:
+        """Say which entry is no number, where others are, or is meant as a number; empty where none is."""
         texts = [text for text in entries if text and text not in self._nulls]
         point = self._options.decimal
         wrong = [text for text in texts if "." in text.replace(point, "") or not self._is_like_number(text)]
@@ -127,15 +127,14 @@ class TextTable:
         spelled = (text for text in texts if _SPELLED.fullmatch(text.strip()))
         odd = wrong[0] if mixed else next(spelled, None)
         if odd is None:
-            return {}
+            return ""
         if _SPELLED.fullmatch(odd.strip()):
             # Three digits may be thousands, and a comma in a lone column may be what is between several.
             lone = self._delimiter == "," or delimiter_hint(self._names)
             meant = point == "." and not lone and re.fullmatch(r"\s*[-+]?\d*,(\d{1,2}|\d{4,})\s*", odd)
             hint = f" (decimal=',', --decimal ',', reads {odd.strip().replace(',', '.')})" if meant else ""
-            return {"odd": odd, "why": f"not all of its entries are written as numbers are: {odd!r}{hint}"}
-        hint = f"(null_values=[{odd!r}], --null, would count the others)"
-        return {"odd": odd, "why": f"not all of it are numbers: {odd!r} {hint}"}
+            return f"not all of its entries are written as numbers are: {odd!r}{hint}"
+        return f"not all of it are numbers: {odd!r} (null_values=[{odd!r}], --null, would count the others)"
 
     def _is_like_number(self, text: str) -> bool:
         """Whether a text is a number, with a point or the decimal mark."""
