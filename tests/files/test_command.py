@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,25 @@ def test_a_checkpoint_stays_until_the_result_is_written(
     assert command(*arguments)[::2] == (0, "")
     assert same_bits(load_stats(out), fastbn.stream(source, memory=LEAST))
     assert not checkpoint.exists()
+
+
+def test_statistics_that_appear_meanwhile_are_not_replaced(
+    command: Run, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.npz"
+
+    @contextlib.contextmanager
+    def other(what: str) -> Iterator[Any]:
+        yield lambda done, total: None
+        out.write_text("precious")
+
+    monkeypatch.setattr("fastbn.command.display.progress", other)
+    assert command("stats", source, "--out", out)[::2] == (
+        1,
+        f"fastbn: error: {out}: File exists (overwrite=True, --force, replaces it)\n",
+    )
+    assert out.read_text() == "precious"
+    assert command("stats", source, "--out", out, "--force")[::2] == (0, "")
 
 
 def test_a_checkpoint_stays_until_the_result_is_printed(

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pytest
 import xarray as xr
 import zarr
@@ -283,3 +284,48 @@ def test_nothing_is_left_of_a_store_that_is_still_being_made(tmp_path: Path, mon
         fastbn.standardize(X, MOMENTS, tmp_path / "k.zarr")
     made[0].result(timeout=30)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", ["h5", "zarr", "npz"])
+@pytest.mark.parametrize("there", [True, False])
+def test_arrays_that_others_write_to_the_file_meanwhile_stay(suffix: str, there: bool, tmp_path: Path) -> None:
+    source, path = tmp_path / "x.npy", tmp_path / f"y.{suffix}"
+    np.save(source, X)
+    if there:
+        fastbn.standardize(source, MOMENTS, f"{path}:old")
+
+    def write(done: int, total: int | None) -> None:
+        if suffix == "npz":
+            held = dict(np.load(path)) if path.exists() else {}
+            np.savez(path, **held | {"other": X})
+        elif suffix == "h5":
+            with h5py.File(path, "a") as file:
+                file.pop("other", None)
+                file["other"] = X
+        elif NEW:
+            zarr.open_group(path, mode="a").create_array("other", data=X, overwrite=True)
+        else:
+            zarr.open_group(str(path), mode="a").array("other", X, overwrite=True)
+
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r"\(another program has written it in the meantime\).*:mine"):
+            fastbn.standardize(source, MOMENTS, f"{path}:mine", progress=write, overwrite=overwrite)
+        assert sorted(os.listdir(tmp_path)) == ["x.npy", path.name]
+    fastbn.standardize(source, MOMENTS, f"{path}:mine")
+    for name in ("old", "other", "mine") if there else ("other", "mine"):
+        assert fastbn.stream(f"{path}:{name}").count == 3
+
+
+@pytest.mark.parametrize("name", ["y.npy", "y.csv", "y"])
+def test_what_appears_meanwhile_is_not_replaced(name: str, tmp_path: Path) -> None:
+    pa.csv.write_csv(pa.table({"a": X[:, 0], "b": X[:, 1]}), tmp_path / "x.csv")
+
+    def write(done: int, total: int | None) -> None:
+        (tmp_path / name).write_text("precious")
+
+    with pytest.raises(FileExistsError, match="another program has written it in the meantime"):
+        fastbn.standardize(tmp_path / "x.csv", MOMENTS, tmp_path / name, progress=write)
+    assert (tmp_path / name).read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == sorted(["x.csv", name])
+    if name != "y":
+        fastbn.standardize(tmp_path / "x.csv", MOMENTS, tmp_path / name, overwrite=True)

@@ -152,6 +152,7 @@ def stats(
             display.note(f"{kept} is not there, so this begins at the beginning")
         moments = counting.moments()
     _note_left_out(sources)
+    _check_outputs(out, force, sources)  # which others may have written in the meantime
     for path in out:
         save_stats(moments, path)
     if out:

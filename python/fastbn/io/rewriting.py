@@ -16,7 +16,7 @@ from fastbn._atomic import removed, replacing
 from fastbn._moments.moments import Moments, divisor_variance
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
-from fastbn.io.places import ARRAYS, TABLES, Place, already_there, is_table, is_zarr, places, replaces
+from fastbn.io.places import ARRAYS, TABLES, Place, already_there, fingerprint, is_table, is_zarr, places, replaces
 from fastbn.io.run import Run, failing
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError
@@ -74,6 +74,8 @@ class Rewriting(Run):
         if target.is_there() and not (self._options.overwrite and replaceable):
             how = {} if replaceable else {"hint": "a folder is never replaced: remove it first"}
             raise already_there(target.name, **how)
+        there = Place(target.format, target.name, (target.path,))
+        before = fingerprint(there) if target.named or not self._options.overwrite else None
         with replacing(target.path, keep=self._identity is not None) as path:
             found = None
             if self._identity is not None:
@@ -90,6 +92,8 @@ class Rewriting(Run):
             with closing(self._sink):
                 self._each()
                 self._sink.finish()
+            if before is not None and fingerprint(there) != before:  # or what another has put there would be lost
+                raise already_there(target.name, "another program has written it in the meantime")
         if self._checkpoint is not None:
             self._checkpoint.remove()
 
