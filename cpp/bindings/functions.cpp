@@ -293,8 +293,8 @@ py::object normalize_by_moments(const Arguments& given) {
         raise(PyExc_TypeError,
               "var must not be given where mean is Moments, got " + shown(given.var.value));
     }
-    const py::object statistics =
-        call(attribute(given.mean.value, "_normalizing"), given.x.value, given.axis.value);
+    const py::object statistics = call(attribute(given.mean.value, "_normalizing"), given.x.value,
+                                       given.axis.value, given.eps.value);
     const py::object by = owned(in_python(PySequence_Tuple, statistics.ptr()));
     PyObject* mean = nullptr;
     PyObject* var = nullptr;

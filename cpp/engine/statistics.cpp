@@ -327,7 +327,8 @@ void MomentsReduction::scan_scaled(std::ptrdiff_t channel, int weight_exponent, 
     *out.invstd = invstd_of_scaled(*out.var, e, eps_);
     *out.mean = std::ldexp(*out.mean, e);
     *out.mean_lo = std::ldexp(*out.mean_lo, e);
-    *out.m2 = std::ldexp(*out.m2, 2 * e);
+    // Not 0, so that it can be told from a constant's.
+    *out.m2 = std::max(std::ldexp(*out.m2, 2 * e), std::numeric_limits<double>::denorm_min());
     *out.var = std::ldexp(*out.var, 2 * e);
 }
 

@@ -34,10 +34,10 @@ def attributes(moments: Moments, with_mean: bool, with_std: bool, correction: fl
     if not with_std:
         return Attributes(seen, mean, None, None)
     with np.errstate(all="ignore"):  # counts of 0, squares of means beyond 1e150
-        biased = divisor_variance(moments.var())
+        biased = moments.var()
         # Constant is what lies below the error bound of a two-pass variance: Chan, Golub & LeVeque 1983, section 3.
-        constant = biased <= seen * _EPS * biased + (seen * mean * _EPS) ** 2
-        var = divisor_variance(moments.var(correction)) if correction else biased
+        constant = np.isfinite(biased) & (biased <= seen * _EPS * biased + (seen * mean * _EPS) ** 2)
+        var = divisor_variance(moments, correction)
         scale = np.asarray(np.sqrt(var))
     scale[constant] = 1.0
     return Attributes(seen, mean, var, scale)

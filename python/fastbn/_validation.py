@@ -1,11 +1,14 @@
-"""Checks of arguments. Each function returns a value in one known form, or raises an error that names the argument."""
+"""Checks of arguments: each returns a value in one known form, or raises an error that names the argument. Warnings."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import operator
+import os
 import sys
+import types
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -31,6 +34,16 @@ Momentum: TypeAlias = float | Callable[[int], float] | None
 # has multiplied both by a number, rounding and a smaller unit can make that a few units.
 _LOW_PART_ULPS = 4
 _SHOWN = 80  # characters of a value in an error
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+
+
+def warn(text: str) -> None:
+    """Warn at the line that called into the package, from however deep inside."""
+    frame: types.FrameType | None = sys._getframe()
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 
 def abridged(value: Any) -> str:

@@ -392,9 +392,9 @@ def normalize(
         Two dimensions or more, of a floating-point type, integers of 8 to 64 bits or bool, in any memory layout.
     mean, var : array_like
         Of the feature shape (see `batch_norm`); `var` must not be negative. Instead of both, `Moments`: their mean and
-        biased variance; y is NaN where that is beyond float64. Moments know the mean to more digits than an
-        array holds: where it is large beside the deviations, y of float64 and of 64-bit integers is closer. If they
-        have the names of columns, a data frame x must have the same columns in the same order.
+        biased variance. Moments know the mean to more digits than an array holds: where it is large beside the
+        deviations, y of float64 and of 64-bit integers is closer. If they have the names of columns, a data frame x
+        must have the same columns in the same order.
         x must be in the units of the statistics: those that `fastbn.stream` took with ``scale=255`` are of x / 255.
     weight, bias : array_like, optional
         Gamma and beta, of the feature shape; 1 and 0 where not given.
@@ -421,6 +421,12 @@ def normalize(
     TypeError, ValueError
         As for `batch_norm`, and if a data frame has other columns than Moments have names, or x holds integers where
         the values that Moments have seen were divided by a scale.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the variance of Moments does not fit float64: for a standard deviation of 1e154 or more, where y is NaN, or
+        with an `eps` of 0 for one of 1e-154 or less, where y is `bias`.
 
     Examples
     --------

@@ -138,7 +138,7 @@ def test_a_truth_value_that_raises_lets_its_error_through() -> None:
 
 def test_moments_whose_statistics_are_none_are_a_type_error() -> None:
     class Strange(fastbn.Moments):
-        def _normalizing(self, x: Any, axis: Any, correction: float = 0) -> Any:
+        def _normalizing(self, x: Any, axis: Any, eps: Any, correction: float = 0) -> Any:
             return 3
 
     with pytest.raises(TypeError):

@@ -799,8 +799,19 @@ def test_normalize_by_moments(rng: np.random.Generator) -> None:
 
 def test_a_variance_beyond_float64_gives_no_zeros() -> None:
     x = np.array([[1e200, 1.0], [-1e200, 3.0]])
-    y = fastbn.normalize(x, fastbn.moments(x), eps=0.0)
+    with pytest.warns(RuntimeWarning, match="variance of feature 0, for a standard deviation of 1e154 or more") as seen:
+        y = fastbn.normalize(x, fastbn.moments(x), eps=0.0)
+    assert seen[0].filename == __file__
     np.testing.assert_array_equal(y, [[np.nan, -1.0], [np.nan, 1.0]])
+
+
+def test_a_variance_below_float64_gives_no_zeros_without_a_word() -> None:
+    x = np.array([[1e-200, 1.0], [-1e-200, 1.0]])
+    with pytest.warns(RuntimeWarning, match="variance of feature 0, for a standard deviation of 1e-154 or less"):
+        fastbn.normalize(x, fastbn.moments(x), eps=0.0)
+    fastbn.normalize(x[:, 1:], fastbn.moments(x[:, 1:]), eps=0.0)  # a constant
+    expected = x[:, 0] / np.sqrt(1e-5)  # eps is all that is left of the divisor
+    np.testing.assert_allclose(fastbn.normalize(x, fastbn.moments(x))[:, 0], expected, rtol=1e-15)
 
 
 @pytest.mark.parametrize("correction", [0, 1])

@@ -118,7 +118,10 @@ def test_a_constant_channel_has_the_gradient_of_its_deviations(eps: float, size:
 
 
 def test_values_one_subnormal_apart_have_a_variance_of_0() -> None:
-    """The exact m2 is far below the smallest float64 number, which is no reason to return that."""
+    """The exact m2 is far below the smallest float64 number, which stands for it: only a constant has an m2 of 0."""
     x = np.full((1000, 1), 3.65995361e-313)
-    x[17] = np.nextafter(x[17], 1)
     assert fastbn.moments(x).m2 == 0
+    x[17] = np.nextafter(x[17], 1)
+    moments = fastbn.moments(x)
+    assert moments.m2 == 5e-324
+    assert moments.var() == 0

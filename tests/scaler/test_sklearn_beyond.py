@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,24 @@ def test_a_feature_that_was_missing_at_first(rng: np.random.Generator) -> None:
 
 def test_a_variance_beyond_float64_is_seen() -> None:
     x = np.array([[1e200, 1.0], [-1e200, 2.0], [3e200, 6.0]])
-    scaler = StandardScaler().fit(x)
+    with pytest.warns(RuntimeWarning, match="variance of feature 0, for a standard deviation of 1e154 or more"):
+        scaler = StandardScaler().fit(x)
     np.testing.assert_array_equal(np.isnan(scaler.transform(x)), [[True, False]] * 3)
     assert np.isnan(scaler.scale_[0])
+
+
+def test_a_variance_below_float64_is_seen() -> None:
+    """It is 0, as a constant's is; of these, of whatever size, nothing is said."""
+    x = np.array([[0.0, 5e-200, 1e-200, 3.0], [0.0, 5e-200, -1e-200, 3.0], [0.0, 5e-200, 4e-200, 3.0]])
+    with pytest.warns(
+        RuntimeWarning, match="variance of feature 2, for a standard deviation of 1e-154 or less"
+    ) as seen:
+        scaler = StandardScaler(correction=1).fit(x)
+    assert len(seen) == 1
+    np.testing.assert_array_equal(scaler.scale_, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        StandardScaler().fit(x[:, [0, 1, 3]])
 
 
 def test_threads_do_not_matter(rng: np.random.Generator, threads: Any) -> None:

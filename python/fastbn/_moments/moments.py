@@ -39,6 +39,7 @@ from fastbn._validation import (
     checked_real,
     checked_statistics,
     converted,
+    warn,
 )
 
 M = TypeVar("M", bound="Moments")
@@ -622,16 +623,15 @@ class Moments:
 
     # Private.
 
-    def _normalizing(self, x: Any, axis: Axis, correction: float = 0) -> tuple[Array, Array, Array]:
+    def _normalizing(self, x: Any, axis: Axis, eps: float, correction: float = 0) -> tuple[Array, Array, Array]:
         """Return mean, variance and the mean's low part for x to be normalized by, all of one moment.
 
-        Raises ValueError if x is a data frame of other columns, or in other units. The variance is NaN where it does
-        not fit float64: data divided by infinity would be 0, which looks like a result.
+        Raises ValueError if x is a data frame of other columns, or in other units.
         """
         now = self.copy()
         check_columns(x, axis, now.names)
         check_units(x, now.scale)
-        return now.mean, divisor_variance(now.var(correction)), now._mean_lo
+        return now.mean, divisor_variance(now, correction, eps=eps), now._mean_lo
 
     @classmethod
     def _of(
@@ -670,13 +670,23 @@ class Moments:
             raise not_written(_WRITER, shown, error, rule) from error
 
 
-def divisor_variance(var: Array) -> Array:
-    """Return variances for data to be divided by their root: NaN in place of infinity.
+def divisor_variance(moments: Moments, correction: float = 0, *, scale: float = 1.0, eps: float = 0.0) -> Array:
+    """Return the variances of data times `scale`, for these to be divided by ``sqrt(var + eps)``.
 
-    The variance is infinite where it does not fit float64. Data divided by infinity would be 0, which looks like a
-    result; divided by NaN they are NaN.
+    NaN in place of infinity, which stands where a variance does not fit float64: data divided by infinity would be 0,
+    which looks like a result. There, and where a variance is 0 for the same reason and nothing is added, a
+    RuntimeWarning.
     """
-    return np.where(np.isinf(var), np.nan, var)
+    with np.errstate(over="ignore", under="ignore"):
+        var = moments.var(correction) * scale * scale
+    too_large, too_small = np.isinf(var), (var == 0) & (moments.m2 > 0) & (eps == 0)
+    if too_large.any() or too_small.any():
+        size, becomes = ("1e154 or more", "NaN") if too_large.any() else ("1e-154 or less", "constant")
+        place = np.argwhere(too_large if too_large.any() else too_small)[0]
+        feature = ", ".join(str(i) for i in place) if moments.names is None else repr(moments.names[place[0]])
+        what = f"the variance of feature {feature}, for a standard deviation of {size}, does not fit float64"
+        warn(f"{what}: the feature is taken for {becomes} (multiply the data by a power of two first)")
+    return np.where(too_large, np.nan, var)
 
 
 def _refuse_array(other: Any) -> None:

@@ -198,7 +198,7 @@ def standardize(
     if frame is not None and kept != (1,):
         raise ValueError(f"axis must be 1 for a dataframe, got {axis!r}")
     shape, chunks = features_of(array, kept)
-    values = _statistics(moments, example_of(x), axis, shape, correction) | {"weight": weight, "bias": bias}
+    values = _statistics(moments, example_of(x), axis, shape, eps, correction) | {"weight": weight, "bias": bias}
     values = {name: of_features(name, value, shape, chunks) for name, value in values.items()}
     like: dict[str, Any] = {name: None if value is None else empty_like(value) for name, value in values.items()}
     options: dict[str, Any] = {"eps": eps, "axis": axis, "dtype": dtype}
@@ -242,10 +242,10 @@ def _measured(array: Any, weighting: dict[str, Any], **options: Any) -> Any:
     )
 
 
-def _statistics(moments: Any, x: Any, axis: Axis, shape: Shape, correction: float) -> dict[str, Any]:
+def _statistics(moments: Any, x: Any, axis: Axis, shape: Shape, eps: float, correction: float) -> dict[str, Any]:
     """Return mean, variance and the mean's low part in that order, lazily if moments are."""
     if not isinstance(moments, Delayed):
-        return statistics(moments, x, axis, shape, correction)
+        return statistics(moments, x, axis, shape, eps, correction)
     fastbn.Moments().var(correction)  # raises what it would
-    all_three = delayed(statistics, pure=True)(moments, x, axis, shape, correction)
+    all_three = delayed(statistics, pure=True)(moments, x, axis, shape, eps, correction)
     return {name: da.from_delayed(all_three[name], shape, np.float64) for name in ("mean", "var", "mean_lo")}

@@ -74,13 +74,13 @@ def _side_by_side(parts: Any, level: int) -> Moments:
     return Moments.concatenate([_side_by_side(part, level + 1) for part in parts], level)
 
 
-def statistics(moments: Any, x: Any, axis: Axis, shape: Shape, correction: float) -> dict[str, Array]:
+def statistics(moments: Any, x: Any, axis: Axis, shape: Shape, eps: float, correction: float) -> dict[str, Array]:
     """Return mean, variance and the mean's low part, if they fit x, of which no values are needed."""
     if not isinstance(moments, Moments):
         raise TypeError(f"moments must be fastbn.Moments, or Delayed ones, got {type(moments).__name__}")
     if moments.shape != shape:
         raise ValueError(f"moments must have x's feature shape {shape}, got {moments.shape}")
-    mean, var, mean_lo = moments._normalizing(x, axis, correction)
+    mean, var, mean_lo = moments._normalizing(x, axis, eps, correction)
     return {"mean": mean, "var": var, "mean_lo": mean_lo}
 
 

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import types
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +21,7 @@ from fastbn._validation import (
     checked_flag,
     checked_int,
     checked_real,
+    warn,
 )
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -42,16 +40,6 @@ _LEAST_MEMORY = 1 << 18
 # Blocks larger than this gain nothing; more memory then means more of them under way.
 _LARGEST_BLOCK = 32 << 20
 IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
-_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
-
-
-def warn(text: str) -> None:
-    """Warn at the line that called into the package, from however deep inside."""
-    frame: types.FrameType | None = sys._getframe()
-    level = 1
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 
 # Checks: each returns an option in its one form. None goes through where it is the default.

@@ -144,7 +144,7 @@ class Rewriting(Run):
         scale, names, known = self._options.scale or 1.0, self._moments.names, read_as(self._moments).scale
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
             found = {"mean": self._moments.mean * scale, "mean_lo": self._moments._mean_lo * scale}
-            found["var"] = divisor_variance(self._moments.var() * scale * scale)
+            found["var"] = divisor_variance(self._moments, scale=scale, eps=self._options.eps)
         if scale != known and source.dtype.kind in "iu":
             # Others are legitimate: 1 for values that were divided already, and 65535 beside 255 for another depth.
             # But integers were not divided, and no mean is beyond all that their type holds.

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy.typing as npt
 
 from fastbn._moments.moments import Moments
-from fastbn.io.options import FOLDERS, MAX_PIXELS, MEMORY, Columns, NoData, OnError, Options, Path, Report, warn
+from fastbn._validation import warn
+from fastbn.io.options import FOLDERS, MAX_PIXELS, MEMORY, Columns, NoData, OnError, Options, Path, Report
 
 
 def stream(
