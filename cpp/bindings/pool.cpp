@@ -10,9 +10,8 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+
+#include "engine/memory.hpp"
 
 namespace fastbn::bindings::pool {
 namespace {
@@ -64,22 +63,18 @@ std::ptrdiff_t rounded(std::ptrdiff_t bytes) {
 bool is_huge(std::ptrdiff_t size) { return recycles && size >= huge_from; }
 
 std::align_val_t boundary_of(std::ptrdiff_t size) {
-    const bool plain = !recycles || size < pooled_from;
-    const std::ptrdiff_t boundary = is_huge(size) ? huge_page : (plain ? alignment : page);
-    return static_cast<std::align_val_t>(boundary);
+    return static_cast<std::align_val_t>(recycles && size >= pooled_from ? page : alignment);
 }
 
 char* fresh_block(std::ptrdiff_t size) {
-    void* data = operator new(static_cast<std::size_t>(size), boundary_of(size), std::nothrow);
-    if (data == nullptr) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-    // A wish; may be refused.
-    if (is_huge(size)) madvise(data, static_cast<std::size_t>(size), MADV_HUGEPAGE);
-#endif
-    return static_cast<char*>(data);
+    if (is_huge(size)) return reinterpret_cast<char*>(allocate(size));
+    return static_cast<char*>(operator new(static_cast<std::size_t>(size), boundary_of(size)));
 }
 
-void free_block(char* data, std::ptrdiff_t size) { operator delete(data, boundary_of(size)); }
+void free_block(char* data, std::ptrdiff_t size) {
+    if (is_huge(size)) return release(reinterpret_cast<std::byte*>(data), size);
+    operator delete(data, boundary_of(size));
+}
 
 // Frees the longest unused blocks until no more than `most` bytes are held.
 void shrink(Pool& p, std::ptrdiff_t most) {

@@ -1,12 +1,24 @@
 #include "engine/memory.hpp"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
+#include <new>
 
 #include "engine/dispatch.hpp"
 
 namespace fastbn {
 namespace {
+
+constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
+
+bool is_on_huge_pages(std::ptrdiff_t bytes) { return bytes >= 2 * huge_page; }
+std::align_val_t alignment_of(std::ptrdiff_t bytes) {
+    return static_cast<std::align_val_t>(is_on_huge_pages(bytes) ? huge_page : 64);
+}
 
 std::ptrdiff_t channel_offset(const Operand& operand, const TileRange& tile) {
     return operand.channels.offset(tile.channel);
@@ -175,6 +187,18 @@ void unpack_transposed(const Operand& operand, const TileRange& tile, std::byte*
 }
 
 }  // namespace
+
+std::byte* allocate(std::ptrdiff_t bytes) {
+    const auto size = static_cast<std::size_t>(bytes);
+    void* const data = ::operator new(size, alignment_of(bytes));
+#ifdef MADV_HUGEPAGE
+    if (is_on_huge_pages(bytes)) madvise(data, size, MADV_HUGEPAGE);  // a wish; may be refused
+#endif
+    return static_cast<std::byte*>(data);
+}
+void release(std::byte* data, std::ptrdiff_t bytes) noexcept {
+    ::operator delete(data, alignment_of(bytes));
+}
 
 Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
     const std::ptrdiff_t size = size_of(operand.dtype);

@@ -16,17 +16,20 @@ namespace fastbn {
 
 // ---- Blocks, arrays, buffers ----
 
-// A block of uninitialised memory, aligned to 64 bytes: its own where little is enough, so that a
-// small call need not ask the allocator for it.
+// So many bytes of uninitialised memory, aligned to 64, and on huge pages where they are many:
+// small ones are handed out by the system one by one, at first touch.
+std::byte* allocate(std::ptrdiff_t bytes);
+void release(std::byte* data, std::ptrdiff_t bytes) noexcept;
+
+// The same: its own where little is enough, so that a small call need not ask the allocator for it.
 template <std::ptrdiff_t own_bytes>
 class Buffer {
 public:
-    explicit Buffer(std::ptrdiff_t bytes) {
-        if (bytes <= own_bytes) return;
-        data_ = static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), alignment));
+    explicit Buffer(std::ptrdiff_t bytes) : bytes_(bytes) {
+        if (bytes > own_bytes) data_ = allocate(bytes);
     }
     ~Buffer() {
-        if (data_ != own_) ::operator delete(data_, alignment);
+        if (data_ != own_) release(data_, bytes_);
     }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
@@ -35,7 +38,7 @@ public:
     double* doubles() const { return reinterpret_cast<double*>(data_); }
 
 private:
-    static constexpr std::align_val_t alignment{64};
+    std::ptrdiff_t bytes_;
     // What data() points to is not const where the buffer is.
     alignas(64) mutable std::byte own_[own_bytes];
     std::byte* data_ = own_;
