@@ -74,8 +74,7 @@ private:
 
 class BackwardOperation final : public Operation {
 public:
-    BackwardOperation(const GradientKernels& kernels, const Weights& weights,
-                      bool through_statistics)
+    BackwardOperation(const GradientKernels& kernels, Weights& weights, bool through_statistics)
         : kernels_(kernels),
           frozen_kernels_(normalize_kernels(kernels.dy, kernels.dy)),
           weights_(weights),
@@ -110,11 +109,6 @@ public:
         dweight = out.dweight;
         dbias = out.dbias;
     }
-    void take_staging(std::ptrdiff_t& staging_bytes) {
-        for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
-            fastbn::take_staging(*plan, *operand, staging_bytes);
-    }
-
     void reduce(const Slab& slab, std::ptrdiff_t span,
                 const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
@@ -182,6 +176,13 @@ public:
         finish_output(dx, tile, staging, plan->stream);
     }
 
+    std::ptrdiff_t take_staging() noexcept override {
+        std::ptrdiff_t bytes = 0;
+        for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
+            fastbn::take_staging(*plan, *operand, bytes);
+        weights_.take_staging(*plan, bytes);
+        return bytes;
+    }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
     bool transforms() const noexcept override { return static_cast<bool>(dx); }
 
@@ -334,7 +335,7 @@ private:
 
     const GradientKernels& kernels_;
     const NormalizeKernels& frozen_kernels_;
-    const Weights& weights_;
+    Weights& weights_;
     bool through_statistics_;
 };
 
@@ -409,13 +410,10 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     operation.mean_dy_xhat = mean_dy_xhat.data();
     const Plan plan = plan_of(layout, x.dtype, operation.work());
     operation.plan = &plan;
-    std::ptrdiff_t staging_bytes = 0;
-    operation.take_staging(staging_bytes);
-    weights.take_staging(plan, staging_bytes);
     const ForwardValues forward(operation.channels, batch.epilogue.activation, kernels.computed,
                                 plan);
     operation.forward = &forward;
-    execute(plan, staging_bytes, operation);
+    execute(plan, operation);
 }
 
 }  // namespace fastbn

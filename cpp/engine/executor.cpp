@@ -119,9 +119,9 @@ void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range
     }
 }
 
-void execute(const Plan& plan, std::ptrdiff_t staging_bytes, const Operation& operation) {
+void execute(const Plan& plan, Operation& operation) {
     const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(),
-                              staging_bytes);
+                              operation.take_staging());
     run_team(plan.team, [&](Member& member) {
         if (plan.fused) {
             execute_fused(plan, workspace, operation, member);

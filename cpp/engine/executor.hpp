@@ -22,6 +22,9 @@ public:
     // One tile, whose channels are finalized.
     virtual void transform(const TileRange& /*tile*/, const Memory& /*memory*/) const noexcept {}
 
+    // Takes a thread's staging memory for all that must be packed, once the plan is made; returns
+    // how many bytes that are.
+    virtual std::ptrdiff_t take_staging() noexcept = 0;
     // The bytes of its channel buffers; whether it has results to transform; whether it calls
     // kernels that take memory for sums of columns.
     virtual std::ptrdiff_t buffer_bytes() const noexcept = 0;
@@ -45,7 +48,7 @@ Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& 
 // whether any slab's do.
 void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range);
 
-void execute(const Plan& plan, std::ptrdiff_t staging_bytes, const Operation& operation);
+void execute(const Plan& plan, Operation& operation);
 
 // visit(tile, position) for all tiles of a span.
 template <class Visit>

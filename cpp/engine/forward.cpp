@@ -74,13 +74,13 @@ public:
 
     // What is asked of x alone: its moments, its values' range, or both in one reading.
     Operand x;
-    const Weights* weights = nullptr;
+    Weights* weights = nullptr;
     const MomentsReduction* moments = nullptr;
-    const ValueRangeReduction* range = nullptr;
+    ValueRangeReduction* range = nullptr;
 
     // y, and all channels' parameters and, in inference, statistics: `invstd` is written there from
     // `var`. In training mean and invstd come from `moments`.
-    const NormalizeTransform* transforms_x = nullptr;
+    NormalizeTransform* transforms_x = nullptr;
     ChannelParameters channels{};
     const double* var = nullptr;
     double* invstd = nullptr;
@@ -133,6 +133,14 @@ public:
         if (here) infinite->store(true, std::memory_order_relaxed);
     }
 
+    std::ptrdiff_t take_staging() noexcept override {
+        std::ptrdiff_t bytes = 0;
+        fastbn::take_staging(plan_, x, bytes);
+        if (weights != nullptr) weights->take_staging(plan_, bytes);
+        if (range != nullptr) range->take_staging(bytes);
+        if (transforms_x != nullptr) transforms_x->take_staging(plan_, bytes);
+        return bytes;
+    }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
     bool transforms() const noexcept override { return transforms_x != nullptr; }
     bool sums_columns() const noexcept override { return moments != nullptr; }
@@ -226,14 +234,8 @@ void moments(const Batch& batch, const Statistics& out) {
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
-    std::ptrdiff_t staging_bytes = 0;
-    take_staging(plan, operation.x, staging_bytes);
-    weights.take_staging(plan, staging_bytes);
-    if (wants_range) {
-        operation.range = &range;
-        range.take_staging(staging_bytes);
-    }
-    execute(plan, staging_bytes, operation);
+    if (wants_range) operation.range = &range;
+    execute(plan, operation);
     if (!weights.differ()) return apply_common_weight(features, weights, out);
     for (std::ptrdiff_t c = 0; c < features.channels; ++c) {
         if (out.count[c] == 0.0) out.mean[c] = not_a_number;
@@ -258,11 +260,7 @@ void value_range(const Batch& batch, double* min, double* max) {
     operation.x = operand_of(x, layout, x_type);
     operation.weights = &weights;
     operation.range = &range;
-    std::ptrdiff_t staging_bytes = 0;
-    take_staging(plan, operation.x, staging_bytes);
-    weights.take_staging(plan, staging_bytes);
-    range.take_staging(staging_bytes);
-    execute(plan, staging_bytes, operation);
+    execute(plan, operation);
 }
 
 void train(const Batch& batch, const ArrayRef& y, double eps, const Running& running,
@@ -297,11 +295,7 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
     operation.transforms_x = &transform;
     operation.channels.weight = weight.data();
     operation.channels.bias = bias.data();
-    std::ptrdiff_t staging_bytes = 0;
-    take_staging(plan, operation.x, staging_bytes);
-    weights.take_staging(plan, staging_bytes);
-    transform.take_staging(plan, staging_bytes);
-    execute(plan, staging_bytes, operation);
+    execute(plan, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
     if (running.mean) {
         update_running(running, out, features, allow_single, running_mean, running_var);
@@ -331,8 +325,6 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     const ChannelOrigins origins(x, layout, means.data(), means_lo.data());
     NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
-    std::ptrdiff_t staging_bytes = 0;
-    transform.take_staging(plan, staging_bytes);
     const ChannelValues weight(batch.weight, features, 1.0);
     const ChannelValues bias(batch.bias, features, 0.0);
     const ChannelValues own_invstd({}, features, 0.0);
@@ -348,7 +340,7 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     operation.invstd = invstd;
     operation.eps = eps;
     if (look_for_infinity) operation.infinite = &infinite;
-    execute(plan, staging_bytes, operation);
+    execute(plan, operation);
     return infinite.load(std::memory_order_relaxed);
 }
 
