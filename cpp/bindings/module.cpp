@@ -13,9 +13,8 @@
 namespace fastbn::bindings {
 namespace {
 
-py::detail::npy_api& numpy() { return py::detail::npy_api::get(); }
-
 // Kept for the life of the process, from its import on.
+py::detail::npy_api* numpy = nullptr;
 PyObject* float32 = nullptr;
 PyObject* float64 = nullptr;
 
@@ -24,9 +23,9 @@ Py_intptr_t* unchanged(const std::ptrdiff_t* values) { return const_cast<Py_intp
 
 }  // namespace
 
-bool is_array(PyObject* value) { return numpy().PyArray_Check_(value); }
+bool is_array(PyObject* value) { return numpy->PyArray_Check_(value); }
 
-bool is_exactly_array(PyObject* value) { return Py_TYPE(value) == numpy().PyArray_Type_; }
+bool is_exactly_array(PyObject* value) { return Py_TYPE(value) == numpy->PyArray_Type_; }
 
 ArrayRef array_ref(PyObject* array, DType dtype, bool swapped) {
     const auto* const fields = py::detail::array_proxy(array);
@@ -45,28 +44,29 @@ double* doubles_of(const py::object& array) {
     return reinterpret_cast<double*>(py::detail::array_proxy(array.ptr())->data);
 }
 
-int num_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dtype).num(); }
-char kind_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dtype).kind(); }
-char byteorder_of(PyObject* dtype) { return py::reinterpret_borrow<py::dtype>(dtype).byteorder(); }
+// Read in place: an object of pybind11's would count references.
+int num_of(PyObject* dtype) { return py::detail::array_descriptor_proxy(dtype)->type_num; }
+char kind_of(PyObject* dtype) { return py::detail::array_descriptor_proxy(dtype)->kind; }
+char byteorder_of(PyObject* dtype) { return py::detail::array_descriptor_proxy(dtype)->byteorder; }
 
 PyObject* float32_dtype() { return float32; }
 PyObject* float64_dtype() { return float64; }
 py::object dtype_of_num(int num) { return py::dtype(num); }
 
 py::object new_array(PyObject* dtype, int ndim, const std::ptrdiff_t* shape) {
-    return owned(numpy().PyArray_NewFromDescr_(numpy().PyArray_Type_,
-                                               borrowed(dtype).release().ptr(), ndim,
-                                               unchanged(shape), nullptr, nullptr, 0, nullptr));
+    return owned(numpy->PyArray_NewFromDescr_(numpy->PyArray_Type_, borrowed(dtype).release().ptr(),
+                                              ndim, unchanged(shape), nullptr, nullptr, 0,
+                                              nullptr));
 }
 
 py::object new_array_on(char* data, PyObject* base, PyObject* dtype, int ndim,
                         const std::ptrdiff_t* shape, const std::ptrdiff_t* strides,
                         bool writeable) {
-    py::object array = owned(numpy().PyArray_NewFromDescr_(
-        numpy().PyArray_Type_, borrowed(dtype).release().ptr(), ndim, unchanged(shape),
+    py::object array = owned(numpy->PyArray_NewFromDescr_(
+        numpy->PyArray_Type_, borrowed(dtype).release().ptr(), ndim, unchanged(shape),
         unchanged(strides), data, writeable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0,
         nullptr));
-    if (numpy().PyArray_SetBaseObject_(array.ptr(), borrowed(base).release().ptr()) != 0) {
+    if (numpy->PyArray_SetBaseObject_(array.ptr(), borrowed(base).release().ptr()) != 0) {
         throw PythonError();
     }
     return array;
@@ -81,6 +81,7 @@ void set_attribute(PyObject* module, const char* name, const py::object& value) 
 void fill(PyObject* module) {
     choose_isa();
     choose_caches();
+    numpy = &py::detail::npy_api::get();
     float32 = py::dtype::of<float>().release().ptr();
     float64 = py::dtype::of<double>().release().ptr();
     install_fork_handler();
