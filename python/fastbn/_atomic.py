@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
+import itertools
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ from contextlib import contextmanager, nullcontext, suppress
 _SUFFIX = ".part"
 _KEPT = "resume"  # where others have the number of their process
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
+_numbers = itertools.count()
+_under_way: set[str] = set()  # temporary names of this process, some perhaps of other threads
 
 
 @contextmanager
@@ -37,7 +40,8 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
     host = "".join(c if c.isalnum() else "_" for c in socket.gethostname())
     prefix = os.path.join(folder, f".{name}.{host}-")
     _remove_stale(prefix)
-    temporary = f"{prefix}{_KEPT if keep else os.getpid()}{_SUFFIX}"
+    temporary = f"{prefix}{_KEPT if keep else f'{os.getpid()}.{next(_numbers)}'}{_SUFFIX}"
+    _under_way.add(temporary)
     try:
         with _locked(temporary) if keep else nullcontext():
             yield temporary
@@ -50,6 +54,8 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(error.filename or temporary).replace(temporary, os.fspath(path))
         raise
+    finally:
+        _under_way.discard(temporary)
 
 
 @contextmanager
@@ -81,7 +87,8 @@ def _remove_stale(prefix: str) -> None:
     """Remove what runs on this machine left behind that were killed; one of them may have had this one's number."""
     for path in glob.glob(f"{glob.escape(prefix)}*{_SUFFIX}*"):
         process = path[len(prefix) :].partition(".")[0]
-        if process.isdecimal() and (int(process) == os.getpid() or not _runs(int(process))):
+        ours = process == str(os.getpid()) and not path.startswith(tuple(_under_way))
+        if process.isdecimal() and (ours or not _runs(int(process))):
             removed(path)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import itertools
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -322,8 +324,9 @@ with replacing({str(tmp_path / "x")!r}) as temporary:
     assert os.listdir(tmp_path / left[0]) == ["old"]
 
 
-def test_what_a_killed_run_of_the_same_number_left_is_removed(tmp_path: Path) -> None:
+def test_what_a_killed_run_of_the_same_number_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a container the numbers of processes begin anew."""
+    monkeypatch.setattr("fastbn._atomic._numbers", itertools.repeat(0))
     with replacing(tmp_path / "x") as temporary:
         os.mkdir(temporary)
     os.rename(tmp_path / "x", temporary)
@@ -385,3 +388,22 @@ def test_a_folder_of_many_files_is_synchronized_as_a_whole(tmp_path: Path, monke
     with replacing(tmp_path / "y") as temporary:
         (tmp_path / "x").rename(temporary)
     assert len(calls) == 1 + 1 + 5 + 50 + 1
+
+
+def test_threads_that_write_one_file_leave_one_of_theirs(tmp_path: Path) -> None:
+    path, moments = tmp_path / "s.npz", [fastbn.moments(np.full((2, 1000 * n), float(n))) for n in range(1, 9)]
+
+    def save(one: fastbn.Moments) -> None:
+        for _ in range(10):
+            one.save(path)
+            fastbn.Moments.load(path)  # whole, whosever it is
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, moments))
+    assert os.listdir(tmp_path) == ["s.npz"]
+    with replacing(path) as outer:
+        Path(outer).write_text("outer")
+        with replacing(path) as inner:
+            Path(inner).write_text("inner")
+        assert path.read_text() == "inner"
+    assert path.read_text() == "outer"
