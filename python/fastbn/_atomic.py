@@ -79,8 +79,9 @@ def removed(path: str) -> None:
     """Remove a file or a folder, if it is there."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
-        os.unlink(path)
+    else:
+        with suppress(FileNotFoundError):  # or another process may have removed it since it was looked for
+            os.unlink(path)
 
 
 def _remove_stale(prefix: str) -> None:
