@@ -144,6 +144,21 @@ def test_an_array_that_broadcasts(rng: np.random.Generator, tmp_path: Path) -> N
         fastbn.stream(source, weights=np.ones((40, 8)), axis=2, columns=[1])
 
 
+@pytest.mark.parametrize("save", ARRAYS, ids=lambda save: save.__name__)
+def test_an_array_larger_than_a_block(tmp_path: Path, x: Array, rng: np.random.Generator, save: datafiles.Save) -> None:
+    w = rng.uniform(0, 4, x.shape)
+    assert_weighted(fastbn.stream(x, weights=save(tmp_path, w), memory=LEAST), x, w)
+    wide = rng.normal(size=(3, 9_000))  # of which a row is larger than a block
+    found = fastbn.stream(wide, axis=0, weights=save(tmp_path, w.T.copy()), memory=LEAST)
+    assert_weighted(found, wide.T, w)
+
+
+def test_an_array_in_fortran_order_larger_than_a_block_of_usual_size(tmp_path: Path, rng: np.random.Generator) -> None:
+    x, w = rng.normal(size=(2, 1_100_000, 2))
+    np.save(tmp_path / "w.npy", np.asfortranarray(w**2))
+    assert_weighted(fastbn.stream(x, weights=tmp_path / "w.npy"), x, w**2)
+
+
 def test_weights_by_dimension(rng: np.random.Generator, tmp_path: Path) -> None:
     lat = np.linspace(-80, 80, 12)
     data = xr.DataArray(rng.normal(size=(7, 12, 5)), {"lat": lat}, ("time", "lat", "lon"), "v")

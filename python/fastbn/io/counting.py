@@ -122,7 +122,7 @@ class Weights:
     """
 
     def __init__(self, given: Any, options: Options) -> None:
-        self._texts = options.texts
+        self._how = options.texts
         self._path = given if isinstance(given, (str, os.PathLike)) else None
         self._array: Any = given if self._path is None else None
         if self._path is None and not _named(given):
@@ -170,8 +170,14 @@ class Weights:
         (place, *more) = places(path)
         if more:
             raise ValueError(f"weights must be one file, got the folder {path!r}")
-        with closing(opened(place, self._texts if is_table(place) else Options(axis=()))) as found:
-            array = np.concatenate([np.array(block.values, np.float64) for block in found.blocks()])
+        with closing(opened(place, self._how if is_table(place) else self._how.but(axis=()))) as found:
+            if found.shape is None:
+                array = np.concatenate([np.array(block.values, np.float64) for block in found.blocks()])
+            else:
+                array = np.empty(found.shape)
+                for block in found.blocks():
+                    ends = zip(block.corner, block.values.shape, strict=True)
+                    array[tuple(slice(at, at + size) for at, size in ends)] = block.values
             if found.shape is None and found.features != (1,):
                 raise ValueError(f"weights must be a table of one column, got {found.features[0]} in {path!r}")
             return array[:, 0] if found.flat or found.shape is None else array

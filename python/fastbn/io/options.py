@@ -237,8 +237,8 @@ class Options:
 
     @property
     def texts(self) -> Options:
-        """The options of how texts are written, which hold for another file too."""
-        return Options(**{name: getattr(self, name) for name in _TEXTS})
+        """The options of how texts are written, and of memory, which hold for another file too."""
+        return Options(**{name: getattr(self, name) for name in (*_TEXTS, "memory")})
 
     @property
     def block_bytes(self) -> int:
