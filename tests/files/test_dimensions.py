@@ -61,6 +61,28 @@ def test_dimensions_are_reduced_by_name(tmp_path: Path, data: xr.DataArray, dim:
     np.testing.assert_allclose(np.load(tmp_path / "z.npy"), expected, **CLOSE)
 
 
+def test_dimensions_of_features_are_in_one_order(tmp_path: Path, data: xr.DataArray) -> None:
+    square = data[:, :, :6].drop_vars("mask")
+    turned = square.transpose("time", "lon", "lat")
+    for name, each in (("a", square), ("b", turned), ("c", square)):
+        each.to_netcdf(tmp_path / f"{name}.nc", engine="h5netcdf")
+    files = [tmp_path / f"{name}.nc" for name in "abc"]
+    moments = fastbn.stream(square, dim="time")
+    said = r"must have its features along lat, lon, as those before it, got lon, lat$"
+    with pytest.raises(ValueError, match=rf"b\.nc {said}"):
+        fastbn.stream(files, dim="time")
+    with pytest.raises(ValueError, match=rf"b\.nc {said}"):
+        fastbn.standardize(files, moments, tmp_path / "y.npy", dim="time")
+    with pytest.raises(ValueError, match=rf"source\[1\] {said}"):
+        fastbn.stream([square, turned], dim="time")
+    with pytest.warns(RuntimeWarning, match=said):
+        found = fastbn.stream(files, dim="time", on_error="skip")
+    assert_streamed(found, np.concatenate([square, square]), (1, 2))
+    # Where they may be in any order: one feature axis, or none.
+    for dim in (["time", "lat"], ["time", "lat", "lon"]):
+        np.testing.assert_allclose(fastbn.stream(files, dim=dim).mean, square.astype(float).mean(dim), rtol=1e-12)
+
+
 def test_lazy_arrays_come_in_blocks(tmp_path: Path, data: xr.DataArray) -> None:
     data.to_dataset().to_netcdf(tmp_path / "x.nc", engine="h5netcdf", encoding={"t2m": {"chunksizes": (7, 3, 8)}})
     with xr.open_dataset(tmp_path / "x.nc", engine="h5netcdf", cache=False) as opened:

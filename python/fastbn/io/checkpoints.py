@@ -17,7 +17,7 @@ from fastbn._validation import Shape
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2
-_PLAIN = ("place", "position", "row", "before", "named", "names", "skipped", "notes", "others")  # fields that JSON has
+_PLAIN = ("place", "position", "row", "before", "named", "names", "skipped", "notes", "others", "dims")  # what JSON has
 
 
 @dataclass
@@ -27,7 +27,8 @@ class Progress:
     ``total`` has the places that are done; ``parts`` has, by their corners, the features of the one under way.
     ``row`` is the number of rows counted of that, ``before`` of those that are done. ``skipped`` has the files that
     could not be read, with the reasons; ``notes`` what was done to values without being asked, and
-    ``others`` the columns of the first table that are not counted, by the reasons.
+    ``others`` the columns of the first table that are not counted, by the reasons; ``dims`` are the names of the
+    dimensions that features are told apart by.
     """
 
     place: int = 0
@@ -41,6 +42,7 @@ class Progress:
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     others: dict[str, list[str]] | None = None
+    dims: list[str] | None = None
 
 
 class Checkpoint:
@@ -64,8 +66,8 @@ class Checkpoint:
                 raise ValueError("it was changed or damaged after that")
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
             counted = dict(zip(map(tuple, held["corners"]), parts, strict=True))
-            held.setdefault("others", None)  # which version 0.1 did not note
-            progress = Progress(total=total, parts=counted, **{name: held[name] for name in _PLAIN})
+            plain = {name: held[name] for name in _PLAIN if name in held}  # version 0.1 did not note all of them
+            progress = Progress(total=total, parts=counted, **plain)
             differs = _difference(held["identity"], self._identity) if held["identity"] != self._identity else ""
         except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere
             raise ValueError(f"checkpoint must name a file that a run left, got {self._path!r}: {error}") from error

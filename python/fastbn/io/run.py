@@ -91,7 +91,10 @@ class Run:
                     with failing(place):
                         source = opened(place, self._options_of(place))
                     with closing(source):
+                        with failing(place):
+                            dims = self._checked_dims(source)
                         self._take(source, place)
+                        state.dims = state.dims or dims
                 except FailedError as failed:
                     (error,) = failed.args
                     if self._listener is None or not self._undo():
@@ -102,6 +105,16 @@ class Run:
                 self._save()
             self._read += self._size
             self._tell(0.0)
+
+    def _checked_dims(self, source: Source) -> list[str] | None:
+        """Return the names of a source's feature dimensions, if it goes by names; they are those of the ones before."""
+        if self._options.dim is None or source.origin.dims is None:
+            return None
+        dims, known = [source.origin.dims[axis] for axis in source.axis], self.state.dims
+        if known not in (None, dims):
+            rule = f"must have its features along {', '.join(known or ())}, as those before it"
+            raise UnreadableError(f"{source.name} {rule}, got {', '.join(dims)}")
+        return dims
 
     def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Generator[Block, None, None]:
         """Yield a source's blocks, or what is made of them, and note after each how far the run is.
