@@ -640,6 +640,30 @@ def test_chunks_larger_than_memory(tmp_path: Path, rng: np.random.Generator) -> 
     fastbn.stream(tmp_path / "x.h5", memory=36 * LEAST)
 
 
+@pytest.mark.parametrize("columns", [None, [1, 0]])
+def test_the_memory_that_an_error_asks_for_is_enough(tmp_path: Path, columns: list[int] | None) -> None:
+    x = np.arange(3_000_000).reshape(-1, 2) % 1013.0  # larger chunks than any block of smaller ones
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=x, chunks=(len(x), 1 if columns else 2))
+    chosen = x[:, columns or [0, 1]]
+    moments = fastbn.moments(chosen)
+
+    def standardize(memory: int) -> None:
+        fastbn.standardize(tmp_path / "x.h5", moments, tmp_path / "y.npy", columns=columns, memory=memory)
+
+    asked = [64]
+    for what in ["for", "to choose columns of"][: 2 if columns else 1]:
+        with pytest.raises(
+            ValueError, match=rf"memory must be [0-9]+ MiB or more {what} .*x\.h5, whose chunks"
+        ) as error:
+            standardize(asked[-1] << 20)
+        asked.append(int(str(error.value).split()[3]))
+    standardize(asked[-1] << 20)
+    expected = (chosen - chosen.mean(0)) / chosen.std(0)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=1e-12)
+    assert_streamed(fastbn.stream(tmp_path / "x.h5", memory=300 << 20), x)
+
+
 @pytest.mark.parametrize(
     ("module", "make"),
     [

@@ -83,7 +83,7 @@ class ArraySource(Source):
         self.axis = _axes(name, options, self.shape, stored.origin.dims)
         self._packing = _Packing(name, stored, options.nodata is None)
         self.dtype = computed_as(name, self._packing.dtype, options.dtype)
-        self.notes, self._copies, self._exact = self._packing.notes, Ring(options), options.exact
+        self.notes, self._copies, self._exact = self._packing.notes, Ring(), options.exact
         self._rowwise = options.rowwise
         lone = len(self.axis) == 1
         count = self.shape[self.axis[0]] if lone else 0
@@ -149,22 +149,22 @@ class ArraySource(Source):
         per_value = stored.dtype.itemsize * (1 if chunks is None else 3) + options.beside + stored.beside
         if self.order is not None or stored.dtype != self.dtype:
             per_value += self.dtype.itemsize
-        most = options.block_bytes // per_value
-        least = math.prod(min(chunk, max(1, size)) for chunk, size in zip(whole, self.shape, strict=True))
-        if least > max(1, most):
-            raise UnreadableError(
-                f"memory must be {-(-least * per_value * 4 >> 20)} MiB or more for {self.name}, "
-                f"whose chunks are {chunks}, got {options.memory / 2**20:g} MiB"
-            )
-        grid = Grid(self.shape, order, whole, most)
+
+        def tiles(whole: Shape, what: str) -> Grid:
+            least = math.prod(min(chunk, max(1, size)) for chunk, size in zip(whole, self.shape, strict=True))
+            if least > max(1, options.memory // 4 // per_value):
+                rule = f"must be {-(-least * per_value * 4 >> 20)} MiB or more {what} {self.name}"
+                got = f"whose chunks are {chunks}, got {options.memory / 2**20:g} MiB"
+                raise UnreadableError(f"memory {rule}, {got}")
+            return Grid(self.shape, order, whole, max(least, options.block_bytes // per_value))
+
+        grid = tiles(whole, "for")
         if options.rowwise and self._sorted.size and self.order is not None:
             first, last = self._sorted[[0, -1]] // grid.tile[self.axis[0]]
             if first != last:  # but columns are put in order within a tile
                 whole = tuple(1 if chunks is None else chunk for chunk in whole)
                 whole = (*whole[: self.axis[0]], self.shape[self.axis[0]], *whole[self.axis[0] + 1 :])
-                if math.prod(whole) > most:
-                    raise UnreadableError(f"memory must hold a row of {self.name} to choose columns")
-                grid = Grid(self.shape, order, whole, most)
+                grid = tiles(whole, "to choose columns of")
         return grid
 
     def _within(self, region: Region) -> tuple[tuple[Any, ...] | None, int]:
@@ -352,7 +352,7 @@ def _numpy(place: Place, options: Options, stack: ExitStack) -> Stored:
         file.seek(begin + least)
         if file.read(6) == np.lib.format.MAGIC_PREFIX:
             raise UnreadableError(f"{name} must hold one array, got another behind it (numpy.load reads both in turn)")
-    ring, turn = Ring(options), slice(None, None, -1 if fortran else 1)
+    ring, turn = Ring(), slice(None, None, -1 if fortran else 1)
 
     def read(region: Region) -> Array:
         values, position = ring.take(extent(region), dtype).reshape(-1), 0
@@ -496,7 +496,7 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
         _load_filters(array)
     named = hasattr(array, "coords")
     inner, direct = array.variable if named else array, getattr(array, "read_direct", None)
-    ring, dtype = Ring(options), np.dtype(array.dtype)
+    ring, dtype = Ring(), np.dtype(array.dtype)
 
     def read(region: Region) -> Array:
         if direct is None or 0 in extent(region):
@@ -607,7 +607,7 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
     values = np.asarray(array) if is_frame(array) else converted("source", array)
     order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
     if isinstance(values, np.memmap) and values.mode in _OF_THE_FILE:
-        read = _copier(values, Ring(options))
+        read = _copier(values, Ring())
         return Stored(values.shape, values.dtype, read, order=order, beside=values.itemsize)
     for value in values.ravel().tolist() if values.dtype == object else ():
         if not isinstance(value, (int, float, np.number)):

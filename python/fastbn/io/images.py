@@ -76,7 +76,7 @@ class ImageSource(Source):
         self.dtype = options.dtype or (np.dtype(np.uint8) if options.mode else first.dtype)
         self.notes: list[str] = []
         self._nodata = NoData(options, self.name, self.chosen, bands, len(bands), (2,))
-        self._ring, self._most = Ring(options), options.block_bytes
+        self._ring, self._most = Ring(), options.block_bytes
         self.axis = (2,) if options.rowwise else (1,)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:

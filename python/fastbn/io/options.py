@@ -37,7 +37,7 @@ MAX_PIXELS = 178_956_970  # what Pillow takes for the largest image that is no a
 # What keeps columns of tables from being counted unless they are asked for.
 NO_NUMBERS, INDEX, FOLDERS = "not numbers", "the index of a data frame", "in the names of folders"
 _LEAST_MEMORY = 1 << 18
-# Blocks larger than this gain nothing; more memory then means more of them under way.
+# Blocks larger than this gain nothing.
 _LARGEST_BLOCK = 32 << 20
 IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
 
@@ -242,13 +242,8 @@ class Options:
 
     @property
     def block_bytes(self) -> int:
-        """Most bytes of one block: one is read, one computed with, `depth` wait, and one more is slack."""
+        """Most bytes of one block, but of chunks: one is read, one computed with, one waits, and one more is slack."""
         return min(self.memory // 4, _LARGEST_BLOCK)
-
-    @property
-    def depth(self) -> int:
-        """How many blocks may wait between reading and computing."""
-        return max(1, self.memory // self.block_bytes - 3)
 
     @property
     def listener(self) -> Listener | None:

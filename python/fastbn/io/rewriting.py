@@ -63,7 +63,7 @@ class Rewriting(Run):
         if options.resume:
             told = {"moments": hashlib.sha256(self._moments.to_bytes()).hexdigest(), "scale": options.scale}
             self._identity = identity("resume", self._places, self._options.identity("written", "eps") | told)
-        self._results = Ring(self._options)
+        self._results = Ring()
 
     def write(self) -> None:
         """Write everything, or nothing."""

@@ -124,7 +124,7 @@ class Run:
         small = self._sizes is not None and self._size < _LEAST_AHEAD
 
         def overlapped(items: Generator[Block, None, None]) -> Generator[Block, None, None]:
-            return ahead(items, self._options.depth) if source.overlaps and not small else items
+            return ahead(items) if source.overlaps and not small else items
 
         state = self.state
         for remark in source.suspects:

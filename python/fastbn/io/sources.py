@@ -146,8 +146,8 @@ class Ring:
     It is mapped, not allocated, so that it goes back to the system when it is no longer needed.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._slots: list[Array] = [np.empty(0, np.uint8)] * (options.depth + 2)
+    def __init__(self) -> None:
+        self._slots: list[Array] = [np.empty(0, np.uint8)] * 3
         self._turn = 0
 
     def take(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:

@@ -107,7 +107,7 @@ class TableSource(Source):
             refuse(self.fields[number].rounded, name, self.fields[number].name)
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
-        self.tabular, self._rowwise, self._ring = bool(options.tabular), options.rowwise, Ring(options)
+        self.tabular, self._rowwise, self._ring = bool(options.tabular), options.rowwise, Ring()
         self._nodata = NoData(options, name, self.chosen, known, self._count)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
