@@ -706,6 +706,19 @@ def test_where_the_last_line_ends(rng: np.random.Generator, comment: str | None)
         assert _last_end(text.encode(), ",", comment) == last_end(text, comment), repr(text)
 
 
+def test_lines_of_any_length_need_memory_alone(tmp_path: Path) -> None:
+    note = "x" * 4_000_000
+    (tmp_path / "x.csv").write_text(f"a,note\n1,short\n2,{note}\n" + "3,short\n" * 1000)
+    with pytest.raises(ValueError, match=r"x\.csv must have lines of at most 1398101 bytes \(memory / 48\)"):
+        fastbn.stream(tmp_path / "x.csv", memory=64 << 20)
+    moments = fastbn.stream(tmp_path / "x.csv", memory=(4_000_003 * 48) + 47)
+    assert (moments.count, moments.mean.tolist()) == (1002, [3003 / 1002])
+    with pytest.raises(ValueError, match=r"lines of at most 3500000 bytes \(memory / 96\)"):
+        fastbn.standardize(tmp_path / "x.csv", moments, tmp_path / "y.csv", memory=3_500_000 * 96)
+    fastbn.standardize(tmp_path / "x.csv", moments, tmp_path / "y.csv", memory=4_000_003 * 96)
+    assert pd.read_csv(tmp_path / "y.csv")["note"].tolist() == ["short", note, *["short"] * 1000]
+
+
 def test_comments(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('# made here\n#\na,b,note\n1,2,"no # comment"\n  # nothing\n3,4,x # said\n"5",6,\n')

@@ -45,7 +45,8 @@ class TextTable:
     def __init__(self, place: Place, options: Options) -> None:
         self._csv = needed("pyarrow.csv", "Tables")
         self._name, self._path, self._options, self._done = place.name, place.files[0], options, 0.0
-        self._size = options.block_bytes // (_GROWTH * (2 if options.beside else 1))
+        growth = _GROWTH * (2 if options.beside else 1)
+        self._size, self._most = options.block_bytes // growth, options.memory // (4 * growth)
         self._delimiter = delimiter_of(self._path, options)
         known = self._csv.ConvertOptions()
         self._nulls, truths = [*known.null_values, *options.null_values], (*known.true_values, *known.false_values)
@@ -203,24 +204,27 @@ class TextTable:
 
     def _lines(self, start: int) -> Iterator[tuple[bytes, int]]:
         """Yield (whole lines, where the next begin) in blocks of a size; a quoted line end ends no line."""
-        pieces, data, piece = self._pieces(start), b"", b" "
+        pieces, data, piece, size = self._pieces(start), b"", b" ", self._size
         while True:
-            while piece and len(data) < self._size:
+            while piece and len(data) < size:
                 piece = next(pieces, b"")
                 data += piece
             if not data:
                 return
-            head = data[: self._size]
+            head = data[:size]
             if start <= len(codecs.BOM_UTF8) and b"\n" not in head and b"\r" in head:  # the first line
                 raise UnreadableError(f"{self._name} must have lines that end in '\\n' or '\\r\\n', got '\\r' alone")
-            end = len(head) if len(head) < self._size else _last_end(head, self._delimiter, self._options.comment)
-            if not end:
-                most = f"at most {self._size} bytes (memory / {4 * _GROWTH})"
+            end = len(head) if len(head) < size else _last_end(head, self._delimiter, self._options.comment)
+            if end:
+                start += end
+                yield head[:end], start
+                data, size = data[end:], self._size
+            elif size < self._most:
+                size = min(2 * size, self._most)
+            else:
+                most = f"at most {size} bytes (memory / {self._options.memory // size})"
                 rule = f"have lines of {most}, and close the quotes it opens"
                 raise UnreadableError(f"{self._name} must {rule}, got a longer one")
-            start += end
-            yield head[:end], start
-            data = data[end:]
 
     def _pieces(self, start: int) -> Iterator[bytes]:
         """Yield the text in UTF-8 from a place on, as it comes."""
