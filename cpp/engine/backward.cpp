@@ -390,6 +390,7 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     const ChannelValues mean(normalization.mean, features, 0.0);
     const ChannelValues mean_lo({}, features, 0.0);
     const ChannelValues invstd(normalization.invstd, features, 1.0);
+    check_not_negative("invstd", invstd);
     const ChannelValues count(normalization.count, features);
     const ChannelValues mean_dy(normalization.mean_dy, features);
     const ChannelValues mean_dy_xhat(normalization.mean_dy_xhat, features);

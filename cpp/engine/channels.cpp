@@ -26,11 +26,11 @@ ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features
     if (parameter) read_elements(parameter, data());
 }
 
-void check_variance(const char* name, const ChannelValues& variance) {
-    const double* const values = variance.data();
+void check_not_negative(const char* name, const ChannelValues& channels) {
+    const double* const values = channels.data();
     bool negative = false;
-    for (std::ptrdiff_t i = 0; i < variance.size(); ++i) negative |= values[i] < 0.0;
-    for (std::ptrdiff_t i = 0; i < variance.size() && negative; ++i) {
+    for (std::ptrdiff_t i = 0; i < channels.size(); ++i) negative |= values[i] < 0.0;
+    for (std::ptrdiff_t i = 0; i < channels.size() && negative; ++i) {
         if (values[i] < 0.0) {
             refuse(name, "not be negative", shown(values[i]) + " in channel " + std::to_string(i));
         }

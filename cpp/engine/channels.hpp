@@ -39,7 +39,7 @@ private:
 };
 
 // Raises std::invalid_argument if any is negative.
-void check_variance(const char* name, const ChannelValues& variance);
+void check_not_negative(const char* name, const ChannelValues& channels);
 
 // Blends a batch's statistics into the running ones, of which mean and var are the values that were
 // read before anything was written. statistics.count: null where all values count once.

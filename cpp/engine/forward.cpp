@@ -318,7 +318,7 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     const ChannelValues means(mean, features, 0.0);
     const ChannelValues means_lo(mean_lo, features, 0.0);
     const ChannelValues variances(var, features, 1.0);
-    check_variance(var_name, variances);
+    check_not_negative(var_name, variances);
     if (features.empty()) return false;
 
     const Layout layout = transform_layout(x, y, features);

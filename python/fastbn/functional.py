@@ -260,7 +260,7 @@ def batch_norm_backward(
         Gamma and beta, of the feature shape (see `batch_norm`). Only an activation makes beta matter.
     mean, invstd : array_like
         What the forward pass normalized by: as `batch_norm_train` returns them or, for ``training=False``,
-        ``running_mean`` and ``1 / sqrt(running_var + eps)``.
+        ``running_mean`` and ``1 / sqrt(running_var + eps)``. `invstd` must not be negative.
     count : array_like of real numbers, optional
         What the forward pass returned with `where` or `weights`, of the feature shape: saves the time of adding the
         weights again. Ignored without either.
