@@ -664,6 +664,12 @@ def test_the_memory_that_an_error_asks_for_is_enough(tmp_path: Path, columns: li
     assert_streamed(fastbn.stream(tmp_path / "x.h5", memory=300 << 20), x)
 
 
+@pytest.mark.parametrize("pattern", ["*.png", "x?.npy", "[xy].parquet", "*"])
+def test_patterns_are_no_files(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory \(for a pattern give the list"):
+        fastbn.stream(tmp_path / pattern)
+
+
 @pytest.mark.parametrize(
     ("module", "make"),
     [

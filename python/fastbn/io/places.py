@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import itertools
 import os
@@ -181,6 +182,9 @@ def _of_item(name: str, item: Any) -> list[Place] | None:
 
 def _of_path(path: str) -> list[Place]:
     bare, member = (path, "") if os.path.exists(path) else split(path)
+    if glob.has_magic(bare) and not os.path.exists(bare):
+        hint = "(for a pattern give the list that glob.glob makes of it)"
+        raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)} {hint}", bare)
     if os.path.isdir(bare):
         if is_zarr(bare) or format_of(bare) == "zarr":
             return [Place("zarr", path, (bare,), member)]
