@@ -395,7 +395,7 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     const ChannelValues mean_dy(normalization.mean_dy, features);
     const ChannelValues mean_dy_xhat(normalization.mean_dy_xhat, features);
     Layout layout = layout_of(x, features);
-    if (normalization.through_statistics) weights.arrange(layout);
+    if (normalization.through_statistics) weights.arrange(layout, false);
     // Of 64-bit integers, the means become what they are of the differences from the origins.
     const ChannelOrigins origins(x, layout, mean.data(), mean_lo.data());
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);

@@ -202,7 +202,7 @@ Layout transform_layout(const ArrayRef& x, const ArrayRef& y, const Features& fe
 
 Layout arranged_layout(const ArrayRef& x, const Features& features, Weights& weights) {
     Layout layout = layout_of(x, features);
-    weights.arrange(layout);
+    weights.arrange(layout, true);
     return layout;
 }
 

@@ -259,7 +259,7 @@ double Weights::largest_total(double enough, const Batch& batch) const {
     return total;
 }
 
-void Weights::arrange(Layout& layout) {
+void Weights::arrange(Layout& layout, bool for_moments) {
     if (!differ()) return;
     if (!where_ && !weights_) {
         form_ = WeightsForm::omit_nan;
@@ -276,7 +276,11 @@ void Weights::arrange(Layout& layout) {
                             ? each([](const Operand& o) { return is_broadcast(o.channels); })
                             : rows_alike_;
     const bool per_row = rows_alike_ && (values_ || !omit_nan_);
-    if (per_row && layout.cols % lanes == 0) layout.row_fold = 1;
+    // Rows that are no whole blocks have ends, which take time: less than moments with a weight for
+    // each element do, but more than those with a mask, or the gradient.
+    const bool has_whole_blocks = layout.cols % lanes == 0;
+    const bool outweighs_ends = for_moments && values_ && layout.cols > lanes;
+    if (per_row && (has_whole_blocks || outweighs_ends)) layout.row_fold = 1;
     if (per_row && layout.row_fold == 1) {
         form_ = omit_nan_ ? WeightsForm::by_row_omit_nan : WeightsForm::by_row;
     } else {

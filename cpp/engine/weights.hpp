@@ -32,8 +32,8 @@ public:
     double divisor() const { return divisor_; }
 
     // The rest is for weights that differ, once x's layout is known: which this may change to have
-    // one weight for each of the kernels' rows.
-    void arrange(Layout& layout);
+    // one weight for each of the kernels' rows. for_moments: of x, or for its gradient.
+    void arrange(Layout& layout, bool for_moments);
     WeightsForm form() const { return form_; }
     // Whether all channels have the same weights.
     bool same_in_channels() const { return same_in_channels_; }
