@@ -186,7 +186,7 @@ void apply_common_weight(const Features& features, const Weights& weights, const
         std::fill_n(out.count, features.channels, static_cast<double>(features.count) * weight);
     }
     for (std::ptrdiff_t c = 0; c < features.channels && out.m2 != nullptr; ++c) {
-        out.m2[c] *= weight;
+        out.m2[c] = scaled_m2(out.m2[c], weight);
     }
 }
 

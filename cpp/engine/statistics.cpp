@@ -327,8 +327,7 @@ void MomentsReduction::scan_scaled(std::ptrdiff_t channel, int weight_exponent, 
     *out.invstd = invstd_of_scaled(*out.var, e, eps_);
     *out.mean = std::ldexp(*out.mean, e);
     *out.mean_lo = std::ldexp(*out.mean_lo, e);
-    // Not 0, so that it can be told from a constant's.
-    *out.m2 = std::max(std::ldexp(*out.m2, 2 * e), std::numeric_limits<double>::denorm_min());
+    *out.m2 = std::max(std::ldexp(*out.m2, 2 * e), lost_square);
     *out.var = std::ldexp(*out.var, 2 * e);
 }
 
@@ -353,7 +352,7 @@ void MomentsReduction::rescan_light(const Slab& slab, const MomentsSums& sums,
         if (weight == 0.0 || weight >= smallest_in_range_weight) continue;
         const int e = std::ilogb(weight);
         scan_channel(slab.channel + c, -e, from(statistics, c));
-        statistics.m2[c] = std::ldexp(statistics.m2[c], e);
+        statistics.m2[c] = scaled_m2(statistics.m2[c], std::ldexp(1.0, e));
     }
 }
 
@@ -403,7 +402,7 @@ Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
         for (std::ptrdiff_t c = 0; c < n; ++c) {
             out_.count[slab.channel + c] =
                 (sums.weight[c] + sums.weight_lo[c]) * weights_.divisor();
-            if (out_.m2 != nullptr) s.m2[c] *= weights_.divisor();
+            if (out_.m2 != nullptr) s.m2[c] = scaled_m2(s.m2[c], weights_.divisor());
         }
     }
     if (origins_) {

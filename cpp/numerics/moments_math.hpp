@@ -103,6 +103,12 @@ static inline MomentsSums sums_of(Moments<double>& m) {
 // notices it.
 constexpr double lost_square = 0x1p-1074;
 
+// m2 times a positive number: 0 only if m2 is.
+static inline double scaled_m2(double m2, double factor) {
+    const double scaled = m2 * factor;
+    return scaled == 0.0 && m2 > 0.0 ? lost_square : scaled;
+}
+
 // Differences of values as large as this, where they are not 0, have squares that float64 holds.
 constexpr double smallest_with_exact_squares = 0x1p-480;
 

@@ -426,7 +426,7 @@ def normalize(
     -----
     RuntimeWarning
         If the variance of Moments does not fit float64: for a standard deviation of 1e154 or more, where y is NaN, or
-        with an `eps` of 0 for one of 1e-154 or less, where y is `bias`.
+        with an `eps` of 0 for one of 1e-154 or less, where y loses digits, or is `bias`.
 
     Examples
     --------

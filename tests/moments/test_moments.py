@@ -807,8 +807,14 @@ def test_a_variance_beyond_float64_gives_no_zeros() -> None:
 
 def test_a_variance_below_float64_gives_no_zeros_without_a_word() -> None:
     x = np.array([[1e-200, 1.0], [-1e-200, 1.0]])
-    with pytest.warns(RuntimeWarning, match="variance of feature 0, for a standard deviation of 1e-154 or less"):
-        fastbn.normalize(x, fastbn.moments(x), eps=0.0)
+    too_small = "variance of feature 0, for a standard deviation of 1e-154 or less"
+    for size in (1.0, 1e39):
+        # A variance of 1e-400 is 0; of 1e-322 float64 has two digits.
+        with pytest.warns(RuntimeWarning, match=too_small):
+            fastbn.normalize(x, fastbn.moments(size * x), eps=0.0)
+    # Weights far below 1 make m2 smaller still.
+    with pytest.warns(RuntimeWarning, match=too_small):
+        fastbn.normalize(x, fastbn.moments(x, weights=[[0.1], [0.1]]), eps=0.0)
     fastbn.normalize(x[:, 1:], fastbn.moments(x[:, 1:]), eps=0.0)  # a constant
     expected = x[:, 0] / np.sqrt(1e-5)  # eps is all that is left of the divisor
     np.testing.assert_allclose(fastbn.normalize(x, fastbn.moments(x))[:, 0], expected, rtol=1e-15)

@@ -125,3 +125,26 @@ def test_values_one_subnormal_apart_have_a_variance_of_0() -> None:
     moments = fastbn.moments(x)
     assert moments.m2 == 5e-324
     assert moments.var() == 0
+
+
+@pytest.mark.parametrize("weights", [[0.25, 0.25], [0.25, 0.125], [1e-300, 1e-300], [1e-20, 0.0]])
+def test_no_weights_make_an_m2_of_0_but_of_a_constant(isa: str, weights: list[float]) -> None:
+    """Multiplied by them, an m2 near the smallest float64 number may be 0, also beside a channel of large weights."""
+    x = np.array([[3e-200, 1e-200, 1.0], [1e-200, 1e-200, 2.0]])
+    by_element = np.repeat(np.array(weights)[:, np.newaxis], 3, axis=1)
+    differ = weights[1] > 0
+    for chosen in by_element[:, :1], by_element, by_element * np.array([1.0, 1.0, 1e10]):
+        moments = fastbn.moments(x, weights=chosen)
+        assert (moments.m2[0] > 0) == differ
+        assert moments.m2[1] == 0
+
+
+def test_merging_constants_that_differ_gives_no_constant() -> None:
+    """The square of their difference is far below the smallest float64 number."""
+    x = np.array([[1e-200, 1e-200, 1.0], [2e-200, 1e-200, 1.0]])
+    one, other = fastbn.moments(x[:1]), fastbn.moments(x[1:])
+    for both in one + other, other + one, one + one + other, fastbn.Moments().update(x[:1]).update(x[1:]):
+        np.testing.assert_array_equal(both.m2 > 0, [True, False, False])
+    where = np.array([[True, False, True]])
+    empty = fastbn.moments(x[1:], where=where) + fastbn.moments(x[1:], where=~where)
+    np.testing.assert_array_equal(empty.m2, 0)

@@ -674,18 +674,21 @@ def divisor_variance(moments: Moments, correction: float = 0, *, scale: float = 
     """Return the variances of data times `scale`, for these to be divided by ``sqrt(var + eps)``.
 
     NaN in place of infinity, which stands where a variance does not fit float64: data divided by infinity would be 0,
-    which looks like a result. There, and where a variance is 0 for the same reason and nothing is added, a
-    RuntimeWarning.
+    which looks like a result. There, and where a variance is 0 or has lost digits for the same reason and nothing is
+    added, a RuntimeWarning.
     """
     with np.errstate(over="ignore", under="ignore"):
         var = moments.var(correction) * scale * scale
-    too_large, too_small = np.isinf(var), (var == 0) & (moments.m2 > 0) & (eps == 0)
+    rounded = np.minimum(var, moments.m2) < np.finfo(np.float64).tiny  # to fewer digits than float64 has
+    too_large, too_small = np.isinf(var), rounded & (moments.m2 > 0) & (eps == 0)
     if too_large.any() or too_small.any():
-        size, becomes = ("1e154 or more", "NaN") if too_large.any() else ("1e-154 or less", "constant")
+        size, becomes = ("1e154 or more", "is taken for NaN")
+        if not too_large.any():
+            size, becomes = ("1e-154 or less", "loses digits, or is taken for constant")
         place = np.argwhere(too_large if too_large.any() else too_small)[0]
         feature = ", ".join(str(i) for i in place) if moments.names is None else repr(moments.names[place[0]])
         what = f"the variance of feature {feature}, for a standard deviation of {size}, does not fit float64"
-        warn(f"{what}: the feature is taken for {becomes} (multiply the data by a power of two first)")
+        warn(f"{what}: the feature {becomes} (multiply the data by a power of two first)")
     return np.where(too_large, np.nan, var)
 
 

@@ -87,7 +87,7 @@ class StandardScaler(Base):  # type: ignore[misc]  # of no known type
     ``sklearn.set_config(assume_finite=True)`` promises that there is none. What counts as
     constant is scikit-learn's rule, which grows with the number of samples and the mean.
     A RuntimeWarning says where a variance does not fit float64: for a deviation of 1e154 or more ``var_`` is NaN, for
-    one of 1e-154 or less 0, as a constant's is.
+    one of 1e-154 or less it loses digits, or is 0, as a constant's is.
 
     Examples
     --------
