@@ -42,7 +42,7 @@ Coefficients take_coefficients(Arrays& arrays, DType computed, std::ptrdiff_t n,
     const std::ptrdiff_t size = size_of(computed);
     const bool alike = result.direct && size_of(result.dtype) == size;
     const auto first = reinterpret_cast<std::uintptr_t>(result.base);
-    const auto past = static_cast<std::ptrdiff_t>(alike ? first % line / size : 0);
+    const std::ptrdiff_t past = alike ? static_cast<std::ptrdiff_t>(first % line) / size : 0;
     Coefficients taken{};
     for (void** const array : arrays_of(taken)) *array = arrays.take(past + n + lanes, size);
     return from(taken, computed, past);
