@@ -109,6 +109,7 @@ public:
         dweight = out.dweight;
         dbias = out.dbias;
     }
+
     void reduce(const Slab& slab, std::ptrdiff_t span,
                 const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);

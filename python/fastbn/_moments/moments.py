@@ -1,6 +1,6 @@
 """`Moments`: count, mean and centred sum of squares as a value that grows with data, merges and is saved.
 
-`measure` computes the statistics of one array, `merge` those of two sets together.
+`statistics` computes those of one array, and of two sets together.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import _thread
 import io
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
@@ -677,15 +678,18 @@ def divisor_variance(moments: Moments, correction: float = 0, *, scale: float = 
     which looks like a result. There, and where a variance is 0 or has lost digits for the same reason and nothing is
     added, a RuntimeWarning.
     """
-    with np.errstate(over="ignore", under="ignore"):
-        var = moments.var(correction) * scale * scale
-    rounded = np.minimum(var, moments.m2) < np.finfo(np.float64).tiny  # to fewer digits than float64 has
-    too_large, too_small = np.isinf(var), rounded & (moments.m2 > 0) & (eps == 0)
-    if too_large.any() or too_small.any():
-        size, becomes = ("1e154 or more", "is taken for NaN")
-        if not too_large.any():
-            size, becomes = ("1e-154 or less", "loses digits, or is taken for constant")
-        place = np.argwhere(too_large if too_large.any() else too_small)[0]
+    var = moments.var(correction)
+    if scale != 1:
+        with np.errstate(over="ignore", under="ignore"):
+            var = var * scale * scale
+    lost = too_large = np.isinf(var)
+    size, becomes = "1e154 or more", "is taken for NaN"
+    if eps == 0 and not too_large.any():
+        # Rounded to fewer digits than float64 has.
+        lost = (np.minimum(var, moments.m2) < sys.float_info.min) & (moments.m2 > 0)
+        size, becomes = "1e-154 or less", "loses digits, or is taken for constant"
+    if lost.any():
+        place = np.argwhere(lost)[0]
         feature = ", ".join(str(i) for i in place) if moments.names is None else repr(moments.names[place[0]])
         what = f"the variance of feature {feature}, for a standard deviation of {size}, does not fit float64"
         warn(f"{what}: the feature {becomes} (multiply the data by a power of two first)")

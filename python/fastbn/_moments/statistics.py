@@ -112,7 +112,7 @@ def _merged_by_formula(a: Statistics, b: Statistics) -> Statistics:
     within, low_within = _two_sum(a.m2, b.m2)
     m2, low_between = _two_sum(within, delta * (delta * (a.count * fraction)))
     m2, m2_lo = _two_sum(m2, (low_within + low_between) + (a.m2_lo + b.m2_lo))
-    if not np.all(m2):  # only a constant's is 0, also where the squares of differences are too small for float64
+    if not m2.all():  # only a constant's is 0, also where the squares of differences are too small for float64
         m2 = np.where((m2 == 0) & (delta != 0) & (fraction > 0), np.finfo(np.float64).smallest_subnormal, m2)
     return Statistics(count, mean, m2, mean_lo, m2_lo)
 
