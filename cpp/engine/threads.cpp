@@ -58,9 +58,6 @@ constexpr std::ptrdiff_t bytes_per_thread = std::ptrdiff_t{128} << 10;
 // wants it, who may be the thread that is waited for.
 constexpr Nanoseconds keep_processor = 20'000;
 
-// More than the system can start would end the process.
-constexpr int most_threads = 64;
-
 std::atomic<int> chosen_threads{0};
 std::atomic<int> quota{0};    // 0: none
 std::atomic<int> engaged{0};  // threads of all calls that run just now, but for small ones
@@ -210,13 +207,20 @@ void install_fork_handler() {
 #endif
 }
 
-std::ptrdiff_t Phase::take(std::ptrdiff_t n, int members, std::ptrdiff_t& begin) {
-    begin = next_.load(std::memory_order_relaxed);
-    while (begin < n) {
-        const std::ptrdiff_t part = (n - begin) / (2 * std::ptrdiff_t{members});
-        const std::ptrdiff_t taken = std::max<std::ptrdiff_t>(1, part);
-        if (next_.compare_exchange_weak(begin, begin + taken, std::memory_order_relaxed)) {
-            return taken;
+std::ptrdiff_t Phase::take(std::ptrdiff_t n, int member, int members, std::ptrdiff_t& begin) {
+    const std::ptrdiff_t parts = std::min(members, most_threads);
+    for (std::ptrdiff_t i = 0; i < parts; ++i) {
+        const std::ptrdiff_t part = (member + i) % parts;
+        const std::ptrdiff_t first = n * part / parts;
+        const std::ptrdiff_t size = n * (part + 1) / parts - first;
+        std::atomic<std::ptrdiff_t>& taken = taken_[static_cast<std::size_t>(part)];
+        std::ptrdiff_t before = taken.load(std::memory_order_relaxed);
+        while (before < size) {
+            const std::ptrdiff_t more = std::max<std::ptrdiff_t>(1, (size - before) / 2);
+            if (taken.compare_exchange_weak(before, before + more, std::memory_order_relaxed)) {
+                begin = first + before;
+                return more;
+            }
         }
     }
     return 0;

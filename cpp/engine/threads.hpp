@@ -91,12 +91,18 @@ void install_fork_handler();
 
 // ---- Phases ----
 
-// The work of a phase, items 0 .. n: which are handed out, and how many are done.
+// More than the system can start would end the process.
+constexpr int most_threads = 64;
+
+// The work of a phase, items 0 .. n: which are handed out, and how many are done. Each member has
+// an equal part of its own, so that what it read in one phase, or in the call before, is still in
+// its caches in the next; it goes on with what others have left.
 class Phase {
 public:
-    // Takes a part of what is left, long ones first, short ones to end together: returns how many
-    // items from `begin` on, 0 if nothing is left.
-    std::ptrdiff_t take(std::ptrdiff_t n, int members, std::ptrdiff_t& begin);
+    // For member number `member` of so many: half of what is left of its part, or else of
+    // another's, so that all end together. Returns how many items from `begin` on, 0 if nothing is
+    // left.
+    std::ptrdiff_t take(std::ptrdiff_t n, int member, int members, std::ptrdiff_t& begin);
     void finish(std::ptrdiff_t items) { done_.fetch_add(items, std::memory_order_release); }
     void wait_for_all(std::ptrdiff_t n) const;
 
@@ -106,7 +112,7 @@ public:
     Nanoseconds alone() const;
 
 private:
-    std::atomic<std::ptrdiff_t> next_{0};
+    std::array<std::atomic<std::ptrdiff_t>, most_threads> taken_{};  // of each part
     std::atomic<std::ptrdiff_t> done_{0};
     std::atomic<Nanoseconds> worked_{0};  // by all members together
     // What one thread would have taken by the time and the part of the fastest member.
@@ -138,7 +144,7 @@ public:
         const Nanoseconds started = now();
         std::ptrdiff_t mine = 0;
         std::ptrdiff_t begin = 0;
-        while (const std::ptrdiff_t taken = phase.take(n, members_, begin)) {
+        while (const std::ptrdiff_t taken = phase.take(n, thread_, members_, begin)) {
             body(begin, begin + taken);
             phase.finish(taken);
             mine += taken;
