@@ -69,13 +69,18 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
     if (!operation.transforms()) return;
     // Strip by strip in the order of memory; from the end if sums have just been taken up to there.
     const std::ptrdiff_t strips = plan.strips();
-    member.run_phase(strips, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    const auto transform_strips = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         const Memory memory = workspace.memory(Slab{}, thread);
         for (std::ptrdiff_t i = begin; i < end; ++i) {
-            const std::ptrdiff_t index = plan.reduces ? strips - 1 - i : i;
+            const std::ptrdiff_t index = plan.reduces ? begin + end - 1 - i : i;
             operation.transform(plan.strip(index), memory);
         }
-    });
+    };
+    if (plan.reduces) {
+        member.run_phase_backwards(strips, transform_strips);
+    } else {
+        member.run_phase(strips, transform_strips);
+    }
 }
 
 // Elements from here to what is read next, where the hardware does not find it.

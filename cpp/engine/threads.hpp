@@ -136,6 +136,20 @@ public:
     // hold of. Returns when all are done, by whomever.
     template <class Body>
     void run_phase(std::ptrdiff_t n, const Body& body) {
+        run_phase_as(thread_, n, body);
+    }
+    // The same from the end on: of its part, the same as in a phase that runs forwards, each
+    // member takes the last items first.
+    template <class Body>
+    void run_phase_backwards(std::ptrdiff_t n, const Body& body) {
+        run_phase_as(members_ - 1 - thread_, n, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+            body(n - end, n - begin);
+        });
+    }
+
+private:
+    template <class Body>
+    void run_phase_as(int member, std::ptrdiff_t n, const Body& body) {
         if (members_ == 1) {
             if (n > 0) body(0, n);
             return;
@@ -144,7 +158,7 @@ public:
         const Nanoseconds started = now();
         std::ptrdiff_t mine = 0;
         std::ptrdiff_t begin = 0;
-        while (const std::ptrdiff_t taken = phase.take(n, thread_, members_, begin)) {
+        while (const std::ptrdiff_t taken = phase.take(n, member, members_, begin)) {
             body(begin, begin + taken);
             phase.finish(taken);
             mine += taken;
@@ -153,7 +167,6 @@ public:
         phase.wait_for_all(n);
     }
 
-private:
     int thread_;
     int members_;
     Phases* phases_;
