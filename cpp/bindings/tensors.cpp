@@ -442,8 +442,8 @@ py::object infer(const Call& call, const Batch& batch, const Running& running, d
     if (wants_gradients) {  // copies, since the tensors may have changed when backward reads them
         kept = statistics_array(batch.features.channels);
         used = statistics_in(doubles_of(kept), batch.features.channels);
-        read_elements(running.mean, used.mean);
-        read_elements(running.var, used.var);
+        read_elements(running.mean, 0, batch.features.channels, used.mean);
+        read_elements(running.var, 0, batch.features.channels, used.var);
     }
     without_gil(batch.x.bytes(), [&] {
         fastbn::normalize(batch, y_array, running.mean, {}, running.var, eps, false, "running_mean",
@@ -576,7 +576,7 @@ py::object channel_tensor(const double* sums, DType type, std::ptrdiff_t channel
     const std::ptrdiff_t step = size_of(type);
     ArrayRef array(nullptr, type, 1, &channels, &step);
     py::object tensor = fresh_object(*torch->tensor_api, array);
-    if (tensor) write_elements(sums, array);
+    if (tensor) write_elements(sums, array, 0, channels);
     return tensor;
 }
 

@@ -143,12 +143,15 @@ Dims dims_of(const ArrayRef& array) {
     return dims;
 }
 
-// visit(address, stride, index, length) for stretches of elements that are evenly spaced.
+// visit(address, stride, index, length) for stretches of n elements from number `first` on that
+// are evenly spaced; the first one's index is 0.
 template <class Visit>
-void each_array_stretch(const ArrayRef& array, const Visit& visit) {
-    if (array.ndim == 1) return visit(array.data, array.strides[0], 0, array.shape[0]);
+void each_array_stretch(const ArrayRef& array, std::ptrdiff_t first, std::ptrdiff_t n,
+                        const Visit& visit) {
+    if (array.ndim == 1)
+        return visit(array.data + first * array.strides[0], array.strides[0], 0, n);
     std::ptrdiff_t index = 0;
-    each_stretch(dims_of(array), 0, array.size(),
+    each_stretch(dims_of(array), first, n,
                  [&](std::ptrdiff_t offset, std::ptrdiff_t length, std::ptrdiff_t stride) {
                      visit(array.data + offset, stride, index, length);
                      index += length;
@@ -193,20 +196,33 @@ void ElementCopy::operator()(const char* from, std::ptrdiff_t from_stride, char*
     }
 }
 
-void read_elements(const ArrayRef& array, double* to) noexcept {
+void read_elements(const ArrayRef& array, std::ptrdiff_t first, std::ptrdiff_t n,
+                   double* to) noexcept {
     const auto copy = ElementCopy::reading(array.dtype, array.swapped, DType::float64);
-    each_array_stretch(array, [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index,
-                                  std::ptrdiff_t length) {
-        copy(at, stride, reinterpret_cast<char*>(to + index), sizeof(double), length);
-    });
+    each_array_stretch(
+        array, first, n,
+        [&](const char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+            copy(at, stride, reinterpret_cast<char*>(to + index), sizeof(double), length);
+        });
 }
 
-void write_elements(const double* from, const ArrayRef& array) noexcept {
+void write_elements(const double* from, const ArrayRef& array, std::ptrdiff_t first,
+                    std::ptrdiff_t n) noexcept {
     const auto copy = ElementCopy::writing(DType::float64, array.dtype, array.swapped);
     each_array_stretch(
-        array, [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
+        array, first, n,
+        [&](char* at, std::ptrdiff_t stride, std::ptrdiff_t index, std::ptrdiff_t length) {
             copy(reinterpret_cast<const char*>(from + index), sizeof(double), at, stride, length);
         });
+}
+
+const double* as_doubles(const ArrayRef& array) noexcept {
+    constexpr std::ptrdiff_t size = sizeof(double);
+    const Dims dims = dims_of(array);
+    const bool dense = dims.n == 0 || (dims.n == 1 && dims.dim[0].stride == size);
+    const bool plain =
+        array.dtype == DType::float64 && !array.swapped && dense && is_aligned(array.data, size);
+    return plain ? reinterpret_cast<const double*>(array.data) : nullptr;
 }
 
 double element_at(const ArrayRef& array, const char* element) noexcept {

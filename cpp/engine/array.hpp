@@ -153,9 +153,13 @@ private:
     Convert convert_;  // of native values side by side; null if the types are the same
 };
 
-// All elements of an array in C order, as float64, and back.
-void read_elements(const ArrayRef& array, double* to) noexcept;
-void write_elements(const double* from, const ArrayRef& array) noexcept;
+// n elements of an array in C order, from number `first` on, as float64, and back.
+void read_elements(const ArrayRef& array, std::ptrdiff_t first, std::ptrdiff_t n,
+                   double* to) noexcept;
+void write_elements(const double* from, const ArrayRef& array, std::ptrdiff_t first,
+                    std::ptrdiff_t n) noexcept;
+// Where an array has its elements side by side in C order, each to be loaded as it is; else null.
+const double* as_doubles(const ArrayRef& array) noexcept;
 // The element of an array's type at an address.
 double element_at(const ArrayRef& array, const char* element) noexcept;
 

@@ -15,69 +15,14 @@
 namespace fastbn {
 namespace {
 
-// What the backward pass knows of the forward one, in arrays as long as the channel buffers of a
-// whole call: statistics, and the coefficients from which the activation's input z, and with it its
-// sign, follows as it did there.
-class ForwardValues {
-public:
-    ForwardValues(const ChannelParameters& channels, const Activation& activation, DType computed,
-                  const Plan& plan)
-        : activation_(activation),
-          computed_(computed),
-          memory_(take_arrays(nullptr, plan.buffer_size())) {
-        const std::ptrdiff_t n = plan.layout.channels;
-        take_arrays(memory_.data(), plan.buffer_size());
-        std::copy_n(channels.mean, n, mean_);
-        std::copy_n(channels.invstd, n, invstd_);
-        replicate_columns(mean_, n, plan.layout);
-        replicate_columns(invstd_, n, plan.layout);
-        if (has_activation()) {
-            out_of_range_ = fold_affine(channels, computed, n, plan.layout, z_);
-            if (plan.dense_rows) wrap_round(z_, computed, plan.buffer_size());
-        }
-    }
-
-    bool has_activation() const { return activation_.kind != ActivationKind::none; }
-    bool out_of_range() const { return out_of_range_; }
-    const double* mean(std::ptrdiff_t index) const { return mean_ + index; }
-    const double* invstd(std::ptrdiff_t index) const { return invstd_ + index; }
-
-    // For a tile whose channel buffers begin at an index. with_pre: z.pre is needed.
-    ActivationGradient activation(std::ptrdiff_t index, Tile<const void> residual, bool skip_zeros,
-                                  bool with_pre) const {
-        ActivationGradient gradient{};
-        gradient.activation = activation_;
-        gradient.residual = residual;
-        gradient.skip_zeros = skip_zeros;
-        if (has_activation()) gradient.z = kernel_view(from(z_, computed_, index), with_pre);
-        return gradient;
-    }
-
-private:
-    // Returns the bytes that the arrays take.
-    std::ptrdiff_t take_arrays(std::byte* memory, std::ptrdiff_t n) {
-        Arrays arrays(memory);
-        mean_ = arrays.doubles(n);
-        invstd_ = arrays.doubles(n);
-        if (has_activation()) z_ = take_coefficients<Affine<void>>(arrays, computed_, n, {});
-        return arrays.bytes();
-    }
-
-    Activation activation_;
-    DType computed_;
-    double* mean_ = nullptr;
-    double* invstd_ = nullptr;
-    Affine<void> z_{};
-    bool out_of_range_ = false;
-    Buffer<4096> memory_;
-};
-
 class BackwardOperation final : public Operation {
 public:
-    BackwardOperation(const GradientKernels& kernels, Weights& weights, bool through_statistics)
+    BackwardOperation(const GradientKernels& kernels, Weights& weights,
+                      const Activation& activation, bool through_statistics)
         : kernels_(kernels),
           frozen_kernels_(normalize_kernels(kernels.dy, kernels.dy)),
           weights_(weights),
+          activation_(activation),
           through_statistics_(through_statistics) {}
 
     Operand dy;
@@ -89,25 +34,52 @@ public:
     Work work() const;
     const Plan* plan = nullptr;
 
-    ChannelParameters channels{};
-    const ForwardValues* forward = nullptr;
-    // What each channel's values weigh together, or null if that is to be counted.
-    const double* count = nullptr;
-    // Of a larger batch, or null if the sums are x's own, which then go to dweight and dbias.
-    const double* mean_dy = nullptr;
-    const double* mean_dy_xhat = nullptr;
+    // All channels' parameters, and what the forward pass normalized by.
+    const ChannelParameter* weight = nullptr;
+    const ChannelParameter* bias = nullptr;
+    const ChannelParameter* mean = nullptr;
+    const ChannelParameter* invstd = nullptr;
+    const ChannelOrigins* origins = nullptr;
+    // What each channel's values weigh together, or empty if that is to be counted.
+    const ChannelParameter* count = nullptr;
+    // Of a larger batch, or empty if the sums are x's own, which then go to dweight and dbias.
+    const ChannelParameter* mean_dy = nullptr;
+    const ChannelParameter* mean_dy_xhat = nullptr;
     double* dweight = nullptr;
     double* dbias = nullptr;
 
     void set_arrays(const Batch& batch, const ArrayRef& dy_array, const GradientsOut& out,
-                    const Layout& layout, const ChannelOrigins& origins) {
+                    const Layout& layout, const ChannelOrigins& origins_of_x) {
         dy = operand_of(dy_array, layout, kernels_.dy);
-        x = operand_of(batch.x, layout, kernels_.x, origins.data());
+        x = operand_of(batch.x, layout, kernels_.x, origins_of_x.data());
+        origins = &origins_of_x;
         residual = operand_of(batch.epilogue.residual, layout, kernels_.dy);
         dx = operand_of(out.dx, layout, kernels_.dy);
         dz = operand_of(out.dz, layout, kernels_.dy);
         dweight = out.dweight;
         dbias = out.dbias;
+    }
+
+    // Statistics, and the coefficients from which the activation's input z, and with it its sign,
+    // follows as it did in the forward pass.
+    void prepare(const Slab& slab, const Memory& memory) const noexcept override {
+        const Buffers buffers = buffers_in(memory.buffers);
+        Arrays arrays(memory.staging + parameters_begin_);
+        const ChannelParameters channels = read(slab, arrays);
+        const std::ptrdiff_t first = memory.at(slab.buffer_index);
+        std::copy_n(channels.mean, slab.channels, buffers.mean + first);
+        std::copy_n(channels.invstd, slab.channels, buffers.invstd + first);
+        replicate_columns(buffers.mean + first, slab.channels, plan->layout);
+        replicate_columns(buffers.invstd + first, slab.channels, plan->layout);
+        bool out_of_range = false;
+        if (has_activation()) {
+            out_of_range = fold_affine(channels, kernels_.computed, slab.channels, plan->layout,
+                                       from(buffers.z, kernels_.computed, first));
+            if (plan->wraps(slab)) {
+                wrap_round(buffers.z, kernels_.computed, Workspace::buffer_size(*plan));
+            }
+        }
+        note_out_of_range(*plan, memory, out_of_range);
     }
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
@@ -123,10 +95,10 @@ public:
         each_tile(*plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
             std::byte* staging = memory.staging;
             const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
+            const std::ptrdiff_t index = memory.at(tile.buffer_index);
             kernel(input_tile(dy, tile, staging), input_tile(x, tile, staging), tile.kernel_rows(),
-                   tile.kernel_cols(), forward->mean(tile.buffer_index),
-                   forward->invstd(tile.buffer_index), from(buffers.sums, i),
-                   activation(tile, staging, forward->out_of_range()));
+                   tile.kernel_cols(), buffers.mean + index, buffers.invstd + index,
+                   from(buffers.sums, i), activation(tile, buffers, memory));
             if (adds_weights) weights_.add_totals(tile, staging, buffers.weight + i);
         });
     }
@@ -137,15 +109,16 @@ public:
         if (!transforms()) return;
         if (is_affine()) return finalize_affine(slab, buffers, memory);
         const double divisor = divide_sums(slab, buffers, memory);
+        Arrays arrays(memory.staging + parameters_begin_);
         const bool out_of_range = fold_input_gradient(
-            from(channels, slab.channel), of_slab(buffers.sums, slab, memory), divisor,
-            kernels_.computed, slab.channels, plan->layout,
+            read(slab, arrays), of_slab(buffers.sums, slab, memory), divisor, kernels_.computed,
+            slab.channels, plan->layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
         if (plan->wraps(slab)) {
             wrap_round(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(*plan));
         }
         note_out_of_range(*plan, memory,
-                          out_of_range || forward->out_of_range() ||
+                          out_of_range || is_out_of_range(memory) ||
                               (is_weighted() && has_small_weights(slab, buffers, memory)));
     }
 
@@ -153,7 +126,7 @@ public:
         const Buffers buffers = buffers_in(memory.buffers);
         std::byte* staging = memory.staging;
         const std::ptrdiff_t i = memory.at(tile.buffer_index);
-        const bool with_pre = memory.out_of_range->load(std::memory_order_relaxed);
+        const bool with_pre = is_out_of_range(memory);
         const Tile<const void> dy_tile = input_tile(dy, tile, staging);
         const Tile<void> dx_tile = output_tile(dx, tile, staging);
         if (is_affine()) {
@@ -171,7 +144,7 @@ public:
                 dy_tile, input_tile(x, tile, staging), dx_tile, output_tile(dz, tile, staging),
                 elementwise_loop(*plan, x, dx, tile),
                 kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
-                activation(tile, staging, with_pre), weights);
+                activation(tile, buffers, memory), weights);
             finish_output(dz, tile, staging, plan->stream);
         }
         finish_output(dx, tile, staging, plan->stream);
@@ -182,6 +155,8 @@ public:
         for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
             fastbn::take_staging(*plan, *operand, bytes);
         weights_.take_staging(*plan, bytes);
+        constexpr std::ptrdiff_t parameters = 5;
+        parameters_begin_ = take_parameters(*plan, parameters, bytes);
         return bytes;
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
@@ -192,9 +167,11 @@ private:
         GradientSums sums;     // of dz, per span, and channel or column
         double* weight;        // likewise; null where it is not summed
         double* weight_scale;  // what weights are multiplied by, as many as coefficients; or null
+        double* mean;          // of the forward pass, per channel or column
+        double* invstd;        // likewise
+        Affine<void> z;        // from x to the activation's input, where there is an activation
         InputGradient<void> input_gradient;
         Affine<void> affine;  // from dy to dx, where is_affine()
-        double* zeros;        // per channel, where is_affine()
         std::ptrdiff_t bytes;
     };
 
@@ -206,9 +183,13 @@ private:
         b.sums.dy_xhat = arrays.doubles(plan->spans * n);
         if (sums_weights()) b.weight = arrays.doubles(plan->spans * n);
         if (is_weighted()) b.weight_scale = arrays.doubles(n);
+        b.mean = arrays.doubles(n);
+        b.invstd = arrays.doubles(n);
+        if (has_activation()) {
+            b.z = take_coefficients<Affine<void>>(arrays, kernels_.computed, n, {});
+        }
         if (is_affine()) {
             b.affine = take_coefficients<Affine<void>>(arrays, kernels_.computed, n, dx);
-            b.zeros = arrays.doubles(Workspace::channels(*plan));
         } else {
             b.input_gradient =
                 take_coefficients<InputGradient<void>>(arrays, kernels_.computed, n, dx);
@@ -219,16 +200,45 @@ private:
 
     bool is_weighted() const { return through_statistics_ && weights_.differ(); }
     // Whether the values' weights are to be added up, since the sums are divided by their total.
-    bool sums_weights() const {
-        return plan->reduces && transforms() && is_weighted() && count == nullptr;
-    }
+    bool sums_weights() const { return plan->reduces && transforms() && is_weighted() && !*count; }
+    bool has_activation() const { return activation_.kind != ActivationKind::none; }
     // With constant statistics and no activation, dx = weight * invstd * dy is an affine map of dy.
-    bool is_affine() const { return !through_statistics_ && !forward->has_activation(); }
+    bool is_affine() const { return !through_statistics_ && !has_activation(); }
 
-    ActivationGradient activation(const TileRange& tile, std::byte* staging,
-                                  bool with_pre) const noexcept {
-        return forward->activation(tile.buffer_index, input_tile(residual, tile, staging),
-                                   weights_.differ(), with_pre);
+    static bool is_out_of_range(const Memory& memory) {
+        return memory.out_of_range->load(std::memory_order_relaxed);
+    }
+
+    // What a slab's channels were normalized by, and their parameters.
+    ChannelParameters read(const Slab& slab, Arrays& arrays) const noexcept {
+        const std::ptrdiff_t first = slab.channel;
+        const std::ptrdiff_t n = slab.channels;
+        double* const means = arrays.doubles(n);
+        double* const means_lo = arrays.doubles(n);
+        mean->copy(first, n, means);
+        std::fill_n(means_lo, n, 0.0);
+        if (*origins) origins->subtract_from(first, n, means, means_lo);
+        ChannelParameters channels{};
+        channels.mean = means;
+        channels.mean_lo = means_lo;
+        channels.invstd = invstd->read(first, n, arrays);
+        channels.weight = weight->read(first, n, arrays);
+        channels.bias = bias->read(first, n, arrays);
+        return channels;
+    }
+
+    ActivationGradient activation(const TileRange& tile, const Buffers& buffers,
+                                  const Memory& memory) const noexcept {
+        ActivationGradient gradient{};
+        gradient.activation = activation_;
+        gradient.residual = input_tile(residual, tile, memory.staging);
+        gradient.skip_zeros = weights_.differ();
+        if (has_activation()) {
+            gradient.z =
+                kernel_view(from(buffers.z, kernels_.computed, memory.at(tile.buffer_index)),
+                            is_out_of_range(memory));
+        }
+        return gradient;
     }
 
     // The merged sums of a slab's channels.
@@ -257,13 +267,15 @@ private:
         if (!through_statistics_) {
             std::fill_n(sums.dy, slab.channels, 0.0);
             std::fill_n(sums.dy_xhat, slab.channels, 0.0);
-        } else if (mean_dy != nullptr) {
+        } else if (*mean_dy) {
             // The weights that the kernels see are divided by it. Equal weights they do not see:
             // it is then the weight itself.
             const double divisor = weights_.divisor();
+            mean_dy->copy(first, slab.channels, sums.dy);
+            mean_dy_xhat->copy(first, slab.channels, sums.dy_xhat);
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
-                sums.dy[c] = mean_dy[first + c] * divisor;
-                sums.dy_xhat[c] = mean_dy_xhat[first + c] * divisor;
+                sums.dy[c] *= divisor;
+                sums.dy_xhat[c] *= divisor;
             }
             return 1.0;
         } else if (is_weighted()) {
@@ -275,10 +287,13 @@ private:
 
     void finalize_affine(const Slab& slab, const Buffers& buffers,
                          const Memory& memory) const noexcept {
-        double* const zeros = buffers.zeros + (slab.channel - memory.first_channel);
+        Arrays arrays(memory.staging + parameters_begin_);
+        double* const zeros = arrays.doubles(slab.channels);
         std::fill_n(zeros, slab.channels, 0.0);
-        ChannelParameters constants = from(channels, slab.channel);
+        ChannelParameters constants{};
         constants.mean = constants.mean_lo = constants.bias = zeros;
+        constants.invstd = invstd->read(slab.channel, slab.channels, arrays);
+        constants.weight = weight->read(slab.channel, slab.channels, arrays);
         const bool out_of_range =
             fold_affine(constants, kernels_.computed, slab.channels, plan->layout,
                         from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
@@ -293,10 +308,11 @@ private:
     // the inverse of the sum might overflow, and the weights be lost to float32.
     void divide_by_weights(const Slab& slab, const Buffers& buffers,
                            const Memory& memory) const noexcept {
-        const bool known = count != nullptr;
+        const bool known = static_cast<bool>(*count);
         if (!known) merge(buffers.weight, slab, memory);
-        const double* const totals =
-            known ? count + slab.channel : buffers.weight + memory.at(0, slab.buffer_index);
+        Arrays arrays(memory.staging + parameters_begin_);
+        const double* const totals = known ? count->read(slab.channel, slab.channels, arrays)
+                                           : buffers.weight + memory.at(0, slab.buffer_index);
         const double divisor = known ? weights_.divisor() : 1.0;
         const GradientSums sums = of_slab(buffers.sums, slab, memory);
         double* const scale = buffers.weight_scale + memory.at(slab.buffer_index);
@@ -337,12 +353,14 @@ private:
     const GradientKernels& kernels_;
     const NormalizeKernels& frozen_kernels_;
     Weights& weights_;
+    Activation activation_;
     bool through_statistics_;
+    std::ptrdiff_t parameters_begin_ = 0;  // in staging memory
 };
 
 Work BackwardOperation::work() const {
     Work work = elementwise_work({&dy, &x, &residual}, {&dx, &dz});
-    work.reduces = mean_dy == nullptr;
+    work.reduces = !*mean_dy;
     if (!is_weighted()) return work;
     // Packed weights keep tiles small, and several channels may differ in them.
     const bool by_row = weights_.form() == WeightsForm::by_row;
@@ -386,35 +404,30 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     const Features& features = batch.features;
     if (features.empty()) return fill_zeros(features, out);
 
-    const ChannelValues weight(batch.weight, features, 1.0);
-    const ChannelValues bias(batch.bias, features, 0.0);
-    const ChannelValues mean(normalization.mean, features, 0.0);
-    const ChannelValues mean_lo({}, features, 0.0);
-    const ChannelValues invstd(normalization.invstd, features, 1.0);
-    check_not_negative("invstd", invstd);
-    const ChannelValues count(normalization.count, features);
-    const ChannelValues mean_dy(normalization.mean_dy, features);
-    const ChannelValues mean_dy_xhat(normalization.mean_dy_xhat, features);
+    const ChannelParameter weight(batch.weight, 1.0);
+    const ChannelParameter bias(batch.bias, 0.0);
+    const ChannelParameter mean(normalization.mean, 0.0);
+    const ChannelParameter invstd(normalization.invstd, 1.0);
+    check_not_negative("invstd", invstd, features.channels);
+    const ChannelParameter count(normalization.count, 0.0);
+    const ChannelParameter mean_dy(normalization.mean_dy, 0.0);
+    const ChannelParameter mean_dy_xhat(normalization.mean_dy_xhat, 0.0);
     Layout layout = layout_of(x, features);
     if (normalization.through_statistics) weights.arrange(layout, false);
-    // Of 64-bit integers, the means become what they are of the differences from the origins.
-    const ChannelOrigins origins(x, layout, mean.data(), mean_lo.data());
+    const ChannelOrigins origins(x, layout, mean);
     const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
-    BackwardOperation operation(kernels, weights, normalization.through_statistics);
+    BackwardOperation operation(kernels, weights, batch.epilogue.activation,
+                                normalization.through_statistics);
     operation.set_arrays(batch, dy, out, layout, origins);
-    operation.channels.mean = mean.data();
-    operation.channels.mean_lo = mean_lo.data();
-    operation.channels.invstd = invstd.data();
-    operation.channels.weight = weight.data();
-    operation.channels.bias = bias.data();
-    operation.count = count.data();
-    operation.mean_dy = mean_dy.data();
-    operation.mean_dy_xhat = mean_dy_xhat.data();
+    operation.weight = &weight;
+    operation.bias = &bias;
+    operation.mean = &mean;
+    operation.invstd = &invstd;
+    operation.count = &count;
+    operation.mean_dy = &mean_dy;
+    operation.mean_dy_xhat = &mean_dy_xhat;
     const Plan plan = plan_of(layout, x.dtype, operation.work());
     operation.plan = &plan;
-    const ForwardValues forward(operation.channels, batch.epilogue.activation, kernels.computed,
-                                plan);
-    operation.forward = &forward;
     execute(plan, operation);
 }
 

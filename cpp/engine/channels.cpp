@@ -12,29 +12,49 @@ namespace fastbn {
 
 // ---- Parameters and running statistics ----
 
-ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features, double otherwise)
-    : size_(features.channels), memory_(bytes_of_doubles(size_)) {
-    if (!parameter) {
-        std::fill_n(data(), size_, otherwise);
-        return;
+const double* ChannelParameter::read(std::ptrdiff_t first, std::ptrdiff_t n,
+                                     Arrays& memory) const noexcept {
+    if (doubles_ != nullptr) return doubles_ + first;
+    double* const values = memory.doubles(n);
+    copy(first, n, values);
+    return values;
+}
+
+void ChannelParameter::copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) const noexcept {
+    if (array_) {
+        read_elements(array_, first, n, to);
+    } else {
+        std::fill_n(to, n, otherwise_);
     }
-    read_elements(parameter, data());
 }
 
-ChannelValues::ChannelValues(const ArrayRef& parameter, const Features& features)
-    : size_(parameter ? features.channels : 0), memory_(bytes_of_doubles(size_)) {
-    if (parameter) read_elements(parameter, data());
+namespace {
+
+// visit(first, n) for all channels, so many at a time that their values fit the stack.
+constexpr std::ptrdiff_t channels_at_once = 256;
+template <class Visit>
+void each_channels(std::ptrdiff_t channels, const Visit& visit) {
+    for (std::ptrdiff_t first = 0; first < channels; first += channels_at_once) {
+        visit(first, std::min(channels_at_once, channels - first));
+    }
 }
 
-void check_not_negative(const char* name, const ChannelValues& channels) {
-    const double* const values = channels.data();
-    bool negative = false;
-    for (std::ptrdiff_t i = 0; i < channels.size(); ++i) negative |= values[i] < 0.0;
-    for (std::ptrdiff_t i = 0; i < channels.size() && negative; ++i) {
-        if (values[i] < 0.0) {
-            refuse(name, "not be negative", shown(values[i]) + " in channel " + std::to_string(i));
+}  // namespace
+
+void check_not_negative(const char* name, const ChannelParameter& parameter, std::ptrdiff_t n) {
+    alignas(64) std::byte memory[channels_at_once * sizeof(double)];
+    each_channels(n, [&](std::ptrdiff_t first, std::ptrdiff_t at_once) {
+        Arrays arrays(memory);
+        const double* const values = parameter.read(first, at_once, arrays);
+        bool negative = false;
+        for (std::ptrdiff_t i = 0; i < at_once; ++i) negative |= values[i] < 0.0;
+        for (std::ptrdiff_t i = 0; i < at_once && negative; ++i) {
+            if (values[i] < 0.0) {
+                refuse(name, "not be negative",
+                       shown(values[i]) + " in channel " + std::to_string(first + i));
+            }
         }
-    }
+    });
 }
 
 void check_running(const Running& running, const Batch& batch, const Weights& weights,
@@ -70,8 +90,7 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
 }
 
 void update_running(const Running& running, const Statistics& statistics, const Features& features,
-                    bool allow_single, const ChannelValues& mean,
-                    const ChannelValues& var) noexcept {
+                    bool allow_single) noexcept {
     const auto is_finite = [](double value) { return std::isfinite(value); };
     const std::ptrdiff_t n = features.channels;
     const bool finite = std::all_of(statistics.mean, statistics.mean + n, is_finite) &&
@@ -80,17 +99,24 @@ void update_running(const Running& running, const Statistics& statistics, const 
     const auto blend = [&](double old, double now) {
         return (1.0 - running.momentum) * old + running.momentum * now;
     };
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        const double count =
-            statistics.count != nullptr ? statistics.count[i] : static_cast<double>(features.count);
-        const bool has_unbiased = count > running.correction;
-        if (count == 0.0 || !(has_unbiased || allow_single)) continue;
-        const double unbiased = has_unbiased ? count / (count - running.correction) : 1.0;
-        mean[i] = blend(mean[i], statistics.mean[i]);
-        var[i] = blend(var[i], statistics.var[i] * unbiased);
-    }
-    write_elements(mean.data(), running.mean);
-    write_elements(var.data(), running.var);
+    double mean[channels_at_once];
+    double var[channels_at_once];
+    each_channels(n, [&](std::ptrdiff_t first, std::ptrdiff_t at_once) {
+        read_elements(running.mean, first, at_once, mean);
+        read_elements(running.var, first, at_once, var);
+        for (std::ptrdiff_t i = 0; i < at_once; ++i) {
+            const std::ptrdiff_t c = first + i;
+            const double count = statistics.count != nullptr ? statistics.count[c]
+                                                             : static_cast<double>(features.count);
+            const bool has_unbiased = count > running.correction;
+            if (count == 0.0 || !(has_unbiased || allow_single)) continue;
+            const double unbiased = has_unbiased ? count / (count - running.correction) : 1.0;
+            mean[i] = blend(mean[i], statistics.mean[c]);
+            var[i] = blend(var[i], statistics.var[c] * unbiased);
+        }
+        write_elements(mean, running.mean, first, at_once);
+        write_elements(var, running.var, first, at_once);
+    });
 }
 
 // ---- Origins ----
@@ -163,16 +189,25 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const We
     });
 }
 
-ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means,
-                               double* means_lo)
+ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout,
+                               const ChannelParameter& means)
     : ChannelOrigins(x, layout) {
     if (!*this) return;
-    for (std::ptrdiff_t c = 0; c < layout.channels; ++c) {
-        const std::uint64_t origin = nearest(means[c], dtype_);
-        of_channel_.data()[c] = origin;
-        double low;
-        const double less = means[c] - in_two_parts(origin, dtype_, low);  // whose low part is 0
-        means[c] = two_sum(less, means_lo[c], means_lo[c]);
+    double values[channels_at_once];
+    each_channels(layout.channels, [&](std::ptrdiff_t first, std::ptrdiff_t n) {
+        means.copy(first, n, values);
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            of_channel_.data()[first + i] = nearest(values[i], dtype_);
+        }
+    });
+}
+
+void ChannelOrigins::subtract_from(std::ptrdiff_t first, std::ptrdiff_t n, double* means,
+                                   double* means_lo) const noexcept {
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        double low;  // 0, since float64 holds an origin that is near a mean
+        const double less = means[i] - in_two_parts(of_channel_.data()[first + i], dtype_, low);
+        means[i] = two_sum(less, means_lo[i], means_lo[i]);
     }
 }
 

@@ -21,31 +21,33 @@ namespace fastbn {
 void check_running(const Running& running, const Batch& batch, const Weights& weights,
                    bool allow_single);
 
-// A parameter's values in order, one per channel, as float64; `otherwise` for all of them where
-// there is none.
-class ChannelValues {
+// A parameter, with a value for each channel, or `otherwise` for all of them where there is no
+// array. It is read for some channels at a time, when their turn comes: of many channels with few
+// values each, parameters are most of what there is to read.
+class ChannelParameter {
 public:
-    ChannelValues(const ArrayRef& parameter, const Features& features, double otherwise);
-    // Where there is none, data() is null.
-    ChannelValues(const ArrayRef& parameter, const Features& features);
+    ChannelParameter(const ArrayRef& array, double otherwise)
+        : array_(array), doubles_(array ? as_doubles(array) : nullptr), otherwise_(otherwise) {}
 
-    std::ptrdiff_t size() const { return size_; }
-    double* data() const { return size_ == 0 ? nullptr : memory_.doubles(); }
-    double& operator[](std::ptrdiff_t i) const { return data()[i]; }
+    explicit operator bool() const { return static_cast<bool>(array_); }
+    // The values of n channels from `first` on, as float64: where they are in the array, or written
+    // to memory that is taken for them.
+    const double* read(std::ptrdiff_t first, std::ptrdiff_t n, Arrays& memory) const noexcept;
+    void copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) const noexcept;
 
 private:
-    std::ptrdiff_t size_;
-    Buffer<1024> memory_;
+    ArrayRef array_;
+    const double* doubles_;
+    double otherwise_;
 };
 
-// Raises std::invalid_argument if any is negative.
-void check_not_negative(const char* name, const ChannelValues& channels);
+// Raises std::invalid_argument if any of n channels' values is negative.
+void check_not_negative(const char* name, const ChannelParameter& parameter, std::ptrdiff_t n);
 
-// Blends a batch's statistics into the running ones, of which mean and var are the values that were
-// read before anything was written. statistics.count: null where all values count once.
+// Blends a batch's statistics into the running ones. statistics.count: null where all values count
+// once.
 void update_running(const Running& running, const Statistics& statistics, const Features& features,
-                    bool allow_single, const ChannelValues& mean,
-                    const ChannelValues& var) noexcept;
+                    bool allow_single) noexcept;
 
 // Of 64-bit integers, an integer near each channel's values, which the kernels see less that
 // integer (engine/memory.cpp). Differences of up to 2^53 are exact; larger ones are rounded to a
@@ -55,15 +57,18 @@ public:
     // Of each channel the middle one of three values that count, so that it is no outlier that
     // stands alone, or 0 where none counts: statistics of x are taken.
     ChannelOrigins(const ArrayRef& x, const Layout& layout, const Weights& weights);
-    // The integers nearest to the means, from which they are then subtracted: x is seen less its
-    // means, which are double-doubles.
-    ChannelOrigins(const ArrayRef& x, const Layout& layout, double* means, double* means_lo);
+    // The integers nearest to the means.
+    ChannelOrigins(const ArrayRef& x, const Layout& layout, const ChannelParameter& means);
 
     explicit operator bool() const { return !of_channel_.empty(); }
     // For the operand that is x: null for every other type.
     const std::uint64_t* data() const { return *this ? of_channel_.data() : nullptr; }
 
-    // n channels' means, to what they are of the integers themselves. Either array may be null.
+    // From the means of the integers themselves, of n channels from `first` on, to those of what
+    // the kernels see: double-doubles.
+    void subtract_from(std::ptrdiff_t first, std::ptrdiff_t n, double* means,
+                       double* means_lo) const noexcept;
+    // And back. Either array may be null.
     void write_means(const Statistics& seen, std::ptrdiff_t first, std::ptrdiff_t n, double* mean,
                      double* mean_lo) const noexcept;
 

@@ -36,7 +36,8 @@ void execute_fused(const Plan& plan, const Workspace& workspace, const Operation
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const Slab slab = plan.slab(i);
             const Memory memory = workspace.memory(slab, member.thread());
-            for (std::ptrdiff_t span = 0; span < plan.spans; ++span) {
+            operation.prepare(slab, memory);
+            for (std::ptrdiff_t span = 0; span < plan.spans && plan.reduces; ++span) {
                 operation.reduce(slab, span, memory);
             }
             operation.finalize(slab, memory);
@@ -127,6 +128,11 @@ void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range
 void execute(const Plan& plan, Operation& operation) {
     const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(),
                               operation.take_staging());
+    // All slabs at once only where each has so many values that this is little.
+    for (std::ptrdiff_t i = 0; i < plan.slabs && !plan.fused; ++i) {
+        const Slab slab = plan.slab(i);
+        operation.prepare(slab, workspace.memory(slab, 0));
+    }
     run_team(plan.team, [&](Member& member) {
         if (plan.fused) {
             execute_fused(plan, workspace, operation, member);

@@ -1,5 +1,5 @@
-// The one order in which every operation runs: reduce, finalize per channel, transform. Hands out
-// tiles, memory and threads; knows nothing of what is reduced or transformed.
+// The one order in which every operation runs: prepare, reduce, finalize per channel, transform.
+// Hands out tiles, memory and threads; knows nothing of what is reduced or transformed.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,8 @@ namespace fastbn {
 // slab (and span, or tile).
 class Operation {
 public:
+    // One slab, before its spans are reduced.
+    virtual void prepare(const Slab& /*slab*/, const Memory& /*memory*/) const noexcept {}
     // One span of one slab.
     virtual void reduce(const Slab& /*slab*/, std::ptrdiff_t /*span*/,
                         const Memory& /*memory*/) const noexcept {}
@@ -44,8 +46,8 @@ Work elementwise_work(std::initializer_list<const Operand*> inputs,
 Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
                              const TileRange& tile);
 
-// Remembers whether a finalized slab's coefficients need their `pre`; where slabs are not fused,
-// whether any slab's do.
+// Remembers whether a slab's coefficients need their `pre`; where slabs are not fused, whether any
+// slab's do.
 void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range);
 
 void execute(const Plan& plan, Operation& operation);

@@ -78,11 +78,15 @@ public:
     const MomentsReduction* moments = nullptr;
     ValueRangeReduction* range = nullptr;
 
-    // y, and all channels' parameters and, in inference, statistics: `invstd` is written there from
-    // `var`. In training mean and invstd come from `moments`.
+    // y, and all channels' parameters. Statistics come from `moments`, or else are given too:
+    // `invstd`, if it is not null, is then written to.
     NormalizeTransform* transforms_x = nullptr;
-    ChannelParameters channels{};
-    const double* var = nullptr;
+    const ChannelParameter* weight = nullptr;
+    const ChannelParameter* bias = nullptr;
+    const ChannelParameter* mean = nullptr;
+    const ChannelParameter* mean_lo = nullptr;
+    const ChannelParameter* var = nullptr;
+    const ChannelOrigins* origins = nullptr;
     double* invstd = nullptr;
     double eps = 0.0;
     std::atomic<bool>* infinite = nullptr;  // set if x holds infinity, where that is asked for
@@ -105,25 +109,22 @@ public:
 
     void finalize(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
-        const std::ptrdiff_t c = slab.channel;
         Statistics s;
         if (moments != nullptr) s = moments->finalize(slab, buffers.moments, memory);
         if (range != nullptr) range->finalize(slab, buffers.range, memory);
         if (transforms_x == nullptr) return;
-        ChannelParameters of_slab{};
-        of_slab.weight = channels.weight + c;
-        of_slab.bias = channels.bias + c;
+        Arrays arrays(memory.staging + parameters_begin_);
+        ChannelParameters channels{};
         if (moments != nullptr) {
-            of_slab.mean = s.mean;
-            of_slab.mean_lo = s.mean_lo;
-            of_slab.invstd = s.invstd;
+            channels.mean = s.mean;
+            channels.mean_lo = s.mean_lo;
+            channels.invstd = s.invstd;
         } else {
-            moments_table().invert_std(var + c, eps, invstd + c, slab.channels);
-            of_slab.mean = channels.mean + c;
-            of_slab.mean_lo = channels.mean_lo + c;
-            of_slab.invstd = invstd + c;
+            read_statistics(slab, arrays, channels);
         }
-        transforms_x->fold(plan_, of_slab, slab, buffers.affine, memory);
+        channels.weight = weight->read(slab.channel, slab.channels, arrays);
+        channels.bias = bias->read(slab.channel, slab.channels, arrays);
+        transforms_x->fold(plan_, channels, slab, buffers.affine, memory);
     }
 
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
@@ -138,7 +139,11 @@ public:
         fastbn::take_staging(plan_, x, bytes);
         if (weights != nullptr) weights->take_staging(plan_, bytes);
         if (range != nullptr) range->take_staging(bytes);
-        if (transforms_x != nullptr) transforms_x->take_staging(plan_, bytes);
+        if (transforms_x != nullptr) {
+            transforms_x->take_staging(plan_, bytes);
+            constexpr std::ptrdiff_t parameters = 6;
+            parameters_begin_ = take_parameters(plan_, parameters, bytes);
+        }
         return bytes;
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
@@ -162,7 +167,30 @@ private:
         return buffers;
     }
 
+    // The statistics of a slab's channels, where they are given.
+    void read_statistics(const Slab& slab, Arrays& arrays,
+                         ChannelParameters& channels) const noexcept {
+        const std::ptrdiff_t first = slab.channel;
+        const std::ptrdiff_t n = slab.channels;
+        double* const inverse = invstd != nullptr ? invstd + first : arrays.doubles(n);
+        moments_table().invert_std(var->read(first, n, arrays), eps, inverse, n);
+        channels.invstd = inverse;
+        if (!*origins) {
+            channels.mean = mean->read(first, n, arrays);
+            channels.mean_lo = mean_lo->read(first, n, arrays);
+            return;
+        }
+        double* const means = arrays.doubles(n);
+        double* const means_lo = arrays.doubles(n);
+        mean->copy(first, n, means);
+        mean_lo->copy(first, n, means_lo);
+        origins->subtract_from(first, n, means, means_lo);
+        channels.mean = means;
+        channels.mean_lo = means_lo;
+    }
+
     const Plan& plan_;
+    std::ptrdiff_t parameters_begin_ = 0;  // in staging memory
 };
 
 void fill_undefined(const Features& features, const Statistics& out) {
@@ -273,8 +301,6 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
     Weights weights(batch);
     if (!allow_single) check_trainable(features, weights.largest_total());
     if (running.mean) check_running(running, batch, weights, allow_single);
-    const ChannelValues running_mean(running.mean, features, 0.0);
-    const ChannelValues running_var(running.var, features, 1.0);
     if (features.empty()) return fill_undefined(features, out);
 
     const Layout layout = arranged_layout(x, features, weights);
@@ -286,20 +312,18 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
     const Plan plan = plan_of(layout, x.dtype, work);
     const DType x_type = moments_type(x.dtype, weights.form());
     const MomentsReduction moments(plan, x, x_type, weights, origins, eps, out);
-    const ChannelValues weight(batch.weight, features, 1.0);
-    const ChannelValues bias(batch.bias, features, 0.0);
+    const ChannelParameter weight(batch.weight, 1.0);
+    const ChannelParameter bias(batch.bias, 0.0);
     ForwardOperation operation(plan);
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
     operation.transforms_x = &transform;
-    operation.channels.weight = weight.data();
-    operation.channels.bias = bias.data();
+    operation.weight = &weight;
+    operation.bias = &bias;
     execute(plan, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
-    if (running.mean) {
-        update_running(running, out, features, allow_single, running_mean, running_var);
-    }
+    if (running.mean) update_running(running, out, features, allow_single);
 }
 
 bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, const ArrayRef& mean_lo,
@@ -315,28 +339,27 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     check_eps(eps);
     const double clip = batch.epilogue.clip;
     if (!(clip >= 0.0)) refuse("clip", "be >= 0", shown(clip));
-    const ChannelValues means(mean, features, 0.0);
-    const ChannelValues means_lo(mean_lo, features, 0.0);
-    const ChannelValues variances(var, features, 1.0);
-    check_not_negative(var_name, variances);
+    const ChannelParameter means(mean, 0.0);
+    const ChannelParameter means_lo(mean_lo, 0.0);
+    const ChannelParameter variances(var, 1.0);
+    check_not_negative(var_name, variances, features.channels);
     if (features.empty()) return false;
 
     const Layout layout = transform_layout(x, y, features);
-    const ChannelOrigins origins(x, layout, means.data(), means_lo.data());
+    const ChannelOrigins origins(x, layout, means);
     NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
-    const ChannelValues weight(batch.weight, features, 1.0);
-    const ChannelValues bias(batch.bias, features, 0.0);
-    const ChannelValues own_invstd({}, features, 0.0);
-    if (invstd == nullptr) invstd = own_invstd.data();
+    const ChannelParameter weight(batch.weight, 1.0);
+    const ChannelParameter bias(batch.bias, 0.0);
     std::atomic<bool> infinite{false};
     ForwardOperation operation(plan);
     operation.transforms_x = &transform;
-    operation.channels.mean = means.data();
-    operation.channels.mean_lo = means_lo.data();
-    operation.channels.weight = weight.data();
-    operation.channels.bias = bias.data();
-    operation.var = variances.data();
+    operation.weight = &weight;
+    operation.bias = &bias;
+    operation.mean = &means;
+    operation.mean_lo = &means_lo;
+    operation.var = &variances;
+    operation.origins = &origins;
     operation.invstd = invstd;
     operation.eps = eps;
     if (look_for_infinity) operation.infinite = &infinite;

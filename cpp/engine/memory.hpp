@@ -86,6 +86,14 @@ inline void take_staging(const Plan& plan, Operand& operand, std::ptrdiff_t& sta
     }
 }
 
+// The same for so many parameters of a slab's channels, as float64.
+inline std::ptrdiff_t take_parameters(const Plan& plan, std::ptrdiff_t parameters,
+                                      std::ptrdiff_t& staging_bytes) {
+    const std::ptrdiff_t begin = staging_bytes;
+    staging_bytes += parameters * round_up_64(bytes_of_doubles(plan.slab(0).channels));
+    return begin;
+}
+
 // The memory that one phase of a slab works with. The channel buffers are an operation's own named
 // arrays: sums have an entry per span and channel or column, coefficients one per channel or
 // column, statistics one per channel. Where slabs are fused they hold the slab's alone, else all of

@@ -74,8 +74,10 @@ void tile_columns(Plan& plan, DType x, std::ptrdiff_t rows) {
     const Layout& layout = plan.layout;
     const std::ptrdiff_t col_bytes = layout.rows * nominal_size(x);
     const bool in_cache = col_bytes * column_tile_cols <= slab_bytes;
-    const std::ptrdiff_t cols =
-        !layout.direct || in_cache ? column_tile_cols : most_column_tile_cols;
+    const bool many = layout.cols >= wanted_pieces * most_column_tile_cols;
+    const bool short_columns = layout.rows <= column_tile_rows;  // no bits depend on the width then
+    const bool wide = !in_cache || (many && short_columns);
+    const std::ptrdiff_t cols = layout.direct && wide ? most_column_tile_cols : column_tile_cols;
     const std::ptrdiff_t whole_channels = std::max<std::ptrdiff_t>(1, cols / layout.inner_fold);
     plan.tile_rows = std::min(layout.rows - layout.leftover_rows(), rows * layout.row_fold);
     plan.tile_cols = std::min(layout.cols, whole_channels * layout.inner_fold);
@@ -118,8 +120,11 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     const std::ptrdiff_t column_bytes = layout.rows * plan.tile_cols * size;
     const bool in_cache =
         layout.channels_first() ? bytes <= l3_cache() / 4 : column_bytes <= l2_cache() / 2;
-    // Without sums there is nothing to read twice, and the order of memory is best.
-    plan.fused = enough_slabs && in_cache && work.reduces;
+    // Without sums there is nothing to read twice, and the order of memory is best; but of few long
+    // rows, coefficients are too many to be kept until they are used.
+    const bool few_long_rows = !layout.channels_first() && work.all_direct && plan.positions == 1 &&
+                               layout.cols > max_dense_cols;
+    plan.fused = enough_slabs && (work.reduces ? in_cache : few_long_rows);
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
     // A packed tile of whole rows has to fit the staging buffer.
     const bool whole_rows = work.all_direct ? layout.cols <= max_dense_cols
