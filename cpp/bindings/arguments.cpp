@@ -559,16 +559,15 @@ py::object empty_like(const ArrayArg& like, const ResultType& type) {
 }
 
 // A fresh C-contiguous array.
-py::object empty(const ResultType& type, int ndim, const std::ptrdiff_t* shape) {
-    const std::ptrdiff_t itemsize = size_of(type.engine);
+py::object empty(PyObject* dtype, std::ptrdiff_t itemsize, int ndim, const std::ptrdiff_t* shape) {
     std::ptrdiff_t strides[max_dimensions];
     std::ptrdiff_t bytes = itemsize;
     for (int i = ndim; i-- > 0;) {
         strides[i] = bytes;
         bytes *= shape[i];
     }
-    if (bytes < pool::pooled_from) return new_array(type.numpy.ptr(), ndim, shape);
-    return pooled_array(type.numpy.ptr(), ndim, shape, strides, bytes);
+    if (bytes < pool::pooled_from) return new_array(dtype, ndim, shape);
+    return pooled_array(dtype, ndim, shape, strides, bytes);
 }
 
 // An array whose axis i is axis order.axis[i] of another one, seen with its axes in the other's
@@ -645,7 +644,7 @@ ArrayArg output_argument(const Argument& out, const ResultType& type, const Arra
     for (int i = 0; i < order.n; ++i) shape[i] = like.ref.shape[order.axis[i]];
     if (out.is_none()) {
         const ResultType own = type ? type : result_type_of(like);
-        const py::object array = empty(own, order.n, shape);
+        const py::object array = empty(own.numpy.ptr(), size_of(own.engine), order.n, shape);
         return in_order_of_axes(described(out.name, array, Kind::floating), order);
     }
     const ArrayArg output = writable_argument(out);
@@ -679,7 +678,7 @@ void check_disjoint(const ArrayArg& written, const ArrayArg& other) {
 }
 
 py::object statistic_array(const Features& features) {
-    return new_array(float64_dtype(), features.ndim, features.shape);
+    return empty(float64_dtype(), sizeof(double), features.ndim, features.shape);
 }
 
 }  // namespace fastbn::bindings

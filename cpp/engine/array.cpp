@@ -218,11 +218,12 @@ void write_elements(const double* from, const ArrayRef& array, std::ptrdiff_t fi
 
 const double* as_doubles(const ArrayRef& array) noexcept {
     constexpr std::ptrdiff_t size = sizeof(double);
+    if (array.dtype != DType::float64 || array.swapped || !is_aligned(array.data, size)) {
+        return nullptr;
+    }
     const Dims dims = dims_of(array);
     const bool dense = dims.n == 0 || (dims.n == 1 && dims.dim[0].stride == size);
-    const bool plain =
-        array.dtype == DType::float64 && !array.swapped && dense && is_aligned(array.data, size);
-    return plain ? reinterpret_cast<const double*>(array.data) : nullptr;
+    return dense ? reinterpret_cast<const double*>(array.data) : nullptr;
 }
 
 double element_at(const ArrayRef& array, const char* element) noexcept {

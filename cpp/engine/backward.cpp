@@ -65,15 +65,20 @@ public:
     void prepare(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
         Arrays arrays(memory.staging + parameters_begin_);
-        const ChannelParameters channels = read(slab, arrays);
         const std::ptrdiff_t first = memory.at(slab.buffer_index);
-        std::copy_n(channels.mean, slab.channels, buffers.mean + first);
-        std::copy_n(channels.invstd, slab.channels, buffers.invstd + first);
-        replicate_columns(buffers.mean + first, slab.channels, plan->layout);
-        replicate_columns(buffers.invstd + first, slab.channels, plan->layout);
+        const std::ptrdiff_t n = slab.channels;
+        ChannelParameters channels{};
+        read_means(slab, arrays, channels);
+        channels.invstd = invstd->read(slab.channel, n, arrays);
+        std::copy_n(channels.mean, n, buffers.mean + first);
+        std::copy_n(channels.invstd, n, buffers.invstd + first);
+        replicate_columns(buffers.mean + first, n, plan->layout);
+        replicate_columns(buffers.invstd + first, n, plan->layout);
         bool out_of_range = false;
         if (has_activation()) {
-            out_of_range = fold_affine(channels, kernels_.computed, slab.channels, plan->layout,
+            channels.weight = weight->read(slab.channel, n, arrays);
+            channels.bias = bias->read(slab.channel, n, arrays);
+            out_of_range = fold_affine(channels, kernels_.computed, n, plan->layout,
                                        from(buffers.z, kernels_.computed, first));
             if (plan->wraps(slab)) {
                 wrap_round(buffers.z, kernels_.computed, Workspace::buffer_size(*plan));
@@ -111,8 +116,8 @@ public:
         const double divisor = divide_sums(slab, buffers, memory);
         Arrays arrays(memory.staging + parameters_begin_);
         const bool out_of_range = fold_input_gradient(
-            read(slab, arrays), of_slab(buffers.sums, slab, memory), divisor, kernels_.computed,
-            slab.channels, plan->layout,
+            read_parameters(slab, arrays), of_slab(buffers.sums, slab, memory), divisor,
+            kernels_.computed, slab.channels, plan->layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
         if (plan->wraps(slab)) {
             wrap_round(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(*plan));
@@ -209,21 +214,29 @@ private:
         return memory.out_of_range->load(std::memory_order_relaxed);
     }
 
-    // What a slab's channels were normalized by, and their parameters.
-    ChannelParameters read(const Slab& slab, Arrays& arrays) const noexcept {
-        const std::ptrdiff_t first = slab.channel;
+    // The means of what the kernels see of a slab's channels, and their low parts.
+    void read_means(const Slab& slab, Arrays& arrays, ChannelParameters& channels) const noexcept {
         const std::ptrdiff_t n = slab.channels;
-        double* const means = arrays.doubles(n);
-        double* const means_lo = arrays.doubles(n);
-        mean->copy(first, n, means);
-        std::fill_n(means_lo, n, 0.0);
-        if (*origins) origins->subtract_from(first, n, means, means_lo);
+        double* const low = arrays.doubles(n);
+        std::fill_n(low, n, 0.0);
+        channels.mean_lo = low;
+        if (!*origins) {
+            channels.mean = mean->read(slab.channel, n, arrays);
+            return;
+        }
+        double* const high = arrays.doubles(n);
+        mean->copy(slab.channel, n, high);
+        origins->subtract_from(slab.channel, n, high, low);
+        channels.mean = high;
+    }
+
+    // Those and what else a slab's channels were normalized by.
+    ChannelParameters read_parameters(const Slab& slab, Arrays& arrays) const noexcept {
         ChannelParameters channels{};
-        channels.mean = means;
-        channels.mean_lo = means_lo;
-        channels.invstd = invstd->read(first, n, arrays);
-        channels.weight = weight->read(first, n, arrays);
-        channels.bias = bias->read(first, n, arrays);
+        read_means(slab, arrays, channels);
+        channels.invstd = invstd->read(slab.channel, slab.channels, arrays);
+        channels.weight = weight->read(slab.channel, slab.channels, arrays);
+        channels.bias = bias->read(slab.channel, slab.channels, arrays);
         return channels;
     }
 

@@ -23,11 +23,12 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
 
 // A parameter, with a value for each channel, or `otherwise` for all of them where there is no
 // array. It is read for some channels at a time, when their turn comes: of many channels with few
-// values each, parameters are most of what there is to read.
+// values each, parameters are most of what there is to read. The array outlives it.
 class ChannelParameter {
 public:
     ChannelParameter(const ArrayRef& array, double otherwise)
         : array_(array), doubles_(array ? as_doubles(array) : nullptr), otherwise_(otherwise) {}
+    ChannelParameter(ArrayRef&& array, double otherwise) = delete;
 
     explicit operator bool() const { return static_cast<bool>(array_); }
     // The values of n channels from `first` on, as float64: where they are in the array, or written
@@ -36,8 +37,8 @@ public:
     void copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) const noexcept;
 
 private:
-    ArrayRef array_;
-    const double* doubles_;
+    const ArrayRef& array_;
+    const double* doubles_;  // null where they are not to be read in place
     double otherwise_;
 };
 
