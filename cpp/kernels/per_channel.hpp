@@ -1,7 +1,8 @@
 // What is done once per channel, between the loops over the data: merging moments, finishing them
 // into statistics, folding those into coefficients. Plain loops without branches, for the compiler
 // to vectorize (-fopenmp-simd; no threads): different channels' entries never meet, whatever the
-// pointers suggest.
+// pointers suggest. Of a double-double that is a struct of the loop's own, whose fields are written
+// through references, g++ 12 makes a scalar loop: here its parts are two variables.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +42,7 @@ inline void invert_std(const double* var, double eps, double* invstd, std::ptrdi
 }
 
 // A channel that has NaN or infinity among its values gets NaN for every statistic.
-inline void finalize_one(const Moments<double>& p, double count, DoubleDouble<double> mean,
+inline void finalize_one(const Moments<double>& p, double count, double mean, double mean_lo,
                          double eps, const Statistics& out, std::ptrdiff_t i) {
     constexpr double none = __builtin_nan("");
     // Infinity times 0 is NaN. Two comparisons here would leave the loop a branch, and scalar.
@@ -49,8 +50,8 @@ inline void finalize_one(const Moments<double>& p, double count, DoubleDouble<do
     const bool constant = p.m2 == 0.0;
     const double m2 = finite ? p.m2 + p.m2_lo : none;
     const double var = m2 / count;
-    out.mean[i] = finite ? (constant ? p.ref : mean.high) : none;
-    out.mean_lo[i] = finite ? (constant ? 0.0 : mean.low) : none;
+    out.mean[i] = finite ? (constant ? p.ref : mean) : none;
+    out.mean_lo[i] = finite ? (constant ? 0.0 : mean_lo) : none;
     out.m2[i] = m2;
     out.var[i] = var;
     out.invstd[i] = inverse_std(var, eps);
@@ -64,9 +65,9 @@ inline void finalize_weighted(const MomentsSums& sums, double eps, const Statist
     const double weight = two_sum(empty ? 1.0 : sums.weight[i], sums.weight_lo[i], weight_lo);
     double low;
     const double high = two_sum(p.sum, p.sum_lo, low);
-    DoubleDouble<double> mean{};
-    mean.high = quotient(high, low, weight, weight_lo, mean.low);
-    finalize_one(p, weight, mean, eps, out, i);
+    double mean_lo;
+    const double mean = quotient(high, low, weight, weight_lo, mean_lo);
+    finalize_one(p, weight, mean, mean_lo, eps, out, i);
     out.mean[i] = empty ? 0.0 : out.mean[i];
     out.mean_lo[i] = empty ? 0.0 : out.mean_lo[i];
     out.m2[i] = empty ? 0.0 : out.m2[i];
@@ -86,9 +87,9 @@ FASTBN_FLATTEN inline void finalize_moments(MomentsSums sums, double count, doub
         const Moments<double> p = at(sums, i);
         double low;
         const double high = two_sum(p.sum, p.sum_lo, low);
-        DoubleDouble<double> mean{};
-        mean.high = quotient(high, low, count, mean.low);
-        finalize_one(p, count, mean, eps, out, i);
+        double mean_lo;
+        const double mean = quotient(high, low, count, mean_lo);
+        finalize_one(p, count, mean, mean_lo, eps, out, i);
     }
 }
 
@@ -105,9 +106,9 @@ FASTBN_FLATTEN inline void finalize_integer_sums(IntegerSums sums, double count,
                                                  Statistics out, std::ptrdiff_t n) noexcept {
 #pragma omp simd
     for (std::ptrdiff_t i = 0; i < n; ++i) {
-        DoubleDouble<double> mean{};
-        mean.high = quotient(sums.sum[i], 0.0, count, mean.low);
-        finalize_one(moments_of_integers(sums, i, mean.high, count), count, mean, eps, out, i);
+        double mean_lo;
+        const double mean = quotient(sums.sum[i], 0.0, count, mean_lo);
+        finalize_one(moments_of_integers(sums, i, mean, count), count, mean, mean_lo, eps, out, i);
     }
 }
 
