@@ -28,6 +28,8 @@ constexpr std::ptrdiff_t wanted_strip_values = 8192;
 constexpr std::ptrdiff_t transposed_strip_cols = 32;
 constexpr std::ptrdiff_t max_strip_values = 32768;
 constexpr std::ptrdiff_t max_dense_cols = 8192;
+// Coefficients of a column are written and read in the time in which so many values are.
+constexpr std::ptrdiff_t few_rows = 16;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.
 constexpr std::ptrdiff_t wanted_pieces = 64;
@@ -122,8 +124,8 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
         layout.channels_first() ? bytes <= l3_cache() / 4 : column_bytes <= l2_cache() / 2;
     // Without sums there is nothing to read twice, and the order of memory is best; but of few long
     // rows, coefficients are too many to be kept until they are used.
-    const bool few_long_rows = !layout.channels_first() && work.all_direct && plan.positions == 1 &&
-                               layout.cols > max_dense_cols;
+    const bool few_long_rows = !layout.channels_first() && work.all_direct &&
+                               layout.rows <= few_rows && layout.cols > max_dense_cols;
     plan.fused = enough_slabs && (work.reduces ? in_cache : few_long_rows);
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
     // A packed tile of whole rows has to fit the staging buffer.

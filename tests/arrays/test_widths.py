@@ -132,3 +132,78 @@ def test_unusual_channels_and_options() -> None:
         mean, var = rng.standard_normal(width), rng.uniform(0.5, 2, width)
         y = fastbn.normalize(x, mean, var, weight, bias, residual=residual, activation="relu", out=out)
         assert_normalized(x, y, mean, var, weight, bias, residual=residual, activation="relu")
+
+
+def stored(values: Array, how: str) -> Array:
+    """Return a parameter's values as an array of some other storage, which holds them exactly."""
+    if how == "float16":
+        assert np.array_equal(values, values.astype(np.float16))
+        return values.astype(np.float16)
+    if how == "reversed":
+        return values[::-1].copy()[::-1]
+    if how == "swapped":
+        return values.astype(values.dtype.newbyteorder())
+    return values
+
+
+@pytest.mark.usefixtures("caches")
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("how", ["float64", "float16", "reversed", "swapped"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2, 70_001), np.float32), ((16, 9000), np.float32), ((17, 9000), np.float32), ((3, 66_000), np.float64)],
+)
+def test_few_long_rows(
+    shape: tuple[int, int], dtype: Any, how: str, n: int, threads: Callable[[int | None], None]
+) -> None:
+    """They go channels by channels, whose parameters are read then, however they are stored; some are out of range."""
+    threads(n)
+    rng = np.random.default_rng(shape)
+    width = shape[1]
+    past = 16 // np.dtype(dtype).itemsize
+    x, dy, residual = (placed((0.5 + rng.standard_normal(shape)).astype(dtype), past) for _ in range(3))
+    x[:, ::1000] *= dtype(2.0**110)
+    mean, var, weight, bias = (
+        rng.integers(-100, 100, width) / 64,
+        rng.integers(16, 200, width) / 64,
+        rng.choice([-1.0, 1.0], width) * rng.integers(16, 100, width) / 64,
+        rng.integers(-100, 100, width) / 64,
+    )
+    given = [stored(values, how) for values in (mean, var, weight, bias)]
+    epilogue: dict[str, Any] = {"residual": residual, "activation": "relu"}
+    out = np.empty_like(x)
+    for options in ({}, epilogue):
+        y = fastbn.normalize(x, *given, **options, out=out)
+        assert_normalized(x, y, mean, var, weight, bias, **options)
+        # No column knows of the others.
+        narrow = {name: value[:, :100] if name == "residual" else value for name, value in options.items()}
+        assert np.array_equal(
+            y[:, :100], fastbn.normalize(x[:, :100], *(each[:100] for each in given), **narrow), equal_nan=True
+        )
+    assert_normalized(x, fastbn.normalize(x, given[0], given[1]), mean, var)
+    result = fastbn.batch_norm_train(x, given[2], given[3])
+    assert_train(x, result, weight, bias)
+    saved: dict[str, Any] = {"mean": result.mean, "invstd": result.invstd}
+    for training in (True, False):
+        got = fastbn.batch_norm_backward(dy, x, given[2], given[3], **saved, training=training)
+        assert_gradients(got, dy, x, weight, bias=bias, **saved, training=training)
+    x[:, ::1000] = 0.25 + residual[:, ::1000]
+    saved = {"mean": mean, "invstd": weight**2}
+    got = fastbn.batch_norm_backward(dy, x, given[2], given[3], mean=given[0], invstd=weight**2, **epilogue)
+    assert_gradients(got, dy, x, weight, bias=bias, **saved, **epilogue)
+
+
+def test_few_long_rows_of_large_integers() -> None:
+    """Each channel has an origin of its own, and so has its mean."""
+    width = 66_000
+    rng = np.random.default_rng(5)
+    base = rng.integers(-(2**62), 2**62, width)
+    steps = rng.integers(-50, 50, (3, width))
+    mean = base.astype(np.float64)
+    y = fastbn.normalize(base + steps, mean, np.full(width, 4.0), eps=0)
+    assert_normalized(base + steps, y, mean, np.full(width, 4.0), eps=0)
+    result = fastbn.batch_norm_train(base + steps)
+    centred = steps - steps.mean(0, dtype=np.longdouble)
+    var = (centred * centred).mean(0)
+    expected = centred / np.sqrt(var + np.longdouble(1e-5))
+    assert np.allclose(result.y, expected.astype(np.float64), rtol=0, atol=np.abs(expected).max() * 2**-50)
