@@ -90,14 +90,15 @@ struct Dims {
         }
     }
 
-    // Byte offset of element `index`, counted with the innermost loop fastest.
+    // Byte offset of element `index`, counted with the innermost loop fastest. Of the outermost one
+    // nothing is left to divide by: a division takes longer than the rest.
     std::ptrdiff_t offset(std::ptrdiff_t index) const {
         std::ptrdiff_t bytes = 0;
-        for (int i = n - 1; i >= 0; --i) {
+        for (int i = n - 1; i > 0; --i) {
             bytes += index % dim[i].size * dim[i].stride;
             index /= dim[i].size;
         }
-        return bytes;
+        return n > 0 ? bytes + index * dim[0].stride : 0;
     }
 };
 
