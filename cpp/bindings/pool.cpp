@@ -16,7 +16,6 @@
 namespace fastbn::bindings::pool {
 namespace {
 
-constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
 constexpr std::ptrdiff_t default_limit = std::ptrdiff_t{256} << 20;
 
 struct Pool {

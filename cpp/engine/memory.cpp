@@ -13,8 +13,6 @@
 namespace fastbn {
 namespace {
 
-constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
-
 bool is_on_huge_pages(std::ptrdiff_t bytes) { return bytes >= 2 * huge_page; }
 std::align_val_t alignment_of(std::ptrdiff_t bytes) {
     return static_cast<std::align_val_t>(is_on_huge_pages(bytes) ? huge_page : 64);

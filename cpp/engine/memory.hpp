@@ -16,6 +16,8 @@ namespace fastbn {
 
 // ---- Blocks, arrays, buffers ----
 
+constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
+
 // So many bytes of uninitialised memory, aligned to 64, and on huge pages where they are many:
 // small ones are handed out by the system one by one, at first touch.
 std::byte* allocate(std::ptrdiff_t bytes);
