@@ -90,6 +90,11 @@ struct Dims {
         }
     }
 
+    // Whether all is one element, again and again.
+    bool is_broadcast() const {
+        return std::all_of(dim, dim + n, [](const Dim& d) { return d.stride == 0; });
+    }
+
     // Byte offset of element `index`, counted with the innermost loop fastest. Of the outermost one
     // nothing is left to divide by: a division takes longer than the rest.
     std::ptrdiff_t offset(std::ptrdiff_t index) const {

@@ -107,7 +107,8 @@ void choose_columns(const ArrayRef& x, Layout& layout) {
             layout.channels_last = true;
             layout.inner_fold = inner.size;
         }
-    } else if (smallest_stride(x, layout.channel_axes) < smallest_stride(x, layout.reduced_axes)) {
+    } else if ((channels.n > 0 && channels.is_broadcast()) ||
+               smallest_stride(x, layout.channel_axes) < smallest_stride(x, layout.reduced_axes)) {
         layout.channels_last = true;
     } else {
         layout.inner_axes = layout.reduced_axes.n;

@@ -154,10 +154,6 @@ bool all_true(const ArrayRef& mask) {
 
 // ---- Weights ----
 
-bool is_broadcast(const Dims& dims) {
-    return std::all_of(dims.dim, dims.dim + dims.n, [](const Dim& d) { return d.stride == 0; });
-}
-
 // Names the first value, in the order of the axes, that cannot be a weight.
 [[noreturn]] void refuse_weight(const ArrayRef& weights) {
     Dims dims;
@@ -175,7 +171,7 @@ bool is_broadcast(const Dims& dims) {
 }
 
 bool is_same_in_channels(const ArrayRef& array, const Layout& layout) {
-    return !array || is_broadcast(channel_dims(array, layout));
+    return !array || channel_dims(array, layout).is_broadcast();
 }
 
 double largest_channel_sum(const ArrayRef& weights, const Features& features) {
@@ -270,10 +266,10 @@ void Weights::arrange(Layout& layout, bool for_moments) {
     const auto each = [&](const auto& holds) {
         return (!mask_ || holds(mask_)) && (!values_ || holds(values_));
     };
-    rows_alike_ = each([](const Operand& o) { return is_broadcast(o.cols); });
+    rows_alike_ = each([](const Operand& o) { return o.cols.is_broadcast(); });
     by_column_ = !layout.channels_first();
     same_in_channels_ = layout.channels_first()
-                            ? each([](const Operand& o) { return is_broadcast(o.channels); })
+                            ? each([](const Operand& o) { return o.channels.is_broadcast(); })
                             : rows_alike_;
     const bool per_row = rows_alike_ && (values_ || !omit_nan_);
     // Rows that are no whole blocks have ends, which take time: less than moments with a weight for
