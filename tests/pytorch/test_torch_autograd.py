@@ -236,3 +236,15 @@ def test_a_changed_input_is_noticed() -> None:
     z.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_gradients_at_nan_are_the_same_by_kernels_and_operations(activation: str) -> None:
+    x = made(4, 3)
+    x[1, 2] = float("nan")
+    x.requires_grad_()
+    found = []
+    for create_graph in (False, True):
+        y = batch_norm(x, torch.zeros(3).double(), torch.ones(3).double(), activation=activation)
+        found.append(torch.autograd.grad(y, x, torch.ones_like(y), create_graph=create_graph)[0].detach())
+    torch.testing.assert_close(found[0], found[1], equal_nan=True)

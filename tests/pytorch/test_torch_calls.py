@@ -147,7 +147,7 @@ def test_calls_that_are_not_simple_go_the_long_way() -> None:
     negated = torch.complex(randn(3), randn(3, seed=1)).conj().imag
     assert type(batch_norm(x[::2], training=True).grad_fn).__name__ == "_FunctionBackward"
     assert type(batch_norm(randn(4, 6).requires_grad_()[:, ::2], training=True).grad_fn).__name__ == "_FunctionBackward"
-    assert type(batch_norm(x, weight=negated, training=True).grad_fn).__name__ == "NativeBatchNormBackward0"
+    assert type(batch_norm(x, weight=negated, training=True).grad_fn).__name__ == "_FunctionBackward"
     assert type(batch_norm(x, training=True, where=torch.ones(4, 1) > 0).grad_fn).__name__ == "_FunctionBackward"
     assert type(batch_norm(x, training=True).grad_fn).__name__ == "_RecordedBackward"
     assert type(batch_norm(x, torch.zeros(3), torch.ones(3)).grad_fn).__name__ == "_RecordedBackward"

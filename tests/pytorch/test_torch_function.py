@@ -462,8 +462,15 @@ def test_what_is_a_number_to_torch(name: str, kind: str, training: bool, grad: b
         (torch.ones(4, 3, dtype=torch.complex64), {}, {"training": True}),
     ],
 )
+@pytest.mark.parametrize("momentum", [0.1, 1.5, float("nan")])
 @pytest.mark.parametrize("grad", [True, False])
-def test_errors_are_torchs(x: torch.Tensor, given: dict[str, Any], options: dict[str, Any], grad: bool) -> None:
+def test_errors_are_torchs(
+    x: torch.Tensor, given: dict[str, Any], options: dict[str, Any], grad: bool, momentum: float
+) -> None:
+    assert_errors_are_torchs(x, given, options | {"momentum": momentum}, grad)
+
+
+def assert_errors_are_torchs(x: torch.Tensor, given: dict[str, Any], options: dict[str, Any], grad: bool) -> None:
     x = x.clone().requires_grad_(grad and x.is_floating_point())
     given = {"running_mean": None, "running_var": None} | given
     found = []
@@ -472,6 +479,89 @@ def test_errors_are_torchs(x: torch.Tensor, given: dict[str, Any], options: dict
             function(x, **given, **options)
         found.append((raised.type, str(raised.value)))
     assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("momentum", [0.1, -0.1, 1.5, float("nan")])
+def test_what_torch_takes_beside_is_taken_with_any_momentum(momentum: float) -> None:
+    cases = [
+        (tensor(4, 3), 3, {"eps": float("inf")}),  # y is the bias
+        (tensor(0, 3), 2, {}),  # of an empty batch torch compares nothing
+        (tensor(0, 3), 2, {"weight": torch.ones(4), "bias": torch.ones(4)}),
+    ]
+    for x, channels, options in cases:
+        found = []
+        for function in (batch_norm, F.batch_norm):
+            running = torch.zeros(channels), torch.ones(channels)
+            found.append([function(x, *running, training=True, momentum=momentum, **options), *running])
+        torch.testing.assert_close(*found, equal_nan=True)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (3, 1), (4, 3)])
+@pytest.mark.parametrize("options", [{"momentum": 0.1}, {"momentum": 1.5}, {"momentum": -0.1}, {"eps": 0.0}], ids=str)
+def test_running_statistics_of_other_sizes_are_not_half_written(
+    options: dict[str, float], sizes: tuple[int, int]
+) -> None:
+    mean, var = torch.zeros(sizes[0]), torch.ones(sizes[1])
+    with pytest.raises((ValueError, RuntimeError), match=r"running_(mean|var) must have shape \(3,\)"):
+        batch_norm(tensor(4, 3), mean, var, training=True, where=torch.ones(4, 1) > 0, **options)
+    assert torch.equal(mean, torch.zeros(sizes[0]))
+    with Passing(), pytest.raises(RuntimeError, match=r"running_(mean|var) should contain 3 elements not"):
+        batch_norm(tensor(4, 3), mean, var, training=True)
+    assert torch.equal(mean, torch.zeros(sizes[0]))
+
+
+class Passing(TorchDispatchMode):
+    """Does what it sees, but has to see it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the operation."""
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_parameters_of_other_sizes_are_refused_where_operations_would_broadcast_them(name: str, size: int) -> None:
+    def call(function: Any) -> Any:
+        return lambda x: function(x, None, None, training=True, **{name: torch.ones(size)})
+
+    x = tensor(4, 3)
+    for function in (F.batch_norm, batch_norm):
+        with pytest.raises(RuntimeError, match=f"^{name} should contain 3 elements not {size}"):
+            torch.func.vmap(call(function))(x[None])
+        with pytest.raises(RuntimeError, match=f"^{name} should contain 3 elements not {size}"):
+            torch.func.jvp(call(function), (x,), (x,))
+
+
+@pytest.mark.parametrize(
+    "given", [{"where": torch.ones(1, 3) > 0}, {"weights": torch.ones(1, 3)}], ids=["where", "weights"]
+)
+def test_one_value_is_refused_in_the_same_words_where_it_is_weighted(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^Expected more than 1 value per channel when training, got input size"):
+        batch_norm(tensor(1, 3), training=True, **given)
+
+
+def test_tensors_that_are_negated_where_they_are_read() -> None:
+    def negated(values: torch.Tensor) -> torch.Tensor:
+        found = torch.complex(torch.zeros_like(values), -values).conj().imag
+        assert found.is_neg()
+        return found
+
+    x = tensor(8, 3, 5) * 2 + 100
+    options = {"weights": tensor(8, 3, 1, seed=1).square(), "residual": tensor(8, 3, 5, seed=2)}
+    given = parameters(3, torch.float32)
+    for training in (False, True):
+        for names in ((), ("residual",), ("weights",)):
+            plain = {name: options[name] for name in names}
+            want = outcome(batch_norm, x, given, training, **plain)
+            got = outcome(batch_norm, negated(x), given, training, **{name: negated(plain[name]) for name in names})
+            for one, other in zip(got, want, strict=True):
+                assert torch.equal(one, other)
+    # What torch does with these is to leave them as they are.
+    mean, var = given[0].clone(), given[1].clone()
+    batch_norm(x, mean, var, training=True)
+    other_mean, other_var = negated(given[0]), negated(given[1])
+    batch_norm(x, other_mean, other_var, training=True)
+    torch.testing.assert_close(torch.stack((other_mean, other_var)), torch.stack((mean, var)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

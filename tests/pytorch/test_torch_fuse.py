@@ -284,3 +284,82 @@ def test_what_torchs_own_tracer_cannot_take_as_one_call() -> None:
     for layer in (Doubled(3), hooked):
         with pytest.raises(torch.fx.proxy.TraceError):
             torch.fx.symbolic_trace(nn.Sequential(layer))
+
+
+class Activated(nn.BatchNorm1d):
+    """A batch norm of another library, which asks for its mode."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the result, activated."""
+        mean, var = self.running_mean, self.running_var
+        return F.gelu(F.batch_norm(input, mean, var, self.weight, self.bias, self.training, 0.1, self.eps))
+
+
+def test_batch_norms_of_other_libraries_keep_their_modes() -> None:
+    def model() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), Activated(3))
+
+    fused = fuse(model(), batch())
+    assert fused.get_submodule("1").activation == "relu"
+    assert type(fused.get_submodule("3")) is Activated
+    assert_trains_alike(fused, model())
+
+
+def _dropout(m: Net, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return F.dropout(m.relu(m.norm(h)), 0.5, m.training) + m.other(x)
+
+
+def _only_in_training(m: Net, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    y = m.relu(m.norm(h))
+    return y if m.training else y * int(y.sum() > 0)
+
+
+@pytest.mark.parametrize("follow", [_dropout, _only_in_training], ids=["dropout", "cannot be traced"])
+def test_a_model_that_depends_on_its_mode_stays_in_it(follow: Callable[..., torch.Tensor]) -> None:
+    model = nn.Sequential(made(follow))  # whose forward function has no annotations, which torch.fx could not pickle
+    fused = fuse(model, batch())
+    norm = fused.get_submodule("0.norm")
+    assert (model.training, fused.training, norm.activation) == (True, True, "relu")
+    for each in (fused, copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert each.train() is each
+        with pytest.raises(RuntimeError, match="traced in training: for evaluation, fuse"):
+            each.eval()
+        assert (each.training, each.get_submodule("0.norm").training) == (True, True)
+        torch.manual_seed(1)
+        y = each(batch())
+        torch.manual_seed(1)
+        torch.testing.assert_close(y, model(batch()) if follow is _dropout else torch.relu(y))
+
+
+def test_a_model_that_depends_on_its_mode_is_fused_once_in_each() -> None:
+    model = made(_dropout).eval()
+    fused = fuse(model, batch()).eval()
+    torch.testing.assert_close(fused(batch()), model(batch()))
+    with pytest.raises(RuntimeError, match="traced in evaluation: for training, fuse"):
+        fused.train()
+
+
+def test_looking_for_shapes_changes_nothing_of_the_model() -> None:
+    class Functional(nn.Module):
+        """Calls functions that update buffers, and makes a tensor."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+            self.register_buffer("mean", torch.zeros(3))
+            self.register_buffer("var", torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Return a sum of two batch norms, activated."""
+            y = F.batch_norm(x, self.mean, self.var, training=self.training)
+            return torch.relu(self.norm(x) + y) + torch.tensor(1.0)
+
+    model = Functional()
+    before, names = copy.deepcopy(model.state_dict()), set(vars(model))
+    fused = fuse(model, batch())
+    assert fused.norm.activation == "relu"
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert set(vars(model)) == names
+    torch.testing.assert_close(fused(batch()), model(batch()))

@@ -244,6 +244,18 @@ def subgroup(rank: int, parts: list[torch.Tensor]) -> Any:
     return model(parts[rank]).detach()
 
 
+def on_another_default_device(rank: int) -> torch.Tensor:
+    module, x = SyncBatchNorm(3), tensor(4, 3, seed=rank, dtype=torch.float32)
+    with torch.device("meta"):
+        return module(x).detach()
+
+
+def test_another_default_device_is_not_the_inputs(ranks: Ranks) -> None:
+    whole = torch.cat([tensor(4, 3, seed=rank, dtype=torch.float32) for rank in range(ranks.size)])
+    want = nn.BatchNorm1d(3)(whole).detach()
+    torch.testing.assert_close(torch.cat(ranks.run(on_another_default_device)), want)
+
+
 def test_a_subgroup(ranks: Ranks) -> None:
     parts = [tensor(4 + rank, 3, seed=rank, dtype=torch.float32) for rank in range(ranks.size)]
     results = ranks.run(subgroup, parts)

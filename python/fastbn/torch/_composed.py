@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
+from fastbn.torch import _kernels
 from fastbn.torch._kernels import Inputs, Options
 
 
@@ -52,8 +53,8 @@ def backward(
     dz = _wide(dy)
     if options.activation is not None:
         slope = options.negative_slope if options.activation == "leaky_relu" else 0.0
-        positive = _affine(xhat, weight, bias, residual).detach() > 0
-        dz = torch.where(positive, dz, slope * dz)
+        # NaN counts as positive, as it does to the kernels.
+        dz = torch.where(_affine(xhat, weight, bias, residual).detach() <= 0, slope * dz, dz)
     axes = _reduced(x)
     dbias, dweight = dz.sum(axes), (dz * xhat).sum(axes)
     dxhat = dz
@@ -82,6 +83,14 @@ def statistics(x: Tensor, where: Tensor | None, weights: Tensor | None) -> Stati
     wide = torch.where(p > 0, wide, 0)  # a value of weight 0 may be NaN
     mean = (p * wide).sum(axes) / divisor
     return Statistics(mean, (p * (wide - _along(mean, x)).square()).sum(axes) / divisor, count)
+
+
+def statistics_of(found: _kernels.Statistics) -> Statistics:
+    """Return what the kernels have found as tensors."""
+    mean, var, count = torch.from_numpy(found.mean), torch.from_numpy(found.var), found.count
+    # Without weights it is one number.
+    counts = torch.full_like(mean, count) if isinstance(count, int) else torch.from_numpy(count)
+    return Statistics(mean, var, counts)
 
 
 def update_running(inputs: Inputs, options: Options, found: Statistics) -> None:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import _StopRecomputationError
 
 from fastbn import _core
 from fastbn.torch import _composed, _kernels, _library
-from fastbn.torch._kernels import PLAIN, Inputs, Options, Statistics, for_backward
+from fastbn.torch._kernels import PLAIN, Array, Inputs, Options, Statistics, for_backward
 
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _ACTIVATIONS = (None, "relu", "leaky_relu")
@@ -134,7 +134,7 @@ def batch_norm(
 
 def normalized(inputs: Inputs, options: Options, training: bool, eager: bool) -> Tensor:
     """Return y, by the kernels where operations are computed at once (`eager`), and by other ways elsewhere."""
-    x, _, _, _, weights, residual, running_mean, running_var = inputs
+    x, _, _, where, weights, residual, running_mean, running_var = inputs
     check_tensors(inputs)
     if residual is not None:
         inputs = inputs._replace(residual=checked_residual(residual, x))
@@ -143,8 +143,9 @@ def normalized(inputs: Inputs, options: Options, training: bool, eager: bool) ->
     if _any_requires_grad(running_mean, running_var) and not _composed.is_transformed():
         # The kernels' gradients end at the running statistics. What becomes of such a call is torch's to say.
         return _by_torch(inputs, options, training)
-    served = eager and is_plain(x) and (not training or (options.eps > 0 and 0 <= options.momentum <= 1))
-    if served and (weights is None or not weights.requires_grad):
+    # torch refuses such an eps; with masks and weights it may be 0.
+    torch_refuses = training and where is None and weights is None and not options.eps > 0
+    if eager and is_plain(x) and not torch_refuses and (weights is None or not weights.requires_grad):
         return _by_kernels(inputs, options, training)
     return _without_kernels(inputs, options, training)
 
@@ -160,7 +161,7 @@ def _by_kernels(inputs: Inputs, options: Options, training: bool) -> Tensor:
             check_updatable(inputs)
             if wanted and _saved_tensor_hooks(True) is not None:
                 before = [(each, each.clone()) for each in (running_mean, running_var) if each is not None]
-            array, statistics = _kernels.train(inputs, options)
+            array, statistics = _train(inputs, options)
         else:
             _kernels.check_running_dtypes(inputs)
             array, statistics = _kernels.infer(inputs, options)
@@ -168,6 +169,7 @@ def _by_kernels(inputs: Inputs, options: Options, training: bool) -> Tensor:
         # Nothing was written. What torch refuses as well is its error to raise, and what it takes is its work.
         if where is None and weights is None:
             return _by_torch(inputs, options, training)
+        check_several(inputs, training)  # in torch's words
         raise
     if training and running_mean is not None:  # written behind torch's back, which counts the changes of each tensor
         _increment_version([running_mean, running_var])
@@ -183,6 +185,21 @@ def _by_kernels(inputs: Inputs, options: Options, training: bool) -> Tensor:
             each.copy_(old)
         raise
     return recorded
+
+
+def _train(inputs: Inputs, options: Options) -> tuple[Array, Statistics]:
+    """Return what `_kernels.train` does, of running statistics and a momentum that the kernels do not take either."""
+    running = inputs.running_mean, inputs.running_var
+    are_plain = not any(each is not None and each.is_neg() for each in running)
+    if are_plain and 0 <= options.momentum <= 1:
+        return _kernels.train(inputs, options)
+    _kernels.check_running_dtypes(inputs)
+    mean, var = (None if each is None else each.detach().to(torch.float64, copy=True) for each in running)
+    # By these copies the kernels check shapes and weights.
+    copied = inputs._replace(running_mean=mean, running_var=var)
+    y, statistics = _kernels.train(copied, options._replace(momentum=1.0))
+    _composed.update_running(inputs, options, _composed.statistics_of(statistics))
+    return y, statistics
 
 
 # What is asked of arguments.
@@ -202,6 +219,27 @@ def check_tensors(inputs: Inputs) -> None:
         is_left_out = value is None and name != "input"
         if not (is_left_out or isinstance(value, Tensor) or hasattr(value, "__torch_function__")):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def check_channels(inputs: Inputs) -> None:
+    """Raise RuntimeError for parameters and running statistics of another number of channels than the input's.
+
+    Operations of torch's would broadcast them, or fail when the running mean is written and the variance not yet.
+    """
+    channels = inputs.x.shape[1]
+    for name in "weight", "bias", "running_mean", "running_var":
+        value = getattr(inputs, name)
+        if value is not None and value.numel() != channels:
+            raise RuntimeError(f"{name} should contain {channels} elements not {value.numel()}")  # torch's words
+        if value is not None and value.dim() != 1 and name.startswith("running"):
+            raise RuntimeError(f"{name} must have shape ({channels},), got {tuple(value.shape)}")
+
+
+def check_several(inputs: Inputs, training: bool) -> None:
+    """Raise ValueError, as torch does, where a batch of training has one value per channel."""
+    x = inputs.x
+    if training and x.dim() >= 2 and x.numel() == x.shape[1] != 0:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
 
 
 def checked_residual(residual: Tensor, x: Tensor) -> Tensor:
@@ -388,8 +426,8 @@ def _without_kernels(inputs: Inputs, options: Options, training: bool) -> Tensor
             "input must be strided, of a floating-point type and of two dimensions or more where it has where or"
             f" weights, got {x.dim()} dimensions of {x.dtype} and {x.layout}"
         )
-    if training and x.numel() == x.shape[1] != 0:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+    check_channels(inputs)
+    check_several(inputs, training)
     wants_weights = training and weights is not None and weights.requires_grad
     if on_cpu and not (has_own_rules or wants_weights or _composed.is_transformed()):
         return _library.batch_norm(inputs, options, training)

@@ -46,6 +46,10 @@ def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
     ------
     torch.fx.proxy.TraceError
         If what the model does depends on the values of tensors.
+    RuntimeError
+        By ``train`` and ``eval`` of the result, where its forward function was traced in the other mode and would do
+        something else in this: ``torch.nn.functional.dropout(x, training=self.training)``, say, which a
+        ``torch.nn.Dropout`` in its place would not. `module` may be fused once in each mode.
 
     See Also
     --------
@@ -78,7 +82,8 @@ def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
     'relu'
     """
     convert(module)
-    model = fx.GraphModule(module, _Tracer().trace(module), type(module).__name__)
+    model = _traced(module)
+    mode = _only_mode(module, model.code)
     if examples:
         _find_shapes(model, examples)
     nodes = [node for node in model.graph.nodes if node.op == "call_module"]
@@ -91,15 +96,76 @@ def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
     model.delete_all_unused_submodules()
     model.graph.lint()
     model.recompile()
-    return model
+    return model if mode is None else _of_one_mode(model, mode)
+
+
+# Where a model says which mode it is for.
+_MODE = "fastbn.torch.mode"
+
+
+class _OfOneMode(fx.GraphModule):
+    """A model that computes something else in the other mode, to which it does not go."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode, unless it is the wrong one."""
+        own = self.meta.get(_MODE, mode)
+        if mode is not own:
+            names = "training", "evaluation"
+            here, there = names if own else reversed(names)
+            raise RuntimeError(
+                f"the model's forward function depends on its mode and was traced in {here}: for {there}, fuse the"
+                " model that it was made of in that mode"
+            )
+        return super().train(mode)
+
+    def __reduce__(self) -> Any:
+        return _restored, (*super().__reduce__(), self.meta[_MODE])
+
+
+def _of_one_mode(model: fx.GraphModule, mode: bool) -> fx.GraphModule:
+    found = _OfOneMode(model, model.graph, type(model).__name__)
+    found.training = model.training
+    found.meta = {**model.meta, _MODE: mode}
+    return found
+
+
+def _restored(function: Any, arguments: tuple[Any, ...], mode: bool) -> fx.GraphModule:
+    """Return what was pickled: of itself torch.fx makes it a GraphModule."""
+    return _of_one_mode(function(*arguments), mode)
+
+
+def _traced(module: torch.nn.Module) -> fx.GraphModule:
+    """Return what the module does in its mode. Tensors that its forward function makes are left to the result alone."""
+    own = set(vars(module))
+    try:
+        return fx.GraphModule(module, _Tracer().trace(module), type(module).__name__)
+    finally:
+        for name in set(vars(module)) - own:
+            delattr(module, name)
+
+
+def _only_mode(module: torch.nn.Module, code: str) -> bool | None:
+    """Return the module's mode if its code is another in the other one; else None."""
+    modes = [(each, each.training) for each in module.modules()]
+    mode = module.training
+    for each, _ in modes:
+        each.training = not mode
+    try:
+        return None if _traced(module).code == code else mode
+    except Exception:  # of any kind: it cannot be traced there
+        return mode
+    finally:
+        for each, training in modes:
+            each.training = training
 
 
 class _Tracer(fx.Tracer):
-    """Calls of fastbn's modules are nodes, as those of torch's are."""
+    """Calls of batch norms of every class are nodes, since what they compute depends on their mode."""
 
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
         """Return whether a call of the module is a node."""
-        return isinstance(m, BatchNormMixin) or bool(super().is_leaf_module(m, module_qualified_name))
+        is_batch_norm = isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
+        return is_batch_norm or bool(super().is_leaf_module(m, module_qualified_name))
 
 
 def _called(node: fx.Node, model: fx.GraphModule) -> Any:
@@ -109,6 +175,8 @@ def _called(node: fx.Node, model: fx.GraphModule) -> Any:
 def _find_shapes(model: fx.GraphModule, examples: tuple[Any, ...]) -> None:
     """Note each tensor's shape in its node, by a call of which nothing else is left."""
     modes = [(each, each.training) for each in model.modules()]
+    # Functions that were traced in training may update buffers, whatever the modules' modes are.
+    buffers = [(each, each.clone()) for each in model.buffers() if not each.is_meta]
     model.eval()
     try:
         with torch.no_grad():
@@ -116,6 +184,10 @@ def _find_shapes(model: fx.GraphModule, examples: tuple[Any, ...]) -> None:
     finally:
         for each, training in modes:
             each.training = training
+        with torch.no_grad():
+            for each, old in buffers:
+                if not torch.equal(each, old):  # torch does not count such a change
+                    each.copy_(old)
 
 
 def _fuse_after(node: fx.Node, norm: Any, model: fx.GraphModule) -> None:

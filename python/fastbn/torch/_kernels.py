@@ -161,11 +161,14 @@ def invstd_of(var: Floats, eps: float) -> Floats:
 def array_of(tensor: Tensor | None) -> Any:
     """Return the tensor's memory as an array, to be used before that is resized or freed; None for None.
 
-    Raises RuntimeError, BufferError or TypeError where there is no memory to read, or what it holds are not the values.
+    Of a tensor whose memory holds its values negated it is a copy. Raises RuntimeError, BufferError or TypeError where
+    there is no memory to read.
     """
     if tensor is None:
         return None
-    if type(tensor) in PLAIN and not tensor.is_neg():  # a fifth of the time that numpy() takes
+    if tensor.is_neg():  # the imaginary part of a conjugate, say
+        tensor = tensor.detach().resolve_neg()
+    if type(tensor) in PLAIN:  # a fifth of the time that numpy() takes
         array = _core.from_exchange_api(tensor)
         if array is not None:
             return array

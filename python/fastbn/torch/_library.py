@@ -60,10 +60,9 @@ def as_wanted(
 )
 def _train(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, options = Inputs(*arguments[:6]), Options(*arguments[6:])
-    y, (*statistics, count) = _kernels.train(inputs, options)
-    mean, var, invstd = map(torch.from_numpy, statistics)
-    counts = torch.full_like(mean, count) if isinstance(count, int) else torch.from_numpy(count)
-    return _strided_like(y, inputs.x), mean, var, invstd, counts
+    y, statistics = _kernels.train(inputs, options)
+    mean, var, count = _composed.statistics_of(statistics)
+    return _strided_like(y, inputs.x), mean, var, torch.from_numpy(statistics.invstd), count
 
 
 @_train.register_fake

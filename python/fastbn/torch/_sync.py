@@ -169,9 +169,7 @@ def _check(inputs: Inputs, options: Options) -> None:
     _kernels.check_running_dtypes(inputs)
     check_updatable(inputs)
     nothing = None if residual is None else residual[:0]
-    _kernels.infer(
-        Inputs(x[:0], weight, bias, None, None, nothing, torch.zeros(channels), torch.ones(channels)), options
-    )
+    _kernels.infer(Inputs(x[:0], weight, bias, None, None, nothing, *torch.ones(2, channels, device=x.device)), options)
 
 
 class _Function(torch.autograd.Function):
