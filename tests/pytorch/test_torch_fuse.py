@@ -340,6 +340,34 @@ def test_a_model_that_depends_on_its_mode_is_fused_once_in_each() -> None:
         fused.train()
 
 
+class Noise(nn.Module):
+    """What torchvision's and timm's modules for stochastic depth are: in evaluation nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x, with noise in training."""
+        return F.dropout(x, 0.5) if self.training else x
+
+
+def test_modules_that_depend_on_their_modes_are_called() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), Noise())
+    fused = fuse(model, batch())
+    assert (fused.get_submodule("1").activation, type(fused.get_submodule("3"))) == ("relu", Noise)
+    for training in (True, False):
+        model.train(training)
+        fused.train(training)
+        torch.manual_seed(1)
+        y = fused(batch())
+        torch.manual_seed(1)
+        torch.testing.assert_close(y, model(batch()))
+
+
+def test_a_model_of_one_mode_stays_in_it_inside_of_another() -> None:
+    fused = fuse(nn.Sequential(fuse(made(_dropout), batch()), nn.Linear(3, 3)), batch())
+    with pytest.raises(RuntimeError, match="traced in training: for evaluation, fuse"):
+        fused.eval()
+
+
 def test_looking_for_shapes_changes_nothing_of_the_model() -> None:
     class Functional(nn.Module):
         """Calls functions that update buffers, and makes a tensor."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastbn.torch._convert import RELU, activation_of, convert
 from fastbn.torch._modules import BatchNormMixin, has_hooks
@@ -82,8 +83,7 @@ def fuse(module: torch.nn.Module, *examples: Any) -> fx.GraphModule:
     'relu'
     """
     convert(module)
-    model = _traced(module)
-    mode = _only_mode(module, model.code)
+    model, mode = _traced_in_modes(module)
     if examples:
         _find_shapes(model, examples)
     nodes = [node for node in model.graph.nodes if node.op == "call_module"]
@@ -134,24 +134,41 @@ def _restored(function: Any, arguments: tuple[Any, ...], mode: bool) -> fx.Graph
     return _of_one_mode(function(*arguments), mode)
 
 
-def _traced(module: torch.nn.Module) -> fx.GraphModule:
+def _traced_in_modes(module: torch.nn.Module) -> tuple[fx.GraphModule, bool | None]:
+    """Return what the module does, and the only mode in which it does that; None if it does so in both.
+
+    Modules without batch norms, which may depend on their modes, are looked into only where it does no harm.
+    """
+    model = _traced(module, _Tracer())
+    mode = _only_mode(module, model, _Tracer())
+    if mode is not None:
+        closed = _traced(module, _ClosedTracer())
+        if _only_mode(module, closed, _ClosedTracer()) is None:
+            return closed, None
+    return model, mode
+
+
+def _traced(module: torch.nn.Module, tracer: fx.Tracer) -> fx.GraphModule:
     """Return what the module does in its mode. Tensors that its forward function makes are left to the result alone."""
     own = set(vars(module))
     try:
-        return fx.GraphModule(module, _Tracer().trace(module), type(module).__name__)
+        return fx.GraphModule(module, tracer.trace(module), type(module).__name__)
     finally:
         for name in set(vars(module)) - own:
             delattr(module, name)
 
 
-def _only_mode(module: torch.nn.Module, code: str) -> bool | None:
-    """Return the module's mode if its code is another in the other one; else None."""
+def _only_mode(module: torch.nn.Module, model: fx.GraphModule, tracer: fx.Tracer) -> bool | None:
+    """Return the module's mode if what was traced in it, `model`, is not what it does in the other one; else None."""
+    for each in module.modules():
+        if isinstance(each, _OfOneMode):  # which does the same in both
+            return bool(each.meta[_MODE])
     modes = [(each, each.training) for each in module.modules()]
     mode = module.training
     for each, _ in modes:
         each.training = not mode
     try:
-        return None if _traced(module).code == code else mode
+        return None if _traced(module, tracer).code == model.code else mode
     except Exception:  # of any kind: it cannot be traced there
         return mode
     finally:
@@ -164,8 +181,17 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
         """Return whether a call of the module is a node."""
-        is_batch_norm = isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
-        return is_batch_norm or bool(super().is_leaf_module(m, module_qualified_name))
+        return isinstance(m, _BatchNorm) or bool(super().is_leaf_module(m, module_qualified_name))
+
+
+class _ClosedTracer(_Tracer):
+    """So are calls of modules without batch norms, but for torch's containers."""
+
+    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a call of the module is a node."""
+        has_none = not any(isinstance(each, _BatchNorm) for each in m.modules())
+        is_torchs = m.__module__.startswith("torch.nn")
+        return (has_none and not is_torchs) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _called(node: fx.Node, model: fx.GraphModule) -> Any:
