@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
+import hashlib
 import itertools
 import os
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
 _SUFFIX = ".part"
+_LONGEST = 100  # bytes of a name that is a part of another; file systems allow 255
 _KEPT = "resume"  # where others have the number of their process
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
 _numbers = itertools.count()
@@ -38,7 +40,9 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     # No glob of data files matches a name that begins with a dot.
     host = "".join(c if c.isalnum() else "_" for c in socket.gethostname())
-    prefix = os.path.join(folder, f".{name}.{host}-")
+    if len(os.fsencode(name)) > _LONGEST:  # or there would be no room for what else it has
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    prefix = os.path.join(folder, f".{name}.{host[:_LONGEST]}-")
     _remove_stale(prefix)
     temporary = f"{prefix}{_KEPT if keep else f'{os.getpid()}.{next(_numbers)}'}{_SUFFIX}"
     _under_way.add(temporary)

@@ -207,6 +207,33 @@ def test_other_metadata_stays(tmp_path: Path) -> None:
     assert fastbn.stream(tmp_path / "x.parquet").mean == [2.0]
 
 
+def test_types_that_spark_keeps_beside_parquet_are_those_of_the_copy(tmp_path: Path) -> None:
+    """Spark reads no column of another type than it keeps in JSON: of integers that became floats."""
+    key, vector = b"org.apache.spark.sql.parquet.row.metadata", {"type": "udt", "class": "VectorUDT"}
+    types = {"a": "long", "b": "double", "s": "string", "v": vector}
+    told = [{"name": name, "type": held, "nullable": False, "metadata": {}} for name, held in types.items()]
+    table = pa.table({"a": [1, 2, 4], "b": [1.0, 2.0, 4.0], "s": ["x", "y", "z"], "v": [[1.0], [2.0], [3.0]]})
+    table = table.replace_schema_metadata({key: json.dumps({"type": "struct", "fields": told})})
+    pq.write_table(table, tmp_path / "x.parquet")
+    for dtype, called in (("float32", "float"), ("float64", "double")):
+        path = tmp_path / f"{dtype}.parquet"
+        fastbn.standardize(tmp_path / "x.parquet", fastbn.stream(table, columns=["a"]), path, dtype=dtype)
+        found = json.loads(pq.read_schema(path).metadata[key])["fields"]
+        assert found == [{**told[0], "type": called, "nullable": True}, *told[1:]]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather", "orc"])
+def test_columns_that_had_no_gaps_may_get_some(tmp_path: Path, suffix: str) -> None:
+    fields = [pa.field(name, held, nullable=False) for name, held in (("a", pa.int32()), ("b", pa.float64()))]
+    pq.write_table(pa.table([[1, 2, 3], [1.0, np.nan, 3.0]], schema=pa.schema(fields)), tmp_path / "x.parquet")
+    moments = fastbn.stream(tmp_path / "x.parquet", nan="omit", nodata={"a": 3})
+    path = tmp_path / f"y.{suffix}"
+    fastbn.standardize(tmp_path / "x.parquet", moments, path, nodata={"a": 3})
+    found = pa.dataset.dataset(path, format={"feather": "ipc"}.get(suffix, suffix)).to_table()
+    found.validate(full=True)
+    assert found.to_pydict() == {"a": [-1.0, 1.0, None], "b": [-1.0, None, 1.0]}
+
+
 # Gaps.
 
 
@@ -657,6 +684,22 @@ def test_compressed_texts(tmp_path: Path, x: Array, suffix: str) -> None:
     assert fastbn.stream(tmp_path).count == 2 * len(x)
 
 
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "zst", "lz4"])
+def test_compressed_texts_in_several_parts(tmp_path: Path, suffix: str) -> None:
+    """As parallel compressors write them: a part that is damaged at its beginning is not the end of the text."""
+    parts = [pa.BufferOutputStream(), pa.BufferOutputStream()]
+    for part, text in zip(parts, (b"a\n1\n2\n", b"3\n4\n"), strict=True):
+        with pa.CompressedOutputStream(part, {"zst": "zstd", "gz": "gzip"}.get(suffix, suffix)) as stream:
+            stream.write(text)
+    first, second = (part.getvalue().to_pybytes() for part in parts)
+    path = tmp_path / f"x.csv.{suffix}"
+    path.write_bytes(first + second)
+    assert fastbn.stream(path).mean == [2.5]
+    path.write_bytes(first + b"\0" + second[1:])
+    with pytest.raises(ValueError, match=rf"x\.csv\.{suffix} cannot be read"):
+        fastbn.stream(path)
+
+
 @pytest.mark.parametrize("delimiter", [",", "|"])
 @pytest.mark.parametrize(
     ("line", "options"),
@@ -897,6 +940,9 @@ def test_what_a_text_does_not_hold_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds what is in .*z\.parquet, got .*y\.csv.*'\\u2192'"):
         fastbn.standardize(tmp_path / "z.parquet", moments, tmp_path / "y.csv", encoding="latin-1")
     assert not (tmp_path / "y.csv").exists()
+    pq.write_table(pa.table({"a": [1.0, 3.0], "of them": [{"x": 1.0}, {"x": 2.0}]}), tmp_path / "s.parquet")
+    with pytest.raises(ValueError, match=r"\(column 'of them'\)"):
+        fastbn.standardize(tmp_path / "s.parquet", moments, tmp_path / "y.csv")
 
 
 def test_comments_behind_names(tmp_path: Path) -> None:

@@ -239,3 +239,18 @@ def test_wide_tables_are_read_in_parts(tmp_path: Path, rng: np.random.Generator)
         moments = fastbn.stream(folder)
     fastbn.standardize(folder, moments, tmp_path / "y.npy", memory=LEAST)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy").std(axis=0), 1, rtol=1e-12)
+
+
+LOGS = ["_delta_log/0.json", ".hoodie/a", "_spark_metadata/0", "_temporary/0/part.parquet", "a/v1.metadata.json"]
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_folders_of_which_not_all_files_count(tmp_path: Path, log: str) -> None:
+    """Delta Lake, Hudi, Iceberg and Spark say in files of their own which they are; a sum of all is no answer."""
+    pq.write_table(pa.table({"v": [1.0, 2.0]}), tmp_path / "new.parquet")
+    (tmp_path / log).parent.mkdir(parents=True)
+    (tmp_path / log).write_text("{}")
+    with pytest.raises(ValueError, match=r"source must be a folder of which all files count, got .* with "):
+        fastbn.stream(tmp_path)
+    batches = ds.dataset([tmp_path / "new.parquet"]).to_batches()
+    assert fastbn.stream(batches).mean == fastbn.stream([tmp_path / "new.parquet"]).mean == [1.5]

@@ -461,6 +461,44 @@ def test_a_broken_link_in_a_folder_is_named(tmp_path: Path, x: Array, rng: np.ra
         fastbn.stream(images)
 
 
+def test_a_link_to_itself_in_a_folder_is_left_out(tmp_path: Path, x: Array) -> None:
+    datafiles.save_npy(tmp_path, x)
+    (tmp_path / "y.npy").symlink_to("y.npy")
+    left_out: list[str] = []
+    assert_streamed(fastbn.stream(tmp_path, on_error=lambda name, error: left_out.append(name)), x)
+    assert left_out == [str(tmp_path / "y.npy")]
+
+
+# What is no file.
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.csv", "x.csv.gz", "x.parquet", "x.h5", "x.png"])
+def test_pipes_are_refused(tmp_path: Path, name: str) -> None:
+    """They would be read for ever, or in part."""
+    os.mkfifo(tmp_path / name)
+    for source in (tmp_path / name, tmp_path):
+        with pytest.raises(OSError, match=rf"read more than once, got a pipe or a device: '.*{name}'"):
+            fastbn.stream(source)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "csv", "csv.gz", "parquet", "feather", "orc"])
+@pytest.mark.parametrize("name", ["2024-01-01T12:00", "file:x", "s3:x", "-x", "a\nb", "\udcff", "n" * 200], ids=ascii)
+def test_names_are_names_of_files(
+    tmp_path: Path, x: Array, name: str, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a library would take them for: an address of another file system, an option, a text in UTF-8."""
+    monkeypatch.chdir(tmp_path)
+    fastbn.standardize(pa.table({"a": x[:, 0]}), fastbn.Moments(1, [0.0], [1.0]), f"{name}.{suffix}")
+    assert os.listdir() == [f"{name}.{suffix}"]
+    assert_streamed(fastbn.stream(f"{name}.{suffix}"), x[:, :1])
+
+
+@pytest.mark.parametrize("path", ["s3://x/x.parquet", "https://x.org/x.zarr", "file:///x.feather", "gs://x/x.csv"])
+def test_addresses_are_no_files(path: str) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape(path)):
+        fastbn.stream(path)
+
+
 # Files that are unusual, and right.
 
 

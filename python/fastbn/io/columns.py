@@ -11,6 +11,7 @@ from fastbn.io.options import INDEX, NO_NUMBERS, Array
 from fastbn.io.sources import UnreadableError, needed
 
 pa = needed("pyarrow", "Tables")
+_PANDAS, _SPARK = b"pandas", b"org.apache.spark.sql.parquet.row.metadata"
 
 
 def compute() -> Any:
@@ -52,37 +53,41 @@ class Field(NamedTuple):
 
 def fields_of(schema: Any) -> list[Field]:
     """Return the columns of a schema, of which those of pandas' index do not count."""
-    index = {name for name in _pandas(schema).get("index_columns", ()) if isinstance(name, str)}
+    index = {name for name in _told(schema, _PANDAS, "columns").get("index_columns", ()) if isinstance(name, str)}
     return [Field.of(each.name, each.type, INDEX if each.name in index else "") for each in schema]
 
 
 def described(schema: Any, numbers: list[int], dtype: np.dtype[Any]) -> Any:
-    """Return a schema in which the columns of these numbers are of a floating-point type, for pandas too."""
-    fields, told = list(schema), _pandas(schema)
+    """Return a schema in which the columns of these numbers are of a floating-point type, for pandas and Spark too."""
+    fields, pandas, spark = list(schema), _told(schema, _PANDAS, "columns"), _told(schema, _SPARK, "fields")
     for number in numbers:
-        fields[number] = fields[number].with_type(pa.from_numpy_dtype(dtype))
-    schema, names = pa.schema(fields, metadata=schema.metadata), {fields[number].name for number in numbers}
-    for column in told.get("columns", ()):
+        fields[number] = fields[number].with_type(pa.from_numpy_dtype(dtype)).with_nullable(True)
+    names, metadata = {fields[number].name for number in numbers}, dict(schema.metadata or {})
+    for column in pandas.get("columns", ()):
         if column.get("field_name", column.get("name")) in names:
             column.update(pandas_type=dtype.name, numpy_type=dtype.name, metadata=None)
-    return schema.with_metadata({**schema.metadata, b"pandas": json.dumps(told).encode()}) if told else schema
+    for column in spark.get("fields", ()):
+        if column.get("name") in names:
+            column.update(type="double" if dtype.itemsize == 8 else "float", nullable=True)
+    metadata |= {key: json.dumps(told).encode() for key, told in ((_PANDAS, pandas), (_SPARK, spark)) if told}
+    return pa.schema(fields, metadata=metadata or None)
 
 
 def described_index(schema: Any) -> tuple[str | None, range]:
     """Return name and values of pandas' index where a schema says them and no column has them; else none."""
-    for index in _pandas(schema).get("index_columns", ()):
+    for index in _told(schema, _PANDAS, "columns").get("index_columns", ()):
         if isinstance(index, dict) and index.get("kind") == "range":
             return index["name"], range(index["start"], index["stop"], index["step"])
     return None, range(0)
 
 
-def _pandas(schema: Any) -> dict[str, Any]:
-    """Return what pandas wrote of a frame, empty where it did not."""
+def _told(schema: Any, writer: bytes, columns: str) -> dict[str, Any]:
+    """Return what a writer keeps beside Parquet's own types, with a list of columns; empty where it did not."""
     try:
-        told = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+        told = json.loads((schema.metadata or {}).get(writer, b"{}"))
     except ValueError:
         return {}
-    whole = isinstance(told, dict) and all(isinstance(column, dict) for column in told.get("columns", ()))
+    whole = isinstance(told, dict) and all(isinstance(column, dict) for column in told.get(columns, ()))
     return told if whole else {}
 
 

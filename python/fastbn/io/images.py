@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastbn.io.options import IMAGE_MODES, MAX_PIXELS, Array, Options
-from fastbn.io.places import Place, suffix_of
+from fastbn.io.places import Place, refuse_streams, suffix_of
 from fastbn.io.sources import Block, NoData, Ring, Source, UnreadableError, chosen_columns, naming, needed
 
 _WORKERS = min(8, os.cpu_count() or 1)
@@ -266,6 +266,7 @@ def _header_of(path: str, options: Options) -> _Header:
 
 def _reader_of(path: str) -> _Reader:
     """Return what reads a file as it is stored, by its first bytes, whatever it is called."""
+    refuse_streams(path)
     with open(path, "rb") as file:
         head = file.read(26)
     begun = (reader for begin, _, reader in _FORMATS if re.match(begin, head))

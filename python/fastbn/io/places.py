@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ IMAGES = frozenset(
 _SEVERAL = ("npz", "hdf5", "zarr", "netcdf")  # formats that hold several arrays
 _OF_ARRAYS = ("__array__", "__array_interface__", "__dlpack__", "dtype")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+# What Delta Lake, Hudi, Spark and Iceberg keep beside files of which they no longer, or do not yet, count all.
+_LOGS = re.compile(r"^(_delta_log|\.hoodie|_spark_metadata|_temporary)$|\.metadata\.json$")
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -117,6 +120,13 @@ def replaces(path: str, files: Iterable[str]) -> bool:
         or (inside is not None and os.path.realpath(file).startswith(inside))
         for file in files
     )
+
+
+def refuse_streams(path: str) -> None:
+    """Raise OSError for what can be read once alone, or never ends, or is not there."""
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError(errno.ESPIPE, "must be a file, which can be read more than once, got a pipe or a device", path)
 
 
 def already_there(path: str, hint: str = "overwrite=True, --force, replaces it") -> FileExistsError:
@@ -243,10 +253,24 @@ def _files(folder: str) -> Iterator[str]:
         if real in above:
             continue
         with os.scandir(path) as entries:
-            seen = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-        inner = [entry.path for entry in seen if entry.is_dir() and format_of(entry.name) != "zarr"]
-        yield from (entry.path for entry in seen if not entry.is_dir() or format_of(entry.name) == "zarr")
+            seen = sorted(entries, key=lambda entry: entry.name)
+        for log in filter(_LOGS.search, (entry.name for entry in seen)):
+            raise ValueError(
+                f"source must be a folder of which all files count, got {path!r} with {log!r}, which says that some do "
+                "not (give a list of those that do, or batches of rows from what reads such tables)"
+            )
+        seen = [entry for entry in seen if not entry.name.startswith(".")]
+        inner = [entry.path for entry in seen if _is_folder(entry)]
+        yield from (entry.path for entry in seen if not _is_folder(entry))
         waiting += [(each, (*above, real)) for each in reversed(inner)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether something in a folder is one too, and no Zarr store; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir() and format_of(entry.name) != "zarr"
+    except OSError:
+        return False
 
 
 def _joined(places: Iterable[Place]) -> list[Place]:

@@ -15,7 +15,7 @@ import numpy as np
 from fastbn._moments.provenance import frame_columns
 from fastbn.io.checkpoints import Checkpoint, Progress
 from fastbn.io.options import Options
-from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of
+from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of, refuse_streams
 from fastbn.io.sources import Block, Source, UnreadableError, naming
 
 _LEAST_AHEAD = 1 << 16  # bytes of a source; to start a thread for less takes longer than to read it
@@ -39,6 +39,8 @@ def failing(place: Place) -> Iterator[None]:
 
 def opened(place: Place, options: Options) -> Source:
     """Open a place. A frame is a table, unless its rows are features or all of it is one array of NumPy."""
+    for path in place.files if place.format != "images" else ():  # of which there are many
+        refuse_streams(path)
     module = "images" if place.format == "images" else "tables" if place.format in TABLES.values() else "arrays"
     if is_frame(place.array):
         types = set(getattr(place.array, "dtypes", ()))

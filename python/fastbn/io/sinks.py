@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -81,8 +80,10 @@ class FileSink:
                 raise
             said = str(error).strip().partition("\n")[0]
             fields = values.schema if self._tabular else ()
-            of_it = (field for field in fields if re.search(rf"(?<!\w){re.escape(str(field.type))}(?!\w)", said))
-            what = "".join(f" (column {field.name!r})" for field in itertools.islice(of_it, 1))
+            of_it = [field for field in fields if re.search(rf"(?<!\w){re.escape(str(field.type))}(?!\w)", said)]
+            # Others may be a part of its type.
+            longest = max(of_it, key=lambda field: len(str(field.type)), default=None)
+            what = "" if longest is None else f" (column {longest.name!r})"
             raise ValueError(
                 f"out must be of a format that holds what is in {name}, got {self._target.name!r}: {said}{what}"
             ) from error

@@ -7,6 +7,7 @@ columns at a time where all would be too many.
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -201,13 +202,14 @@ class _ParquetTable:
 
     def __init__(self, place: Place, options: Options) -> None:
         parquet = needed("pyarrow.parquet", "Tables")
-        metadata = parquet.read_metadata(place.files[0])
+        file = pa.OSFile(os.fsencode(place.files[0]))  # for pyarrow some names are addresses
+        self.close = file.close
+        metadata = parquet.read_metadata(file)
         self._columns = _column_bytes(metadata)
         # Columns that are shorter than a buffer are read whole, without one.
         buffer = _BUFFER if max(self._columns.values(), default=0) > _BUFFER else 0
         how: dict[str, Any] = {"metadata": metadata, "buffer_size": buffer, "pre_buffer": False}
-        self._file = parquet.ParquetFile(place.files[0], **how)
-        self.close = self._file.close
+        self._file = parquet.ParquetFile(file, **how)
         self._name, self._options, self.schema = place.name, options, self._file.schema_arrow
         self.fields = fields_of(self.schema)
         self.rows, self.width = metadata.num_rows, len(self.fields)
@@ -288,18 +290,19 @@ class _ArrowTable:
     """A Feather (Arrow) or ORC file, by pyarrow.dataset, or a data frame in memory. A place is a number of batches."""
 
     def __init__(self, place: Place, options: Options) -> None:
-        self._options, self._format = options, {"arrow": "ipc"}.get(place.format, place.format)
+        self._options, self._format = options, place.format
         marks: dict[int, dict[str, Any]] = {}
         if place.array is not None:
             self._held, marks = _arrow(place.array, options)
             self.schema, self.rows = self._held.schema, self._held.num_rows
         else:
-            with open(place.files[0], "rb") as file:
-                head = file.read(4) if self._format == "ipc" else b""
+            file, dataset = pa.OSFile(os.fsencode(place.files[0])), needed("pyarrow.dataset", "Tables")
+            self.close = file.close
+            head = file.read(4)
             if head in _OTHER_ARROW:
                 raise UnreadableError(f"{place.name} must be an Arrow file, got {_OTHER_ARROW[head]}")
-            dataset = needed("pyarrow.dataset", "Tables").dataset(place.files[0], format=self._format)
-            self._held = next(dataset.get_fragments())
+            reader = dataset.OrcFileFormat if self._format == "orc" else dataset.IpcFileFormat
+            self._held = reader().make_fragment(file)
             self.schema, self.rows = self._held.physical_schema, self._held.count_rows()
         fields = enumerate(fields_of(self.schema))
         self.fields = [field._replace(**marks.get(number, {})) for number, field in fields]
@@ -398,18 +401,16 @@ class TableWriter(Writer):
         self._text = target.format == "text"
         self._decimal, self._single = options.decimal, len(schema) == 1
         with ExitStack() as stack:
+            stream = stack.enter_context(pa.OSFile(os.fsencode(path), "wb"))
             if target.format == "parquet":
-                self._writer = needed("pyarrow.parquet", "Tables").ParquetWriter(path, schema)
+                self._writer = needed("pyarrow.parquet", "Tables").ParquetWriter(stream, schema)
             elif target.format == "orc":
-                self._writer = needed("pyarrow.orc", "ORC tables").ORCWriter(path)
+                self._writer = needed("pyarrow.orc", "ORC tables").ORCWriter(stream)
             elif target.format == "arrow":
-                self._writer = pa.ipc.new_file(path, schema)
+                self._writer = pa.ipc.new_file(stream, schema)
             else:
                 csv = needed("pyarrow.csv", "Tables")
-                packed = compression_of(target.path)
-                plain = packed is None and options.encoding == "utf-8"  # which pyarrow writes without Python
-                stream: Any = pa.OSFile(path, "wb") if plain else open(path, "wb")  # noqa: SIM115 (the next line closes it)
-                stream = stack.enter_context(compressed(stack.enter_context(stream), packed, "wb"))
+                stream = stack.enter_context(compressed(stream, compression_of(target.path), "wb"))
                 if options.encoding != "utf-8":
                     stream = codecs.EncodedFile(stream, "utf-8", options.encoding)
                 delimiter = delimiter_of(target.path, options)

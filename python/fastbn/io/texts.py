@@ -230,8 +230,8 @@ class TextTable:
         """Yield the text in UTF-8 from a place on, as it comes."""
         compression, encoding = compression_of(self._path), self._options.encoding
         decode = codecs.getincrementaldecoder(encoding)().decode
-        with open(self._path, "rb") as file:
-            total, stream = os.fstat(file.fileno()).st_size, compressed(file, compression, "rb")
+        with pa.OSFile(os.fsencode(self._path)) as file:
+            total, stream = file.size(), compressed(file, compression, "rb")
             if compression is None and encoding == "utf-8":
                 start = file.seek(start) - start
             data = b" "
@@ -263,12 +263,11 @@ def delimiter_hint(names: Sequence[str], blank: bool = False) -> str:
 
 
 def compressed(file: Any, compression: str | None, mode: str) -> Any:
-    """Return what reads ("rb") or writes ("wb") a compressed text through a file."""
-    if compression in ("zstd", "lz4"):  # that Python has nothing for
-        through = pa.CompressedInputStream if mode == "rb" else pa.CompressedOutputStream
-        return through(pa.PythonFile(file, mode=mode[0]), compression)
-    module = {"gzip": "gzip", "bz2": "bz2", "xz": "lzma"}.get(compression or "")
-    return file if module is None else needed(module, "Compressed texts").open(file, mode)
+    """Return what reads ("rb") or writes ("wb") a compressed text through a file of pyarrow's."""
+    if compression == "xz":  # which pyarrow has not
+        return needed("lzma", "Compressed texts").open(file, mode)
+    through = pa.CompressedInputStream if mode == "rb" else pa.CompressedOutputStream
+    return file if compression is None else through(file, compression)
 
 
 def _decoded(name: str, line: bytes) -> str:
