@@ -357,6 +357,31 @@ def test_wide_tables_of_other_kinds(tmp_path: Path, rng: np.random.Generator, su
 # Columns that are left out.
 
 
+def test_tables_of_long_texts_are_copied_in_small_parts(tmp_path: Path, rng: np.random.Generator) -> None:
+    texts = [rng.bytes(100_000) for _ in range(50)]
+    table = pa.table({"v": rng.normal(size=50), "image": texts})
+    pq.write_table(table, tmp_path / "x.parquet")
+    fastbn.standardize(tmp_path / "x.parquet", fastbn.stream(table), tmp_path / "y.parquet", memory=LEAST)
+    found = pq.ParquetFile(tmp_path / "y.parquet")
+    assert found.read().column("image").to_pylist() == texts
+    groups = [found.metadata.row_group(number).total_byte_size for number in range(found.metadata.num_row_groups)]
+    assert max(groups) < LEAST
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux says how much was read")
+@pytest.mark.parametrize("suffix", ["feather", "orc"])
+def test_files_of_arrow_are_read_once(tmp_path: Path, rng: np.random.Generator, suffix: str) -> None:
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])  # rchar
+
+    path, table = tmp_path / f"x.{suffix}", pa.table({"v": rng.normal(size=2_000_000)})
+    pa.feather.write_feather(table, path) if suffix == "feather" else pa.orc.write_table(table, path)
+    fastbn.stream(path)  # which imports what it needs
+    before = read()
+    assert fastbn.stream(path).count == 2_000_000
+    assert read() - before < 1.5 * path.stat().st_size
+
+
 def test_a_column_of_almost_numbers_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b,c,d\n1,2,x,?\n3,?,y,4\n5,6,z,7\n")
     with pytest.warns(RuntimeWarning, match="left out, for not all of it are numbers") as caught:

@@ -229,7 +229,7 @@ class _ParquetTable:
             if name in names:
                 raise UnreadableError(f"{self._name} must have columns of different names, got {name!r} more than once")
         slabs = {0: names} if everything or together else self._slabs(names)
-        size = self._rows(max(1, *map(len, slabs.values())), _REWRITTEN if everything else _COPIES)
+        size = self._rows(max(1, *map(len, slabs.values())), everything)
         pool = pa.default_memory_pool()
         at, begin, total = 0, 0, self.rows * len(slabs)
         if start >= total:
@@ -264,11 +264,13 @@ class _ParquetTable:
             held += nbytes
         return slabs
 
-    def _rows(self, columns: int, copies: int) -> int:
+    def _rows(self, columns: int, everything: bool) -> int:
         """Return how many rows of so many columns are read at a time; where their pages fill the memory, not many."""
-        pages, memory = min(_PAGES, max(self._columns.values(), default=0)) * columns, self._options.memory
-        left = min(self._options.block_bytes, max(memory - pages, memory // 8) // 3)
-        return max(_LEAST_ROWS, left // ((copies * 8 + self._options.beside) * columns))
+        longest, memory = max(self._columns.values(), default=0), self._options.memory
+        left = min(self._options.block_bytes, max(memory - min(_PAGES, longest) * columns, memory // 8) // 3)
+        row = ((_REWRITTEN if everything else _COPIES) * 8 + self._options.beside) * columns
+        text = longest // max(1, *self._counts) if everything else 0  # bytes of one, if texts are what takes most
+        return max(1, min(_LEAST_ROWS, left // (text + 1)), left // (row + _COPIES * text))
 
 
 def _column_bytes(metadata: Any) -> dict[str, int]:
@@ -303,7 +305,9 @@ class _ArrowTable:
                 raise UnreadableError(f"{place.name} must be an Arrow file, got {_OTHER_ARROW[head]}")
             reader = dataset.OrcFileFormat if self._format == "orc" else dataset.IpcFileFormat
             self._held = reader().make_fragment(file)
-            self.schema, self.rows = self._held.physical_schema, self._held.count_rows()
+            self.schema = self._held.physical_schema
+            with pa.memory_map(os.fsencode(place.files[0])) as mapped:  # else all values are read to count them
+                self.rows = reader().make_fragment(mapped).count_rows()
         fields = enumerate(fields_of(self.schema))
         self.fields = [field._replace(**marks.get(number, {})) for number, field in fields]
         self.width = len(place.array.columns) if hasattr(place.array, "index") else len(self.fields)
