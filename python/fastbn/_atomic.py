@@ -29,8 +29,10 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
     The data are on the disk before the name is. Whatever is raised, the temporary file or folder is removed, and
     OSError speaks of ``path``. With ``keep`` it stays, under a name that is the same the next time, which one run alone
     can have. A link stays one, and what it leads to is replaced. A device or a pipe is no file that could be replaced:
-    it is written to as it is.
+    it is written to as it is. No file replaces a folder.
     """
+    if not os.fspath(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)  # and not the folder that we are in
     target = os.path.realpath(path)
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
         yield target
@@ -114,8 +116,8 @@ def _put(temporary: str, target: str) -> None:
     """
     with suppress(OSError):  # nothing was there, or the file system has no modes
         os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-    if not os.path.isdir(target):
-        os.replace(temporary, target)
+    if not (os.path.isdir(target) and os.path.isdir(temporary)):
+        os.replace(temporary, target)  # IsADirectoryError where a file would replace a folder
         return
     if _exchanged(temporary, target):
         removed(temporary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +330,26 @@ def test_what_appears_meanwhile_is_not_replaced(name: str, tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == sorted(["x.csv", name])
     if name != "y":
         fastbn.standardize(tmp_path / "x.csv", MOMENTS, tmp_path / name, overwrite=True)
+
+
+@pytest.mark.parametrize("save", [MOMENTS.save, fastbn.BatchNorm(2).save], ids=["Moments", "BatchNorm"])
+def test_no_file_replaces_a_folder(
+    save: Callable[[str | Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would take everything in it away; an empty name is none of the folder that one is in."""
+    folder = tmp_path / "folder.npz"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").write_text("precious")
+    monkeypatch.chdir(folder)
+    for path in (folder, f"{folder}/", ".", "inner"):
+        with pytest.raises(IsADirectoryError):
+            save(path)
+    with pytest.raises(FileNotFoundError):
+        save("")
+    with pytest.raises(ValueError, match=r"out must be a folder or a file of a known format .*, got ''"):
+        fastbn.standardize(X, MOMENTS, "")
+    for checkpoint in ("", 3):
+        with pytest.raises(TypeError, match="checkpoint must be the path of a file, got "):
+            fastbn.stream(X, checkpoint=checkpoint)  # type: ignore[arg-type]
+    assert (folder / "inner" / "file").read_text() == "precious"
+    assert (os.listdir(tmp_path), os.listdir(folder)) == ([folder.name], ["inner"])

@@ -60,10 +60,11 @@ def _scale(name: str, value: Any) -> float:
 
 
 def _columns(name: str, value: Any) -> tuple[int | str, ...]:
-    valid = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    if not valid or not all(_is_column(column) for column in value):
+    columns = value.tolist() if hasattr(value, "tolist") else value  # of NumPy, or the columns of a frame
+    valid = isinstance(columns, Sequence) and not isinstance(columns, (str, bytes))
+    if not valid or not all(_is_column(column) for column in columns):
         raise TypeError(f"{name} must be a list of names and numbers, got {value!r}")
-    return tuple(column if isinstance(column, str) else int(column) for column in value)
+    return tuple(column if isinstance(column, str) else int(column) for column in columns)
 
 
 def _is_column(value: Any) -> bool:
@@ -135,6 +136,12 @@ def _memory(name: str, value: Any) -> int:
     return nbytes
 
 
+def _path(name: str, value: Any) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise TypeError(f"{name} must be the path of a file, got {value!r}")
+    return value
+
+
 def _on_error(name: str, value: Any) -> OnError:
     if callable(value) or value in ("raise", "skip"):
         return value  # type: ignore[no-any-return]
@@ -198,7 +205,7 @@ class Options:
     every: float = _checked(5.0, _real)
     resume: bool = _checked(False, checked_flag)
     overwrite: bool = _checked(False, checked_flag)
-    checkpoint: Path | None = None
+    checkpoint: Path | None = _checked(None, _path)
     progress: Report | None = _checked(None, _progress)
     note: Callable[[str], object] = warn
     beside: int = 0

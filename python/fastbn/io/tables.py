@@ -443,8 +443,8 @@ class TableWriter(Writer):
             return rows
         columns = list(rows.columns)
         for number, field in enumerate(rows.schema):
-            if pa.types.is_floating(field.type):
-                column = columns[number].fill_null(np.nan) if self._single else columns[number]
+            if (floating := pa.types.is_floating(field.type)) or pa.types.is_decimal(field.type):
+                column = columns[number].fill_null(np.nan) if self._single and floating else columns[number]
                 if self._decimal != ".":
                     column = compute().replace_substring(column.cast(pa.string()), ".", self._decimal)
                 columns[number] = column

@@ -126,7 +126,7 @@ def target_of(out: Path) -> Target:
     suffix = suffix_of(path)
     if suffix in FORMATS:
         return Target(FORMATS[suffix], path.rstrip(os.sep))
-    if suffix and not path.endswith(os.sep):
+    if not path or (suffix and not path.endswith(os.sep)):
         raise ValueError(f"out must be a folder or a file of a known format ({', '.join(FORMATS)}), got {path!r}")
     return Target("folder", path.rstrip(os.sep) or os.sep)
 
