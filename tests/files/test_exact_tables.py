@@ -954,6 +954,22 @@ def test_the_decimal_point_is_not_the_delimiter(tmp_path: Path, x: Array) -> Non
     assert not (tmp_path / "y.csv").exists()
 
 
+def test_all_numbers_of_a_text_have_one_decimal_point(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"price": [Decimal("1.50"), Decimal("-2.25")], "x": [1.5, 2.5], "y": [0.5, None]})
+    spelling: dict[str, Any] = {"decimal": ",", "delimiter": ";"}
+    fastbn.standardize(frame, fastbn.stream(frame, columns=["x"]), tmp_path / "y.csv", **spelling)
+    found = pd.read_csv(tmp_path / "y.csv", decimal=",", sep=";")
+    np.testing.assert_array_equal(found["price"], [1.5, -2.25])
+    assert fastbn.stream(tmp_path / "y.csv", nan="omit", **spelling).names == ("price", "x", "y")
+
+
+@pytest.mark.parametrize("of", [pd.Index, pd.Series, np.array, pl.Series, iter, tuple])
+def test_columns_of_any_list(of: Callable[[Any], Any]) -> None:
+    frame = pd.DataFrame({"a": [1.0], "b": [2.0]})
+    assert fastbn.stream(frame, columns=of(["b", "a"])).names == ("b", "a")
+    assert fastbn.stream(frame, columns=of([1])).mean == [2.0]
+
+
 def test_what_a_text_does_not_hold_is_named(tmp_path: Path) -> None:
     table = pa.table({"a": [1.0, 3.0], "deep": [[1, 2], [3]], "é": ["\u2192", "b"]})
     pq.write_table(table, tmp_path / "x.parquet")

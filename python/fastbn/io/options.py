@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
@@ -60,9 +60,10 @@ def _scale(name: str, value: Any) -> float:
 
 
 def _columns(name: str, value: Any) -> tuple[int | str, ...]:
-    columns = value.tolist() if hasattr(value, "tolist") else value  # of NumPy, or the columns of a frame
-    valid = isinstance(columns, Sequence) and not isinstance(columns, (str, bytes))
-    if not valid or not all(_is_column(column) for column in columns):
+    # What has no order is no list; an array, or the columns of a frame, is one.
+    listed = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Set, Mapping))
+    columns: list[Any] = list(value) if listed and getattr(value, "ndim", 1) == 1 else [None]
+    if not all(_is_column(column) for column in columns):
         raise TypeError(f"{name} must be a list of names and numbers, got {value!r}")
     return tuple(column if isinstance(column, str) else int(column) for column in columns)
 
