@@ -79,6 +79,24 @@ def test_netcdf_takes_the_attributes_that_it_can_hold(tmp_path: Path) -> None:
         assert set(variable.attrs) == {"units", "valid"}
 
 
+@pytest.mark.parametrize("suffix", ["h5", "nc"])
+def test_attributes_keep_their_types(suffix: str, tmp_path: Path) -> None:
+    told = {"flags": np.array([1, 2], "i1"), "first": np.float32(0.1), "count": np.uint16(3), "units": "K", "half": 0.5}
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "nc":
+        xr.DataArray(X, dims=("t", "k"), name="a", attrs=told).to_netcdf(path, engine="h5netcdf")
+    else:
+        with h5py.File(path, "w") as file:
+            file["a"] = X
+            file["a"].attrs.update({**told, "half": np.float16(0.5)})
+    fastbn.standardize(path, MOMENTS, tmp_path / f"z.{suffix}")
+    with h5py.File(tmp_path / f"z.{suffix}") as file:
+        found = dict(file["a"].attrs)
+    for name, value in told.items():
+        np.testing.assert_array_equal(found[name], value)
+        assert np.asarray(found[name]).dtype == np.asarray(value).dtype
+
+
 def test_a_store_in_which_some_arrays_have_no_names_of_dimensions(tmp_path: Path) -> None:
     path = tmp_path / "x.zarr"
     xr.Dataset({"a": (("time", "x"), X)}).to_zarr(path, mode="w", zarr_format=2, consolidated=False)

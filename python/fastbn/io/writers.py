@@ -37,6 +37,9 @@ _OWN = {
 }
 
 
+_PLAIN = "?bBhHiIlLqQfd"  # types of numbers that attributes keep
+
+
 class Target(NamedTuple):
     """A file, or a folder (``format`` "folder") of one file for each that is read; ``member`` names the array in it.
 
@@ -191,11 +194,12 @@ def _told(attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _simple(attrs: Mapping[str, Any], types: str = "biufU") -> dict[str, Any]:
-    """Return those that HDF5 has too: numbers and texts, and arrays of these; NetCDF has no booleans."""
+    """Return those that HDF5 has too, of their types: numbers and texts, and arrays; NetCDF has no booleans."""
     found: dict[str, Any] = {}
     for key, value in _told(attrs).items():
         with suppress(ValueError):  # of lists of other lengths
-            found |= {key: value} if np.asarray(value).dtype.kind in types else {}
+            held = attrs[key] if np.asarray(attrs[key]).dtype.char in _PLAIN else value
+            found |= {key: held} if np.asarray(held).dtype.kind in types else {}
     return found
 
 
