@@ -248,7 +248,7 @@ def opened(path: Path, name: str) -> Array:
     return np.asarray(zarr.open_group(path, mode="r")[name][...])
 
 
-@pytest.mark.parametrize("out", ["k.h5:.", "k.npz:./", "k.zarr:.//."])
+@pytest.mark.parametrize("out", ["k.h5:.", "k.npz:./", "k.zarr:.//.", "k.zarr:zarr.json", "k.zarr:g/.zarray"])
 def test_a_name_that_names_nothing(out: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"out must name an array, got '.*{out}'"):
         fastbn.standardize(X, MOMENTS, f"{tmp_path}/{out}")

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -37,6 +38,7 @@ _OWN = {
 }
 
 
+_ZARR_FILE = re.compile(r"zarr\.json|\.z(array|attrs|group|metadata)").fullmatch
 _PLAIN = "?bBhHiIlLqQfd"  # types of numbers that attributes keep
 
 
@@ -123,7 +125,9 @@ def target_of(out: Path) -> Target:
     path = os.fspath(out)
     bare, member = split(path)
     if member:
-        if not _plain(member):
+        # What describes a Zarr store or an array in it is a file, for which an array's folder would be put.
+        describes = suffix_of(bare) == ".zarr" and any(map(_ZARR_FILE, member.split("/")))
+        if describes or not _plain(member):
             raise ValueError(f"out must name an array, got {path!r}")
         return Target(FORMATS[suffix_of(bare)], bare, _plain(member), True)
     suffix = suffix_of(path)
