@@ -487,6 +487,8 @@ def test_names_are_names_of_files(
     tmp_path: Path, x: Array, name: str, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a library would take them for: an address of another file system, an option, a text in UTF-8."""
+    if name == "\udcff" and sys.platform != "linux":
+        pytest.skip("names are in UTF-8 here")
     monkeypatch.chdir(tmp_path)
     fastbn.standardize(pa.table({"a": x[:, 0]}), fastbn.Moments(1, [0.0], [1.0]), f"{name}.{suffix}")
     assert os.listdir() == [f"{name}.{suffix}"]
