@@ -39,7 +39,9 @@ _SEVERAL = ("npz", "hdf5", "zarr", "netcdf")  # formats that hold several arrays
 _OF_ARRAYS = ("__array__", "__array_interface__", "__dlpack__", "dtype")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # What Delta Lake, Hudi, Spark and Iceberg keep beside files of which they no longer, or do not yet, count all.
-_LOGS = re.compile(r"^(_delta_log|\.hoodie|_spark_metadata|_temporary)$|\.metadata\.json$")
+_LOGS = re.compile(
+    r"^(_delta_log|\.hoodie|_spark_metadata|_temporary|(v\d+|\d{5}-[-0-9a-f]{36})(\.gz)?\.metadata\.json)$"
+)
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
