@@ -740,10 +740,11 @@ py::object as_method(const Arguments& arguments) {
     return owned(PyInstanceMethod_New(arguments.value.value));
 }
 
+using A = Arguments;
+
 }  // namespace
 
 void add_tensor_functions(PyObject* module) {
-    using A = Arguments;
     static PyMethodDef functions[] = {
         Function<register_torch>::entry("register_torch", {&A::value}),
         Function<follow_threads>::entry("follow_threads", {&A::n}),
