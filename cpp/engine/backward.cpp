@@ -60,8 +60,8 @@ public:
         dbias = out.dbias;
     }
 
-    // Statistics, and the coefficients from which the activation's input z, and with it its sign,
-    // follows as it did in the forward pass.
+    // The statistics that the sums are taken about, and the coefficients from which the
+    // activation's input z, and with it its sign, follows as it did in the forward pass.
     void prepare(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
         Arrays arrays(memory.staging + parameters_begin_);
@@ -70,19 +70,19 @@ public:
         ChannelParameters channels{};
         read_means(slab, arrays, channels);
         channels.invstd = invstd->read(slab.channel, n, arrays);
-        std::copy_n(channels.mean, n, buffers.mean + first);
-        std::copy_n(channels.invstd, n, buffers.invstd + first);
-        replicate_columns(buffers.mean + first, n, plan->layout);
-        replicate_columns(buffers.invstd + first, n, plan->layout);
+        if (plan->reduces) {
+            std::copy_n(channels.mean, n, buffers.mean + first);
+            std::copy_n(channels.invstd, n, buffers.invstd + first);
+            replicate_columns(buffers.mean + first, n, plan->layout);
+            replicate_columns(buffers.invstd + first, n, plan->layout);
+        }
         bool out_of_range = false;
         if (has_activation()) {
             channels.weight = weight->read(slab.channel, n, arrays);
             channels.bias = bias->read(slab.channel, n, arrays);
             out_of_range = fold_affine(channels, kernels_.computed, n, plan->layout,
                                        from(buffers.z, kernels_.computed, first));
-            if (plan->wraps(slab)) {
-                wrap_round(buffers.z, kernels_.computed, Workspace::buffer_size(*plan));
-            }
+            wrap_round(buffers.z, kernels_.computed, *plan, slab);
         }
         note_out_of_range(*plan, memory, out_of_range);
     }
@@ -94,7 +94,7 @@ public:
         const bool adds_weights = sums_weights();
         std::fill_n(buffers.sums.dy + first, slab.buffer_size, 0.0);
         std::fill_n(buffers.sums.dy_xhat + first, slab.buffer_size, 0.0);
-        if (adds_weights) std::fill_n(buffers.weight + first, slab.buffer_size, 0.0);
+        if (adds_weights) std::fill_n(buffers.totals + first, slab.buffer_size, 0.0);
         const auto kernel =
             plan->layout.channels_first() ? kernels_.sums.tile : kernels_.sums.columns;
         each_tile(*plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
@@ -104,7 +104,7 @@ public:
             kernel(input_tile(dy, tile, staging), input_tile(x, tile, staging), tile.kernel_rows(),
                    tile.kernel_cols(), buffers.mean + index, buffers.invstd + index,
                    from(buffers.sums, i), activation(tile, buffers, memory));
-            if (adds_weights) weights_.add_totals(tile, staging, buffers.weight + i);
+            if (adds_weights) weights_.add_totals(tile, staging, buffers.totals + i);
         });
     }
 
@@ -119,9 +119,7 @@ public:
             read_parameters(slab, arrays), of_slab(buffers.sums, slab, memory), divisor,
             kernels_.computed, slab.channels, plan->layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
-        if (plan->wraps(slab)) {
-            wrap_round(buffers.input_gradient, kernels_.computed, Workspace::buffer_size(*plan));
-        }
+        wrap_round(buffers.input_gradient, kernels_.computed, *plan, slab);
         note_out_of_range(*plan, memory,
                           out_of_range || is_out_of_range(memory) ||
                               (is_weighted() && has_small_weights(slab, buffers, memory)));
@@ -160,6 +158,7 @@ public:
         for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
             fastbn::take_staging(*plan, *operand, bytes);
         weights_.take_staging(*plan, bytes);
+        // Mean and its low part, 1 / std, weight, bias.
         constexpr std::ptrdiff_t parameters = 5;
         parameters_begin_ = take_parameters(*plan, parameters, bytes);
         return bytes;
@@ -170,9 +169,9 @@ public:
 private:
     struct Buffers {
         GradientSums sums;     // of dz, per span, and channel or column
-        double* weight;        // likewise; null where it is not summed
+        double* totals;        // of the values' weights, likewise; null where they are not summed
         double* weight_scale;  // what weights are multiplied by, as many as coefficients; or null
-        double* mean;          // of the forward pass, per channel or column
+        double* mean;          // of the forward pass, per channel or column; null without sums
         double* invstd;        // likewise
         Affine<void> z;        // from x to the activation's input, where there is an activation
         InputGradient<void> input_gradient;
@@ -186,10 +185,12 @@ private:
         Buffers b{};
         b.sums.dy = arrays.doubles(plan->spans * n);
         b.sums.dy_xhat = arrays.doubles(plan->spans * n);
-        if (sums_weights()) b.weight = arrays.doubles(plan->spans * n);
+        if (sums_weights()) b.totals = arrays.doubles(plan->spans * n);
         if (is_weighted()) b.weight_scale = arrays.doubles(n);
-        b.mean = arrays.doubles(n);
-        b.invstd = arrays.doubles(n);
+        if (plan->reduces) {
+            b.mean = arrays.doubles(n);
+            b.invstd = arrays.doubles(n);
+        }
         if (has_activation()) {
             b.z = take_coefficients<Affine<void>>(arrays, kernels_.computed, n, {});
         }
@@ -230,13 +231,12 @@ private:
         channels.mean = high;
     }
 
-    // Those and what else a slab's channels were normalized by.
+    // Those and what else dx follows from: all but the bias.
     ChannelParameters read_parameters(const Slab& slab, Arrays& arrays) const noexcept {
         ChannelParameters channels{};
         read_means(slab, arrays, channels);
         channels.invstd = invstd->read(slab.channel, slab.channels, arrays);
         channels.weight = weight->read(slab.channel, slab.channels, arrays);
-        channels.bias = bias->read(slab.channel, slab.channels, arrays);
         return channels;
     }
 
@@ -310,9 +310,7 @@ private:
         const bool out_of_range =
             fold_affine(constants, kernels_.computed, slab.channels, plan->layout,
                         from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
-        if (plan->wraps(slab)) {
-            wrap_round(buffers.affine, kernels_.computed, Workspace::buffer_size(*plan));
-        }
+        wrap_round(buffers.affine, kernels_.computed, *plan, slab);
         note_out_of_range(*plan, memory, out_of_range);
     }
 
@@ -322,10 +320,10 @@ private:
     void divide_by_weights(const Slab& slab, const Buffers& buffers,
                            const Memory& memory) const noexcept {
         const bool known = static_cast<bool>(*count);
-        if (!known) merge(buffers.weight, slab, memory);
+        if (!known) merge(buffers.totals, slab, memory);
         Arrays arrays(memory.staging + parameters_begin_);
         const double* const totals = known ? count->read(slab.channel, slab.channels, arrays)
-                                           : buffers.weight + memory.at(0, slab.buffer_index);
+                                           : buffers.totals + memory.at(0, slab.buffer_index);
         const double divisor = known ? weights_.divisor() : 1.0;
         const GradientSums sums = of_slab(buffers.sums, slab, memory);
         double* const scale = buffers.weight_scale + memory.at(slab.buffer_index);

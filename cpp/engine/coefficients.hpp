@@ -48,11 +48,13 @@ Coefficients take_coefficients(Arrays& arrays, DType computed, std::ptrdiff_t n,
     return from(taken, computed, past);
 }
 
-// Writes the first `lanes` of n coefficients behind the last, for kernels to which several rows are
-// one (Elementwise::period).
+// Where several rows are one to the kernels (Elementwise::period), and the slab is the one that
+// holds the first columns: writes the first `lanes` of all coefficients behind the last.
 template <class Coefficients>
-void wrap_round(Coefficients coefficients, DType computed, std::ptrdiff_t n) noexcept {
-    Coefficients end = from(coefficients, computed, n);
+void wrap_round(Coefficients coefficients, DType computed, const Plan& plan,
+                const Slab& slab) noexcept {
+    if (!plan.dense_rows || slab.buffer_index != 0) return;
+    Coefficients end = from(coefficients, computed, plan.buffer_size());
     const auto first = arrays_of(coefficients);
     const auto behind = arrays_of(end);
     for (std::size_t k = 0; k < first.size(); ++k) {

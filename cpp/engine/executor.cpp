@@ -64,7 +64,9 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
     member.run_phase(plan.slabs, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t i = begin; i < end; ++i) {
             const Slab slab = plan.slab(i);
-            operation.finalize(slab, workspace.memory(slab, thread));
+            const Memory memory = workspace.memory(slab, thread);
+            if (!plan.reduces) operation.prepare(slab, memory);
+            operation.finalize(slab, memory);
         }
     });
     if (!operation.transforms()) return;
@@ -128,8 +130,9 @@ void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range
 void execute(const Plan& plan, Operation& operation) {
     const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(),
                               operation.take_staging());
-    // All slabs at once only where each has so many values that this is little.
-    for (std::ptrdiff_t i = 0; i < plan.slabs && !plan.fused; ++i) {
+    // Whichever thread reduces a slab's spans finds it prepared. This thread alone does that, since
+    // it is little: slabs that are reduced and not fused are few, or have many values per channel.
+    for (std::ptrdiff_t i = 0; i < plan.slabs && plan.reduces && !plan.fused; ++i) {
         const Slab slab = plan.slab(i);
         operation.prepare(slab, workspace.memory(slab, 0));
     }

@@ -14,7 +14,7 @@ namespace fastbn {
 // slab (and span, or tile).
 class Operation {
 public:
-    // One slab, before its spans are reduced.
+    // One slab, before its spans are reduced, or before it is finalized where no sums are taken.
     virtual void prepare(const Slab& /*slab*/, const Memory& /*memory*/) const noexcept {}
     // One span of one slab.
     virtual void reduce(const Slab& /*slab*/, std::ptrdiff_t /*span*/,

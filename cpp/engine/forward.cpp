@@ -47,9 +47,7 @@ struct NormalizeTransform {
         const bool out_of_range =
             fold_affine(channels, kernels.computed, slab.channels, plan.layout,
                         from(affine, kernels.computed, memory.at(slab.buffer_index)));
-        if (plan.wraps(slab)) {
-            wrap_round(affine, kernels.computed, Workspace::buffer_size(plan));
-        }
+        wrap_round(affine, kernels.computed, plan, slab);
         note_out_of_range(plan, memory, out_of_range);
     }
     // infinite: see NormalizeKernel.
@@ -141,6 +139,7 @@ public:
         if (range != nullptr) range->take_staging(bytes);
         if (transforms_x != nullptr) {
             transforms_x->take_staging(plan_, bytes);
+            // 1 / std, variance, mean and its low part, weight, bias.
             constexpr std::ptrdiff_t parameters = 6;
             parameters_begin_ = take_parameters(plan_, parameters, bytes);
         }

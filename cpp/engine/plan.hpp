@@ -106,10 +106,6 @@ struct Plan {
     std::ptrdiff_t count_before(std::ptrdiff_t position) const;
     std::ptrdiff_t span_count(std::ptrdiff_t span) const;
 
-    // Whether a slab holds the first columns, whose first coefficients are copied behind the last
-    // (see Elementwise::period).
-    bool wraps(const Slab& slab) const { return dense_rows && slab.buffer_index == 0; }
-
     // All of x once more, cut for a phase that only transforms: tiles in the order of memory.
     std::ptrdiff_t strips() const;
     TileRange strip(std::ptrdiff_t index) const;

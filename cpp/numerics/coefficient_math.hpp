@@ -55,7 +55,8 @@ static inline InputGradient<T> typed(InputGradient<V> a) {
     return t;
 }
 
-// What coefficients are made of, one array entry per channel.
+// What coefficients are made of, one array entry per channel. Those of dx need neither the mean's
+// low part nor the bias.
 struct ChannelParameters {
     const double* mean;
     const double* mean_lo;
@@ -63,16 +64,6 @@ struct ChannelParameters {
     const double* weight;
     const double* bias;
 };
-
-// The entries from i on.
-static inline ChannelParameters from(ChannelParameters p, std::ptrdiff_t i) {
-    p.mean += i;
-    p.mean_lo += i;
-    p.invstd += i;
-    p.weight += i;
-    p.bias += i;
-    return p;
-}
 
 // What the backward pass sums, one array entry per channel or column.
 struct GradientSums {
