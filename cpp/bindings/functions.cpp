@@ -238,8 +238,8 @@ py::object transform(const Inputs& in, const ArrayArg& mean, const ArrayArg& mea
 py::object batch_norm(const Arguments& arguments) {
     const Inputs in(arguments);
     if (bool_argument(arguments.training)) {
-        // The engine writes the batch's statistics to memory that ends with the call: on the
-        // stack for up to 170 channels.
+        // The engine writes the batch's statistics to memory that ends with the call: on the stack
+        // where channels are few.
         const std::ptrdiff_t n = in.batch.features.channels;
         const std::ptrdiff_t arrays = in.weighted() ? 3 : 2;
         const Buffer<4096> memory(bytes_of_doubles(arrays * n));
@@ -250,6 +250,7 @@ py::object batch_norm(const Arguments& arguments) {
         return train(in, arguments, out).owner;
     }
     const double eps = real_argument(arguments.eps);
+    // Only training uses these two; what is no number is refused here too.
     real_argument(arguments.momentum);
     real_argument(arguments.correction);
     check_both_or_neither(arguments.running_mean, arguments.running_var);

@@ -95,8 +95,8 @@ struct Dims {
         return std::all_of(dim, dim + n, [](const Dim& d) { return d.stride == 0; });
     }
 
-    // Byte offset of element `index`, counted with the innermost loop fastest. Of the outermost one
-    // nothing is left to divide by: a division takes longer than the rest.
+    // Byte offset of element `index`, counted with the innermost loop fastest. What is left of the
+    // index is the outermost loop's: dividing it once more would take longer than the rest.
     std::ptrdiff_t offset(std::ptrdiff_t index) const {
         std::ptrdiff_t bytes = 0;
         for (int i = n - 1; i > 0; --i) {

@@ -23,12 +23,13 @@ constexpr std::ptrdiff_t packed_tile_rows = 32;
 // Strips: long enough for a kernel call, short enough for its coefficients to stay in cache.
 constexpr std::ptrdiff_t max_strip_cols = 2048;
 constexpr std::ptrdiff_t wanted_strip_values = 8192;
+constexpr std::ptrdiff_t max_strip_values = 32768;
+// Rows of more columns are not taken as one row for the kernels.
+constexpr std::ptrdiff_t max_dense_cols = 8192;
 // Transposed tiles are narrow and tall: a column is contiguous in the array, and a long one is a
 // long write.
 constexpr std::ptrdiff_t transposed_strip_cols = 32;
-constexpr std::ptrdiff_t max_strip_values = 32768;
-constexpr std::ptrdiff_t max_dense_cols = 8192;
-// Coefficients of a column are written and read in the time in which so many values are.
+// Writing and reading a column's coefficients takes about as long as so many of its values.
 constexpr std::ptrdiff_t few_rows = 16;
 
 // Enough pieces of work to keep this many threads busy, where the data allow it.

@@ -91,12 +91,14 @@ void install_fork_handler();
 
 // ---- Phases ----
 
-// More than the system can start would end the process.
+// A phase is cut into so many parts at most. And tests get no more threads, whatever they ask for,
+// since more than the system can start would end the process.
 constexpr int most_threads = 64;
 
 // The work of a phase, items 0 .. n: which are handed out, and how many are done. Each member has
-// an equal part of its own, so that what it read in one phase, or in the call before, is still in
-// its caches in the next; it goes on with what others have left.
+// an equal part of its own, or shares one where there are more than most_threads, so that what it
+// read in one phase, or in the call before, is still in its caches in the next; it goes on with
+// what others have left.
 class Phase {
 public:
     // For member number `member` of so many: half of what is left of its part, or else of
@@ -138,13 +140,12 @@ public:
     void run_phase(std::ptrdiff_t n, const Body& body) {
         run_phase_as(thread_, n, body);
     }
-    // The same from the end on: of its part, the same as in a phase that runs forwards, each
-    // member takes the last items first.
+    // The same from the end on: each member takes the last items of its part first, which is, to
+    // within an item, its part of a phase that runs forwards.
     template <class Body>
     void run_phase_backwards(std::ptrdiff_t n, const Body& body) {
-        run_phase_as(members_ - 1 - thread_, n, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            body(n - end, n - begin);
-        });
+        run_phase_as(members_ - 1 - thread_, n,
+                     [&](std::ptrdiff_t begin, std::ptrdiff_t end) { body(n - end, n - begin); });
     }
 
 private:

@@ -1,8 +1,8 @@
 // What is done once per channel, between the loops over the data: merging moments, finishing them
 // into statistics, folding those into coefficients. Plain loops without branches, for the compiler
 // to vectorize (-fopenmp-simd; no threads): different channels' entries never meet, whatever the
-// pointers suggest. Of a double-double that is a struct of the loop's own, whose fields are written
-// through references, g++ 12 makes a scalar loop: here its parts are two variables.
+// pointers suggest. The two parts of a double-double are two variables here: g++ 12 makes scalar
+// loops of those that write a struct's fields through references.
 #pragma once
 
 #include <cstddef>
