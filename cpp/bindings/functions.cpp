@@ -238,14 +238,17 @@ py::object transform(const Inputs& in, const ArrayArg& mean, const ArrayArg& mea
 py::object batch_norm(const Arguments& arguments) {
     const Inputs in(arguments);
     if (bool_argument(arguments.training)) {
-        // The engine writes the batch's statistics to memory that ends with the call: on the stack
-        // where channels are few.
+        // The batch's statistics are asked for where running ones or weights need them, in memory
+        // that ends with the call: on the stack where channels are few.
         const std::ptrdiff_t n = in.batch.features.channels;
-        const std::ptrdiff_t arrays = in.weighted() ? 3 : 2;
+        const std::ptrdiff_t unweighted = arguments.running_mean.is_none() ? 0 : 2;
+        const std::ptrdiff_t arrays = in.weighted() ? 3 : unweighted;
         const Buffer<4096> memory(bytes_of_doubles(arrays * n));
         Statistics out;
-        out.mean = memory.doubles();
-        out.var = out.mean + n;
+        if (arrays > 0) {
+            out.mean = memory.doubles();
+            out.var = out.mean + n;
+        }
         if (in.weighted()) out.count = out.var + n;
         return train(in, arguments, out).owner;
     }
