@@ -115,6 +115,9 @@ _AWKWARD = (
     Case("awkward-inner-7x7", "awkward", (512, 192, 7, 7), 1),
     Case("awkward-inner-13", "awkward", (1024, 256, 13), 1),
     Case("awkward-one-sample", "awkward", (1, 256, 112, 112), 1),
+    # Each pixel of a few images is a feature, and each of many measurements.
+    Case("awkward-few-rows", "awkward", (16, 150_528), 1),
+    Case("awkward-two-rows", "awkward", (2, 1_000_000), 1),
     Case("awkward-transposed", "awkward", (65_536, 64), 1, "transposed"),
     Case("awkward-sliced", "awkward", (32, 64, 56, 28), 1, "sliced"),
 )
