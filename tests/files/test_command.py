@@ -64,6 +64,18 @@ def test_a_table_for_people(command: Run, source: str, x: Array) -> None:
     assert rows == [[f"c{i}", "5000", *(f"{value:.6g}" for value in values)] for i, values in enumerate(expected)]
 
 
+def test_a_table_shows_what_tells_far_values_apart(command: Run, tmp_path: Path, rng: np.random.Generator) -> None:
+    x = np.column_stack([1.7e9 + rng.normal(0.0, 3.0, 500), np.full(500, 1.7e9), -1e12 + rng.normal(0.0, 1e-3, 500)])
+    np.save(tmp_path / "x.npy", x)
+    code, out, err = command("stats", tmp_path / "x.npy")
+    assert (code, err) == (0, "")
+    for (_, count, *shown), column in zip((line.split() for line in out.splitlines()[1:]), x.T, strict=True):
+        assert count == "500"
+        mean = column[0] + (column - column[0]).mean()
+        exact = np.array([mean, column.min(), column.max()])
+        assert (abs(np.array([shown[0], *shown[2:]], float) - exact) <= column.std() / 10).all()
+
+
 def test_json_for_programs(command: Run, source: str) -> None:
     code, out, err = command("stats", source, "--json", "--columns", "c2,c0")
     assert (code, err) == (0, "")

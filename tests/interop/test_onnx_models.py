@@ -168,7 +168,8 @@ def test_what_cannot_be_read() -> None:
 
 REFUSED = [
     (BatchNorm(3), "layer's correction must be 0 for ONNX, which remembers the biased variance, got 1"),
-    (BatchNorm(3, axis=-1, correction=0), "layer's axis must be 1 for ONNX, got -1"),
+    (BatchNorm(3, axis=-1, correction=0), "layer's axis must be 1 for ONNX, got -1 of 4 dimensions"),
+    (BatchNorm(3, axis=0, correction=0), "layer's axis must be 1 for ONNX, got 0 of 4 dimensions"),
     (BatchNorm(3, momentum=None, correction=0), "layer's momentum must be a number for ONNX, got None"),
 ]
 
@@ -183,3 +184,10 @@ def test_in_evaluation_mode_the_correction_does_not_matter() -> None:
     layer, x = BatchNorm(3, dtype=np.float32), batch(6, 3, dtype=np.float32)
     layer(x)
     np.testing.assert_allclose(run(to_onnx(layer.eval(), ndim=2), x)[0], layer(x), rtol=5e-6, atol=5e-6)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(-1, (6, 3)), (-2, (6, 3, 4)), (-3, (2, 3, 5, 4))])
+def test_axis_1_counted_from_the_end(axis: int, shape: tuple[int, ...]) -> None:
+    layer, x = BatchNorm(3, axis=axis, correction=0, dtype=np.float32), batch(*shape, dtype=np.float32)
+    layer(x)
+    np.testing.assert_allclose(run(to_onnx(layer.eval(), ndim=len(shape)), x)[0], layer(x), rtol=5e-6, atol=5e-6)

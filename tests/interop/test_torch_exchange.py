@@ -155,6 +155,10 @@ def test_what_is_no_batch_normalization() -> None:
     for module in (torch.nn.InstanceNorm2d(3, affine=True), torch.nn.Linear(3, 3), 5):
         with pytest.raises(TypeError, match=r"module must be a batch normalization of torch\.nn, or a frozen one, got"):
             from_torch(module)
+    with pytest.raises(TypeError, match=r"got Sequential .give each of its batch normalizations; fastbn\.torch\."):
+        from_torch(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
+    with pytest.raises(TypeError, match=r"got OrderedDict .BatchNorm\(\).load_state_dict takes a state_dict"):
+        from_torch(torch.nn.BatchNorm2d(3).state_dict())
     stale = torch.nn.BatchNorm2d(3)
     stale.track_running_stats = False
     with pytest.raises(

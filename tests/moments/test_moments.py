@@ -784,6 +784,13 @@ def test_what_fails_changes_nothing(rng: np.random.Generator) -> None:
     assert m == before
 
 
+def test_normalize_by_moments_of_nothing() -> None:
+    out = np.ones((4, 3))
+    with pytest.raises(ValueError, match=r"^mean must be Moments that have seen values, got Moments\(\)$"):
+        fastbn.normalize(out, Moments(), out=out)
+    np.testing.assert_array_equal(out, np.ones((4, 3)))
+
+
 def test_normalize_by_moments(rng: np.random.Generator) -> None:
     x = table(rng, 50)
     m = fastbn.moments(x)

@@ -627,9 +627,11 @@ class Moments:
     def _normalizing(self, x: Any, axis: Axis, eps: float, correction: float = 0) -> tuple[Array, Array, Array]:
         """Return mean, variance and the mean's low part for x to be normalized by, all of one moment.
 
-        Raises ValueError if x is a data frame of other columns, or in other units.
+        Raises ValueError if x is a data frame of other columns, or in other units, or nothing was seen.
         """
         now = self.copy()
+        if now.shape is None:
+            raise ValueError("mean must be Moments that have seen values, got Moments()")
         check_columns(x, axis, now.names)
         check_units(x, now.scale)
         return now.mean, divisor_variance(now, correction, eps=eps), now._mean_lo

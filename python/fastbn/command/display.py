@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,7 +113,17 @@ def _rows(moments: Moments) -> Iterator[tuple[str, ...]]:
     for name, count, *values in zip(
         display_names(moments), *(column.ravel().tolist() for column in columns), strict=True
     ):
-        yield (name, f"{count:.15g}", *(f"{value:.6g}" for value in values))
+        mean, std, low, high = values
+        digits = _digits(std, mean, low, high)
+        yield (name, f"{count:.15g}", f"{mean:.{digits}g}", f"{std:.6g}", f"{low:.{digits}g}", f"{high:.{digits}g}")
+
+
+def _digits(std: float, *values: float) -> int:
+    """Return 6 digits, or as many as it takes for the last one to be less than a tenth of the standard deviation."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if largest == 0.0 or not 0.0 < std < math.inf:
+        return 6
+    return min(17, max(6, math.floor(math.log10(largest) - math.log10(std)) + 3))
 
 
 def spoiled(moments: Moments) -> list[str]:

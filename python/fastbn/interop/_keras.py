@@ -36,7 +36,8 @@ def from_keras(layer: Any) -> BatchNorm:
     """
     keras = imported("keras")
     if not isinstance(layer, keras.layers.BatchNormalization):
-        raise TypeError(f"layer must be a keras.layers.BatchNormalization, got {type(layer).__name__}")
+        hint = " (give each of a model's)" if isinstance(layer, keras.Model) else ""
+        raise TypeError(f"layer must be a keras.layers.BatchNormalization, got {type(layer).__name__}{hint}")
     if layer.renorm:
         raise ValueError(f"layer must have renorm=False, since Keras keeps other statistics for it, got {layer.renorm}")
     options: dict[str, Any] = {"eps": layer.epsilon, "momentum": old_weight(layer.momentum), "correction": 0}

@@ -62,7 +62,8 @@ def to_onnx(layer: BatchNorm, *, ndim: int, name: str = "batch_norm") -> Any:
     Parameters
     ----------
     layer : BatchNorm
-        With ``axis=1``, running statistics and a number for its momentum; in training mode with ``correction=0`` too.
+        With the features on axis 1 of an x of `ndim` dimensions (``axis=-1`` is that where `ndim` is 2), running
+        statistics and a number for its momentum; in training mode with ``correction=0`` too.
     ndim : int
         How many dimensions x has, which a model says of its inputs: 4 for images.
     name : str, default "batch_norm"
@@ -82,8 +83,10 @@ def to_onnx(layer: BatchNorm, *, ndim: int, name: str = "batch_norm") -> Any:
         If ONNX has no such node (see `fastbn.interop`), or the layer's features are undecided.
     """
     training = isinstance(layer, BatchNorm) and layer.training and not layer.frozen
-    check_layer(layer, "ONNX", correction=0 if training else None, axis=1, activation=True)
+    check_layer(layer, "ONNX", correction=0 if training else None, activation=True)
     ndim = checked_ndim(ndim, layer.axis)
+    if layer.axis not in (1, 1 - ndim):
+        raise ValueError(f"layer's axis must be 1 for ONNX, got {layer.axis} of {ndim} dimensions")
     onnx = imported("onnx")
     kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
     ones, zeros = np.ones_like(layer.running_var), np.zeros_like(layer.running_var)

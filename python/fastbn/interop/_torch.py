@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from fastbn._layer.batch_norm import BatchNorm
@@ -47,7 +48,15 @@ def from_torch(module: Any) -> BatchNorm:
         arrays = [_array(getattr(module, name)) for name in ("weight", "bias", *_STATISTICS)]
         layer = layer_of(*arrays, eps=float(getattr(module, "eps", 1e-5)))
         return layer.train(module.training).freeze(parameters=True)
-    raise TypeError(f"module must be a batch normalization of torch.nn, or a frozen one, got {type(module).__name__}")
+    hint = ""
+    if isinstance(module, torch.nn.Module) and any(
+        isinstance(each, torch.nn.modules.batchnorm._BatchNorm) for each in module.modules()
+    ):
+        hint = " (give each of its batch normalizations; fastbn.torch.convert takes a whole model)"
+    elif isinstance(module, Mapping):
+        hint = " (BatchNorm().load_state_dict takes a state_dict)"
+    rule = "be a batch normalization of torch.nn, or a frozen one"
+    raise TypeError(f"module must {rule}, got {type(module).__name__}{hint}")
 
 
 def to_torch(layer: BatchNorm, cls: Any = None) -> Any:
