@@ -784,6 +784,20 @@ def test_what_fails_changes_nothing(rng: np.random.Generator) -> None:
     assert m == before
 
 
+def test_normalize_by_moments_that_grow(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Moments] = []
+    var = Moments.var
+    monkeypatch.setattr(Moments, "var", lambda self, correction=0: (computed.append(self), var(self, correction))[1])
+    x, m = rng.normal(2.0, [1e-3, 1.0, 30.0], (40, 3)), Moments()
+    for rows in (10, 25, 40):
+        m.update(x[m.count if m.shape else 0 : rows])
+        wide = x[:rows].astype(np.longdouble)
+        for eps in (0.0, 0.5, 0.5, 0.0, 0):
+            wanted = (x - wide.mean(0)) / np.sqrt(wide.var(0) + eps)
+            np.testing.assert_allclose(fastbn.normalize(x, m, eps=eps), wanted, rtol=1e-12, atol=1e-12)
+    assert len(computed) == 3 * 3  # not for each call: that takes longer than to normalize a few rows
+
+
 def test_normalize_by_moments_of_nothing() -> None:
     out = np.ones((4, 3))
     with pytest.raises(ValueError, match=r"^mean must be Moments that have seen values, got Moments\(\)$"):
@@ -806,10 +820,13 @@ def test_normalize_by_moments(rng: np.random.Generator) -> None:
 
 def test_a_variance_beyond_float64_gives_no_zeros() -> None:
     x = np.array([[1e200, 1.0], [-1e200, 3.0]])
-    with pytest.warns(RuntimeWarning, match="variance of feature 0, for a standard deviation of 1e154 or more") as seen:
-        y = fastbn.normalize(x, fastbn.moments(x), eps=0.0)
-    assert seen[0].filename == __file__
-    np.testing.assert_array_equal(y, [[np.nan, -1.0], [np.nan, 1.0]])
+    m = fastbn.moments(x)
+    for _ in range(2):
+        too_large = "variance of feature 0, for a standard deviation of 1e154 or more"
+        with pytest.warns(RuntimeWarning, match=too_large) as seen:
+            y = fastbn.normalize(x, m, eps=0.0)
+        assert seen[0].filename == __file__
+        np.testing.assert_array_equal(y, [[np.nan, -1.0], [np.nan, 1.0]])
 
 
 def test_a_variance_below_float64_gives_no_zeros_without_a_word() -> None:

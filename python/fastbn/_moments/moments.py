@@ -75,7 +75,7 @@ class _Seen(NamedTuple):
             raise ValueError(f"other must have features of shape {shape}, got {other_shape}")
         provenance = self.provenance.merged(other.provenance)
         statistics, extremes = merged(self.statistics, other.statistics), None
-        if np.isinf(statistics.count).any():
+        if not isinstance(statistics.count, int) and np.isinf(statistics.count).any():
             raise ValueError(f"count must be finite and >= 0, got {statistics.count}")
         if self.extremes is not None and other.extremes is not None:
             extremes = merged_extremes(self.extremes, self.statistics.count, other.extremes, other.statistics.count)
@@ -154,6 +154,8 @@ class Moments:
     _seen: _Seen
     _nan: Literal["propagate", "omit"]
     _extremes: bool
+
+    _divisor: _Divisor | None = None  # of the last call of `normalize`
 
     def __init__(
         self,
@@ -399,7 +401,7 @@ class Moments:
             after = before.merged(part)
             with _replacing:
                 if self._seen is before:
-                    self._seen = after
+                    self._seen, self._divisor = after, None
                     return self
 
     def __add__(self, other: Moments) -> Moments:
@@ -629,12 +631,21 @@ class Moments:
 
         Raises ValueError if x is a data frame of other columns, or in other units, or nothing was seen.
         """
-        now = self.copy()
-        if now.shape is None:
+        seen = self._seen
+        if seen.statistics is None:
             raise ValueError("mean must be Moments that have seen values, got Moments()")
-        check_columns(x, axis, now.names)
-        check_units(x, now.scale)
-        return now.mean, divisor_variance(now, correction, eps=eps), now._mean_lo
+        check_columns(x, axis, seen.provenance.names)
+        check_units(x, seen.provenance.scale)
+        # eps and correction have not been checked yet: only plain numbers are compared with what is kept.
+        plain = type(eps) in (int, float) and type(correction) in (int, float)
+        kept = self._divisor
+        if plain and kept is not None and kept.seen is seen and kept[1:3] == (correction, eps == 0):
+            return seen.statistics.mean, kept.var, seen.statistics.mean_lo
+        now = self._of(*seen, like=self)
+        var, warned = _divisor_variance(now, correction, eps=eps)
+        if plain and not warned:
+            self._divisor = _Divisor(seen, correction, eps == 0, var)
+        return now.mean, var, now._mean_lo
 
     @classmethod
     def _of(
@@ -673,6 +684,15 @@ class Moments:
             raise not_written(_WRITER, shown, error, rule) from error
 
 
+class _Divisor(NamedTuple):
+    """The variances that data are divided by, of one state of Moments: small arrays are normalized in less time."""
+
+    seen: _Seen
+    correction: float
+    adds_nothing: bool  # eps is 0
+    var: Array
+
+
 def divisor_variance(moments: Moments, correction: float = 0, *, scale: float = 1.0, eps: float = 0.0) -> Array:
     """Return the variances of data times `scale`, for these to be divided by ``sqrt(var + eps)``.
 
@@ -680,6 +700,13 @@ def divisor_variance(moments: Moments, correction: float = 0, *, scale: float = 
     which looks like a result. There, and where a variance is 0 or has lost digits for the same reason and nothing is
     added, a RuntimeWarning.
     """
+    return _divisor_variance(moments, correction, scale=scale, eps=eps)[0]
+
+
+def _divisor_variance(
+    moments: Moments, correction: float = 0, *, scale: float = 1.0, eps: float = 0.0
+) -> tuple[Array, bool]:
+    """Return the variances, and whether there was a warning."""
     var = moments.var(correction)
     if scale != 1:
         with np.errstate(over="ignore", under="ignore"):
@@ -690,12 +717,13 @@ def divisor_variance(moments: Moments, correction: float = 0, *, scale: float = 
         # Rounded to fewer digits than float64 has.
         lost = (np.minimum(var, moments.m2) < sys.float_info.min) & (moments.m2 > 0)
         size, becomes = "1e-154 or less", "loses digits, or is taken for constant"
-    if lost.any():
+    warned = bool(lost.any())
+    if warned:
         place = np.argwhere(lost)[0]
         feature = ", ".join(str(i) for i in place) if moments.names is None else repr(moments.names[place[0]])
         what = f"the variance of feature {feature}, for a standard deviation of {size}, does not fit float64"
         warn(f"{what}: the feature {becomes} (multiply the data by a power of two first)")
-    return np.where(too_large, np.nan, var)
+    return np.where(too_large, np.nan, var), warned
 
 
 def _refuse_array(other: Any) -> None:
