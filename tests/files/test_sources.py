@@ -896,3 +896,17 @@ def test_tables_read_large_integers_that_float64_holds(values: list[int], tmp_pa
     table = pa.table({"b": values})
     pq.write_table(table, tmp_path / "x.parquet")
     assert fastbn.stream(tmp_path / "x.parquet").mean == [sum(values) / 2]
+
+
+def test_errors_of_the_system_name_the_source() -> None:
+    class Unplugged:
+        """An array on a disk that is no longer there."""
+
+        shape, dtype, ndim, chunks = (4, 2), np.dtype(np.float32), 2, (4, 2)
+
+        def __getitem__(self, key: Any) -> Any:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        fastbn.stream(Unplugged())
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "source")
