@@ -42,7 +42,7 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     # No glob of data files matches a name that begins with a dot.
     host = "".join(c if c.isalnum() else "_" for c in socket.gethostname())
-    if len(os.fsencode(name)) > _LONGEST:  # or there would be no room for what else it has
+    if len(os.fsencode(name)) > _LONGEST:  # or what else it has would not fit
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     prefix = os.path.join(folder, f".{name}.{host[:_LONGEST]}-")
     _remove_stale(prefix)
