@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -508,6 +509,18 @@ def test_running_statistics_of_other_sizes_are_not_half_written(
     with Passing(), pytest.raises(RuntimeError, match=r"running_(mean|var) should contain 3 elements not"):
         batch_norm(tensor(4, 3), mean, var, training=True)
     assert torch.equal(mean, torch.zeros(sizes[0]))
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_of_two_dimensions_are_refused_before_they_are_written(name: str) -> None:
+    running = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    running[name] = running[name].reshape(1, 3)
+    before = {key: value.clone() for key, value in running.items()}
+    for mode in contextlib.nullcontext(), Passing():
+        with mode, pytest.raises((ValueError, RuntimeError), match=rf"{name} must have shape \(3,\), got \(1, 3\)"):
+            batch_norm(tensor(4, 3), **running, training=True, where=torch.ones(4, 1) > 0)
+        for key, value in running.items():
+            assert torch.equal(value, before[key])
 
 
 class Passing(TorchDispatchMode):
