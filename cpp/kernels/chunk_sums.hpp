@@ -145,24 +145,31 @@ inline void add_exactly(DoubleDouble<Wide>& sum, int k, Vec<double> x, RegisterW
 }
 
 // The sum of the lanes, as horizontal_sum of a block.
-[[gnu::noinline]] inline DoubleDouble<double> sum_of_lanes(double* high, double* low) {
-    FASTBN_UNROLL
-    for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
-        FASTBN_UNROLL
-        for (std::ptrdiff_t i = 0; i < half; ++i) {
-            double error;
-            high[i] = two_sum(high[i], high[i + half], error);
-            low[i] = (low[i] + low[i + half]) + error;
-        }
+using Pair = DoubleDouble<Vec<double>>;
+inline Pair sum_exactly(const Pair& a, const Pair& b) {
+    Vec<double> error;
+    const Vec<double> high = two_sum(a.high, b.high, error);
+    return {high, (a.low + b.low) + error};
+}
+template <std::ptrdiff_t n = Vec<double>::width>
+inline DoubleDouble<double> sum_of_lanes(const Pair& a) {
+    if constexpr (n == 1) {
+        return {Vec<double>::first(a.high), Vec<double>::first(a.low)};
+    } else {
+        const Pair upper{Vec<double>::upper_half<n>(a.high), Vec<double>::upper_half<n>(a.low)};
+        return sum_of_lanes<n / 2>(sum_exactly(a, upper));
     }
-    return {high[0], low[0]};
 }
 inline DoubleDouble<double> horizontal_sum(const DoubleDouble<Wide>& sum) {
-    double high[lanes];
-    double low[lanes];
-    store(high, Full{}, sum.high);
-    store(low, Full{}, sum.low);
-    return sum_of_lanes(high, low);
+    Pair pairs[Wide::registers];
+    FASTBN_UNROLL
+    for (int k = 0; k < Wide::registers; ++k) pairs[k] = {sum.high.reg[k], sum.low.reg[k]};
+    FASTBN_UNROLL
+    for (int half = Wide::registers / 2; half > 0; half /= 2) {
+        FASTBN_UNROLL
+        for (int k = 0; k < half; ++k) pairs[k] = sum_exactly(pairs[k], pairs[k + half]);
+    }
+    return sum_of_lanes(pairs[0]);
 }
 
 inline ShiftedSums<double> horizontal_sum(const ShiftedSums<Wide>& sums) {

@@ -365,20 +365,22 @@ inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdif
     return Vec<T>::marked(p + k * Vec<T>::width, in);
 }
 
-// The sum of the lanes: the upper half onto the lower, four times. Out of line, and handed an
-// array: a block whose address is known elsewhere is kept in memory.
-[[gnu::noinline]] inline double sum_of_lanes(double* a) {
-    FASTBN_UNROLL
-    for (std::ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
-        FASTBN_UNROLL
-        for (std::ptrdiff_t i = 0; i < half; ++i) a[i] += a[i + half];
+// The sum of the lanes: the upper half onto the lower, four times.
+template <std::ptrdiff_t n = Vec<double>::width>
+inline double sum_of_lanes(Vec<double> a) {
+    if constexpr (n == 1) {
+        return Vec<double>::first(a);
+    } else {
+        return sum_of_lanes<n / 2>(a + Vec<double>::upper_half<n>(a));
     }
-    return a[0];
 }
-inline double horizontal_sum(const Wide& b) {
-    double values[lanes];
-    store(values, Full{}, b);
-    return sum_of_lanes(values);
+inline double horizontal_sum(Wide b) {
+    FASTBN_UNROLL
+    for (int half = Wide::registers / 2; half > 0; half /= 2) {
+        FASTBN_UNROLL
+        for (int k = 0; k < half; ++k) b.reg[k] = b.reg[k] + b.reg[k + half];
+    }
+    return sum_of_lanes(b.reg[0]);
 }
 
 }  // namespace

@@ -43,6 +43,9 @@
 //     add_one(mask, count)       one more in the mask's lanes
 //     value_of(count)            the numbers, as a Vec<double>
 //     a | b                      the bits of both
+//     upper_half<n>(a)           lanes n / 2 to n - 1, in the place of the first n / 2; anything in
+//                                the others. n: a power of two from 2 to `width`
+//     first(a)                   the first lane
 //
 // Bytes, one register without a type, in groups of sixteen bytes:
 //

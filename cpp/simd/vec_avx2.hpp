@@ -193,6 +193,12 @@ struct Vec<double> {
     static Vec zero_where_zero(Vec p, Vec a) {
         return {_mm256_andnot_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_EQ_OQ), a.v)};
     }
+    template <std::ptrdiff_t n>
+    static Vec upper_half(Vec a) {
+        if constexpr (n == 4) return {_mm256_permute2f128_pd(a.v, a.v, 0x01)};
+        if constexpr (n == 2) return {_mm256_shuffle_pd(a.v, a.v, 0xf)};
+    }
+    static double first(Vec a) { return _mm256_cvtsd_f64(a.v); }
     static bool all_positive(Vec p) {
         return _mm256_movemask_pd(_mm256_cmp_pd(p.v, _mm256_setzero_pd(), _CMP_GT_OQ)) == 0xf;
     }

@@ -168,6 +168,13 @@ struct Vec<double> {
         return {
             _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_NEQ_UQ), a.v)};
     }
+    template <std::ptrdiff_t n>
+    static Vec upper_half(Vec a) {
+        if constexpr (n == 8) return {_mm512_maskz_shuffle_f64x2(all_8, a.v, a.v, 0x4e)};
+        if constexpr (n == 4) return {_mm512_maskz_shuffle_f64x2(all_8, a.v, a.v, 0xb1)};
+        if constexpr (n == 2) return {_mm512_maskz_shuffle_pd(all_8, a.v, a.v, 0xff)};
+    }
+    static double first(Vec a) { return _mm512_cvtsd_f64(a.v); }
     static bool all_positive(Vec p) {
         return _mm512_cmp_pd_mask(p.v, _mm512_setzero_pd(), _CMP_GT_OQ) == all_8;
     }

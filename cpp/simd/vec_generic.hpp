@@ -100,6 +100,12 @@ struct Vec {
     static Vec unless_positive(Vec p, Vec a, Vec b) { return {p.v <= T(0) ? b.v : a.v}; }
     static Vec zero_unless_positive(Vec p, Vec a) { return {p.v <= T(0) ? Native{} : a.v}; }
     static Vec zero_where_zero(Vec p, Vec a) { return {p.v == T(0) ? Native{} : a.v}; }
+    template <std::ptrdiff_t n>
+    static Vec upper_half(Vec a) {
+        for (std::ptrdiff_t i = 0; i < n / 2; ++i) a.v[i] = a.v[i + n / 2];
+        return a;
+    }
+    static T first(Vec a) { return a.v[0]; }
     static bool all_positive(Vec p) {
         bool all = true;
         for (std::ptrdiff_t i = 0; i < width; ++i) all = all && p.v[i] > T(0);

@@ -208,6 +208,11 @@ struct Vec<double> {
     static Vec zero_unless_positive(Vec p, Vec a) { return without(vclezq_f64(p.v), a); }
     static Vec zero_where_zero(Vec p, Vec a) { return without(vceqzq_f64(p.v), a); }
     static Vec zero_where_negative(Vec p, Vec a) { return without(vcltzq_f64(p.v), a); }
+    template <std::ptrdiff_t n>
+    static Vec upper_half(Vec a) {
+        return {vdupq_laneq_f64(a.v, n / 2)};
+    }
+    static double first(Vec a) { return vgetq_lane_f64(a.v, 0); }
     static bool all_positive(Vec p) {
         return vminvq_u32(vreinterpretq_u32_u64(vcgtzq_f64(p.v))) != 0;
     }
