@@ -80,12 +80,12 @@ void set_attribute(PyObject* module, const char* name, const py::object& value) 
 
 void fill(PyObject* module) {
     choose_isa();
-    choose_caches();
+    read_quota("");
+    choose_caches(processors());
     numpy = &py::detail::npy_api::get();
     float32 = py::dtype::of<float>().release().ptr();
     float64 = py::dtype::of<double>().release().ptr();
     install_fork_handler();
-    read_quota("");
     pool::protect_from_fork();
     add_functions(module);
     add_tensor_functions(module);

@@ -15,13 +15,14 @@ void find_span(const Plan& plan, std::ptrdiff_t index, std::ptrdiff_t& slab, std
 // What was read last is in cache still: the transform begins there.
 void transform_backwards(const Plan& plan, const Slab& slab, const Memory& memory,
                          const Operation& operation) {
-    for (std::ptrdiff_t position = plan.positions - 1; position >= 0; --position) {
-        if (plan.adjacent_channels) {
-            operation.transform(plan.all_channels(slab, position), memory);
-            continue;
-        }
-        for (std::ptrdiff_t c = plan.tiles_at_position(slab) - 1; c >= 0; --c) {
-            TileRange tile = plan.tile(slab, position, c);
+    std::ptrdiff_t begin = plan.positions;
+    while (begin > 0) {
+        const std::ptrdiff_t end = begin;
+        begin = plan.begin_of_piece(end);
+        const bool at_once = plan.adjacent_channels;
+        for (std::ptrdiff_t c = at_once ? 0 : plan.tiles_at_position(slab) - 1; c >= 0; --c) {
+            TileRange tile = plan.tile(slab, begin, c, end - begin);
+            if (at_once) tile.channels = slab.channels;
             if (plan.dense_rows) tile.row_fold = tile.rows;
             operation.transform(tile, memory);
         }

@@ -140,18 +140,25 @@ void cut_strips(Plan& plan, const Work& work) {
     const Layout& layout = plan.layout;
     plan.strip_rows = plan.tile_rows;
     plan.strip_cols = plan.tile_cols;
+    // What is not packed may be as long as leaves enough strips: results past the caches wait for
+    // memory at a strip's end.
+    const std::ptrdiff_t wanted =
+        work.all_direct
+            ? std::clamp(plan.values() / wanted_pieces, wanted_strip_values, max_strip_values)
+            : wanted_strip_values;
     if (layout.channels_first() && layout.cols > max_inner_fold) {
         plan.strip_rows = 1;
-        if (work.all_direct) plan.strip_cols = std::min(layout.cols, wanted_strip_values);
+        if (work.all_direct) plan.strip_cols = std::min(layout.cols, wanted);
         if (plan.adjacent_channels) {
             plan.strip_channels =
-                std::clamp<std::ptrdiff_t>(wanted_strip_values / layout.cols, 1, layout.channels);
+                std::clamp<std::ptrdiff_t>(wanted / layout.cols, 1, layout.channels);
+        }
+        if (work.all_direct) {
+            const std::ptrdiff_t channels = plan.adjacent_channels ? plan.slab_buffer_size : 1;
+            plan.piece_positions =
+                std::max<std::ptrdiff_t>(1, max_strip_values / (plan.tile_elements() * channels));
         }
     } else if (plan.dense_rows) {
-        const std::ptrdiff_t wanted =
-            work.all_direct
-                ? std::clamp(plan.values() / wanted_pieces, wanted_strip_values, max_strip_values)
-                : wanted_strip_values;
         plan.strip_cols = layout.cols;
         plan.strip_rows = std::clamp<std::ptrdiff_t>(
             wanted / layout.cols, 1, work.all_direct ? layout.rows : plan.tile_rows);
@@ -207,7 +214,8 @@ Slab Plan::slab(std::ptrdiff_t index) const {
     return slab;
 }
 
-TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const {
+TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel,
+                     std::ptrdiff_t count) const {
     TileRange tile{};
     tile.channels = 1;
     tile.row_fold = 1;
@@ -218,7 +226,12 @@ TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t c
     if (layout.channels_first()) {
         tile.channel = tile.buffer_index = slab.channel + channel;
         tile.col = divides ? position % tiles_per_row * tile_cols : 0;
-        tile.cols = std::min(tile_cols, layout.cols - tile.col);
+        if (divides) {
+            tile.cols = std::min(tile_cols * count, layout.cols - tile.col);
+        } else {
+            tile.cols = layout.cols;
+            tile.rows = std::min(tile_rows * count, layout.rows - tile.row);
+        }
         return tile;
     }
     tile.col = tile.buffer_index = slab.buffer_index;
@@ -234,10 +247,9 @@ TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t c
     return tile;
 }
 
-TileRange Plan::all_channels(const Slab& slab, std::ptrdiff_t position) const {
-    TileRange all = tile(slab, position, 0);
-    all.channels = slab.channels;
-    return all;
+std::ptrdiff_t Plan::begin_of_piece(std::ptrdiff_t end) const {
+    const std::ptrdiff_t row = tiles_per_row > 1 ? (end - 1) / tiles_per_row * tiles_per_row : 0;
+    return std::max(row, end - piece_positions);
 }
 
 std::ptrdiff_t Plan::first_position(std::ptrdiff_t span) const {

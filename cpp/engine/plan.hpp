@@ -79,6 +79,7 @@ struct Plan {
     bool adjacent_channels =
         false;                // channels_first: a tile to transform may have several channels
     bool dense_rows = false;  // channels_last: rows to transform are one row for the kernels
+    std::ptrdiff_t piece_positions = 1;  // how many a fused slab's pieces to transform have
     std::ptrdiff_t strip_rows = 1;
     std::ptrdiff_t strip_cols = 1;
     std::ptrdiff_t strip_channels = 1;
@@ -96,9 +97,11 @@ struct Plan {
     std::ptrdiff_t tiles_at_position(const Slab& slab) const {
         return layout.channels_first() ? slab.channels : 1;
     }
-    TileRange tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel) const;
-    // All channels of a slab at a position, where they follow each other along a row.
-    TileRange all_channels(const Slab& slab, std::ptrdiff_t position) const;
+    // channels_first: of `count` positions at once, all of them at the same columns or in one row.
+    TileRange tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel,
+                   std::ptrdiff_t count = 1) const;
+    // Which position a piece to transform begins with that ends before `end`.
+    std::ptrdiff_t begin_of_piece(std::ptrdiff_t end) const;
     std::ptrdiff_t first_position(std::ptrdiff_t span) const;
     std::ptrdiff_t end_position(std::ptrdiff_t span) const;
     std::ptrdiff_t main_spans() const { return spans - (layout.leftover_rows() > 0 ? 1 : 0); }

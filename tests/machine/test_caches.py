@@ -40,7 +40,10 @@ def sizes_of_system() -> dict[str, int]:
 
 @pytest.mark.skipif(not {"2", "3"} <= sizes_of_system().keys(), reason="the system does not tell")
 def test_the_systems_sizes() -> None:
-    assert shown() == (sizes_of_system()["2"], sizes_of_system()["3"])
+    l2, l3 = shown()
+    assert l2 == sizes_of_system()["2"]
+    # Of what all cores of a large machine share, two do not count on all.
+    assert l3 == min(sizes_of_system()["3"], 28 * 1024 * 1024 * fastbn.show_config("dicts")["processors"])
 
 
 def test_environment_chooses() -> None:
