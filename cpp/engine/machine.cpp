@@ -37,7 +37,7 @@ constexpr std::ptrdiff_t usual_l3 = std::ptrdiff_t{8} << 20;
 // What a processor may count on of a third-level cache that many share: a container or a virtual
 // machine is told the size of the whole, 260 MiB for 64 cores, of which others use the rest. There
 // plain stores of more than this lost to those past the caches (bench/NOTES.md).
-constexpr std::ptrdiff_t l3_of_processor = std::ptrdiff_t{28} << 20;
+constexpr std::ptrdiff_t l3_of_processor = std::ptrdiff_t{14} << 20;
 
 std::atomic<std::ptrdiff_t> l2_bytes{usual_l2};
 std::atomic<std::ptrdiff_t> l3_bytes{usual_l3};

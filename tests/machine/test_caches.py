@@ -43,7 +43,7 @@ def test_the_systems_sizes() -> None:
     l2, l3 = shown()
     assert l2 == sizes_of_system()["2"]
     # Of what all cores of a large machine share, two do not count on all.
-    assert l3 == min(sizes_of_system()["3"], 28 * 1024 * 1024 * fastbn.show_config("dicts")["processors"])
+    assert l3 == min(sizes_of_system()["3"], 14 * 1024 * 1024 * fastbn.show_config("dicts")["processors"])
 
 
 def test_environment_chooses() -> None:
