@@ -123,11 +123,16 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     const std::ptrdiff_t column_bytes = layout.rows * plan.tile_cols * size;
     const bool in_cache =
         layout.channels_first() ? bytes <= l3_cache() / 4 : column_bytes <= l2_cache() / 2;
+    // Where all there is stays in the threads' own caches, slabs of columns would only make rows
+    // shorter; but with few values to a column, coefficients are as much as the values.
+    const std::ptrdiff_t all_bytes = plan.values() * work.touched;
+    const bool all_in_cache = !layout.channels_first() && layout.rows >= column_tile_rows &&
+                              all_bytes > 0 && all_bytes <= l2_cache() * threads;
     // Without sums there is nothing to read twice, and the order of memory is best; but of few long
     // rows, coefficients are too many to be kept until they are used.
     const bool few_long_rows = !layout.channels_first() && work.all_direct &&
                                layout.rows <= few_rows && layout.cols > max_dense_cols;
-    plan.fused = enough_slabs && (work.reduces ? in_cache : few_long_rows);
+    plan.fused = enough_slabs && (work.reduces ? in_cache && !all_in_cache : few_long_rows);
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
     // A packed tile of whole rows has to fit the staging buffer.
     const bool whole_rows = work.all_direct ? layout.cols <= max_dense_cols
