@@ -14,8 +14,8 @@ std::ptrdiff_t l2_cache();
 std::ptrdiff_t l3_cache();
 // Raises std::invalid_argument for sizes below 1.
 void set_caches(std::ptrdiff_t l2, std::ptrdiff_t l3);
-// Applies FASTBN_L2 and FASTBN_L3, in bytes, or what the system says where one is unset or empty; of
-// a third-level cache that says it is larger than so many processors fill, their part.
+// Applies FASTBN_L2 and FASTBN_L3, in bytes, or what the system says where one is unset or empty;
+// of a third-level cache that says it is larger than so many processors fill, their part.
 void choose_caches(int processors);
 
 // The processors that a container's quota leaves: a control group, or one above it, may be allowed

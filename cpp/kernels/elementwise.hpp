@@ -293,6 +293,7 @@ inline void write_by_blocks(Tile<Y> out, const Elementwise& e, const Formula& fo
         each_block(0, e.cols,
                    [&](std::ptrdiff_t i, auto n) { write_block<C>(row + i, formula, e, r, i, n); });
     }
+    clear_upper_halves();
 }
 
 }  // namespace

@@ -77,6 +77,8 @@
 //     streams                    whether stream(p) differs from store(p); where not, no loops are
 //                                compiled for it
 //     stream_fence()             orders what was streamed before what is written after it
+//     clear_upper_halves()       what a kernel ends with, where calls of functions out of line keep
+//                                g++ from seeing that wide registers are in use
 //
 // and where whole blocks of a type in memory have a faster way than register by register, overloads
 // of store_registers(p, a), stream_registers(p, a) and load_from_memory(p, a) of block.hpp.

@@ -310,6 +310,7 @@ struct Bytes {
 
 constexpr bool streams = true;
 inline void stream_fence() { _mm_sfence(); }
+inline void clear_upper_halves() { _mm256_zeroupper(); }
 
 }  // namespace
 }  // namespace fastbn::avx2

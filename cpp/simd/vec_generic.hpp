@@ -284,6 +284,7 @@ private:
 // only processors without AVX2 run it.
 constexpr bool streams = false;
 inline void stream_fence() {}
+inline void clear_upper_halves() {}
 
 }  // namespace
 }  // namespace fastbn::generic

@@ -345,6 +345,7 @@ private:
 
 constexpr bool streams = false;
 inline void stream_fence() {}
+inline void clear_upper_halves() {}
 
 }  // namespace
 }  // namespace fastbn::neon

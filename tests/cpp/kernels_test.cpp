@@ -3,6 +3,9 @@
 // all of them against the generic set, to the bit, since that is promised. Ends with the number of
 // checks that failed.
 #include <cmath>
+#ifdef FASTBN_X86
+#include <cpuid.h>
+#endif
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -58,6 +61,32 @@ int failures = 0;
 void check(bool holds, const std::string& what) {
     ++checks;
     if (!holds && ++failures <= 20) std::printf("failed: %s\n", what.c_str());
+}
+
+// Whether registers wider than 16 bytes are in use, where the processor tells. What the engine
+// computes after a kernel that leaves them so takes several times as long on Intel's processors.
+bool wide_registers_in_use() {
+#ifdef FASTBN_X86
+    static const bool tells = [] {
+        unsigned features = 0;
+        unsigned unused = 0;
+        return __get_cpuid_count(0xd, 1, &features, &unused, &unused, &unused) != 0 &&
+               (features & 4U) != 0;  // XGETBV with ecx = 1
+    }();
+    if (!tells) return false;
+    unsigned in_use = 0;
+    unsigned upper = 0;
+    __asm__ volatile("xgetbv" : "=a"(in_use), "=d"(upper) : "c"(1));
+    constexpr unsigned upper_halves = 0x44;  // of the registers of AVX and of AVX-512
+    return (in_use & upper_halves) != 0;
+#else
+    return false;
+#endif
+}
+
+// After a kernel's call.
+void check_registers(const char* kernel) {
+    check(!wide_registers_in_use(), std::string(kernel) + ": wide registers left in use");
 }
 
 std::mt19937_64 bits(1);  // NOLINT(bugprone-random-generator-seed): the same tiles every time
@@ -232,6 +261,7 @@ Channels moments_of(const Set& set, const MomentsKernels& row, const std::vector
         (columns ? kernels.columns : kernels.tile)({tiles[i].data(), shape.stride},
                                                    weights[i].tile(), shape.rows, shape.cols, count,
                                                    result.sums(), scratch);
+        check_registers("moments");
         count += static_cast<double>(columns ? shape.rows : shape.rows * shape.cols);
     }
     set.moments.finalize(result.sums(), count, 1e-5, result.statistics(), result.n);
@@ -350,6 +380,7 @@ void check_range(const Set& set, int row_index, const Shape& shape, bool columns
     (columns ? row.value_range.columns : row.value_range.tile)(
         {x.data(), shape.stride}, {masked ? mask.mask.data() : nullptr, shape.cols}, shape.rows,
         shape.cols, {min.data(), max.data(), has_nan.data()});
+    check_registers("value_range");
     check(min == expected_min && max == expected_max && has_nan == expected_nan,
           std::string(set.name) + " range of " + name_of(row.x) +
               (columns ? " columns " : " tile ") + shape.text());
@@ -440,6 +471,7 @@ void check_normalize(const Set& set, int row_index, const Shape& shape, const Op
         {shape.rows, shape.cols, options.period, options.channel_width, 0, options.stream},
         {options.out_of_range ? pre.data() : nullptr, center.data(), scale.data(), shift.data()},
         {{options.residual ? residual.data() : nullptr, shape.stride}, activation}, nullptr);
+    check_registers("normalize");
     check(y.memory() == expected.memory(), std::string(set.name) + " normalize " + name_of(row.x) +
                                                " to " + name_of(row.y) + " " + shape.text());
 }
@@ -522,6 +554,7 @@ void check_input_gradient(const Set& set, int row_index, const Shape& shape, con
          shape.cols,
          {form == GradientForm::mask ? numbers.mask.data() : nullptr, shape.cols},
          {form == GradientForm::elements ? elements.data() : nullptr, shape.cols}});
+    check_registers("input_gradient");
     const std::string what =
         std::string(set.name) + " input_gradient of " + name_of(row.x) + " " + shape.text();
     check(dx.memory() == expected.memory(), what);
@@ -563,6 +596,7 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
     }
     const std::string what = std::string(set.name) + " gradient sums of " + name_of(row.x) +
                              (columns ? " columns " : " tile ") + shape.text();
+    check_registers("gradient sums");
     check(sums[0] == sums[1], what + ": not the generic set's bits");
     for (std::size_t c = 0; c < n; ++c) {
         long double sum_dy = 0;
@@ -604,6 +638,7 @@ void check_transposition(const Set& set, std::ptrdiff_t size, std::ptrdiff_t row
     std::vector<char> array = random_bytes(stride * cols * size);
     const std::vector<char> before = array;
     set.pack.unpack(size, {packed.data(), cols}, {array.data(), stride}, rows, cols, stream);
+    check_registers("unpack");
     bool right = true;
     for (std::ptrdiff_t c = 0; c < cols; ++c) {
         for (std::ptrdiff_t r = 0; r < stride; ++r) {
@@ -617,6 +652,7 @@ void check_transposition(const Set& set, std::ptrdiff_t size, std::ptrdiff_t row
     std::vector<char> again = random_bytes(rows * cols * size + transpose_overhang + 1);
     const char beyond = again.back();
     set.pack.pack(size, {array.data(), stride}, {again.data(), cols}, rows, cols);
+    check_registers("pack");
     check(
         std::memcmp(again.data(), packed.data(), static_cast<std::size_t>(rows * cols * size)) == 0,
         what + ": packed");
@@ -641,6 +677,7 @@ void check_integers(const Set& set, DType type, const Shape& shape, bool columns
         columns ? kernels->integer_sums.columns : kernels->integer_sums.tile;
     kernel({x.data(), shape.stride}, shape.rows, shape.cols,
            {sum.data(), squares.data(), squares_lo.data()});
+    check_registers("integer_sums");
     for (std::size_t c = 0; c < channels; ++c) {
         std::int64_t wanted = 3;
         std::int64_t wanted_squares = 5;
