@@ -1,5 +1,6 @@
 #include "engine/executor.hpp"
 
+#include "engine/machine.hpp"
 #include "engine/threads.hpp"
 
 namespace fastbn {
@@ -90,7 +91,9 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
 // Elements from here to what is read next, where the hardware does not find it.
 std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Operand& y,
                                     const TileRange& tile, std::ptrdiff_t period) {
-    if (plan.fused && x.adjacent_channels) return plan.layout.cols * plan.slab_buffer_size;
+    if (plan.fused && x.adjacent_channels && prefetches_beside_stores()) {
+        return plan.layout.cols * plan.slab_buffer_size;
+    }
     // Wide rows are gone over piece by piece. A piece takes about as long as one trip to memory,
     // so that the next row's would come too late.
     const std::ptrdiff_t size = y.kernel_dtype == DType::float64 ? 8 : 4;

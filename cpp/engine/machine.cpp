@@ -155,6 +155,15 @@ void choose_caches(int processors) {
     set_caches(chosen_size("FASTBN_L2", l2), chosen_size("FASTBN_L3", l3));
 }
 
+bool prefetches_beside_stores() {
+#ifdef FASTBN_X86
+    static const bool is_intel = __builtin_cpu_is("intel") != 0;
+    return !is_intel;
+#else
+    return true;
+#endif
+}
+
 int quota_of(const std::string& root) {
     const std::string mount = root + "/sys/fs/cgroup";
     const std::string groups = contents_of(root + "/proc/self/cgroup");

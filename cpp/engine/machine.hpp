@@ -18,6 +18,10 @@ void set_caches(std::ptrdiff_t l2, std::ptrdiff_t l3);
 // of a third-level cache that says it is larger than so many processors fill, their part.
 void choose_caches(int processors);
 
+// Whether memory can be asked for what is needed later while stores past the caches drain. Intel's
+// processors keep both in the same few buffers, and stores wait.
+bool prefetches_beside_stores();
+
 // The processors that a container's quota leaves: a control group, or one above it, may be allowed
 // less time than the processors that it sees have. Whole processors, at least 1; 0 if no quota is
 // set. Rounded down: the last part of a processor is used up before a period ends, and until then
