@@ -681,4 +681,8 @@ py::object statistic_array(const Features& features) {
     return empty(float64_dtype(), sizeof(double), features.ndim, features.shape);
 }
 
+py::object statistic_array(const ArrayRef& like) {
+    return empty(float64_dtype(), sizeof(double), like.ndim, like.shape);
+}
+
 }  // namespace fastbn::bindings

@@ -95,6 +95,8 @@ void check_disjoint(const ArrayArg& written, const ArrayArg& other);
 
 // A fresh float64 array, one value per channel.
 py::object statistic_array(const Features& features);
+// The same, of an array's shape.
+py::object statistic_array(const ArrayRef& like);
 
 // ---- Refusals, with the value as Python shows it ----
 

@@ -152,6 +152,89 @@ py::object value_range(const Arguments& arguments) {
     return tuple_of(min, max);
 }
 
+// The statistics of a set of values, a tuple (count, mean, m2, low part of the mean, low part of
+// m2, least value, largest value): the arrays, which are kept alive, and the same as the engine
+// sees it. The count may be a number, and the last two may be None.
+struct StatisticsOfSet {
+    explicit StatisticsOfSet(const Argument& argument) {
+        check_tuple(argument);
+        Argument given_count = Argument::required("count");
+        Argument given_mean = Argument::required("mean");
+        Argument given_m2 = Argument::required("m2");
+        Argument given_mean_lo = Argument::required("mean_lo");
+        Argument given_m2_lo = Argument::required("m2_lo");
+        Argument given_min = Argument::required("min");
+        Argument given_max = Argument::required("max");
+        if (PyArg_ParseTuple(argument.value, "OOOOOOO", &given_count.value, &given_mean.value,
+                             &given_m2.value, &given_mean_lo.value, &given_m2_lo.value,
+                             &given_min.value, &given_max.value) == 0) {
+            throw PythonError();
+        }
+        if (PyLong_Check(given_count.value) != 0) {
+            set.count_of_each = real_argument(given_count);
+        } else {
+            count = array_argument(given_count);
+        }
+        mean = array_argument(given_mean);
+        m2 = array_argument(given_m2);
+        mean_lo = array_argument(given_mean_lo);
+        m2_lo = array_argument(given_m2_lo);
+        min = optional_argument(given_min);
+        max = optional_argument(given_max);
+        set.count = count.ref;
+        set.mean = mean.ref;
+        set.m2 = m2.ref;
+        set.mean_lo = mean_lo.ref;
+        set.m2_lo = m2_lo.ref;
+        set.min = min.ref;
+        set.max = max.ref;
+    }
+
+    bool has_extremes() const { return min && max; }
+
+    ArrayArg count;
+    ArrayArg mean;
+    ArrayArg m2;
+    ArrayArg mean_lo;
+    ArrayArg m2_lo;
+    ArrayArg min;
+    ArrayArg max;
+    SetStatistics set;
+};
+
+// Returns such a tuple for the values of both sets. The count is None where both have a number, and
+// the last two are where one of them has none.
+py::object merge_moments(const Arguments& arguments) {
+    const StatisticsOfSet a(arguments.a);
+    const StatisticsOfSet b(arguments.b);
+    const py::object mean = statistic_array(a.mean.ref);
+    const py::object m2 = statistic_array(a.mean.ref);
+    const py::object mean_lo = statistic_array(a.mean.ref);
+    const py::object m2_lo = statistic_array(a.mean.ref);
+    py::object count = none();
+    py::object min = none();
+    py::object max = none();
+    CentralMoments<double*> out{};
+    out.mean = doubles_of(mean);
+    out.m2 = doubles_of(m2);
+    out.mean_lo = doubles_of(mean_lo);
+    out.m2_lo = doubles_of(m2_lo);
+    if (a.count || b.count) {
+        count = statistic_array(a.mean.ref);
+        out.count = doubles_of(count);
+    }
+    double* least = nullptr;
+    double* largest = nullptr;
+    if (a.has_extremes() && b.has_extremes()) {
+        min = statistic_array(a.mean.ref);
+        max = statistic_array(a.mean.ref);
+        least = doubles_of(min);
+        largest = doubles_of(max);
+    }
+    without_gil(a.mean.ref.bytes(), [&] { fastbn::merge(a.set, b.set, out, least, largest); });
+    return tuple_of(count, mean, m2, mean_lo, m2_lo, min, max);
+}
+
 // Raises what the other functions would for these arguments.
 py::object check_weights(const Arguments& arguments) {
     const Inputs in(arguments);
@@ -629,6 +712,7 @@ void add_functions(PyObject* module) {
                                &A::weights, &A::residual, &A::activation, &A::negative_slope}),
         Function<moments>::entry(
             "moments", {&A::x, &A::axis, &A::where, &A::weights, &A::omit_nan, &A::extremes}),
+        Function<merge_moments>::entry("merge_moments", {&A::a, &A::b}),
         Function<normalize>::entry("normalize", normalize_parameters,
                                    {&A::clip, &A::refuse_infinity, &A::mean_lo}),
         Function<value_range>::entry("value_range",

@@ -74,6 +74,9 @@ struct Arguments {
     Argument mean_dy = Argument::required("mean_dy");
     Argument mean_dy_xhat = Argument::required("mean_dy_xhat");
 
+    Argument a = Argument::required("a");
+    Argument b = Argument::required("b");
+
     Argument value = Argument::required("value");
     Argument types = Argument::required("types");
     Argument declaration = Argument::required("declaration");

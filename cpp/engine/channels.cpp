@@ -28,19 +28,6 @@ void ChannelParameter::copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) 
     }
 }
 
-namespace {
-
-// visit(first, n) for all channels, so many at a time that their values fit the stack.
-constexpr std::ptrdiff_t channels_at_once = 256;
-template <class Visit>
-void each_channels(std::ptrdiff_t channels, const Visit& visit) {
-    for (std::ptrdiff_t first = 0; first < channels; first += channels_at_once) {
-        visit(first, std::min(channels_at_once, channels - first));
-    }
-}
-
-}  // namespace
-
 void check_not_negative(const char* name, const ChannelParameter& parameter, std::ptrdiff_t n) {
     alignas(64) std::byte memory[channels_at_once * sizeof(double)];
     each_channels(n, [&](std::ptrdiff_t first, std::ptrdiff_t at_once) {

@@ -2,6 +2,7 @@
 // layout and back; and the origins of 64-bit integers.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -41,6 +42,15 @@ private:
     const double* doubles_;  // null where they are not to be read in place
     double otherwise_;
 };
+
+// visit(first, n) for all channels, so many at a time that their values fit the stack.
+constexpr std::ptrdiff_t channels_at_once = 256;
+template <class Visit>
+void each_channels(std::ptrdiff_t channels, const Visit& visit) {
+    for (std::ptrdiff_t first = 0; first < channels; first += channels_at_once) {
+        visit(first, std::min(channels_at_once, channels - first));
+    }
+}
 
 // Raises std::invalid_argument if any of n channels' values is negative.
 void check_not_negative(const char* name, const ChannelParameter& parameter, std::ptrdiff_t n);

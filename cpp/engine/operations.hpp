@@ -20,6 +20,24 @@ void moments(const Batch& batch, const Statistics& out);
 // them is NaN that is not omitted.
 void value_range(const Batch& batch, double* min, double* max);
 
+// The statistics of a set of values, as they are kept when the values are gone: arrays of the
+// features' shape.
+struct SetStatistics {
+    ArrayRef count;              // where it is empty, all features have
+    double count_of_each = 0.0;  // so many values, which was an integer of 64 bits
+    ArrayRef mean;
+    ArrayRef mean_lo;
+    ArrayRef m2;
+    ArrayRef m2_lo;
+    ArrayRef min;  // both or neither
+    ArrayRef max;
+};
+
+// Those of two sets that have no value in common, with the same bits whichever of them comes first.
+// out.count may be null, and so may `min` and `max`, which must be unless both sets have them.
+void merge(const SetStatistics& a, const SetStatistics& b, CentralMoments<double*> out, double* min,
+           double* max);
+
 // allow_single: one value per channel is a batch too, of variance 0. `out` as for moments, but
 // without extremes; where running statistics are given, `mean` and `var` must not be null.
 void train(const Batch& batch, const ArrayRef& y, double eps, const Running& running,

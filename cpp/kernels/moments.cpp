@@ -534,6 +534,7 @@ extern constexpr MomentsTable moments_table = {
     {all_forms<float>(), all_forms<double>(), unweighted_form<Float16>(),
      unweighted_form<Bfloat16>()},
     merge_moments,
+    merge_central_moments,
     finalize_moments,
     merge_integer_sums,
     finalize_integer_sums,

@@ -29,6 +29,21 @@ FASTBN_FLATTEN inline void merge_moments(MomentsSums a, double count_a, MomentsS
     }
 }
 
+FASTBN_FLATTEN inline void merge_central_moments(CentralMoments<const double*> a,
+                                                 CentralMoments<const double*> b,
+                                                 CentralMoments<double*> to,
+                                                 std::ptrdiff_t n) noexcept {
+#pragma omp simd
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const CentralMoments<double> both = merge(at(a, i), at(b, i));
+        to.count[i] = both.count;
+        to.mean[i] = both.mean;
+        to.mean_lo[i] = both.mean_lo;
+        to.m2[i] = both.m2;
+        to.m2_lo[i] = both.m2_lo;
+    }
+}
+
 // 0 where there is no spread at all, so that xhat is 0 and no NaN arises.
 inline double inverse_std(double var, double eps) {
     const double spread = var + eps;

@@ -161,7 +161,8 @@ static inline double quotient(double high, double low, double divisor, double di
 
 // The moments of both sets, of which a covers count_a values and b count_b > 0 (Chan, Golub &
 // LeVeque 1983, eq. 1.5). Offsets are of the size of the data's spread, so `delta` is good to a
-// rounding of that, however far the channel's mean is from zero.
+// rounding of that, however far the channel's mean is from zero. Its square may be beyond float64
+// where the product with the counts is not.
 template <class V>
 static inline Moments<V> merge(const Moments<V>& a, double count_a, const Moments<V>& b,
                                double count_b) {
@@ -171,20 +172,23 @@ static inline Moments<V> merge(const Moments<V>& a, double count_a, const Moment
     both.ref = a.ref;
     both.offset = a.offset + delta * part_b;
     V error;
-    both.m2 = two_sum(a.m2, b.m2 + (delta * delta) * (count_a * part_b), error);
-    both.m2_lo = (a.m2_lo + b.m2_lo) + error;
+    const V within = two_sum(a.m2, b.m2, error);
+    V between_error;
+    both.m2 = two_sum(within, delta * (delta * (count_a * part_b)), between_error);
+    both.m2_lo = (a.m2_lo + b.m2_lo) + (error + between_error);
     both.sum = two_sum(a.sum, b.sum, error);
     both.sum_lo = (a.sum_lo + b.sum_lo) + error;
     return both;
 }
 
 // The same where either count may be 0: what that one covers is then nothing, and need not even be
-// numbers near the other's. Means that differ leave an m2 that is not 0, however small the weights.
+// numbers near the other's; of two that are nothing, a stays. Means that differ leave an m2 that is
+// not 0, however small the weights.
 static inline Moments<double> merge_weighted(const Moments<double>& a, double weight_a,
                                              const Moments<double>& b, double weight_b) {
     const Moments<double> both = merge(a, weight_a, b, weight_a + weight_b > 0.0 ? weight_b : 1.0);
     const bool only_a = weight_b == 0.0;
-    const bool only_b = weight_a == 0.0;
+    const bool only_b = (weight_a == 0.0) & !only_a;
     const double delta = ((b.ref - a.ref) + b.offset) - a.offset;
     const bool lost = (both.m2 == 0.0) & (delta != 0.0);
     const double m2 = lost ? lost_square : both.m2;
@@ -226,6 +230,67 @@ static inline void merge_weighted_at(const MomentsSums& s, std::ptrdiff_t i,
     double error;
     s.weight[i] = two_sum(s.weight[i], weight.high, error);
     s.weight_lo[i] = (s.weight_lo[i] + weight.low) + error;
+}
+
+// Count, mean and centred sum of squares of a set of values, the last two as double-doubles: what
+// is left of the moments when they are finished, and what goes on being merged when the data are
+// gone. T: double for one channel; a pointer for many, with one array entry per channel.
+template <class T>
+struct CentralMoments {
+    T count;
+    T mean;
+    T mean_lo;
+    T m2;
+    T m2_lo;
+};
+
+static inline CentralMoments<double> at(const CentralMoments<const double*>& s, std::ptrdiff_t i) {
+    return {s.count[i], s.mean[i], s.mean_lo[i], s.m2[i], s.m2_lo[i]};
+}
+
+// Those of both sets, with the same bits whichever of the two comes first. The mean moves from that
+// of the set with more values (of equally many, from the larger one), so that the step, which is
+// rounded, is at most half of the way. What is not finite has a low part of 0.
+static inline CentralMoments<double> merge(const CentralMoments<double>& one,
+                                           const CentralMoments<double>& other) {
+    const bool mean_is_less =
+        (one.mean < other.mean) | ((one.mean == other.mean) & (one.mean_lo < other.mean_lo));
+    const bool is_less = (one.count < other.count) | ((one.count == other.count) & mean_is_less);
+    const double count_a = is_less ? other.count : one.count;
+    const double count_b = is_less ? one.count : other.count;
+    const double mean_a = is_less ? other.mean : one.mean;
+    const double mean_b = is_less ? one.mean : other.mean;
+    const double mean_a_lo = is_less ? other.mean_lo : one.mean_lo;
+    const double mean_b_lo = is_less ? one.mean_lo : other.mean_lo;
+    Moments<double> a{};
+    a.ref = mean_a;
+    a.m2 = is_less ? other.m2 : one.m2;
+    a.m2_lo = is_less ? other.m2_lo : one.m2_lo;
+    Moments<double> b{};
+    b.ref = mean_b;
+    b.offset = mean_b_lo - mean_a_lo;
+    b.m2 = is_less ? one.m2 : other.m2;
+    b.m2_lo = is_less ? one.m2_lo : other.m2_lo;
+    const Moments<double> both = merge_weighted(a, count_a, b, count_b);
+
+    CentralMoments<double> merged;
+    merged.count = count_a + count_b;
+    double step_lo;
+    const double moved = two_sum(both.ref, both.offset, step_lo);
+    double mean_lo;
+    const double mean = two_sum(moved, step_lo + mean_a_lo, mean_lo);
+    // The difference of the means may be beyond float64 where their average is not.
+    const double part_b = count_b / merged.count;
+    const double average = mean_a * (1.0 - part_b) + mean_b * part_b;
+    const bool mean_fits = mean * 0.0 == 0.0;
+    merged.mean = mean_fits ? mean : (count_b == 0.0 ? mean_a : average);
+    merged.mean_lo = mean_fits ? mean_lo : 0.0;
+    double m2_lo;
+    const double m2 = two_sum(both.m2, both.m2_lo, m2_lo);
+    const bool m2_fits = m2 * 0.0 == 0.0;
+    merged.m2 = m2_fits ? m2 : both.m2;
+    merged.m2_lo = m2_fits ? m2_lo : 0.0;
+    return merged;
 }
 
 // Sums of integers of up to 16 bits and of their squares, one array entry per channel: all of them

@@ -162,7 +162,7 @@ def test_what_one_rank_gets_wrong_all_ranks_hear_of(found: dict[str, list[Any]])
     assert found["no moments"] == [["TypeError", "moments must be fastbn.Moments, got NoneType on rank 0"]] * 3
     broken = "moments must be whole fastbn.Moments, got Broken on rank 2, which raises AttributeError"
     assert found["a broken subclass"] == [["TypeError", broken]] * 3
-    assert found["too many"] == [["ValueError", "moments must merge: count must be finite and >= 0, got [inf]"]] * 3
+    assert found["too many"] == [["ValueError", "moments must merge: count must be finite and >= 0, got inf"]] * 3
     assert found["unequal, again"] == found["unequal"]  # nothing of it is left in the way
 
 
@@ -209,7 +209,7 @@ def test_the_first_refusal_is_the_one_that_is_raised() -> None:
     with pytest.raises(TypeError, match=r"whole fastbn\.Moments, got Moments on rank 0, which raises Attribute"):
         fastbn.mpi.allreduce(Moments.__new__(Moments), Ranks(three))
     many = Moments(1e308, [1.0], [2.0])
-    with pytest.raises(ValueError, match=r"moments must merge: count must be finite and >= 0, got \[inf\]"):
+    with pytest.raises(ValueError, match=r"moments must merge: count must be finite and >= 0, got inf"):
         fastbn.mpi.allreduce(many, Ranks(many, three))
 
 

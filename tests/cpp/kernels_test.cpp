@@ -719,6 +719,75 @@ void check_storage(const Set& set) {
     }
 }
 
+// Finished moments of n channels, of which some have no values.
+struct FinishedMoments {
+    explicit FinishedMoments(std::ptrdiff_t channels)
+        : values(static_cast<std::size_t>(5 * channels)), n(channels) {}
+
+    CentralMoments<double*> arrays() {
+        double* const first = values.data();
+        return {first, first + n, first + 2 * n, first + 3 * n, first + 4 * n};
+    }
+    CentralMoments<const double*> read() {
+        const CentralMoments<double*> a = arrays();
+        return {a.count, a.mean, a.mean_lo, a.m2, a.m2_lo};
+    }
+    void fill() {
+        const CentralMoments<double*> a = arrays();
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const bool empty = chance(5);
+            a.count[i] = empty ? 0.0 : std::floor(1.0 + std::fabs(normal(0.0, 9.0)));
+            a.mean[i] = empty ? std::nan("") : normal(1e3, 1.0);
+            a.mean_lo[i] = empty ? 0.0 : a.mean[i] * 0x1p-54;
+            a.m2[i] = empty ? 0.0 : std::fabs(normal(1.0, 1.0));
+            a.m2_lo[i] = a.m2[i] * -0x1p-54;
+        }
+    }
+
+    std::vector<double> values;
+    std::ptrdiff_t n;
+};
+
+void check_central_merge(const Set& set, std::ptrdiff_t n) {
+    const std::string what = std::string(set.name) + " merge of " + std::to_string(n) + " moments";
+    FinishedMoments a(n);
+    FinishedMoments b(n);
+    FinishedMoments both(n);
+    FinishedMoments other(n);
+    a.fill();
+    b.fill();
+    set.moments.merge_central(a.read(), b.read(), both.arrays(), n);
+    check_registers("merge_central");
+    sets()[0].moments.merge_central(b.read(), a.read(), other.arrays(), n);
+    const std::size_t bytes = both.values.size() * sizeof(double);
+    // The bytes of a NaN may differ: those are of means of no values.
+    for (std::vector<double>* values : {&both.values, &other.values}) {
+        for (double& value : *values) value = std::isnan(value) ? -1.0 : value;
+    }
+    check(std::memcmp(both.values.data(), other.values.data(), bytes) == 0,
+          what + ": not the generic set's bits, or not those in the other order");
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const CentralMoments<double> x = at(a.read(), i);
+        const CentralMoments<double> y = at(b.read(), i);
+        const CentralMoments<double> found = at(both.read(), i);
+        check(found.count == x.count + y.count, what + ": count");
+        if (x.count == 0.0 || y.count == 0.0) {
+            const CentralMoments<double>& one = y.count == 0.0 ? x : y;
+            const double mean = one.count == 0.0 ? -1.0 : one.mean;
+            check(found.mean == mean && found.m2 == one.m2, what + ": of one set");
+            continue;
+        }
+        const long double part = static_cast<long double>(y.count) / found.count;
+        const long double delta =
+            (static_cast<long double>(y.mean) - x.mean) + (y.mean_lo - x.mean_lo);
+        const long double mean = x.mean + (x.mean_lo + delta * part);
+        const long double m2 = (x.m2 + x.m2_lo) + (y.m2 + y.m2_lo) + delta * delta * x.count * part;
+        // The mean is the rounded one or next to it; m2 is off by some roundings.
+        check(std::fabs(found.mean - mean) <= 0x1p-53L * mean, what + ": mean");
+        check(std::fabs(found.m2 - m2) <= 0x1p-50L * m2, what + ": m2");
+    }
+}
+
 void check_set(const Set& set) {
     check_storage(set);
     const WeightsForm forms[] = {WeightsForm::none,    WeightsForm::omit_nan,
@@ -765,6 +834,7 @@ void check_set(const Set& set) {
             }
         }
     }
+    for (const std::ptrdiff_t n : {1, 16, 100}) check_central_merge(set, n);
 }
 
 }  // namespace

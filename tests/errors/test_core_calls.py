@@ -197,6 +197,37 @@ def test_more_axes_than_an_array_has_are_refused() -> None:
             _core.moments(X, axis=axes)
 
 
+PART = (2, *np.ones((4, 3)), None, None)
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "message"),
+    [
+        (list(PART), TypeError, r"b must be a tuple, got \[2, array"),
+        (PART[:5], TypeError, "exactly 7 arguments"),
+        ((2.0, *PART[1:]), ValueError, r"b must have arrays of the shape \(3,\), got \(\)"),
+        ((True, *PART[1:]), TypeError, "count must be a real number, got True"),
+        ((2**2000, *PART[1:]), ValueError, "count must fit float64, got 1148"),
+        ((2, None, *PART[2:]), TypeError, "mean must be an array, got None"),
+        ((2, *PART[1:4], ONES + 1j, None, None), TypeError, "m2_lo must have dtype"),
+        ((2, *PART[1:4], ONES[:2], None, None), ValueError, r"b must have arrays of the shape \(3,\), got \(2,\)"),
+        ((*PART[:5], ONES, ONES[None]), ValueError, r"b must have arrays of the shape \(3,\), got \(1, 3\)"),
+        ((np.array([1.0, 1.0, np.inf]), *PART[1:]), ValueError, "count must be finite and >= 0, got inf"),
+    ],
+)
+def test_statistics_that_cannot_be_merged_are_refused(part: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        _core.merge_moments(PART, part)
+
+
+def test_extremes_that_one_part_does_not_have_are_none() -> None:
+    with_extremes = (*PART[:5], ONES, ONES)
+    assert _core.merge_moments(PART, with_extremes)[5:] == (None, None)
+    assert _core.merge_moments(with_extremes, (*PART[:5], ONES, None))[5:] == (None, None)
+    low, high = _core.merge_moments(with_extremes, with_extremes)[5:]
+    assert np.array_equal([low, high], [ONES, ONES])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
 def test_moments_bring_the_least_and_the_largest_value_where_asked(dtype: Any) -> None:
     x = (X % 5).astype(dtype)

@@ -648,7 +648,7 @@ def test_counts_beyond_int64() -> None:
             Moments(wrong, [1.0], [2.0])
     most = Moments(1e308, [1.0], [2.0], min=[0.0], max=[2.0])
     before = most.to_bytes()
-    with pytest.raises(ValueError, match=r"count must be finite and >= 0, got \[inf\]"):
+    with pytest.raises(ValueError, match=r"count must be finite and >= 0, got inf$"):
         most.merge(most)
     assert most.to_bytes() == before
 

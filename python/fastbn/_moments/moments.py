@@ -25,7 +25,7 @@ from fastbn._moments.provenance import (
     checked_provenance,
     provenance_of,
 )
-from fastbn._moments.statistics import Array, Count, Extremes, Statistics, measured, merged, merged_extremes
+from fastbn._moments.statistics import Array, Count, Extremes, Statistics, measured, merged_with_extremes
 from fastbn._npz import check_kind, not_written, read_npz, save_npz, write_npz
 from fastbn._validation import (
     LARGEST,
@@ -74,11 +74,7 @@ class _Seen(NamedTuple):
         if shape != other_shape:
             raise ValueError(f"other must have features of shape {shape}, got {other_shape}")
         provenance = self.provenance.merged(other.provenance)
-        statistics, extremes = merged(self.statistics, other.statistics), None
-        if not isinstance(statistics.count, int) and np.isinf(statistics.count).any():
-            raise ValueError(f"count must be finite and >= 0, got {statistics.count}")
-        if self.extremes is not None and other.extremes is not None:
-            extremes = merged_extremes(self.extremes, self.statistics.count, other.extremes, other.statistics.count)
+        statistics, extremes = merged_with_extremes(self.statistics, self.extremes, other.statistics, other.extremes)
         return _Seen(statistics, extremes, provenance)
 
 
