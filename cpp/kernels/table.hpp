@@ -180,6 +180,7 @@ struct MomentsTable {
     // a = a and b, of disjoint values; the counts as for MomentsKernel.
     void (*merge)(MomentsSums a, double count_a, MomentsSums b, double count_b,
                   std::ptrdiff_t n) noexcept;
+    // The same of finished moments, which may come in either order.
     void (*merge_central)(CentralMoments<const double*> a, CentralMoments<const double*> b,
                           CentralMoments<double*> to, std::ptrdiff_t n) noexcept;
     // A channel of which nothing counts gets 0 for every statistic.

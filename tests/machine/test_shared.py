@@ -157,7 +157,7 @@ def test_moments_lose_nothing_and_show_one_state() -> None:
 def test_what_another_thread_takes_in_meanwhile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     moments, part = fastbn.Moments(2, [0.0], [2.0]), fastbn.Moments(4, [0.0], [4.0])
     module = fastbn._moments.moments
-    merged, others = module.merged, [fastbn.Moments(8, [0.0], [8.0])]
+    merged, others = module.merged_with_extremes, [fastbn.Moments(8, [0.0], [8.0])]
 
     def interrupted(*args: Any) -> Any:
         result = merged(*args)
@@ -165,7 +165,7 @@ def test_what_another_thread_takes_in_meanwhile_is_kept(monkeypatch: pytest.Monk
             moments.merge(others.pop())
         return result
 
-    monkeypatch.setattr(module, "merged", interrupted)
+    monkeypatch.setattr(module, "merged_with_extremes", interrupted)
     moments.merge(part)
     assert (moments.count, moments.m2.item()) == (14, 14.0)
 
