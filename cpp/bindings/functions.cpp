@@ -36,6 +36,7 @@ struct Inputs {
           residual(optional_argument(arguments.residual, Kind::floating)) {
         batch.where = where.ref;
         batch.weights = weights.ref;
+        batch.omit_nan = bool_argument(arguments.omit_nan) && is_float(x.ref.dtype);
         batch.weight = weight.ref;
         batch.bias = bias.ref;
         batch.epilogue.residual = residual.ref;
@@ -112,9 +113,8 @@ py::object count_result(const Features& features, const py::object& counts, bool
 // Returns (count, mean, m2, low part of the mean, least value, largest value); the last two are
 // None unless `extremes`. With omit_nan alone, count is a number where there was no NaN.
 py::object moments(const Arguments& arguments) {
-    Inputs in(arguments);
+    const Inputs in(arguments);
     const Features& features = in.batch.features;
-    in.batch.omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
     const bool extremes = bool_argument(arguments.extremes);
     const py::object mean = statistic_array(features);
     const py::object m2 = statistic_array(features);
@@ -142,8 +142,7 @@ py::object moments(const Arguments& arguments) {
 
 // Returns (least value, largest value).
 py::object value_range(const Arguments& arguments) {
-    Inputs in(arguments);
-    in.batch.omit_nan = bool_argument(arguments.omit_nan) && is_float(in.x.ref.dtype);
+    const Inputs in(arguments);
     const py::object min = statistic_array(in.batch.features);
     const py::object max = statistic_array(in.batch.features);
     double* const least = doubles_of(min);

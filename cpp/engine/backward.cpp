@@ -10,6 +10,7 @@
 #include "engine/executor.hpp"
 #include "engine/memory.hpp"
 #include "engine/operations.hpp"
+#include "engine/tiles.hpp"
 #include "engine/weights.hpp"
 
 namespace fastbn {
@@ -17,59 +18,42 @@ namespace {
 
 class BackwardOperation final : public Operation {
 public:
-    BackwardOperation(const GradientKernels& kernels, Weights& weights,
-                      const Activation& activation, bool through_statistics)
-        : kernels_(kernels),
-          frozen_kernels_(normalize_kernels(kernels.dy, kernels.dy)),
+    BackwardOperation(const Batch& batch, const ArrayRef& dy_array,
+                      const Normalization& normalization, const GradientsOut& out,
+                      const Layout& layout, const ChannelOrigins& origins, Weights& weights)
+        : weight_(batch.weight, 1.0),
+          bias_(batch.bias, 0.0),
+          mean_(normalization.mean, 0.0),
+          invstd_(normalization.invstd, 1.0),
+          count_(normalization.count, 0.0),
+          mean_dy_(normalization.mean_dy, 0.0),
+          mean_dy_xhat_(normalization.mean_dy_xhat, 0.0),
+          origins_(origins),
           weights_(weights),
-          activation_(activation),
-          through_statistics_(through_statistics) {}
+          activation_(batch.epilogue.activation),
+          through_statistics_(normalization.through_statistics),
+          kernels_(gradient_kernels(batch.x.dtype, dy_array.dtype)),
+          frozen_(normalize_kernels(kernels_.dy, kernels_.dy), dy_array, out.dx, {}, layout,
+                  nullptr),
+          x_(operand_of(batch.x, layout, kernels_.x, origins.data())),
+          residual_(operand_of(batch.epilogue.residual, layout, kernels_.dy)),
+          dz_(operand_of(out.dz, layout, kernels_.dy)),
+          dweight_(out.dweight),
+          dbias_(out.dbias) {}
 
-    Operand dy;
-    Operand x;
-    Operand residual;
-    Operand dx;
-    Operand dz;
     // What the plan must know, and the plan that was made of it.
     Work work() const;
     const Plan* plan = nullptr;
-
-    // All channels' parameters, and what the forward pass normalized by.
-    const ChannelParameter* weight = nullptr;
-    const ChannelParameter* bias = nullptr;
-    const ChannelParameter* mean = nullptr;
-    const ChannelParameter* invstd = nullptr;
-    const ChannelOrigins* origins = nullptr;
-    // What each channel's values weigh together, or empty if that is to be counted.
-    const ChannelParameter* count = nullptr;
-    // Of a larger batch, or empty if the sums are x's own, which then go to dweight and dbias.
-    const ChannelParameter* mean_dy = nullptr;
-    const ChannelParameter* mean_dy_xhat = nullptr;
-    double* dweight = nullptr;
-    double* dbias = nullptr;
-
-    void set_arrays(const Batch& batch, const ArrayRef& dy_array, const GradientsOut& out,
-                    const Layout& layout, const ChannelOrigins& origins_of_x) {
-        dy = operand_of(dy_array, layout, kernels_.dy);
-        x = operand_of(batch.x, layout, kernels_.x, origins_of_x.data());
-        origins = &origins_of_x;
-        residual = operand_of(batch.epilogue.residual, layout, kernels_.dy);
-        dx = operand_of(out.dx, layout, kernels_.dy);
-        dz = operand_of(out.dz, layout, kernels_.dy);
-        dweight = out.dweight;
-        dbias = out.dbias;
-    }
 
     // The statistics that the sums are taken about, and the coefficients from which the
     // activation's input z, and with it its sign, follows as it did in the forward pass.
     void prepare(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
-        Arrays arrays(memory.staging + parameters_begin_);
         const std::ptrdiff_t first = memory.at(slab.buffer_index);
         const std::ptrdiff_t n = slab.channels;
         ChannelParameters channels{};
-        read_means(slab, arrays, channels);
-        channels.invstd = invstd->read(slab.channel, n, arrays);
+        origins_.read_means(mean_, zeros_, slab, memory.staging, channels);
+        channels.invstd = invstd_.read(slab, memory.staging);
         if (plan->reduces) {
             std::copy_n(channels.mean, n, buffers.mean + first);
             std::copy_n(channels.invstd, n, buffers.invstd + first);
@@ -78,8 +62,8 @@ public:
         }
         bool out_of_range = false;
         if (has_activation()) {
-            channels.weight = weight->read(slab.channel, n, arrays);
-            channels.bias = bias->read(slab.channel, n, arrays);
+            channels.weight = weight_.read(slab, memory.staging);
+            channels.bias = bias_.read(slab, memory.staging);
             out_of_range = fold_affine(channels, kernels_.computed, n, plan->layout,
                                        from(buffers.z, kernels_.computed, first));
             wrap_round(buffers.z, kernels_.computed, *plan, slab);
@@ -101,9 +85,10 @@ public:
             std::byte* staging = memory.staging;
             const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
             const std::ptrdiff_t index = memory.at(tile.buffer_index);
-            kernel(input_tile(dy, tile, staging), input_tile(x, tile, staging), tile.kernel_rows(),
-                   tile.kernel_cols(), buffers.mean + index, buffers.invstd + index,
-                   from(buffers.sums, i), activation(tile, buffers, memory));
+            kernel(input_tile(dy_, tile, staging), input_tile(x_, tile, staging),
+                   tile.kernel_rows(), tile.kernel_cols(), buffers.mean + index,
+                   buffers.invstd + index, from(buffers.sums, i),
+                   activation(tile, buffers, memory));
             if (adds_weights) weights_.add_totals(tile, staging, buffers.totals + i);
         });
     }
@@ -112,12 +97,18 @@ public:
         const Buffers buffers = buffers_in(memory.buffers);
         if (plan->reduces) finalize_sums(slab, buffers.sums, memory);
         if (!transforms()) return;
-        if (is_affine()) return finalize_affine(slab, buffers, memory);
+        ChannelParameters channels{};
+        channels.invstd = invstd_.read(slab, memory.staging);
+        channels.weight = weight_.read(slab, memory.staging);
+        if (is_affine()) {
+            channels.mean = channels.mean_lo = channels.bias = zeros_.read(slab, memory.staging);
+            return frozen_.fold(*plan, channels, slab, buffers.affine, memory);
+        }
+        origins_.read_means(mean_, zeros_, slab, memory.staging, channels);
         const double divisor = divide_sums(slab, buffers, memory);
-        Arrays arrays(memory.staging + parameters_begin_);
         const bool out_of_range = fold_input_gradient(
-            read_parameters(slab, arrays), of_slab(buffers.sums, slab, memory), divisor,
-            kernels_.computed, slab.channels, plan->layout,
+            channels, of_slab(buffers.sums, slab, memory), divisor, kernels_.computed,
+            slab.channels, plan->layout,
             from(buffers.input_gradient, kernels_.computed, memory.at(slab.buffer_index)));
         wrap_round(buffers.input_gradient, kernels_.computed, *plan, slab);
         note_out_of_range(*plan, memory,
@@ -127,49 +118,41 @@ public:
 
     void transform(const TileRange& tile, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
+        if (is_affine()) return frozen_.apply(*plan, tile, buffers.affine, memory, nullptr);
         std::byte* staging = memory.staging;
         const std::ptrdiff_t i = memory.at(tile.buffer_index);
         const bool with_pre = is_out_of_range(memory);
-        const Tile<const void> dy_tile = input_tile(dy, tile, staging);
-        const Tile<void> dx_tile = output_tile(dx, tile, staging);
-        if (is_affine()) {
-            frozen_kernels_.normalize(
-                dy_tile, dx_tile, elementwise_loop(*plan, dy, dx, tile),
-                kernel_view(from(buffers.affine, kernels_.computed, i), with_pre), {}, nullptr);
-        } else {
-            GradientWeights weights{};
-            weights.frozen = !through_statistics_;
-            if (is_weighted()) {
-                const double* const scales = with_pre ? buffers.weight_scale + i : nullptr;
-                weights = weights_.gradient_tile(tile, kernels_.computed, scales, staging);
-            }
-            kernels_.input_gradient(
-                dy_tile, input_tile(x, tile, staging), dx_tile, output_tile(dz, tile, staging),
-                elementwise_loop(*plan, x, dx, tile),
-                kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
-                activation(tile, buffers, memory), weights);
-            finish_output(dz, tile, staging, plan->stream);
+        GradientWeights weights{};
+        weights.frozen = !through_statistics_;
+        if (is_weighted()) {
+            const double* const scales = with_pre ? buffers.weight_scale + i : nullptr;
+            weights = weights_.gradient_tile(tile, kernels_.computed, scales, staging);
         }
-        finish_output(dx, tile, staging, plan->stream);
+        kernels_.input_gradient(
+            input_tile(dy_, tile, staging), input_tile(x_, tile, staging),
+            output_tile(dx_, tile, staging), output_tile(dz_, tile, staging),
+            elementwise_loop(*plan, x_, dx_, tile),
+            kernel_view(from(buffers.input_gradient, kernels_.computed, i), with_pre),
+            activation(tile, buffers, memory), weights);
+        finish_output(dz_, tile, staging, plan->stream);
+        finish_output(dx_, tile, staging, plan->stream);
     }
 
-    std::ptrdiff_t take_staging() noexcept override {
-        std::ptrdiff_t bytes = 0;
-        for (Operand* operand : {&dy, &x, &residual, &dx, &dz})
-            fastbn::take_staging(*plan, *operand, bytes);
-        weights_.take_staging(*plan, bytes);
-        // Mean and its low part, 1 / std, weight, bias.
-        constexpr std::ptrdiff_t parameters = 5;
-        parameters_begin_ = take_parameters(*plan, parameters, bytes);
-        return bytes;
+    void take_staging(Staging& staging) noexcept override {
+        frozen_.take_staging(staging);
+        for (Operand* operand : {&x_, &residual_, &dz_}) fastbn::take_staging(*operand, staging);
+        weights_.take_staging(staging);
+        for (ChannelParameter* parameter : {&weight_, &bias_, &mean_, &invstd_, &zeros_}) {
+            parameter->take_staging(staging);
+        }
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
-    bool transforms() const noexcept override { return static_cast<bool>(dx); }
+    bool transforms() const noexcept override { return static_cast<bool>(dx_); }
 
 private:
     struct Buffers {
         GradientSums sums;     // of dz, per span, and channel or column
-        double* totals;        // of the values' weights, likewise; null where they are not summed
+        double* totals;        // of the values' weights, likewise; null without weights
         double* weight_scale;  // what weights are multiplied by, as many as coefficients; or null
         double* mean;          // of the forward pass, per channel or column; null without sums
         double* invstd;        // likewise
@@ -185,8 +168,10 @@ private:
         Buffers b{};
         b.sums.dy = arrays.doubles(plan->spans * n);
         b.sums.dy_xhat = arrays.doubles(plan->spans * n);
-        if (sums_weights()) b.totals = arrays.doubles(plan->spans * n);
-        if (is_weighted()) b.weight_scale = arrays.doubles(n);
+        if (is_weighted()) {
+            b.totals = arrays.doubles(plan->spans * n);
+            b.weight_scale = arrays.doubles(n);
+        }
         if (plan->reduces) {
             b.mean = arrays.doubles(n);
             b.invstd = arrays.doubles(n);
@@ -195,10 +180,10 @@ private:
             b.z = take_coefficients<Affine<void>>(arrays, kernels_.computed, n, {});
         }
         if (is_affine()) {
-            b.affine = take_coefficients<Affine<void>>(arrays, kernels_.computed, n, dx);
+            b.affine = frozen_.take_buffers(arrays, *plan);
         } else {
             b.input_gradient =
-                take_coefficients<InputGradient<void>>(arrays, kernels_.computed, n, dx);
+                take_coefficients<InputGradient<void>>(arrays, kernels_.computed, n, dx_);
         }
         b.bytes = arrays.bytes();
         return b;
@@ -206,7 +191,7 @@ private:
 
     bool is_weighted() const { return through_statistics_ && weights_.differ(); }
     // Whether the values' weights are to be added up, since the sums are divided by their total.
-    bool sums_weights() const { return plan->reduces && transforms() && is_weighted() && !*count; }
+    bool sums_weights() const { return plan->reduces && transforms() && is_weighted() && !count_; }
     bool has_activation() const { return activation_.kind != ActivationKind::none; }
     // With constant statistics and no activation, dx = weight * invstd * dy is an affine map of dy.
     bool is_affine() const { return !through_statistics_ && !has_activation(); }
@@ -215,36 +200,11 @@ private:
         return memory.out_of_range->load(std::memory_order_relaxed);
     }
 
-    // The means of what the kernels see of a slab's channels, and their low parts.
-    void read_means(const Slab& slab, Arrays& arrays, ChannelParameters& channels) const noexcept {
-        const std::ptrdiff_t n = slab.channels;
-        double* const low = arrays.doubles(n);
-        std::fill_n(low, n, 0.0);
-        channels.mean_lo = low;
-        if (!*origins) {
-            channels.mean = mean->read(slab.channel, n, arrays);
-            return;
-        }
-        double* const high = arrays.doubles(n);
-        mean->copy(slab.channel, n, high);
-        origins->subtract_from(slab.channel, n, high, low);
-        channels.mean = high;
-    }
-
-    // Those and what else dx follows from: all but the bias.
-    ChannelParameters read_parameters(const Slab& slab, Arrays& arrays) const noexcept {
-        ChannelParameters channels{};
-        read_means(slab, arrays, channels);
-        channels.invstd = invstd->read(slab.channel, slab.channels, arrays);
-        channels.weight = weight->read(slab.channel, slab.channels, arrays);
-        return channels;
-    }
-
     ActivationGradient activation(const TileRange& tile, const Buffers& buffers,
                                   const Memory& memory) const noexcept {
         ActivationGradient gradient{};
         gradient.activation = activation_;
-        gradient.residual = input_tile(residual, tile, memory.staging);
+        gradient.residual = input_tile(residual_, tile, memory.staging);
         gradient.skip_zeros = weights_.differ();
         if (has_activation()) {
             gradient.z =
@@ -264,8 +224,8 @@ private:
         merge(sums.dy, slab, memory);
         merge(sums.dy_xhat, slab, memory);
         const GradientSums merged = of_slab(sums, slab, memory);
-        std::copy_n(merged.dy, slab.channels, dbias + slab.channel);
-        std::copy_n(merged.dy_xhat, slab.channels, dweight + slab.channel);
+        std::copy_n(merged.dy, slab.channels, dbias_ + slab.channel);
+        std::copy_n(merged.dy_xhat, slab.channels, dweight_ + slab.channel);
     }
 
     // Leaves in a slab's sums what flows back through the statistics of its channels, but for a
@@ -280,12 +240,12 @@ private:
         if (!through_statistics_) {
             std::fill_n(sums.dy, slab.channels, 0.0);
             std::fill_n(sums.dy_xhat, slab.channels, 0.0);
-        } else if (*mean_dy) {
+        } else if (mean_dy_) {
             // The weights that the kernels see are divided by it. Equal weights they do not see:
             // it is then the weight itself.
             const double divisor = weights_.divisor();
-            mean_dy->copy(first, slab.channels, sums.dy);
-            mean_dy_xhat->copy(first, slab.channels, sums.dy_xhat);
+            mean_dy_.copy(first, slab.channels, sums.dy);
+            mean_dy_xhat_.copy(first, slab.channels, sums.dy_xhat);
             for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
                 sums.dy[c] *= divisor;
                 sums.dy_xhat[c] *= divisor;
@@ -298,32 +258,18 @@ private:
         return static_cast<double>(plan->layout.count);
     }
 
-    void finalize_affine(const Slab& slab, const Buffers& buffers,
-                         const Memory& memory) const noexcept {
-        Arrays arrays(memory.staging + parameters_begin_);
-        double* const zeros = arrays.doubles(slab.channels);
-        std::fill_n(zeros, slab.channels, 0.0);
-        ChannelParameters constants{};
-        constants.mean = constants.mean_lo = constants.bias = zeros;
-        constants.invstd = invstd->read(slab.channel, slab.channels, arrays);
-        constants.weight = weight->read(slab.channel, slab.channels, arrays);
-        const bool out_of_range =
-            fold_affine(constants, kernels_.computed, slab.channels, plan->layout,
-                        from(buffers.affine, kernels_.computed, memory.at(slab.buffer_index)));
-        wrap_round(buffers.affine, kernels_.computed, *plan, slab);
-        note_out_of_range(*plan, memory, out_of_range);
-    }
-
     // A channel of which nothing counts gets no gradient through its statistics. Where its weights
     // are small beside other channels', all of them and their sum are multiplied by a power of two:
     // the inverse of the sum might overflow, and the weights be lost to float32.
     void divide_by_weights(const Slab& slab, const Buffers& buffers,
                            const Memory& memory) const noexcept {
-        const bool known = static_cast<bool>(*count);
-        if (!known) merge(buffers.totals, slab, memory);
-        Arrays arrays(memory.staging + parameters_begin_);
-        const double* const totals = known ? count->read(slab.channel, slab.channels, arrays)
-                                           : buffers.totals + memory.at(0, slab.buffer_index);
+        const bool known = static_cast<bool>(count_);
+        double* const totals = buffers.totals + memory.at(0, slab.buffer_index);
+        if (known) {
+            count_.copy(slab.channel, slab.channels, totals);
+        } else {
+            merge(buffers.totals, slab, memory);
+        }
         const double divisor = known ? weights_.divisor() : 1.0;
         const GradientSums sums = of_slab(buffers.sums, slab, memory);
         double* const scale = buffers.weight_scale + memory.at(slab.buffer_index);
@@ -361,17 +307,36 @@ private:
         }
     }
 
-    const GradientKernels& kernels_;
-    const NormalizeKernels& frozen_kernels_;
+    // All channels' parameters, and what the forward pass normalized by.
+    ChannelParameter weight_;
+    ChannelParameter bias_;
+    ChannelParameter mean_;
+    ChannelParameter invstd_;
+    ChannelParameter zeros_{0.0};  // the low parts of the means; and what dx is free of, if affine
+    // What each channel's values weigh together, or empty if that is to be counted.
+    ChannelParameter count_;
+    // Of a larger batch, or empty if the sums are x's own, which then go to dweight and dbias.
+    ChannelParameter mean_dy_;
+    ChannelParameter mean_dy_xhat_;
+    const ChannelOrigins& origins_;
     Weights& weights_;
     Activation activation_;
     bool through_statistics_;
-    std::ptrdiff_t parameters_begin_ = 0;  // in staging memory
+
+    const GradientKernels& kernels_;
+    NormalizeTransform frozen_;  // where is_affine(); dy and dx are its operands at any rate
+    const Operand& dy_ = frozen_.x;
+    const Operand& dx_ = frozen_.y;
+    Operand x_;
+    Operand residual_;
+    Operand dz_;
+    double* dweight_;
+    double* dbias_;
 };
 
 Work BackwardOperation::work() const {
-    Work work = elementwise_work({&dy, &x, &residual}, {&dx, &dz});
-    work.reduces = !*mean_dy;
+    Work work = elementwise_work({&dy_, &x_, &residual_}, {&dx_, &dz_});
+    work.reduces = !mean_dy_;
     if (!is_weighted()) return work;
     // Packed weights keep tiles small, and several channels may differ in them.
     const bool by_row = weights_.form() == WeightsForm::by_row;
@@ -415,28 +380,13 @@ void backward(const Batch& batch, const ArrayRef& dy, const Normalization& norma
     const Features& features = batch.features;
     if (features.empty()) return fill_zeros(features, out);
 
-    const ChannelParameter weight(batch.weight, 1.0);
-    const ChannelParameter bias(batch.bias, 0.0);
     const ChannelParameter mean(normalization.mean, 0.0);
     const ChannelParameter invstd(normalization.invstd, 1.0);
     check_not_negative("invstd", invstd, features.channels);
-    const ChannelParameter count(normalization.count, 0.0);
-    const ChannelParameter mean_dy(normalization.mean_dy, 0.0);
-    const ChannelParameter mean_dy_xhat(normalization.mean_dy_xhat, 0.0);
     Layout layout = layout_of(x, features);
     if (normalization.through_statistics) weights.arrange(layout, false);
     const ChannelOrigins origins(x, layout, mean);
-    const GradientKernels& kernels = gradient_kernels(x.dtype, dy.dtype);
-    BackwardOperation operation(kernels, weights, batch.epilogue.activation,
-                                normalization.through_statistics);
-    operation.set_arrays(batch, dy, out, layout, origins);
-    operation.weight = &weight;
-    operation.bias = &bias;
-    operation.mean = &mean;
-    operation.invstd = &invstd;
-    operation.count = &count;
-    operation.mean_dy = &mean_dy;
-    operation.mean_dy_xhat = &mean_dy_xhat;
+    BackwardOperation operation(batch, dy, normalization, out, layout, origins, weights);
     const Plan plan = plan_of(layout, x.dtype, operation.work());
     operation.plan = &plan;
     execute(plan, operation);

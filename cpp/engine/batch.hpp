@@ -42,7 +42,7 @@ struct Batch {
     // How much x's values count: of x's shape, broadcast by strides of 0.
     ArrayRef where;
     ArrayRef weights;
-    bool omit_nan = false;  // NaN counts as nothing
+    bool omit_nan = false;  // NaN counts as nothing; of floating-point x alone
     ArrayRef weight;        // or 1
     ArrayRef bias;          // or 0
     Epilogue<ArrayRef> epilogue;

@@ -13,26 +13,24 @@ namespace fastbn {
 // ---- Parameters and running statistics ----
 
 const double* ChannelParameter::read(std::ptrdiff_t first, std::ptrdiff_t n,
-                                     Arrays& memory) const noexcept {
+                                     double* memory) const noexcept {
     if (doubles_ != nullptr) return doubles_ + first;
-    double* const values = memory.doubles(n);
-    copy(first, n, values);
-    return values;
+    copy(first, n, memory);
+    return memory;
 }
 
 void ChannelParameter::copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) const noexcept {
-    if (array_) {
-        read_elements(array_, first, n, to);
+    if (array_ != nullptr) {
+        read_elements(*array_, first, n, to);
     } else {
         std::fill_n(to, n, otherwise_);
     }
 }
 
 void check_not_negative(const char* name, const ChannelParameter& parameter, std::ptrdiff_t n) {
-    alignas(64) std::byte memory[channels_at_once * sizeof(double)];
+    double memory[channels_at_once];
     each_channels(n, [&](std::ptrdiff_t first, std::ptrdiff_t at_once) {
-        Arrays arrays(memory);
-        const double* const values = parameter.read(first, at_once, arrays);
+        const double* const values = parameter.read(first, at_once, memory);
         bool negative = false;
         for (std::ptrdiff_t i = 0; i < at_once; ++i) negative |= values[i] < 0.0;
         for (std::ptrdiff_t i = 0; i < at_once && negative; ++i) {
@@ -189,13 +187,22 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout,
     });
 }
 
-void ChannelOrigins::subtract_from(std::ptrdiff_t first, std::ptrdiff_t n, double* means,
-                                   double* means_lo) const noexcept {
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
+void ChannelOrigins::read_means(const ChannelParameter& means, const ChannelParameter& means_lo,
+                                const Slab& slab, std::byte* staging,
+                                ChannelParameters& to) const noexcept {
+    to.mean = means.read(slab, staging);
+    to.mean_lo = means_lo.read(slab, staging);
+    if (!*this) return;
+    double* const seen = means.staged(staging);
+    double* const seen_lo = means_lo.staged(staging);
+    for (std::ptrdiff_t i = 0; i < slab.channels; ++i) {
         double low;  // 0, since float64 holds an origin that is near a mean
-        const double less = means[i] - in_two_parts(of_channel_.data()[first + i], dtype_, low);
-        means[i] = two_sum(less, means_lo[i], means_lo[i]);
+        const std::uint64_t origin = of_channel_.data()[slab.channel + i];
+        const double less = to.mean[i] - in_two_parts(origin, dtype_, low);
+        seen[i] = two_sum(less, to.mean_lo[i], seen_lo[i]);
     }
+    to.mean = seen;
+    to.mean_lo = seen_lo;
 }
 
 void ChannelOrigins::write_means(const Statistics& seen, std::ptrdiff_t first, std::ptrdiff_t n,

@@ -11,8 +11,9 @@
 #include "engine/batch.hpp"
 #include "engine/layout.hpp"
 #include "engine/memory.hpp"
+#include "engine/plan.hpp"
 #include "engine/weights.hpp"
-#include "kernels/table.hpp"
+#include "numerics/coefficient_math.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn {
@@ -27,20 +28,33 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
 // values each, parameters are most of what there is to read. The array outlives it.
 class ChannelParameter {
 public:
+    explicit ChannelParameter(double otherwise) : otherwise_(otherwise) {}
     ChannelParameter(const ArrayRef& array, double otherwise)
-        : array_(array), doubles_(array ? as_doubles(array) : nullptr), otherwise_(otherwise) {}
+        : array_(array ? &array : nullptr),
+          doubles_(array ? as_doubles(array) : nullptr),
+          otherwise_(otherwise) {}
     ChannelParameter(ArrayRef&& array, double otherwise) = delete;
 
-    explicit operator bool() const { return static_cast<bool>(array_); }
+    explicit operator bool() const { return array_ != nullptr; }
     // The values of n channels from `first` on, as float64: where they are in the array, or written
-    // to memory that is taken for them.
-    const double* read(std::ptrdiff_t first, std::ptrdiff_t n, Arrays& memory) const noexcept;
+    // to memory.
+    const double* read(std::ptrdiff_t first, std::ptrdiff_t n, double* memory) const noexcept;
     void copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) const noexcept;
 
+    // For a slab's values at a time: takes staging memory for them, and reads them there.
+    void take_staging(Staging& staging) { staging_begin_ = staging.take_parameter(); }
+    double* staged(std::byte* staging) const noexcept {
+        return reinterpret_cast<double*>(staging + staging_begin_);
+    }
+    const double* read(const Slab& slab, std::byte* staging) const noexcept {
+        return read(slab.channel, slab.channels, staged(staging));
+    }
+
 private:
-    const ArrayRef& array_;
-    const double* doubles_;  // null where they are not to be read in place
+    const ArrayRef* array_ = nullptr;
+    const double* doubles_ = nullptr;  // null where they are not to be read in place
     double otherwise_;
+    std::ptrdiff_t staging_begin_ = 0;
 };
 
 // visit(first, n) for all channels, so many at a time that their values fit the stack.
@@ -61,7 +75,7 @@ void update_running(const Running& running, const Statistics& statistics, const 
                     bool allow_single) noexcept;
 
 // Of 64-bit integers, an integer near each channel's values, which the kernels see less that
-// integer (engine/memory.cpp). Differences of up to 2^53 are exact; larger ones are rounded to a
+// integer (engine/tiles.cpp). Differences of up to 2^53 are exact; larger ones are rounded to a
 // digit that is small beside the channel's spread. Empty for every other type.
 class ChannelOrigins {
 public:
@@ -75,11 +89,12 @@ public:
     // For the operand that is x: null for every other type.
     const std::uint64_t* data() const { return *this ? of_channel_.data() : nullptr; }
 
-    // From the means of the integers themselves, of n channels from `first` on, to those of what
-    // the kernels see: double-doubles.
-    void subtract_from(std::ptrdiff_t first, std::ptrdiff_t n, double* means,
-                       double* means_lo) const noexcept;
-    // And back. Either array may be null.
+    // The means of what the kernels see of a slab's channels, and their low parts, of means that
+    // are given: of the integers themselves, or where x has another type the same.
+    void read_means(const ChannelParameter& means, const ChannelParameter& means_lo,
+                    const Slab& slab, std::byte* staging, ChannelParameters& to) const noexcept;
+    // From the means of what the kernels see to those of the integers, of n channels from `first`
+    // on. Either array may be null.
     void write_means(const Statistics& seen, std::ptrdiff_t first, std::ptrdiff_t n, double* mean,
                      double* mean_lo) const noexcept;
 

@@ -1,10 +1,12 @@
 #include "engine/coefficients.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 
 #include "engine/dispatch.hpp"
+#include "engine/tiles.hpp"
 
 namespace fastbn {
 namespace {
@@ -200,6 +202,39 @@ bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& 
 
 void replicate_columns(double* values, std::ptrdiff_t channels, const Layout& layout) noexcept {
     replicate(values, channels, layout);
+}
+
+NormalizeTransform::NormalizeTransform(const NormalizeKernels& row, const ArrayRef& x_array,
+                                       const ArrayRef& y_array, const Epilogue<ArrayRef>& of,
+                                       const Layout& layout, const std::uint64_t* origins)
+    : kernels(row),
+      x(operand_of(x_array, layout, row.x, origins)),
+      y(operand_of(y_array, layout, row.y)),
+      epilogue{operand_of(of.residual, layout, row.y), of.activation, of.clip} {}
+
+void NormalizeTransform::take_staging(Staging& staging) {
+    for (Operand* operand : {&x, &epilogue.residual, &y}) fastbn::take_staging(*operand, staging);
+}
+
+void NormalizeTransform::fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
+                              const Affine<void>& affine, const Memory& memory) const noexcept {
+    const bool out_of_range =
+        fold_affine(channels, kernels.computed, slab.channels, plan.layout,
+                    from(affine, kernels.computed, memory.at(slab.buffer_index)));
+    wrap_round(affine, kernels.computed, plan, slab);
+    note_out_of_range(plan, memory, out_of_range);
+}
+
+void NormalizeTransform::apply(const Plan& plan, const TileRange& tile, const Affine<void>& affine,
+                               const Memory& memory, bool* infinite) const noexcept {
+    const Affine<void> here = from(affine, kernels.computed, memory.at(tile.buffer_index));
+    kernels.normalize(
+        input_tile(x, tile, memory.staging), output_tile(y, tile, memory.staging),
+        elementwise_loop(plan, x, y, tile),
+        kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
+        {input_tile(epilogue.residual, tile, memory.staging), epilogue.activation, epilogue.clip},
+        infinite);
+    finish_output(y, tile, memory.staging, plan.stream);
 }
 
 }  // namespace fastbn

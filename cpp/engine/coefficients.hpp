@@ -1,6 +1,6 @@
-// Coefficients of channels, whatever their magnitude, put where each column finds its own.
-// numerics/coefficient_math.hpp has the arithmetic; this the powers of two by which it fits the
-// data's type.
+// Coefficients of channels, whatever their magnitude, put where each column finds its own; and the
+// transform that computes y by them. numerics/coefficient_math.hpp has the arithmetic of
+// coefficients; this the powers of two by which it fits the data's type.
 #pragma once
 
 #include <array>
@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "engine/executor.hpp"
 #include "engine/layout.hpp"
 #include "engine/memory.hpp"
+#include "engine/plan.hpp"
 #include "kernels/table.hpp"
 #include "numerics/coefficient_math.hpp"
 
@@ -78,5 +80,33 @@ bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& 
 // Channels' values at the beginning of an array, to the places of all their columns, where there
 // are several for a channel.
 void replicate_columns(double* values, std::ptrdiff_t channels, const Layout& layout) noexcept;
+
+// y = (x * pre - center) * scale + shift, then the epilogue: the transform of training and
+// inference, and where statistics are constants from dy to dx.
+struct NormalizeTransform {
+    NormalizeTransform(const NormalizeKernels& row, const ArrayRef& x_array,
+                       const ArrayRef& y_array, const Epilogue<ArrayRef>& of, const Layout& layout,
+                       const std::uint64_t* origins);
+
+    const NormalizeKernels& kernels;
+    Operand x;
+    Operand y;
+    Epilogue<Operand> epilogue;
+
+    Work work() const { return elementwise_work({&x, &epilogue.residual}, {&y}); }
+
+    // With the plan that was made for its work:
+    void take_staging(Staging& staging);
+    Affine<void> take_buffers(Arrays& arrays, const Plan& plan) const {
+        return take_coefficients<Affine<void>>(arrays, kernels.computed,
+                                               Workspace::buffer_size(plan), y);
+    }
+    // Folds the coefficients of a slab's channels, given from its first one on.
+    void fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
+              const Affine<void>& affine, const Memory& memory) const noexcept;
+    // infinite: see NormalizeKernel.
+    void apply(const Plan& plan, const TileRange& tile, const Affine<void>& affine,
+               const Memory& memory, bool* infinite) const noexcept;
+};
 
 }  // namespace fastbn

@@ -132,8 +132,10 @@ void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range
 }
 
 void execute(const Plan& plan, Operation& operation) {
+    Staging staging(plan);
+    operation.take_staging(staging);
     const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(),
-                              operation.take_staging());
+                              staging.bytes());
     // Whichever thread reduces a slab's spans finds it prepared. This thread alone does that, since
     // it is little: slabs that are reduced and not fused are few, or have many values per channel.
     for (std::ptrdiff_t i = 0; i < plan.slabs && plan.reduces && !plan.fused; ++i) {

@@ -24,9 +24,9 @@ public:
     // One tile, whose channels are finalized.
     virtual void transform(const TileRange& /*tile*/, const Memory& /*memory*/) const noexcept {}
 
-    // Takes a thread's staging memory for all that must be packed, once the plan is made; returns
-    // how many bytes that are.
-    virtual std::ptrdiff_t take_staging() noexcept = 0;
+    // Takes a thread's staging memory for all that must be packed or converted, once the plan is
+    // made.
+    virtual void take_staging(Staging& staging) noexcept = 0;
     // The bytes of its channel buffers; whether it has results to transform; whether it calls
     // kernels that take memory for sums of columns.
     virtual std::ptrdiff_t buffer_bytes() const noexcept = 0;

@@ -10,59 +10,11 @@
 #include "engine/memory.hpp"
 #include "engine/operations.hpp"
 #include "engine/statistics.hpp"
+#include "engine/tiles.hpp"
 #include "engine/weights.hpp"
 
 namespace fastbn {
 namespace {
-
-// y from x, by coefficients that are there: the transform of training and inference.
-struct NormalizeTransform {
-    NormalizeTransform(const ArrayRef& x_array, const ArrayRef& y_array,
-                       const Epilogue<ArrayRef>& of, const Layout& layout,
-                       const ChannelOrigins& origins)
-        : kernels(normalize_kernels(x_array.dtype, y_array.dtype)),
-          x(operand_of(x_array, layout, kernels.x, origins.data())),
-          y(operand_of(y_array, layout, kernels.y)),
-          epilogue{operand_of(of.residual, layout, kernels.y), of.activation, of.clip} {}
-
-    const NormalizeKernels& kernels;
-    Operand x;
-    Operand y;
-    Epilogue<Operand> epilogue;
-
-    Work work() const { return elementwise_work({&x, &epilogue.residual}, {&y}); }
-    void take_staging(const Plan& plan, std::ptrdiff_t& staging_bytes) {
-        for (Operand* operand : {&x, &epilogue.residual, &y})
-            fastbn::take_staging(plan, *operand, staging_bytes);
-    }
-
-    // With the plan that was made for its work:
-    Affine<void> take_buffers(Arrays& arrays, const Plan& plan) const {
-        return take_coefficients<Affine<void>>(arrays, kernels.computed,
-                                               Workspace::buffer_size(plan), y);
-    }
-    // Folds the coefficients of a slab's channels, given from its first one on.
-    void fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
-              const Affine<void>& affine, const Memory& memory) const noexcept {
-        const bool out_of_range =
-            fold_affine(channels, kernels.computed, slab.channels, plan.layout,
-                        from(affine, kernels.computed, memory.at(slab.buffer_index)));
-        wrap_round(affine, kernels.computed, plan, slab);
-        note_out_of_range(plan, memory, out_of_range);
-    }
-    // infinite: see NormalizeKernel.
-    void apply(const Plan& plan, const TileRange& tile, const Affine<void>& affine,
-               const Memory& memory, bool* infinite) const noexcept {
-        const Affine<void> here = from(affine, kernels.computed, memory.at(tile.buffer_index));
-        kernels.normalize(input_tile(x, tile, memory.staging), output_tile(y, tile, memory.staging),
-                          elementwise_loop(plan, x, y, tile),
-                          kernel_view(here, memory.out_of_range->load(std::memory_order_relaxed)),
-                          {input_tile(epilogue.residual, tile, memory.staging), epilogue.activation,
-                           epilogue.clip},
-                          infinite);
-        finish_output(y, tile, memory.staging, plan.stream);
-    }
-};
 
 // Statistics from x or from the caller, then y from x; or one half of that. Null, or an operand
 // without an array, for what a call does not ask for.
@@ -76,14 +28,15 @@ public:
     const MomentsReduction* moments = nullptr;
     ValueRangeReduction* range = nullptr;
 
-    // y, and all channels' parameters. Statistics come from `moments`, or else are given too:
-    // `invstd`, if it is not null, is then written to.
+    // y, by what all channels are given.
     NormalizeTransform* transforms_x = nullptr;
-    const ChannelParameter* weight = nullptr;
-    const ChannelParameter* bias = nullptr;
-    const ChannelParameter* mean = nullptr;
-    const ChannelParameter* mean_lo = nullptr;
-    const ChannelParameter* var = nullptr;
+    ChannelParameter weight{1.0};
+    ChannelParameter bias{0.0};
+    // The statistics, unless they come from `moments`: `invstd`, if it is not null, is then written
+    // to.
+    ChannelParameter mean{0.0};
+    ChannelParameter mean_lo{0.0};
+    ChannelParameter var{1.0};
     const ChannelOrigins* origins = nullptr;
     double* invstd = nullptr;
     double eps = 0.0;
@@ -111,17 +64,16 @@ public:
         if (moments != nullptr) s = moments->finalize(slab, buffers.moments, memory);
         if (range != nullptr) range->finalize(slab, buffers.range, memory);
         if (transforms_x == nullptr) return;
-        Arrays arrays(memory.staging + parameters_begin_);
         ChannelParameters channels{};
         if (moments != nullptr) {
             channels.mean = s.mean;
             channels.mean_lo = s.mean_lo;
             channels.invstd = s.invstd;
         } else {
-            read_statistics(slab, arrays, channels);
+            read_statistics(slab, memory.staging, channels);
         }
-        channels.weight = weight->read(slab.channel, slab.channels, arrays);
-        channels.bias = bias->read(slab.channel, slab.channels, arrays);
+        channels.weight = weight.read(slab, memory.staging);
+        channels.bias = bias.read(slab, memory.staging);
         transforms_x->fold(plan_, channels, slab, buffers.affine, memory);
     }
 
@@ -132,18 +84,15 @@ public:
         if (here) infinite->store(true, std::memory_order_relaxed);
     }
 
-    std::ptrdiff_t take_staging() noexcept override {
-        std::ptrdiff_t bytes = 0;
-        fastbn::take_staging(plan_, x, bytes);
-        if (weights != nullptr) weights->take_staging(plan_, bytes);
-        if (range != nullptr) range->take_staging(bytes);
-        if (transforms_x != nullptr) {
-            transforms_x->take_staging(plan_, bytes);
-            // 1 / std, variance, mean and its low part, weight, bias.
-            constexpr std::ptrdiff_t parameters = 6;
-            parameters_begin_ = take_parameters(plan_, parameters, bytes);
+    void take_staging(Staging& staging) noexcept override {
+        fastbn::take_staging(x, staging);
+        if (weights != nullptr) weights->take_staging(staging);
+        if (range != nullptr) range->take_staging(staging);
+        if (transforms_x == nullptr) return;
+        transforms_x->take_staging(staging);
+        for (ChannelParameter* parameter : {&weight, &bias, &mean, &mean_lo, &var}) {
+            parameter->take_staging(staging);
         }
-        return bytes;
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
     bool transforms() const noexcept override { return transforms_x != nullptr; }
@@ -167,29 +116,16 @@ private:
     }
 
     // The statistics of a slab's channels, where they are given.
-    void read_statistics(const Slab& slab, Arrays& arrays,
+    void read_statistics(const Slab& slab, std::byte* staging,
                          ChannelParameters& channels) const noexcept {
-        const std::ptrdiff_t first = slab.channel;
         const std::ptrdiff_t n = slab.channels;
-        double* const inverse = invstd != nullptr ? invstd + first : arrays.doubles(n);
-        moments_table().invert_std(var->read(first, n, arrays), eps, inverse, n);
+        double* const inverse = invstd != nullptr ? invstd + slab.channel : var.staged(staging);
+        moments_table().invert_std(var.read(slab.channel, n, inverse), eps, inverse, n);
         channels.invstd = inverse;
-        if (!*origins) {
-            channels.mean = mean->read(first, n, arrays);
-            channels.mean_lo = mean_lo->read(first, n, arrays);
-            return;
-        }
-        double* const means = arrays.doubles(n);
-        double* const means_lo = arrays.doubles(n);
-        mean->copy(first, n, means);
-        mean_lo->copy(first, n, means_lo);
-        origins->subtract_from(first, n, means, means_lo);
-        channels.mean = means;
-        channels.mean_lo = means_lo;
+        origins->read_means(mean, mean_lo, slab, staging, channels);
     }
 
     const Plan& plan_;
-    std::ptrdiff_t parameters_begin_ = 0;  // in staging memory
 };
 
 void fill_undefined(const Features& features, const Statistics& out) {
@@ -233,6 +169,21 @@ Layout arranged_layout(const ArrayRef& x, const Features& features, Weights& wei
     return layout;
 }
 
+// The range of x's values in a reading of its own, by weights that are arranged for the layout.
+void range_alone(const ArrayRef& x, const Layout& layout, Weights& weights, double* min,
+                 double* max) {
+    Work work;
+    work.reduces = true;
+    const Plan plan = plan_of(layout, x.dtype, work);
+    const DType x_type = value_range_kernels(x.dtype).x;
+    ValueRangeReduction range(plan, x_type, weights, min, max);
+    ForwardOperation operation(plan);
+    operation.x = operand_of(x, layout, x_type);
+    operation.weights = &weights;
+    operation.range = &range;
+    execute(plan, operation);
+}
+
 }  // namespace
 
 void check_weights(const Batch& batch) { const Weights weights(batch); }
@@ -247,7 +198,7 @@ void moments(const Batch& batch, const Statistics& out) {
     // The range of values is not that of their differences, once those are rounded; and integers
     // that are summed as they are have their range taken of floating-point numbers.
     const bool range_apart = origins || integer_sums_kernels(x.dtype, weights.form()) != nullptr;
-    if (range_apart && out.min != nullptr) value_range(batch, out.min, out.max);
+    if (range_apart && out.min != nullptr) range_alone(x, layout, weights, out.min, out.max);
     const bool wants_range = out.min != nullptr && !range_apart;
     const DType x_type =
         wants_range ? value_range_kernels(x.dtype).x : moments_type(x.dtype, weights.form());
@@ -256,7 +207,7 @@ void moments(const Batch& batch, const Statistics& out) {
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
     const MomentsReduction moments(plan, x, x_type, weights, origins, 0.0, out);
-    ValueRangeReduction range(plan, x_type, weights, batch.omit_nan, out.min, out.max);
+    ValueRangeReduction range(plan, x_type, weights, out.min, out.max);
     ForwardOperation operation(plan);
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
@@ -270,24 +221,14 @@ void moments(const Batch& batch, const Statistics& out) {
 }
 
 void value_range(const Batch& batch, double* min, double* max) {
-    const ArrayRef& x = batch.x;
     const Features& features = batch.features;
     Weights weights(batch);
     Statistics out;
     out.min = min;
     out.max = max;
     if (features.empty()) return fill_undefined(features, out);
-    const Layout layout = arranged_layout(x, features, weights);
-    Work work;
-    work.reduces = true;
-    const Plan plan = plan_of(layout, x.dtype, work);
-    const DType x_type = value_range_kernels(x.dtype).x;
-    ValueRangeReduction range(plan, x_type, weights, batch.omit_nan, min, max);
-    ForwardOperation operation(plan);
-    operation.x = operand_of(x, layout, x_type);
-    operation.weights = &weights;
-    operation.range = &range;
-    execute(plan, operation);
+    const Layout layout = arranged_layout(batch.x, features, weights);
+    range_alone(batch.x, layout, weights, min, max);
 }
 
 void train(const Batch& batch, const ArrayRef& y, double eps, const Running& running,
@@ -304,22 +245,21 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
 
     const Layout layout = arranged_layout(x, features, weights);
     const ChannelOrigins origins(x, layout, weights);
-    NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
+    NormalizeTransform transform(normalize_kernels(x.dtype, y.dtype), x, y, batch.epilogue, layout,
+                                 origins.data());
     Work work = transform.work();
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
     const Plan plan = plan_of(layout, x.dtype, work);
     const DType x_type = moments_type(x.dtype, weights.form());
     const MomentsReduction moments(plan, x, x_type, weights, origins, eps, out);
-    const ChannelParameter weight(batch.weight, 1.0);
-    const ChannelParameter bias(batch.bias, 0.0);
     ForwardOperation operation(plan);
     operation.x = operand_of(x, layout, x_type, origins.data());
     operation.weights = &weights;
     operation.moments = &moments;
     operation.transforms_x = &transform;
-    operation.weight = &weight;
-    operation.bias = &bias;
+    operation.weight = {batch.weight, 1.0};
+    operation.bias = {batch.bias, 0.0};
     execute(plan, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
     if (running.mean) update_running(running, out, features, allow_single);
@@ -339,25 +279,23 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     const double clip = batch.epilogue.clip;
     if (!(clip >= 0.0)) refuse("clip", "be >= 0", shown(clip));
     const ChannelParameter means(mean, 0.0);
-    const ChannelParameter means_lo(mean_lo, 0.0);
     const ChannelParameter variances(var, 1.0);
     check_not_negative(var_name, variances, features.channels);
     if (features.empty()) return false;
 
     const Layout layout = transform_layout(x, y, features);
     const ChannelOrigins origins(x, layout, means);
-    NormalizeTransform transform(x, y, batch.epilogue, layout, origins);
+    NormalizeTransform transform(normalize_kernels(x.dtype, y.dtype), x, y, batch.epilogue, layout,
+                                 origins.data());
     const Plan plan = plan_of(layout, x.dtype, transform.work());
-    const ChannelParameter weight(batch.weight, 1.0);
-    const ChannelParameter bias(batch.bias, 0.0);
     std::atomic<bool> infinite{false};
     ForwardOperation operation(plan);
     operation.transforms_x = &transform;
-    operation.weight = &weight;
-    operation.bias = &bias;
-    operation.mean = &means;
-    operation.mean_lo = &means_lo;
-    operation.var = &variances;
+    operation.weight = {batch.weight, 1.0};
+    operation.bias = {batch.bias, 0.0};
+    operation.mean = means;
+    operation.mean_lo = {mean_lo, 0.0};
+    operation.var = variances;
     operation.origins = &origins;
     operation.invstd = invstd;
     operation.eps = eps;

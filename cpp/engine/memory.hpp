@@ -1,20 +1,12 @@
-// All memory that a call needs, taken before anything is written: after that nothing can fail. And
-// tiles in memory: an operand's own where the kernels can walk it, else a packed copy of one tile
-// in a staging buffer that stays in cache, converted if need be. Unaligned arrays, and types that
-// no kernel reads, come to the kernels only through here.
+// All memory that a call needs, taken before anything is written: after that nothing can fail.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
-#include <new>
 
 #include "engine/plan.hpp"
-#include "kernels/table.hpp"
-#include "simd/tile.hpp"
 
 namespace fastbn {
-
-// ---- Blocks, arrays, buffers ----
 
 constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
 
@@ -69,32 +61,25 @@ private:
     std::ptrdiff_t bytes_ = 0;
 };
 
-// A staging buffer for a tile of elements of so many bytes: returns where it begins in each
-// thread's staging memory, which has `staging_bytes` so far.
-inline std::ptrdiff_t take_staging(const Plan& plan, std::ptrdiff_t element_size,
-                                   std::ptrdiff_t& staging_bytes) {
-    const std::ptrdiff_t begin = staging_bytes;
-    staging_bytes += round_up_64(plan.tile_elements() * element_size + transpose_overhang);
-    return begin;
-}
+// Measures the staging memory that each thread gets, buffer by buffer: where a buffer begins in it
+// is what its user remembers.
+class Staging {
+public:
+    explicit Staging(const Plan& plan);
 
-// The same for an operand that must be packed.
-inline void take_staging(const Plan& plan, Operand& operand, std::ptrdiff_t& staging_bytes) {
-    if (!operand || operand.direct) return;
-    operand.staging_begin = take_staging(plan, size_of(operand.kernel_dtype), staging_bytes);
-    // Origins are subtracted on the way, whatever lies side by side.
-    if (operand.transposed && operand.converted() && operand.origins == nullptr) {
-        operand.stored_staging_begin = take_staging(plan, size_of(operand.dtype), staging_bytes);
-    }
-}
+    // For a tile of elements of so many bytes.
+    std::ptrdiff_t take_tile(std::ptrdiff_t element_size);
+    // For a slab's values of a parameter, as float64.
+    std::ptrdiff_t take_parameter();
+    std::ptrdiff_t bytes() const { return bytes_; }
 
-// The same for so many parameters of a slab's channels, as float64.
-inline std::ptrdiff_t take_parameters(const Plan& plan, std::ptrdiff_t parameters,
-                                      std::ptrdiff_t& staging_bytes) {
-    const std::ptrdiff_t begin = staging_bytes;
-    staging_bytes += parameters * round_up_64(bytes_of_doubles(plan.slab(0).channels));
-    return begin;
-}
+private:
+    std::ptrdiff_t take(std::ptrdiff_t bytes);
+
+    std::ptrdiff_t tile_elements_;
+    std::ptrdiff_t slab_channels_;
+    std::ptrdiff_t bytes_ = 0;
+};
 
 // The memory that one phase of a slab works with. The channel buffers are an operation's own named
 // arrays: sums have an entry per span and channel or column, coefficients one per channel or
@@ -106,7 +91,7 @@ struct Memory {
     std::ptrdiff_t buffer_size;       // entries of an array per span
     std::ptrdiff_t first_index;       // the index of the arrays' first entry
     std::ptrdiff_t first_channel;     // the channel that the statistics' arrays begin with
-    // The thread's own, for the kernels' sums of columns and for tiles that must be packed.
+    // The thread's own, for the kernels' sums of columns, and for what is packed or converted.
     void* column_scratch;
     std::byte* staging;
 
@@ -119,22 +104,9 @@ struct Memory {
 class Workspace {
 public:
     // buffer_bytes: of an operation's channel buffers; sums_columns: it calls kernels that take
-    // memory for sums of columns; staging_bytes: what its operands have taken.
+    // memory for sums of columns; staging_bytes: what it has measured.
     Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_columns,
-              std::ptrdiff_t staging_bytes)
-        : plan_(plan),
-          owners_(plan.fused ? plan.team.threads : 1),
-          buffer_bytes_(flag_bytes + buffer_bytes),
-          column_bytes_(sums_columns && !plan.layout.channels_first()
-                            ? scratch_blocks(plan.slab_buffer_size) *
-                                  static_cast<std::ptrdiff_t>(column_scratch_bytes)
-                            : 0),
-          scratch_bytes_(column_bytes_ + staging_bytes),
-          memory_(owners_ * buffer_bytes_ + plan.team.threads * scratch_bytes_) {
-        for (std::ptrdiff_t i = 0; i < owners_; ++i) {
-            new (memory_.data() + i * buffer_bytes_) std::atomic<bool>(false);
-        }
-    }
+              std::ptrdiff_t staging_bytes);
 
     // Entries that an operation's arrays have: of sums per span, of statistics.
     static std::ptrdiff_t buffer_size(const Plan& plan) {
@@ -145,24 +117,9 @@ public:
     }
 
     // The thread's own where slabs are fused, else those of all slabs.
-    Memory memory(const Slab& slab, int thread) const {
-        std::byte* const own = memory_.data() + (plan_.fused ? thread * buffer_bytes_ : 0);
-        std::byte* const scratch =
-            memory_.data() + owners_ * buffer_bytes_ + thread * scratch_bytes_;
-        Memory memory{};
-        memory.buffers = own + flag_bytes;
-        memory.out_of_range = std::launder(reinterpret_cast<std::atomic<bool>*>(own));
-        memory.buffer_size = buffer_size(plan_);
-        memory.first_index = plan_.fused ? slab.buffer_index : 0;
-        memory.first_channel = plan_.fused ? slab.channel : 0;
-        memory.column_scratch = scratch;
-        memory.staging = scratch + column_bytes_;
-        return memory;
-    }
+    Memory memory(const Slab& slab, int thread) const;
 
 private:
-    static constexpr std::ptrdiff_t flag_bytes = 64;
-
     const Plan& plan_;
     std::ptrdiff_t owners_;
     std::ptrdiff_t buffer_bytes_;
@@ -170,26 +127,5 @@ private:
     std::ptrdiff_t scratch_bytes_;
     Buffer<16384> memory_;
 };
-
-// ---- Tiles ----
-
-// To a contiguous tile of the operand's kernel_dtype.
-void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept;
-
-// Sets values of a packed tile to 0 where `mask`, of bytes, is 0.
-void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexcept;
-
-// A tile of an operand that is direct.
-Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept;
-
-// The tile's memory, without its values: the operand's own, or its staging buffer. None without an
-// operand.
-Tile<void> output_tile(const Operand& operand, const TileRange& tile, std::byte* staging) noexcept;
-// The tile with its values, to be read.
-Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
-                            std::byte* staging) noexcept;
-// Completes a write to output_tile's memory. stream: past the caches, if the operand is transposed.
-void finish_output(const Operand& operand, const TileRange& tile, std::byte* staging,
-                   bool stream) noexcept;
 
 }  // namespace fastbn

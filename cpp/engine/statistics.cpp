@@ -418,11 +418,10 @@ Statistics MomentsReduction::finalize(const Slab& slab, const Buffers& buffers,
 }
 
 ValueRangeReduction::ValueRangeReduction(const Plan& plan, DType x_type, const Weights& weights,
-                                         bool omit_nan, double* min, double* max)
+                                         double* min, double* max)
     : plan_(plan),
       weights_(weights),
       kernels_(value_range_kernels(x_type).value_range),
-      omit_nan_(omit_nan),
       min_(min),
       max_(max) {}
 
@@ -439,8 +438,8 @@ bool ValueRangeReduction::needs_mask() const noexcept {
            form == WeightsForm::by_element;
 }
 
-void ValueRangeReduction::take_staging(std::ptrdiff_t& staging_bytes) {
-    if (needs_mask()) mask_begin_ = fastbn::take_staging(plan_, 1, staging_bytes);
+void ValueRangeReduction::take_staging(Staging& staging) {
+    if (needs_mask()) mask_begin_ = staging.take_tile(1);
 }
 
 void ValueRangeReduction::begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
@@ -483,7 +482,7 @@ void ValueRangeReduction::finalize(const Slab& slab, const ValueRange& buffers,
     for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {
         const ValueRange all = from(buffers, memory.at(0, slab.buffer_index) + c * inner);
         for (std::ptrdiff_t i = 1; i < inner; ++i) take_in(all, from(all, i));
-        const bool defined = *all.min <= *all.max && (omit_nan_ || *all.has_nan == 0.0);
+        const bool defined = *all.min <= *all.max && (weights_.omits_nan() || *all.has_nan == 0.0);
         min_[slab.channel + c] = defined ? *all.min : not_a_number;
         max_[slab.channel + c] = defined ? *all.max : not_a_number;
     }

@@ -81,11 +81,11 @@ private:
 // The least and the largest value of each channel, likewise.
 class ValueRangeReduction {
 public:
-    ValueRangeReduction(const Plan& plan, DType x_type, const Weights& weights, bool omit_nan,
-                        double* min, double* max);
+    ValueRangeReduction(const Plan& plan, DType x_type, const Weights& weights, double* min,
+                        double* max);
 
     ValueRange take_buffers(Arrays& arrays) const noexcept;
-    void take_staging(std::ptrdiff_t& staging_bytes);
+    void take_staging(Staging& staging);
 
     void begin(const Slab& slab, std::ptrdiff_t span, const ValueRange& buffers,
                const Memory& memory) const noexcept;
@@ -101,7 +101,6 @@ private:
     const Plan& plan_;
     const Weights& weights_;
     Reduction<ValueRangeKernel> kernels_;
-    bool omit_nan_;
     double* min_;
     double* max_;
     std::ptrdiff_t mask_begin_ = 0;  // of the staging buffer for that

@@ -11,8 +11,8 @@
 
 #include "engine/dispatch.hpp"
 #include "engine/errors.hpp"
-#include "engine/memory.hpp"
 #include "engine/threads.hpp"
+#include "engine/tiles.hpp"
 #include "numerics/moments_math.hpp"
 
 namespace fastbn {
@@ -195,7 +195,7 @@ double largest_channel_sum(const ArrayRef& weights, const Features& features) {
 Weights::Weights(const Batch& batch)
     : where_(batch.where),
       weights_(batch.weights),
-      omit_nan_(batch.omit_nan && is_float(batch.x.dtype)),
+      omit_nan_(batch.omit_nan),
       largest_total_(static_cast<double>(batch.features.count)) {
     // A mask that leaves nothing out is dropped.
     if (where_ && all_true(where_)) where_.data = nullptr;
@@ -289,11 +289,11 @@ bool Weights::is_direct() const {
     return form_ == WeightsForm::none || form_ == WeightsForm::omit_nan;
 }
 
-void Weights::take_staging(const Plan& plan, std::ptrdiff_t& staging_bytes) {
+void Weights::take_staging(Staging& staging) {
     if (is_direct()) return;
     const bool is_mask = form_ == WeightsForm::by_mask;
-    staging_begin_ = fastbn::take_staging(plan, is_mask ? 1 : sizeof(double), staging_bytes);
-    if (is_mask && rows_alike_) row_bytes_begin_ = fastbn::take_staging(plan, 1, staging_bytes);
+    staging_begin_ = staging.take_tile(is_mask ? 1 : sizeof(double));
+    if (is_mask && rows_alike_) row_bytes_begin_ = staging.take_tile(1);
 }
 
 namespace {

@@ -8,6 +8,7 @@
 #include "engine/array.hpp"
 #include "engine/batch.hpp"
 #include "engine/layout.hpp"
+#include "engine/memory.hpp"
 #include "engine/plan.hpp"
 #include "kernels/table.hpp"
 
@@ -42,7 +43,7 @@ public:
     // Whether gradient_tile can give weights to rows that the kernels see as one.
     bool dense_rows() const { return !is_direct() || mask_.dense_rows; }
     // Takes staging memory for what is packed.
-    void take_staging(const Plan& plan, std::ptrdiff_t& staging_bytes);
+    void take_staging(Staging& staging);
 
     // A tile's weights in that form, for the moments of its values `x`, which are of type `x_type`.
     Tile<const void> tile(const TileRange& range, Tile<const void> x, DType x_type,
