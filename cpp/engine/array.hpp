@@ -21,7 +21,8 @@ struct ArrayRef {
     std::ptrdiff_t shape[max_dimensions];    // only the first ndim are ever read, or copied
     std::ptrdiff_t strides[max_dimensions];  // in bytes
 
-    ArrayRef() = default;
+    // NOLINTNEXTLINE(modernize-use-equals-default): ArrayRef{} would clear all of shape and strides
+    ArrayRef() {}
     ArrayRef(char* memory, DType type, int n, const std::ptrdiff_t* sizes,
              const std::ptrdiff_t* steps, bool other_byte_order = false)
         : data(memory), dtype(type), swapped(other_byte_order), ndim(n) {
@@ -71,7 +72,8 @@ struct Dims {
     int n = 0;
     Dim dim[max_dimensions];  // only the first n are ever read, or copied
 
-    Dims() = default;
+    // NOLINTNEXTLINE(modernize-use-equals-default): likewise
+    Dims() {}
     Dims(const Dims& other) : n(other.n) { std::copy_n(other.dim, n, dim); }
     Dims& operator=(const Dims& other) {
         if (this == &other) return *this;

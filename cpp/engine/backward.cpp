@@ -36,7 +36,8 @@ public:
           frozen_(normalize_kernels(kernels_.dy, kernels_.dy), dy_array, out.dx, {}, layout,
                   nullptr),
           x_(operand_of(batch.x, layout, kernels_.x, origins.data())),
-          residual_(operand_of(batch.epilogue.residual, layout, kernels_.dy)),
+          residual_(has_activation() ? operand_of(batch.epilogue.residual, layout, kernels_.dy)
+                                     : Operand{}),
           dz_(operand_of(out.dz, layout, kernels_.dy)),
           dweight_(out.dweight),
           dbias_(out.dbias) {}
@@ -142,8 +143,9 @@ public:
         frozen_.take_staging(staging);
         for (Operand* operand : {&x_, &residual_, &dz_}) fastbn::take_staging(*operand, staging);
         weights_.take_staging(staging);
+        const std::ptrdiff_t channels = plan->slab(0).channels;
         for (ChannelParameter* parameter : {&weight_, &bias_, &mean_, &invstd_, &zeros_}) {
-            parameter->take_staging(staging);
+            parameter->take_staging(channels, staging);
         }
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
@@ -312,7 +314,7 @@ private:
     ChannelParameter bias_;
     ChannelParameter mean_;
     ChannelParameter invstd_;
-    ChannelParameter zeros_{0.0};  // the low parts of the means; and what dx is free of, if affine
+    ChannelParameter zeros_{0.0};  // the means' low parts; an affine dx's mean and bias
     // What each channel's values weigh together, or empty if that is to be counted.
     ChannelParameter count_;
     // Of a larger batch, or empty if the sums are x's own, which then go to dweight and dbias.
@@ -324,11 +326,11 @@ private:
     bool through_statistics_;
 
     const GradientKernels& kernels_;
-    NormalizeTransform frozen_;  // where is_affine(); dy and dx are its operands at any rate
+    NormalizeTransform frozen_;  // from dy to dx where is_affine(); else only its operands are used
     const Operand& dy_ = frozen_.x;
     const Operand& dx_ = frozen_.y;
     Operand x_;
-    Operand residual_;
+    Operand residual_;  // where there is an activation: else nothing depends on it
     Operand dz_;
     double* dweight_;
     double* dbias_;

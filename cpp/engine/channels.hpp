@@ -41,8 +41,11 @@ public:
     const double* read(std::ptrdiff_t first, std::ptrdiff_t n, double* memory) const noexcept;
     void copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) const noexcept;
 
-    // For a slab's values at a time: takes staging memory for them, and reads them there.
-    void take_staging(Staging& staging) { staging_begin_ = staging.take_parameter(); }
+    // For a slab's values at a time, of so many channels: takes staging memory for them, and reads
+    // them there.
+    void take_staging(std::ptrdiff_t channels, Staging& staging) {
+        staging_begin_ = staging.take_doubles(channels);
+    }
     double* staged(std::byte* staging) const noexcept {
         return reinterpret_cast<double*>(staging + staging_begin_);
     }

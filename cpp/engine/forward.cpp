@@ -90,8 +90,9 @@ public:
         if (range != nullptr) range->take_staging(staging);
         if (transforms_x == nullptr) return;
         transforms_x->take_staging(staging);
+        const std::ptrdiff_t channels = plan_.slab(0).channels;
         for (ChannelParameter* parameter : {&weight, &bias, &mean, &mean_lo, &var}) {
-            parameter->take_staging(staging);
+            parameter->take_staging(channels, staging);
         }
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }

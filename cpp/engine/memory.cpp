@@ -6,8 +6,6 @@
 
 #include <new>
 
-#include "kernels/table.hpp"
-
 namespace fastbn {
 namespace {
 
@@ -36,21 +34,6 @@ std::byte* allocate(std::ptrdiff_t bytes) {
 }
 void release(std::byte* data, std::ptrdiff_t bytes) noexcept {
     ::operator delete(data, alignment_of(bytes));
-}
-
-Staging::Staging(const Plan& plan)
-    : tile_elements_(plan.tile_elements()), slab_channels_(plan.slab(0).channels) {}
-
-std::ptrdiff_t Staging::take_tile(std::ptrdiff_t element_size) {
-    return take(tile_elements_ * element_size + transpose_overhang);
-}
-
-std::ptrdiff_t Staging::take_parameter() { return take(bytes_of_doubles(slab_channels_)); }
-
-std::ptrdiff_t Staging::take(std::ptrdiff_t bytes) {
-    const std::ptrdiff_t begin = bytes_;
-    bytes_ += round_up_64(bytes);
-    return begin;
 }
 
 Workspace::Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_columns,

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "engine/plan.hpp"
+#include "kernels/table.hpp"
 
 namespace fastbn {
 
@@ -65,19 +66,23 @@ private:
 // is what its user remembers.
 class Staging {
 public:
-    explicit Staging(const Plan& plan);
+    explicit Staging(const Plan& plan) : tile_elements_(plan.tile_elements()) {}
 
     // For a tile of elements of so many bytes.
-    std::ptrdiff_t take_tile(std::ptrdiff_t element_size);
-    // For a slab's values of a parameter, as float64.
-    std::ptrdiff_t take_parameter();
+    std::ptrdiff_t take_tile(std::ptrdiff_t element_size) {
+        return take(tile_elements_ * element_size + transpose_overhang);
+    }
+    std::ptrdiff_t take_doubles(std::ptrdiff_t n) { return take(bytes_of_doubles(n)); }
     std::ptrdiff_t bytes() const { return bytes_; }
 
 private:
-    std::ptrdiff_t take(std::ptrdiff_t bytes);
+    std::ptrdiff_t take(std::ptrdiff_t bytes) {
+        const std::ptrdiff_t begin = bytes_;
+        bytes_ += round_up_64(bytes);
+        return begin;
+    }
 
     std::ptrdiff_t tile_elements_;
-    std::ptrdiff_t slab_channels_;
     std::ptrdiff_t bytes_ = 0;
 };
 

@@ -455,7 +455,8 @@ GradientWeights Weights::gradient_tile(const TileRange& range, DType computed, c
     result.row_width = range.kernel_cols() / range.row_fold;
     if (form_ == WeightsForm::by_row) {
         double* const packed = rows(range, staging);
-        // Where a tile has several channels they have the same weights, and one scale.
+        // Where a tile has several channels they have the same weights, so the same total and
+        // scale.
         for (std::ptrdiff_t r = 0; r < range.rows && scales != nullptr; ++r) packed[r] *= *scales;
         result.rows = packed;
     } else if (form_ == WeightsForm::by_mask) {
