@@ -21,8 +21,7 @@ public:
     BackwardOperation(const Batch& batch, const ArrayRef& dy_array,
                       const Normalization& normalization, const GradientsOut& out,
                       const Layout& layout, const ChannelOrigins& origins, Weights& weights)
-        : weight_(batch.weight, 1.0),
-          bias_(batch.bias, 0.0),
+        : bias_(batch.bias, 0.0),
           mean_(normalization.mean, 0.0),
           invstd_(normalization.invstd, 1.0),
           count_(normalization.count, 0.0),
@@ -33,8 +32,8 @@ public:
           activation_(batch.epilogue.activation),
           through_statistics_(normalization.through_statistics),
           kernels_(gradient_kernels(batch.x.dtype, dy_array.dtype)),
-          frozen_(normalize_kernels(kernels_.dy, kernels_.dy), dy_array, out.dx, {}, layout,
-                  nullptr),
+          frozen_(normalize_kernels(kernels_.dy, kernels_.dy), dy_array, out.dx, batch.weight,
+                  layout),
           x_(operand_of(batch.x, layout, kernels_.x, origins.data())),
           residual_(has_activation() ? operand_of(batch.epilogue.residual, layout, kernels_.dy)
                                      : Operand{}),
@@ -100,11 +99,11 @@ public:
         if (!transforms()) return;
         ChannelParameters channels{};
         channels.invstd = invstd_.read(slab, memory.staging);
-        channels.weight = weight_.read(slab, memory.staging);
         if (is_affine()) {
-            channels.mean = channels.mean_lo = channels.bias = zeros_.read(slab, memory.staging);
+            channels.mean = channels.mean_lo = zeros_.read(slab, memory.staging);
             return frozen_.fold(*plan, channels, slab, buffers.affine, memory);
         }
+        channels.weight = weight_.read(slab, memory.staging);
         origins_.read_means(mean_, zeros_, slab, memory.staging, channels);
         const double divisor = divide_sums(slab, buffers, memory);
         const bool out_of_range = fold_input_gradient(
@@ -140,11 +139,11 @@ public:
     }
 
     void take_staging(Staging& staging) noexcept override {
-        frozen_.take_staging(staging);
+        frozen_.take_staging(*plan, staging);
         for (Operand* operand : {&x_, &residual_, &dz_}) fastbn::take_staging(*operand, staging);
         weights_.take_staging(staging);
-        const std::ptrdiff_t channels = plan->slab(0).channels;
-        for (ChannelParameter* parameter : {&weight_, &bias_, &mean_, &invstd_, &zeros_}) {
+        const std::ptrdiff_t channels = plan->slab_channels();
+        for (ChannelParameter* parameter : {&bias_, &mean_, &invstd_, &zeros_}) {
             parameter->take_staging(channels, staging);
         }
     }
@@ -310,11 +309,10 @@ private:
     }
 
     // All channels' parameters, and what the forward pass normalized by.
-    ChannelParameter weight_;
     ChannelParameter bias_;
     ChannelParameter mean_;
     ChannelParameter invstd_;
-    ChannelParameter zeros_{0.0};  // the means' low parts; an affine dx's mean and bias
+    ChannelParameter zeros_{0.0};  // the means' low parts, and what dy is centered by
     // What each channel's values weigh together, or empty if that is to be counted.
     ChannelParameter count_;
     // Of a larger batch, or empty if the sums are x's own, which then go to dweight and dbias.
@@ -326,9 +324,11 @@ private:
     bool through_statistics_;
 
     const GradientKernels& kernels_;
-    NormalizeTransform frozen_;  // from dy to dx where is_affine(); else only its operands are used
+    // From dy to dx where is_affine(). Elsewhere only what it is made of is used.
+    NormalizeTransform frozen_;
     const Operand& dy_ = frozen_.x;
     const Operand& dx_ = frozen_.y;
+    const ChannelParameter& weight_ = frozen_.weight;
     Operand x_;
     Operand residual_;  // where there is an activation: else nothing depends on it
     Operand dz_;

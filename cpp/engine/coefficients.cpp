@@ -204,20 +204,35 @@ void replicate_columns(double* values, std::ptrdiff_t channels, const Layout& la
     replicate(values, channels, layout);
 }
 
-NormalizeTransform::NormalizeTransform(const NormalizeKernels& row, const ArrayRef& x_array,
-                                       const ArrayRef& y_array, const Epilogue<ArrayRef>& of,
-                                       const Layout& layout, const std::uint64_t* origins)
-    : kernels(row),
-      x(operand_of(x_array, layout, row.x, origins)),
-      y(operand_of(y_array, layout, row.y)),
-      epilogue{operand_of(of.residual, layout, row.y), of.activation, of.clip} {}
+NormalizeTransform::NormalizeTransform(const Batch& batch, const ArrayRef& y_array,
+                                       const Layout& layout, const ChannelOrigins& origins)
+    : kernels(normalize_kernels(batch.x.dtype, y_array.dtype)),
+      x(operand_of(batch.x, layout, kernels.x, origins.data())),
+      y(operand_of(y_array, layout, kernels.y)),
+      weight(batch.weight, 1.0),
+      bias(batch.bias, 0.0),
+      epilogue{operand_of(batch.epilogue.residual, layout, kernels.y), batch.epilogue.activation,
+               batch.epilogue.clip} {}
 
-void NormalizeTransform::take_staging(Staging& staging) {
+NormalizeTransform::NormalizeTransform(const NormalizeKernels& row, const ArrayRef& dy,
+                                       const ArrayRef& dx, const ArrayRef& weight_array,
+                                       const Layout& layout)
+    : kernels(row),
+      x(operand_of(dy, layout, row.x)),
+      y(operand_of(dx, layout, row.y)),
+      weight(weight_array, 1.0) {}
+
+void NormalizeTransform::take_staging(const Plan& plan, Staging& staging) {
     for (Operand* operand : {&x, &epilogue.residual, &y}) fastbn::take_staging(*operand, staging);
+    const std::ptrdiff_t channels = plan.slab_channels();
+    weight.take_staging(channels, staging);
+    bias.take_staging(channels, staging);
 }
 
-void NormalizeTransform::fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
+void NormalizeTransform::fold(const Plan& plan, ChannelParameters& channels, const Slab& slab,
                               const Affine<void>& affine, const Memory& memory) const noexcept {
+    channels.weight = weight.read(slab, memory.staging);
+    channels.bias = bias.read(slab, memory.staging);
     const bool out_of_range =
         fold_affine(channels, kernels.computed, slab.channels, plan.layout,
                     from(affine, kernels.computed, memory.at(slab.buffer_index)));

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "engine/batch.hpp"
+#include "engine/channels.hpp"
 #include "engine/executor.hpp"
 #include "engine/layout.hpp"
 #include "engine/memory.hpp"
@@ -81,28 +83,31 @@ bool fold_input_gradient(const ChannelParameters& channels, const GradientSums& 
 // are several for a channel.
 void replicate_columns(double* values, std::ptrdiff_t channels, const Layout& layout) noexcept;
 
-// y = (x * pre - center) * scale + shift, then the epilogue: the transform of training and
-// inference, and where statistics are constants from dy to dx.
+// y = (x - mean) * invstd * weight + bias, then the epilogue: the transform of training and
+// inference; and from dy to dx, where statistics are constants.
 struct NormalizeTransform {
-    NormalizeTransform(const NormalizeKernels& row, const ArrayRef& x_array,
-                       const ArrayRef& y_array, const Epilogue<ArrayRef>& of, const Layout& layout,
-                       const std::uint64_t* origins);
+    NormalizeTransform(const Batch& batch, const ArrayRef& y_array, const Layout& layout,
+                       const ChannelOrigins& origins);
+    NormalizeTransform(const NormalizeKernels& row, const ArrayRef& dy, const ArrayRef& dx,
+                       const ArrayRef& weight_array, const Layout& layout);
 
     const NormalizeKernels& kernels;
     Operand x;
     Operand y;
+    ChannelParameter weight;
+    ChannelParameter bias{0.0};
     Epilogue<Operand> epilogue;
 
     Work work() const { return elementwise_work({&x, &epilogue.residual}, {&y}); }
 
     // With the plan that was made for its work:
-    void take_staging(Staging& staging);
+    void take_staging(const Plan& plan, Staging& staging);
     Affine<void> take_buffers(Arrays& arrays, const Plan& plan) const {
         return take_coefficients<Affine<void>>(arrays, kernels.computed,
                                                Workspace::buffer_size(plan), y);
     }
-    // Folds the coefficients of a slab's channels, given from its first one on.
-    void fold(const Plan& plan, const ChannelParameters& channels, const Slab& slab,
+    // Folds the coefficients of a slab's channels, whose statistics are given; reads the others.
+    void fold(const Plan& plan, ChannelParameters& channels, const Slab& slab,
               const Affine<void>& affine, const Memory& memory) const noexcept;
     // infinite: see NormalizeKernel.
     void apply(const Plan& plan, const TileRange& tile, const Affine<void>& affine,

@@ -16,6 +16,35 @@
 namespace fastbn {
 namespace {
 
+// The statistics of all channels that y is normalized by, where they are not x's own.
+struct GivenStatistics {
+    GivenStatistics(const ArrayRef& mean_array, const ArrayRef& mean_lo_array,
+                    const ArrayRef& var_array)
+        : mean(mean_array, 0.0), mean_lo(mean_lo_array, 0.0), var(var_array, 1.0) {}
+
+    ChannelParameter mean;
+    ChannelParameter mean_lo;
+    ChannelParameter var;
+    double eps = 0.0;
+    double* invstd = nullptr;  // written to, if it is not null
+
+    void take_staging(const Plan& plan, Staging& staging) {
+        const std::ptrdiff_t channels = plan.slab_channels();
+        for (ChannelParameter* parameter : {&mean, &mean_lo, &var}) {
+            parameter->take_staging(channels, staging);
+        }
+    }
+    // A slab's: of what the kernels see.
+    void read(const Slab& slab, const ChannelOrigins& origins, std::byte* staging,
+              ChannelParameters& to) const noexcept {
+        const std::ptrdiff_t n = slab.channels;
+        double* const inverse = invstd != nullptr ? invstd + slab.channel : var.staged(staging);
+        moments_table().invert_std(var.read(slab.channel, n, inverse), eps, inverse, n);
+        to.invstd = inverse;
+        origins.read_means(mean, mean_lo, slab, staging, to);
+    }
+};
+
 // Statistics from x or from the caller, then y from x; or one half of that. Null, or an operand
 // without an array, for what a call does not ask for.
 class ForwardOperation final : public Operation {
@@ -28,18 +57,10 @@ public:
     const MomentsReduction* moments = nullptr;
     ValueRangeReduction* range = nullptr;
 
-    // y, by what all channels are given.
+    // y, by statistics from `moments`, or else by those that are given.
     NormalizeTransform* transforms_x = nullptr;
-    ChannelParameter weight{1.0};
-    ChannelParameter bias{0.0};
-    // The statistics, unless they come from `moments`: `invstd`, if it is not null, is then written
-    // to.
-    ChannelParameter mean{0.0};
-    ChannelParameter mean_lo{0.0};
-    ChannelParameter var{1.0};
+    GivenStatistics* given = nullptr;
     const ChannelOrigins* origins = nullptr;
-    double* invstd = nullptr;
-    double eps = 0.0;
     std::atomic<bool>* infinite = nullptr;  // set if x holds infinity, where that is asked for
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
@@ -70,10 +91,8 @@ public:
             channels.mean_lo = s.mean_lo;
             channels.invstd = s.invstd;
         } else {
-            read_statistics(slab, memory.staging, channels);
+            given->read(slab, *origins, memory.staging, channels);
         }
-        channels.weight = weight.read(slab, memory.staging);
-        channels.bias = bias.read(slab, memory.staging);
         transforms_x->fold(plan_, channels, slab, buffers.affine, memory);
     }
 
@@ -89,11 +108,8 @@ public:
         if (weights != nullptr) weights->take_staging(staging);
         if (range != nullptr) range->take_staging(staging);
         if (transforms_x == nullptr) return;
-        transforms_x->take_staging(staging);
-        const std::ptrdiff_t channels = plan_.slab(0).channels;
-        for (ChannelParameter* parameter : {&weight, &bias, &mean, &mean_lo, &var}) {
-            parameter->take_staging(channels, staging);
-        }
+        transforms_x->take_staging(plan_, staging);
+        if (given != nullptr) given->take_staging(plan_, staging);
     }
     std::ptrdiff_t buffer_bytes() const noexcept override { return buffers_in(nullptr).bytes; }
     bool transforms() const noexcept override { return transforms_x != nullptr; }
@@ -114,16 +130,6 @@ private:
         if (transforms_x != nullptr) buffers.affine = transforms_x->take_buffers(arrays, plan_);
         buffers.bytes = arrays.bytes();
         return buffers;
-    }
-
-    // The statistics of a slab's channels, where they are given.
-    void read_statistics(const Slab& slab, std::byte* staging,
-                         ChannelParameters& channels) const noexcept {
-        const std::ptrdiff_t n = slab.channels;
-        double* const inverse = invstd != nullptr ? invstd + slab.channel : var.staged(staging);
-        moments_table().invert_std(var.read(slab.channel, n, inverse), eps, inverse, n);
-        channels.invstd = inverse;
-        origins->read_means(mean, mean_lo, slab, staging, channels);
     }
 
     const Plan& plan_;
@@ -246,8 +252,7 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
 
     const Layout layout = arranged_layout(x, features, weights);
     const ChannelOrigins origins(x, layout, weights);
-    NormalizeTransform transform(normalize_kernels(x.dtype, y.dtype), x, y, batch.epilogue, layout,
-                                 origins.data());
+    NormalizeTransform transform(batch, y, layout, origins);
     Work work = transform.work();
     work.reduces = true;
     work.packed_sums = weights.form() == WeightsForm::by_element;
@@ -259,8 +264,6 @@ void train(const Batch& batch, const ArrayRef& y, double eps, const Running& run
     operation.weights = &weights;
     operation.moments = &moments;
     operation.transforms_x = &transform;
-    operation.weight = {batch.weight, 1.0};
-    operation.bias = {batch.bias, 0.0};
     execute(plan, operation);
     if (!weights.differ()) apply_common_weight(features, weights, out);
     if (running.mean) update_running(running, out, features, allow_single);
@@ -279,27 +282,21 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
     check_eps(eps);
     const double clip = batch.epilogue.clip;
     if (!(clip >= 0.0)) refuse("clip", "be >= 0", shown(clip));
-    const ChannelParameter means(mean, 0.0);
-    const ChannelParameter variances(var, 1.0);
-    check_not_negative(var_name, variances, features.channels);
+    GivenStatistics given(mean, mean_lo, var);
+    given.eps = eps;
+    given.invstd = invstd;
+    check_not_negative(var_name, given.var, features.channels);
     if (features.empty()) return false;
 
     const Layout layout = transform_layout(x, y, features);
-    const ChannelOrigins origins(x, layout, means);
-    NormalizeTransform transform(normalize_kernels(x.dtype, y.dtype), x, y, batch.epilogue, layout,
-                                 origins.data());
+    const ChannelOrigins origins(x, layout, given.mean);
+    NormalizeTransform transform(batch, y, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
     std::atomic<bool> infinite{false};
     ForwardOperation operation(plan);
     operation.transforms_x = &transform;
-    operation.weight = {batch.weight, 1.0};
-    operation.bias = {batch.bias, 0.0};
-    operation.mean = means;
-    operation.mean_lo = {mean_lo, 0.0};
-    operation.var = variances;
+    operation.given = &given;
     operation.origins = &origins;
-    operation.invstd = invstd;
-    operation.eps = eps;
     if (look_for_infinity) operation.infinite = &infinite;
     execute(plan, operation);
     return infinite.load(std::memory_order_relaxed);

@@ -118,7 +118,7 @@ public:
         return plan.fused ? plan.slab_buffer_size : plan.buffer_size();
     }
     static std::ptrdiff_t channels(const Plan& plan) {
-        return plan.fused ? plan.slab(0).channels : plan.layout.channels;
+        return plan.fused ? plan.slab_channels() : plan.layout.channels;
     }
 
     // The thread's own where slabs are fused, else those of all slabs.

@@ -87,6 +87,10 @@ struct Plan {
     std::ptrdiff_t buffer_size() const {
         return layout.channels_first() ? layout.channels : layout.cols * layout.row_fold;
     }
+    // Of each slab but the last, which may have fewer.
+    std::ptrdiff_t slab_channels() const {
+        return slab_buffer_size / (layout.inner_fold * layout.row_fold);
+    }
     std::ptrdiff_t tile_elements() const { return tile_rows * tile_cols; }
     std::ptrdiff_t values() const { return layout.channels * layout.count; }
 
