@@ -27,6 +27,7 @@ struct GivenStatistics {
     ChannelParameter var;
     double eps = 0.0;
     double* invstd = nullptr;  // written to, if it is not null
+    const ChannelOrigins* origins = nullptr;
 
     void take_staging(const Plan& plan, Staging& staging) {
         const std::ptrdiff_t channels = plan.slab_channels();
@@ -34,14 +35,13 @@ struct GivenStatistics {
             parameter->take_staging(channels, staging);
         }
     }
-    // A slab's: of what the kernels see.
-    void read(const Slab& slab, const ChannelOrigins& origins, std::byte* staging,
-              ChannelParameters& to) const noexcept {
+    // Those of a slab: of what the kernels see.
+    void read(const Slab& slab, std::byte* staging, ChannelParameters& to) const noexcept {
         const std::ptrdiff_t n = slab.channels;
         double* const inverse = invstd != nullptr ? invstd + slab.channel : var.staged(staging);
         moments_table().invert_std(var.read(slab.channel, n, inverse), eps, inverse, n);
         to.invstd = inverse;
-        origins.read_means(mean, mean_lo, slab, staging, to);
+        origins->read_means(mean, mean_lo, slab, staging, to);
     }
 };
 
@@ -60,7 +60,6 @@ public:
     // y, by statistics from `moments`, or else by those that are given.
     NormalizeTransform* transforms_x = nullptr;
     GivenStatistics* given = nullptr;
-    const ChannelOrigins* origins = nullptr;
     std::atomic<bool>* infinite = nullptr;  // set if x holds infinity, where that is asked for
 
     void reduce(const Slab& slab, std::ptrdiff_t span,
@@ -91,7 +90,7 @@ public:
             channels.mean_lo = s.mean_lo;
             channels.invstd = s.invstd;
         } else {
-            given->read(slab, *origins, memory.staging, channels);
+            given->read(slab, memory.staging, channels);
         }
         transforms_x->fold(plan_, channels, slab, buffers.affine, memory);
     }
@@ -290,13 +289,13 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
 
     const Layout layout = transform_layout(x, y, features);
     const ChannelOrigins origins(x, layout, given.mean);
+    given.origins = &origins;
     NormalizeTransform transform(batch, y, layout, origins);
     const Plan plan = plan_of(layout, x.dtype, transform.work());
     std::atomic<bool> infinite{false};
     ForwardOperation operation(plan);
     operation.transforms_x = &transform;
     operation.given = &given;
-    operation.origins = &origins;
     if (look_for_infinity) operation.infinite = &infinite;
     execute(plan, operation);
     return infinite.load(std::memory_order_relaxed);
