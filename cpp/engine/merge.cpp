@@ -25,9 +25,9 @@ struct SetReader {
 
     CentralMoments<const double*> moments(std::ptrdiff_t first, std::ptrdiff_t n,
                                           Arrays& memory) const noexcept {
-        return {count.read(first, n, memory), mean.read(first, n, memory),
-                mean_lo.read(first, n, memory), m2.read(first, n, memory),
-                m2_lo.read(first, n, memory)};
+        return {count.read(first, n, memory.doubles(n)), mean.read(first, n, memory.doubles(n)),
+                mean_lo.read(first, n, memory.doubles(n)), m2.read(first, n, memory.doubles(n)),
+                m2_lo.read(first, n, memory.doubles(n))};
     }
 
     ChannelParameter count;
@@ -53,8 +53,8 @@ void check_counts(const SetReader& a, const SetReader& b, std::ptrdiff_t channel
     alignas(64) std::byte memory[2 * bytes_of_doubles(channels_at_once)];
     each_channels(channels, [&](std::ptrdiff_t first, std::ptrdiff_t n) {
         Arrays arrays(memory);
-        const double* const count_a = a.count.read(first, n, arrays);
-        const double* const count_b = b.count.read(first, n, arrays);
+        const double* const count_a = a.count.read(first, n, arrays.doubles(n));
+        const double* const count_b = b.count.read(first, n, arrays.doubles(n));
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             const double count = count_a[i] + count_b[i];
             if (!std::isfinite(count)) refuse("count", "be finite and >= 0", shown(count));
@@ -96,10 +96,10 @@ void merge(const SetStatistics& a, const SetStatistics& b, CentralMoments<double
              out.mean_lo + first, out.m2 + first, out.m2_lo + first},
             n);
         if (min == nullptr) return;
-        merge_extremes(of_a.count, set_a.min.read(first, n, arrays), of_b.count,
-                       set_b.min.read(first, n, arrays), 1.0, min + first, n);
-        merge_extremes(of_a.count, set_a.max.read(first, n, arrays), of_b.count,
-                       set_b.max.read(first, n, arrays), -1.0, max + first, n);
+        merge_extremes(of_a.count, set_a.min.read(first, n, arrays.doubles(n)), of_b.count,
+                       set_b.min.read(first, n, arrays.doubles(n)), 1.0, min + first, n);
+        merge_extremes(of_a.count, set_a.max.read(first, n, arrays.doubles(n)), of_b.count,
+                       set_b.max.read(first, n, arrays.doubles(n)), -1.0, max + first, n);
     });
 }
 
