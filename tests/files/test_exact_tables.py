@@ -709,20 +709,42 @@ def test_compressed_texts(tmp_path: Path, x: Array, suffix: str) -> None:
     assert fastbn.stream(tmp_path).count == 2 * len(x)
 
 
-@pytest.mark.parametrize("suffix", ["gz", "bz2", "zst", "lz4"])
+def packed(text: bytes, suffix: str) -> bytes:
+    if suffix == "xz":
+        return lzma.compress(text)
+    part = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(part, {"zst": "zstd", "gz": "gzip"}.get(suffix, suffix)) as stream:
+        stream.write(text)
+    return part.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst", "lz4"])
 def test_compressed_texts_in_several_parts(tmp_path: Path, suffix: str) -> None:
     """As parallel compressors write them: a part that is damaged at its beginning is not the end of the text."""
-    parts = [pa.BufferOutputStream(), pa.BufferOutputStream()]
-    for part, text in zip(parts, (b"a\n1\n2\n", b"3\n4\n"), strict=True):
-        with pa.CompressedOutputStream(part, {"zst": "zstd", "gz": "gzip"}.get(suffix, suffix)) as stream:
-            stream.write(text)
-    first, second = (part.getvalue().to_pybytes() for part in parts)
+    first, second = packed(b"a\n1\n2\n", suffix), packed(b"3\n4\n", suffix)
     path = tmp_path / f"x.csv.{suffix}"
     path.write_bytes(first + second)
     assert fastbn.stream(path).mean == [2.5]
     path.write_bytes(first + b"\0" + second[1:])
     with pytest.raises(ValueError, match=rf"x\.csv\.{suffix} cannot be read"):
         fastbn.stream(path)
+
+
+def test_xz_to_its_end(tmp_path: Path) -> None:
+    """Zeros between streams and behind them are part of the format, of any number of blocks of what is read."""
+    lines = b"".join(b"%d\n" % number for number in range(100_000))
+    parts, path = [lzma.compress(lines[at : at + 70_000]) for at in range(0, len(lines), 70_000)], tmp_path / "x.csv.xz"
+    for zeros in (b"", bytes(4), bytes(LEAST)):
+        path.write_bytes(zeros.join([lzma.compress(b"a\n"), *parts, b""]))
+        found = fastbn.stream(path, memory=LEAST)
+        assert (found.count, found.mean.tolist()) == (100_000, [49_999.5])
+    for whole in (lzma.compress(b"a\n1\n"), lzma.compress(b"a\n") + parts[0]):
+        path.write_bytes(whole[:-1])
+        with pytest.raises(ValueError, match=r"x\.csv\.xz cannot be read: it is cut short"):
+            fastbn.stream(path)
+    path.write_bytes(parts[0] + b"more")
+    with pytest.raises(ValueError, match=r"x\.csv\.xz cannot be read"):
+        fastbn.stream(path, header=False)
 
 
 @pytest.mark.parametrize("delimiter", [",", "|"])

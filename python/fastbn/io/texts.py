@@ -265,9 +265,36 @@ def delimiter_hint(names: Sequence[str], blank: bool = False) -> str:
 def compressed(file: Any, compression: str | None, mode: str) -> Any:
     """Return what reads ("rb") or writes ("wb") a compressed text through a file of pyarrow's."""
     if compression == "xz":  # which pyarrow has not
-        return needed("lzma", "Compressed texts").open(file, mode)
+        return _XzReader(file) if mode == "rb" else needed("lzma", "Compressed texts").open(file, mode)
     through = pa.CompressedInputStream if mode == "rb" else pa.CompressedOutputStream
     return file if compression is None else through(file, compression)
+
+
+class _XzReader:
+    """Reads an .xz file to its end. Python's lzma takes whatever it cannot read behind a first stream for the end."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._begun = file, needed("lzma", "Compressed texts").LZMADecompressor
+        self._stream, self._packed = self._begun(), b""
+
+    def read(self, size: int) -> bytes:
+        """Return some bytes, ``size`` at most; none at the end."""
+        data = b""
+        while not data:
+            if not self._packed and (self._stream.eof or self._stream.needs_input):
+                self._packed = self._file.read(size)
+                if not self._packed:
+                    if self._stream.eof:
+                        break
+                    raise EOFError("it is cut short")
+            if not self._stream.eof:
+                data = self._stream.decompress(self._packed, size)
+                self._packed = self._stream.unused_data
+            elif packed := self._packed.lstrip(b"\0"):  # of which some may be between two streams
+                self._stream, self._packed = self._begun(), packed
+            else:
+                self._packed = b""
+        return data
 
 
 def _decoded(name: str, line: bytes) -> str:
