@@ -69,16 +69,29 @@ def _locked(path: str) -> Iterator[None]:
     """Keep a path for one run; the system releases it when the process ends, however that happens."""
     import fcntl  # which Windows does not have
 
-    with open(f"{path}.lock", "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):  # else the file system has no locks
-                raise BlockingIOError(error.errno, "another run with resume=True is writing it", path) from None
-        try:
-            yield
-        finally:
-            removed(lock.name)
+    while True:
+        with open(f"{path}.lock", "wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if isinstance(error, BlockingIOError):  # else the file system has no locks
+                    raise BlockingIOError(error.errno, "another run with resume=True is writing it", path) from None
+            # The run that had the lock may have removed the file since it was opened, and another have made a new one.
+            if not _is_at(lock.name, lock.fileno()):
+                continue
+            try:
+                yield
+            finally:
+                removed(lock.name)
+            return
+
+
+def _is_at(path: str, handle: int) -> bool:
+    """Whether an opened file still is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def removed(path: str) -> None:

@@ -231,6 +231,30 @@ def test_two_runs_at_once(tmp_path: Path, rng: np.random.Generator, out: str) ->
     assert contents(path) == contents(tmp_path / "whole" / out)
 
 
+def test_a_lock_on_a_file_that_was_removed_is_none(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that had the lock ends, and removes its file, after the next one has opened that and before it locks."""
+    source = datafiles.save_npy(tmp_path, rng.normal(size=(9_000, 3)))
+    moments, real, ends = fastbn.stream(source), fcntl.flock, ["removed", "made anew"]
+
+    def flock(file: Any, how: int) -> None:
+        if ends:
+            os.unlink(file.name)
+            if ends.pop() == "made anew":
+                Path(file.name).touch()
+        real(file, how)
+
+    def progress(done: int, total: int | None) -> None:
+        with pytest.raises(BlockingIOError, match="another run with resume=True is writing it"):
+            fastbn.standardize(source, moments, tmp_path / "y.npy", resume=True, memory=LEAST)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    fastbn.standardize(source, moments, tmp_path / "y.npy", resume=True, memory=LEAST, progress=progress)
+    assert not ends
+    assert sorted(os.listdir(tmp_path)) == ["x.npy", "y.npy"]
+
+
 def test_file_systems_without_locks(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     def without(file: object, how: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
