@@ -18,8 +18,15 @@ import xarray as xr
 import zarr
 
 import fastbn
+from fastbn.io.counting import Counting
+from fastbn.io.options import Options
 from support import datafiles
 from support.datafiles import ARRAYS, LEAST, TABLES, Array, assert_streamed, same_bits
+
+
+@pytest.fixture
+def x(rng: np.random.Generator) -> Array:
+    return rng.normal(size=(300, 2))
 
 
 def spoiled(rng: np.random.Generator, dtype: Any = np.float64) -> tuple[Array, Array]:
@@ -255,6 +262,91 @@ def test_channels_of_images(tmp_path: Path, rng: np.random.Generator) -> None:
     found = fastbn.stream(folder, nodata={"R": [int(flat[0, 0])], 2: int(flat[5, 2])})
     expected = [(flat[:, 0] != flat[0, 0]).sum(), len(flat), (flat[:, 2] != flat[5, 2]).sum()]
     assert np.asarray(found.count).tolist() == expected
+
+
+# Ranges that are said to be valid.
+
+
+def netcdf(folder: Path, x: Array, **attrs: Any) -> str:
+    xr.Dataset({"x": (("t", "c"), x, attrs)}).to_netcdf(folder / "x.nc", engine="h5netcdf")
+    return str(folder / "x.nc")
+
+
+@pytest.mark.parametrize("save", [hdf5, zarr_, netcdf])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])
+def test_valid_ranges(tmp_path: Path, rng: np.random.Generator, save: Callable[..., str], dtype: str) -> None:
+    x = rng.integers(0, 100, (900, 3)).astype(dtype)
+    of = x.dtype.type
+    for attrs, bad, note in (
+        ({"valid_range": np.array([10, 90], dtype)}, (x < 10) | (x > 90), "below 10 or above 90 (valid_range)"),
+        ({"valid_min": of(10)}, x < 10, "below 10 (valid_min)"),
+        ({"valid_max": of(90)}, x > 90, "above 90 (valid_max)"),
+        ({"valid_min": of(10), "valid_max": of(90), "_FillValue": of(50)}, (x < 10) | (x > 90) | (x == 50), "50 (_Fi"),
+        ({"valid_range": np.array([10, 90], dtype), "valid_min": of(20)}, (x < 10) | (x > 90), "(valid_range)"),
+    ):
+        source = save(tmp_path, x, **attrs)
+        counting = Counting(source, Options(memory=LEAST))
+        assert_without(counting.moments(), x, bad)
+        assert any(each.startswith("left out as no data: ") and note in each for each in counting.state.notes)
+        assert_streamed(fastbn.stream(source, nodata=[]), x)
+        fastbn.standardize(source, fastbn.stream(source), tmp_path / "y.npy", overwrite=True)
+        np.testing.assert_array_equal(np.isnan(np.load(tmp_path / "y.npy")), bad)
+    copy = tmp_path / "y.nc"  # whose values are in other units
+    fastbn.standardize(source, fastbn.stream(source, columns=[0]), copy, columns=[0])
+    assert fastbn.stream(copy, nan="omit").count == (~bad[:, 0]).sum()
+
+
+def test_ranges_of_stored_numbers_and_of_unpacked_ones(tmp_path: Path) -> None:
+    """The NetCDF User's Guide: a range of the type of scale_factor is one of unpacked values."""
+    x = np.array([[1, 2], [50, 4], [-3, 60]], np.int16)
+    packing: dict[str, Any] = {"scale_factor": 0.5, "add_offset": 10.0}
+    stored = np.array([0, 50], np.int16)
+    assert np.asarray(fastbn.stream(hdf5(tmp_path, x, valid_range=stored, **packing)).count).tolist() == [2, 2]
+    unpacked = np.array([8.6, 34.9])  # -2.8 and 49.8 as they are stored
+    assert np.asarray(fastbn.stream(hdf5(tmp_path, x, valid_range=unpacked, **packing)).count).tolist() == [1, 2]
+    assert fastbn.stream(hdf5(tmp_path, x, valid_min=-2.5)).count[0] == 2  # type: ignore[index]
+    held = np.array([[200, 3], [255, 3], [7, 3]], np.uint8)
+    source = hdf5(tmp_path, held.view(np.int8), _Unsigned="true", valid_range=np.array([0, 254], np.uint8).view("i1"))
+    assert fastbn.stream(source).mean.tolist() == [103.5, 3.0]
+
+
+@pytest.mark.parametrize(("key", "given"), [("valid_range", 5.0), ("valid_min", [1.0, 2.0]), ("valid_max", "many")])
+def test_ranges_that_are_none(tmp_path: Path, x: Array, key: str, given: Any) -> None:
+    counting = Counting(hdf5(tmp_path, x, **{key: given}), Options())
+    assert_streamed(counting.moments(), x)
+    assert counting.state.notes == [f"not understood, and not applied: {key} = {np.asarray(given)}"]
+
+
+def test_nan_and_infinity_beside_a_range(tmp_path: Path) -> None:
+    source = hdf5(tmp_path, np.array([[1.0, 1.0], [np.nan, 5.0], [3.0, np.inf]]), valid_max=100.0)
+    assert np.isnan(fastbn.stream(source).mean).tolist() == [True, False]
+    assert np.asarray(fastbn.stream(source, nan="omit").count).tolist() == [2, 2]
+    half = np.array([[1.0], [60_000.0]], np.float16)
+    assert fastbn.stream(hdf5(tmp_path, half, valid_range=[-1e9, 1e9])).count == 2
+
+
+def test_objects_of_xarray_may_have_other_numbers_than_their_range(tmp_path: Path) -> None:
+    data = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("t", "c"), attrs={"valid_range": [100, 200]})
+    for given in (data, data.variable, data.to_dataset(name="x")):
+        assert fastbn.stream(given).count == 2
+    with h5py.File(hdf5(tmp_path, data.values, valid_max=2.5)) as file:
+        assert np.asarray(fastbn.stream(file["x"]).count).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("held", ["double", "single", "logical", None])
+def test_empty_arrays_of_matlab(tmp_path: Path, x: Array, held: str | None) -> None:
+    attrs: Any = {"MATLAB_empty": np.uint8(1)} | ({} if held is None else {"MATLAB_class": np.bytes_(held)})
+    empty = hdf5(tmp_path, np.array([2, 0], np.uint64), **attrs)
+    np.save(tmp_path / "x.npy", x)
+    assert fastbn.stream(empty).count == 0
+    assert_streamed(fastbn.stream([empty, tmp_path / "x.npy"]), x)
+    fastbn.standardize(empty, fastbn.stream(x), tmp_path / "y.npy")
+    y = np.load(tmp_path / "y.npy")
+    assert (y.shape, y.dtype) == ((0, 2), np.float32 if held == "single" else np.float64)
+    for shape, kind in (([2, 3], "double"), ([0, 2**60], "double"), ([0, 0], "cell")):
+        attrs["MATLAB_class"] = np.bytes_(kind)
+        with pytest.raises(ValueError, match=r"x\.h5 (must be an empty array, as MATLAB_empty says|cannot be read)"):
+            fastbn.stream(hdf5(tmp_path, np.array(shape, np.uint64), **attrs))
 
 
 # Signs and factors of stored numbers.

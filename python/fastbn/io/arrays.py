@@ -41,8 +41,9 @@ _LARGEST_EMPTY = 1 << 24
 _OF_THE_FILE = ("r", "r+", "w+")
 # Attributes that name variables which belong to one (CF conventions, section 5.6 and chapter 7).
 _REFERENCES = ("grid_mapping", "bounds", "climatology", "cell_measures")
-# Attributes that say how stored numbers are to be understood (CF conventions, section 8.1).
-PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+# Attributes that say how stored numbers are to be understood (CF conventions, sections 2.5.1 and 8.1).
+_RANGES = {"valid_range": ("below", "above"), "valid_min": ("below",), "valid_max": ("above",)}
+PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", *_RANGES)
 
 
 class Stored(NamedTuple):
@@ -117,7 +118,7 @@ class ArraySource(Source):
             values = self._stored.read(region[:1] if self.flat else region).reshape(extent(region))[kept]
             if self._packing.viewed is not None:
                 values = values.view(self._packing.viewed)
-            valid = self._nodata.valid(values, first)
+            valid = self._packing.within(values, self._nodata.valid(values, first))
             if values.dtype == self.dtype and not self._packing.packed:
                 values = values.view(self.dtype)  # that says "=" of its byte order, where the file's may say "<"
             else:
@@ -182,9 +183,10 @@ class ArraySource(Source):
 
 
 class _Packing:
-    """What an array says of how its numbers are to be understood: as CF conventions have it, section 8.1.
+    """What an array says of how its numbers are to be understood: as CF conventions have it, sections 2.5.1 and 8.1.
 
     ``nodata`` are the stored values that are no data; of what is packed, values are ``stored * scale + offset``.
+    Stored values are no data either where they, or what is unpacked, are beyond the range that is said to be valid.
     ``viewed`` is the type as which stored integers are to be taken, where that is of the other sign.
     """
 
@@ -200,6 +202,7 @@ class _Packing:
             given = self._numbers(attrs[key]) if key in attrs else ()
             self.nodata += tuple(value for value in given if value not in self.nodata)
             self.notes += [f"left out as no data: {value:.15g} ({key})" for value in given if value == value]
+        self._ends = self._valid_range(attrs) if honoured and self.dtype.kind in "iuf" else {}
         self._scale, self._offset = (
             _factor(name, key, attrs.get(key, default)) for key, default in (("scale_factor", 1), ("add_offset", 0))
         )
@@ -207,6 +210,34 @@ class _Packing:
         if self.packed:
             self.dtype = np.dtype(np.float64)
             self.notes.append(f"unpacked: stored values * {self._scale:.15g} + {self._offset:.15g}")
+
+    def within(self, values: Array, valid: Array | None) -> Array | None:
+        """Return which of the values that are valid, None if all are, are in the range that is said to be valid too."""
+        for side, (end, of_unpacked) in self._ends.items():
+            held = self.unpacked(values) if of_unpacked and self.packed else values
+            with np.errstate(over="ignore"):
+                beyond = held < end if side == "below" else held > end
+            if beyond.any():
+                valid = ~beyond if valid is None else valid & ~beyond
+        return valid
+
+    def _valid_range(self, attrs: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
+        """Return the ends of the range, and whether each is one of unpacked values: a fraction beside stored integers.
+
+        So has it the NetCDF User's Guide, appendix A.
+        """
+        found: dict[str, tuple[Any, bool]] = {}
+        for key, sides in _RANGES.items():
+            ends = self._numbers(attrs[key]) if key in attrs else ()
+            if len(ends) != len(sides):
+                self.notes += [f"not understood, and not applied: {key} = {attrs[key]}"] if key in attrs else []
+                continue
+            new = {side: end for side, end in zip(sides, ends, strict=True) if side not in found}
+            of_unpacked = self.dtype.kind in "iu" and any(isinstance(end, float) for end in ends)
+            found |= {side: (end, of_unpacked) for side, end in new.items()}
+            said = " or ".join(f"{side} {end:.15g}" for side, end in new.items())
+            self.notes += [f"left out as no data: what is {said} ({key})"] if new else []
+        return found
 
     def unpacked(self, values: Array) -> Array:
         return values * self._scale + self._offset if self.packed else values
@@ -506,6 +537,8 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
         return values
 
     attrs = dict(getattr(array, "attrs", {}))
+    if attrs.get("MATLAB_empty"):
+        return _empty_of_matlab(name, array[...].tolist()[::-1], _text(attrs.get("MATLAB_class")) or "double")
     fill = getattr(array, "fill_value", None)
     if "_ARRAY_DIMENSIONS" in attrs and fill is not None and zarr_format(array) == 2:  # as xarray writes and reads it
         attrs.setdefault("_FillValue", fill)
@@ -519,6 +552,14 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
         dict(around),
     )
     return Stored(tuple(array.shape), dtype, read, origin)
+
+
+def _empty_of_matlab(name: str, shape: list[int], held: str) -> Stored:
+    """Return an array without values, of which MATLAB stores the shape, in its own order of axes."""
+    if 0 not in shape or math.prod(filter(None, shape)) > _LARGEST_EMPTY:
+        raise UnreadableError(f"{name} must be an empty array, as MATLAB_empty says, got one of shape {shape}")
+    values: Array = np.empty(shape, {"logical": "bool"}.get(held, held))
+    return Stored(values.shape, values.dtype, values.__getitem__)
 
 
 def _load_filters(data_set: Any) -> None:
@@ -603,7 +644,11 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
         hint = "(one feature: x[:, None], df[['a']])"
         raise UnreadableError(f"{name} must have two dimensions or more {hint}, got {array.ndim}")
     if not isinstance(array, np.ndarray) and all(hasattr(array, each) for each in ("shape", "dtype", "chunks")):
-        return _sliced(name, array, options, around)
+        found = _sliced(name, array, options, around)
+        if hasattr(array, "encoding"):  # of xarray, where a range outlives the numbers that it was said of
+            attrs = {key: value for key, value in found.origin.attrs.items() if key not in _RANGES}
+            found = found._replace(origin=found.origin._replace(attrs=attrs))
+        return found
     values = np.asarray(array) if is_frame(array) else converted("source", array)
     order = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
     if isinstance(values, np.memmap) and values.mode in _OF_THE_FILE:
