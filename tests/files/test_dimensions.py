@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,85 @@ def test_dimensions_are_part_of_a_run(tmp_path: Path, data: xr.DataArray) -> Non
         fastbn.stream(tmp_path / "x.nc", dim="lat", resume=True, **options)
     whole = fastbn.stream(tmp_path / "x.nc", dim="time")
     assert same_bits(fastbn.stream(tmp_path / "x.nc", dim="time", resume=True, **options), whole)
+
+
+# Labels along the dimensions of features.
+
+
+def at(lat: Any, path: Path | None = None) -> Any:
+    """Return values at some latitudes, in memory or in a file."""
+    data = xr.DataArray(np.arange(20.0 * len(lat)).reshape(20, -1), {"lat": lat}, ("time", "lat"), "t")
+    if path is None:
+        return data
+    data.to_netcdf(path, engine="h5netcdf")
+    return str(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": "time"}, {"columns": [3, 2]}], ids=repr)
+@pytest.mark.parametrize("files", [False, True])
+def test_sources_have_the_same_labels(tmp_path: Path, files: bool, options: dict[str, Any]) -> None:
+    labels = ([10.0, 20.1, 30.0, 40.0], [10.0, 20.1, 40.0, 30.0])
+    parts = [at(lat, tmp_path / f"{number}.nc" if files else None) for number, lat in enumerate(labels)]
+    name, differs = re.escape(parts[1]) if files else r"source\[1\]", "40.0 at 0, got 30.0"
+    if "columns" not in options:
+        differs = "30.0 at 2, got 40.0"
+    said = rf"^{name} must have the coordinates of those before it along lat, {differs}$"
+    with pytest.raises(ValueError, match=said):
+        fastbn.stream(parts, **options)
+    moments = fastbn.stream(parts[0], **options)
+    with pytest.raises(ValueError, match=said):
+        fastbn.standardize(parts, moments, tmp_path / "y.npy", **options)
+    left_out: list[str] = []
+    found = fastbn.stream([*parts, parts[0]], on_error=lambda name, _: left_out.append(name), **options)
+    assert (found.count, len(left_out)) == (40, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (np.array([0.1, 0.2]), np.array([0.1, 0.2], np.float32), True),
+        (np.array([0.1, np.nan]), np.array([0.1, np.nan]), True),
+        (np.array([1, 2]), np.array([1.0, 2.0]), True),
+        (np.array([0.1, 0.2]), np.array([0.1, 0.2000001]), False),
+        (np.array([2**60, 1]), np.array([2**60 + 1, 1]), False),
+        (np.array(["a", "b"]), np.array(["a", "c"]), False),
+        (np.array(["2024-01", "2024-02"], "M8[ns]"), np.array(["2024-01", "2024-03"], "M8[ns]"), False),
+        (np.array([1, 2, 3]), np.array([1, 2]), None),  # other features: another error
+    ],
+    ids=str,
+)
+def test_labels_of_every_kind(one: Array, other: Array, alike: bool | None) -> None:
+    for parts in ([at(one), at(other)], [at(other), at(one)]):
+        if alike:
+            assert fastbn.stream(parts).count == 40
+            continue
+        with pytest.raises(ValueError, match="must have the features" if alike is None else "must have the coordinat"):
+            fastbn.stream(parts)
+    unlabelled = at(one).drop_vars("lat")
+    assert fastbn.stream([at(one), unlabelled, xr.DataArray(unlabelled.values), unlabelled.values]).count == 80
+
+
+def test_copies_of_zarr_stores_have_one_set_of_labels(tmp_path: Path) -> None:
+    parts = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    for lat, path in zip(([1.0, 2.0], [1.0, 3.0]), parts, strict=True):
+        at(lat).to_dataset().to_zarr(path, consolidated=False)
+    moments = fastbn.stream(parts)  # which needs no xarray, and knows of no labels
+    with pytest.raises(ValueError, match=r"b\.zarr must have the coordinates of those before it along lat, 2.0 at 1"):
+        fastbn.standardize(parts, moments, tmp_path / "y.npy")
+
+
+def test_labels_are_kept_with_how_far_a_run_is(tmp_path: Path) -> None:
+    files = [at([1.0, number], tmp_path / f"{number}.nc") for number in (2.0, 3.0)]
+
+    def stopping(done: int, total: int | None) -> None:
+        if done >= os.path.getsize(files[0]):
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"checkpoint": tmp_path / "c", "every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        fastbn.stream(files, progress=stopping, **options)
+    with pytest.raises(ValueError, match=r"3\.0\.nc must have the coordinates of those before it along lat, 2.0 at 1"):
+        fastbn.stream(files, resume=True, **options)
 
 
 # What is packed, and what is no data.

@@ -17,7 +17,8 @@ from fastbn._validation import Shape
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2
-_PLAIN = ("place", "position", "row", "before", "named", "names", "skipped", "notes", "others", "dims")  # what JSON has
+# Of what `Progress` has, what JSON has too.
+_PLAIN = ("place", "position", "row", "before", "named", "names", "skipped", "notes", "others", "dims", "labels")
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Progress:
     ``row`` is the number of rows counted of that, ``before`` of those that are done. ``skipped`` has the files that
     could not be read, with the reasons; ``notes`` what was done to values without being asked, and
     ``others`` the columns of the first table that are not counted, by the reasons; ``dims`` are the names of the
-    dimensions that features are told apart by.
+    dimensions that features are told apart by, where the run goes by names, and ``labels`` the coordinates along them.
     """
 
     place: int = 0
@@ -43,6 +44,7 @@ class Progress:
     notes: list[str] = field(default_factory=list)
     others: dict[str, list[str]] | None = None
     dims: list[str] | None = None
+    labels: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class Checkpoint:

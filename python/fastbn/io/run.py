@@ -94,9 +94,9 @@ class Run:
                         source = opened(place, self._options_of(place))
                     with closing(source):
                         with failing(place):
-                            dims = self._checked_dims(source)
+                            dims, labels = self._checked_dims(source), self._checked_labels(source)
                         self._take(source, place)
-                        state.dims = state.dims or dims
+                        state.dims, state.labels = state.dims or dims, labels | state.labels
                 except FailedError as failed:
                     (error,) = failed.args
                     if self._listener is None or not self._undo():
@@ -117,6 +117,21 @@ class Run:
             rule = f"must have its features along {', '.join(known or ())}, as those before it"
             raise UnreadableError(f"{source.name} {rule}, got {', '.join(dims)}")
         return dims
+
+    def _checked_labels(self, source: Source) -> dict[str, list[Any]]:
+        """Return the coordinates along a source's feature dimensions; they are those of the sources before."""
+        found: dict[str, list[Any]] = {}
+        coords, dims = source.origin.coords, source.origin.dims or ()
+        for dim in (dims[axis] for axis in source.axis if coords is not None and axis < len(dims)):
+            if dim not in coords.variables:
+                continue
+            values = coords[dim].values
+            labels = found[dim] = values.tolist() if values.dtype.kind in "biuf" else list(map(str, values))
+            for at, (known, label) in enumerate(zip(self.state.labels.get(dim, ()), labels, strict=False)):
+                if known != label and not _close(known, label):
+                    rule = f"must have the coordinates of those before it along {dim}, {known} at {at}"
+                    raise UnreadableError(f"{source.name} {rule}, got {label}")
+        return found
 
     def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Generator[Block, None, None]:
         """Yield a source's blocks, or what is made of them, and note after each how far the run is.
@@ -175,6 +190,11 @@ class Run:
         """Report how far the run is: so great a part of the place under way is done."""
         if self._options.progress is not None:
             self._options.progress(self._read + int(done * self._size), self._total)
+
+
+def _close(one: Any, other: Any) -> bool:
+    """Whether two labels are one number, which one file may have as float32 and another as float64, or no number."""
+    return isinstance(one, float) and isinstance(other, float) and bool(np.isclose(one, other, 2**-23, 0, True))
 
 
 def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
