@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 import fastbn
 from fastbn.__main__ import main
+from fastbn.io.statsfiles import remembering
 from support.datafiles import Array
 
 
@@ -103,11 +105,40 @@ def test_points_and_commas_are_hinted_at(tmp_path: Path) -> None:
 
 def test_columns_without_commas_are_hinted_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.csv").write_text("age,income\n1,2\n")
-    for arguments in (["--columns", "age", "income", str(tmp_path / "x.csv")], [str(tmp_path / "x.csv"), "income"]):
+    x = str(tmp_path / "x.csv")
+    for arguments, name, hint in (
+        (["--columns", "age", "income", x], "income", " (several: --columns age,income)"),
+        ([x, "--columns", "age,", "income,", "taxes"], "income,", " (several: --columns age,income,taxes)"),
+        ([x, "--dim", "lat", "lon"], "lon", " (several: --dim lat,lon)"),
+        ([x, "income"], "income", ""),
+        ([x, "--columns", "age", "--out", str(tmp_path / "no" / "s.npz")], str(tmp_path / "no"), ""),
+    ):
         with pytest.raises(SystemExit, match="1"):
             main(["stats", *arguments])
-        hint = " (several columns: --columns age,income)" if len(arguments) > 2 else ""
-        assert capsys.readouterr().err == f"fastbn: error: income: No such file or directory{hint}\n"
+        assert capsys.readouterr().err == f"fastbn: error: {name}: No such file or directory{hint}\n"
+
+
+def test_a_file_of_other_statistics_is_named(tmp_path: Path, x: Array, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is wrong with it: its features, its names, how they were measured."""
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n3,4\n")
+    np.save(tmp_path / "x.npy", x.astype(np.uint8))
+    named = fastbn.stream(tmp_path / "x.csv")
+    twice = remembering(named, names=("a", "a"))
+    cases: list[tuple[str, fastbn.Moments, list[str], str]] = [
+        ("x.csv", fastbn.moments(np.eye(3)), [], "must have the features of .*, got [(]3,[)] of {}"),
+        ("x.csv", remembering(named, names=("a", "c")), [], "has no column 'c', which the statistics of {} have"),
+        ("x.csv", remembering(named, names=("a", "c")), ["--columns", "a,b"], "got none of 'b' among those of {}"),
+        ("x.csv", twice, ["--columns", "a"], "must have features of different names for .* of {}"),
+        ("x.csv", fastbn.Moments(), [], "moments must have seen something, got empty ones of {}"),
+        ("x.npy", fastbn.stream(x, scale=2.0), ["--scale", "1"], "scale must be that of the statistics of {}, 2"),
+        ("x.csv", remembering(named, mode="RGB"), ["--mode", "L"], "mode must be that of the statistics of {}, 'RGB'"),
+    ]
+    for source, moments, options, said in cases:
+        moments.save(tmp_path / "s.npz")
+        given = ["--stats", str(tmp_path / "s.npz"), "--out", str(tmp_path / "y.npy"), *options]
+        with pytest.raises(SystemExit, match="1"):
+            main(["standardize", str(tmp_path / source), *given])
+        assert re.search(said.format(re.escape(repr(given[1]))), capsys.readouterr().err), said
 
 
 def test_a_file_of_statistics_is_no_data(tmp_path: Path, x: Array, capsys: pytest.CaptureFixture[str]) -> None:

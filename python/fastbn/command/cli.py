@@ -27,15 +27,6 @@ from fastbn.io.statsfiles import checked_suffix, load_stats, merged_stats, save_
 # What arguments mean.
 
 
-def _nbytes(text: str) -> int:
-    digits = text.upper().removesuffix("B").removesuffix("I")
-    unit = {"K": 10, "M": 20, "G": 30}.get(digits[-1:], 0)
-    try:
-        return int(float(digits[:-1] if unit else digits) * 2**unit)
-    except (ValueError, OverflowError):
-        raise click.UsageError(f"--memory must be a number of bytes such as 64M or 1G, got {text!r}") from None
-
-
 def _axes(text: str) -> int | tuple[int, ...]:
     try:
         axes = tuple(int(part) for part in text.split(",") if part.strip())
@@ -119,7 +110,7 @@ _READING = [
     _option("--decimal", "The decimal point of texts.", default="."),
     _option("--encoding", "The encoding of texts.", default="utf-8"),
     _option("--comment", "What begins a comment in texts."),
-    _option("--memory", "Most memory for data, as 64M.", type=_nbytes, default=f"{MEMORY >> 20}M", metavar="TEXT"),
+    _option("--memory", "Most memory for data, as 64M.", default=f"{MEMORY >> 20}M"),
     _option("--on-error", "What to do about unreadable files.", type=click.Choice(["raise", "skip"]), default="raise"),
     _option("--resume", "Go on from where the same command was stopped. If it was not, begin.", is_flag=True),
     _FORCE,
@@ -143,7 +134,7 @@ def stats(
             raise ValueError(f"--checkpoint must not be --out, got {kept!r}")  # the end of the run would remove that
         options = _options(given, checkpoint=kept)
     _check_outputs(out, force, sources)
-    with _running(sources, given["columns"], kept), display.progress("counting") as report:
+    with _running(sources, given, kept), display.progress("counting") as report:
         counting = Counting(sources, options.but(progress=report))
         if kept is not None and not (options.resume or force) and is_checkpoint(kept):
             hint = "--resume goes on from it, --force begins anew"
@@ -174,7 +165,7 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
         checked_suffix(statistics)
         options = _options(given | {"dtype": None}, written=given["dtype"], overwrite=force)
         target_for(out, options)
-    with _running(sources, given["columns"], "" if options.resume else None), display.progress("writing") as report:
+    with _running(sources, given, "" if options.resume else None), display.progress("writing") as report:
         Rewriting(sources, statistics, out, options.but(progress=report)).write()
     _note_left_out(sources)
     spoiled = display.spoiled(load_stats(statistics))
@@ -338,13 +329,16 @@ def _check_outputs(paths: Sequence[str], force: bool, sources: Sequence[str] = (
 
 
 @contextmanager
-def _running(sources: Sequence[str], columns: Sequence[str] | None, checkpoint: str | None) -> Iterator[None]:
-    """Say of a run that is stopped how to go on, and of a source that is a column how it is written."""
+def _running(sources: Sequence[str], given: dict[str, Any], checkpoint: str | None) -> Iterator[None]:
+    """Say of a run that is stopped how to go on, and of sources that are columns or dimensions how these are given."""
     try:
         yield
     except FileNotFoundError as error:
-        if columns and error.filename in sources:
-            error.strerror = f"{error.strerror} (several columns: --columns {','.join([*columns, error.filename])})"
+        name = "columns" if given["columns"] else "dim"
+        if given[name] and error.filename in sources:
+            others = (source.strip(",") for source in sources if not os.path.exists(source))
+            several = ",".join(filter(None, (*given[name], *others)))
+            error.strerror = f"{error.strerror} (several: --{name} {several})"
         raise
     except SystemExit:
         # No checkpoint is written here, between two of them: the block under way is half counted.

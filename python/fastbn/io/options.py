@@ -131,10 +131,19 @@ def checked_mode(name: str, value: Any) -> str:
 
 
 def _memory(name: str, value: Any) -> int:
-    nbytes = checked_int(name, value, "a number of bytes")
+    nbytes = _nbytes(name, value) if isinstance(value, str) else checked_int(name, value, "a number of bytes")
     if nbytes < _LEAST_MEMORY:
         raise ValueError(f"{name} must be {_LEAST_MEMORY} bytes or more, got {value}")
     return nbytes
+
+
+def _nbytes(name: str, text: str) -> int:
+    digits = text.upper().strip().removesuffix("B").removesuffix("I")
+    unit = {"K": 10, "M": 20, "G": 30}.get(digits[-1:], 0)
+    try:
+        return int(float(digits[:-1] if unit else digits) * 2**unit)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{name} must be a number of bytes such as 64M or 1G, got {text!r}") from None
 
 
 def _path(name: str, value: Any) -> Path:

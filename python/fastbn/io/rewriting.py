@@ -52,11 +52,12 @@ class Rewriting(Run):
         if not isinstance(moments, Moments) and replaces(self._target.path, [os.fspath(moments)]):
             raise ValueError(f"out must not be the file of moments, got {self._target.path!r}")
         self._moments: Moments = moments if isinstance(moments, Moments) else load_stats(moments)
+        self._of = "" if isinstance(moments, Moments) else f" of {os.fspath(moments)!r}"  # for errors
         if self._moments.shape is None:
-            raise ValueError("moments must have seen something, got empty ones")
+            raise ValueError(f"moments must have seen something, got empty ones{self._of}")
         known, beside = read_as(self._moments), 8 if options.written is None else options.written.itemsize
         if None not in (options.mode, known.mode) and options.mode != known.mode:
-            raise ValueError(f"mode must be that of the statistics, {known.mode!r}, got {options.mode!r}")
+            raise ValueError(f"mode must be that of the statistics{self._of}, {known.mode!r}, got {options.mode!r}")
         mode, scale = options.mode or known.mode, options.scale or known.scale
         super().__init__(found, options.but(mode=mode, scale=scale, beside=beside, rowwise=True))
         self._identity = None  # of a run that can go on later
@@ -116,7 +117,7 @@ class Rewriting(Run):
         if options.columns is not None or names is None or len(set(names)) < len(names):
             return options
         named = is_table(place) or place.format == "images" or all(name.isdecimal() for name in names)
-        return options.but(columns=names, asked_by="the statistics have") if named else options
+        return options.but(columns=names, asked_by=f"the statistics{self._of} have") if named else options
 
     def _undo(self) -> bool:
         return self._sink.undo()
@@ -151,21 +152,22 @@ class Rewriting(Run):
             held = np.iinfo(source.dtype)
             if scale == 1 or np.any((found["mean"] < held.min) | (found["mean"] > held.max)):
                 what = f"for the integers of {source.name}, got {scale:g}"
-                raise UnreadableError(f"scale must be that of the statistics, {known:g}, {what}")
+                raise UnreadableError(f"scale must be that of the statistics{self._of}, {known:g}, {what}")
         if names is not None and source.names is not None and names != source.names:
             numbers = {name: number for number, name in enumerate(names)}
             missing = [name for name in source.names if name not in numbers]
             if missing:
-                raise UnreadableError(f"moments must have the features of {source.name}, got none of {missing[0]!r}")
+                got = f"got none of {missing[0]!r} among those{self._of}" if self._of else f"got none of {missing[0]!r}"
+                raise UnreadableError(f"moments must have the features of {source.name}, {got}")
             if len(numbers) < len(names):
-                raise UnreadableError(f"moments must have features of different names for {source.name}, got {names}")
+                rule = f"moments must have features of different names for {source.name}"
+                raise UnreadableError(f"{rule}, got {names}{self._of}")
             order = [numbers[name] for name in source.names]
             found = {name: values[order] for name, values in found.items()}
         shape = found["mean"].shape
         if shape != source.features:
-            raise UnreadableError(
-                f"moments must have the features of {source.name}, of shape {source.features}, got {shape}"
-            )
+            rule = f"moments must have the features of {source.name}, of shape {source.features}"
+            raise UnreadableError(f"{rule}, got {shape}{self._of}")
         if source.order is not None:
             found = {name: values[np.argsort(source.order)] for name, values in found.items()}
         return found

@@ -33,7 +33,7 @@ def stream(
     decimal: str = ".",
     encoding: str = "utf-8",
     comment: str | None = None,
-    memory: int = MEMORY,
+    memory: int | str = MEMORY,
     on_error: OnError = "raise",
     checkpoint: Path | None = None,
     every: float = 5.0,
@@ -52,7 +52,8 @@ def stream(
         files, which are read in the order of their names, links followed, hidden ones left out; Zarr stores.
         ``"file.npz:name"``, ``"file.h5:path/to/data"`` and ``"store.zarr:name"`` name one array among several. Arrays
         of two dimensions or more, data frames, xarray data arrays, data sets of h5py, arrays of zarr, and whatever
-        has a shape, a dtype, chunks and slicing. Several are counted together, and must have the same features.
+        has a shape, a dtype, chunks and slicing. Several are counted together, and must have the same features, with
+        the same coordinates where they have any.
     axis : int or tuple of ints, default 1
         The feature axis or axes of arrays. An array of one dimension in a file is one column. Images have none to
         choose: their features are the channels.
@@ -76,8 +77,9 @@ def stream(
     where_finite : bool, default False
         Whether NaN and infinite entries are left out.
     nodata : number, sequence or mapping of columns to these, optional
-        Stored values that are no data, and left out. By default what the file says: ``_FillValue`` and
-        ``missing_value`` of HDF5, NetCDF and Zarr, GDAL's of TIFF; ``[]`` for none.
+        Stored values that are no data, and left out. By default what the file says: ``_FillValue``,
+        ``missing_value`` and what is outside of ``valid_range``, ``valid_min`` and ``valid_max`` of HDF5, NetCDF and
+        Zarr, GDAL's of TIFF; ``[]`` for none.
     extremes : bool, default True
         Whether to look for the least and the largest value too.
     scale : float, default 1.0
@@ -93,9 +95,9 @@ def stream(
     null_values, delimiter, decimal, encoding, comment : str, optional
         Of texts: more spellings of what is missing; what is between columns, by default what the file's name says;
         the decimal point; the encoding; and what begins a comment.
-    memory : int, default 64 MiB
-        Bytes that blocks may take, all that are under way together; libraries that read files have their own beside.
-        The result depends on it by rounding alone.
+    memory : int or str, default 64 MiB
+        Bytes that blocks may take, all that are under way together, or a text such as ``"64M"`` or ``"1G"``; libraries
+        that read files have their own beside. The result depends on it by rounding alone.
     on_error : {"raise", "skip"} or callable, default "raise"
         What happens with a file that cannot be read or does not fit the others: its error is raised; or the file is
         left out as a whole, with a RuntimeWarning that names it, or a call ``on_error(name, error)``.
@@ -177,7 +179,7 @@ def standardize(
     decimal: str = ".",
     encoding: str = "utf-8",
     comment: str | None = None,
-    memory: int = MEMORY,
+    memory: int | str = MEMORY,
     on_error: OnError = "raise",
     overwrite: bool = False,
     resume: bool = False,
