@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import datetime
 import gzip
 import io
 import json
@@ -745,6 +746,97 @@ def test_xz_to_its_end(tmp_path: Path) -> None:
     path.write_bytes(parts[0] + b"more")
     with pytest.raises(ValueError, match=r"x\.csv\.xz cannot be read"):
         fastbn.stream(path, header=False)
+
+
+# Columns of texts that stay as they are, in a table that has types.
+
+ROWS = 4_000  # many blocks of lines
+NOON = datetime.datetime(2024, 2, 29, 12, 0, 0)
+# A spelling of each row's entry, its type, and the value of that.
+KEPT: dict[str, tuple[Callable[[int], str], Any, Callable[[int], Any]]] = {
+    "label": (lambda i: f"{i % 2}", pa.int64(), lambda i: i % 2),
+    "signed": (lambda i: f"{2_000 - i}", pa.int64(), lambda i: 2_000 - i),
+    "gaps": (lambda i: "NA" if i % 7 else f"{i}", pa.int64(), lambda i: None if i % 7 else i),
+    "long": (lambda i: f"{2**60 + i}", pa.int64(), lambda i: 2**60 + i),
+    "half": (lambda i: f"{i / 2:.2f}", pa.float64(), lambda i: i / 2),
+    "late": (lambda i: f"{i}.5" if i > 3_000 else f"{i}", pa.float64(), lambda i: i + 0.5 * (i > 3_000)),
+    "flag": (lambda i: "True" if i % 3 else "false", pa.bool_(), lambda i: bool(i % 3)),
+    "day": (lambda i: f"2024-01-{1 + i % 31:02}", pa.date32(), lambda i: datetime.date(2024, 1, 1 + i % 31)),
+    "at": (
+        lambda i: f"2024-02-29 12:00:00{'.25' if i > 3_000 else ''}",
+        pa.timestamp("ns"),
+        lambda i: NOON + datetime.timedelta(seconds=0.25 * (i > 3_000)),
+    ),
+    "zone": (
+        lambda i: f"2024-02-29T12:00:{i % 60:02}Z",
+        pa.timestamp("s", "UTC"),
+        lambda i: NOON.replace(second=i % 60, tzinfo=datetime.timezone.utc),
+    ),
+}
+# What is not the same once it is a number, or is none in some block.
+SPELLED: dict[str, Callable[[int], str]] = {
+    "zip": lambda i: f"{i:05}",
+    "lone": lambda i: "007" if i == 3_800 else f"{i}",
+    "minus": lambda i: "-01" if i == 3_800 else f"{i}.5",
+    "plus": lambda i: f"+{i}",
+    "hex": lambda i: f"0x{i + 1:x}",
+    "huge": lambda i: f"{2**64 + i}",
+    "both": lambda i: "0.5" if i > 3_000 else f"{2**53 + i}",
+    "other": lambda i: "0.5" if i < 3_000 else f"{2**53 + i}",
+    "bits": lambda i: "true" if i == 0 else f"{i % 2}",
+    "switch": lambda i: "true" if i > 3_000 else f"{i % 2}",
+    "text": lambda i: "x" if i == 3_999 else f"{i}",
+    "time": lambda i: f"12:00:{i % 60:02}",
+    "when": lambda i: "2024-01-01" if i > 3_000 else "2024-01-01 00:00:00",
+    "zones": lambda i: "2024-01-01 00:00:00Z" if i > 3_000 else "2024-01-01 00:00:00",
+    "none": lambda i: "",
+}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather"])
+def test_columns_of_texts_have_types_where_these_hold_all_entries(tmp_path: Path, suffix: str) -> None:
+    spelled = {**{name: held[0] for name, held in KEPT.items()}, **SPELLED, "x": str}
+    rows = (",".join(entry(i) for entry in spelled.values()) for i in range(ROWS))
+    (tmp_path / "x.csv").write_text("\n".join([",".join(spelled), *rows, ""]))
+    moments = fastbn.stream(tmp_path / "x.csv", columns=["x"])
+    fastbn.standardize(tmp_path / "x.csv", moments, tmp_path / f"y.{suffix}", memory="1M")
+    found = (
+        pq.read_table(tmp_path / "y.parquet") if suffix == "parquet" else pa.feather.read_table(tmp_path / "y.feather")
+    )
+    assert found.column_names == list(spelled)
+    for name, (_, held, value) in KEPT.items():
+        written = pa.timestamp("ms", held.tz) if suffix == "parquet" and held == pa.timestamp("s", "UTC") else held
+        assert found.schema.field(name).type == written, name
+        assert found[name].to_pylist() == [value(i) for i in range(ROWS)], name
+    for name, entry in SPELLED.items():
+        assert found.schema.field(name).type == pa.string(), name
+        assert found[name].to_pylist() == [entry(i) for i in range(ROWS)], name
+    np.testing.assert_allclose(found["x"].to_numpy().std(), 1.0, rtol=1e-12)
+
+
+def test_texts_that_follow_each_other_have_one_type_each(tmp_path: Path) -> None:
+    def write(name: str, *rows: str) -> str:
+        (tmp_path / name).write_text("\n".join(["x,id,more", *rows, ""]))
+        return str(tmp_path / name)
+
+    whole, parts = write("a.csv", "1,7,1.5", "2,8,"), write("b.csv", "3,,2", "4,9,3")
+    moments, out = fastbn.stream([whole, parts], columns=["x"]), tmp_path / "y.parquet"
+    fastbn.standardize([whole, parts], moments, out)
+    found = pq.read_table(out)
+    assert [found.schema.field(name).type for name in ("id", "more")] == [pa.int64(), pa.float64()]
+    assert (found["id"].to_pylist(), found["more"].to_pylist()) == ([7, 8, None, 9], [1.5, None, 2.0, 3.0])
+    codes = write("c.csv", "1,A7,1", "2,B8,")
+    fastbn.standardize([codes, parts], moments, out, overwrite=True)
+    assert pq.read_table(out)["id"].to_pylist() == ["A7", "B8", "", "9"]
+    for other in (codes, write("d.csv", "1,07,1"), write("e.csv", "1,1.5,1")):
+        with pytest.raises(ValueError, match=r"out must be a folder where columns or types differ: .*int64.* got "):
+            fastbn.standardize([whole, other], moments, tmp_path / "z.parquet")
+    (tmp_path / "f.csv").write_text("x\n1\n")
+    with pytest.raises(ValueError, match="out must be a folder where columns or types differ"):
+        fastbn.standardize([whole, tmp_path / "f.csv"], moments, tmp_path / "z.parquet")
+    (tmp_path / "g.csv").write_text("x,id,more\n")
+    fastbn.standardize([tmp_path / "g.csv"], moments, out, overwrite=True)
+    assert pq.read_schema(out).types == [pa.float64(), pa.string(), pa.string()]
 
 
 @pytest.mark.parametrize("delimiter", [",", "|"])

@@ -209,8 +209,9 @@ def standardize(
         is for values in other units, 1 for those that are divided already: integers cannot be, and are then refused.
     dim, columns, nodata, max_pixels, header, null_values, delimiter, decimal, encoding, comment, memory
         As for `stream`; what is no data becomes NaN, and a text is written as it was read. An array is written with
-        the chosen features alone. A table keeps its other columns as they are; as an array it has the chosen ones
-        alone. Images become (N, channels, height, width), for which they must be of one size, or in a folder (channels,
+        the chosen features alone. A table keeps its other columns as they are, and those of a text have types in
+        .parquet, .feather and .orc where these hold all entries exactly; as an array it has the chosen ones alone.
+        Images become (N, channels, height, width), for which they must be of one size, or in a folder (channels,
         height, width).
     dtype : {float16, float32, float64}, optional
         Of what is written. By default float32 for whole numbers of up to 32 bits, float64 for tables that are not all

@@ -34,6 +34,8 @@ _SPELLED = re.compile(
 )
 # How compressed files begin, and what those are called that are read as such.
 _PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"(\xb5/\xfd": ".zst", b'\x04"M\x18': ".lz4"}
+# What is no number though it looks like one (007 and +49), or may not be one of float64, or is no truth (1 and 0).
+_CODE, _LONG, _DIGIT = r"^\s*([-+]?0[0-9xX]|\+)", r"^\s*-?[0-9]{16,}\s*$", r"^\s*[01]\s*$"
 _MOST = 8  # names that a note shows
 _ENCODINGS = "'latin-1' or 'utf-16' for instance"
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -45,6 +47,7 @@ class TextTable:
     def __init__(self, place: Place, options: Options) -> None:
         self._csv = needed("pyarrow.csv", "Tables")
         self._name, self._path, self._options, self._done = place.name, place.files[0], options, 0.0
+        self._kept: dict[str, Any] = {}
         growth = _GROWTH * (2 if options.beside else 1)
         self._size, self._most = options.block_bytes // growth, options.memory // (4 * growth)
         self._delimiter = delimiter_of(self._path, options)
@@ -84,13 +87,29 @@ class TextTable:
             self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
         self.width = len(self.fields)
 
+    def keep(self, numbers: Sequence[int], before: Sequence[Any] | None) -> dict[int, Any]:
+        """Return the types that columns have where they stay as they are, by their numbers, and read them as such.
+
+        They are what pyarrow takes all entries for, if that is exact, or text; ``before`` are those of another source.
+        """
+        found: dict[str, set[Any]] = {str(i): set(before[i : i + 1] if before else ()) for i in numbers}
+        for lines, _ in self._lines(self._begin):
+            left = [number for number, types in found.items() if pa.string() not in types]
+            if not left:
+                break
+            texts = self._parsed(lines, dict.fromkeys(left, pa.string()), left)
+            for number, column, text in zip(left, self._parsed(lines, None, left), texts, strict=True):
+                found[number] |= _types_of(column.type, text)
+        self._kept = {number: _common(types) for number, types in found.items()}
+        return {int(number): held for number, held in self._kept.items()}
+
     def batches(self, start: int, row: int, chosen: Sequence[int], everything: bool, together: bool) -> Iterator[Block]:
         """Yield what comes behind a place: the columns of these numbers, in that order.
 
         Or, if the flag is set, all columns, of which these are to be numbers and all others to stay what they are.
         """
         numeric = {str(i): self._types[str(i)] for i in chosen}
-        types = {**dict.fromkeys(self._types, pa.string()), **numeric}
+        types = {**dict.fromkeys(self._types, pa.string()), **self._kept, **numeric}
         columns = list(types if everything else numeric)
         lines = b""
         for lines, after in self._lines(start or self._begin):
@@ -243,6 +262,34 @@ class TextTable:
                 self._done = 1.0 if file.closed else file.tell() / max(1, total)
                 if skipped < len(piece):
                     yield piece[skipped:]
+
+
+def _types_of(held: Any, texts: Any) -> set[Any]:
+    """Return the type that pyarrow takes these entries for, or text, if that changes some; `_LONG` says no float64."""
+
+    def some(pattern: str) -> bool:
+        return bool(compute().any(compute().match_substring_regex(texts, pattern)).as_py())
+
+    if pa.types.is_null(held):
+        return set()
+    if held == pa.int64() and not some(_CODE):
+        return {held, _LONG} if some(_LONG) else {held}
+    exact = held == pa.float64() and not (some(_CODE) or some(_LONG))
+    exact = (
+        exact or (held == pa.bool_() and not some(_DIGIT)) or pa.types.is_date32(held) or pa.types.is_timestamp(held)
+    )
+    return {held if exact else pa.string()}
+
+
+def _common(types: set[Any]) -> Any:
+    """Return the type of a column that has parts of these; text, if there is no other."""
+    known = types - {_LONG}
+    if len(known) == 1:
+        return known.pop()
+    if types == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    zones = {held.tz if pa.types.is_timestamp(held) else "" for held in known}
+    return pa.timestamp("ns", *zones) if len(zones) == 1 and "" not in zones else pa.string()
 
 
 def delimiter_of(path: str, options: Options) -> str:
