@@ -94,7 +94,7 @@ class Run:
                         source = opened(place, self._options_of(place))
                     with closing(source):
                         with failing(place):
-                            dims, labels = self._checked_dims(source), self._checked_labels(source)
+                            dims, labels = self._known_along(source)
                         self._take(source, place)
                         state.dims, state.labels = state.dims or dims, labels | state.labels
                 except FailedError as failed:
@@ -108,30 +108,30 @@ class Run:
             self._read += self._size
             self._tell(0.0)
 
-    def _checked_dims(self, source: Source) -> list[str] | None:
-        """Return the names of a source's feature dimensions, if it goes by names; they are those of the ones before."""
-        if self._options.dim is None or source.origin.dims is None:
-            return None
-        dims, known = [source.origin.dims[axis] for axis in source.axis], self.state.dims
-        if known not in (None, dims):
+    def _known_along(self, source: Source) -> tuple[list[str] | None, dict[str, list[Any]]]:
+        """Return the names of a source's feature dimensions, if it goes by names, and the coordinates along these.
+
+        They are those of the sources before it.
+        """
+        coords, names, known = source.origin.coords, source.origin.dims or (), self.state.dims
+        dims = [names[axis] for axis in source.axis if axis < len(names)]
+        asked = dims if self._options.dim is not None and names else None
+        if None not in (asked, known) and asked != known:
             rule = f"must have its features along {', '.join(known or ())}, as those before it"
             raise UnreadableError(f"{source.name} {rule}, got {', '.join(dims)}")
-        return dims
-
-    def _checked_labels(self, source: Source) -> dict[str, list[Any]]:
-        """Return the coordinates along a source's feature dimensions; they are those of the sources before."""
         found: dict[str, list[Any]] = {}
-        coords, dims = source.origin.coords, source.origin.dims or ()
-        for dim in (dims[axis] for axis in source.axis if coords is not None and axis < len(dims)):
-            if dim not in coords.variables:
-                continue
-            values = coords[dim].values
-            labels = found[dim] = values.tolist() if values.dtype.kind in "biuf" else list(map(str, values))
-            for at, (known, label) in enumerate(zip(self.state.labels.get(dim, ()), labels, strict=False)):
-                if known != label and not _close(known, label):
-                    rule = f"must have the coordinates of those before it along {dim}, {known} at {at}"
-                    raise UnreadableError(f"{source.name} {rule}, got {label}")
-        return found
+        for dim in dims if coords is not None else ():
+            if dim in coords.variables:
+                values = coords[dim].values
+                labels = found[dim] = values.tolist() if values.dtype.kind in "biuf" else list(map(str, values))
+                before = self.state.labels.get(dim, labels)
+                for at, (one, other) in enumerate(zip(before, labels, strict=False)) if before != labels else ():
+                    if one != other and not _close(one, other):
+                        rule = f"must have the coordinates of those before it along {dim}, {one} at {at}, got {other}"
+                        raise UnreadableError(
+                            f"{source.name} {rule} (those without, xarray's drop_vars, go by position)"
+                        )
+        return asked, found
 
     def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Generator[Block, None, None]:
         """Yield a source's blocks, or what is made of them, and note after each how far the run is.
