@@ -99,7 +99,7 @@ class TextTable:
                 break
             texts = self._parsed(lines, dict.fromkeys(left, pa.string()), left)
             for number, column, text in zip(left, self._parsed(lines, None, left), texts, strict=True):
-                found[number] |= _types_of(column.type, text)
+                found[number] |= _types_of(column, text)
         self._kept = {number: _common(types) for number, types in found.items()}
         return {int(number): held for number, held in self._kept.items()}
 
@@ -264,21 +264,22 @@ class TextTable:
                     yield piece[skipped:]
 
 
-def _types_of(held: Any, texts: Any) -> set[Any]:
-    """Return the type that pyarrow takes these entries for, or text, if that changes some; `_LONG` says no float64."""
+def _types_of(column: Any, texts: Any) -> set[Any]:
+    """Return the type that pyarrow takes entries for, or text, if that changes some; `_LONG` says that no float64 will.
+
+    ``column`` has them in that type.
+    """
 
     def some(pattern: str) -> bool:
         return bool(compute().any(compute().match_substring_regex(texts, pattern)).as_py())
 
-    if pa.types.is_null(held):
+    held, types = column.type, pa.types
+    if types.is_null(held):
         return set()
-    if held == pa.int64() and not some(_CODE):
-        return {held, _LONG} if some(_LONG) else {held}
-    exact = held == pa.float64() and not (some(_CODE) or some(_LONG))
-    exact = (
-        exact or (held == pa.bool_() and not some(_DIGIT)) or pa.types.is_date32(held) or pa.types.is_timestamp(held)
-    )
-    return {held if exact else pa.string()}
+    changed = {pa.int64(): _CODE, pa.float64(): f"{_CODE}|{_LONG}", pa.bool_(): _DIGIT}.get(held)
+    if some(changed) if changed else not (types.is_date32(held) or types.is_timestamp(held)):
+        return {pa.string()}
+    return {held} if inexact(column) is None else {held, _LONG}
 
 
 def _common(types: set[Any]) -> Any:
