@@ -26,9 +26,19 @@ from fastbn._moments.provenance import frame_columns
 from fastbn._validation import Axis, Shape, converted
 from fastbn.io.options import Array, Options
 from fastbn.io.places import Place, is_frame
-from fastbn.io.sources import Block, NoData, Origin, Ring, Source, UnreadableError, chosen_columns, computed_as, needed
+from fastbn.io.sources import (
+    Block,
+    NoData,
+    Origin,
+    Region,
+    Ring,
+    Source,
+    UnreadableError,
+    chosen_columns,
+    computed_as,
+    needed,
+)
 
-Region: TypeAlias = tuple[slice, ...]
 Read: TypeAlias = Callable[[Region], Array]
 
 # Values that a piece has at least in either order, where an array is read in one and written in another.

@@ -15,7 +15,7 @@ from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options
 from fastbn.io.places import TABLES, Place, is_table, places, replaces
 from fastbn.io.run import Run, failing, opened
-from fastbn.io.sources import Block, Source, UnreadableError, computed_as
+from fastbn.io.sources import Block, Source, UnreadableError, computed_as, region_at
 from fastbn.io.statsfiles import remembering, taken
 
 
@@ -176,8 +176,7 @@ class Weights:
             else:
                 array = np.empty(found.shape)
                 for block in found.blocks():
-                    ends = zip(block.corner, block.values.shape, strict=True)
-                    array[tuple(slice(at, at + size) for at, size in ends)] = block.values
+                    array[region_at(block.corner, block.values.shape)] = block.values
             if found.shape is None and found.features != (1,):
                 raise ValueError(f"weights must be a table of one column, got {found.features[0]} in {path!r}")
             return array[:, 0] if found.flat or found.shape is None else array

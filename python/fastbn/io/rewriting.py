@@ -19,7 +19,7 @@ from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import ARRAYS, TABLES, Place, already_there, fingerprint, is_table, is_zarr, places, replaces
 from fastbn.io.run import Run, failing
 from fastbn.io.sinks import FileSink, FolderSink
-from fastbn.io.sources import Block, Ring, Source, UnreadableError
+from fastbn.io.sources import Block, Ring, Source, UnreadableError, region_at
 from fastbn.io.statsfiles import load_stats, read_as
 from fastbn.io.writers import Target, target_of
 
@@ -184,7 +184,7 @@ class Rewriting(Run):
             columns = values.ndim == 2 and values.flags.f_contiguous
             shape = values.shape[::-1] if columns else values.shape
             out = self._results.take(shape, dtype)
-            at = tuple(slice(block.corner[a], block.corner[a] + values.shape[a]) for a in source.axis)
+            at = tuple(region_at(block.corner, values.shape)[a] for a in source.axis)
             how = {name: each[at] for name, each in statistics.items()}
             y = _core.normalize(values, **how, eps=self._options.eps, axis=source.axis, out=out.T if columns else out)
             if block.valid is not None:

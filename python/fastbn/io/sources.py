@@ -7,12 +7,14 @@ import mmap
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fastbn._validation import Shape
 from fastbn.io.options import Array, Options
+
+Region: TypeAlias = tuple[slice, ...]
 
 
 class Block(NamedTuple):
@@ -138,6 +140,11 @@ def computed_as(name: str, dtype: np.dtype[Any], asked: np.dtype[Any] | None) ->
     if asked is not None:
         return asked
     return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
+
+
+def region_at(corner: Shape, shape: Shape) -> Region:
+    """Return the region of this shape that begins at a corner."""
+    return tuple(slice(at, at + size) for at, size in zip(corner, shape, strict=True))
 
 
 class Ring:

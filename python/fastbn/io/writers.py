@@ -24,7 +24,7 @@ from fastbn._validation import Shape
 from fastbn.io.arrays import PACKING, contiguous, data_sets, referred, zarr_format
 from fastbn.io.options import Array, Path
 from fastbn.io.places import FORMATS, Place, split, suffix_of
-from fastbn.io.sources import Origin, needed
+from fastbn.io.sources import Origin, needed, region_at
 
 # Large enough to be read at the speed of the disk, small enough to be read for a few rows.
 _CHUNK_BYTES = 1 << 20
@@ -226,7 +226,7 @@ class Writer:
 
     def write(self, corner: Shape, values: Any) -> None:
         """Write values to where they begin in the whole array, which grows if it must."""
-        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
+        region = region_at(corner, values.shape)
         rows = region[0].stop
         if rows > self._most:
             raise ValueError(f"out must hold as many rows as there are coordinates of them, {self._most}, got {rows}")
@@ -258,7 +258,7 @@ class _NpyWriter(Writer):
         self._begin = self._file.tell()
 
     def write(self, corner: Shape, values: Array) -> None:
-        region = tuple(slice(at, at + size) for at, size in zip(corner, values.shape, strict=True))
+        region = region_at(corner, values.shape)
         data, position = np.ascontiguousarray(values).reshape(-1), 0
         for first, count in contiguous((region[0].stop, *self._trailing), region):
             self._file.seek(self._begin + first * self._dtype.itemsize)
