@@ -24,20 +24,9 @@ import numpy as np
 
 from fastbn._moments.provenance import frame_columns
 from fastbn._validation import Axis, Shape, converted
-from fastbn.io.options import Array, Options
+from fastbn.io.options import Array, Options, Region
 from fastbn.io.places import Place, is_frame
-from fastbn.io.sources import (
-    Block,
-    NoData,
-    Origin,
-    Region,
-    Ring,
-    Source,
-    UnreadableError,
-    chosen_columns,
-    computed_as,
-    needed,
-)
+from fastbn.io.sources import Block, NoData, Origin, Ring, Source, UnreadableError, chosen_columns, computed_as, needed
 
 Read: TypeAlias = Callable[[Region], Array]
 

@@ -25,6 +25,7 @@ from fastbn._validation import (
 )
 
 Array: TypeAlias = npt.NDArray[Any]
+Region: TypeAlias = tuple[slice, ...]
 Path: TypeAlias = str | os.PathLike[str]
 Columns: TypeAlias = Sequence[int | str] | None
 NoData: TypeAlias = float | Sequence[float] | Mapping[int | str, float | Sequence[float]] | None

@@ -7,14 +7,12 @@ import mmap
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastbn._validation import Shape
-from fastbn.io.options import Array, Options
-
-Region: TypeAlias = tuple[slice, ...]
+from fastbn.io.options import Array, Options, Region
 
 
 class Block(NamedTuple):

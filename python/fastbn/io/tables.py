@@ -119,7 +119,7 @@ class TableSource(Source):
         asked = [*self.chosen, *self._weights]
         read = [number for number in asked if number < self._stored] or [0]
         together = self._rowwise or bool(self._weights) or read != asked
-        for block in self._table.batches(start, row, read, self.tabular, together):
+        for block in self._batches(start, row, read, together):
             rows, first = block.values, block.corner[1]
             count, end = rows.num_rows, first + rows.num_columns
             columns = dict(zip(range(self._stored) if self.tabular else read[first:end], rows.columns, strict=True))
@@ -153,6 +153,15 @@ class TableSource(Source):
                 weights=weights[0] if self._weights else None,
                 rows=list(columns.values()) if self.tabular else None,
             )
+
+    def _batches(self, start: int, row: int, read: list[int], together: bool) -> Iterator[Block]:
+        """Yield blocks of a table's rows; one without any where it has none."""
+        block = None
+        for block in self._table.batches(start, row, read, self.tabular, together):
+            yield block
+        if block is None and start == 0:
+            none = self._table.schema.empty_table()
+            yield Block(none if self.tabular else none.select(read), (0, 0), None, 1.0)
 
     def restored(self, block: Block, values: Array) -> Block:
         """Return all columns, of which the chosen ones have these values, or these alone for an array."""
@@ -235,9 +244,6 @@ class _ParquetTable:
         size = self._rows(max(1, *map(len, slabs.values())), everything)
         pool = pa.default_memory_pool()
         at, begin, total = 0, 0, self.rows * len(slabs)
-        if start >= total:
-            for first, slab in slabs.items():
-                yield Block(self.schema.empty_table().select(slab), (0, first), start, 1.0)
         for group, count in enumerate(self._counts):
             for first, slab in slabs.items():
                 end = at + count
@@ -319,13 +325,11 @@ class _ArrowTable:
         numbers = list(range(len(self.fields))) if everything else list(chosen)
         width = max(1, len(numbers)) * (8 * (_REWRITTEN if everything else _COPIES) + self._options.beside)
         found = self._batches(max(_LEAST_ROWS, self._options.block_bytes // width), numbers)
-        at, number = 0, 0
+        at = 0
         for number, batch in enumerate(found, 1):
             if number > start:
                 yield Block(batch, (at, 0), number, (at + batch.num_rows) / max(1, self.rows))
             at += batch.num_rows
-        if number <= start:
-            yield Block(self.schema.empty_table().select(numbers), (at, 0), start, 1.0)
 
     def _batches(self, rows: int, numbers: Sequence[int]) -> Iterator[Any]:
         if self._format == "memory":

@@ -111,15 +111,12 @@ class TextTable:
         numeric = {str(i): self._types[str(i)] for i in chosen}
         types = {**dict.fromkeys(self._types, pa.string()), **self._kept, **numeric}
         columns = list(types if everything else numeric)
-        lines = b""
         for lines, after in self._lines(start or self._begin):
             rows = self._parsed(lines, types, columns)
             for number in numeric if self._options.exact else ():
                 self._check_integers(lines, number, rows.column(number))
             yield Block(rows, (row, 0), after, self._done)
             row += rows.num_rows
-        if not lines:
-            yield Block(self._parsed(b"", types, columns), (row, 0), max(start, self._begin), 1.0)
 
     def _check_integers(self, lines: bytes, number: str, column: Any) -> None:
         """Refuse integers that were rounded as they became float64, of a column by its number."""
