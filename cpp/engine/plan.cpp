@@ -160,8 +160,10 @@ void cut_strips(Plan& plan, const Work& work) {
         }
         if (work.all_direct) {
             const std::ptrdiff_t channels = plan.adjacent_channels ? plan.slab_buffer_size : 1;
-            plan.piece_positions =
-                std::max<std::ptrdiff_t>(1, max_strip_values / (plan.tile_elements() * channels));
+            // Weights of a piece's rows are packed where a tile's elements would be, so a piece may
+            // have no more rows than those are: of float64, tiles are small.
+            plan.piece_positions = std::clamp<std::ptrdiff_t>(
+                max_strip_values / (plan.tile_elements() * channels), 1, plan.tile_cols);
         }
     } else if (plan.dense_rows) {
         plan.strip_cols = layout.cols;

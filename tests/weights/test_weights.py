@@ -102,6 +102,18 @@ def test_gradients_where_blocks_meet_two_rows(columns: int, dtype: Any, rng: np.
         assert_gradients(got, dy, x, mean=mean, invstd=invstd, p=p)
 
 
+@every_dtype
+@pytest.mark.parametrize("inner", [17, 20, 31])
+def test_gradients_of_many_short_rows(inner: int, dtype: Any, rng: np.random.Generator) -> None:
+    """However many rows are written at once, there is memory for the weights of all of them."""
+    x, dy = ((1 + rng.standard_normal((2500, 3, inner))).astype(dtype) for _ in range(2))
+    for shape in (2500, 3, 1), (2500, 1, 1):
+        weights = 0.5 + rng.random(shape)
+        _, mean, _, invstd, _ = fastbn.batch_norm_train(x, weights=weights)
+        got = fastbn.batch_norm_backward(dy, x, mean=mean, invstd=invstd, weights=weights)
+        assert_gradients(got, dy, x, mean=mean, invstd=invstd, p=element_weights(x.shape, weights=weights))
+
+
 @every_layout
 def test_same_bits_on_every_isa(layout: Layout) -> None:
     for turn, shape in enumerate(mask_shapes(layout.shape)):
