@@ -84,9 +84,10 @@ bool wide_registers_in_use() {
 #endif
 }
 
-// After a kernel's call.
-void check_registers(const char* kernel) {
-    check(!wide_registers_in_use(), std::string(kernel) + ": wide registers left in use");
+// Directly after a kernel's call, since any other call, of the C library too, may clear them.
+void check_registers(const char* set, const char* kernel) {
+    const bool in_use = wide_registers_in_use();
+    check(!in_use, std::string(set) + " " + kernel + ": wide registers left in use");
 }
 
 std::mt19937_64 bits(1);  // NOLINT(bugprone-random-generator-seed): the same tiles every time
@@ -261,7 +262,7 @@ Channels moments_of(const Set& set, const MomentsKernels& row, const std::vector
         (columns ? kernels.columns : kernels.tile)({tiles[i].data(), shape.stride},
                                                    weights[i].tile(), shape.rows, shape.cols, count,
                                                    result.sums(), scratch);
-        check_registers("moments");
+        check_registers(set.name, "moments");
         count += static_cast<double>(columns ? shape.rows : shape.rows * shape.cols);
     }
     set.moments.finalize(result.sums(), count, 1e-5, result.statistics(), result.n);
@@ -380,7 +381,7 @@ void check_range(const Set& set, int row_index, const Shape& shape, bool columns
     (columns ? row.value_range.columns : row.value_range.tile)(
         {x.data(), shape.stride}, {masked ? mask.mask.data() : nullptr, shape.cols}, shape.rows,
         shape.cols, {min.data(), max.data(), has_nan.data()});
-    check_registers("value_range");
+    check_registers(set.name, "value_range");
     check(min == expected_min && max == expected_max && has_nan == expected_nan,
           std::string(set.name) + " range of " + name_of(row.x) +
               (columns ? " columns " : " tile ") + shape.text());
@@ -471,7 +472,7 @@ void check_normalize(const Set& set, int row_index, const Shape& shape, const Op
         {shape.rows, shape.cols, options.period, options.channel_width, 0, options.stream},
         {options.out_of_range ? pre.data() : nullptr, center.data(), scale.data(), shift.data()},
         {{options.residual ? residual.data() : nullptr, shape.stride}, activation}, nullptr);
-    check_registers("normalize");
+    check_registers(set.name, "normalize");
     check(y.memory() == expected.memory(), std::string(set.name) + " normalize " + name_of(row.x) +
                                                " to " + name_of(row.y) + " " + shape.text());
 }
@@ -554,7 +555,7 @@ void check_input_gradient(const Set& set, int row_index, const Shape& shape, con
          shape.cols,
          {form == GradientForm::mask ? numbers.mask.data() : nullptr, shape.cols},
          {form == GradientForm::elements ? elements.data() : nullptr, shape.cols}});
-    check_registers("input_gradient");
+    check_registers(set.name, "input_gradient");
     const std::string what =
         std::string(set.name) + " input_gradient of " + name_of(row.x) + " " + shape.text();
     check(dx.memory() == expected.memory(), what);
@@ -593,10 +594,10 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
                        : Affine<const void>{},
              {nullptr, 0},
              options.residual});  // either way: there is no NaN
+        check_registers(which.name, "gradient sums");
     }
     const std::string what = std::string(set.name) + " gradient sums of " + name_of(row.x) +
                              (columns ? " columns " : " tile ") + shape.text();
-    check_registers("gradient sums");
     check(sums[0] == sums[1], what + ": not the generic set's bits");
     for (std::size_t c = 0; c < n; ++c) {
         long double sum_dy = 0;
@@ -638,7 +639,7 @@ void check_transposition(const Set& set, std::ptrdiff_t size, std::ptrdiff_t row
     std::vector<char> array = random_bytes(stride * cols * size);
     const std::vector<char> before = array;
     set.pack.unpack(size, {packed.data(), cols}, {array.data(), stride}, rows, cols, stream);
-    check_registers("unpack");
+    check_registers(set.name, "unpack");
     bool right = true;
     for (std::ptrdiff_t c = 0; c < cols; ++c) {
         for (std::ptrdiff_t r = 0; r < stride; ++r) {
@@ -652,7 +653,7 @@ void check_transposition(const Set& set, std::ptrdiff_t size, std::ptrdiff_t row
     std::vector<char> again = random_bytes(rows * cols * size + transpose_overhang + 1);
     const char beyond = again.back();
     set.pack.pack(size, {array.data(), stride}, {again.data(), cols}, rows, cols);
-    check_registers("pack");
+    check_registers(set.name, "pack");
     check(
         std::memcmp(again.data(), packed.data(), static_cast<std::size_t>(rows * cols * size)) == 0,
         what + ": packed");
@@ -677,7 +678,7 @@ void check_integers(const Set& set, DType type, const Shape& shape, bool columns
         columns ? kernels->integer_sums.columns : kernels->integer_sums.tile;
     kernel({x.data(), shape.stride}, shape.rows, shape.cols,
            {sum.data(), squares.data(), squares_lo.data()});
-    check_registers("integer_sums");
+    check_registers(set.name, "integer_sums");
     for (std::size_t c = 0; c < channels; ++c) {
         std::int64_t wanted = 3;
         std::int64_t wanted_squares = 5;
@@ -757,7 +758,7 @@ void check_central_merge(const Set& set, std::ptrdiff_t n) {
     a.fill();
     b.fill();
     set.moments.merge_central(a.read(), b.read(), both.arrays(), n);
-    check_registers("merge_central");
+    check_registers(set.name, "merge_central");
     sets()[0].moments.merge_central(b.read(), a.read(), other.arrays(), n);
     const std::size_t bytes = both.values.size() * sizeof(double);
     // The bytes of a NaN may differ: those are of means of no values.
