@@ -26,10 +26,10 @@ namespace {
 // fit float64, whatever their size.
 //
 // In float64 that would not do for a result in float64: a first pass takes the chunk's mean, and
-// the second, from cache, sums about it; nothing cancels, and (k + 4) 2^-53 remain, with k <= 512
-// for n = 1024 and 47 for columns. The first pass sums with the rounding errors (two_sum), those of
-// products with weights too, since y near zero is a small difference and wants the mean to more
-// than float64's precision.
+// a second, out of the cache, sums about it; nothing cancels, and (k + 4) 2^-53 remain, with k <=
+// 512 for n = 1024 and 47 for columns. The first pass sums with the rounding errors (two_sum),
+// those of products with weights too, since y near zero is a small difference and wants the mean to
+// more than float64's precision.
 template <class T>
 constexpr bool two_passes = sizeof(T) == sizeof(double);
 
@@ -58,7 +58,7 @@ struct RegisterWeight {
     Vec<double> weight;
 };
 
-// The weights, of 0 where nothing counts.
+// The weights as numbers: 0 in lanes that do not count.
 template <WeightsForm form>
 inline Vec<double> numbers_of(RegisterWeight<form> by) {
     static_assert(form != WeightsForm::none);
@@ -83,7 +83,7 @@ inline Vec<double> masked(Vec<double> x, RegisterWeight<form> by) {
     }
 }
 
-// That times its weights.
+// The values of a register times their weights.
 template <WeightsForm form>
 inline Vec<double> weighted(Vec<double> x, RegisterWeight<form> by) {
     if constexpr (has_numbers(form)) {
@@ -109,12 +109,12 @@ struct ShiftedSums {
     }
 };
 
-// The bits of all differences to the shift are collected in a block: 0, of either sign, where every
-// difference was.
+// Collects the bits of differences from the shift: a lane stays 0, of either sign, if all of its
+// differences are 0.
 inline void add_difference(Wide& bits, int k, Vec<double> centred) {
     bits.reg[k] = bits.reg[k] | centred;
 }
-// Of all lanes: 0, or what is not.
+// 0 if all lanes are 0, else a lane that is not.
 inline double any_difference(const Wide& bits) {
     double values[lanes];
     store(values, Full{}, bits);
@@ -123,7 +123,7 @@ inline double any_difference(const Wide& bits) {
     return different;
 }
 
-// two_sum, half of it by the multipliers.
+// two_sum, half of whose additions go to the multipliers (see add_evenly).
 inline void add_exactly(DoubleDouble<Wide>& sum, int k, Vec<double> x) {
     const Vec<double> before = sum.high.reg[k];
     const Vec<double> after = before + x;
@@ -144,7 +144,7 @@ inline void add_exactly(DoubleDouble<Wide>& sum, int k, Vec<double> x, RegisterW
     }
 }
 
-// The sum of the lanes, as horizontal_sum of a block.
+// The sum of the lanes, in the order of horizontal_sum of a block.
 using Pair = DoubleDouble<Vec<double>>;
 inline Pair sum_exactly(const Pair& a, const Pair& b) {
     Vec<double> error;
@@ -181,8 +181,9 @@ inline void copy(const DoubleDouble<Wide>& from, DoubleDouble<Wide>& to) {
     copy(from.low, to.low);
 }
 
-// `weight`: the sum of the values' weights, more than 0; where each counts once, their number. Any
-// other number may be so small that float64 does not hold 1 / weight.
+// `weight`: the sum of the values' weights, more than 0; where each counts once, their number.
+// any_number: it is a sum of other weights, and may be so small that float64 does not hold 1 /
+// weight.
 template <bool any_number, class V>
 inline Moments<V> moments_from(const ShiftedSums<V>& sums, double weight, const V& shift,
                                const DoubleDouble<V>& total) {
@@ -210,7 +211,8 @@ struct CountSum {
     Vec<double>::Count reg[Wide::registers];
 };
 
-// Of other numbers a double-double for statistics of float64, and a rounded sum for float32.
+// Where weights are other numbers, the sum is a DoubleDouble<Wide> for statistics of float64, and a
+// Wide, which is rounded, for those of float32.
 
 template <WeightsForm form>
 inline void add_weight(KnownSum&, int, RegisterWeight<form>) {}
@@ -273,7 +275,7 @@ public:
         if constexpr (has_row_weights(form)) look_over_rows(rows);
     }
 
-    // What stands past a row's end: `neutral`, or NaN where NaN is omitted.
+    // What lanes past a row's end are filled with: `neutral`, or NaN where NaN is omitted.
     static Wide fill(const Wide& neutral) {
         if constexpr (omits_nan(form)) {
             return broadcast(__builtin_nan(""));
@@ -282,7 +284,7 @@ public:
         }
     }
 
-    // Of register k of the block of row r that begins at column i, and holds x.
+    // The weights of register k, which holds x, of the block of row r that begins at column i.
     template <class N>
     RegisterWeight<form> of([[maybe_unused]] std::ptrdiff_t r, [[maybe_unused]] std::ptrdiff_t i,
                             [[maybe_unused]] int k, [[maybe_unused]] N n,
@@ -301,7 +303,8 @@ public:
         return by;
     }
 
-    // What all of the tile weighs, or each column; `sum`: what was added up.
+    // The sum of the weights of the whole tile, and those of its columns. `sum`: what add_weight
+    // has added up.
     template <class Sum>
     DoubleDouble<double> of_tile([[maybe_unused]] const Sum& sum, std::ptrdiff_t rows,
                                  std::ptrdiff_t cols) const {
@@ -392,7 +395,7 @@ struct Heaviest {
             weight.reg[k] = Vec<double>::unless_positive(more, other, weight.reg[k]);
         });
     }
-    // Of all lanes, the first with the largest weight; returns that.
+    // The value of the first lane with the largest weight; returns that weight.
     double over_lanes(double& heaviest) const {
         double weights[lanes];
         double values[lanes];
@@ -405,6 +408,8 @@ struct Heaviest {
     }
 };
 
+// The value of a whole tile; returns whether any value counts. Where weights are 0 or 1, the first
+// that counts will do.
 template <class X, WeightsForm form>
 [[gnu::noinline]] bool find_heaviest(Tile<const X> x, const TileWeights<form>& by,
                                      std::ptrdiff_t rows, std::ptrdiff_t cols, double& shift) {
@@ -420,8 +425,8 @@ template <class X, WeightsForm form>
     return found || heaviest.over_lanes(shift) > 0.0;
 }
 
-// In a whole tile; false if nothing counts. Of weights that are all 1, the first will do; of row
-// weights the heaviest row's first number, unless it has none.
+// The shift of a whole tile; false if nothing counts. Without weights it is the first value; with
+// row weights the heaviest row's first number, unless all of that row is NaN.
 template <class X, WeightsForm form>
 inline bool find_shift(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                        std::ptrdiff_t cols, double& shift) {
@@ -444,6 +449,7 @@ inline bool find_shift(Tile<const X> x, const TileWeights<form>& by, std::ptrdif
     }
 }
 
+// The value of each of the n columns from i on.
 template <class X, WeightsForm form, class N>
 [[gnu::noinline]] Wide heaviest_of_columns(Tile<const X> x, const TileWeights<form>& by,
                                            std::ptrdiff_t rows, std::ptrdiff_t i, N n) {
@@ -466,7 +472,7 @@ inline Wide ones_at_numbers(const Wide& values) {
     return ones;
 }
 
-// In each of the n columns from i on; any number where nothing counts.
+// The shift of each of the n columns from i on; any number for a column in which nothing counts.
 template <class X, WeightsForm form, class N>
 inline Wide column_shifts(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                           std::ptrdiff_t i, N n) {

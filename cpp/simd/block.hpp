@@ -30,7 +30,7 @@ struct Block {
 
 using Wide = Block<double>;
 
-// Of a cache. A register of that length which begins elsewhere lies in two lines.
+// A line of the caches. A register of that length lies in two lines unless it begins with one.
 constexpr std::ptrdiff_t line_bytes = 64;
 constexpr bool registers_are_lines = sizeof(Vec<double>) == line_bytes;
 
@@ -162,6 +162,25 @@ inline bool any_infinite(const Block<T>& block) {
     FASTBN_UNROLL
     for (const Vec<T>& reg : block.reg) any = any | Vec<T>::any_infinite(reg);
     return any;
+}
+
+// The sum of a block's lanes: the upper half is added to the lower, four times; first whole
+// registers, then the first n lanes of the one that is left.
+template <std::ptrdiff_t n = Vec<double>::width>
+inline double sum_of_lanes(Vec<double> a) {
+    if constexpr (n == 1) {
+        return Vec<double>::first(a);
+    } else {
+        return sum_of_lanes<n / 2>(a + Vec<double>::upper_half<n>(a));
+    }
+}
+inline double horizontal_sum(Wide b) {
+    FASTBN_UNROLL
+    for (int half = Wide::registers / 2; half > 0; half /= 2) {
+        FASTBN_UNROLL
+        for (int k = 0; k < half; ++k) b.reg[k] = b.reg[k] + b.reg[k + half];
+    }
+    return sum_of_lanes(b.reg[0]);
 }
 
 // ---- Memory ----
@@ -304,6 +323,16 @@ inline Vec<double> load_register(const S* p, int k, std::ptrdiff_t in, const Wid
     return load_part<double>(p + k * Wide::width, in, fill.reg[k]);
 }
 
+// The lanes of register k whose byte is not 0; none past a tail's end.
+template <class T>
+inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, Full) {
+    return Vec<T>::marked(p + k * Vec<T>::width);
+}
+template <class T>
+inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdiff_t in) {
+    return Vec<T>::marked(p + k * Vec<T>::width, in);
+}
+
 // ---- Values that are to be widened to double ----
 //
 // Those of sixteen bits become floats first, several blocks of them in memory: from there one
@@ -353,34 +382,6 @@ inline void each_row_to_widen(Tile<const S> x, std::ptrdiff_t rows, N n, const B
             body(r, x.data + r * x.stride);
         }
     }
-}
-
-// The lanes of register k whose byte is not 0; none past a tail's end.
-template <class T>
-inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, Full) {
-    return Vec<T>::marked(p + k * Vec<T>::width);
-}
-template <class T>
-inline typename Vec<T>::Mask load_mask(const std::uint8_t* p, int k, std::ptrdiff_t in) {
-    return Vec<T>::marked(p + k * Vec<T>::width, in);
-}
-
-// The sum of the lanes: the upper half onto the lower, four times.
-template <std::ptrdiff_t n = Vec<double>::width>
-inline double sum_of_lanes(Vec<double> a) {
-    if constexpr (n == 1) {
-        return Vec<double>::first(a);
-    } else {
-        return sum_of_lanes<n / 2>(a + Vec<double>::upper_half<n>(a));
-    }
-}
-inline double horizontal_sum(Wide b) {
-    FASTBN_UNROLL
-    for (int half = Wide::registers / 2; half > 0; half /= 2) {
-        FASTBN_UNROLL
-        for (int k = 0; k < half; ++k) b.reg[k] = b.reg[k] + b.reg[k + half];
-    }
-    return sum_of_lanes(b.reg[0]);
 }
 
 }  // namespace
