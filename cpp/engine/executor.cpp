@@ -16,14 +16,15 @@ void find_span(const Plan& plan, std::ptrdiff_t index, std::ptrdiff_t& slab, std
 // What was read last is in cache still: the transform begins there.
 void transform_backwards(const Plan& plan, const Slab& slab, const Memory& memory,
                          const Operation& operation) {
+    const bool whole_rows = plan.adjacent_channels;  // of all channels, in one tile
+    const std::ptrdiff_t tiles = whole_rows ? 1 : plan.tiles_at_position(slab);
     std::ptrdiff_t begin = plan.positions;
     while (begin > 0) {
         const std::ptrdiff_t end = begin;
-        begin = plan.begin_of_piece(end);
-        const bool at_once = plan.adjacent_channels;
-        for (std::ptrdiff_t c = at_once ? 0 : plan.tiles_at_position(slab) - 1; c >= 0; --c) {
+        begin = plan.first_at_once(end);
+        for (std::ptrdiff_t c = tiles - 1; c >= 0; --c) {
             TileRange tile = plan.tile(slab, begin, c, end - begin);
-            if (at_once) tile.channels = slab.channels;
+            if (whole_rows) tile.channels = slab.channels;
             if (plan.dense_rows) tile.row_fold = tile.rows;
             operation.transform(tile, memory);
         }

@@ -110,11 +110,15 @@ void split_into_spans(Plan& plan) {
 }
 
 void choose_threads(Plan& plan, DType x, const Work& work) {
+    const std::ptrdiff_t pieces = std::max(plan.slabs * plan.spans, plan.positions);
+    const std::ptrdiff_t touched = plan.values() * std::max(size_of(x), work.result_size);
+    plan.team = choose_team(touched, pieces);
+}
+
+// Whether each slab goes through all phases at once.
+void choose_fusion(Plan& plan, DType x, const Work& work) {
     const Layout& layout = plan.layout;
     const std::ptrdiff_t size = size_of(x);
-    const std::ptrdiff_t pieces = std::max(plan.slabs * plan.spans, plan.positions);
-    const std::ptrdiff_t touched = plan.values() * std::max(size, work.result_size);
-    plan.team = choose_team(touched, pieces);
     const std::ptrdiff_t threads = plan.team.threads;
     const bool enough_slabs = threads == 1 || plan.slabs >= 2 * threads;
     // Channels are far apart in memory, and a thread's part of the third-level cache may hold what
@@ -123,8 +127,9 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     const std::ptrdiff_t column_bytes = layout.rows * plan.tile_cols * size;
     const bool in_cache =
         layout.channels_first() ? bytes <= l3_cache() / 4 : column_bytes <= l2_cache() / 2;
-    // Where all there is stays in the threads' own caches, slabs of columns would only make rows
-    // shorter; but with few values to a column, coefficients are as much as the values.
+    // Where all arrays stay in the threads' own caches, slabs of columns would only make rows
+    // shorter; but with few values to a column, coefficients are as much as the values. (Sums alone
+    // have no array to transform, and touch nothing twice.)
     const std::ptrdiff_t all_bytes = plan.values() * work.touched;
     const bool all_in_cache = !layout.channels_first() && layout.rows >= column_tile_rows &&
                               all_bytes > 0 && all_bytes <= l2_cache() * threads;
@@ -133,6 +138,11 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
     const bool few_long_rows = !layout.channels_first() && work.all_direct &&
                                layout.rows <= few_rows && layout.cols > max_dense_cols;
     plan.fused = enough_slabs && (work.reduces ? in_cache && !all_in_cache : few_long_rows);
+}
+
+// Whether channels or rows become one row for the kernels where results are written.
+void join_rows(Plan& plan, const Work& work) {
+    const Layout& layout = plan.layout;
     plan.adjacent_channels = work.adjacent_channels && plan.tiles_per_row == 1;
     // A packed tile of whole rows has to fit the staging buffer.
     const bool whole_rows = work.all_direct ? layout.cols <= max_dense_cols
@@ -141,6 +151,8 @@ void choose_threads(Plan& plan, DType x, const Work& work) {
                       (plan.fused ? plan.slabs == 1 : whole_rows);
 }
 
+// Of phases that only transform; and how much of a fused slab is transformed at once, for the same
+// reasons.
 void cut_strips(Plan& plan, const Work& work) {
     const Layout& layout = plan.layout;
     plan.strip_rows = plan.tile_rows;
@@ -153,16 +165,16 @@ void cut_strips(Plan& plan, const Work& work) {
             : wanted_strip_values;
     if (layout.channels_first() && layout.cols > max_inner_fold) {
         plan.strip_rows = 1;
-        if (work.all_direct) plan.strip_cols = std::min(layout.cols, wanted);
         if (plan.adjacent_channels) {
             plan.strip_channels =
                 std::clamp<std::ptrdiff_t>(wanted / layout.cols, 1, layout.channels);
         }
         if (work.all_direct) {
             const std::ptrdiff_t channels = plan.adjacent_channels ? plan.slab_buffer_size : 1;
+            plan.strip_cols = std::min(layout.cols, wanted);
             // Weights of a piece's rows are packed where a tile's elements would be, so a piece may
             // have no more rows than those are: of float64, tiles are small.
-            plan.piece_positions = std::clamp<std::ptrdiff_t>(
+            plan.positions_at_once = std::clamp<std::ptrdiff_t>(
                 max_strip_values / (plan.tile_elements() * channels), 1, plan.tile_cols);
         }
     } else if (plan.dense_rows) {
@@ -222,7 +234,7 @@ Slab Plan::slab(std::ptrdiff_t index) const {
 }
 
 TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel,
-                     std::ptrdiff_t count) const {
+                     std::ptrdiff_t consecutive) const {
     TileRange tile{};
     tile.channels = 1;
     tile.row_fold = 1;
@@ -234,10 +246,10 @@ TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t c
         tile.channel = tile.buffer_index = slab.channel + channel;
         tile.col = divides ? position % tiles_per_row * tile_cols : 0;
         if (divides) {
-            tile.cols = std::min(tile_cols * count, layout.cols - tile.col);
+            tile.cols = std::min(tile_cols * consecutive, layout.cols - tile.col);
         } else {
             tile.cols = layout.cols;
-            tile.rows = std::min(tile_rows * count, layout.rows - tile.row);
+            tile.rows = std::min(tile_rows * consecutive, layout.rows - tile.row);
         }
         return tile;
     }
@@ -254,9 +266,10 @@ TileRange Plan::tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t c
     return tile;
 }
 
-std::ptrdiff_t Plan::begin_of_piece(std::ptrdiff_t end) const {
-    const std::ptrdiff_t row = tiles_per_row > 1 ? (end - 1) / tiles_per_row * tiles_per_row : 0;
-    return std::max(row, end - piece_positions);
+std::ptrdiff_t Plan::first_at_once(std::ptrdiff_t end) const {
+    const std::ptrdiff_t first_in_row =
+        tiles_per_row > 1 ? (end - 1) / tiles_per_row * tiles_per_row : 0;
+    return std::max(first_in_row, end - positions_at_once);
 }
 
 std::ptrdiff_t Plan::first_position(std::ptrdiff_t span) const {
@@ -287,18 +300,19 @@ std::ptrdiff_t Plan::strips() const {
     const std::ptrdiff_t leftover = dense_rows ? 0 : layout.leftover_rows();
     const std::ptrdiff_t strips_of_rows =
         ceil_div(layout.rows - leftover, strip_rows) + (leftover > 0 ? 1 : 0);
-    const std::ptrdiff_t pieces = strips_of_rows * ceil_div(layout.cols, strip_cols);
-    return layout.channels_first() ? ceil_div(layout.channels, strip_channels) * pieces : pieces;
+    const std::ptrdiff_t of_channel = strips_of_rows * ceil_div(layout.cols, strip_cols);
+    return layout.channels_first() ? ceil_div(layout.channels, strip_channels) * of_channel
+                                   : of_channel;
 }
 
 TileRange Plan::strip(std::ptrdiff_t index) const {
     TileRange tile{};
     tile.channels = 1;
     tile.row_fold = 1;
-    const std::ptrdiff_t pieces = ceil_div(layout.cols, strip_cols);
-    tile.col = index % pieces * strip_cols;
+    const std::ptrdiff_t per_row = ceil_div(layout.cols, strip_cols);
+    tile.col = index % per_row * strip_cols;
     tile.cols = std::min(strip_cols, layout.cols - tile.col);
-    index /= pieces;
+    index /= per_row;
     if (layout.channels_first()) {
         const std::ptrdiff_t groups = ceil_div(layout.channels, strip_channels);
         tile.buffer_index = tile.channel = index % groups * strip_channels;
@@ -354,6 +368,8 @@ Plan plan_of(const Layout& layout, DType x, const Work& work) {
     }
     split_into_spans(plan);
     choose_threads(plan, x, work);
+    choose_fusion(plan, x, work);
+    join_rows(plan, work);
     cut_strips(plan, work);
     choose_stores(plan, work);
     return plan;

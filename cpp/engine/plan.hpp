@@ -76,10 +76,11 @@ struct Plan {
     bool reduces = false;
     bool fused = false;   // each slab goes through all phases on one thread
     bool stream = false;  // results are better written past the caches
-    bool adjacent_channels =
-        false;                // channels_first: a tile to transform may have several channels
-    bool dense_rows = false;  // channels_last: rows to transform are one row for the kernels
-    std::ptrdiff_t piece_positions = 1;  // how many a fused slab's pieces to transform have
+    // channels_first: a tile to transform may have several channels; channels_last: rows to
+    // transform are one row for the kernels.
+    bool adjacent_channels = false;
+    bool dense_rows = false;
+    std::ptrdiff_t positions_at_once = 1;  // of a fused slab, that are transformed together
     std::ptrdiff_t strip_rows = 1;
     std::ptrdiff_t strip_cols = 1;
     std::ptrdiff_t strip_channels = 1;
@@ -101,11 +102,11 @@ struct Plan {
     std::ptrdiff_t tiles_at_position(const Slab& slab) const {
         return layout.channels_first() ? slab.channels : 1;
     }
-    // channels_first: of `count` positions at once, all of them at the same columns or in one row.
+    // channels_first: of so many consecutive positions, which are whole rows or all in one row.
     TileRange tile(const Slab& slab, std::ptrdiff_t position, std::ptrdiff_t channel,
-                   std::ptrdiff_t count = 1) const;
-    // Which position a piece to transform begins with that ends before `end`.
-    std::ptrdiff_t begin_of_piece(std::ptrdiff_t end) const;
+                   std::ptrdiff_t consecutive = 1) const;
+    // The first of the positions before `end` that are transformed together with the last of them.
+    std::ptrdiff_t first_at_once(std::ptrdiff_t end) const;
     std::ptrdiff_t first_position(std::ptrdiff_t span) const;
     std::ptrdiff_t end_position(std::ptrdiff_t span) const;
     std::ptrdiff_t main_spans() const { return spans - (layout.leftover_rows() > 0 ? 1 : 0); }
