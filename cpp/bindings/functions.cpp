@@ -151,11 +151,11 @@ py::object value_range(const Arguments& arguments) {
     return tuple_of(min, max);
 }
 
-// The statistics of a set of values, a tuple (count, mean, m2, low part of the mean, low part of
-// m2, least value, largest value): the arrays, which are kept alive, and the same as the engine
-// sees it. The count may be a number, and the last two may be None.
-struct StatisticsOfSet {
-    explicit StatisticsOfSet(const Argument& argument) {
+// SetStatistics out of a tuple (count, mean, m2, low part of the mean, low part of m2, least value,
+// largest value), whose arrays it keeps alive. The count may be an int, and the last two may be
+// None.
+struct SetStatisticsArg {
+    explicit SetStatisticsArg(const Argument& argument) {
         check_tuple(argument);
         Argument given_count = Argument::required("count");
         Argument given_mean = Argument::required("mean");
@@ -170,7 +170,7 @@ struct StatisticsOfSet {
             throw PythonError();
         }
         if (PyLong_Check(given_count.value) != 0) {
-            set.count_of_each = real_argument(given_count);
+            ref.count_of_each = real_argument(given_count);
         } else {
             count = array_argument(given_count);
         }
@@ -180,13 +180,13 @@ struct StatisticsOfSet {
         m2_lo = array_argument(given_m2_lo);
         min = optional_argument(given_min);
         max = optional_argument(given_max);
-        set.count = count.ref;
-        set.mean = mean.ref;
-        set.m2 = m2.ref;
-        set.mean_lo = mean_lo.ref;
-        set.m2_lo = m2_lo.ref;
-        set.min = min.ref;
-        set.max = max.ref;
+        ref.count = count.ref;
+        ref.mean = mean.ref;
+        ref.m2 = m2.ref;
+        ref.mean_lo = mean_lo.ref;
+        ref.m2_lo = m2_lo.ref;
+        ref.min = min.ref;
+        ref.max = max.ref;
     }
 
     bool has_extremes() const { return min && max; }
@@ -198,14 +198,14 @@ struct StatisticsOfSet {
     ArrayArg m2_lo;
     ArrayArg min;
     ArrayArg max;
-    SetStatistics set;
+    SetStatistics ref;
 };
 
-// Returns such a tuple for the values of both sets. The count is None where both have a number, and
-// the last two are where one of them has none.
+// Returns such a tuple for the values of both sets. The count is None if both sets' counts are
+// ints, which Python adds exactly; the last two are None unless both sets have them.
 py::object merge_moments(const Arguments& arguments) {
-    const StatisticsOfSet a(arguments.a);
-    const StatisticsOfSet b(arguments.b);
+    const SetStatisticsArg a(arguments.a);
+    const SetStatisticsArg b(arguments.b);
     const py::object mean = statistic_array(a.mean.ref);
     const py::object m2 = statistic_array(a.mean.ref);
     const py::object mean_lo = statistic_array(a.mean.ref);
@@ -230,7 +230,7 @@ py::object merge_moments(const Arguments& arguments) {
         least = doubles_of(min);
         largest = doubles_of(max);
     }
-    without_gil(a.mean.ref.bytes(), [&] { fastbn::merge(a.set, b.set, out, least, largest); });
+    without_gil(a.mean.ref.bytes(), [&] { fastbn::merge(a.ref, b.ref, out, least, largest); });
     return tuple_of(count, mean, m2, mean_lo, m2_lo, min, max);
 }
 

@@ -1,6 +1,6 @@
 // Statistics of two sets of values put together, when the values themselves are gone.
-#include <algorithm>
 #include <cmath>
+#include <cstddef>
 
 #include "engine/channels.hpp"
 #include "engine/dispatch.hpp"
@@ -23,6 +23,7 @@ struct SetReader {
           min(set.min, not_a_number),
           max(set.max, not_a_number) {}
 
+    // Those of n channels from `first` on; `memory` is for copies of what cannot be read in place.
     CentralMoments<const double*> moments(std::ptrdiff_t first, std::ptrdiff_t n,
                                           Arrays& memory) const noexcept {
         return {count.read(first, n, memory.doubles(n)), mean.read(first, n, memory.doubles(n)),
@@ -62,8 +63,8 @@ void check_counts(const SetReader& a, const SetReader& b, std::ptrdiff_t channel
     });
 }
 
-// The extremes of both sets; where one has no values of a channel, those of the other. NaN, which
-// says that it is among the values, is less than any number, and larger.
+// The least values of both sets (sign 1), or the largest ones (-1). Where a set has no values of a
+// channel, the other's counts; else NaN, which says that there is NaN among the values, remains.
 void merge_extremes(const double* count_a, const double* a, const double* count_b, const double* b,
                     double sign, double* to, std::ptrdiff_t n) noexcept {
     for (std::ptrdiff_t i = 0; i < n; ++i) {
@@ -83,7 +84,7 @@ void merge(const SetStatistics& a, const SetStatistics& b, CentralMoments<double
     const SetReader set_b(b);
     const std::ptrdiff_t channels = a.mean.size();
     if (a.count || b.count) check_counts(set_a, set_b, channels);
-    // For a count that is not asked for, and for copies of the arrays of both sets.
+    // For a count that is not asked for, and for copies of the seven arrays of each set.
     alignas(64) std::byte memory[15 * bytes_of_doubles(channels_at_once)];
     each_channels(channels, [&](std::ptrdiff_t first, std::ptrdiff_t n) {
         Arrays arrays(memory);

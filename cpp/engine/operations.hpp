@@ -23,18 +23,19 @@ void value_range(const Batch& batch, double* min, double* max);
 // The statistics of a set of values, as they are kept when the values are gone: arrays of the
 // features' shape.
 struct SetStatistics {
-    ArrayRef count;              // where it is empty, all features have
-    double count_of_each = 0.0;  // so many values, which was an integer of 64 bits
+    ArrayRef count;              // may be empty:
+    double count_of_each = 0.0;  // each feature then has this count
     ArrayRef mean;
     ArrayRef mean_lo;
     ArrayRef m2;
     ArrayRef m2_lo;
-    ArrayRef min;  // both or neither
+    ArrayRef min;  // both may be empty
     ArrayRef max;
 };
 
-// Those of two sets that have no value in common, with the same bits whichever of them comes first.
-// out.count may be null, and so may `min` and `max`, which must be unless both sets have them.
+// The statistics of two disjoint sets together, with the same bits whichever of them comes first.
+// out.count may be null. `min` and `max` may be null too, and must be unless both sets have
+// extremes.
 void merge(const SetStatistics& a, const SetStatistics& b, CentralMoments<double*> out, double* min,
            double* max);
 
