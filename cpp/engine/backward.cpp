@@ -313,7 +313,7 @@ private:
     ChannelParameter mean_;
     ChannelParameter invstd_;
     ChannelParameter zeros_{0.0};  // the means' low parts, and what dy is centered by
-    // What each channel's values weigh together, or empty if that is to be counted.
+    // The sum of each channel's weights, or empty if that is to be computed.
     ChannelParameter count_;
     // Of a larger batch, or empty if the sums are x's own, which then go to dweight and dbias.
     ChannelParameter mean_dy_;
@@ -324,7 +324,7 @@ private:
     bool through_statistics_;
 
     const GradientKernels& kernels_;
-    // From dy to dx where is_affine(). Elsewhere only what it is made of is used.
+    // From dy to dx where is_affine(). Elsewhere only its operands and weight are used.
     NormalizeTransform frozen_;
     const Operand& dy_ = frozen_.x;
     const Operand& dx_ = frozen_.y;

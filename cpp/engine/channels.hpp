@@ -41,8 +41,8 @@ public:
     const double* read(std::ptrdiff_t first, std::ptrdiff_t n, double* memory) const noexcept;
     void copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) const noexcept;
 
-    // For a slab's values at a time, of so many channels: takes staging memory for them, and reads
-    // them there.
+    // To read a slab's values at a time: takes staging memory for so many channels, in which they
+    // are where they cannot be read in place.
     void take_staging(std::ptrdiff_t channels, Staging& staging) {
         staging_begin_ = staging.take_doubles(channels);
     }
@@ -92,8 +92,8 @@ public:
     // For the operand that is x: null for every other type.
     const std::uint64_t* data() const { return *this ? of_channel_.data() : nullptr; }
 
-    // The means of what the kernels see of a slab's channels, and their low parts, of means that
-    // are given: of the integers themselves, or where x has another type the same.
+    // From given means, and their low parts, to those of what the kernels see of a slab's channels:
+    // less the channels' origins, or the same where x is of another type.
     void read_means(const ChannelParameter& means, const ChannelParameter& means_lo,
                     const Slab& slab, std::byte* staging, ChannelParameters& to) const noexcept;
     // From the means of what the kernels see to those of the integers, of n channels from `first`

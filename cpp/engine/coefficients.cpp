@@ -67,8 +67,8 @@ int pre_exponent(double mean, int wanted) {
 template <class T>
 int dy_pre_exponent(int scale, int term, bool large_dy) {
     constexpr int largest = std::numeric_limits<T>::max_exponent - 8;
-    constexpr int below_largest =
-        -4;  // for differences, where dy itself is near the largest numbers
+    // Leaves space for differences where dy itself is near the largest numbers.
+    constexpr int below_largest = -4;
     const int wanted = std::max(0, scale - largest);
     const int j = std::min(large_dy ? below_largest : wanted, largest - term);
     return clamp_exponent<T>(std::min(j, std::max(scale + largest, -largest)));

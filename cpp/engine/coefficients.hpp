@@ -106,7 +106,8 @@ struct NormalizeTransform {
         return take_coefficients<Affine<void>>(arrays, kernels.computed,
                                                Workspace::buffer_size(plan), y);
     }
-    // Folds the coefficients of a slab's channels, whose statistics are given; reads the others.
+    // Folds the coefficients of a slab's channels from their statistics, which `channels` has, and
+    // their weight and bias, which it reads.
     void fold(const Plan& plan, ChannelParameters& channels, const Slab& slab,
               const Affine<void>& affine, const Memory& memory) const noexcept;
     // infinite: see NormalizeKernel.

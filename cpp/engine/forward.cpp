@@ -35,7 +35,7 @@ struct GivenStatistics {
             parameter->take_staging(channels, staging);
         }
     }
-    // Those of a slab: of what the kernels see.
+    // Those of a slab's channels; the means are of what the kernels see.
     void read(const Slab& slab, std::byte* staging, ChannelParameters& to) const noexcept {
         const std::ptrdiff_t n = slab.channels;
         double* const inverse = invstd != nullptr ? invstd + slab.channel : var.staged(staging);

@@ -1,5 +1,5 @@
-// What the system says of the machine: the sizes of its caches, and how many of its processors a
-// container may use. Plan and threads choose by them what changes no bit.
+// What the system says of the machine: the sizes of its caches, who made its processors, and how
+// many of these a container may use. Plan, executor and threads choose by them what changes no bit.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,12 @@ std::ptrdiff_t l2_cache();
 std::ptrdiff_t l3_cache();
 // Raises std::invalid_argument for sizes below 1.
 void set_caches(std::ptrdiff_t l2, std::ptrdiff_t l3);
-// Applies FASTBN_L2 and FASTBN_L3, in bytes, or what the system says where one is unset or empty;
-// of a third-level cache that says it is larger than so many processors fill, their part.
+// Applies FASTBN_L2 and FASTBN_L3, in bytes, or what the system says where one is unset or empty.
+// Of what it says of the third level, at most so many processors' part of a cache that many share.
 void choose_caches(int processors);
 
-// Whether memory can be asked for what is needed later while stores past the caches drain. Intel's
-// processors keep both in the same few buffers, and stores wait.
+// Whether to prefetch while stores past the caches drain. Not on Intel's processors, which keep
+// both in the same few buffers, so that the stores wait.
 bool prefetches_beside_stores();
 
 // The processors that a container's quota leaves: a control group, or one above it, may be allowed

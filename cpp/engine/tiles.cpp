@@ -63,7 +63,8 @@ double difference(std::uint64_t value, std::uint64_t origin, DType dtype) {
     return below ? -size : size;
 }
 
-// Columns with an origin each, all rows at once, which may be short; false where that cannot be.
+// Packs a tile of 64-bit integers, channels last, as differences from its columns' origins: all
+// rows at once, since they may be short. False if no kernel can.
 bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
                               double* buffer) noexcept {
     if (!operand.walkable || !operand.channels_last) return false;
@@ -74,8 +75,8 @@ bool pack_rows_of_differences(const Operand& operand, const TileRange& tile,
                                      tile.rows, tile.cols, buffer);
 }
 
-// A tile of 64-bit integers as differences from their channels' origins, by a kernel where they are
-// small.
+// Packs a tile of 64-bit integers as differences from their channels' origins: by a kernel where
+// the differences are small, else one by one.
 void pack_differences(const Operand& operand, const TileRange& tile, double* buffer) noexcept {
     if (pack_rows_of_differences(operand, tile, buffer)) return;
     constexpr std::ptrdiff_t at_once = 256;
@@ -91,11 +92,12 @@ void pack_differences(const Operand& operand, const TileRange& tile, double* buf
         if (!in_place) copy(at, stride, reinterpret_cast<char*>(copied), size, n);
         const std::uint64_t* const values =
             in_place ? reinterpret_cast<const std::uint64_t*>(at) : copied;
-        if (!by_column && pack_table().from_origin(dtype, values, *origins, n, buffer + index))
+        if (!by_column && pack_table().from_origin(dtype, values, *origins, n, buffer + index)) {
             return;
+        }
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             const std::uint64_t origin = origins[by_column ? (index + i) % tile.cols : 0];
-            buffer[index + i] = difference(values[i], origin, operand.dtype);
+            buffer[index + i] = difference(values[i], origin, dtype);
         }
     };
     each_tile_stretch(
@@ -193,8 +195,9 @@ Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept {
 }
 
 void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noexcept {
-    if (operand.origins != nullptr)
+    if (operand.origins != nullptr) {
         return pack_differences(operand, tile, static_cast<double*>(buffer));
+    }
     const ElementCopy copy = reading(operand);
     const std::ptrdiff_t size = size_of(operand.kernel_dtype);
     char* const values = static_cast<char*>(buffer);

@@ -21,16 +21,17 @@ void pack_tile(const Operand& operand, const TileRange& tile, void* buffer) noex
 // Sets values of a packed tile to 0 where `mask`, of bytes, is 0.
 void mask_tile(const Operand& mask, const TileRange& tile, double* values) noexcept;
 
-// A tile of an operand that is direct.
+// A tile of an operand that is walkable, in the operand's own memory.
 Tile<void> direct_tile(const Operand& operand, const TileRange& tile) noexcept;
 
-// The tile's memory, without its values: the operand's own, or its staging buffer. None without an
-// operand.
+// Where the tile is to be written: in the operand's own memory, or in its staging buffer. Null
+// without an operand.
 Tile<void> output_tile(const Operand& operand, const TileRange& tile, std::byte* staging) noexcept;
-// The tile with its values, to be read.
+// The same memory with the tile's values in it.
 Tile<const void> input_tile(const Operand& operand, const TileRange& tile,
                             std::byte* staging) noexcept;
-// Completes a write to output_tile's memory. stream: past the caches, if the operand is transposed.
+// Brings what was written to output_tile's memory to the operand's own. stream: past the caches, if
+// the operand is transposed.
 void finish_output(const Operand& operand, const TileRange& tile, std::byte* staging,
                    bool stream) noexcept;
 
