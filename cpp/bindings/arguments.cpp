@@ -331,7 +331,8 @@ ArrayArg broadcast_argument(const Argument& argument, Kind kind, const ArrayArg&
 AxisList axes_argument(const ArrayArg& x, const Argument& axis) {
     const int ndim = x.ref.ndim;
     if (ndim < 2) {
-        wrong_value("x", "have at least 2 dimensions (one feature: x[:, None])",
+        wrong_value("x",
+                    "have at least 2 dimensions (one feature: x[:, None], one sample: x[None, :])",
                     std::to_string(ndim));
     }
     AxisList axes;

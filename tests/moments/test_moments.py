@@ -766,7 +766,12 @@ def test_what_fails_changes_nothing(rng: np.random.Generator) -> None:
     before = m.copy()
     for wrong, options, error, message in [
         (x[:, :3], {}, ValueError, r"x must have features of shape \(5,\) along axis 1, got \(3,\)"),
-        (x[0], {}, ValueError, "x must have at least 2 dimensions"),
+        (
+            x[0],
+            {},
+            ValueError,
+            r"x must have at least 2 dimensions \(one feature: x\[:, None\], one sample: x\[None, :\]\), got 1",
+        ),
         (x.astype(str), {}, TypeError, "x must have dtype"),
         (x, {"axis": 2}, ValueError, "axis"),
         (x, {"axis": 1.0}, TypeError, "axis must be an int or a tuple of ints"),
