@@ -153,5 +153,5 @@ def refuse(value: object, table: str, column: str) -> None:
     if value is not None:
         raise UnreadableError(
             f"{table} must hold integers that float64 holds, got {value} in {column!r}: "
-            "dtype=float64 rounds them, an array of them is read as it is"
+            "dtype=float64 rounds them, columns= leaves out what it does not name, an array of them is read as it is"
         )
