@@ -81,7 +81,9 @@ OTHERS = [
 ]
 FILES = [  # what may be right with other files
     ("stats nosuch.npy", "nosuch.npy: No such file or directory"),
-    ("stats x.txt", "source must be a folder or a file of a known format"),
+    ("stats x.txt", "images), got 'x.txt' (a table in a text is one by the name .csv"),
+    ("stats x.xlsx", "images), got 'x.xlsx' (give the data frame that pandas.read_excel makes of it)"),
+    ("stats x.xyz", "source must be a folder or a file of a known format"),
     ("stats bad.npy", "bad.npy cannot be read"),
     ("stats empty", "source must hold images or other files of a known format, got the folder 'empty'"),
     ("stats x.npy --axis 7", "axis must name axes among the 2 of x.npy, got 7"),
@@ -119,7 +121,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("x.csv").write_text("a,b\n1,2\n3,4\n")
     Path("y.csv").write_text("a,b,c\n1,2,3\n")
     Path("n.csv").write_text("1,2\n3,4\n")
-    Path("x.txt").write_text("text")
+    for name in ("x.txt", "x.xlsx", "x.xyz"):
+        Path(name).write_text("text")
     Path("bad.npy").write_text("text")
     Path("empty").mkdir()
     Image.new("L", (3, 3)).save("x.png")

@@ -206,7 +206,12 @@ def _of_path(path: str) -> list[Place]:
         if not os.path.exists(bare):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), bare)
         known, shown = ", ".join([*FORMATS, "images"]), f"fastbn merge {path} --out COPY.json"
-        hint = f" (statistics are shown by {shown})" if path.lower().endswith(".json") else ""
+        hints = {
+            ".json": f"statistics are shown by {shown}",
+            ".txt": "a table in a text is one by the name .csv, with delimiter= for what is between its columns",
+            ".xlsx": "give the data frame that pandas.read_excel makes of it",
+        }
+        hint = next((f" ({said})" for suffix, said in hints.items() if path.lower().endswith(suffix)), "")
         raise ValueError(f"source must be a folder or a file of a known format ({known}), got {path!r}{hint}")
     return [Place(found, path, (bare,), member)]
 
