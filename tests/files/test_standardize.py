@@ -243,6 +243,23 @@ def test_what_does_not_go_into_one_file(tmp_path: Path, x: Array) -> None:
         fastbn.standardize([x[:4], x[4:8]], fastbn.stream(x[:4], axis=0), tmp_path / "y.npy", axis=0)
     with pytest.raises(ValueError, match="out must not be a table for source, which is none"):
         fastbn.standardize(x, moments, tmp_path / "y.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x,code\n1,A7\n", "one file holds column 'code' of int64, got string from .*b.csv"),
+        ("x,codes\n1,2\n", "one file holds columns x, code, got x, codes from .*b.csv"),
+    ],
+)
+def test_tables_that_do_not_go_into_one_file(text: str, said: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text("x,code\n1,1\n2,2\n")
+    second.write_text(text)
+    moments = fastbn.stream(first, columns=["x"])
+    with pytest.raises(ValueError, match=f"out must be a folder where columns or types differ: {said}$"):
+        fastbn.standardize([first, second], moments, tmp_path / "y.parquet")
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.csv"]
     (tmp_path / "a.csv").write_text("a,b\n1,x\n2,y\n")
     (tmp_path / "b.csv").write_text("b,a\nx,3\n")
     with pytest.raises(ValueError, match=r"out must be a folder where columns or types differ: .* from .*b.csv"):

@@ -17,6 +17,16 @@ from fastbn.io.places import FORMATS, TABLES, Place, suffix_of
 from fastbn.io.sources import Block, Source, UnreadableError
 from fastbn.io.writers import WRITERS, ArraySpec, Target, Writer
 
+Columns = tuple[Sequence[str], Sequence[Any]]  # names and types
+
+
+def _difference(held: Columns, got: Columns) -> tuple[str, str]:
+    """Say of two tables' columns, which differ, what one has and the other has not."""
+    if held[0] != got[0]:
+        return f"columns {', '.join(held[0])}", ", ".join(got[0])
+    name, of, other = next(each for each in zip(held[0], held[1], got[1], strict=True) if each[1] != each[2])
+    return f"column {name!r} of {of}", str(other)
+
 
 class FileSink:
     """One file. Sources follow each other along axis 0, where the state of the run has them.
@@ -67,10 +77,12 @@ class FileSink:
                     spec = ArraySpec(shape[0], shape[1:], values.dtype, source.origin, self._resumed)
                     self._writer = WRITERS[self._target.format](self._target, self._path, spec)
         if schema != self._schema:
-            what, (held, of), (got, other) = "columns" if self._tabular else "shapes", self._schema, schema
+            what, held, got = "shapes", *(f"{shape} of {dtype}" for shape, dtype in (self._schema, schema))
+            if self._tabular:
+                what, held, got = "columns", *_difference(self._schema, schema)
             raise ValueError(
-                f"out must be a folder where {what} or types differ: one file holds {held} of {of}, "
-                f"got {got} of {other} from {block.name or source.name}"
+                f"out must be a folder where {what} or types differ: one file holds {held}, "
+                f"got {got} from {block.name or source.name}"
             )
         with self._holding(values, block.name or source.name):
             self._writer.write((self._state.before - self._first + corner[0], *corner[1:]), values)
