@@ -95,7 +95,7 @@ def test_lazy_arrays_come_in_blocks(tmp_path: Path, data: xr.DataArray) -> None:
             fastbn.standardize(
                 opened["t2m"], fastbn.stream(data, dim="time"), tmp_path / "x.nc", dim="time", overwrite=True
             )
-    with pytest.raises(ValueError, match="source must hold one array, or name one as in FILE:NAME, got a, b"):
+    with pytest.raises(ValueError, match=r"source must hold one array, or be one as in data\['NAME'\], got a, b"):
         fastbn.stream(xr.Dataset({"a": data, "b": data}))
 
 

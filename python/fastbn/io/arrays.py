@@ -424,7 +424,8 @@ def only_member(place: Place, names: Sequence[str]) -> str:
     if not place.member and len(names) == 1:
         return names[0]
     known = ", ".join(sorted(names)) or "none"
-    rule = "name one of its arrays" if place.member else "hold one array, or name one as in FILE:NAME"
+    named = "name one as in FILE:NAME" if place.array is None else "be one as in data['NAME']"
+    rule = "name one of its arrays" if place.member else f"hold one array, or {named}"
     raise UnreadableError(f"{place.name} must {rule}, got {known}")
 
 
