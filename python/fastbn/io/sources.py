@@ -166,11 +166,16 @@ class Ring:
 
 
 def chosen_columns(
-    name: str, columns: Sequence[int | str] | None, names: Sequence[str] | None, count: int, asked_by: str = ""
+    name: str,
+    columns: Sequence[int | str] | None,
+    names: Sequence[str] | None,
+    count: int,
+    asked_by: str = "",
+    argument: str = "columns",
 ) -> list[int]:
     """Return the numbers of the columns asked for, in that order; a text of digits is a number if it is no name.
 
-    ``asked_by`` says in an error who has them, where the caller named none.
+    ``asked_by`` says in an error who has them, where the caller named none, ``argument`` by what they were named.
     """
     if columns is None:
         return list(range(count))
@@ -181,21 +186,23 @@ def chosen_columns(
     for column in columns:
         places = numbers.get(column, []) if isinstance(column, str) else []
         if len(places) > 1:
-            raise UnreadableError(f"columns must say which of several, got {column!r}, which {name} has more than once")
+            raise UnreadableError(
+                f"{argument} must say which of several, got {column!r}, which {name} has more than once"
+            )
         digits = isinstance(column, int) or column.removeprefix("-").isdecimal()
         if places:
             found += places
         elif digits and -count <= int(column) < count:
             found.append(int(column) % count)
         elif isinstance(column, int):
-            raise UnreadableError(f"columns must be among the {count} of {name}, got {column}")
+            raise UnreadableError(f"{argument} must be among the {count} of {name}, got {column}")
         else:
             these = f"{count} columns" if names is None else ", ".join(names)
             if asked_by:
                 raise UnreadableError(f"{name} ({these}) has no column {column!r}, which {asked_by}")
-            raise UnreadableError(f"columns must be among those of {name} ({these}), got {column!r}")
+            raise UnreadableError(f"{argument} must be among those of {name} ({these}), got {column!r}")
     if len(set(found)) < len(found):
-        raise UnreadableError(f"columns must not name one of {name} twice, got {columns!r}")
+        raise UnreadableError(f"{argument} must not name one of {name} twice, got {columns!r}")
     return found
 
 
@@ -217,7 +224,8 @@ class NoData:
     ) -> None:
         given = {None: own} if options.nodata is None else options.nodata
         columns = {column: values for column, values in given.items() if column is not None}
-        by_number = dict(zip(chosen_columns(name, list(columns), names, count), columns.values(), strict=True))
+        numbers = chosen_columns(name, list(columns), names, count, argument="columns of nodata")
+        by_number = dict(zip(numbers, columns.values(), strict=True))
         self._all = given.get(None, ())
         self._each = [by_number.get(number, self._all) for number in chosen] if by_number else []
         self._axis = axis[0] if axis else 0
