@@ -558,6 +558,12 @@ def test_merge(command: Run, tmp_path: Path, source: str, x: Array) -> None:
     assert "skipped" not in json.loads(command("merge", *paths, "-o", tmp_path / "all.npz", "--force", "--json")[1])
 
 
+def test_statistics_without_extremes_show_none(command: Run, tmp_path: Path) -> None:
+    fastbn.Moments(2, [1.0], [2.0]).save(tmp_path / "a.npz")
+    out = command("merge", tmp_path / "a.npz", "-o", tmp_path / "all.npz")[1]
+    assert out == "feature  count  mean  std  min  max\n0            2     1    1    -    -\n"
+
+
 THREE = fastbn.Moments(1, [1.0] * 3, [0.0] * 3)
 
 

@@ -107,15 +107,15 @@ def versions() -> dict[str, Any]:
 def _rows(moments: Moments) -> Iterator[tuple[str, ...]]:
     if moments.shape is None:
         return
-    absent = np.full(moments.shape, np.nan)
-    columns: list[Any] = [np.broadcast_to(moments.count, moments.shape), moments.mean, moments.std()]
-    columns += [absent if extent is None else extent for extent in (moments.min, moments.max)]
+    extents = [np.full(moments.shape, np.nan) if each is None else each for each in (moments.min, moments.max)]
+    columns: list[Any] = [np.broadcast_to(moments.count, moments.shape), moments.mean, moments.std(), *extents]
     for name, count, *values in zip(
         display_names(moments), *(column.ravel().tolist() for column in columns), strict=True
     ):
         mean, std, low, high = values
         digits = _digits(std, mean, low, high)
-        yield (name, f"{count:.15g}", f"{mean:.{digits}g}", f"{std:.6g}", f"{low:.{digits}g}", f"{high:.{digits}g}")
+        ends = ("-", "-") if moments.min is None else (f"{low:.{digits}g}", f"{high:.{digits}g}")
+        yield (name, f"{count:.15g}", f"{mean:.{digits}g}", f"{std:.6g}", *ends)
 
 
 def _digits(std: float, *values: float) -> int:
