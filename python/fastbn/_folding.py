@@ -201,7 +201,8 @@ def _checked_channel_axes(kernel: Array, axis: Any, groups: Any, features: int, 
     if groups > 1:
         rule += f", or as many in all in {groups} groups"
     if grouped and size * groups != features:
-        raise ValueError(f"weight must have {rule}, got {size} (shape {kernel.shape})")
+        hint = f"; axis={other} has {beside}" if beside == features else ""
+        raise ValueError(f"weight must have {rule}, got {size} (shape {kernel.shape}{hint})")
     divided, name = (beside, f"axis {other}") if grouped else (features, f"axis {axis}")
     if divided % groups:
         raise ValueError(f"groups must divide the {divided} channels along weight's {name}, got {groups}")

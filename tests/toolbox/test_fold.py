@@ -200,6 +200,11 @@ REFUSED = [
     ({"layer": BatchNorm((2, 2), axis=(1, 2))}, ValueError, r"layer must have one feature axis, got.*\(2, 2\)"),
     ({"layer": BatchNorm(4, activation="relu"), "side": "before"}, ValueError, "no activation for side='before', got"),
     ({"layer": BatchNorm(5)}, ValueError, r"weight must have 5 channels along axis 0, got 4 \(shape \(4, 3, 2\)\)"),
+    (
+        {"layer": layer_of(3)},
+        ValueError,
+        r"weight must have 3 channels along axis 0, got 4 \(shape \(4, 3, 2\); axis=1 has 3\)",
+    ),
     ({"side": "within"}, ValueError, "side must be 'after' or 'before', got 'within'"),
     ({"weight": np.ones((4, 3), np.int64)}, TypeError, "weight must have a floating-point dtype, got int64"),
     ({"weight": np.ma.ones((4, 3))}, TypeError, "weight must not be a masked array"),
