@@ -786,6 +786,9 @@ class BatchNorm:
             elif moments.shape is not None and np.any(np.asarray(moments.count) <= self.correction):
                 hint = f" (which takes more than correction={self.correction} values)"
             raise ValueError(f"moments must have a finite mean and variance in every channel{hint}, got {moments!r}")
+        expected = self._shape()
+        if expected is not None and moments.shape != expected:
+            raise ValueError(f"moments must have features of shape {expected}, as the layer has, got {moments.shape}")
         self.load_state_dict({"running_mean": mean, "running_var": var}, strict=False)
         return self
 
