@@ -172,8 +172,8 @@ void cut_strips(Plan& plan, const Work& work) {
         if (work.all_direct) {
             const std::ptrdiff_t channels = plan.adjacent_channels ? plan.slab_buffer_size : 1;
             plan.strip_cols = std::min(layout.cols, wanted);
-            // Weights of a piece's rows are packed where a tile's elements would be, so a piece may
-            // have no more rows than those are: of float64, tiles are small.
+            // Weights of rows are packed where a tile's elements would be, so there may be no more
+            // rows than those: of float64, tiles are small.
             plan.positions_at_once = std::clamp<std::ptrdiff_t>(
                 max_strip_values / (plan.tile_elements() * channels), 1, plan.tile_cols);
         }
