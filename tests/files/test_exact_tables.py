@@ -816,28 +816,28 @@ def test_columns_of_texts_have_types_where_these_hold_all_entries(tmp_path: Path
     np.testing.assert_allclose(found["x"].to_numpy().std(), 1.0, rtol=1e-12)
 
 
-def test_texts_that_follow_each_other_have_one_type_each(tmp_path: Path) -> None:
-    def write(name: str, *rows: str) -> str:
+def test_texts_that_follow_each_other_in_a_table_stay_text(tmp_path: Path) -> None:
+    def write(name: str, *rows: str) -> Path:
         (tmp_path / name).write_text("\n".join(["x,id,more", *rows, ""]))
-        return str(tmp_path / name)
+        return tmp_path / name
 
-    whole, parts = write("a.csv", "1,7,1.5", "2,8,"), write("b.csv", "3,,2", "4,9,3")
-    moments, out = fastbn.stream([whole, parts], columns=["x"]), tmp_path / "y.parquet"
-    fastbn.standardize([whole, parts], moments, out)
-    found = pq.read_table(out)
-    assert [found.schema.field(name).type for name in ("id", "more")] == [pa.int64(), pa.float64()]
-    assert (found["id"].to_pylist(), found["more"].to_pylist()) == ([7, 8, None, 9], [1.5, None, 2.0, 3.0])
-    codes = write("c.csv", "1,A7,1", "2,B8,")
-    fastbn.standardize([codes, parts], moments, out, overwrite=True)
-    assert pq.read_table(out)["id"].to_pylist() == ["A7", "B8", "", "9"]
-    for other in (codes, write("d.csv", "1,07,1"), write("e.csv", "1,1.5,1")):
-        with pytest.raises(ValueError, match=r"out must be a folder where columns or types differ: .*int64.* got "):
-            fastbn.standardize([whole, other], moments, tmp_path / "z.parquet")
+    # As pandas writes them: whole numbers are fractions where one of them is missing.
+    texts = write("a.csv", "1,7,1.5", "2,8,"), write("b.csv", "3,7.0,2", "4,,3"), write("c.csv", "5,007,x")
+    moments, out = fastbn.stream(texts, columns=["x"]), tmp_path / "y.parquet"
+    for sources in texts, iter(texts):
+        fastbn.standardize(sources, moments, out, overwrite=True)
+        found = pq.read_table(out)
+        assert found.schema.types == [pa.float64(), pa.string(), pa.string()]
+        assert found["id"].to_pylist() == ["7", "8", "7.0", "", "007"]
+    fastbn.standardize(texts[:2], moments, tmp_path / "folder")  # of files of their own
+    assert sorted(path.suffix for path in (tmp_path / "folder").iterdir()) == [".csv", ".csv"]
+    fastbn.standardize(texts[:1], moments, out, overwrite=True)
+    assert pq.read_schema(out).types == [pa.float64(), pa.int64(), pa.float64()]
     (tmp_path / "f.csv").write_text("x\n1\n")
     with pytest.raises(ValueError, match="out must be a folder where columns or types differ"):
-        fastbn.standardize([whole, tmp_path / "f.csv"], moments, tmp_path / "z.parquet")
-    (tmp_path / "g.csv").write_text("x,id,more\n")
-    fastbn.standardize([tmp_path / "g.csv"], moments, out, overwrite=True)
+        fastbn.standardize([texts[0], tmp_path / "f.csv"], moments, tmp_path / "z.parquet")
+    empty = write("g.csv")
+    fastbn.standardize([empty], moments, out, overwrite=True)
     assert pq.read_schema(out).types == [pa.float64(), pa.string(), pa.string()]
 
 

@@ -186,7 +186,7 @@ class Options:
     ``note`` says how sources are to be read for what is done with them: ``beside`` is the number of bytes per value
     that are needed further on; ``asked_by`` is who has the ``columns`` where the caller named none; ``rowwise`` asks
     for C order whatever the order in the file, ``tabular`` for all columns of tables, and has the format that they go
-    to, of which ``kept`` are the types of columns that are written already; ``first`` is the row of what is written at
+    to; ``typed`` asks for types of a text's columns that stay as they are; ``first`` is the row of what is written at
     which a source begins, ``partitions`` asks for the columns that the names of folders give; ``unreadable`` is told of
     images that cannot be read (None: that ends the run).
     """
@@ -223,7 +223,7 @@ class Options:
     asked_by: str = ""
     rowwise: bool = False
     tabular: str = ""
-    kept: Sequence[Any] | None = None
+    typed: bool = False
     first: int = 0
     partitions: bool = True
     unreadable: Listener | None = None

@@ -109,7 +109,8 @@ class Rewriting(Run):
         folder = self._target.format == "folder"
         written = place.format if folder else self._target.format
         # In a folder those that are read and those that are written have the same names of folders.
-        how = {"partitions": not folder, "first": 0 if folder else self.state.before, "kept": self._sink.types}
+        alone = folder or (isinstance(self._places, list) and len(self._places) == 1)  # in its file
+        how = {"partitions": not folder, "first": 0 if folder else self.state.before, "typed": alone}
         names, options = self._moments.names, self._options.but(**how)
         options = options.but(tabular=written if written in TABLES.values() else "")
         if options.axis is None and options.dim is None and place.format not in ("images", *TABLES.values()):

@@ -43,11 +43,6 @@ class FileSink:
         self._writer: Writer | None = None
         self._schema: tuple[Any, Any] = ((), None)  # shape and type of rows, or names and types of columns
 
-    @property
-    def types(self) -> Sequence[Any] | None:
-        """The types of a table's columns; None as long as there are none."""
-        return self._schema[1] if self._tabular else None
-
     def begin(self, place: Place, source: Source) -> None:
         """Begin with a source behind those that were written, or go on with one."""
         if self._state.before > self._first and 0 in source.axis:
@@ -136,7 +131,6 @@ class FolderSink:
     Where a run that was stopped goes on, ``places`` are its sources: it may have left more than the state says.
     """
 
-    types: Sequence[Any] | None = None  # of its files, each has its own
     _file: FileSink | None = None
     _noted: set[str] | None = None  # names of the copies that were there, and of those that were made since
 

@@ -92,8 +92,8 @@ class TableSource(Source):
         self._weights = self._weights_of(options, known)
         self.chosen = self._chosen(options, known)
         chosen = [self.fields[i] for i in self.chosen]
-        if place.format == "text" and options.tabular not in ("", "text"):
-            for number, held in table.keep(sorted({*range(self._stored)} - {*self.chosen}), options.kept).items():
+        if place.format == "text" and options.typed and options.tabular not in ("", "text"):
+            for number, held in table.keep(sorted({*range(self._stored)} - {*self.chosen})).items():
                 self._schema = self._schema.set(number, self._schema.field(number).with_type(held))
         self.names = tuple(known[i] if known else str(i) for i in self.chosen)
         self.features = (len(chosen),)

@@ -87,12 +87,12 @@ class TextTable:
             self.fields.append(field._replace(numeric=True, kept_out="") if field.empty else field)
         self.width = len(self.fields)
 
-    def keep(self, numbers: Sequence[int], before: Sequence[Any] | None) -> dict[int, Any]:
+    def keep(self, numbers: Sequence[int]) -> dict[int, Any]:
         """Return the types that columns have where they stay as they are, by their numbers, and read them as such.
 
-        They are what pyarrow takes all entries for, if that is exact, or text; ``before`` are those of another source.
+        They are what pyarrow takes all entries for, if that is exact, or text.
         """
-        found: dict[str, set[Any]] = {str(i): set(before[i : i + 1] if before else ()) for i in numbers}
+        found: dict[str, set[Any]] = {str(i): set() for i in numbers}
         for lines, _ in self._lines(self._begin):
             left = [number for number, types in found.items() if pa.string() not in types]
             if not left:
