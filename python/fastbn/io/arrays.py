@@ -223,7 +223,7 @@ class _Packing:
     def _valid_range(self, attrs: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
         """Return the ends of the range, and whether each is one of unpacked values: a fraction beside stored integers.
 
-        So has it the NetCDF User's Guide, appendix A.
+        That is the rule of the NetCDF User's Guide, appendix A.
         """
         found: dict[str, tuple[Any, bool]] = {}
         for key, sides in _RANGES.items():
@@ -555,7 +555,7 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
 
 
 def _empty_of_matlab(name: str, shape: list[int], held: str) -> Stored:
-    """Return an array without values, of which MATLAB stores the shape, in its own order of axes."""
+    """Return an array without values: MATLAB stores its shape in its place, in the reverse order of axes."""
     if 0 not in shape or math.prod(filter(None, shape)) > _LARGEST_EMPTY:
         raise UnreadableError(f"{name} must be an empty array, as MATLAB_empty says, got one of shape {shape}")
     values: Array = np.empty(shape, {"logical": "bool"}.get(held, held))

@@ -109,29 +109,30 @@ class Run:
             self._tell(0.0)
 
     def _known_along(self, source: Source) -> tuple[list[str] | None, dict[str, list[Any]]]:
-        """Return the names of a source's feature dimensions, if it goes by names, and the coordinates along these.
+        """Return the names of a source's feature dimensions, if the run goes by names, and the coordinates along them.
 
-        They are those of the sources before it.
+        Both must be those of the sources before it.
         """
-        coords, names, known = source.origin.coords, source.origin.dims or (), self.state.dims
+        coords, names, before = source.origin.coords, source.origin.dims or (), self.state.dims
         dims = [names[axis] for axis in source.axis if axis < len(names)]
-        asked = dims if self._options.dim is not None and names else None
-        if None not in (asked, known) and asked != known:
-            rule = f"must have its features along {', '.join(known or ())}, as those before it"
+        by_name = dims if self._options.dim is not None and names else None
+        if None not in (by_name, before) and by_name != before:
+            rule = f"must have its features along {', '.join(before or ())}, as those before it"
             raise UnreadableError(f"{source.name} {rule}, got {', '.join(dims)}")
-        found: dict[str, list[Any]] = {}
-        for dim in dims if coords is not None else ():
-            if dim in coords.variables:
-                values = coords[dim].values
-                labels = found[dim] = values.tolist() if values.dtype.kind in "biuf" else list(map(str, values))
-                before = self.state.labels.get(dim, labels)
-                for at, (one, other) in enumerate(zip(before, labels, strict=False)) if before != labels else ():
-                    if one != other and not _close(one, other):
-                        rule = f"must have the coordinates of those before it along {dim}, {one} at {at}, got {other}"
-                        raise UnreadableError(
-                            f"{source.name} {rule} (those without, xarray's drop_vars, go by position)"
-                        )
-        return asked, found
+        known = () if coords is None else [dim for dim in dims if dim in coords.variables]
+        labels = {dim: _labels(coords[dim].values) for dim in known}
+        for dim, found in labels.items():
+            self._check_labels(source, dim, found)
+        return by_name, labels
+
+    def _check_labels(self, source: Source, dim: str, labels: list[Any]) -> None:
+        before = self.state.labels.get(dim, labels)
+        if before == labels:
+            return
+        for at, (one, other) in enumerate(zip(before, labels, strict=False)):  # other lengths are other features
+            if one != other and not _close(one, other):
+                rule = f"must have the coordinates of those before it along {dim}, {one} at {at}, got {other}"
+                raise UnreadableError(f"{source.name} {rule} (those without, xarray's drop_vars, go by position)")
 
     def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Generator[Block, None, None]:
         """Yield a source's blocks, or what is made of them, and note after each how far the run is.
@@ -192,8 +193,12 @@ class Run:
             self._options.progress(self._read + int(done * self._size), self._total)
 
 
+def _labels(coordinates: Any) -> list[Any]:
+    return coordinates.tolist() if coordinates.dtype.kind in "biuf" else list(map(str, coordinates))
+
+
 def _close(one: Any, other: Any) -> bool:
-    """Whether two labels are one number, which one file may have as float32 and another as float64, or no number."""
+    """Whether two labels are one number, which one file may have as float32 and another as float64, or are both NaN."""
     return isinstance(one, float) and isinstance(other, float) and bool(np.isclose(one, other, 2**-23, 0, True))
 
 

@@ -36,6 +36,7 @@ _SPELLED = re.compile(
 _PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"(\xb5/\xfd": ".zst", b'\x04"M\x18': ".lz4"}
 # What is no number though it looks like one (007 and +49), or may not be one of float64, or is no truth (1 and 0).
 _CODE, _LONG, _DIGIT = r"^\s*([-+]?0[0-9xX]|\+)", r"^\s*-?[0-9]{16,}\s*$", r"^\s*[01]\s*$"
+_NOT_FLOAT64 = "integers that float64 does not hold"  # stands beside the types of a column that has some
 _MOST = 8  # names that a note shows
 _ENCODINGS = "'latin-1' or 'utf-16' for instance"
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -88,9 +89,9 @@ class TextTable:
         self.width = len(self.fields)
 
     def keep(self, numbers: Sequence[int]) -> dict[int, Any]:
-        """Return the types that columns have where they stay as they are, by their numbers, and read them as such.
+        """Find the types of columns that stay as they are, read them so from now on, and return them by number.
 
-        They are what pyarrow takes all entries for, if that is exact, or text.
+        A type is the one that pyarrow takes all entries for, if it holds them exactly, else text.
         """
         found: dict[str, set[Any]] = {str(i): set() for i in numbers}
         for lines, _ in self._lines(self._begin):
@@ -262,9 +263,9 @@ class TextTable:
 
 
 def _types_of(column: Any, texts: Any) -> set[Any]:
-    """Return the type that pyarrow takes entries for, or text, if that changes some; `_LONG` says that no float64 will.
+    """Return the type of entries, in a set: ``column``'s, or text where that would change some; none of no entries.
 
-    ``column`` has them in that type.
+    ``column`` has them as pyarrow takes them, ``texts`` as they are spelled. `_NOT_FLOAT64` may stand beside int64.
     """
 
     def some(pattern: str) -> bool:
@@ -276,18 +277,19 @@ def _types_of(column: Any, texts: Any) -> set[Any]:
     changed = {pa.int64(): _CODE, pa.float64(): f"{_CODE}|{_LONG}", pa.bool_(): _DIGIT}.get(held)
     if some(changed) if changed else not (types.is_date32(held) or types.is_timestamp(held)):
         return {pa.string()}
-    return {held} if inexact(column) is None else {held, _LONG}
+    return {held} if inexact(column) is None else {held, _NOT_FLOAT64}
 
 
 def _common(types: set[Any]) -> Any:
-    """Return the type of a column that has parts of these; text, if there is no other."""
-    known = types - {_LONG}
+    """Return the one type for a column whose blocks have these; text if there is no other."""
+    known = types - {_NOT_FLOAT64}
     if len(known) == 1:
         return known.pop()
     if types == {pa.int64(), pa.float64()}:
         return pa.float64()
-    zones = {held.tz if pa.types.is_timestamp(held) else "" for held in known}
-    return pa.timestamp("ns", *zones) if len(zones) == 1 and "" not in zones else pa.string()
+    if all(map(pa.types.is_timestamp, known)) and len({held.tz for held in known}) == 1:
+        return pa.timestamp("ns", known.pop().tz)  # of seconds and of fractions
+    return pa.string()
 
 
 def delimiter_of(path: str, options: Options) -> str:
