@@ -227,15 +227,18 @@ class _Packing:
         """
         found: dict[str, tuple[Any, bool]] = {}
         for key, sides in _RANGES.items():
-            ends = self._numbers(attrs[key]) if key in attrs else ()
-            if len(ends) != len(sides):
-                self.notes += [f"not understood, and not applied: {key} = {attrs[key]}"] if key in attrs else []
+            if key not in attrs:
                 continue
-            new = {side: end for side, end in zip(sides, ends, strict=True) if side not in found}
+            ends = self._numbers(attrs[key])
+            if len(ends) != len(sides):
+                self.notes.append(f"not understood, and not applied: {key} = {attrs[key]}")
+                continue
             of_unpacked = self.dtype.kind in "iu" and any(isinstance(end, float) for end in ends)
+            new = {side: end for side, end in zip(sides, ends, strict=True) if side not in found}
             found |= {side: (end, of_unpacked) for side, end in new.items()}
-            said = " or ".join(f"{side} {end:.15g}" for side, end in new.items())
-            self.notes += [f"left out as no data: what is {said} ({key})"] if new else []
+            if new:
+                said = " or ".join(f"{side} {end:.15g}" for side, end in new.items())
+                self.notes.append(f"left out as no data: what is {said} ({key})")
         return found
 
     def unpacked(self, values: Array) -> Array:

@@ -321,8 +321,8 @@ class _XzReader:
     """Reads an .xz file to its end. Python's lzma takes whatever it cannot read behind a first stream for the end."""
 
     def __init__(self, file: Any) -> None:
-        self._file, self._begun = file, needed("lzma", "Compressed texts").LZMADecompressor
-        self._stream, self._packed = self._begun(), b""
+        self._file, self._new_stream = file, needed("lzma", "Compressed texts").LZMADecompressor
+        self._stream, self._packed = self._new_stream(), b""
 
     def read(self, size: int) -> bytes:
         """Return some bytes, ``size`` at most; none at the end."""
@@ -338,7 +338,7 @@ class _XzReader:
                 data = self._stream.decompress(self._packed, size)
                 self._packed = self._stream.unused_data
             elif packed := self._packed.lstrip(b"\0"):  # of which some may be between two streams
-                self._stream, self._packed = self._begun(), packed
+                self._stream, self._packed = self._new_stream(), packed
             else:
                 self._packed = b""
         return data
