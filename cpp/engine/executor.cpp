@@ -137,6 +137,10 @@ void execute(const Plan& plan, Operation& operation) {
     operation.take_staging(staging);
     const Workspace workspace(plan, operation.buffer_bytes(), operation.sums_columns(),
                               staging.bytes());
+    for (int thread = 0; thread < plan.team.threads && red_zone > 0; ++thread) {
+        Staging zones(plan, workspace.memory(Slab{}, thread).staging);
+        operation.take_staging(zones);
+    }
     // Whichever thread reduces a slab's spans finds it prepared. This thread alone does that, since
     // it is little: slabs that are reduced and not fused are few, or have many values per channel.
     for (std::ptrdiff_t i = 0; i < plan.slabs && plan.reduces && !plan.fused; ++i) {

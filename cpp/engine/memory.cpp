@@ -41,11 +41,14 @@ Workspace::Workspace(const Plan& plan, std::ptrdiff_t buffer_bytes, bool sums_co
     : plan_(plan),
       owners_(plan.fused ? plan.team.threads : 1),
       buffer_bytes_(flag_bytes + buffer_bytes),
-      column_bytes_(column_scratch_of(plan, sums_columns)),
+      column_bytes_(column_scratch_of(plan, sums_columns) + red_zone),
       scratch_bytes_(column_bytes_ + staging_bytes),
       memory_(owners_ * buffer_bytes_ + plan.team.threads * scratch_bytes_) {
     for (std::ptrdiff_t i = 0; i < owners_; ++i) {
         new (memory_.data() + i * buffer_bytes_) std::atomic<bool>(false);
+    }
+    for (int thread = 0; thread < plan.team.threads && red_zone > 0; ++thread) {
+        forbid(memory(Slab{}, thread).staging - red_zone, red_zone);
     }
 }
 

@@ -7,7 +7,27 @@
 #include "engine/plan.hpp"
 #include "kernels/table.hpp"
 
+#ifdef FASTBN_SANITIZE
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace fastbn {
+
+// Arrays that follow each other in one block look like one to AddressSanitizer. In builds with it,
+// so many bytes behind each of them must not be touched until the block is given back.
+#ifdef FASTBN_SANITIZE
+constexpr std::ptrdiff_t red_zone = 256;
+inline void forbid([[maybe_unused]] const std::byte* data, [[maybe_unused]] std::ptrdiff_t bytes) {
+    ASAN_POISON_MEMORY_REGION(data, static_cast<std::size_t>(bytes));
+}
+inline void permit([[maybe_unused]] const std::byte* data, [[maybe_unused]] std::ptrdiff_t bytes) {
+    ASAN_UNPOISON_MEMORY_REGION(data, static_cast<std::size_t>(bytes));
+}
+#else
+constexpr std::ptrdiff_t red_zone = 0;
+inline void forbid(const std::byte*, std::ptrdiff_t) {}
+inline void permit(const std::byte*, std::ptrdiff_t) {}
+#endif
 
 constexpr std::ptrdiff_t huge_page = std::ptrdiff_t{2} << 20;
 
@@ -22,8 +42,10 @@ class Buffer {
 public:
     explicit Buffer(std::ptrdiff_t bytes) : bytes_(bytes) {
         if (bytes > own_bytes) data_ = allocate(bytes);
+        if (bytes < own_bytes) forbid(own_ + bytes, own_bytes - bytes);
     }
     ~Buffer() {
+        permit(data_, data_ == own_ ? own_bytes : bytes_);
         if (data_ != own_) release(data_, bytes_);
     }
     Buffer(const Buffer&) = delete;
@@ -52,7 +74,9 @@ public:
     double* doubles(std::ptrdiff_t n) { return static_cast<double*>(take(n, sizeof(double))); }
     void* take(std::ptrdiff_t n, std::ptrdiff_t element_size) {
         std::byte* const array = memory_ == nullptr ? nullptr : memory_ + bytes_;
-        bytes_ += round_up_64(n * element_size);
+        const std::ptrdiff_t taken = round_up_64(n * element_size) + red_zone;
+        if (array != nullptr) forbid(array + n * element_size, taken - n * element_size);
+        bytes_ += taken;
         return array;
     }
     std::ptrdiff_t bytes() const { return bytes_; }
@@ -63,10 +87,11 @@ private:
 };
 
 // Measures the staging memory that each thread gets, buffer by buffer: where a buffer begins in it
-// is what its user remembers.
+// is what its user remembers. With a thread's memory, it forbids what lies between buffers.
 class Staging {
 public:
-    explicit Staging(const Plan& plan) : tile_elements_(plan.tile_elements()) {}
+    explicit Staging(const Plan& plan, const std::byte* memory = nullptr)
+        : tile_elements_(plan.tile_elements()), memory_(memory) {}
 
     // For a tile of elements of so many bytes.
     std::ptrdiff_t take_tile(std::ptrdiff_t element_size) {
@@ -78,11 +103,13 @@ public:
 private:
     std::ptrdiff_t take(std::ptrdiff_t bytes) {
         const std::ptrdiff_t begin = bytes_;
-        bytes_ += round_up_64(bytes);
+        bytes_ += round_up_64(bytes) + red_zone;
+        if (memory_ != nullptr) forbid(memory_ + begin + bytes, bytes_ - begin - bytes);
         return begin;
     }
 
     std::ptrdiff_t tile_elements_;
+    const std::byte* memory_;
     std::ptrdiff_t bytes_ = 0;
 };
 

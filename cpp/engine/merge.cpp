@@ -51,9 +51,10 @@ void check_set(const char* name, const SetStatistics& set, const ArrayRef& mean)
 }
 
 void check_counts(const SetReader& a, const SetReader& b, std::ptrdiff_t channels) {
-    alignas(64) std::byte memory[2 * bytes_of_doubles(channels_at_once)];
+    constexpr std::ptrdiff_t bytes = 2 * (bytes_of_doubles(channels_at_once) + red_zone);
     each_channels(channels, [&](std::ptrdiff_t first, std::ptrdiff_t n) {
-        Arrays arrays(memory);
+        const Buffer<bytes> memory(bytes);
+        Arrays arrays(memory.data());
         const double* const count_a = a.count.read(first, n, arrays.doubles(n));
         const double* const count_b = b.count.read(first, n, arrays.doubles(n));
         for (std::ptrdiff_t i = 0; i < n; ++i) {
@@ -85,9 +86,10 @@ void merge(const SetStatistics& a, const SetStatistics& b, CentralMoments<double
     const std::ptrdiff_t channels = a.mean.size();
     if (a.count || b.count) check_counts(set_a, set_b, channels);
     // For a count that is not asked for, and for copies of the seven arrays of each set.
-    alignas(64) std::byte memory[15 * bytes_of_doubles(channels_at_once)];
+    constexpr std::ptrdiff_t bytes = 15 * (bytes_of_doubles(channels_at_once) + red_zone);
     each_channels(channels, [&](std::ptrdiff_t first, std::ptrdiff_t n) {
-        Arrays arrays(memory);
+        const Buffer<bytes> memory(bytes);
+        Arrays arrays(memory.data());
         double* const count = arrays.doubles(n);
         const CentralMoments<const double*> of_a = set_a.moments(first, n, arrays);
         const CentralMoments<const double*> of_b = set_b.moments(first, n, arrays);
