@@ -81,12 +81,14 @@ public:
         if (adds_weights) std::fill_n(buffers.totals + first, slab.buffer_size, 0.0);
         const auto kernel =
             plan->layout.channels_first() ? kernels_.sums.tile : kernels_.sums.columns;
-        each_tile(*plan, slab, span, [&](const TileRange& tile, std::ptrdiff_t) {
+        const bool together = dy_.adjacent_channels && x_.adjacent_channels && !adds_weights &&
+                              (!residual_ || residual_.adjacent_channels);
+        each_tile(*plan, slab, span, together, [&](const TileRange& tile, std::ptrdiff_t) {
             std::byte* staging = memory.staging;
             const std::ptrdiff_t i = memory.at(span, tile.buffer_index);
             const std::ptrdiff_t index = memory.at(tile.buffer_index);
             kernel(input_tile(dy_, tile, staging), input_tile(x_, tile, staging),
-                   tile.kernel_rows(), tile.kernel_cols(), buffers.mean + index,
+                   tile.kernel_rows(), tile.kernel_cols(), tile.channels, buffers.mean + index,
                    buffers.invstd + index, from(buffers.sums, i),
                    activation(tile, buffers, memory));
             if (adds_weights) weights_.add_totals(tile, staging, buffers.totals + i);

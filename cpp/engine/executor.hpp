@@ -52,12 +52,19 @@ void note_out_of_range(const Plan& plan, const Memory& memory, bool out_of_range
 
 void execute(const Plan& plan, Operation& operation);
 
-// visit(tile, position) for all tiles of a span.
+// visit(tile, position) for all tiles of a span. together: at each position the tiles of all
+// channels are one, as they may be where the channels are adjacent and their rows undivided.
 template <class Visit>
-void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, const Visit& visit) {
+void each_tile(const Plan& plan, const Slab& slab, std::ptrdiff_t span, bool together,
+               const Visit& visit) {
     const std::ptrdiff_t channels = plan.tiles_at_position(slab);
+    const std::ptrdiff_t at_once = together && plan.tiles_per_row == 1 ? channels : 1;
     for (std::ptrdiff_t i = plan.first_position(span); i < plan.end_position(span); ++i) {
-        for (std::ptrdiff_t c = 0; c < channels; ++c) visit(plan.tile(slab, i, c), i);
+        for (std::ptrdiff_t c = 0; c < channels; c += at_once) {
+            TileRange tile = plan.tile(slab, i, c);
+            tile.channels = at_once;
+            visit(tile, i);
+        }
     }
 }
 

@@ -67,7 +67,9 @@ public:
         const Buffers buffers = buffers_in(memory.buffers);
         if (moments != nullptr) moments->begin(slab, span, buffers.moments, memory);
         if (range != nullptr) range->begin(slab, span, buffers.range, memory);
-        each_tile(plan_, slab, span, [&](const TileRange& tile, std::ptrdiff_t position) {
+        const bool together = x.adjacent_channels && weights->suit_adjacent_channels() &&
+                              range == nullptr && moments->takes_adjacent_channels();
+        each_tile(plan_, slab, span, together, [&](const TileRange& tile, std::ptrdiff_t position) {
             const Tile<const void> values = input_tile(x, tile, memory.staging);
             const Tile<const void> of_values =
                 weights->tile(tile, values, x.kernel_dtype, memory.staging);

@@ -25,7 +25,7 @@ struct TileRange {
     std::ptrdiff_t row_fold;  // rows that the kernels see as one
 
     std::ptrdiff_t kernel_rows() const { return rows / row_fold; }
-    std::ptrdiff_t kernel_cols() const { return cols * channels * row_fold; }
+    std::ptrdiff_t kernel_cols() const { return cols * row_fold; }  // of each channel
 };
 
 // Channels that are reduced, finalized and transformed together, and their part of the channel

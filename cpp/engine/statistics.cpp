@@ -191,17 +191,18 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
     const std::ptrdiff_t before =
         plan_.count_before(position) - plan_.count_before(plan_.first_position(span));
     const MomentsKernel kernel = one_channel ? kernels_.tile : kernels_.columns;
-    kernel(x, weights, tile.kernel_rows(), tile.kernel_cols(), static_cast<double>(before),
-           from(buffers.sums, i), memory.column_scratch);
-    if (buffers.nonfinite != nullptr) {
-        note_nonfinite(tile, x, weights, buffers.sums.m2 + i, buffers.nonfinite + i);
+    kernel(x, weights, tile.kernel_rows(), tile.kernel_cols(), tile.channels,
+           static_cast<double>(before), from(buffers.sums, i), memory.column_scratch);
+    for (std::ptrdiff_t c = 0; c < tile.channels && buffers.nonfinite != nullptr; ++c) {
+        note_nonfinite(tile, c, x, weights, buffers.sums.m2 + i + c, buffers.nonfinite + i + c);
     }
 }
 
-// The tile is in cache now; later only a walk over all of a channel would tell.
-void MomentsReduction::note_nonfinite(const TileRange& tile, Tile<const void> x,
-                                      Tile<const void> weights, const double* m2,
-                                      std::uint8_t* nonfinite) const noexcept {
+// Of a tile's channel of number `channel`. The tile is in cache now; later only a walk over all of a
+// channel would tell.
+void MomentsReduction::note_nonfinite(const TileRange& tile, std::ptrdiff_t channel,
+                                      Tile<const void> x, Tile<const void> weights,
+                                      const double* m2, std::uint8_t* nonfinite) const noexcept {
     const bool one_channel = plan_.layout.channels_first();
     const std::ptrdiff_t rows = tile.kernel_rows();
     const std::ptrdiff_t cols = tile.kernel_cols();
@@ -210,7 +211,7 @@ void MomentsReduction::note_nonfinite(const TileRange& tile, Tile<const void> x,
         is_new |= !std::isfinite(m2[i]) && nonfinite[i] == 0;
     }
     if (!is_new) return;
-    const auto* const values = static_cast<const double*>(x.data);
+    const auto* const values = static_cast<const double*>(x.data) + channel * cols;
     const bool omits_nan = weights_.omits_nan();
     const auto has_weight = [&](std::ptrdiff_t r, std::ptrdiff_t i) {
         switch (weights_.form()) {
@@ -321,7 +322,7 @@ void MomentsReduction::scan_scaled(std::ptrdiff_t channel, int weight_exponent, 
     each_chunk(channel, weight_exponent,
                [&](double* values, const double* weights, std::ptrdiff_t n) {
                    for (std::ptrdiff_t i = 0; i < n; ++i) values[i] = std::ldexp(values[i], -e);
-                   kernel({values, n}, {weights, n}, 1, n, 0.0, sums, nullptr);
+                   kernel({values, n}, {weights, n}, 1, n, 1, 0.0, sums, nullptr);
                });
     moments_table().finalize(sums, 0.0, 0.0, out, 1);
     *out.invstd = invstd_of_scaled(*out.var, e, eps_);

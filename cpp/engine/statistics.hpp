@@ -38,6 +38,9 @@ public:
     };
     Buffers take_buffers(Arrays& arrays) const noexcept;
 
+    // Whether `add` takes tiles of several channels.
+    bool takes_adjacent_channels() const { return integers_ == nullptr; }
+
     // Before the tiles of a span, and for each of them with x's values and weights.
     void begin(const Slab& slab, std::ptrdiff_t span, const Buffers& buffers,
                const Memory& memory) const noexcept;
@@ -53,8 +56,9 @@ private:
                       const Memory& memory) const noexcept;
     IntegerSums merge(const Slab& slab, const IntegerSums& sums,
                       const Memory& memory) const noexcept;
-    void note_nonfinite(const TileRange& tile, Tile<const void> x, Tile<const void> weights,
-                        const double* m2, std::uint8_t* nonfinite) const noexcept;
+    void note_nonfinite(const TileRange& tile, std::ptrdiff_t channel, Tile<const void> x,
+                        Tile<const void> weights, const double* m2,
+                        std::uint8_t* nonfinite) const noexcept;
     bool holds_nonfinite(const Slab& slab, std::ptrdiff_t channel, const Buffers& buffers,
                          const Memory& memory) const noexcept;
     void rescan_out_of_range(const Slab& slab, const Buffers& buffers, const Statistics& statistics,

@@ -92,7 +92,7 @@ ArraySurvey survey_chunks(const FlatArray& flat, std::ptrdiff_t begin, std::ptrd
                                  {&found.min, &found.max, &has_nan});
         if (sums == nullptr) continue;
         Moments<double> of_chunk;
-        moments(values, {nullptr, 0}, 1, range.cols, 0.0, sums_of(of_chunk), nullptr);
+        moments(values, {nullptr, 0}, 1, range.cols, 1, 0.0, sums_of(of_chunk), nullptr);
         sums[i] = {of_chunk.sum, of_chunk.sum_lo};
     }
     found.has_nan = has_nan != 0.0;
@@ -452,7 +452,7 @@ void narrow_in_place(double* values, std::ptrdiff_t n) {
 GradientWeights Weights::gradient_tile(const TileRange& range, DType computed, const double* scales,
                                        std::byte* staging) const noexcept {
     GradientWeights result{};
-    result.row_width = range.kernel_cols() / range.row_fold;
+    result.row_width = range.cols * range.channels;
     if (form_ == WeightsForm::by_row) {
         double* const packed = rows(range, staging);
         // Where a tile has several channels they have the same weights, so the same total and

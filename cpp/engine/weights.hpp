@@ -38,6 +38,13 @@ public:
     WeightsForm form() const { return form_; }
     // Whether all channels have the same weights.
     bool same_in_channels() const { return same_in_channels_; }
+    // Whether moments may be taken of several adjacent channels in one tile: there are no weights,
+    // or the channels have those of a row in common.
+    bool suit_adjacent_channels() const {
+        const bool by_row =
+            form_ == WeightsForm::by_row || form_ == WeightsForm::by_row_omit_nan;
+        return by_row ? same_in_channels_ : !mask_ && !values_;
+    }
     // Whether they reach the kernels without being packed for a tile.
     bool is_direct() const;
     // Whether gradient_tile can give weights to rows that the kernels see as one.

@@ -221,23 +221,20 @@ inline void add_row(GradientBlocks& blocks, const Gradient& gradient, const Y* d
     }
 }
 
+// One channel, whose entries of all arrays `entry` is.
 template <class X, class Y>
-FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<const void> untyped_x,
-                                          std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                          const double* means, const double* invstds,
-                                          GradientSums sums,
-                                          ActivationGradient activation) noexcept {
+inline void add_tile(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
+                     std::ptrdiff_t entry, const double* means, const double* invstds,
+                     const GradientSums& sums, const ActivationGradient& activation) {
     using C = Computed<Y>;
-    const Tile<const Y> dy = typed<const Y>(untyped_dy);
-    const Tile<const X> x = typed<const X>(untyped_x);
-    const Wide mean = broadcast(*means);
-    const Wide invstd = broadcast(*invstds);
+    const Wide mean = broadcast(means[entry]);
+    const Wide invstd = broadcast(invstds[entry]);
     const std::ptrdiff_t next_dy = distance_to_next(dy, cols);
     const std::ptrdiff_t next_x = distance_to_next(x, cols);
     const std::ptrdiff_t next_residual =
         distance_to_next(typed<const Y>(activation.residual), cols);
     GradientBlocks blocks{};
-    const auto at = [](const C* array) { return broadcast(*array); };
+    const auto at = [=](const C* array) { return broadcast(array[entry]); };
     with_gradient<Y>(activation, at, [&](const auto& gradient) {
         for (std::ptrdiff_t r = 0; r < rows; ++r) {
             const Y* dy_row = dy.data + r * dy.stride;
@@ -252,8 +249,23 @@ FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<cons
             add_row(blocks, gradient, dy_row, x_row, r, cols, mean, invstd, prefetch_all);
         }
     });
-    *sums.dy += horizontal_sum(blocks.dz);
-    *sums.dy_xhat += horizontal_sum(blocks.dz_xhat);
+    sums.dy[entry] += horizontal_sum(blocks.dz);
+    sums.dy_xhat[entry] += horizontal_sum(blocks.dz_xhat);
+}
+
+template <class X, class Y>
+FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<const void> untyped_x,
+                                          std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                          std::ptrdiff_t channels, const double* means,
+                                          const double* invstds, GradientSums sums,
+                                          ActivationGradient activation) noexcept {
+    Tile<const Y> dy = typed<const Y>(untyped_dy);
+    Tile<const X> x = typed<const X>(untyped_x);
+    const Tile<const Y> residual = typed<const Y>(activation.residual);
+    for (std::ptrdiff_t c = 0; c < channels; ++c, dy.data += cols, x.data += cols) {
+        if (residual.data != nullptr) activation.residual.data = residual.data + c * cols;
+        add_tile(dy, x, rows, cols, c, means, invstds, sums, activation);
+    }
 }
 
 // Adds a block of n columns from i on, of rows `begin` to `end`, to the sums of these columns.
@@ -288,8 +300,9 @@ inline void add_group(const Gradient& gradient, Tile<const Y> dy, Tile<const X> 
 template <class X, class Y>
 FASTBN_FLATTEN void gradient_sums_of_columns(Tile<const void> untyped_dy,
                                              Tile<const void> untyped_x, std::ptrdiff_t rows,
-                                             std::ptrdiff_t cols, const double* means,
-                                             const double* invstds, GradientSums sums,
+                                             std::ptrdiff_t cols, std::ptrdiff_t /*channels*/,
+                                             const double* means, const double* invstds,
+                                             GradientSums sums,
                                              ActivationGradient activation) noexcept {
     using C = Computed<Y>;
     const Tile<const Y> dy = typed<const Y>(untyped_dy);

@@ -186,9 +186,14 @@ inline void merge_tile(Tile<const X> x, const TileWeights<form>& by, std::ptrdif
 
 template <class X, WeightsForm form>
 FASTBN_FLATTEN void moments_of_tile(Tile<const void> x, Tile<const void> weights,
-                                    std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
-                                    MomentsSums state, void*) noexcept {
-    merge_tile(typed<const X>(x), TileWeights<form>(weights, rows), rows, cols, count, state);
+                                    std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                    std::ptrdiff_t channels, double count, MomentsSums state,
+                                    void*) noexcept {
+    const TileWeights<form> by(weights, rows);
+    Tile<const X> channel = typed<const X>(x);
+    for (std::ptrdiff_t c = 0; c < channels; ++c, channel.data += cols) {
+        merge_tile(channel, by, rows, cols, count, from(state, c));
+    }
 }
 
 // ---- A tile of columns ----
@@ -466,7 +471,8 @@ template <class X, WeightsForm form>
 
 template <class X, WeightsForm form>
 FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const void> weights,
-                                       std::ptrdiff_t rows, std::ptrdiff_t cols, double count,
+                                       std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                       std::ptrdiff_t /*channels*/, double count,
                                        MomentsSums state, void* scratch) noexcept {
     static_assert(sizeof(ColumnSums<X, form>) <= column_scratch_bytes);
     const Tile<const X> x = typed<const X>(untyped_x);

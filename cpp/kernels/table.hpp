@@ -37,10 +37,12 @@ constexpr std::ptrdiff_t scratch_blocks(std::ptrdiff_t cols) {
 
 // Merges a tile with sums that already cover `count` values per channel; `count` is of use only
 // where every value counts once, else sums.weight says so. `weights` is of the form that the kernel
-// is for; a tile without data where that is none or omit_nan.
+// is for; a tile without data where that is none or omit_nan. Where a tile is one channel, the
+// tiles of so many `channels` may follow each other along the rows, each with `cols` columns and an
+// entry of the sums: all with the same weights of rows, or without. Else `channels` is 1.
 using MomentsKernel = void (*)(Tile<const void> x, Tile<const void> weights, std::ptrdiff_t rows,
-                               std::ptrdiff_t cols, double count, MomentsSums sums,
-                               void* scratch) noexcept;
+                               std::ptrdiff_t cols, std::ptrdiff_t channels, double count,
+                               MomentsSums sums, void* scratch) noexcept;
 
 // The weights' forms are none and by_mask.
 using ValueRangeKernel = void (*)(Tile<const void> x, Tile<const std::uint8_t> mask,
@@ -140,10 +142,12 @@ struct GradientWeights {
     Tile<const void> elements;  // of the type that dx is computed in
 };
 
-// mean, invstd: an array entry per channel or column, as the sums have.
+// mean, invstd: an array entry per channel or column, as the sums have. `channels`: as for
+// MomentsKernel.
 using GradientSumsKernel = void (*)(Tile<const void> dy, Tile<const void> x, std::ptrdiff_t rows,
-                                    std::ptrdiff_t cols, const double* mean, const double* invstd,
-                                    GradientSums sums, ActivationGradient activation) noexcept;
+                                    std::ptrdiff_t cols, std::ptrdiff_t channels,
+                                    const double* mean, const double* invstd, GradientSums sums,
+                                    ActivationGradient activation) noexcept;
 // `dz`: where the residual's gradient goes, or no data.
 using InputGradientKernel = void (*)(Tile<const void> dy, Tile<const void> x, Tile<void> dx,
                                      Tile<void> dz, Elementwise loop,

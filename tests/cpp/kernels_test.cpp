@@ -260,7 +260,7 @@ Channels moments_of(const Set& set, const MomentsKernels& row, const std::vector
     double count = 0.0;
     for (std::size_t i = 0; i < tiles.size(); ++i) {
         (columns ? kernels.columns : kernels.tile)({tiles[i].data(), shape.stride},
-                                                   weights[i].tile(), shape.rows, shape.cols, count,
+                                                   weights[i].tile(), shape.rows, shape.cols, 1, count,
                                                    result.sums(), scratch);
         check_registers(set.name, "moments");
         count += static_cast<double>(columns ? shape.rows : shape.rows * shape.cols);
@@ -587,7 +587,7 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
         sums.emplace_back(2 * n, 0.0);
         (columns ? kernels.columns : kernels.tile)(
             {converts ? wide_dy.data() : dy.data(), shape.stride},
-            {converts ? wide_x.data() : x.data(), shape.stride}, shape.rows, shape.cols,
+            {converts ? wide_x.data() : x.data(), shape.stride}, shape.rows, shape.cols, 1,
             mean.data(), invstd.data(), {sums.back().data(), sums.back().data() + n},
             {activation,
              activated ? Affine<const void>{nullptr, center.data(), scale.data(), shift.data()}
