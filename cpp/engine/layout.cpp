@@ -1,5 +1,6 @@
 #include "engine/layout.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "engine/dispatch.hpp"
@@ -82,6 +83,20 @@ std::ptrdiff_t smallest_stride(const ArrayRef& x, const AxisList& axes) {
     return smallest;
 }
 
+// Whether channels of `inner` neighbouring values each are better taken as `inner` columns each,
+// which are merged at the end. Fewer values than a block has leave vectors half empty when a tile is
+// one channel, and a channel's own steps take longer than they do; nor could a block that holds
+// parts of three channels be written. More are well served as columns where merging them is little
+// beside many short rows, and no others: as rows of a tile of their own they would lie far apart.
+bool suits_columns(std::ptrdiff_t rows, std::ptrdiff_t channels, std::ptrdiff_t inner) {
+    constexpr std::ptrdiff_t most_columns = 1024;
+    constexpr std::ptrdiff_t least_rows = 128;
+    constexpr std::ptrdiff_t rows_per_column = 4;
+    const bool many_rows = rows >= std::max(least_rows, rows_per_column * inner);
+    return inner < lanes ||
+           (many_rows && inner <= max_inner_fold && channels * inner <= most_columns);
+}
+
 // Splits the reduced axes into rows and columns, or gives all columns to the channels.
 void choose_columns(const ArrayRef& x, Layout& layout) {
     const std::ptrdiff_t size = size_of(x.dtype);
@@ -100,10 +115,8 @@ void choose_columns(const ArrayRef& x, Layout& layout) {
         layout.inner_axes = contiguous_axes(x, layout);
         const Dim inner = reduced.dim[reduced.n - 1];
         const bool packed_channels = channels.n == 1 && channels.dim[0].stride == inner.size * size;
-        // Small inner sizes leave vectors half empty when a tile is one channel, and a channel's
-        // own steps take longer than its few values: each inner position is taken as a column, and
-        // a channel's columns are merged at the end.
-        if (packed_channels && inner.size <= max_inner_fold) {
+        const std::ptrdiff_t rows = reduced.n == 2 ? reduced.dim[0].size : 1;
+        if (packed_channels && suits_columns(rows, layout.channels, inner.size)) {
             layout.channels_last = true;
             layout.inner_fold = inner.size;
         }
@@ -184,7 +197,7 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
     operand.transposed = unit_rows && !unit_cols && has_whole_strides(array);
     const Dims& next = operand.channels;
     operand.adjacent_channels = operand.direct && layout.channels_first() &&
-                                layout.cols > max_inner_fold && next.n == 1 &&
+                                layout.cols >= lanes && next.n == 1 &&
                                 next.dim[0].stride == row_bytes;
     return operand;
 }

@@ -12,9 +12,8 @@
 
 namespace fastbn {
 
-// Channels of up to so many neighbouring values are taken as columns, so that no block of a row
-// holds parts of three channels.
-constexpr std::ptrdiff_t max_inner_fold = lanes - 1;
+// Channels of up to so many neighbouring values may be taken as that many columns each.
+constexpr std::ptrdiff_t max_inner_fold = 127;
 
 // Rows of few columns are folded into one of up to so many.
 constexpr std::ptrdiff_t max_folded_cols = 256;

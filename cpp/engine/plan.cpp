@@ -111,7 +111,9 @@ void split_into_spans(Plan& plan) {
 
 void choose_threads(Plan& plan, DType x, const Work& work) {
     const std::ptrdiff_t pieces = std::max(plan.slabs * plan.spans, plan.positions);
-    const std::ptrdiff_t touched = plan.values() * std::max(size_of(x), work.result_size);
+    const std::ptrdiff_t readings = work.reduces && work.touched > 0 ? 2 : 1;
+    const std::ptrdiff_t touched =
+        plan.values() * std::max(size_of(x), work.result_size) * readings;
     plan.team = choose_team(touched, pieces);
 }
 
@@ -163,11 +165,12 @@ void cut_strips(Plan& plan, const Work& work) {
         work.all_direct
             ? std::clamp(plan.values() / wanted_pieces, wanted_strip_values, max_strip_values)
             : wanted_strip_values;
-    if (layout.channels_first() && layout.cols > max_inner_fold) {
+    if (layout.channels_first() && layout.cols >= lanes) {
         plan.strip_rows = 1;
         if (plan.adjacent_channels) {
-            plan.strip_channels =
-                std::clamp<std::ptrdiff_t>(wanted / layout.cols, 1, layout.channels);
+            const std::ptrdiff_t at_once = wanted / layout.cols;
+            plan.strip_channels = std::clamp<std::ptrdiff_t>(at_once, 1, layout.channels);
+            plan.strip_rows = std::clamp<std::ptrdiff_t>(at_once / layout.channels, 1, layout.rows);
         }
         if (work.all_direct) {
             const std::ptrdiff_t channels = plan.adjacent_channels ? plan.slab_buffer_size : 1;
