@@ -84,8 +84,8 @@ std::ptrdiff_t smallest_stride(const ArrayRef& x, const AxisList& axes) {
 }
 
 // Whether channels of `inner` neighbouring values each are better taken as `inner` columns each,
-// which are merged at the end. Fewer values than a block has leave vectors half empty when a tile is
-// one channel, and a channel's own steps take longer than they do; nor could a block that holds
+// which are merged at the end. Fewer values than a block has leave vectors half empty when a tile
+// is one channel, and a channel's own steps take longer than they do; nor could a block that holds
 // parts of three channels be written. More are well served as columns where merging them is little
 // beside many short rows, and no others: as rows of a tile of their own they would lie far apart.
 bool suits_columns(std::ptrdiff_t rows, std::ptrdiff_t channels, std::ptrdiff_t inner) {
@@ -196,9 +196,8 @@ Operand operand_of(const ArrayRef& array, const Layout& layout, DType kernel_dty
         operand.rows.n > 0 && operand.rows.dim[operand.rows.n - 1].stride == size_of(array.dtype);
     operand.transposed = unit_rows && !unit_cols && has_whole_strides(array);
     const Dims& next = operand.channels;
-    operand.adjacent_channels = operand.direct && layout.channels_first() &&
-                                layout.cols >= lanes && next.n == 1 &&
-                                next.dim[0].stride == row_bytes;
+    operand.adjacent_channels = operand.direct && layout.channels_first() && layout.cols >= lanes &&
+                                next.n == 1 && next.dim[0].stride == row_bytes;
     return operand;
 }
 

@@ -198,8 +198,8 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
     }
 }
 
-// Of a tile's channel of number `channel`. The tile is in cache now; later only a walk over all of a
-// channel would tell.
+// Of a tile's channel of number `channel`. The tile is in cache now; later only a walk over all of
+// a channel would tell.
 void MomentsReduction::note_nonfinite(const TileRange& tile, std::ptrdiff_t channel,
                                       Tile<const void> x, Tile<const void> weights,
                                       const double* m2, std::uint8_t* nonfinite) const noexcept {

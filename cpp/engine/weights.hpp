@@ -41,8 +41,7 @@ public:
     // Whether moments may be taken of several adjacent channels in one tile: there are no weights,
     // or the channels have those of a row in common.
     bool suit_adjacent_channels() const {
-        const bool by_row =
-            form_ == WeightsForm::by_row || form_ == WeightsForm::by_row_omit_nan;
+        const bool by_row = form_ == WeightsForm::by_row || form_ == WeightsForm::by_row_omit_nan;
         return by_row ? same_in_channels_ : !mask_ && !values_;
     }
     // Whether they reach the kernels without being packed for a tile.

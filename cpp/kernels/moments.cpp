@@ -472,8 +472,8 @@ template <class X, WeightsForm form>
 template <class X, WeightsForm form>
 FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const void> weights,
                                        std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                       std::ptrdiff_t /*channels*/, double count,
-                                       MomentsSums state, void* scratch) noexcept {
+                                       std::ptrdiff_t /*channels*/, double count, MomentsSums state,
+                                       void* scratch) noexcept {
     static_assert(sizeof(ColumnSums<X, form>) <= column_scratch_bytes);
     const Tile<const X> x = typed<const X>(untyped_x);
     const TileWeights<form> by(weights, rows);

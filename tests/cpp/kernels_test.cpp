@@ -260,13 +260,40 @@ Channels moments_of(const Set& set, const MomentsKernels& row, const std::vector
     double count = 0.0;
     for (std::size_t i = 0; i < tiles.size(); ++i) {
         (columns ? kernels.columns : kernels.tile)({tiles[i].data(), shape.stride},
-                                                   weights[i].tile(), shape.rows, shape.cols, 1, count,
-                                                   result.sums(), scratch);
+                                                   weights[i].tile(), shape.rows, shape.cols, 1,
+                                                   count, result.sums(), scratch);
         check_registers(set.name, "moments");
         count += static_cast<double>(columns ? shape.rows : shape.rows * shape.cols);
     }
     set.moments.finalize(result.sums(), count, 1e-5, result.statistics(), result.n);
     return result;
+}
+
+// A tile of several channels side by side has the sums of each alone.
+void check_adjacent_moments(const Set& set, int row_index, WeightsForm form, const Shape& shape) {
+    const MomentsKernels& row = set.moments.rows[row_index];
+    const MomentsKernel kernel = row.moments[static_cast<int>(form)].tile;
+    if (kernel == nullptr) return;
+    constexpr std::ptrdiff_t channels = 3;
+    const std::ptrdiff_t gap = shape.stride - shape.cols;
+    const std::ptrdiff_t stride = channels * shape.cols + gap;
+    const Array x(row.x, shape.rows * stride, [](std::ptrdiff_t) { return normal(5, 1); });
+    const Weights weights(form, shape);
+    Channels together(channels, form != WeightsForm::none);
+    kernel({x.data(), stride}, weights.tile(), shape.rows, shape.cols, channels, 0.0,
+           together.sums(), nullptr);
+    check_registers(set.name, "moments of adjacent channels");
+    for (std::ptrdiff_t c = 0; c < channels; ++c) {
+        const char* const first = static_cast<const char*>(x.data());
+        Channels alone(1, form != WeightsForm::none);
+        kernel({first + c * shape.cols * size_of(row.x), stride}, weights.tile(), shape.rows,
+               shape.cols, 1, 0.0, alone.sums(), nullptr);
+        for (std::ptrdiff_t i = 0; i < 8; ++i) {
+            check(together.field(i)[c] == alone.field(i)[0],
+                  std::string(set.name) + " moments of adjacent channels of " + name_of(row.x) +
+                      " " + shape.text());
+        }
+    }
 }
 
 void check_moments(const Set& set, int row_index, WeightsForm form, const Shape& shape,
@@ -623,6 +650,50 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
     }
 }
 
+// Likewise: with an activation or without, and the residual's channels side by side too.
+void check_adjacent_gradient_sums(const Set& set, int row_index, const Shape& shape,
+                                  bool activated) {
+    const GradientKernels& row = set.gradient[row_index];
+    constexpr std::ptrdiff_t channels = 3;
+    const std::ptrdiff_t stride = channels * shape.cols + 5;
+    const auto random = [](std::ptrdiff_t) { return normal(0, 1); };
+    const Array dy(row.dy, shape.rows * stride, random);
+    const Array x(row.x, shape.rows * stride, random);
+    const Array residual(row.dy, shape.rows * stride, random);
+    const Array z(row.computed, 3 * channels, random);
+    const double means[channels] = {0.5, -2.0, 0.0};
+    const double invstds[channels] = {0.75, 1.5, 3.0};
+    // The sums of so many channels from number `first` on.
+    const auto sums_of = [&](std::ptrdiff_t first, std::ptrdiff_t n) {
+        const auto from_channel = [=](const Array& array, DType dtype, std::ptrdiff_t apart) {
+            return static_cast<const char*>(array.data()) + first * apart * size_of(dtype);
+        };
+        const auto coefficient = [&](std::ptrdiff_t i) {
+            return from_channel(z, row.computed, 1) + i * channels * size_of(row.computed);
+        };
+        std::vector<double> sums(static_cast<std::size_t>(2 * n), 0.0);
+        ActivationGradient activation{};
+        if (activated) {
+            activation.activation = {ActivationKind::leaky_relu, 0.125};
+            activation.z = {nullptr, coefficient(0), coefficient(1), coefficient(2)};
+            activation.residual = {from_channel(residual, row.dy, shape.cols), stride};
+        }
+        row.sums.tile({from_channel(dy, row.dy, shape.cols), stride},
+                      {from_channel(x, row.x, shape.cols), stride}, shape.rows, shape.cols, n,
+                      means + first, invstds + first, {sums.data(), sums.data() + n}, activation);
+        check_registers(set.name, "gradient sums of adjacent channels");
+        return sums;
+    };
+    const std::vector<double> together = sums_of(0, channels);
+    for (std::ptrdiff_t c = 0; c < channels; ++c) {
+        const std::vector<double> alone = sums_of(c, 1);
+        const auto at = static_cast<std::size_t>(c);
+        check(together[at] == alone[0] && together[at + channels] == alone[1],
+              std::string(set.name) + " gradient sums of adjacent channels of " + name_of(row.x) +
+                  " " + shape.text());
+    }
+}
+
 std::vector<char> random_bytes(std::ptrdiff_t n) {
     std::vector<char> bytes(static_cast<std::size_t>(n));
     for (char& byte : bytes) byte = static_cast<char>(bits() & 0xffU);
@@ -801,6 +872,9 @@ void check_set(const Set& set) {
                 for (int row = 0; row < moments_rows; ++row) {
                     check_moments(set, row, form, shape, columns, 0.5);
                     if (row < 2) check_moments(set, row, form, shape, columns, 1e5);
+                    const bool by_value =
+                        form == WeightsForm::by_mask || form == WeightsForm::by_element;
+                    if (!columns && !by_value) check_adjacent_moments(set, row, form, shape);
                 }
             }
         }
@@ -812,6 +886,11 @@ void check_set(const Set& set) {
         }
     }
     for (const Shape& shape : shapes) {
+        for (int row = 0; row < gradient_rows; ++row) {
+            if (set.gradient[row].sums.tile == nullptr) continue;
+            check_adjacent_gradient_sums(set, row, shape, false);
+            check_adjacent_gradient_sums(set, row, shape, true);
+        }
         for (const Options& options : all_options(shape.cols)) {
             for (int row = 0; row < normalize_rows; ++row) {
                 if (set.normalize.rows[row].normalize == nullptr) continue;
