@@ -48,6 +48,7 @@ SMALL = [
     Layout("NCHW-4x4", (3, 9, 4, 4), 1, dense),
     Layout("NCHW-3x3", (5, 7, 3, 3), 1, dense),
     Layout("NCHW-1x1", (9, 17, 1, 1), 1, dense),
+    Layout("short-channels", (131, 3, 17), 1, dense),
     Layout("NHWC", (3, 3, 5, 7), 3, dense),
     Layout("channels-last-view", (3, 6, 5, 4), 1, permuted(0, 2, 3, 1)),
     Layout("transposed", (5, 4, 3, 6), 1, permuted(2, 1, 3, 0)),

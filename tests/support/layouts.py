@@ -191,6 +191,7 @@ LARGE = [
     Layout("large-NC-narrow", (100003, 3), 1, dense),
     Layout("large-NC-row-fold", (20011, 17), 1, dense),
     Layout("large-NC-one-channel", (300007, 1), 1, dense),
+    Layout("large-short-channels", (20011, 3, 17), 1, dense),
     Layout("large-NC-wide", (40, 10007), 1, dense),
     Layout("large-CN", (100, 4099), 0, dense),
     Layout("large-NC-fortran", (4099, 100), 1, fortran),

@@ -13,8 +13,19 @@ from support.oracle import Array
 Weighting = dict[str, Any]  # the arguments where= and weights=, either or both
 
 # One for each way of reading memory: columns of one channel and of many, long and short rows of one channel,
-# several channels to a vector.
-SHAPES = [(33, 1), (65, 3), (33, 20), (9, 64), (7, 300), (6, 5, 9), (6, 5, 7, 7), (6, 5, 4, 4), (6, 5, 3, 3)]
+# several channels to a vector, short channels of many rows.
+SHAPES = [
+    (33, 1),
+    (65, 3),
+    (33, 20),
+    (9, 64),
+    (7, 300),
+    (6, 5, 9),
+    (6, 5, 7, 7),
+    (6, 5, 4, 4),
+    (6, 5, 3, 3),
+    (131, 2, 17),
+]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
