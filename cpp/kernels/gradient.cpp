@@ -221,11 +221,14 @@ inline void add_row(GradientBlocks& blocks, const Gradient& gradient, const Y* d
     }
 }
 
-// One channel, whose entries of all arrays `entry` is.
+// One channel, whose entries of all arrays `entry` is. Not inlined: the loop over channels would be
+// compiled once for each kind of gradient.
 template <class X, class Y>
-inline void add_tile(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
-                     std::ptrdiff_t entry, const double* means, const double* invstds,
-                     const GradientSums& sums, const ActivationGradient& activation) {
+FASTBN_FLATTEN [[gnu::noinline]] void add_tile(Tile<const Y> dy, Tile<const X> x,
+                                               std::ptrdiff_t rows, std::ptrdiff_t cols,
+                                               std::ptrdiff_t entry, const double* means,
+                                               const double* invstds, const GradientSums& sums,
+                                               const ActivationGradient& activation) {
     using C = Computed<Y>;
     const Wide mean = broadcast(means[entry]);
     const Wide invstd = broadcast(invstds[entry]);
@@ -254,11 +257,10 @@ inline void add_tile(Tile<const Y> dy, Tile<const X> x, std::ptrdiff_t rows, std
 }
 
 template <class X, class Y>
-FASTBN_FLATTEN void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<const void> untyped_x,
-                                          std::ptrdiff_t rows, std::ptrdiff_t cols,
-                                          std::ptrdiff_t channels, const double* means,
-                                          const double* invstds, GradientSums sums,
-                                          ActivationGradient activation) noexcept {
+void gradient_sums_of_tile(Tile<const void> untyped_dy, Tile<const void> untyped_x,
+                           std::ptrdiff_t rows, std::ptrdiff_t cols, std::ptrdiff_t channels,
+                           const double* means, const double* invstds, GradientSums sums,
+                           ActivationGradient activation) noexcept {
     Tile<const Y> dy = typed<const Y>(untyped_dy);
     Tile<const X> x = typed<const X>(untyped_x);
     const Tile<const Y> residual = typed<const Y>(activation.residual);
