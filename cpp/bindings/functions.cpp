@@ -100,7 +100,7 @@ py::object named_tuple(PyTypeObject* type, const Values&... values) {
 // ---- Statistics ----
 
 // How many values a channel has, as a result: the array `counts`; or one number for all channels,
-// where there is no such array, or where `may_be_number` and every channel counts all its values.
+// where there is no such array, or where `may_be_number` and no channel omits any value.
 py::object count_result(const Features& features, const py::object& counts, bool may_be_number) {
     if (!counts) return to_python(features.count);
     const double* const values = doubles_of(counts);

@@ -1,7 +1,7 @@
-// Python's objects (pybind11's references, which count themselves), Python's errors as exceptions,
-// its lock, without which other threads run Python while the engine works, and as much of NumPy's
-// arrays as the bindings use. Of pybind11 only what small files need: parsing all of it takes
-// seconds for each file, and only module.cpp does.
+// Python's objects (pybind11's references, which are released by themselves), Python's errors as
+// exceptions, its lock, without which other threads run Python while the engine works, and as much
+// of NumPy's arrays as the bindings use. Of pybind11 only what small files need: parsing all of it
+// takes seconds for each file, and only module.cpp does.
 #pragma once
 
 #include <pybind11/pytypes.h>

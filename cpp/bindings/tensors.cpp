@@ -356,8 +356,8 @@ bool is_countable(PyObject* value) {
            integer_by_exchange_api(value) != nullptr;
 }
 
-// PyTorch counts the changes of each tensor, and these are made behind its back. False where it
-// refuses, since one of them is of inference mode.
+// PyTorch keeps a number of changes for each tensor, and these are made behind its back. False
+// where it refuses, since one of them is of inference mode.
 bool increment_versions(const Call& call) {
     const py::object changed = owned(PyList_New(0));
     for (const py::object* const each : {&call.running_mean, &call.running_var, &call.batches}) {
@@ -688,7 +688,8 @@ py::object batch_norm_tensors(const Arguments& arguments) {
     return run_if_right(call);
 }
 
-// The same of a module of fastbn.torch, its input and its residual; counts the batch.
+// The same of a module of fastbn.torch, its input and its residual; adds one to its number of
+// batches.
 py::object call_module(const Arguments& arguments) {
     check_registered();
     Call call;

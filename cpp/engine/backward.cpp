@@ -261,7 +261,7 @@ private:
         return static_cast<double>(plan->layout.count);
     }
 
-    // A channel of which nothing counts gets no gradient through its statistics. Where its weights
+    // A channel without weight gets no gradient through its statistics. Where its weights
     // are small beside other channels', all of them and their sum are multiplied by a power of two:
     // the inverse of the sum might overflow, and the weights be lost to float32.
     void divide_by_weights(const Slab& slab, const Buffers& buffers,

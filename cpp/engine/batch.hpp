@@ -39,10 +39,10 @@ struct Batch {
 
     ArrayRef x;
     Features features;
-    // How much x's values count: of x's shape, broadcast by strides of 0.
+    // The weights of x's values: of x's shape, broadcast by strides of 0.
     ArrayRef where;
     ArrayRef weights;
-    bool omit_nan = false;  // NaN counts as nothing; of floating-point x alone
+    bool omit_nan = false;  // NaN has weight 0; of floating-point x alone
     ArrayRef weight;        // or 1
     ArrayRef bias;          // or 0
     Epilogue<ArrayRef> epilogue;

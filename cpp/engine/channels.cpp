@@ -55,7 +55,7 @@ void check_running(const Running& running, const Batch& batch, const Weights& we
     }
     if (features.empty() || allow_single) return;
     const double most = weights.largest_total(running.correction, batch);
-    // Where nothing counts it is an empty batch.
+    // Where no value has weight it is an empty batch.
     if (most > running.correction || most == 0.0) return;
     if (weights.largest_total() > running.correction) {
         refuse("where",

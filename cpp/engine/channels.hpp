@@ -19,7 +19,7 @@
 namespace fastbn {
 
 // Raises std::invalid_argument for what the caller may have got wrong. allow_single: a channel of
-// which too little counts for an unbiased variance has its biased one remembered.
+// whose weights add up to too little for an unbiased variance has its biased one remembered.
 void check_running(const Running& running, const Batch& batch, const Weights& weights,
                    bool allow_single);
 
@@ -72,8 +72,8 @@ void each_channels(std::ptrdiff_t channels, const Visit& visit) {
 // Raises std::invalid_argument if any of n channels' values is negative.
 void check_not_negative(const char* name, const ChannelParameter& parameter, std::ptrdiff_t n);
 
-// Blends a batch's statistics into the running ones. statistics.count: null where all values count
-// once.
+// Blends a batch's statistics into the running ones. statistics.count: null in unweighted
+// statistics.
 void update_running(const Running& running, const Statistics& statistics, const Features& features,
                     bool allow_single) noexcept;
 
@@ -82,8 +82,8 @@ void update_running(const Running& running, const Statistics& statistics, const 
 // digit that is small beside the channel's spread. Empty for every other type.
 class ChannelOrigins {
 public:
-    // Of each channel the middle one of three values that count, so that it is no outlier that
-    // stands alone, or 0 where none counts: statistics of x are taken.
+    // Of each channel the middle one of three values that have weight, so that it is no outlier
+    // that stands alone, or 0 where none has: statistics of x are taken.
     ChannelOrigins(const ArrayRef& x, const Layout& layout, const Weights& weights);
     // The integers nearest to the means.
     ChannelOrigins(const ArrayRef& x, const Layout& layout, const ChannelParameter& means);

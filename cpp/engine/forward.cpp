@@ -150,7 +150,7 @@ void fill_undefined(const Features& features, const Statistics& out) {
     fill(out.max, not_a_number);
 }
 
-// Counts, and their weight in m2, where values do not differ in how much they count.
+// Counts, and their weight in m2, where values do not differ in weight.
 void apply_common_weight(const Features& features, const Weights& weights, const Statistics& out) {
     const double weight = weights.common_weight();
     if (out.count != nullptr) {

@@ -34,7 +34,7 @@ std::string contents_of(const std::string& path) {
 // Where the system does not say: what small processors of today have.
 constexpr std::ptrdiff_t usual_l2 = std::ptrdiff_t{512} << 10;
 constexpr std::ptrdiff_t usual_l3 = std::ptrdiff_t{8} << 20;
-// What a processor may count on of a third-level cache that many share: a container or a virtual
+// What a processor may rely on of a third-level cache that many share: a container or a virtual
 // machine is told the size of the whole, 260 MiB for 64 cores, of which others use the rest. There
 // plain stores of more than this lost to those past the caches (bench/NOTES.md).
 constexpr std::ptrdiff_t l3_of_processor = std::ptrdiff_t{14} << 20;
@@ -64,7 +64,7 @@ std::ptrdiff_t parse_size(const std::string& size) {
 }
 
 // The caches that the system says the first processor has; not sysconf, which on virtual machines
-// may count those of processors that they do not have.
+// may include those of processors that they do not have.
 void find_caches(std::ptrdiff_t& l2, std::ptrdiff_t& l3) {
     constexpr int most_caches = 8;
     l2 = 0;

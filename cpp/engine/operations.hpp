@@ -13,11 +13,11 @@ namespace fastbn {
 void check_weights(const Batch& batch);
 
 // Fields of `out` that are null are not written; `min` and `max` are both null or neither. Where
-// values differ in how much they count, `count` and `mean` must not be null.
+// values differ in weight, `count` and `mean` must not be null.
 void moments(const Batch& batch, const Statistics& out);
 
-// The least and the largest of the values that count: NaN where there is none, and where one of
-// them is NaN that is not omitted.
+// The least and the largest of the values that have weight: NaN where there is none, and where one
+// of them is NaN that is not omitted.
 void value_range(const Batch& batch, double* min, double* max);
 
 // The statistics of a set of values, as they are kept when the values are gone: arrays of the
@@ -56,7 +56,7 @@ bool normalize(const Batch& batch, const ArrayRef& y, const ArrayRef& mean, cons
 struct Normalization {
     ArrayRef mean;
     ArrayRef invstd;
-    ArrayRef count;  // may be empty: it is then counted once more
+    ArrayRef count;  // may be empty: it is then added up once more
     bool through_statistics = true;
     bool allow_single = false;
     // sum(dy) / N and sum(dy * xhat) / N of a larger batch, of which x is a part; both may be

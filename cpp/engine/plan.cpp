@@ -32,8 +32,8 @@ constexpr std::ptrdiff_t transposed_strip_cols = 32;
 // Writing and reading a column's coefficients takes about as long as so many of its values.
 constexpr std::ptrdiff_t few_rows = 16;
 
-// Enough pieces of work to keep this many threads busy, where the data allow it.
-constexpr std::ptrdiff_t wanted_pieces = 64;
+// Enough items of work to keep this many threads busy, where the data allow it.
+constexpr std::ptrdiff_t wanted_items = 64;
 
 // Entries of the channel buffers over all spans, to keep sums small beside the data; but two spans
 // at least.
@@ -68,7 +68,7 @@ void tile_one_channel(Plan& plan, DType x) {
     // more than leaves enough slabs for all threads, unless those are too little work.
     const std::ptrdiff_t channel_bytes = layout.count * nominal_size(x);
     const std::ptrdiff_t fair =
-        std::max(ceil_div(layout.channels, wanted_pieces), min_slab_bytes / channel_bytes);
+        std::max(ceil_div(layout.channels, wanted_items), min_slab_bytes / channel_bytes);
     plan.slab_buffer_size =
         std::clamp<std::ptrdiff_t>(std::min(slab_bytes / channel_bytes, fair), 1, layout.channels);
 }
@@ -77,7 +77,7 @@ void tile_columns(Plan& plan, DType x, std::ptrdiff_t rows) {
     const Layout& layout = plan.layout;
     const std::ptrdiff_t col_bytes = layout.rows * nominal_size(x);
     const bool in_cache = col_bytes * column_tile_cols <= slab_bytes;
-    const bool many = layout.cols >= wanted_pieces * most_column_tile_cols;
+    const bool many = layout.cols >= wanted_items * most_column_tile_cols;
     const bool short_columns = layout.rows <= column_tile_rows;  // no bits depend on the width then
     const bool wide = !in_cache || (many && short_columns);
     const std::ptrdiff_t cols = layout.direct && wide ? most_column_tile_cols : column_tile_cols;
@@ -100,7 +100,7 @@ void split_into_spans(Plan& plan) {
     plan.positions = ceil_div(plan.layout.rows - leftover, plan.tile_rows) * plan.tiles_per_row;
     const std::ptrdiff_t most_spans = std::max<std::ptrdiff_t>(2, most_sums / plan.buffer_size());
     const std::ptrdiff_t wanted = std::clamp<std::ptrdiff_t>(
-        std::min(wanted_pieces / plan.slabs, most_spans), 1, plan.positions);
+        std::min(wanted_items / plan.slabs, most_spans), 1, plan.positions);
     plan.positions_per_span = ceil_div(plan.positions, wanted);
     plan.spans = ceil_div(plan.positions, plan.positions_per_span);
     if (leftover > 0) {
@@ -110,11 +110,11 @@ void split_into_spans(Plan& plan) {
 }
 
 void choose_threads(Plan& plan, DType x, const Work& work) {
-    const std::ptrdiff_t pieces = std::max(plan.slabs * plan.spans, plan.positions);
+    const std::ptrdiff_t items = std::max(plan.slabs * plan.spans, plan.positions);
     const std::ptrdiff_t readings = work.reduces && work.touched > 0 ? 2 : 1;
     const std::ptrdiff_t touched =
         plan.values() * std::max(size_of(x), work.result_size) * readings;
-    plan.team = choose_team(touched, pieces);
+    plan.team = choose_team(touched, items);
 }
 
 // Whether each slab goes through all phases at once.
@@ -153,47 +153,60 @@ void join_rows(Plan& plan, const Work& work) {
                       (plan.fused ? plan.slabs == 1 : whole_rows);
 }
 
+// Strips of `wanted` values or so, channels first.
+void cut_channels(Plan& plan, const Work& work, std::ptrdiff_t wanted) {
+    const Layout& layout = plan.layout;
+    // Weights of rows are packed where a tile's elements would be, so there may be no more rows
+    // than those: of float64, tiles are small.
+    const std::ptrdiff_t most_rows = std::min(layout.rows, plan.tile_elements());
+    plan.strip_rows = 1;
+    if (plan.adjacent_channels) {
+        const std::ptrdiff_t at_once = wanted / layout.cols;
+        plan.strip_channels = std::clamp<std::ptrdiff_t>(at_once, 1, layout.channels);
+        plan.strip_rows = std::clamp<std::ptrdiff_t>(at_once / layout.channels, 1, most_rows);
+    }
+    if (work.all_direct) {
+        const std::ptrdiff_t channels = plan.adjacent_channels ? plan.slab_buffer_size : 1;
+        plan.strip_cols = std::min(layout.cols, wanted);
+        plan.positions_at_once = std::clamp<std::ptrdiff_t>(
+            max_strip_values / (plan.tile_elements() * channels), 1, plan.tile_cols);
+    }
+}
+
+// The same channels last. Where rows are folded, strips are tiles.
+void cut_columns(Plan& plan, const Work& work, std::ptrdiff_t wanted) {
+    const Layout& layout = plan.layout;
+    if (plan.dense_rows) {
+        const std::ptrdiff_t most_rows = work.all_direct ? layout.rows : plan.tile_rows;
+        plan.strip_cols = layout.cols;
+        plan.strip_rows = std::clamp<std::ptrdiff_t>(wanted / layout.cols, 1, most_rows);
+    } else if (work.all_direct) {
+        if (layout.row_fold == 1) plan.strip_cols = std::min(layout.cols, max_strip_cols);
+    } else if (work.transposes && layout.row_fold == 1) {
+        plan.strip_cols = std::min(plan.tile_cols, transposed_strip_cols);
+        plan.strip_rows =
+            std::min(layout.rows, std::min(wanted, plan.tile_elements()) / plan.strip_cols);
+    } else {  // packed tiles are to stay in cache
+        const std::ptrdiff_t rows = wanted / (plan.strip_cols * layout.row_fold);
+        plan.strip_rows =
+            std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.row_fold);
+    }
+}
+
 // Of phases that only transform; and how much of a fused slab is transformed at once, for the same
 // reasons.
 void cut_strips(Plan& plan, const Work& work) {
-    const Layout& layout = plan.layout;
-    plan.strip_rows = plan.tile_rows;
-    plan.strip_cols = plan.tile_cols;
     // What is not packed may be as long as leaves enough strips: results past the caches wait for
     // memory at a strip's end.
+    const std::ptrdiff_t most = work.all_direct ? max_strip_values : wanted_strip_values;
     const std::ptrdiff_t wanted =
-        work.all_direct
-            ? std::clamp(plan.values() / wanted_pieces, wanted_strip_values, max_strip_values)
-            : wanted_strip_values;
-    if (layout.channels_first() && layout.cols >= lanes) {
-        plan.strip_rows = 1;
-        if (plan.adjacent_channels) {
-            const std::ptrdiff_t at_once = wanted / layout.cols;
-            plan.strip_channels = std::clamp<std::ptrdiff_t>(at_once, 1, layout.channels);
-            plan.strip_rows = std::clamp<std::ptrdiff_t>(at_once / layout.channels, 1, layout.rows);
-        }
-        if (work.all_direct) {
-            const std::ptrdiff_t channels = plan.adjacent_channels ? plan.slab_buffer_size : 1;
-            plan.strip_cols = std::min(layout.cols, wanted);
-            // Weights of rows are packed where a tile's elements would be, so there may be no more
-            // rows than those: of float64, tiles are small.
-            plan.positions_at_once = std::clamp<std::ptrdiff_t>(
-                max_strip_values / (plan.tile_elements() * channels), 1, plan.tile_cols);
-        }
-    } else if (plan.dense_rows) {
-        plan.strip_cols = layout.cols;
-        plan.strip_rows = std::clamp<std::ptrdiff_t>(
-            wanted / layout.cols, 1, work.all_direct ? layout.rows : plan.tile_rows);
-    } else if (!layout.channels_first() && work.all_direct && layout.row_fold == 1) {
-        plan.strip_cols = std::min(layout.cols, max_strip_cols);
-    } else if (!layout.channels_first() && work.transposes && layout.row_fold == 1) {
-        plan.strip_cols = std::min(plan.tile_cols, transposed_strip_cols);
-        plan.strip_rows = std::min(
-            layout.rows, std::min(wanted_strip_values, plan.tile_elements()) / plan.strip_cols);
-    } else if (!layout.channels_first() && !work.all_direct) {  // packed tiles are to stay in cache
-        const std::ptrdiff_t rows = wanted_strip_values / (plan.strip_cols * layout.row_fold);
-        plan.strip_rows =
-            std::min(plan.strip_rows, std::max<std::ptrdiff_t>(1, rows) * layout.row_fold);
+        std::clamp(plan.values() / wanted_items, wanted_strip_values, most);
+    plan.strip_rows = plan.tile_rows;
+    plan.strip_cols = plan.tile_cols;
+    if (!plan.layout.channels_first()) {
+        cut_columns(plan, work, wanted);
+    } else if (plan.layout.cols >= lanes) {
+        cut_channels(plan, work, wanted);
     }
 }
 

@@ -253,8 +253,8 @@ bool MomentsReduction::holds_nonfinite(const Slab& slab, std::ptrdiff_t channel,
     return false;
 }
 
-// visit(values, weights, n) for the values of a channel that count, a chunk at a time, and their
-// weights times 2^weight_exponent; those are 1 where all values count once.
+// visit(values, weights, n) for the values of a channel that have weight, a chunk at a time, and
+// their weights times 2^weight_exponent; those are 1 in unweighted statistics.
 template <class Visit>
 void MomentsReduction::each_chunk(std::ptrdiff_t channel, int weight_exponent,
                                   const Visit& visit) const {

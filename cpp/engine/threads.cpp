@@ -28,8 +28,8 @@ namespace {
 // else a larger team that is tried again would lose at once, because its threads are asleep.
 constexpr Nanoseconds wake = 200'000;
 
-// So much of what was gained counts against later losses: about the time for which the system gives
-// a processor to somebody else, which now and then happens on idle machines too.
+// So much of what was gained is set off against later losses: about the time for which the system
+// gives a processor to somebody else, which now and then happens on idle machines too.
 constexpr Nanoseconds most_gained = 4'000'000;
 
 // However much was lost at once, the larger team is tried again after so much work.
@@ -187,8 +187,8 @@ int processors() {
 
 void read_quota(const std::string& root) { quota = quota_of(root); }
 
-Team choose_team(std::ptrdiff_t bytes, std::ptrdiff_t pieces) {
-    const std::ptrdiff_t useful = std::min(bytes / bytes_per_thread, pieces);
+Team choose_team(std::ptrdiff_t bytes, std::ptrdiff_t items) {
+    const std::ptrdiff_t useful = std::min(bytes / bytes_per_thread, items);
     const std::ptrdiff_t asked = get_num_threads();
     if (useful < 2 || asked < 2) return {};
     const int most = static_cast<int>(std::min(asked, useful));

@@ -76,10 +76,10 @@ bool has_openmp();
 int processors();
 void read_quota(const std::string& root);
 
-// The team for work that touches so many bytes in so many pieces: as many threads as were asked
+// The team for work that touches so many bytes in so many items: as many threads as were asked
 // for, if each has enough to do, but no more than there are processors that no other call uses, and
 // as few as calls of like size have learned to take.
-Team choose_team(std::ptrdiff_t bytes, std::ptrdiff_t pieces);
+Team choose_team(std::ptrdiff_t bytes, std::ptrdiff_t items);
 
 // For tests, which want races: as many threads as were asked for, up to 64, whatever processors
 // there are and whatever was learned.

@@ -1,4 +1,4 @@
-// How much each value counts in its channel's statistics: where= and weights= of a call, checked,
+// The weight of each value in its channel's statistics: where= and weights= of a call, checked,
 // scaled and brought to the kernels tile by tile.
 #pragma once
 
@@ -19,7 +19,7 @@ public:
     // Raises std::invalid_argument for weights that are negative or not finite.
     explicit Weights(const Batch& batch);
 
-    // Whether values may differ in how much they count; if not, each has common_weight().
+    // Whether values may differ in weight; if not, each has common_weight().
     bool differ() const { return where_ || weights_ || omit_nan_; }
     bool omits_nan() const { return omit_nan_; }
     double common_weight() const { return common_weight_; }
@@ -68,8 +68,8 @@ public:
     // one for each of its columns. No NaN is omitted in the backward pass, which calls this.
     void add_totals(const TileRange& range, std::byte* staging, double* totals) const noexcept;
 
-    // The index of the next of a channel's values that count, from `index` on, in the order of
-    // reduced_dims: without regard to NaN, and their number if none does.
+    // The index of the next of a channel's values that have weight, from `index` on, in the order
+    // of reduced_dims: without regard to NaN, and their number if none does.
     std::ptrdiff_t next_counted(const Layout& layout, std::ptrdiff_t channel,
                                 std::ptrdiff_t index) const noexcept;
     // The weights of n of them from `begin` on, read_at_once at most, as the kernels see them;

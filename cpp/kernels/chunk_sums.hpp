@@ -1,6 +1,6 @@
 // The arithmetic of one chunk, which is a tile of one channel or a column of a tile: sums about a
 // shift, exact sums, and the moments that follow from them. Values come one register at a time with
-// their weights (WeightsForm): what does not count is masked, lanes past a row's end are filled,
+// their weights (WeightsForm): what has no weight is masked, lanes past a row's end are filled,
 // the weights are added up, and the value is chosen about which a chunk of float32 is summed.
 #pragma once
 
@@ -25,15 +25,15 @@ namespace {
 // error of m2 is at most (n + 1) (k + 4) 2^-53 = 1e-9: beyond float32. Squares of float32 values
 // fit float64, whatever their size.
 //
-// In float64 that would not do for a result in float64: a first pass takes the chunk's mean, and
+// In float64 that would not do for a result in float64: a first reading takes the chunk's mean, and
 // a second, out of the cache, sums about it; nothing cancels, and (k + 4) 2^-53 remain, with k <=
-// 512 for n = 1024 and 47 for columns. The first pass sums with the rounding errors (two_sum),
+// 512 for n = 1024 and 47 for columns. The first sums with the rounding errors (two_sum),
 // those of products with weights too, since y near zero is a small difference and wants the mean to
 // more than float64's precision.
 template <class T>
-constexpr bool two_passes = sizeof(T) == sizeof(double);
+constexpr bool reads_twice = sizeof(T) == sizeof(double);
 
-// ---- How much the values of a register count ----
+// ---- The weights of the values of a register ----
 
 constexpr bool has_row_weights(WeightsForm form) {
     return form == WeightsForm::by_row || form == WeightsForm::by_row_omit_nan;
@@ -45,7 +45,7 @@ constexpr bool has_numbers(WeightsForm form) {
 constexpr bool omits_nan(WeightsForm form) {
     return form == WeightsForm::omit_nan || form == WeightsForm::by_row_omit_nan;
 }
-// Lanes that may not count are found by a mask; a weight by element says so itself.
+// Lanes that may have no weight are found by a mask; a weight by element says so itself.
 constexpr bool has_mask(WeightsForm form) {
     return omits_nan(form) || form == WeightsForm::by_mask;
 }
@@ -58,7 +58,7 @@ struct RegisterWeight {
     Vec<double> weight;
 };
 
-// The weights as numbers: 0 in lanes that do not count.
+// The weights as numbers: 0 in lanes without weight.
 template <WeightsForm form>
 inline Vec<double> numbers_of(RegisterWeight<form> by) {
     static_assert(form != WeightsForm::none);
@@ -100,7 +100,7 @@ struct ShiftedSums {
     V d;
     V d2;
 
-    // `centred`: what counts of x - shift.
+    // `centred`: x - shift, or 0 where there is no weight.
     template <WeightsForm form>
     void add(int k, Vec<double> centred, RegisterWeight<form> by) {
         const Vec<double> part = weighted(centred, by);
@@ -181,7 +181,7 @@ inline void copy(const DoubleDouble<Wide>& from, DoubleDouble<Wide>& to) {
     copy(from.low, to.low);
 }
 
-// `weight`: the sum of the values' weights, more than 0; where each counts once, their number.
+// `weight`: the sum of the values' weights, more than 0; in unweighted statistics, their number.
 // any_number: it is a sum of other weights, and may be so small that float64 does not hold 1 /
 // weight.
 template <bool any_number, class V>
@@ -206,7 +206,7 @@ inline Moments<V> moments_from(const ShiftedSums<V>& sums, double weight, const 
 // Where the sum is known before the first value is looked at.
 struct KnownSum {};
 
-// Where each value counts once or not at all: exact.
+// Where each weight is 0 or 1: exact.
 struct CountSum {
     Vec<double>::Count reg[Wide::registers];
 };
@@ -353,8 +353,8 @@ private:
     DoubleDouble<double> of_rows_{};
 };
 
-// body(weights) for the values of row r, unless none of them counts. Where the row weighs 1 they
-// are added as without weights: the same bits, since no product with 1 is rounded, for less.
+// body(weights) for the values of row r, unless none of them has weight. Where the row weighs 1
+// they are added as without weights: the same bits, since no product with 1 is rounded, for less.
 template <WeightsForm form, class Body>
 inline void in_row(const TileWeights<form>& by, [[maybe_unused]] std::ptrdiff_t r,
                    const Body& body) {
@@ -408,8 +408,8 @@ struct Heaviest {
     }
 };
 
-// The value of a whole tile; returns whether any value counts. Where weights are 0 or 1, the first
-// that counts will do.
+// The value of a whole tile; returns whether any value has weight. Where weights are 0 or 1, the
+// first that has will do.
 template <class X, WeightsForm form>
 [[gnu::noinline]] bool find_heaviest(Tile<const X> x, const TileWeights<form>& by,
                                      std::ptrdiff_t rows, std::ptrdiff_t cols, double& shift) {
@@ -425,8 +425,8 @@ template <class X, WeightsForm form>
     return found || heaviest.over_lanes(shift) > 0.0;
 }
 
-// The shift of a whole tile; false if nothing counts. Without weights it is the first value; with
-// row weights the heaviest row's first number, unless all of that row is NaN.
+// The shift of a whole tile; false if no value has weight. Without weights it is the first value;
+// with row weights the heaviest row's first number, unless all of that row is NaN.
 template <class X, WeightsForm form>
 inline bool find_shift(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                        std::ptrdiff_t cols, double& shift) {
@@ -472,7 +472,7 @@ inline Wide ones_at_numbers(const Wide& values) {
     return ones;
 }
 
-// The shift of each of the n columns from i on; any number for a column in which nothing counts.
+// The shift of each of the n columns from i on; any number for a column without weight.
 template <class X, WeightsForm form, class N>
 inline Wide column_shifts(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                           std::ptrdiff_t i, N n) {

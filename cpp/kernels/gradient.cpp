@@ -22,8 +22,8 @@ namespace {
 // sum(dz) and sum(dz * xhat), xhat = (x - mean) * invstd. Multiplying by invstd here, rather than
 // once at the end, costs nothing beside the loads and keeps float64 products from overflowing.
 //
-// skip_zeros: where dz is 0 nothing is added, whatever x is. It may be NaN, in values that do not
-// count and whose y nobody looks at.
+// skip_zeros: where dz is 0 nothing is added, whatever x is. It may be NaN, in values that
+// have no weight and whose y nobody looks at.
 struct GradientBlocks {
     Wide dz;
     Wide dz_xhat;
@@ -397,7 +397,7 @@ public:
     }
 
     // Multiplies what flows back through the statistics by the value's weight in them: 0 where the
-    // value did not count, even if the flow is NaN or infinite.
+    // value had no weight, even if the flow is NaN or infinite.
     template <class N>
     void weigh(Block<C>& flow, std::ptrdiff_t r, std::ptrdiff_t i, N n) const {
         if (weights_.frozen) {

@@ -1,5 +1,5 @@
 // The kernels of statistics: moments of a tile's values, merged with what is known of its channels,
-// by one implementation for all types and for all that says how much values count; with the values'
+// by one implementation for all types and for all forms of weights; with the values'
 // range, and what becomes of moments channel by channel. Like the other four sources here it is
 // compiled once for each instruction set, which FASTBN_ISA names, and FASTBN_VEC the header with
 // its registers; each exports a table and nothing else. None includes a standard header that holds
@@ -22,14 +22,14 @@ namespace {
 
 template <class X, WeightsForm form>
 struct ChunkSums {
-    DoubleDouble<Wide> total;  // two_passes only
-    WeightSum<form, two_passes<X>> weight;
+    DoubleDouble<Wide> total;  // reads_twice only
+    WeightSum<form, reads_twice<X>> weight;
     ShiftedSums<Wide> shifted;
     Wide differences;
 };
 
-// The first of two passes.
-struct TotalPass {
+// What is done with each value in the first of two readings.
+struct AddTotals {
     template <class Sums, class By>
     static void add(Sums& sums, int k, Vec<double> x, By by, const Wide&) {
         add_exactly(sums.total, k, x, by);
@@ -49,9 +49,10 @@ struct TotalPass {
     }
 };
 
-// The second, or the only one, in which weights are added up too; with a look at the differences.
+// In the second, or in the only one, in which weights are added up too; with a look at the
+// differences.
 template <bool is_only, bool looks>
-struct ShiftedPass {
+struct AddShifted {
     template <class Sums, class By>
     static void add(Sums& sums, int k, Vec<double> x, By by, const Wide& shift) {
         const Vec<double> centred = masked(subtract_by_fma(x, shift.reg[k]), by);
@@ -75,13 +76,13 @@ struct ShiftedPass {
     }
 };
 
-// In float64 an m2 of 0 must mean that all values that count are equal (see MomentsSums), but
+// In float64 an m2 of 0 must mean that all values with weight are equal (see MomentsSums), but
 // squares, and products with weights, may underflow to 0 too. So the differences are looked at,
 // unless weights are 0 or 1 and the shift, which is then the mean, is so far from 0 that a
 // difference from it that is not 0 has a square that is not.
 template <class X, WeightsForm form>
 // NOLINTNEXTLINE(modernize-avoid-c-style-cast): clang-tidy takes an instantiation for a cast
-constexpr bool always_looks = two_passes<X> && has_numbers(form);
+constexpr bool always_looks = reads_twice<X> && has_numbers(form);
 
 template <bool any_number>
 inline double checked_m2(double m2, double shift, double different) {
@@ -92,8 +93,8 @@ inline double checked_m2(double m2, double shift, double different) {
     return ((m2 == 0.0) & !equal) ? lost_square : m2;
 }
 
-// The quotient of two sums, and the other way round. Counts are whole numbers, and short: count *
-// shift is exact in float64, 13 bits times float32's 24.
+// The quotient of two sums, and the other way round. Unweighted counts are whole numbers, and
+// short: count * shift is exact in float64, 13 bits times float32's 24.
 template <bool any_number>
 inline double mean_of(DoubleDouble<double> total, DoubleDouble<double> weight) {
     double low;
@@ -114,7 +115,7 @@ inline DoubleDouble<double> total_from(double d, DoubleDouble<double> weight, do
 // ---- A tile of one channel ----
 
 // Adds all of a tile. Past a row's end there is `neutral`.
-template <class Pass, class X, WeightsForm form>
+template <class Adder, class X, WeightsForm form>
 inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeights<form>& by,
                      std::ptrdiff_t rows, std::ptrdiff_t cols, const Wide& shift,
                      const Wide& neutral) {
@@ -128,7 +129,7 @@ inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeight
                 row, cols, prefetch, [&](std::ptrdiff_t i, const auto* values, auto n) {
                     each_register(n, [&](int k, auto in) {
                         const Vec<double> value = load_register(values, k, in, fill);
-                        Pass::add(sums, k, value, by_row.of(r, i, k, in, value), shift);
+                        Adder::add(sums, k, value, by_row.of(r, i, k, in, value), shift);
                     });
                 });
         });
@@ -140,17 +141,17 @@ inline void add_shifted_tile(ChunkSums<X, form>& sums, Tile<const X> x, const Ti
                              std::ptrdiff_t rows, std::ptrdiff_t cols, double shift) {
     const Wide shifts = broadcast(shift);
     if constexpr (always_looks<X, form>) {
-        add_tile<ShiftedPass<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+        add_tile<AddShifted<false, true>>(sums, x, by, rows, cols, shifts, shifts);
     } else {
-        if (two_passes<X> && shift == 0.0) {
-            add_tile<ShiftedPass<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+        if (reads_twice<X> && shift == 0.0) {
+            add_tile<AddShifted<false, true>>(sums, x, by, rows, cols, shifts, shifts);
         } else {
-            add_tile<ShiftedPass<!two_passes<X>, false>>(sums, x, by, rows, cols, shifts, shifts);
+            add_tile<AddShifted<!reads_twice<X>, false>>(sums, x, by, rows, cols, shifts, shifts);
         }
     }
 }
 
-// Merges a tile with the state, unless nothing in it counts.
+// Merges a tile with the state, unless nothing in it has weight.
 template <class X, WeightsForm form>
 inline void merge_tile(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                        std::ptrdiff_t cols, double count, const MomentsSums& state) {
@@ -158,8 +159,8 @@ inline void merge_tile(Tile<const X> x, const TileWeights<form>& by, std::ptrdif
     double shift = 0.0;
     DoubleDouble<double> weight{};
     DoubleDouble<double> total{};
-    if constexpr (two_passes<X>) {
-        add_tile<TotalPass>(sums, x, by, rows, cols, Wide{}, Wide{});
+    if constexpr (reads_twice<X>) {
+        add_tile<AddTotals>(sums, x, by, rows, cols, Wide{}, Wide{});
         weight = by.of_tile(sums.weight, rows, cols);
         if (weight.high == 0.0) return;
         total = horizontal_sum(sums.total);
@@ -169,12 +170,12 @@ inline void merge_tile(Tile<const X> x, const TileWeights<form>& by, std::ptrdif
     }
     add_shifted_tile(sums, x, by, rows, cols, shift);
     const ShiftedSums<double> shifted = horizontal_sum(sums.shifted);
-    if constexpr (!two_passes<X>) {
+    if constexpr (!reads_twice<X>) {
         weight = by.of_tile(sums.weight, rows, cols);
         total = total_from<has_numbers(form)>(shifted.d, weight, shift);
     }
     Moments<double> chunk = moments_from<has_numbers(form)>(shifted, weight.high, shift, total);
-    if (two_passes<X> && chunk.m2 == 0.0) {
+    if (reads_twice<X> && chunk.m2 == 0.0) {
         chunk.m2 = checked_m2<has_numbers(form)>(chunk.m2, shift, any_difference(sums.differences));
     }
     if constexpr (form == WeightsForm::none) {
@@ -206,10 +207,10 @@ struct ColumnSums {
     bool looks;
 };
 
-// What the passes begin with.
+// What the readings begin with.
 template <class X, WeightsForm form>
 inline void clear(ChunkSums<X, form>& sums) {
-    if constexpr (two_passes<X>) sums.total = {};
+    if constexpr (reads_twice<X>) sums.total = {};
     sums.weight = {};
     sums.shifted = {};
 }
@@ -220,7 +221,7 @@ inline void clear(ChunkSums<X, form>& sums) {
 template <class X>
 inline std::ptrdiff_t first_columns(Tile<const X> x, std::ptrdiff_t cols) {
     constexpr std::ptrdiff_t many = 8 * lanes;
-    constexpr bool gains = registers_are_lines && two_passes<X>;
+    constexpr bool gains = registers_are_lines && reads_twice<X>;
     const bool alike = x.stride * std::ptrdiff_t{sizeof(X)} % line_bytes == 0;
     return gains && alike && cols >= many ? columns_before_line(x.data, cols) : 0;
 }
@@ -236,12 +237,12 @@ inline void each_block_after(std::ptrdiff_t head, std::ptrdiff_t cols, const Bod
 }
 
 // Adds rows `begin` to `end` of the block of n columns from i on.
-template <class Pass, class X, WeightsForm form, class N>
+template <class Adder, class X, WeightsForm form, class N>
 inline void add_group(ColumnSums<X, form>& column, Tile<const X> x, const TileWeights<form>& by,
                       std::ptrdiff_t begin, std::ptrdiff_t end, std::ptrdiff_t i, N n,
                       const Wide& fill, ColumnPrefetch<X>& ahead) {
     ChunkSums<X, form> group;
-    Pass::begin_group(group, column.sums);
+    Adder::begin_group(group, column.sums);
     const Tile<const X> here{x.data + begin * x.stride + i, x.stride};
     const auto prefetch = [&](std::ptrdiff_t) { ahead.next_block(); };
     each_row_to_widen(here, end - begin, n, prefetch, [&](std::ptrdiff_t row, const auto* values) {
@@ -249,11 +250,11 @@ inline void add_group(ColumnSums<X, form>& column, Tile<const X> x, const TileWe
         in_row(by, r, [&](const auto& by_row) {
             each_register(n, [&](int k, auto in) {
                 const Vec<double> value = load_register(values, k, in, fill);
-                Pass::add(group, k, value, by_row.of(r, i, k, in, value), column.shift);
+                Adder::add(group, k, value, by_row.of(r, i, k, in, value), column.shift);
             });
         });
     });
-    Pass::end_group(group, column.sums);
+    Adder::end_group(group, column.sums);
 }
 
 // Adds every row to its blocks of columns.
@@ -265,7 +266,7 @@ inline void add_totals(Tile<const X> x, const TileWeights<form>& by, std::ptrdif
     const auto begin = [&](std::ptrdiff_t r) { ahead.begin_group(r); };
     each_row_group(rows, cols, head, begin,
                    [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
-                       add_group<TotalPass>(columns[block_place(i)], x, by, r, end, i, n, fill,
+                       add_group<AddTotals>(columns[block_place(i)], x, by, r, end, i, n, fill,
                                             ahead);
                    });
 }
@@ -279,21 +280,20 @@ inline void add_shifted(Tile<const X> x, const TileWeights<form>& by, std::ptrdi
     each_row_group(rows, cols, head, begin,
                    [&](std::ptrdiff_t r, std::ptrdiff_t end, std::ptrdiff_t i, auto n) {
                        ColumnSums<X, form>& c = columns[block_place(i)];
-                       if constexpr (!two_passes<X>) {
-                           add_group<ShiftedPass<true, false>>(c, x, by, r, end, i, n, fill, ahead);
+                       if constexpr (!reads_twice<X>) {
+                           add_group<AddShifted<true, false>>(c, x, by, r, end, i, n, fill, ahead);
                        } else if constexpr (always_looks<X, form> ||
                                             (form != WeightsForm::none && !is_full<decltype(n)>)) {
-                           add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+                           add_group<AddShifted<false, true>>(c, x, by, r, end, i, n, fill, ahead);
                        } else if (c.looks) {
-                           add_group<ShiftedPass<false, true>>(c, x, by, r, end, i, n, fill, ahead);
+                           add_group<AddShifted<false, true>>(c, x, by, r, end, i, n, fill, ahead);
                        } else {
-                           add_group<ShiftedPass<false, false>>(c, x, by, r, end, i, n, fill,
-                                                                ahead);
+                           add_group<AddShifted<false, false>>(c, x, by, r, end, i, n, fill, ahead);
                        }
                    });
 }
 
-// ---- What comes of a block of columns where every value counts once ----
+// ---- What comes of a block of columns in unweighted statistics ----
 
 template <class N>
 inline Moments<Wide> read(const MomentsSums& s, N n) {
@@ -362,8 +362,8 @@ FASTBN_FLATTEN [[gnu::noinline]] void merge_block(const Wide& shift,
 template <class X, class N>
 inline void merge_columns(const ColumnSums<X, WeightsForm::none>& c, double rows, double count,
                           const MomentsSums& state, N n) {
-    merge_block<two_passes<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences, rows,
-                               count, state, n);
+    merge_block<reads_twice<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences, rows,
+                                count, state, n);
 }
 
 // ---- The same where values have weights ----
@@ -377,7 +377,7 @@ struct alignas(64) WeightedLanes {
     double total_lo[lanes];
     double weight[lanes];
     double weight_lo[lanes];
-    double divisor[lanes];  // the weight, or where nothing counts 1
+    double divisor[lanes];  // the weight, or 1 where it is 0
     double d[lanes];
     double d2[lanes];
     double different[lanes];
@@ -464,7 +464,7 @@ template <class X, WeightsForm form>
                                               const TileWeights<form>& by, const MomentsSums& state,
                                               std::ptrdiff_t n) {
     WeightedLanes sums(c, by);
-    merge_lanes<has_numbers(form), two_passes<X>>(sums, state, n);
+    merge_lanes<has_numbers(form), reads_twice<X>>(sums, state, n);
 }
 
 // ---- The kernel ----
@@ -483,9 +483,9 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     each_block_after(head, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
         ColumnSums<X, form>& c = columns[block_place(i)];
         clear(c.sums);
-        if constexpr (!two_passes<X>) c.shift = column_shifts(x, by, rows, i, n);
+        if constexpr (!reads_twice<X>) c.shift = column_shifts(x, by, rows, i, n);
     });
-    if constexpr (two_passes<X>) {
+    if constexpr (reads_twice<X>) {
         add_totals(x, by, rows, cols, head, columns);
         each_block_after(head, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
             if constexpr (form == WeightsForm::none) {
@@ -513,7 +513,7 @@ constexpr void set_form(MomentsKernels& kernels) {
                                                moments_of_columns<X, form>};
 }
 
-// Of a type that is read as it is stored where every value counts, and else converted first.
+// Of a type that is read as it is stored in unweighted statistics, and else converted first.
 template <class X>
 constexpr MomentsKernels unweighted_form() {
     MomentsKernels kernels{};

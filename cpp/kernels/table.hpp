@@ -16,14 +16,14 @@ namespace fastbn {
 
 // ---- Statistics ----
 
-// How much each value counts in its channel's statistics. Weights are from 0 to 2; a value of
-// weight 0 is as if it were not there, whatever it is.
+// Where the weight of each value in its channel's statistics comes from. Weights are from 0 to 2; a
+// value of weight 0 is as if it were not there, whatever it is.
 enum class WeightsForm {
-    none,             // every value counts once
-    omit_nan,         // every value that is not NaN counts once
+    none,             // each is 1: unweighted statistics
+    omit_nan,         // 1, but of NaN 0
     by_row,           // a double for each row of the tile
-    by_row_omit_nan,  // likewise, and NaN counts as nothing
-    by_mask,          // a byte for each element: those that are not 0 count once
+    by_row_omit_nan,  // likewise, but of NaN 0
+    by_mask,          // a byte for each element: the weight is 1 unless it is 0
     by_element        // a double for each element
 };
 constexpr int weights_forms = 6;
@@ -36,7 +36,7 @@ constexpr std::ptrdiff_t scratch_blocks(std::ptrdiff_t cols) {
 }
 
 // Merges a tile with sums that already cover `count` values per channel; `count` is of use only
-// where every value counts once, else sums.weight says so. `weights` is of the form that the kernel
+// in unweighted statistics, else sums.weight says so. `weights` is of the form that the kernel
 // is for; a tile without data where that is none or omit_nan. Where a tile is one channel, the
 // tiles of so many `channels` may follow each other along the rows, each with `cols` columns and an
 // entry of the sums: all with the same weights of rows, or without. Else `channels` is 1.
@@ -49,7 +49,7 @@ using ValueRangeKernel = void (*)(Tile<const void> x, Tile<const std::uint8_t> m
                                   std::ptrdiff_t rows, std::ptrdiff_t cols,
                                   ValueRange range) noexcept;
 
-// Adds a tile's values and their squares to sums of integers, for where every value counts once.
+// Adds a tile's values and their squares to sums of integers, for unweighted statistics.
 using IntegerSumsKernel = void (*)(Tile<const void> x, std::ptrdiff_t rows, std::ptrdiff_t cols,
                                    IntegerSums sums) noexcept;
 
@@ -187,7 +187,7 @@ struct MomentsTable {
     // The same of finished moments, which may come in either order.
     void (*merge_central)(CentralMoments<const double*> a, CentralMoments<const double*> b,
                           CentralMoments<double*> to, std::ptrdiff_t n) noexcept;
-    // A channel of which nothing counts gets 0 for every statistic.
+    // A channel without weight gets 0 for every statistic.
     void (*finalize)(MomentsSums sums, double count, double eps, Statistics out,
                      std::ptrdiff_t n) noexcept;
     void (*merge_integers)(IntegerSums a, IntegerSums b, std::ptrdiff_t n) noexcept;

@@ -1,5 +1,5 @@
-// The least and the largest of a tile's values that count, and whether one of those is NaN, added
-// to what is known of its channels.
+// The least and the largest of a tile's values that have weight, and whether one of those is NaN,
+// added to what is known of its channels.
 #pragma once
 
 #include <cstddef>

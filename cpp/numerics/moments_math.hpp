@@ -25,7 +25,7 @@ struct MomentsSums {
     double* sum;
     double* sum_lo;
     double* weight;     // the sum of the values' weights, and
-    double* weight_lo;  // its low part. Both null where every value counts once: the count is known
+    double* weight_lo;  // its low part. Both null of unweighted statistics: the count is known
 };
 
 // The entries from i on.
@@ -51,13 +51,13 @@ struct Statistics {
     double* m2 = nullptr;
     double* var = nullptr;
     double* invstd = nullptr;
-    double* count = nullptr;  // asked for wherever values may differ in how much they count
-    double* min = nullptr;    // of the values that count; both or neither
+    double* count = nullptr;  // asked for wherever values may differ in weight
+    double* min = nullptr;    // of the values that have weight; both or neither
     double* max = nullptr;
 };
 
-// The least and the largest of the values that count, NaN left aside, and whether one of those is
-// NaN: 1 or 0. One array entry per channel, to which a kernel adds what its tile holds.
+// The least and the largest of the values that have weight, NaN left aside, and whether one of
+// those is NaN: 1 or 0. One array entry per channel, to which a kernel adds what its tile holds.
 struct ValueRange {
     double* min;
     double* max;
@@ -86,7 +86,7 @@ struct Moments {
     V sum_lo;
 };
 
-// Those of one channel as sums to be added to, where every value counts once.
+// Those of one channel as sums to be added to, of unweighted statistics.
 static inline MomentsSums sums_of(Moments<double>& m) {
     MomentsSums s{};
     s.ref = &m.ref;
