@@ -101,7 +101,10 @@ void convert(const void* from, void* to, std::ptrdiff_t n) noexcept {
     for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
 }
 
-// Half types from and to float are converted by kernels.
+// From float, and half types from and to float: by kernels.
+void widen_floats(const void* from, void* to, std::ptrdiff_t n) noexcept {
+    normalize_table().widen_floats(static_cast<const float*>(from), static_cast<double*>(to), n);
+}
 template <class H>
 void widen_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
     normalize_table().widen(dtype_of<H>, from, static_cast<float*>(to), n);
@@ -120,6 +123,8 @@ Conversion conversion_to(DType from) {
         using S = decltype(zero);
         if constexpr (is_half<S> && std::is_same_v<T, float>) {
             return widen_half<S>;
+        } else if constexpr (std::is_same_v<S, float> && std::is_same_v<T, double>) {
+            return widen_floats;
         } else {
             return convert<T, S>;
         }

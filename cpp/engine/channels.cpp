@@ -31,9 +31,10 @@ void check_not_negative(const char* name, const ChannelParameter& parameter, std
     double memory[channels_at_once];
     each_channels(n, [&](std::ptrdiff_t first, std::ptrdiff_t at_once) {
         const double* const values = parameter.read(first, at_once, memory);
-        bool negative = false;
-        for (std::ptrdiff_t i = 0; i < at_once; ++i) negative |= values[i] < 0.0;
-        for (std::ptrdiff_t i = 0; i < at_once && negative; ++i) {
+        double least = 0.0;
+#pragma omp simd reduction(min : least)
+        for (std::ptrdiff_t i = 0; i < at_once; ++i) least = values[i] < least ? values[i] : least;
+        for (std::ptrdiff_t i = 0; i < at_once && least < 0.0; ++i) {
             if (values[i] < 0.0) {
                 refuse(name, "not be negative",
                        shown(values[i]) + " in channel " + std::to_string(first + i));

@@ -147,18 +147,21 @@ bool fold_input_gradient(DType computed, ChannelParameters from, GradientSums su
                                       : input_gradient_in_range<float>(from, sums, count, to, n);
 }
 
-template <class From, class To>
+template <class By, class From, class To>
 inline void convert(const From* from, To* to, std::ptrdiff_t count) {
     each_block(0, count,
-               [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<float>(from + i, n)); });
+               [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<By>(from + i, n)); });
+}
+void widen_floats(const float* from, double* to, std::ptrdiff_t n) noexcept {
+    convert<double>(from, to, n);
 }
 void widen_all(DType half, const void* from, float* to, std::ptrdiff_t n) noexcept {
-    if (half == DType::float16) return convert(static_cast<const Float16*>(from), to, n);
-    convert(static_cast<const Bfloat16*>(from), to, n);
+    if (half == DType::float16) return convert<float>(static_cast<const Float16*>(from), to, n);
+    convert<float>(static_cast<const Bfloat16*>(from), to, n);
 }
 void narrow_all(DType half, const float* from, void* to, std::ptrdiff_t n) noexcept {
-    if (half == DType::float16) return convert(from, static_cast<Float16*>(to), n);
-    convert(from, static_cast<Bfloat16*>(to), n);
+    if (half == DType::float16) return convert<float>(from, static_cast<Float16*>(to), n);
+    convert<float>(from, static_cast<Bfloat16*>(to), n);
 }
 
 }  // namespace
@@ -169,6 +172,7 @@ extern constexpr NormalizeTable normalize_table = {
      converting_normalize_row<std::uint8_t, float>()},
     fold_affine,
     fold_input_gradient,
+    widen_floats,
     widen_all,
     narrow_all};
 

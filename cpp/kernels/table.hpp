@@ -205,6 +205,7 @@ struct NormalizeTable {
                         std::ptrdiff_t n) noexcept;
     bool (*fold_input_gradient)(DType computed, ChannelParameters from, GradientSums sums,
                                 double count, InputGradient<void> to, std::ptrdiff_t n) noexcept;
+    void (*widen_floats)(const float* from, double* to, std::ptrdiff_t n) noexcept;
     // Arrays of a sixteen-bit type to float and back.
     void (*widen)(DType half, const void* from, float* to, std::ptrdiff_t n) noexcept;
     void (*narrow)(DType half, const float* from, void* to, std::ptrdiff_t n) noexcept;
