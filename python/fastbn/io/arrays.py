@@ -471,6 +471,7 @@ def _with_coords(found: Stored, group: Any, name: str) -> Stored:
     coords = group[name].coords.to_dataset()
     others = referred(group[name], *coords.variables.values())
     coords = coords.assign_coords({other: group[other] for other in others if other in group.variables})
+    coords.encoding["unlimited_dims"] = group.encoding.get("unlimited_dims", ())
     return found._replace(origin=found.origin._replace(coords=coords))
 
 

@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import re
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -299,6 +300,11 @@ def _pillow(path: str, options: Options) -> _Header:
             raise UnreadableError(f"{path} must be of an image format that can be read exactly, got {image.format}")
         if asked is None and own not in (*_EXACT, "I;16", "I", "F"):
             raise UnreadableError(f"{path} must be grey or RGB, or be asked for a mode (mode='RGB'), got mode {own}")
+        if image.format == "GIF" and not _gif_ends(path):
+            raise UnreadableError(f"{path} must end behind its last frame, got the end of the file: it is cut short")
+        if image.format == "TIFF":
+            with _tiff_file(path) as tiff:
+                _check_pages(path, tiff)
         frames = 1 if image.format in ("JPEG", "MPO", "ICO") else getattr(image, "n_frames", 1)
         mode = asked or (own if own.startswith(("I", "F")) else "L" if own in _GREY else "RGB")
         pixels, size = image.width * image.height * frames, len(pillow.new(mode, (1, 1)).getbands())
@@ -317,6 +323,31 @@ def _pillow(path: str, options: Options) -> _Header:
                 yield np.asarray(image if asked is None and image.mode == mode else image.convert(mode))
 
     return _Header(mode, pixels, size, np.dtype(dtype), decode)
+
+
+def _gif_ends(path: str) -> bool:
+    """Whether a GIF has what marks its end: Pillow takes the end of a file for it, and leaves out frames behind."""
+    with open(path, "rb") as file:
+        data = file.read()
+
+    def behind_colours(at: int, flags: int) -> int:
+        return at + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+
+    with suppress(IndexError):
+        at = behind_colours(13, data[10])
+        while data[at] != ord(";"):
+            if data[at] == ord(","):  # a frame
+                at = behind_colours(at + 10, data[at + 9]) + 1
+            elif data[at] == ord("!"):  # an extension
+                at += 2
+            else:  # which Pillow skips
+                at += 1
+                continue
+            while data[at]:
+                at += data[at] + 1
+            at += 1
+        return True
+    return False
 
 
 # What has more than 8 bits: imagecodecs.
@@ -465,6 +496,7 @@ def _unpacked(path: str, raster: _Raster, data: bytes) -> Array:
 def _tiff(path: str, options: Options) -> _Header:
     needed("imagecodecs", "TIFF images")
     with _tiff_file(path) as tiff:
+        _check_pages(path, tiff)
         pages = [page for series in _series(tiff) for page in series.pages if page is not None]
         if not pages:
             raise UnreadableError(f"{path} must hold an image, got smaller copies and masks alone")
@@ -498,6 +530,21 @@ def _tiff(path: str, options: Options) -> _Header:
 def _tiff_file(path: str) -> Any:
     """Open a TIFF file alone: the others of a set of OME are counted where they come."""
     return needed("tifffile", "TIFF images").TiffFile(path, _multifile=False)
+
+
+def _check_pages(path: str, tiff: Any) -> None:
+    """Refuse a file one of whose pages names another that is not there: tifffile leaves out what it cannot find."""
+    file, layout, known = tiff.filehandle, tiff.tiff, set[int]()
+    place = tiff.pages.first.offset if tiff.pages else 0
+    while place and place not in known:  # some files begin anew at the end
+        known.add(place)
+        try:
+            file.seek(place)
+            (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+            file.seek(place + layout.tagnosize + tags * layout.tagsize)
+            (place,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+        except (OSError, struct.error):
+            raise UnreadableError(f"{path} must hold page {len(known)}, got its end before: it is cut short") from None
 
 
 def _series(tiff: Any) -> Iterator[Any]:

@@ -87,7 +87,7 @@ class FileSink:
         """Say in a ValueError what a file cannot hold: lists in a text, types of Arrow's in ORC, levels of an index."""
         try:
             yield
-        except (NotImplementedError, ValueError) as error:
+        except (NotImplementedError, TypeError, ValueError) as error:
             if type(error) in (ValueError, UnreadableError):  # which name what is wrong
                 raise
             said = str(error).strip().partition("\n")[0]

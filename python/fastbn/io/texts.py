@@ -268,8 +268,8 @@ def _types_of(column: Any, texts: Any) -> set[Any]:
     ``column`` has them as pyarrow takes them, ``texts`` as they are spelled. `_NOT_FLOAT64` may stand beside int64.
     """
 
-    def some(pattern: str) -> bool:
-        return bool(compute().any(compute().match_substring_regex(texts, pattern)).as_py())
+    def some(pattern: str, among: Any = texts) -> bool:
+        return bool(compute().any(compute().match_substring_regex(among, pattern)).as_py())
 
     held, types = column.type, pa.types
     if types.is_null(held):
@@ -277,6 +277,10 @@ def _types_of(column: Any, texts: Any) -> set[Any]:
     changed = {pa.int64(): _CODE, pa.float64(): f"{_CODE}|{_LONG}", pa.bool_(): _DIGIT}.get(held)
     if some(changed) if changed else not (types.is_date32(held) or types.is_timestamp(held)):
         return {pa.string()}
+    if held == pa.float64():  # which has infinity for 1e400, and 0 for 1e-400
+        infinite, zero = (texts.filter(each) for each in (compute().is_inf(column), compute().equal(column, 0.0)))
+        if some("[0-9]", infinite) or some("^[^eE]*[1-9]", zero):
+            return {pa.string()}
     return {held} if inexact(column) is None else {held, _NOT_FLOAT64}
 
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
@@ -187,24 +187,70 @@ class ArraySpec(NamedTuple):
         return most
 
 
-def _told(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes as JSON has them, but for those that say how numbers are stored, or are the libraries' own."""
+def _texts(value: Any) -> Any:
+    """Return an attribute in Python's types; bytes are texts, in the older encoding where they are not in UTF-8."""
+    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    if isinstance(value, list):
+        return [_texts(each) for each in value]
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _told(attrs: Mapping[str, Any], but: Container[str] = _OWN) -> dict[str, Any]:
+    """Return attributes as JSON has them, but for those that say how numbers are stored, or are the libraries' own.
+
+    Without those that JSON has not: dates, complex numbers and HDF5's references, for instance.
+    """
     plain = {}
     for key, value in attrs.items():
-        if key not in _OWN:
-            value = value.decode(errors="replace") if isinstance(value, bytes) else value
-            plain[key] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        told = _texts(value)
+        with suppress(TypeError, ValueError):
+            if key not in but and json.dumps(told):
+                plain[key] = told
     return plain
 
 
-def _simple(attrs: Mapping[str, Any], types: str = "biufU") -> dict[str, Any]:
-    """Return those that HDF5 has too, of their types: numbers and texts, and arrays; NetCDF has no booleans."""
+def _simple(attrs: Mapping[str, Any], netcdf: bool = False, but: Container[str] = _OWN) -> dict[str, Any]:
+    """Return those that HDF5 has too, of their types: numbers and texts, and arrays.
+
+    NetCDF has no booleans and no complex numbers, and arrays of one dimension alone.
+    """
     found: dict[str, Any] = {}
-    for key, value in _told(attrs).items():
-        with suppress(ValueError):  # of lists of other lengths
-            held = attrs[key] if np.asarray(attrs[key]).dtype.char in _PLAIN else value
-            found |= {key: held} if np.asarray(held).dtype.kind in types else {}
+    for key, value in attrs.items():
+        kind = value.dtype.kind if isinstance(value, (np.ndarray, np.generic)) else "O"
+        plain = kind in "iuf" and value.dtype.char in _PLAIN
+        held = value if plain or (kind in "bfc" and not netcdf) else _texts(value)
+        with suppress(TypeError, ValueError):  # of lists of other lengths
+            array = np.asarray(held)
+            fits = array.dtype.char in "bBhHiIlLqQfdU" and array.ndim < 2 if netcdf else array.dtype.kind in "biufcU"
+            entries = np.asarray(held, object).ravel().tolist() if array.dtype.kind == "U" else ()
+            if key not in but and kind != "V" and fits and all(isinstance(entry, str) for entry in entries):
+                found[key] = held
     return found
+
+
+def _with_attrs(coords: Any, kept: Callable[..., dict[str, Any]], **how: Any) -> Any:
+    """Return coordinates with those of their attributes that a format has, as they are but for bytes."""
+    copy = coords.copy()
+    for variable in copy.variables.values():
+        variable.attrs = kept(variable.attrs, but=(), **how)
+    return copy
+
+
+def _filters(stored: Any) -> dict[str, Any]:
+    """Return how an array of HDF5 or NetCDF is compressed, by what HDF5 always has."""
+    encoding = getattr(stored, "encoding", None)
+    if isinstance(encoding, dict) and encoding.get("zlib"):  # of xarray
+        return {"compression": "gzip", "compression_opts": encoding.get("complevel"), "shuffle": encoding["shuffle"]}
+    if not hasattr(stored, "compression_opts") or stored.chunks is None:
+        return {}
+    options = {"shuffle": stored.shuffle, "fletcher32": stored.fletcher32}
+    known = stored.compression in ("gzip", "lzf")
+    return options | ({"compression": stored.compression, "compression_opts": stored.compression_opts} if known else {})
 
 
 def _chunks(trailing: Shape, dtype: np.dtype[Any]) -> Shape:
@@ -229,7 +275,8 @@ class Writer:
         region = region_at(corner, values.shape)
         rows = region[0].stop
         if rows > self._most:
-            raise ValueError(f"out must hold as many rows as there are coordinates of them, {self._most}, got {rows}")
+            got = f"{self._most}, got {rows} (a folder takes several sources, each with its own)"
+            raise ValueError(f"out must hold as many rows as there are coordinates of them, {got}")
         if rows > self._array.shape[0]:
             self._resize(rows)
         self._array[region] = values
@@ -318,17 +365,13 @@ class _Hdf5Writer(Writer):
         if target.within:
             shutil.copyfile(target.path, path)
         self._file = self._opened(path, target.within)
-        stored, options = spec.origin.stored, {}
+        stored = spec.origin.stored
         source = stored if type(stored) is needed("h5py", "HDF5 files").Dataset else None
-        if source is not None and source.chunks is not None:
-            known = source.compression in ("gzip", "lzf")
-            options = {"compression": source.compression, "compression_opts": source.compression_opts} if known else {}
-            options |= {"shuffle": source.shuffle, "fletcher32": source.fletcher32}
         name = spec.name(target)
         if name in self._file:
             del self._file[name]
         limit, ndim = (None, *spec.trailing), len(spec.trailing) + 1
-        how = {"maxshape": limit, "chunks": spec.chunks, **options}
+        how = {"maxshape": limit, "chunks": spec.chunks, **_filters(stored)}
         self._array = self._file.create_dataset(name, (0, *spec.trailing), spec.dtype, **how)
         dims = list(source.dims) if source is not None and source.ndim == ndim else []
         labels = [dim.label for dim in dims] or spec.dims or [""] * ndim
@@ -369,8 +412,12 @@ class _NetcdfWriter(_Hdf5Writer):
 
     def __init__(self, target: Target, path: str, spec: ArraySpec) -> None:
         h5netcdf, coords = needed("h5netcdf", "NetCDF files"), spec.coords()
+        if spec.dtype == np.float16:
+            raise ValueError(f"dtype must be float32 or float64 in NetCDF, got float16 for {target.path!r}")
         if coords is not None:
-            coords.to_netcdf(path, engine="h5netcdf")
+            grows = [dim for dim in coords.encoding.get("unlimited_dims", ()) if dim in coords.dims]
+            coords = _with_attrs(coords, _simple, netcdf=True)
+            coords.to_netcdf(path, engine="h5netcdf", unlimited_dims=grows)
         self._file = h5netcdf.File(self._opened(path, coords is not None), "a")
         self._dims = spec.dims or tuple(f"dim_{axis}" for axis in range(len(spec.trailing) + 1))
         for name, size in zip(self._dims, (None, *spec.trailing), strict=True):
@@ -378,9 +425,10 @@ class _NetcdfWriter(_Hdf5Writer):
                 self._file.dimensions[name] = size
         self._most = spec.limit(coords)
         chunks = (max(1, int(min(spec.chunks[0], self._most))), *spec.chunks[1:])
-        self._array = self._file.create_variable(spec.name(target), self._dims, spec.dtype, chunks=chunks)
-        self._array.attrs.update(_simple(spec.origin.attrs, "iufU"))
-        self._file.attrs.update(_simple(spec.origin.around, "iufU"))
+        how = {"chunks": chunks, **_filters(spec.origin.stored)}
+        self._array = self._file.create_variable(spec.name(target), self._dims, spec.dtype, **how)
+        self._array.attrs.update(_simple(spec.origin.attrs, netcdf=True))
+        self._file.attrs.update(_simple(spec.origin.around, netcdf=True))
         variables = {} if coords is None else coords.variables
         known = referred(self._array, *variables.values())
         names = [str(name) for name in variables if name not in (*self._dims, *known)]
@@ -443,6 +491,7 @@ class _ZarrWriter(Writer):
         if not spec.resumed and coords is not None:
             name, source = spec.name(target), spec.origin.stored
             version = zarr_format(source) if isinstance(source, self._zarr.Array) else None
+            coords = _with_attrs(coords, _told)
             coords.assign_attrs(_told(spec.origin.around)).to_zarr(
                 path, mode="w", consolidated=False, zarr_format=version
             )
