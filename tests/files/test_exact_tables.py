@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import os
 import pickle
 import re
@@ -762,6 +763,8 @@ KEPT: dict[str, tuple[Callable[[int], str], Any, Callable[[int], Any]]] = {
     "long": (lambda i: f"{2**60 + i}", pa.int64(), lambda i: 2**60 + i),
     "half": (lambda i: f"{i / 2:.2f}", pa.float64(), lambda i: i / 2),
     "late": (lambda i: f"{i}.5" if i > 3_000 else f"{i}", pa.float64(), lambda i: i + 0.5 * (i > 3_000)),
+    "zero": (lambda i: "-0.0" if i % 3 else "0e5", pa.float64(), lambda i: 0.0),
+    "infinite": (lambda i: f"{'-inf' if i % 5 else i}", pa.float64(), lambda i: -math.inf if i % 5 else float(i)),
     "flag": (lambda i: "True" if i % 3 else "false", pa.bool_(), lambda i: bool(i % 3)),
     "day": (lambda i: f"2024-01-{1 + i % 31:02}", pa.date32(), lambda i: datetime.date(2024, 1, 1 + i % 31)),
     "at": (
@@ -783,6 +786,8 @@ SPELLED: dict[str, Callable[[int], str]] = {
     "plus": lambda i: f"+{i}",
     "hex": lambda i: f"0x{i + 1:x}",
     "huge": lambda i: f"{2**64 + i}",
+    "beyond": lambda i: "-1.5e400" if i == 3_800 else f"{i}.5",
+    "below": lambda i: ".1e-400" if i == 3_800 else f"{i}.5",
     "both": lambda i: "0.5" if i > 3_000 else f"{2**53 + i}",
     "other": lambda i: "0.5" if i < 3_000 else f"{2**53 + i}",
     "bits": lambda i: "true" if i == 0 else f"{i % 2}",

@@ -223,7 +223,7 @@ def _simple(attrs: Mapping[str, Any], netcdf: bool = False, but: Container[str] 
     for key, value in attrs.items():
         kind = value.dtype.kind if isinstance(value, (np.ndarray, np.generic)) else "O"
         plain = kind in "iuf" and value.dtype.char in _PLAIN
-        held = value if plain or (kind in "bfc" and not netcdf) else _texts(value)
+        held = value if plain or (kind in "bc" and not netcdf) else _texts(value)
         with suppress(TypeError, ValueError):  # of lists of other lengths
             array = np.asarray(held)
             fits = array.dtype.char in "bBhHiIlLqQfdU" and array.ndim < 2 if netcdf else array.dtype.kind in "biufcU"
