@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
 _SUFFIX = ".part"
@@ -23,13 +23,16 @@ _under_way: set[str] = set()  # temporary names of this process, some perhaps of
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]:
+def replacing(
+    path: str | os.PathLike[str], keep: bool = False, check: Callable[[], None] | None = None
+) -> Iterator[str]:
     """Give a temporary name beside ``path``, and rename what was written there if nothing was raised.
 
     The data are on the disk before the name is. Whatever is raised, the temporary file or folder is removed, and
     OSError speaks of ``path``. With ``keep`` it stays, under a name that is the same the next time, which one run alone
     can have. A link stays one, and what it leads to is replaced. A device or a pipe is no file that could be replaced:
-    it is written to as it is. No file replaces a folder.
+    it is written to as it is. No file replaces a folder. ``check`` is called last and raises if nothing must be
+    replaced; between it and the renaming no other run that has one renames anything in the folder.
     """
     if not os.fspath(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)  # and not the folder that we are in
@@ -52,7 +55,10 @@ def replacing(path: str | os.PathLike[str], keep: bool = False) -> Iterator[str]
         with _locked(temporary) if keep else nullcontext():
             yield temporary
             _synchronize_all(temporary)
-            _put(temporary, target)
+            with _alone_in(folder) if check else nullcontext():
+                if check:
+                    check()
+                _put(temporary, target)
         _synchronize(folder)
     except BaseException as error:
         if not keep:
@@ -84,6 +90,20 @@ def _locked(path: str) -> Iterator[None]:
             finally:
                 removed(lock.name)
             return
+
+
+@contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Keep a folder for a moment, until other runs have let go of it, where the file system has locks."""
+    import fcntl  # as above
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_at(path: str, handle: int) -> bool:

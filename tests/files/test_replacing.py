@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,6 +332,49 @@ def test_what_appears_meanwhile_is_not_replaced(name: str, tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == sorted(["x.csv", name])
     if name != "y":
         fastbn.standardize(tmp_path / "x.csv", MOMENTS, tmp_path / name, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "overwrite"), [("y.npy", False), ("y.csv", False), ("y.h5:mine", False), ("y.h5:mine", True)]
+)
+def test_what_appears_while_the_disk_is_written_is_not_replaced(
+    name: str, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa.csv.write_csv(pa.table({"a": X[:, 0], "b": X[:, 1]}), tmp_path / "x.csv")
+    path, synchronize = tmp_path / name.partition(":")[0], os.fsync
+
+    def write(handle: int) -> None:
+        path.write_text("precious")
+        synchronize(handle)
+
+    monkeypatch.setattr(os, "fsync", write)
+    with pytest.raises(FileExistsError, match="another program has written it in the meantime"):
+        fastbn.standardize(tmp_path / "x.csv", MOMENTS, tmp_path / name, overwrite=overwrite)
+    assert path.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == sorted(["x.csv", path.name])
+
+
+@pytest.mark.parametrize("suffix", ["h5", "npz", "zarr"])
+def test_of_runs_at_once_in_one_file_none_loses_what_another_wrote(suffix: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    path = tmp_path / f"y.{suffix}"
+    fastbn.standardize(tmp_path / "x.npy", MOMENTS, f"{path}:old")
+    program = "import sys, fastbn; fastbn.standardize(sys.argv[1], fastbn.stream(sys.argv[1]), sys.argv[2])"
+    arguments = [[str(tmp_path / "x.npy"), f"{path}:n{number}"] for number in range(4)]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", program, *each], stderr=subprocess.PIPE, text=True)
+        for each in arguments
+    ]
+    done = ["old"]
+    for number, run in enumerate(runs):
+        said = run.communicate(timeout=120)[1]
+        if run.returncode == 0:
+            done.append(f"n{number}")
+        else:
+            assert "in the meantime" in said or "must not change while it is read" in said, said
+    assert len(done) > 1
+    for each in done:
+        assert fastbn.stream(f"{path}:{each}").count == 3
 
 
 @pytest.mark.parametrize("save", [MOMENTS.save, fastbn.BatchNorm(2).save], ids=["Moments", "BatchNorm"])

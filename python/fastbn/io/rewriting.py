@@ -71,13 +71,18 @@ class Rewriting(Run):
         target = self._target
         for place in self._places if isinstance(self._places, list) else ():
             self._check_apart(place)
+        there = Place(target.format, target.name, (target.path,))
+        before = fingerprint(there) if target.named or not self._options.overwrite else None
         replaceable = not os.path.isdir(target.path) or is_zarr(target.path)
         if target.is_there() and not (self._options.overwrite and replaceable):
             how = {} if replaceable else {"hint": "a folder is never replaced: remove it first"}
             raise already_there(target.name, **how)
-        there = Place(target.format, target.name, (target.path,))
-        before = fingerprint(there) if target.named or not self._options.overwrite else None
-        with replacing(target.path, keep=self._identity is not None) as path:
+
+        def unchanged() -> None:  # or what another has put there would be lost
+            if before is not None and fingerprint(there) != before:
+                raise already_there(target.name, "another program has written it in the meantime")
+
+        with replacing(target.path, keep=self._identity is not None, check=unchanged) as path:
             found = None
             if self._identity is not None:
                 self._checkpoint = Checkpoint(f"{path}.json", self._identity, self._options.every)
@@ -93,8 +98,6 @@ class Rewriting(Run):
             with closing(self._sink):
                 self._each()
                 self._sink.finish()
-            if before is not None and fingerprint(there) != before:  # or what another has put there would be lost
-                raise already_there(target.name, "another program has written it in the meantime")
         if self._checkpoint is not None:
             self._checkpoint.remove()
 
