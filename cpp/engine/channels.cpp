@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "engine/dispatch.hpp"
 #include "engine/errors.hpp"
 #include "engine/threads.hpp"
 
@@ -29,11 +30,13 @@ void ChannelParameter::copy(std::ptrdiff_t first, std::ptrdiff_t n, double* to) 
 
 void check_not_negative(const char* name, const ChannelParameter& parameter, std::ptrdiff_t n) {
     double memory[channels_at_once];
+    const ValueRangeKernel find_range = value_range_kernels(DType::float64).value_range.tile;
     each_channels(n, [&](std::ptrdiff_t first, std::ptrdiff_t at_once) {
         const double* const values = parameter.read(first, at_once, memory);
         double least = 0.0;
-#pragma omp simd reduction(min : least)
-        for (std::ptrdiff_t i = 0; i < at_once; ++i) least = values[i] < least ? values[i] : least;
+        double largest = 0.0;
+        double has_nan = 0.0;
+        find_range({values, at_once}, {nullptr, 0}, 1, at_once, {&least, &largest, &has_nan});
         for (std::ptrdiff_t i = 0; i < at_once && least < 0.0; ++i) {
             if (values[i] < 0.0) {
                 refuse(name, "not be negative",
