@@ -183,9 +183,12 @@ static inline Moments<V> merge(const Moments<V>& a, double count_a, const Moment
 
 // The same where either count may be 0: what that one covers is then nothing, and need not even be
 // numbers near the other's; of two that are nothing, a stays. Means that differ leave an m2 that is
-// not 0, however small the weights.
-static inline Moments<double> merge_weighted(const Moments<double>& a, double weight_a,
-                                             const Moments<double>& b, double weight_b) {
+// not 0, however small the weights. Always inline, as is what calls it: clang vectorizes no loop
+// that calls a function, and its `flatten` leaves the calls in what it has inlined.
+[[gnu::always_inline]] static inline Moments<double> merge_weighted(const Moments<double>& a,
+                                                                    double weight_a,
+                                                                    const Moments<double>& b,
+                                                                    double weight_b) {
     const Moments<double> both = merge(a, weight_a, b, weight_a + weight_b > 0.0 ? weight_b : 1.0);
     const bool only_a = weight_b == 0.0;
     const bool only_b = (weight_a == 0.0) & !only_a;
@@ -224,8 +227,9 @@ static inline void put(const MomentsSums& s, std::ptrdiff_t i, const Moments<dou
 }
 
 // Merges moments of a weight with those of channel i; those of no weight leave no trace.
-static inline void merge_weighted_at(const MomentsSums& s, std::ptrdiff_t i,
-                                     const Moments<double>& chunk, DoubleDouble<double> weight) {
+[[gnu::always_inline]] static inline void merge_weighted_at(const MomentsSums& s, std::ptrdiff_t i,
+                                                            const Moments<double>& chunk,
+                                                            DoubleDouble<double> weight) {
     put(s, i, merge_weighted(at(s, i), s.weight[i], chunk, weight.high));
     double error;
     s.weight[i] = two_sum(s.weight[i], weight.high, error);
