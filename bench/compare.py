@@ -1,7 +1,7 @@
 """Compares two builds of fastbn in one process, interleaved: what their calls take, or the bits of their results.
 
     python bench/compare.py OLD NEW [--quick] [--threads 1,2] [--isa avx2,avx512] [--only train,backward]
-    python bench/compare.py OLD NEW --same-bits [--calls 3000] [--seed 0]
+    python bench/compare.py OLD NEW --same-bits [--any-nan] [--calls 3000] [--seed 0]
 
 OLD and NEW are folders that hold a package fastbn: a folder of installed packages, or python/ of a checkout that was
 built. Every figure is NEW's time over OLD's. The exit status is 1 where a case stays marked as slower, or bits differ.
@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, help="so many rounds for each case, whatever they take")
     add("--budget", type=float, help="seconds for each case, both builds together")
     add("--same-bits", action="store_true", help="compare results instead, on the same cases and on random calls")
+    add("--any-nan", action="store_true", help="take one NaN for another there: builds by two compilers")
     add("--calls", type=int, default=3000, help="number of random calls (default: 3000)")
     add("--seed", type=int, default=0, help="of the random calls (default: 0)")
     add("--call", type=int, help="compare the results of this one of the random calls, and nothing else")
@@ -391,7 +392,7 @@ def _subjects(options: argparse.Namespace) -> list[Subject]:
     return [s for s in comparisons.subjects(options.dtype) if s.case.name in options.cases]
 
 
-def _compare_cell(both: Builds, cell: Cell, data: Data, out: Array) -> same_bits.Compared:
+def _compare_cell(both: Builds, cell: Cell, data: Data, out: Array, *, any_nan: bool) -> same_bits.Compared:
     """Compare what both builds return for one of the cases that are timed."""
     for build in both:
         build.use(cell.setting.isa, cell.setting.threads)
@@ -403,14 +404,14 @@ def _compare_cell(both: Builds, cell: Cell, data: Data, out: Array) -> same_bits
     weighted = data.where is not None or data.weights is not None
     inner = cell.subject.case.outer_inner[1]
     kind = Kind(f"case {cell.op}", weighted, 1 < inner < 16, "ordinary")
-    return same_bits.compare(kind, f"{cell.op} {cell.call}, {cell.setting}", both, run)
+    return same_bits.compare(kind, f"{cell.op} {cell.call}, {cell.setting}", both, run, any_nan=any_nan)
 
 
-def _compare_random(both: Builds, call: RandomCall) -> same_bits.Compared:
+def _compare_random(both: Builds, call: RandomCall, *, any_nan: bool) -> same_bits.Compared:
     for build in both:
         build.use(call.isa, call.threads)
     text = f"call {call.number}: {call.text}; {call.isa}, {call.threads} thread(s)"
-    return same_bits.compare(call.kind, text, both, call.run)
+    return same_bits.compare(call.kind, text, both, call.run, any_nan=any_nan)
 
 
 def _compare_bits(options: argparse.Namespace, both: Builds, settings: list[Setting]) -> tuple[str, bool]:
@@ -432,10 +433,12 @@ def _compare_bits(options: argparse.Namespace, both: Builds, settings: list[Sett
             tick(f"{cell.call} {cell.op}, {cell.setting}")
             if of_subject is None or cell.subject != subject:
                 subject, of_subject = cell.subject, _arrays(cell.subject)
-            found.append(_compare_cell(both, cell, of_subject[0].vary(cell.variant), of_subject[1]))
+            varied = of_subject[0].vary(cell.variant)
+            found.append(_compare_cell(both, cell, varied, of_subject[1], any_nan=options.any_nan))
         for number in numbers:
             tick(f"random call {number}")
-            found.append(_compare_random(both, RandomCall(options.seed, number, isas, threads)))
+            call = RandomCall(options.seed, number, isas, threads)
+            found.append(_compare_random(both, call, any_nan=options.any_nan))
     if options.call is not None:
         return "\n".join([found[0].text, "", same_bits.report(found)]), not found[0].differs
     lines = ["# Two builds: bits of NEW beside bits of OLD", "", *_surroundings(both), ""]

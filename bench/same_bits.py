@@ -57,8 +57,13 @@ class Compared:
         return bool(self.differences)
 
 
-def compare(kind: Kind, text: str, builds: Iterable[Build], run: Callable[[Any], Results]) -> Compared:
-    """Make a call with both builds and compare all it gives; a call that fails has to fail alike."""
+def compare(
+    kind: Kind, text: str, builds: Iterable[Build], run: Callable[[Any], Results], *, any_nan: bool = False
+) -> Compared:
+    """Make a call with both builds and compare all it gives; a call that fails has to fail alike.
+
+    any_nan: one NaN is as good as another. Which of its operands' NaN an operation gives is the compiler's choice.
+    """
     answers = [_answer(build, run) for build in builds]
     errors = [answer if isinstance(answer, str) else None for answer in answers]
     old, new = answers
@@ -69,7 +74,7 @@ def compare(kind: Kind, text: str, builds: Iterable[Build], run: Callable[[Any],
         differences = () if errors[0] == errors[1] else (Difference("error", 0, 0.0, 0.0, said),)
         return Compared(kind, text, 1, differences, failed=True)
     names = dict.fromkeys([*old, *new])
-    found = (_difference(name, old.get(name), new.get(name)) for name in names)
+    found = (_difference(name, old.get(name), new.get(name), any_nan=any_nan) for name in names)
     return Compared(kind, text, len(names), tuple(d for d in found if d is not None))
 
 
@@ -81,7 +86,7 @@ def _answer(build: Build, run: Callable[[Any], Results]) -> Results | str:
         return f"raises {type(error).__name__}: {error}"
 
 
-def _difference(name: str, old: Array | None, new: Array | None) -> Difference | None:
+def _difference(name: str, old: Array | None, new: Array | None, *, any_nan: bool) -> Difference | None:
     """Return how two results differ, None where they have the same type, shape and bits."""
     if old is None or new is None:
         return Difference(name, 0, 0.0, 0.0, f"{'OLD' if old is None else 'NEW'} does not return it")
@@ -92,6 +97,10 @@ def _difference(name: str, old: Array | None, new: Array | None) -> Difference |
     if np.array_equal(first, second):
         return None
     other = (first != second).reshape(old.size, old.itemsize).any(axis=1)
+    if any_nan:
+        other &= ~(np.isnan(pair[0]) & np.isnan(pair[1]))
+        if not other.any():
+            return None
     with np.errstate(all="ignore"):
         a, b = (array[other].astype(np.longdouble) for array in pair)
         gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
