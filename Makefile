@@ -194,7 +194,7 @@ tsan: $(STAMPS)/package $(STAMPS)/extra-test $(TSAN)/stamp ## run the tests of t
 .PHONY: test-clang
 test-clang: $(STAMPS)/package $(STAMPS)/extra-test $(STAMPS)/extra-bench $(CLANG)/stamp ## build with clang, which must be installed, test, and compare the bits with g++'s
 	PYTHONPATH=$(CURDIR)/$(CLANG)/site $(BIN)/python -m pytest \
-	    tests/operation tests/numerics tests/weights tests/arrays tests/moments tests/layer
+	    tests/operation tests/numerics tests/weights tests/arrays tests/moments tests/layer tests/errors tests/machine
 	$(BIN)/python bench/compare.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" \
 	    $(CLANG)/site --same-bits --any-nan
 

@@ -18,6 +18,9 @@
 #ifdef FASTBN_X86
 #include <xmmintrin.h>
 #endif
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 namespace fastbn {
 namespace {
@@ -104,6 +107,21 @@ void on_threads(int threads, const Work& work) {
 }
 #endif
 
+#ifdef _OPENMP
+// The processors of the affinity as it is now. LLVM's runtime says what it was when it was loaded;
+// where it binds threads to processors, their own affinity says less than there is.
+int processors_of_affinity() {
+#if defined(KMP_VERSION_MAJOR) && defined(__linux__)
+    cpu_set_t allowed;
+    if (omp_get_proc_bind() == omp_proc_bind_false &&
+        sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+        return CPU_COUNT(&allowed);
+    }
+#endif
+    return omp_get_num_procs();
+}
+#endif
+
 }  // namespace
 
 Nanoseconds now() {
@@ -177,7 +195,7 @@ bool has_openmp() {
 
 int processors() {
 #ifdef _OPENMP
-    const int seen = omp_get_num_procs();
+    const int seen = processors_of_affinity();
     const int limit = quota;
     return limit > 0 ? std::min(seen, limit) : seen;
 #else
