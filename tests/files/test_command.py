@@ -90,7 +90,7 @@ def test_files_of_statistics(command: Run, tmp_path: Path, source: str, suffix: 
     out = tmp_path / f"s.{suffix}"
     assert command("stats", source, "--out", out)[0] == 0
     found, stats = fastbn.stream(source), load_stats(out)
-    assert read_as(stats) == (("c0", "c1", "c2"), 1.0, 1, None)
+    assert read_as(stats) == (("c0", "c1", "c2"), 1.0, 1, None, None, None, None)
     assert same_bits(stats, found)
     if suffix == "npz":
         assert same_bits(fastbn.Moments.load(out), found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -273,13 +274,22 @@ def test_labels_of_every_kind(one: Array, other: Array, alike: bool | None) -> N
     assert fastbn.stream([at(one), unlabelled, xr.DataArray(unlabelled.values), unlabelled.values]).count == 80
 
 
-def test_copies_of_zarr_stores_have_one_set_of_labels(tmp_path: Path) -> None:
-    parts = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
-    for lat, path in zip(([1.0, 2.0], [1.0, 3.0]), parts, strict=True):
-        at(lat).to_dataset().to_zarr(path, consolidated=False)
-    moments = fastbn.stream(parts)  # which needs no xarray, and knows of no labels
-    with pytest.raises(ValueError, match=r"b\.zarr must have the coordinates of those before it along lat, 2.0 at 1"):
+@pytest.mark.parametrize("group", ["", "g/h"])
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_stores_have_one_set_of_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: Any, group: str
+) -> None:
+    parts = [f"{tmp_path}/{name}.zarr{f':{group}/t' if group else ''}" for name in "ab"]
+    for lat, name in zip(([1.0, 2.0], [1.0, 3.0]), "ab", strict=True):
+        how = {"group": group or None, "zarr_format": version, "consolidated": False}
+        at(lat).to_dataset().to_zarr(tmp_path / f"{name}.zarr", **how)
+    moments = fastbn.stream(parts[0])
+    said = r"b\.zarr\S* must have the coordinates of those before it along lat, 2.0 at 1, got 3.0"
+    with pytest.raises(ValueError, match=said):
         fastbn.standardize(parts, moments, tmp_path / "y.npy")
+    monkeypatch.setitem(sys.modules, "xarray", None)  # which knows them without
+    with pytest.raises(ValueError, match=said):
+        fastbn.stream(parts)
 
 
 def test_labels_are_kept_with_how_far_a_run_is(tmp_path: Path) -> None:

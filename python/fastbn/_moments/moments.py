@@ -20,6 +20,7 @@ from fastbn._moments.provenance import (
     UNKNOWN,
     Provenance,
     check_columns,
+    check_coordinates,
     check_scales,
     check_units,
     checked_provenance,
@@ -46,7 +47,8 @@ from fastbn._validation import (
 M = TypeVar("M", bound="Moments")
 
 _WRITER = "Moments.save"
-_CONFIG = ("nan", "extremes", "scale", "axis", "mode")  # what files hold as JSON, not as arrays
+# What files hold as JSON, not as arrays.
+_CONFIG = ("nan", "extremes", "scale", "axis", "mode", "coords", "nodata", "texts")
 
 
 # Held by whoever replaces what Moments have seen, for one comparison and one assignment. A fork waits for it, or the
@@ -123,9 +125,10 @@ class Moments:
     The relative error of the variance is that of `fastbn.moments`, whatever mean / std is; data that are constant have
     an m2 of exactly 0. Values beyond 1e150 may have an infinite m2.
 
-    Names go with the statistics, into files and dicts and out of them. So do the ``scale``, ``axis`` and ``mode`` that
-    `fastbn.stream` was given, which `fastbn.standardize` goes by. Merging refuses other names, and another scale (see
-    `merge`); an axis or a mode that differs is forgotten.
+    Names go with the statistics, into files and dicts and out of them, and so do the coordinates of arrays of xarray
+    along the feature axes, and the options that `fastbn.stream` was given and `fastbn.standardize` goes by: ``scale``,
+    ``axis``, ``mode``, ``nodata`` and the spelling of texts. Merging refuses other names, coordinates and no-data
+    values, and another scale (see `merge`); what else differs is forgotten.
 
     Threads may `update` and `merge` into the same Moments at once: nothing is lost, and who unpacks them, or asks for a
     variance, meets the state before an update or after it. The last bits depend on the order in which the threads come.
@@ -357,6 +360,7 @@ class Moments:
         if self.shape not in (None, part.shape):
             raise ValueError(f"x must have features of shape {self.shape} along axis {axis}, got {part.shape}")
         check_columns(x, axis, self.names)
+        check_coordinates(x, axis, self._seen.provenance.coords)
         return self.merge(part)
 
     def merge(self, other: Moments) -> Moments:
@@ -480,8 +484,9 @@ class Moments:
         Returns
         -------
         dict
-            Count and options, and arrays of float64, which are copies; where they are known, the names of the features,
-            and the scale, axis and mode with which `fastbn.stream` read the data.
+            Count and options, and arrays of float64, which are copies; where they are known, the names of the features
+            and the coordinates along their axes (``coords``), and the scale, axis and mode, the values that are no data
+            (``nodata``) and the spelling of texts (``texts``) with which `fastbn.stream` read the data.
 
         Examples
         --------
@@ -631,6 +636,7 @@ class Moments:
         if seen.statistics is None:
             raise ValueError("mean must be Moments that have seen values, got Moments()")
         check_columns(x, axis, seen.provenance.names)
+        check_coordinates(x, axis, seen.provenance.coords)
         check_units(x, seen.provenance.scale)
         # eps and correction have not been checked yet: only plain numbers are compared with what is kept.
         plain = type(eps) in (int, float) and type(correction) in (int, float)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastbn._moments.provenance import frame_columns
+from fastbn._moments.provenance import Coordinates, frame_columns, labels_of
 from fastbn._validation import Axis, Shape, converted
 from fastbn.io.options import Array, Options, Region
 from fastbn.io.places import Place, is_frame
@@ -102,10 +102,8 @@ class ArraySource(Source):
         if options.columns is not None or (stored.names is not None and self.axis == (1,)):
             self.names = tuple(stored.names[i] if stored.names else str(i) for i in chosen)
         self._sorted = np.sort(np.array(chosen, np.intp))
-        self._nodata = NoData(
-            options, name, self._sorted.tolist(), stored.names, count, self.axis, self._packing.nodata
-        )
-        self._grid = self._cut(options)
+        self.nodata = NoData(options, name, self._sorted.tolist(), stored.names, count, self.axis, self._packing.nodata)
+        self._grid, self.coordinates = self._cut(options), self._labelled(chosen)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the tiles in order, as blocks of the chosen features in a type that can be computed with."""
@@ -117,7 +115,7 @@ class ArraySource(Source):
             values = self._stored.read(region[:1] if self.flat else region).reshape(extent(region))[kept]
             if self._packing.viewed is not None:
                 values = values.view(self._packing.viewed)
-            valid = self._packing.within(values, self._nodata.valid(values, first))
+            valid = self._packing.within(values, self.nodata.valid(values, first))
             if values.dtype == self.dtype and not self._packing.packed:
                 values = values.view(self.dtype)  # that says "=" of its byte order, where the file's may say "<"
             else:
@@ -137,6 +135,18 @@ class ArraySource(Source):
     def restored(self, block: Block, values: Array) -> Block:
         """Return the chosen features in the order asked for."""
         return block._replace(values=values if self.order is None else np.take(values, self.order, self.axis[0]))
+
+    def _labelled(self, chosen: Sequence[int]) -> Coordinates | None:
+        """Return the labels of the chosen features along their axes."""
+        if self.flat:  # whose rows alone can have some
+            return None
+        labels: list[Any] = []
+        for axis in self.axis:
+            scale = self._stored.origin.scales.get(axis)
+            found = None if scale is None else _labels(scale)
+            labels.append(found if found is None or self.order is None else [found[i] for i in chosen])
+        dims = self._stored.origin.dims or ()
+        return Coordinates.of([dims[axis] if dims else f"axis {axis}" for axis in self.axis], labels)
 
     def _cut(self, options: Options) -> Grid:
         stored, chunks, natural = self._stored, self.origin.chunks, tuple(range(len(self.shape)))
@@ -457,8 +467,10 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     coords += referred(*map(store.get, names))
     member = only_member(place, names if place.member else _without(names, coords))
     found = _sliced(place.name, store[member], options, store.attrs)
+    group = member.rpartition("/")[0]
+    found.origin.scales.update(_beside(store[group] if group else store, found))
     if options.rowwise and found.origin.dims is not None:  # xarray knows which of the others are its coordinates
-        xarray, (group, _, name) = needed("xarray", "Zarr stores with dimensions"), member.rpartition("/")
+        xarray, name = needed("xarray", "Zarr stores with dimensions"), member.rpartition("/")[2]
         how: dict[str, Any] = {"group": group or None, "consolidated": False, "chunks": None, **_AS_STORED}
         # It takes no dimensions of one name and other sizes, and no arrays whose dimensions have no names.
         with suppress(ValueError, KeyError):
@@ -554,8 +566,39 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
         array.coords.to_dataset() if named else None,
         os.path.basename(str(getattr(array, "name", None) or "")),
         dict(around),
+        _scales_of(array),
     )
     return Stored(tuple(array.shape), dtype, read, origin)
+
+
+def _scales_of(array: Any) -> dict[int, Any]:
+    """Return the labels along the dimensions of an array of xarray or of HDF5, where it has some."""
+    if hasattr(array, "coords"):
+        return {number: array.coords[dim].variable for number, dim in enumerate(array.dims) if dim in array.coords}
+    dims = array.dims if hasattr(array, "read_direct") else ()
+    found = {number: dim[0] for number, dim in enumerate(dims) if len(dim)}
+    # What NetCDF has for a dimension without coordinates says so.
+    return {
+        number: scale
+        for number, scale in found.items()
+        if scale.shape == (array.shape[number],) and b"not a netCDF variable" not in scale.attrs.get("NAME", b"")
+    }
+
+
+def _beside(group: Any, stored: Stored) -> dict[int, Any]:
+    """Return the labels along the dimensions of an array of Zarr: the arrays of their names in its group."""
+    found = {number: group.get(dim) for number, dim in enumerate(stored.origin.dims or ())}
+    return {number: scale for number, scale in found.items() if getattr(scale, "shape", 0) == (stored.shape[number],)}
+
+
+def _labels(scale: Any) -> tuple[Any, ...]:
+    """Return labels as they are meant: times as such, numbers unpacked."""
+    values, attrs = np.asarray(scale[...]), dict(scale.attrs)
+    if " since " in str(attrs.get("units")) or attrs.keys() & set(PACKING):
+        with suppress(ImportError, ValueError, OverflowError):  # of calendars that others know
+            xarray = importlib.import_module("xarray")
+            values = xarray.decode_cf(xarray.Dataset({"label": ("labels", values, attrs)}))["label"].values
+    return labels_of(values)
 
 
 def _empty_of_matlab(name: str, shape: list[int], held: str) -> Stored:

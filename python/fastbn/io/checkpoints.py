@@ -13,12 +13,16 @@ from typing import Any
 
 from fastbn._atomic import replacing
 from fastbn._moments.moments import Moments
+from fastbn._moments.provenance import Coordinates
 from fastbn._validation import Shape
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2
 # Of what `Progress` has, what JSON has too.
-_PLAIN = ("place", "position", "row", "before", "named", "names", "skipped", "notes", "others", "dims", "labels")
+_PLAIN = (
+    *("place", "position", "row", "before", "named", "names", "skipped", "notes", "others"),
+    *("dims", "coords", "nodata"),
+)
 
 
 @dataclass
@@ -29,7 +33,8 @@ class Progress:
     ``row`` is the number of rows counted of that, ``before`` of those that are done. ``skipped`` has the files that
     could not be read, with the reasons; ``notes`` what was done to values without being asked, and
     ``others`` the columns of the first table that are not counted, by the reasons; ``dims`` are the names of the
-    dimensions that features are told apart by, where the run goes by names, and ``labels`` the coordinates along them.
+    dimensions that features are told apart by, where the run goes by names, ``coords`` the coordinates along them, and
+    ``nodata`` the values that are none, as pairs of a column's name and these.
     """
 
     place: int = 0
@@ -44,7 +49,8 @@ class Progress:
     notes: list[str] = field(default_factory=list)
     others: dict[str, list[str]] | None = None
     dims: list[str] | None = None
-    labels: dict[str, list[Any]] = field(default_factory=dict)
+    coords: Coordinates | None = None
+    nodata: list[Any] | None = None
 
 
 class Checkpoint:
@@ -69,6 +75,8 @@ class Checkpoint:
             total, *parts = (Moments.from_bytes(base64.b64decode(text)) for text in held["moments"])
             counted = dict(zip(map(tuple, held["corners"]), parts, strict=True))
             plain = {name: held[name] for name in _PLAIN if name in held}  # version 0.1 did not note all of them
+            if plain.get("coords") is not None:
+                plain["coords"] = Coordinates.of(*plain["coords"])
             progress = Progress(total=total, parts=counted, **plain)
             differs = _difference(held["identity"], self._identity) if held["identity"] != self._identity else ""
         except Exception as error:  # what is no checkpoint may be nested too deep, or hold anything anywhere

@@ -52,7 +52,10 @@ class Counting(Run):
             self._weights.check_rows(self.state.before, self.state.skipped)
         names, scale = self.state.names, self._options.scale or 1.0
         known: dict[str, Any] = {"axis": 1 if self._axis is None else self._axis, "mode": self._options.mode}
-        known |= {"names": None if names is None else tuple(names), "scale": scale}
+        known |= {"names": None if names is None else tuple(names), "scale": scale, "coords": self.state.coords}
+        if self.state.nodata is not None:
+            known["nodata"] = {name: tuple(values) for name, values in self.state.nodata}
+        known["texts"] = self._options.asked_of_texts or None
         return remembering(scaled(self.state.total, scale), **known)
 
     def remove_checkpoint(self) -> None:
@@ -101,6 +104,8 @@ class Counting(Run):
         if self.state.names is None and source.names is not None:
             self.state.names, self.state.named = list(source.names), is_table(place) or place.format == "images"
             self._earlier = f"{source.name} before it has"
+        if self.state.nodata is None and source.nodata.asked is not None:
+            self.state.nodata = list(source.nodata.asked.items())
 
     def _measured(self, source: Source, block: Block) -> Moments:
         """Return a block's statistics; infinite values that are to be left out become NaN, in a copy."""

@@ -76,7 +76,7 @@ class ImageSource(Source):
         self.features = (len(self.chosen),)
         self.dtype = options.dtype or (np.dtype(np.uint8) if options.mode else first.dtype)
         self.notes: list[str] = []
-        self._nodata = NoData(options, self.name, self.chosen, bands, len(bands), (2,))
+        self.nodata = NoData(options, self.name, self.chosen, bands, len(bands), (2,))
         self._ring, self._most = Ring(), options.block_bytes
         self.axis = (2,) if options.rowwise else (1,)
 
@@ -178,7 +178,7 @@ class ImageSource(Source):
             own = tuple(value for value in own if value is not None)
             notes = [f"left out as no data: {value:.15g} (GDAL_NODATA)" for value in own if value == value]
             self.notes += [note for note in notes if note not in self.notes]
-            nodata = NoData(self._options, self.name, self.chosen, None, 0, (2,), own) if own else self._nodata
+            nodata = NoData(self._options, self.name, self.chosen, None, 0, (2,), own) if own else self.nodata
             return header, self._images(path, header, nodata)
         return None, iter(())
 

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 (a default that is a call is a field with its check)
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -121,7 +122,9 @@ def _nodata(name: str, value: Any) -> dict[int | str | None, tuple[Any, ...]]:
 def _number(name: str, value: Any) -> int | float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must hold real numbers, got {value!r}")
-    return int(value) if isinstance(value, (int, np.integer)) else float(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return math.nan if value != value else float(value)  # the one that is in a tuple that has it
 
 
 def checked_mode(name: str, value: Any) -> str:
@@ -208,8 +211,8 @@ class Options:
     header: bool | None = _checked(None, checked_flag)
     null_values: tuple[str, ...] = _checked((), _texts)
     delimiter: str | None = _checked(None, _character)
-    decimal: str = _checked(".", _decimal)
-    encoding: str = _checked("utf-8", _encoding)
+    decimal: str | None = _checked(None, _decimal)
+    encoding: str | None = _checked(None, _encoding)
     comment: str | None = _checked(None, _character)
     memory: int = _checked(MEMORY, _memory)
     on_error: OnError = _checked("raise", _on_error)
@@ -246,13 +249,20 @@ class Options:
             value = getattr(self, each.name)
             if "check" in each.metadata and (value is not None or each.default is not None):
                 object.__setattr__(self, each.name, each.metadata["check"](each.name, value))
-        if self.decimal == self.delimiter:
-            raise ValueError(f"decimal must not be the delimiter, got {self.decimal!r} for both")
+        if (self.decimal or ".") == self.delimiter:
+            raise ValueError(f"decimal must not be the delimiter, got {self.delimiter!r} for both")
 
     @property
     def exact(self) -> bool:
         """Whether values are to be refused that would be rounded: no type was asked for."""
         return self.dtype is None and self.written is None
+
+    @property
+    def asked_of_texts(self) -> dict[str, Any]:
+        """What is asked for of texts, by name, in types that JSON has."""
+        held = {name: getattr(self, name) for name in _TEXTS}
+        held = {name: list(value) if isinstance(value, tuple) else value for name, value in held.items()}
+        return {name: value for name, value in held.items() if value not in (None, [])}
 
     @property
     def texts(self) -> Options:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from fastbn import _core
 from fastbn._atomic import removed, replacing
 from fastbn._moments.moments import Moments, divisor_variance
+from fastbn._moments.provenance import places_of
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import ARRAYS, TABLES, Place, already_there, fingerprint, is_table, is_zarr, places, replaces
@@ -58,8 +59,14 @@ class Rewriting(Run):
         known, beside = read_as(self._moments), 8 if options.written is None else options.written.itemsize
         if None not in (options.mode, known.mode) and options.mode != known.mode:
             raise ValueError(f"mode must be that of the statistics{self._of}, {known.mode!r}, got {options.mode!r}")
-        mode, scale = options.mode or known.mode, options.scale or known.scale
-        super().__init__(found, options.but(mode=mode, scale=scale, beside=beside, rowwise=True))
+        texts = {name: value for name, value in (known.texts or {}).items() if name not in options.asked_of_texts}
+        options = options.but(
+            mode=options.mode or known.mode,
+            scale=options.scale or known.scale,
+            nodata=known.nodata if options.nodata is None else options.nodata,
+            **texts,
+        )
+        super().__init__(found, options.but(beside=beside, rowwise=True))
         self._identity = None  # of a run that can go on later
         if options.resume:
             told = {"moments": hashlib.sha256(self._moments.to_bytes()).hexdigest(), "scale": options.scale}
@@ -168,6 +175,9 @@ class Rewriting(Run):
                 raise UnreadableError(f"{rule}, got {names}{self._of}")
             order = [numbers[name] for name in source.names]
             found = {name: values[order] for name, values in found.items()}
+        for axis, at in enumerate(self._places_of_labels(source)):
+            if at is not None:
+                found = {name: np.take(values, at, axis) for name, values in found.items()}
         shape = found["mean"].shape
         if shape != source.features:
             rule = f"moments must have the features of {source.name}, of shape {source.features}"
@@ -175,6 +185,18 @@ class Rewriting(Run):
         if source.order is not None:
             found = {name: values[np.argsort(source.order)] for name, values in found.items()}
         return found
+
+    def _places_of_labels(self, source: Source) -> Iterator[list[int] | None]:
+        """Yield where the statistics have the labels of a source along each axis; None where one of them has none."""
+        known, got = read_as(self._moments).coords, source.coordinates
+        for mine, labels, dim in zip(known.labels, got.labels, got.dims, strict=False) if known and got else ():
+            try:
+                yield None if mine is None or labels is None else places_of(labels, mine)
+            except LookupError as error:
+                rule = f"coordinates along {dim} that the statistics{self._of} have once, got {error.args[0]}"
+                raise UnreadableError(
+                    f"{source.name} must have {rule} (those without, xarray's drop_vars, go by position)"
+                ) from None
 
     def _standardized(
         self, source: Source, place: Place, statistics: dict[str, Array], blocks: Iterable[Block]

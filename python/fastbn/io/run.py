@@ -94,9 +94,10 @@ class Run:
                         source = opened(place, self._options_of(place))
                     with closing(source):
                         with failing(place):
-                            dims, labels = self._known_along(source)
+                            dims = self._checked_dims(source)
                         self._take(source, place)
-                        state.dims, state.labels = state.dims or dims, labels | state.labels
+                        state.dims, found = state.dims or dims, source.coordinates
+                        state.coords = found if state.coords is None else state.coords.filled(found)
                 except FailedError as failed:
                     (error,) = failed.args
                     if self._listener is None or not self._undo():
@@ -108,31 +109,21 @@ class Run:
             self._read += self._size
             self._tell(0.0)
 
-    def _known_along(self, source: Source) -> tuple[list[str] | None, dict[str, list[Any]]]:
-        """Return the names of a source's feature dimensions, if the run goes by names, and the coordinates along them.
+    def _checked_dims(self, source: Source) -> list[str] | None:
+        """Return the names of a source's feature dimensions, if the run goes by names.
 
-        Both must be those of the sources before it.
+        They must be those of the sources before it, and so must be the coordinates along them.
         """
-        coords, names, before = source.origin.coords, source.origin.dims or (), self.state.dims
+        names, before, coords = source.origin.dims or (), self.state.dims, self.state.coords
         dims = [names[axis] for axis in source.axis if axis < len(names)]
         by_name = dims if self._options.dim is not None and names else None
         if None not in (by_name, before) and by_name != before:
             rule = f"must have its features along {', '.join(before or ())}, as those before it"
             raise UnreadableError(f"{source.name} {rule}, got {', '.join(dims)}")
-        known = () if coords is None else [dim for dim in dims if dim in coords.variables]
-        labels = {dim: _labels(coords[dim].values) for dim in known}
-        for dim, found in labels.items():
-            self._check_labels(source, dim, found)
-        return by_name, labels
-
-    def _check_labels(self, source: Source, dim: str, labels: list[Any]) -> None:
-        before = self.state.labels.get(dim, labels)
-        if before == labels:
-            return
-        for at, (one, other) in enumerate(zip(before, labels, strict=False)):  # other lengths are other features
-            if one != other and not _close(one, other):
-                rule = f"must have the coordinates of those before it along {dim}, {one} at {at}, got {other}"
-                raise UnreadableError(f"{source.name} {rule} (those without, xarray's drop_vars, go by position)")
+        if coords is not None and (differs := coords.difference(source.coordinates)):
+            rule = f"must have the coordinates of those before it {differs}"
+            raise UnreadableError(f"{source.name} {rule} (those without, xarray's drop_vars, go by position)")
+        return by_name
 
     def _blocks(self, source: Source, place: Place, make: Make | None = None) -> Generator[Block, None, None]:
         """Yield a source's blocks, or what is made of them, and note after each how far the run is.
@@ -191,15 +182,6 @@ class Run:
         """Report how far the run is: so great a part of the place under way is done."""
         if self._options.progress is not None:
             self._options.progress(self._read + int(done * self._size), self._total)
-
-
-def _labels(coordinates: Any) -> list[Any]:
-    return coordinates.tolist() if coordinates.dtype.kind in "biuf" else list(map(str, coordinates))
-
-
-def _close(one: Any, other: Any) -> bool:
-    """Whether two labels are one number, which one file may have as float32 and another as float64, or are both NaN."""
-    return isinstance(one, float) and isinstance(other, float) and bool(np.isclose(one, other, 2**-23, 0, True))
 
 
 def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import mmap
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastbn._moments.provenance import Coordinates
 from fastbn._validation import Shape
 from fastbn.io.options import Array, Options, Region
 
@@ -40,8 +41,9 @@ class Block(NamedTuple):
 class Origin(NamedTuple):
     """What a stored array is beside its values: how it is cut, and what it says of itself.
 
-    ``stored`` is the array of the library that reads it, ``coords`` an xarray data set of the coordinates, ``name``
-    what it is called in its file, and ``around`` the file's own attributes.
+    ``stored`` is the array of the library that reads it, ``coords`` an xarray data set of the coordinates, ``scales``
+    has the arrays of labels along dimensions, by their numbers, ``name`` is what it is called in its file, and
+    ``around`` has the file's own attributes.
     """
 
     chunks: Shape | None = None
@@ -51,6 +53,7 @@ class Origin(NamedTuple):
     coords: Any = None
     name: str = ""
     around: dict[str, Any] = {}  # noqa: RUF012 (likewise)
+    scales: dict[int, Any] = {}  # noqa: RUF012 (likewise)
 
 
 class Source:
@@ -63,7 +66,7 @@ class Source:
     dimension in truth, and one column here, ``tabular`` that its blocks have rows. A thread may read ahead where it
     ``overlaps``. ``suspects`` says which columns were left out though they hold numbers, ``others`` has all that do
     not count unless they are asked for, by the reasons; ``notes`` says what was done to the values without being
-    asked.
+    asked. ``coordinates`` are the labels of the features along their axes, ``nodata`` says which values are no data.
     """
 
     name: str
@@ -73,6 +76,8 @@ class Source:
     names: tuple[str, ...] | None = None
     more: Sequence[str] = ()
     order: tuple[int, ...] | None = None
+    coordinates: Coordinates | None = None
+    nodata: NoData
     shape: Shape | None = None
     flat: bool = False
     tabular: bool = False
@@ -210,6 +215,7 @@ class NoData:
     """Which stored values are no data: those that the options say, of all features or of some, or else ``own``.
 
     ``chosen`` are the numbers of the features in the order of blocks, of ``count`` and by ``names``, along ``axis``.
+    ``asked`` has what the options say of these features, by their names; None where they say nothing.
     """
 
     def __init__(
@@ -226,6 +232,7 @@ class NoData:
         columns = {column: values for column, values in given.items() if column is not None}
         numbers = chosen_columns(name, list(columns), names, count, argument="columns of nodata")
         by_number = dict(zip(numbers, columns.values(), strict=True))
+        self.asked = None if options.nodata is None else _by_name(given, numbers, chosen, names or ())
         self._all = given.get(None, ())
         self._each = [by_number.get(number, self._all) for number in chosen] if by_number else []
         self._axis = axis[0] if axis else 0
@@ -246,6 +253,18 @@ class NoData:
     def of(self, feature: int) -> tuple[Any, ...]:
         """Return the values that are no data of a feature, by its number in the order of blocks."""
         return self._each[feature] if self._each else self._all
+
+
+def _by_name(
+    given: Mapping[Any, tuple[Any, ...]], numbers: Iterable[int], chosen: Sequence[int], names: Sequence[str]
+) -> dict[str | None, tuple[Any, ...]]:
+    """Return values by the names of columns, or their numbers as texts; of those that are chosen, and of all (None)."""
+    columns = zip(numbers, (values for column, values in given.items() if column is not None), strict=True)
+    found = {number: values for number, values in columns if number in chosen}
+    by_name: dict[str | None, tuple[Any, ...]] = {None: given[None]} if None in given else {}
+    for number, values in found.items():
+        by_name[names[number] if names and names.count(names[number]) == 1 else str(number)] = values
+    return by_name
 
 
 def valid_of(values: Array, nodata: tuple[Any, ...], missing: Array | None = None) -> Array | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 
 from fastbn._atomic import replacing
 from fastbn._moments.moments import Moments
-from fastbn._moments.provenance import Provenance
+from fastbn._moments.provenance import Provenance, as_json, check_left_out
 from fastbn._npz import check_kind, not_written, read_npz, write_npz
-from fastbn.io.options import Path, checked_mode
+from fastbn.io.options import Options, Path
 
 KIND = "fastbn statistics"
 _FORMAT = 1
@@ -22,7 +21,7 @@ _WRITER = "fastbn stats"
 
 
 def remembering(moments: Moments, **known: Any) -> Moments:
-    """Return a copy of statistics that remembers this too of the data behind them: names, scale, axis or mode."""
+    """Return a copy of statistics that remembers this too of the data behind them: fields of `Provenance`."""
     copy = moments.copy()
     copy._seen = copy._seen._replace(provenance=copy._seen.provenance._replace(**known))
     return copy
@@ -70,8 +69,7 @@ def load_stats(path: Path) -> Moments:
 def to_json(moments: Moments, **more: Any) -> str:
     """Return statistics as JSON from which `from_json` makes the same, to the bit; NaN is null."""
     told, arrays = _held(moments)
-    plain = {key: _plain(value) for key, value in arrays.items()}
-    return json.dumps({"format": _FORMAT, **told, "names": None, **plain, **more}, allow_nan=False)
+    return json.dumps({"format": _FORMAT, **told, "names": None, **as_json(arrays), **more}, allow_nan=False)
 
 
 def from_json(text: str, shown: str) -> Moments:
@@ -102,17 +100,22 @@ def merged_stats(paths: Sequence[Path]) -> Moments:
 
 def _fitting(moments: Moments, others: Moments, must: str) -> Moments:
     """Return statistics with their features in the order of others'; ValueError where they are of other data."""
-    for name, before, now in zip(Provenance._fields, read_as(others), read_as(moments), strict=True):
-        if name != "names" and before != now:
+    known, mine = read_as(others), read_as(moments)
+    for name in ("scale", "axis", "mode"):
+        before, now = getattr(known, name), getattr(mine, name)
+        if before != now:
             raise ValueError(f"{must} the {name} of those before it, {before!r}, got {now!r}")
-    names, known = moments.names, others.names
-    if names is not None and known is not None and names != known:
-        if sorted(names) != sorted(known):
-            raise ValueError(f"{must} the features of those before it ({', '.join(known)}), got {', '.join(names)}")
+    if known.coords is not None and (differs := known.coords.difference(mine.coords)):
+        raise ValueError(f"{must} the coordinates of those before it {differs}")
+    check_left_out(must, known, mine)
+    names, wanted = mine.names, known.names
+    if names is not None and wanted is not None and names != wanted:
+        if sorted(names) != sorted(wanted):
+            raise ValueError(f"{must} the features of those before it ({', '.join(wanted)}), got {', '.join(names)}")
         if len(set(names)) < len(names):
             raise ValueError(f"{must} its features in the order of those before it, got {names}")
         numbers = {name: number for number, name in enumerate(names)}
-        moments = taken(moments, [numbers[name] for name in known])
+        moments = taken(moments, [numbers[name] for name in wanted])
     if None not in (moments.shape, others.shape) and moments.shape != others.shape:
         raise ValueError(f"{must} the features of those before it, of shape {others.shape}, got {moments.shape}")
     return moments
@@ -134,8 +137,10 @@ def checked_suffix(path: Path) -> None:
 
 def _moments(held: dict[str, Any], shown: str) -> Moments:
     try:
-        moments, mode = Moments.from_dict(held), held.get("mode")
-        return moments if mode is None else remembering(moments, mode=checked_mode("mode", read_as(moments).mode))
+        moments = Moments.from_dict(held)
+        known = read_as(moments)
+        Options(mode=known.mode, nodata=known.nodata, **known.texts or {})  # which refuses what cannot be
+        return moments
     except Exception as error:  # as above
         raise not_written(_WRITER, shown, error) from error
 
@@ -144,14 +149,3 @@ def _held(moments: Moments) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a file says of statistics, and the statistics."""
     told, arrays = remembering(moments, **read_as(moments)._asdict())._content()
     return {"kind": KIND, "mode": None, **told}, arrays | {"std": moments.std()}
-
-
-def _plain(value: Any) -> Any:
-    """Return numbers as JSON has them, which knows neither NaN nor infinity."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return value

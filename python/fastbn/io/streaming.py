@@ -30,8 +30,8 @@ def stream(
     header: bool | None = None,
     null_values: str | Iterable[str] = (),
     delimiter: str | None = None,
-    decimal: str = ".",
-    encoding: str = "utf-8",
+    decimal: str | None = None,
+    encoding: str | None = None,
     comment: str | None = None,
     memory: int | str = MEMORY,
     on_error: OnError = "raise",
@@ -94,7 +94,7 @@ def stream(
         of it are numbers, true or false, or missing.
     null_values, delimiter, decimal, encoding, comment : str, optional
         Of texts: more spellings of what is missing; what is between columns, by default what the file's name says;
-        the decimal point; the encoding; and what begins a comment.
+        the decimal point, by default "."; the encoding, by default UTF-8; and what begins a comment.
     memory : int or str, default 64 MiB
         Bytes that blocks may take, all that are under way together, or a text such as ``"64M"`` or ``"1G"``; libraries
         that read files have their own beside. The result depends on it by rounding alone.
@@ -116,7 +116,8 @@ def stream(
     -------
     Moments
         With extremes, unless ``extremes=False``. Where features have names, they are its attribute ``names``, and
-        `standardize` finds them by these. It goes by the `scale`, `axis` and `mode` given here, too.
+        `standardize` finds them by these, or by the coordinates along their axes. It goes by the `scale`, `axis`,
+        `mode`, `nodata` and the options of texts given here, too.
 
     Raises
     ------
@@ -176,8 +177,8 @@ def standardize(
     header: bool | None = None,
     null_values: str | Iterable[str] = (),
     delimiter: str | None = None,
-    decimal: str = ".",
-    encoding: str = "utf-8",
+    decimal: str | None = None,
+    encoding: str | None = None,
     comment: str | None = None,
     memory: int | str = MEMORY,
     on_error: OnError = "raise",
@@ -196,8 +197,8 @@ def standardize(
     source : path, array, or iterable of these
         As for `stream`.
     moments : Moments or path
-        Statistics of the same features, which are found by their names where both have them; or a file of them, as
-        ``fastbn stats`` writes it.
+        Statistics of the same features, which are found by their names or their coordinates where both have them; or a
+        file of them, as ``fastbn stats`` writes it.
     out : path
         By its suffix: .npy, .npz, .h5, .zarr or .nc for arrays; .csv, .tsv, .parquet, .feather or .orc for tables;
         several sources follow each other along axis 0. ``"file.h5:name"`` (.npz, .h5, .zarr) names one array of a
@@ -207,10 +208,13 @@ def standardize(
     axis, mode, scale : optional
         As for `stream`. By default what they were when `moments` were streamed, or else 1, None and 1. Another scale
         is for values in other units, 1 for those that are divided already: integers cannot be, and are then refused.
-    dim, columns, nodata, max_pixels, header, null_values, delimiter, decimal, encoding, comment, memory
-        As for `stream`; what is no data becomes NaN, and a text is written as it was read. An array is written with
-        the chosen features alone. A table keeps its other columns as they are, and those of a text have types in
-        .parquet, .feather and .orc where these hold all entries exactly; as an array it has the chosen ones alone.
+    nodata, header, null_values, delimiter, decimal, encoding, comment : optional
+        As for `stream`, and by default what they were then; ``nodata=[]`` for none. What is no data becomes NaN, and a
+        text is written as it was read.
+    dim, columns, max_pixels, memory
+        As for `stream`. An array is written with the chosen features alone. A table keeps its other columns as they
+        are, and those of a text have types in .parquet, .feather and .orc where these hold all entries exactly; as an
+        array it has the chosen ones alone.
         Images become (N, channels, height, width), for which they must be of one size, or in a folder (channels,
         height, width).
     dtype : {float16, float32, float64}, optional

@@ -112,7 +112,7 @@ class TableSource(Source):
         single = options.dtype is None and all(field.type in ("float", "halffloat") for field in chosen)
         self.dtype = np.dtype(np.float32) if single else options.dtype or np.dtype(np.float64)
         self.tabular, self._rowwise, self._ring = bool(options.tabular), options.rowwise, Ring()
-        self._nodata = NoData(options, name, self.chosen, known, self._count)
+        self.nodata = NoData(options, name, self.chosen, known, self._count)
 
     def blocks(self, start: int = 0, row: int = 0) -> Iterator[Block]:
         """Yield the chosen columns of each batch as a matrix, in which a column is one piece of memory."""
@@ -139,7 +139,7 @@ class TableSource(Source):
                     np.copyto(target, values, casting="unsafe")
                 if missing is not None:
                     target[missing] = np.nan
-                nodata = self._nodata.of(first + at) if at < len(chosen) else ()
+                nodata = self.nodata.of(first + at) if at < len(chosen) else ()
                 data = valid_of(values, nodata, missing)
                 if self._exact:
                     counted = column if data is None else column.filter(pa.array(data))
@@ -410,7 +410,7 @@ class TableWriter(Writer):
 
     def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
         self._text = target.format == "text"
-        self._decimal, self._single = options.decimal, len(schema) == 1
+        self._decimal, self._single = options.decimal or ".", len(schema) == 1
         with ExitStack() as stack:
             stream = stack.enter_context(pa.OSFile(os.fsencode(path), "wb"))
             if target.format == "parquet":
@@ -422,7 +422,7 @@ class TableWriter(Writer):
             else:
                 csv = needed("pyarrow.csv", "Tables")
                 stream = stack.enter_context(compressed(stream, compression_of(target.path), "wb"))
-                if options.encoding != "utf-8":
+                if options.encoding not in (None, "utf-8"):
                     stream = codecs.EncodedFile(stream, "utf-8", options.encoding)
                 delimiter = delimiter_of(target.path, options)
                 how = csv.WriteOptions(include_header=options.header is not False, delimiter=delimiter)

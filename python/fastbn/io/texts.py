@@ -51,7 +51,8 @@ class TextTable:
         self._kept: dict[str, Any] = {}
         growth = _GROWTH * (2 if options.beside else 1)
         self._size, self._most = options.block_bytes // growth, options.memory // (4 * growth)
-        self._delimiter = delimiter_of(self._path, options)
+        self._delimiter, self._decimal = delimiter_of(self._path, options), options.decimal or "."
+        self._encoding = options.encoding or "utf-8"
         known = self._csv.ConvertOptions()
         self._nulls, truths = [*known.null_values, *options.null_values], (*known.true_values, *known.false_values)
         names, self._begin = self._first_row()
@@ -139,7 +140,7 @@ class TextTable:
     def _odd(self, entries: Sequence[str | None]) -> str:
         """Say which entry is no number, where others are, or is meant as a number; empty where none is."""
         texts = [text for text in entries if text and text not in self._nulls]
-        point = self._options.decimal
+        point = self._decimal
         wrong = [text for text in texts if "." in text.replace(point, "") or not self._is_like_number(text)]
         mixed = 0 < len(wrong) < len(texts)
         spelled = (text for text in texts if _SPELLED.fullmatch(text.strip()))
@@ -157,7 +158,7 @@ class TextTable:
     def _is_like_number(self, text: str) -> bool:
         """Whether a text is a number, with a point or the decimal mark."""
         try:
-            float(text.replace("_", "no").replace(self._options.decimal, "."))
+            float(text.replace("_", "no").replace(self._decimal, "."))
         except ValueError:
             return False
         return True
@@ -177,7 +178,7 @@ class TextTable:
                 # https://github.com/apache/arrow/issues/34314.
                 self._csv.ReadOptions(column_names=numbers, block_size=max(1, len(lines)), use_threads=False),
                 self._csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=b'"' in lines),
-                self._csv.ConvertOptions(decimal_point=self._options.decimal, **convert),
+                self._csv.ConvertOptions(decimal_point=self._decimal, **convert),
             )
         except pa.ArrowInvalid as error:
             said = re.sub(r"Row #\d+: ", "", str(error)).splitlines()[0]  # counted from where the block begins
@@ -245,7 +246,7 @@ class TextTable:
 
     def _pieces(self, start: int) -> Iterator[bytes]:
         """Yield the text in UTF-8 from a place on, as it comes."""
-        compression, encoding = compression_of(self._path), self._options.encoding
+        compression, encoding = compression_of(self._path), self._encoding
         decode = codecs.getincrementaldecoder(encoding)().decode
         with pa.OSFile(os.fsencode(self._path)) as file:
             total, stream = file.size(), compressed(file, compression, "rb")
@@ -299,7 +300,7 @@ def _common(types: set[Any]) -> Any:
 def delimiter_of(path: str, options: Options) -> str:
     """Return what is between the columns of a text, which its name says where the options do not."""
     delimiter = options.delimiter or TEXTS[suffix_of(path)]
-    for name, value in (("decimal", options.decimal), ("comment", options.comment)):
+    for name, value in (("decimal", options.decimal or "."), ("comment", options.comment)):
         if delimiter == value:
             hint = "(delimiter=, --delimiter, says another)"
             raise UnreadableError(f"{name} must not be the delimiter of {path}, got {value!r} for both {hint}")
