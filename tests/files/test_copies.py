@@ -73,7 +73,7 @@ def test_netcdf_takes_the_attributes_that_it_can_hold(tmp_path: Path) -> None:
     fastbn.standardize(tmp_path / "x.zarr", MOMENTS, tmp_path / "z.h5")
     with xr.open_dataset(tmp_path / "z.nc", engine="h5netcdf") as found:
         (variable,) = found.data_vars.values()
-        assert variable.attrs == {"units": "K"}
+        assert variable.attrs == {"units": "1"}
     with h5py.File(tmp_path / "z.h5") as file:
         (variable,) = file.values()
         assert set(variable.attrs) == {"units", "valid"}
@@ -92,9 +92,41 @@ def test_attributes_keep_their_types(suffix: str, tmp_path: Path) -> None:
     fastbn.standardize(path, MOMENTS, tmp_path / f"z.{suffix}")
     with h5py.File(tmp_path / f"z.{suffix}") as file:
         found = dict(file["a"].attrs)
-    for name, value in told.items():
+    for name, value in (told | {"units": "1"}).items():
         np.testing.assert_array_equal(found[name], value)
         assert np.asarray(found[name]).dtype == np.asarray(value).dtype
+
+
+@pytest.mark.parametrize("out", ["y.nc", "y.h5", "y.zarr", "x.h5:z"])
+@pytest.mark.parametrize("source", ["x.nc", "x.h5", "x.zarr", "memory"])
+def test_nothing_is_said_of_the_old_numbers(source: str, out: str, tmp_path: Path) -> None:
+    """Units (of CF, section 3.1: "1" is none), ranges, flags and what packed numbers were unpacked by."""
+    old = {"valid_min": -9.0, "valid_range": [-9.0, 9.0], "actual_range": [-1.0, 5.0], "missing_value": -7.0}
+    old |= {"flag_values": [1.0, 2.0], "flag_meanings": "good bad", "least_significant_digit": 2, "scale_factor": 1.0}
+    units, kept = {"units": "K", "Unit": "m", "GRIB_units": "K"}, {"long_name": "warmth", "standard_name": "warm"}
+    told = {**old, **units, **kept}
+    h5py.File(tmp_path / "x.h5", "w").close()
+    given: Any = xr.DataArray(X, dims=("t", "k"), name="a", attrs=told)
+    if source == "x.h5":
+        with h5py.File(tmp_path / source, "w") as file:
+            file["a"] = X
+            file["a"].attrs.update(told)
+    elif source == "x.zarr":
+        zarr.open_group(tmp_path / source, mode="w").create_array("a", data=X).attrs.update(told)
+    elif source == "x.nc":
+        given.to_netcdf(tmp_path / source, engine="h5netcdf")
+    given = given if source == "memory" else f"{tmp_path}/{source}:a"
+    fastbn.standardize(given, MOMENTS, f"{tmp_path}/{out}")
+    if out == "y.zarr":
+        opened: Any = zarr.open(tmp_path / out, mode="r")
+        found = dict((opened if hasattr(opened, "dtype") else opened["a"]).attrs)
+    else:
+        with h5py.File(tmp_path / out.partition(":")[0]) as file:
+            name = next(name for name in file if name in (("z",) if ":" in out else ("a", "data")))
+            found = {key: file[name].attrs[key] for key in file[name].attrs}
+    assert {key: found[key] for key in units} == {"units": "1", "Unit": "1", "GRIB_units": "1"}
+    assert {key: found[key] for key in kept} == kept
+    assert not found.keys() & old.keys()
 
 
 def test_a_store_in_which_some_arrays_have_no_names_of_dimensions(tmp_path: Path) -> None:

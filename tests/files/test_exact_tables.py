@@ -199,13 +199,18 @@ def test_tables_without_row_groups(tmp_path: Path) -> None:
 
 def test_other_metadata_stays(tmp_path: Path) -> None:
     schema = pa.schema(
-        [pa.field("v", pa.int32(), metadata={"unit": "m"}), ("s", pa.string())], metadata={"made": "here"}
+        [
+            pa.field("v", pa.int32(), metadata={"unit": "m", "said": "by hand"}),
+            pa.field("s", pa.string(), metadata={"units": "letters"}),
+        ],
+        metadata={"made": "here", "units": "of all"},
     )
     pq.write_table(pa.table([[1, 3], ["a", "b"]], schema=schema), tmp_path / "x.parquet")
     fastbn.standardize(tmp_path / "x.parquet", fastbn.stream(tmp_path / "x.parquet"), tmp_path / "y.parquet")
     found = pq.read_schema(tmp_path / "y.parquet")
-    assert found.metadata[b"made"] == b"here"
-    assert found.field("v").metadata[b"unit"] == b"m"
+    assert (found.metadata[b"made"], found.metadata[b"units"]) == (b"here", b"of all")
+    v, s = found.field("v").metadata, found.field("s").metadata
+    assert (v[b"unit"], v[b"said"], s[b"units"]) == (b"1", b"by hand", b"letters")
     pq.write_table(pa.table({"v": [1, 3]}).replace_schema_metadata({"pandas": "no json"}), tmp_path / "x.parquet")
     assert fastbn.stream(tmp_path / "x.parquet").mean == [2.0]
 

@@ -158,7 +158,7 @@ def test_files_of_the_command(folder: Path) -> None:
     for name in ("stats.npz", "stats.json"):
         stats = load_stats(folder / name)
         assert_moments(stats, given(folder, "table"))
-        assert read_as(stats) == (None, 1.0, 1, None)
+        assert read_as(stats)[:4] == (None, 1.0, 1, None)
     assert_moments(fastbn.Moments.load(folder / "stats.npz"), given(folder, "table"))
     assert_moments(fastbn.Moments.from_dict(json.loads((folder / "stats.json").read_text())), given(folder, "table"))
 

@@ -11,6 +11,7 @@ from fastbn.io.options import INDEX, NO_NUMBERS, Array
 from fastbn.io.sources import UnreadableError, needed
 
 pa = needed("pyarrow", "Tables")
+_UNITS = (b"unit", b"units")  # of a column, which has none once it is standardized
 _PANDAS, _SPARK = b"pandas", b"org.apache.spark.sql.parquet.row.metadata"
 
 
@@ -61,7 +62,10 @@ def described(schema: Any, numbers: list[int], dtype: np.dtype[Any]) -> Any:
     """Return a schema in which the columns of these numbers are of a floating-point type, for pandas and Spark too."""
     fields, pandas, spark = list(schema), _told(schema, _PANDAS, "columns"), _told(schema, _SPARK, "fields")
     for number in numbers:
-        fields[number] = fields[number].with_type(pa.from_numpy_dtype(dtype)).with_nullable(True)
+        field = fields[number]
+        told = dict(field.metadata or {})
+        told |= {key: b"1" for key in told if key.lower() in _UNITS}
+        fields[number] = field.with_type(pa.from_numpy_dtype(dtype)).with_nullable(True).with_metadata(told or None)
     names, metadata = {fields[number].name for number in numbers}, dict(schema.metadata or {})
     for column in pandas.get("columns", ()):
         if column.get("field_name", column.get("name")) in names:

@@ -284,7 +284,8 @@ class Options:
     def identity(self, *more: str) -> dict[str, Any]:
         """Return what makes one run another, as JSON has it: how sources are read, and some other options."""
         held = {name: getattr(self, name) for name in (*_READING, *more)}
-        held["axis"] = 1 if self.axis is None else self.axis
+        held |= {"axis": 1 if self.axis is None else self.axis, "decimal": self.decimal or "."}
+        held["encoding"] = self.encoding or "utf-8"
         held["on_error"] = "raise" if self.on_error == "raise" else "skip"
         held["nodata"] = None if self.nodata is None else repr(self.nodata)
         if "weights" in held:

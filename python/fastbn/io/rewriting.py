@@ -60,13 +60,13 @@ class Rewriting(Run):
         if None not in (options.mode, known.mode) and options.mode != known.mode:
             raise ValueError(f"mode must be that of the statistics{self._of}, {known.mode!r}, got {options.mode!r}")
         texts = {name: value for name, value in (known.texts or {}).items() if name not in options.asked_of_texts}
-        options = options.but(
+        as_then = options.but(
             mode=options.mode or known.mode,
             scale=options.scale or known.scale,
             nodata=known.nodata if options.nodata is None else options.nodata,
             **texts,
         )
-        super().__init__(found, options.but(beside=beside, rowwise=True))
+        super().__init__(found, as_then.but(beside=beside, rowwise=True))
         self._identity = None  # of a run that can go on later
         if options.resume:
             told = {"moments": hashlib.sha256(self._moments.to_bytes()).hexdigest(), "scale": options.scale}

@@ -409,7 +409,7 @@ class TableWriter(Writer):
     """A table, to which rows are appended: in Parquet, Feather or ORC as pyarrow writes them, or as text."""
 
     def __init__(self, target: Target, path: str, schema: Any, options: Options) -> None:
-        self._text = target.format == "text"
+        self._text, self._name = target.format == "text", target.name
         self._decimal, self._single = options.decimal or ".", len(schema) == 1
         with ExitStack() as stack:
             stream = stack.enter_context(pa.OSFile(os.fsencode(path), "wb"))
@@ -424,8 +424,8 @@ class TableWriter(Writer):
                 stream = stack.enter_context(compressed(stream, compression_of(target.path), "wb"))
                 if options.encoding not in (None, "utf-8"):
                     stream = codecs.EncodedFile(stream, "utf-8", options.encoding)
-                delimiter = delimiter_of(target.path, options)
-                how = csv.WriteOptions(include_header=options.header is not False, delimiter=delimiter)
+                self._delimiter = delimiter_of(target.path, options)
+                how = csv.WriteOptions(include_header=options.header is not False, delimiter=self._delimiter)
                 spelled = self._spelled(schema.empty_table()).schema
                 self._writer = csv.CSVWriter(stream, spelled, write_options=how)
             stack.callback(self._writer.close)
@@ -441,18 +441,24 @@ class TableWriter(Writer):
         self._close()
 
     def _spelled(self, rows: Any) -> Any:
-        """Return rows as they are to be in a text: an empty line would be no row, a comma may be the decimal point.
+        """Return rows as they are to be in a text, where an index without a name has an empty one, as in pandas'."""
+        names = [_INDEX_LEVEL.sub("", name) for name in rows.column_names]
+        columns = (self._entries(name, column) for name, column in zip(names, rows.columns, strict=True))
+        return pa.Table.from_arrays(list(columns), names=names)
 
-        An index without a name has an empty one, as pandas writes it.
+    def _entries(self, name: str, column: Any) -> Any:
+        """Return a column as it is to be in a text: an empty line would be no row, a comma may be the decimal point.
+
+        What the delimiter could be a part of becomes a text, which is in quotes.
         """
-        rows = rows.rename_columns([_INDEX_LEVEL.sub("", name) for name in rows.column_names])
-        if not self._single and self._decimal == ".":
-            return rows
-        columns = list(rows.columns)
-        for number, field in enumerate(rows.schema):
-            if (floating := pa.types.is_floating(field.type)) or pa.types.is_decimal(field.type):
-                column = columns[number].fill_null(np.nan) if self._single and floating else columns[number]
-                if self._decimal != ".":
-                    column = compute().replace_substring(column.cast(pa.string()), ".", self._decimal)
-                columns[number] = column
-        return pa.Table.from_arrays(columns, names=rows.column_names)
+        column, types = decoded(column), pa.types
+        if types.is_duration(column.type):  # of which pyarrow would write numbers without their unit
+            rule = f"be of a format that holds durations, got {self._name!r}: column {name!r} of {column.type}"
+            raise ValueError(f"out must {rule} (.parquet and .feather do)")
+        if self._single and types.is_floating(column.type):
+            column = column.fill_null(np.nan)
+        if self._decimal != "." and (types.is_floating(column.type) or types.is_decimal(column.type)):
+            return compute().replace_substring(column.cast(pa.string()), ".", self._decimal)
+        marks = "+-: " if types.is_temporal(column.type) else "+-"
+        within = self._delimiter.isalnum() or self._delimiter in marks
+        return column.cast(pa.string()) if within else column

@@ -29,15 +29,15 @@ from fastbn.io.sources import Origin, needed, region_at
 # Large enough to be read at the speed of the disk, small enough to be read for a few rows.
 _CHUNK_BYTES = 1 << 20
 _PATIENCE = 30.0  # seconds for chunks that are under way, at most a block's; the tasks may be another's too
-# Attributes that say how the old numbers were stored, or that libraries keep for themselves.
+# Attributes that say how the old numbers were stored or what they were, or that libraries keep for themselves.
 _OWN = {
     *PACKING,
-    *("valid_min", "valid_max", "valid_range", "actual_range", "coordinates", "CLASS", "NAME"),
+    *("actual_range", "flag_values", "flag_masks", "flag_meanings", "units_metadata", "least_significant_digit"),
+    *("GRIB_missingValue", "coordinates", "CLASS", "NAME"),
     *("REFERENCE_LIST", "DIMENSION_LIST", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties"),
     "_nc3_strict",
 }
-
-
+_UNITS = ("units", "unit", "grib_units")  # of the old numbers: the new ones have none
 _ZARR_FILE = re.compile(r"zarr\.json|\.z(array|attrs|group|metadata)").fullmatch
 _PLAIN = "?bBhHiIlLqQfd"  # types of numbers that attributes keep
 
@@ -160,6 +160,11 @@ class ArraySpec(NamedTuple):
         if given is None or len(given) != len(self.trailing) + 1:
             return _chunks(self.trailing, self.dtype)
         return (given[0], *(max(1, min(pair)) for pair in zip(given[1:], self.trailing, strict=True)))
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The attributes of the source; the unit of what has none is "1" (CF conventions, section 3.1)."""
+        return {key: "1" if key.lower() in _UNITS else value for key, value in self.origin.attrs.items()}
 
     @property
     def dims(self) -> tuple[str, ...] | None:
@@ -382,7 +387,7 @@ class _Hdf5Writer(Writer):
                 dim.attach_scale(self._file[scale])
             if label:  # an empty one would be an attribute too
                 dim.label = label
-        self._array.attrs.update(_simple(spec.origin.attrs))
+        self._array.attrs.update(_simple(spec.attrs))
         if not target.within:
             self._file.attrs.update(_simple(spec.origin.around))
 
@@ -427,7 +432,7 @@ class _NetcdfWriter(_Hdf5Writer):
         chunks = (max(1, int(min(spec.chunks[0], self._most))), *spec.chunks[1:])
         how = {"chunks": chunks, **_filters(spec.origin.stored)}
         self._array = self._file.create_variable(spec.name(target), self._dims, spec.dtype, **how)
-        self._array.attrs.update(_simple(spec.origin.attrs, netcdf=True))
+        self._array.attrs.update(_simple(spec.attrs, netcdf=True))
         self._file.attrs.update(_simple(spec.origin.around, netcdf=True))
         variables = {} if coords is None else coords.variables
         known = referred(self._array, *variables.values())
@@ -524,7 +529,7 @@ class _ZarrWriter(Writer):
 
     def _created(self, path: str, name: str | None, spec: ArraySpec) -> Any:
         options: dict[str, Any] = {"shape": (0, *spec.trailing), "chunks": spec.chunks, "dtype": spec.dtype}
-        source, attrs = spec.origin.stored, _told(spec.origin.attrs)
+        source, attrs = spec.origin.stored, _told(spec.attrs)
         ours = isinstance(source, self._zarr.Array)
         if not hasattr(self._zarr, "create_array"):  # pragma: no cover (version 2 of zarr)
             attrs |= {} if spec.dims is None else {"_ARRAY_DIMENSIONS": list(spec.dims)}
