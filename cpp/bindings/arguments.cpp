@@ -151,6 +151,12 @@ void refuse_known(const Argument& argument) {
                    "a method (" + utf8(attribute(value, "__name__").ptr()) + "() calls it)");
     }
     if (attribute_or_none(value, "__fspath__").ptr() != Py_None) refuse_path(argument);
+    const py::object fields = attribute_or_none(value, "_fields");
+    if (PyTuple_Check(fields.ptr()) != 0) {
+        wrong_type(argument.name, "be an array",
+                   "a " + type_name(value) + " (one of its fields may be: " +
+                       shown(fields.ptr()) + ")");
+    }
     if (is_true(value, "requires_grad")) {
         wrong_type(argument.name, "not require a gradient: give .detach() of it",
                    "a " + type_name(value) + " that does");
@@ -332,7 +338,8 @@ AxisList axes_argument(const ArrayArg& x, const Argument& axis) {
     const int ndim = x.ref.ndim;
     if (ndim < 2) {
         wrong_value("x",
-                    "have at least 2 dimensions (one feature: x[:, None], one sample: x[None, :])",
+                    "have at least 2 dimensions (one feature: x[:, None], of a pandas Series "
+                    "x.to_frame(), one sample: x[None, :])",
                     std::to_string(ndim));
     }
     AxisList axes;

@@ -174,7 +174,7 @@ def test_other_files_in_a_folder_of_images(command: Run, tmp_path: Path, rng: np
         (["stats", "x.npy", "--memory", "lots"], "must be a number of bytes such as 64M or 1G, got 'lots'"),
         (["stats", "x.npy", "--memory", ""], "must be a number of bytes such as 64M or 1G, got ''"),
         (["stats", "x.npy", "--axis", "one"], "must be numbers with commas between, got 'one'"),
-        (["stats", "x.npy", "--out", "s.txt"], "must be .npz or .json, got 's.txt'"),
+        (["stats", "x.npy", "--out", "s.txt"], "a file of statistics, .npz or .json, got 's.txt'"),
         (["stats", "x.npy", "--resume"], "--resume needs --out or --checkpoint"),
         (["stats", "x.npy", "--on-error", "ignore"], "'ignore' is not one of"),
         (["standardize", "x.npy", "--out", "y.npy"], "Missing option '--stats'"),
@@ -654,7 +654,7 @@ def test_files_that_hold_no_statistics(tmp_path: Path, x: Array, text: str) -> N
         (tmp_path / "s.json").write_text(json.dumps(stats | change))
         with pytest.raises(ValueError, match=r"path must name a file written by fastbn stats, got '.*s.json'"):
             load_stats(tmp_path / "s.json")
-    with pytest.raises(ValueError, match=r"a file of statistics must be .npz or .json, got 's.txt'"):
+    with pytest.raises(ValueError, match=r"path must name a file of statistics, .npz or .json, got 's.txt'"):
         load_stats("s.txt")
     with pytest.raises(FileNotFoundError):
         load_stats(tmp_path / "nosuch.npz")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 import fastbn
 
@@ -87,8 +88,8 @@ def test_durations_are_no_numbers_without_a_unit(kind: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=said):
         fastbn.standardize(source, m, tmp_path / "y.csv")
     assert not (tmp_path / "y.csv").exists()
-    fastbn.standardize(source, m, tmp_path / "y.parquet")
-    found = pq.read_table(tmp_path / "y.parquet")["d"].to_pylist()
+    fastbn.standardize(source, m, tmp_path / "y.feather")
+    found = feather.read_table(tmp_path / "y.feather")["d"].to_pylist()
     assert found == [datetime.timedelta(milliseconds=1), None, datetime.timedelta(milliseconds=3)]
     with pytest.raises(ValueError, match=r"^out must be of a format that holds what is in .*duration"):
         fastbn.standardize(source, m, tmp_path / "y.orc")

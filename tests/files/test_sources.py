@@ -714,7 +714,12 @@ def test_the_memory_that_an_error_asks_for_is_enough(tmp_path: Path, columns: li
 
 @pytest.mark.parametrize("pattern", ["*.png", "x?.npy", "[xy].parquet", "*"])
 def test_patterns_are_no_files(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"No such file or directory \(for a pattern give the list"):
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory \(a pattern of no file\)"):
+        fastbn.stream(tmp_path / pattern)
+    for name in ("xa.png", "x1.npy", "y.parquet"):
+        (tmp_path / name).touch()
+    count = 3 if pattern == "*" else 1
+    with pytest.raises(FileNotFoundError, match=rf"\(a pattern of {count} file\(s\): glob\.glob, or a shell where it"):
         fastbn.stream(tmp_path / pattern)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from PIL import Image
 
 import fastbn
@@ -168,3 +171,82 @@ def test_the_command_leaves_out_nan(tmp_path: Path, x: Array, capsys: pytest.Cap
     assert found["mean"][1] == pytest.approx(np.nanmean(x[:, 1]), rel=1e-13)
     with pytest.raises(SystemExit, match="2"):
         main(["stats", str(tmp_path / "x.npy"), "--nan", "drop"])
+
+
+def test_the_argument_of_statistics_is_named(
+    tmp_path: Path, x: Array, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.npz").write_text("no statistics")
+    np.save("x.npy", x)
+    with pytest.raises(
+        ValueError, match=r"^moments, --stats, must name a file written by fastbn stats, got 's\.npz': "
+    ):
+        fastbn.standardize(x, "s.npz", "y.npy")
+    for arguments, code, said in (
+        (
+            ["standardize", "x.npy", "--stats", "s.npz", "--out", "y.npy"],
+            1,
+            "moments, --stats, must name a file written",
+        ),
+        (
+            ["standardize", "x.npy", "--stats", "s.txt", "--out", "y.npy"],
+            2,
+            "--stats must name a file of statistics, .npz",
+        ),
+        (["stats", "x.npy", "--out", "s.txt"], 2, "--out must name a file of statistics, .npz or .json, got 's.txt'"),
+        (["merge", "s.txt", "--out", "all.npz"], 2, "STATS must name a file of statistics, .npz or .json, got 's.txt'"),
+        (
+            ["merge", "s.npz", "--out", "all.txt"],
+            2,
+            "--out must name a file of statistics, .npz or .json, got 'all.txt'",
+        ),
+        (["merge", "s.npz", "--out", "all.npz"], 1, "paths must name a file written by fastbn stats, got 's.npz': "),
+        (["stats", "x.npy", "--axis", "lat"], 2, "got 'lat' (--dim names the dimensions to reduce)"),
+        (
+            ["stats", "*.npy"],
+            1,
+            "*.npy: No such file or directory (a pattern of 1 file(s): glob.glob, or a shell where",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert (stopped.value.code, said in capsys.readouterr().err) == (code, True), said
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_dimensions_are_named_where_none_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, rng: np.random.Generator
+) -> None:
+    data = xr.DataArray(rng.normal(size=(5, 4, 3)), dims=("time", "lat", "lon"), name="t").to_dataset()
+    path = str(tmp_path / f"x.{suffix}")
+    if suffix == "nc":
+        data.to_netcdf(path)
+    else:
+        data.to_zarr(path, consolidated=False)
+    hint = "(--dim names those to reduce, --axis those of features)"
+    note = f"features are along lat, of the dimensions time, lat, lon {hint}"
+    for options, noted in (([], True), (["--dim", "time"], False), (["--axis", "1"], False)):
+        with suppress(SystemExit):
+            main(["stats", path, *options])
+        assert (note in capsys.readouterr().out) is noted, options
+    with pytest.raises(ValueError, match=r"axis must name axes among the 3 of \S* \(time, lat, lon\), got 3"):
+        fastbn.stream(path, axis=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda x, r: fastbn.normalize(x, r),
+            r"mean must be an array, got a TrainResult \(one of its fields may be: .*'mean'",
+        ),
+        (lambda x, r: fastbn.normalize(x, r.mean, r), "var must be an array, got a TrainResult"),
+        (lambda x, r: fastbn.moments(r), "x must be an array, got a TrainResult"),
+        (lambda x, r: fastbn.normalize(pd.Series(x[:, 0]), 0, 1), r"x must have .* of a pandas Series x\.to_frame\(\)"),
+        (lambda x, r: fastbn.stream(pd.Series(x[:, 0])), r"source must have two dimensions .*, series\.to_frame\(\)"),
+    ],
+)
+def test_what_is_no_array_of_features_is_named(x: Array, call: Callable[[Any, Any], Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{said}"):
+        call(x, fastbn.batch_norm_train(x, None, None))

@@ -770,7 +770,7 @@ def test_what_fails_changes_nothing(rng: np.random.Generator) -> None:
             x[0],
             {},
             ValueError,
-            r"x must have at least 2 dimensions \(one feature: x\[:, None\], one sample: x\[None, :\]\), got 1",
+            r"x must have at least 2 dimensions \(one feature: x\[:, None\], of .*, one sample: x\[None, :\]\), got 1",
         ),
         (x.astype(str), {}, TypeError, "x must have dtype"),
         (x, {"axis": 2}, ValueError, "axis"),

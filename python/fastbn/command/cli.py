@@ -31,7 +31,8 @@ def _axes(text: str) -> int | tuple[int, ...]:
     try:
         axes = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise click.UsageError(f"--axis must be numbers with commas between, got {text!r}") from None
+        hint = "(--dim names the dimensions to reduce)"
+        raise click.UsageError(f"--axis must be numbers with commas between, got {text!r} {hint}") from None
     return axes[0] if len(axes) == 1 else axes
 
 
@@ -127,7 +128,7 @@ def stats(
     kept = checkpoint or (f"{out[0]}.checkpoint" if out else None)
     with _usage():
         for path in out:
-            checked_suffix(path)
+            checked_suffix(path, "out")
         if given["resume"] and kept is None:
             raise ValueError("--resume needs --out or --checkpoint, which say where the checkpoint is")
         if kept is not None and os.path.realpath(kept) in map(os.path.realpath, out):
@@ -162,7 +163,7 @@ def stats(
 def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, **given: Any) -> None:
     """Write (x - mean) / std of all values."""
     with _usage():
-        checked_suffix(statistics)
+        checked_suffix(statistics, "statistics")
         options = _options(given | {"dtype": None}, written=given["dtype"], overwrite=force)
         target_for(out, options)
     with _running(sources, given, "" if options.resume else None), display.progress("writing") as report:
@@ -176,8 +177,10 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
 def merge(files: Sequence[str], out: Sequence[str], force: bool, as_json: bool) -> None:
     """Merge statistics of parts into those of the whole."""
     with _usage():
-        for path in (*files, *out):
-            checked_suffix(path)
+        for path in files:
+            checked_suffix(path, "STATS")
+        for path in out:
+            checked_suffix(path, "out")
     _check_outputs(out, force)
     result = merged_stats(files)
     for path in out:

@@ -84,6 +84,10 @@ class ArraySource(Source):
         self._packing = _Packing(name, stored, options.nodata is None)
         self.dtype = computed_as(name, self._packing.dtype, options.dtype)
         self.notes, self._copies, self._exact = self._packing.notes, Ring(), options.exact
+        dims = stored.origin.dims
+        if options.axis is None and options.dim is None and dims is not None and not self.flat:
+            said = f"features are along {dims[self.axis[0]]}, of the dimensions {', '.join(dims)}"
+            self.notes.append(f"{said} (--dim names those to reduce, --axis those of features)")
         self._rowwise = options.rowwise
         lone = len(self.axis) == 1
         count = self.shape[self.axis[0]] if lone else 0
@@ -299,7 +303,8 @@ def _axes(name: str, options: Options, shape: Shape, dims: tuple[str, ...] | Non
     axis: Axis = 1 if options.axis is None else options.axis
     axes = (axis,) if isinstance(axis, int) else axis
     if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
-        raise UnreadableError(f"axis must name axes among the {ndim} of {name}, got {axis}")
+        known = "" if dims is None else f" ({', '.join(dims)})"
+        raise UnreadableError(f"axis must name axes among the {ndim} of {name}{known}, got {axis}")
     return tuple(sorted(a % ndim for a in axes))
 
 
@@ -688,7 +693,7 @@ def _memory(place: Place, options: Options, stack: ExitStack) -> Stored:
     if type(array).__name__ == "Dataset" and hasattr(array, "data_vars"):
         around, array = array.attrs, array[only_member(place, [str(each) for each in array.data_vars])]
     if getattr(array, "ndim", 2) < 2 and not hasattr(array, "dims"):
-        hint = "(one feature: x[:, None], df[['a']])"
+        hint = "(one feature: x[:, None], df[['a']], series.to_frame())"
         raise UnreadableError(f"{name} must have two dimensions or more {hint}, got {array.ndim}")
     if not isinstance(array, np.ndarray) and all(hasattr(array, each) for each in ("shape", "dtype", "chunks")):
         found = _sliced(name, array, options, around)

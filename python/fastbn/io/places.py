@@ -195,7 +195,9 @@ def _of_item(name: str, item: Any) -> list[Place] | None:
 def _of_path(path: str) -> list[Place]:
     bare, member = (path, "") if os.path.exists(path) else split(path)
     if glob.has_magic(bare) and not os.path.exists(bare):
-        hint = "(for a pattern give the list that glob.glob makes of it)"
+        count = len(glob.glob(bare))
+        hint = f"(a pattern of {count} file(s): glob.glob, or a shell where it is not in quotes, makes a list of it)"
+        hint = hint if count else "(a pattern of no file)"
         raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)} {hint}", bare)
     if os.path.isdir(bare):
         if is_zarr(bare) or format_of(bare) == "zarr":

@@ -52,7 +52,7 @@ class Rewriting(Run):
         found = places(source)
         if not isinstance(moments, Moments) and replaces(self._target.path, [os.fspath(moments)]):
             raise ValueError(f"out must not be the file of moments, got {self._target.path!r}")
-        self._moments: Moments = moments if isinstance(moments, Moments) else load_stats(moments)
+        self._moments: Moments = moments if isinstance(moments, Moments) else load_stats(moments, "moments, --stats,")
         self._of = "" if isinstance(moments, Moments) else f" of {os.fspath(moments)!r}"  # for errors
         if self._moments.shape is None:
             raise ValueError(f"moments must have seen something, got empty ones{self._of}")

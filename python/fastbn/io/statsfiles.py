@@ -50,20 +50,20 @@ def save_stats(moments: Moments, path: Path) -> None:
             write_npz(file, *_held(moments))
 
 
-def load_stats(path: Path) -> Moments:
+def load_stats(path: Path, argument: str = "path") -> Moments:
     """Read a file of `save_stats`, of `Moments.save`, or JSON of `Moments.to_dict`.
 
-    ValueError if it is none of these, OSError if it cannot be read.
+    ValueError if it is none of these, which names the argument; OSError if it cannot be read.
     """
-    name = os.fspath(path)
-    checked_suffix(name)
+    name, rule = os.fspath(path), f"{argument} must name a file"
+    checked_suffix(name, argument)
     with open(name, "rb") as file:
         # Earlier versions of `Moments.save` wrote .npz files under any name.
         if name.lower().endswith(".json") and not file.peek().startswith(b"PK"):
-            return from_json(file.read().decode(errors="replace"), repr(name))
-        config, arrays = read_npz(file, _WRITER, repr(name))
-        check_kind("Moments", config, _WRITER, repr(name))
-    return _moments(arrays | config, repr(name))
+            return from_json(file.read().decode(errors="replace"), repr(name), rule)
+        config, arrays = read_npz(file, _WRITER, repr(name), rule)
+        check_kind("Moments", config, _WRITER, repr(name), rule)
+    return _moments(arrays | config, repr(name), rule)
 
 
 def to_json(moments: Moments, **more: Any) -> str:
@@ -72,8 +72,8 @@ def to_json(moments: Moments, **more: Any) -> str:
     return json.dumps({"format": _FORMAT, **told, "names": None, **as_json(arrays), **more}, allow_nan=False)
 
 
-def from_json(text: str, shown: str) -> Moments:
-    """Return the statistics that a text describes; ``shown`` is what an error calls it.
+def from_json(text: str, shown: str, rule: str = "text must be statistics") -> Moments:
+    """Return the statistics that a text describes; ``shown`` is what an error calls it, and ``rule`` what it must be.
 
     It is what `to_json` gives, or what `Moments.to_dict` does, with lists in place of arrays.
     """
@@ -83,15 +83,15 @@ def from_json(text: str, shown: str) -> Moments:
         if not of_dict and (held["kind"] != KIND or held["format"] != _FORMAT):
             raise ValueError("its format is not known to this version")
     except Exception as error:  # it may be nested too deep, or hold numbers beyond all bounds
-        raise not_written(_WRITER, shown, error) from error
-    return _moments(held, shown)
+        raise not_written(_WRITER, shown, error, rule) from error
+    return _moments(held, shown, rule)
 
 
 def merged_stats(paths: Sequence[Path]) -> Moments:
     """Return what several files hold together; ValueError names the first that does not fit those before it."""
     total: Moments | None = None
     for path in paths:
-        moments = load_stats(path)
+        moments = load_stats(path, "paths")
         total = moments if total is None else total + _fitting(moments, total, f"{os.fspath(path)} must have")
     if total is None:
         raise ValueError("paths must name a file at least, got none")
@@ -129,20 +129,20 @@ def taken(moments: Moments, order: Sequence[int]) -> Moments:
     return Moments.from_dict({k: v[list(order)] if isinstance(v, np.ndarray) else v for k, v in held.items()})
 
 
-def checked_suffix(path: Path) -> None:
-    """Refuse a name that does not say how the file is written."""
+def checked_suffix(path: Path, argument: str = "path") -> None:
+    """Refuse a name that does not say how the file of statistics is written."""
     if not os.fspath(path).lower().endswith((".npz", ".json")):
-        raise ValueError(f"a file of statistics must be .npz or .json, got {os.fspath(path)!r}")
+        raise ValueError(f"{argument} must name a file of statistics, .npz or .json, got {os.fspath(path)!r}")
 
 
-def _moments(held: dict[str, Any], shown: str) -> Moments:
+def _moments(held: dict[str, Any], shown: str, rule: str) -> Moments:
     try:
         moments = Moments.from_dict(held)
         known = read_as(moments)
         Options(mode=known.mode, nodata=known.nodata, **known.texts or {})  # which refuses what cannot be
         return moments
     except Exception as error:  # as above
-        raise not_written(_WRITER, shown, error) from error
+        raise not_written(_WRITER, shown, error, rule) from error
 
 
 def _held(moments: Moments) -> tuple[dict[str, Any], dict[str, Any]]:
