@@ -21,7 +21,7 @@ import zarr
 import fastbn
 from fastbn.__main__ import main
 from fastbn.command.display import plain_table
-from fastbn.io.statsfiles import from_json, load_stats, merged_stats, read_as, remembering, save_stats, to_json
+from fastbn.io.statsfiles import load_stats, merged_stats, read_as, remembering, save_stats, to_json
 from support import datafiles
 from support.datafiles import LEAST, Array, random_images, same_bits, save_images
 from support.interpreters import environment, run_python
@@ -82,7 +82,7 @@ def test_json_for_programs(command: Run, source: str) -> None:
     held, found = json.loads(out), fastbn.stream(source, columns=["c2", "c0"])
     assert (held["names"], held["count"], held["mean"]) == (["c2", "c0"], 5000, found.mean.tolist())
     assert (held["std"], held["min"]) == (found.std().tolist(), found.min.tolist() if found.min is not None else None)
-    assert same_bits(from_json(out, "stdout"), found)
+    assert same_bits(fastbn.Moments.from_dict(json.loads(out)), found)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "json"])
@@ -572,7 +572,7 @@ THREE = fastbn.Moments(1, [1.0] * 3, [0.0] * 3)
     [
         (fastbn.Moments(1, [1.0, 2.0], [0.0, 0.0]), r"features of those before it, of shape \(3,\), got \(2,\)"),
         (remembering(THREE, names=("x", "y", "z")), r"features of those before it \(c0, c1, c2\), got x, y, z"),
-        (remembering(THREE, scale=255.0), "the scale of those before it, 1.0, got 255.0"),
+        (remembering(THREE, scale=255.0), "the scale of the statistics, 1, got 255"),
         (remembering(THREE, axis=2), "the axis of those before it, 1, got 2"),
         (remembering(THREE, mode="L"), "the mode of those before it, None, got"),
     ],

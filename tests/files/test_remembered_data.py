@@ -245,12 +245,12 @@ def test_statistics_of_other_coordinates_do_not_merge(tmp_path: Path, rng: np.ra
     data = field(rng, LATITUDES)
     one, turned = fastbn.stream(data), fastbn.stream(data.sel(lat=LATITUDES[::-1]))
     with pytest.raises(
-        ValueError, match=r"^other must have the coordinates of the features along lat, -60.0 at 0, got 60"
+        ValueError, match=r"^other must have the coordinates of the statistics along lat, -60.0 at 0, got 60"
     ):
         one + turned
     for number, m in enumerate((one, turned)):
         save_stats(m, tmp_path / f"{number}.json")
-    with pytest.raises(ValueError, match=r"1\.json must have the coordinates of those before it along lat, -60.0 at 0"):
+    with pytest.raises(ValueError, match=r"1\.json must have the coordinates of the statistics along lat, -60.0 at 0"):
         merged_stats([tmp_path / "0.json", tmp_path / "1.json"])
     plain = fastbn.stream(data.values)
     for merged in (one + plain, plain + one, one + one, merged_stats([tmp_path / "0.json"] * 2)):
@@ -383,12 +383,12 @@ def test_statistics_without_other_values_do_not_merge(tmp_path: Path, rng: np.ra
     one, other, none = (fastbn.stream(x, nodata=nodata) for nodata in (-999, -1, None))
     hint = r"\(measure both with all of them\)"
     with pytest.raises(
-        ValueError, match=rf"^other must have the nodata of those before it, .*-999.*, got .*-1.* {hint}$"
+        ValueError, match=rf"^other must have the nodata of the statistics, .*-999.*, got .*-1.* {hint}$"
     ):
         one + other
     for number, m in enumerate((one, other, none)):
         save_stats(m, tmp_path / f"{number}.npz")
-    with pytest.raises(ValueError, match=r"1\.npz must have the nodata of those before it"):
+    with pytest.raises(ValueError, match=r"1\.npz must have the nodata of the statistics"):
         merged_stats([tmp_path / "0.npz", tmp_path / "1.npz"])
     for merged in (one + none, none + one, one + one, merged_stats([tmp_path / "0.npz", tmp_path / "2.npz"])):
         assert merged.to_dict()["nodata"] == {"all": [-999], "columns": {}}
@@ -442,7 +442,7 @@ def test_texts_of_two_spellings_merge(tmp_path: Path) -> None:
     m = fastbn.stream(tmp_path / "x.csv", delimiter=";", decimal=",", null_values="-")
     other = fastbn.stream(tmp_path / "y.csv", delimiter=";", null_values="-")
     assert (m + other).to_dict()["texts"] == {"delimiter": ";", "null_values": ["-"]}
-    with pytest.raises(ValueError, match=r"^other must have the null_values of those before it, \['-'\], got \['\?'\]"):
+    with pytest.raises(ValueError, match=r"^other must have the null_values of the statistics, \['-'\], got \['\?'\]"):
         m + fastbn.stream(tmp_path / "y.csv", delimiter=";", null_values="?")
 
 

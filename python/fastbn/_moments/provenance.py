@@ -110,19 +110,24 @@ class Provenance(NamedTuple):
             held["nodata"] = {"all": self.nodata.get(None), "columns": columns}
         return {key: as_json(value) for key, value in held.items()}
 
-    def merged(self, other: Provenance) -> Provenance:
+    def merged(self, other: Provenance, name: str = "other") -> Provenance:
         """Return what is true of both: what one of them does not know is the other's, what differs is not known.
 
-        Raises ValueError where names, units or coordinates differ, or what was left out.
+        Raises ValueError, in which ``name`` is what the other is called, where names, units or coordinates differ, or
+        what was left out.
         """
         if self == other:
             return self
         if None not in (self.names, other.names) and self.names != other.names:
-            raise ValueError(f"other must have the features {self.names}, got {other.names}")
-        check_scales("other", self.scale, other.scale)
+            raise ValueError(f"{name} must have the features {self.names}, got {other.names}")
+        check_scales(name, self.scale, other.scale)
         if self.coords is not None and (differs := self.coords.difference(other.coords)):
-            raise ValueError(f"other must have the coordinates of the features {differs}")
-        check_left_out("other must have", self, other)
+            raise ValueError(f"{name} must have the coordinates of the statistics {differs}")
+        nulls = ((each.texts or {}).get("null_values") for each in (self, other))
+        for key, (one, another) in {"nodata": (self.nodata, other.nodata), "null_values": tuple(nulls)}.items():
+            if None not in (one, another) and one != another:  # where one knows of none, there may have been none
+                got = f"{one}, got {another} (measure both with all of them)"
+                raise ValueError(f"{name} must have the {key} of the statistics, {got}")
         mine, others = self._asdict(), other._asdict()
         for key, value in others.items():
             if mine[key] is None:
@@ -288,15 +293,6 @@ def check_units(x: Any, scale: float | None, name: str = "x") -> None:
             f"{name} must be in the units of the statistics, which are of values divided by {scale:g}: "
             f"give {name} / {scale:g}, got {dtype}"
         )
-
-
-def check_left_out(must: str, known: Provenance, other: Provenance) -> None:
-    """Raise ValueError where other values count as no data; ``must`` is what an error says before that."""
-    for key in ("nodata", "null_values"):
-        one, another = ((each.texts or {}).get(key) if key != "nodata" else each.nodata for each in (known, other))
-        if None not in (one, another) and one != another:
-            hint = "(measure both with all of them)"
-            raise ValueError(f"{must} the {key} of those before it, {one}, got {another} {hint}")
 
 
 def _plain(value: Any) -> Any:

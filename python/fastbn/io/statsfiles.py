@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbn._atomic import replacing
 from fastbn._moments.moments import Moments
-from fastbn._moments.provenance import Provenance, as_json, check_left_out
+from fastbn._moments.provenance import Provenance, as_json
 from fastbn._npz import check_kind, not_written, read_npz, write_npz
 from fastbn.io.options import Options, Path
 
@@ -51,40 +51,37 @@ def save_stats(moments: Moments, path: Path) -> None:
 
 
 def load_stats(path: Path, argument: str = "path") -> Moments:
-    """Read a file of `save_stats`, of `Moments.save`, or JSON of `Moments.to_dict`.
+    """Read a file of `save_stats`, of `Moments.save`, or JSON of `Moments.to_dict`, with lists in place of arrays.
 
     ValueError if it is none of these, which names the argument; OSError if it cannot be read.
     """
-    name, rule = os.fspath(path), f"{argument} must name a file"
+    name, shown, rule = os.fspath(path), repr(os.fspath(path)), f"{argument} must name a file"
     checked_suffix(name, argument)
     with open(name, "rb") as file:
         # Earlier versions of `Moments.save` wrote .npz files under any name.
-        if name.lower().endswith(".json") and not file.peek().startswith(b"PK"):
-            return from_json(file.read().decode(errors="replace"), repr(name), rule)
-        config, arrays = read_npz(file, _WRITER, repr(name), rule)
-        check_kind("Moments", config, _WRITER, repr(name), rule)
-    return _moments(arrays | config, repr(name), rule)
+        as_text = name.lower().endswith(".json") and not file.peek().startswith(b"PK")
+        if as_text:
+            text = file.read().decode(errors="replace")
+        else:
+            config, arrays = read_npz(file, _WRITER, shown, rule)
+            check_kind("Moments", config, _WRITER, shown, rule)
+    try:
+        held = json.loads(text) if as_text else arrays | config
+        of_dict = not as_text or ("kind" not in held and "count" in held)
+        if not of_dict and (held["kind"] != KIND or held["format"] != _FORMAT):
+            raise ValueError("its format is not known to this version")
+        moments = Moments.from_dict(held)
+        known = read_as(moments)
+        Options(mode=known.mode, nodata=known.nodata, **known.texts or {})  # which refuses what cannot be
+    except Exception as error:  # it may be nested too deep, or hold numbers beyond all bounds
+        raise not_written(_WRITER, shown, error, rule) from error
+    return moments
 
 
 def to_json(moments: Moments, **more: Any) -> str:
-    """Return statistics as JSON from which `from_json` makes the same, to the bit; NaN is null."""
+    """Return statistics as JSON of which `Moments.from_dict` makes the same, to the bit; NaN is null."""
     told, arrays = _held(moments)
     return json.dumps({"format": _FORMAT, **told, "names": None, **as_json(arrays), **more}, allow_nan=False)
-
-
-def from_json(text: str, shown: str, rule: str = "text must be statistics") -> Moments:
-    """Return the statistics that a text describes; ``shown`` is what an error calls it, and ``rule`` what it must be.
-
-    It is what `to_json` gives, or what `Moments.to_dict` does, with lists in place of arrays.
-    """
-    try:
-        held = json.loads(text)
-        of_dict = "kind" not in held and "count" in held
-        if not of_dict and (held["kind"] != KIND or held["format"] != _FORMAT):
-            raise ValueError("its format is not known to this version")
-    except Exception as error:  # it may be nested too deep, or hold numbers beyond all bounds
-        raise not_written(_WRITER, shown, error, rule) from error
-    return _moments(held, shown, rule)
 
 
 def merged_stats(paths: Sequence[Path]) -> Moments:
@@ -92,23 +89,15 @@ def merged_stats(paths: Sequence[Path]) -> Moments:
     total: Moments | None = None
     for path in paths:
         moments = load_stats(path, "paths")
-        total = moments if total is None else total + _fitting(moments, total, f"{os.fspath(path)} must have")
+        total = moments if total is None else total + _fitting(moments, total, os.fspath(path))
     if total is None:
         raise ValueError("paths must name a file at least, got none")
     return total
 
 
-def _fitting(moments: Moments, others: Moments, must: str) -> Moments:
+def _fitting(moments: Moments, others: Moments, path: str) -> Moments:
     """Return statistics with their features in the order of others'; ValueError where they are of other data."""
-    known, mine = read_as(others), read_as(moments)
-    for name in ("scale", "axis", "mode"):
-        before, now = getattr(known, name), getattr(mine, name)
-        if before != now:
-            raise ValueError(f"{must} the {name} of those before it, {before!r}, got {now!r}")
-    if known.coords is not None and (differs := known.coords.difference(mine.coords)):
-        raise ValueError(f"{must} the coordinates of those before it {differs}")
-    check_left_out(must, known, mine)
-    names, wanted = mine.names, known.names
+    known, names, wanted, must = read_as(others), moments.names, others.names, f"{path} must have"
     if names is not None and wanted is not None and names != wanted:
         if sorted(names) != sorted(wanted):
             raise ValueError(f"{must} the features of those before it ({', '.join(wanted)}), got {', '.join(names)}")
@@ -116,6 +105,12 @@ def _fitting(moments: Moments, others: Moments, must: str) -> Moments:
             raise ValueError(f"{must} its features in the order of those before it, got {names}")
         numbers = {name: number for number, name in enumerate(names)}
         moments = taken(moments, [numbers[name] for name in wanted])
+    mine = read_as(moments)
+    known.merged(mine, path)  # or an error that names the file
+    for name in ("axis", "mode"):
+        before, now = getattr(known, name), getattr(mine, name)
+        if before != now:
+            raise ValueError(f"{must} the {name} of those before it, {before!r}, got {now!r}")
     if None not in (moments.shape, others.shape) and moments.shape != others.shape:
         raise ValueError(f"{must} the features of those before it, of shape {others.shape}, got {moments.shape}")
     return moments
@@ -133,16 +128,6 @@ def checked_suffix(path: Path, argument: str = "path") -> None:
     """Refuse a name that does not say how the file of statistics is written."""
     if not os.fspath(path).lower().endswith((".npz", ".json")):
         raise ValueError(f"{argument} must name a file of statistics, .npz or .json, got {os.fspath(path)!r}")
-
-
-def _moments(held: dict[str, Any], shown: str, rule: str) -> Moments:
-    try:
-        moments = Moments.from_dict(held)
-        known = read_as(moments)
-        Options(mode=known.mode, nodata=known.nodata, **known.texts or {})  # which refuses what cannot be
-        return moments
-    except Exception as error:  # as above
-        raise not_written(_WRITER, shown, error, rule) from error
 
 
 def _held(moments: Moments) -> tuple[dict[str, Any], dict[str, Any]]:
