@@ -165,6 +165,7 @@ def test_other_coordinates_are_refused(
         (["a", "b", "c", "d"], np.array(["a", "b", "c", "d"], object)),
         (["inf", "1.5", "c", "d"], ["inf", "1.5", "c", "d"]),
         (pd.date_range("2020", periods=4), pd.date_range("2020", periods=4, unit="s")),
+        (pd.to_timedelta([1, 2, 3, 4], "s"), np.array([1, 2, 3, 4], "m8[s]")),
         ([1.0, np.inf, -np.inf, 2.0], [1.0, np.inf, -np.inf, 2.0]),
     ],
     ids=str,
@@ -239,6 +240,29 @@ def test_dimensions_of_netcdf_without_coordinates_have_none(tmp_path: Path, rng:
     assert "coords" not in fastbn.stream(f"{tmp_path}/x.h5:t").to_dict()
     fastbn.standardize(f"{tmp_path}/x.h5:t", fastbn.stream(data), tmp_path / "y.npy")
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(data).values, **CLOSE)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_scale_of_hdf5_that_was_removed_is_none(copied: bool, tmp_path: Path, rng: np.random.Generator) -> None:
+    data = field(rng, LATITUDES)
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["lat"] = LATITUDES
+        file["lat"].make_scale("lat")
+        file["t"] = data.values
+        file["t"].dims[1].attach_scale(file["lat"])
+        file["t"].dims[1].label = "lat"
+        del file["lat"]
+        if copied:
+            path = tmp_path / "copy.h5"
+            with h5py.File(path, "w") as copy_of_file:
+                file.copy("t", copy_of_file)
+    m = fastbn.stream(path)
+    assert "coords" not in m.to_dict()
+    fastbn.standardize(path, m, tmp_path / "y.h5")
+    with h5py.File(tmp_path / "y.h5") as file:
+        np.testing.assert_allclose(file["t"][...], standard(data).values, **CLOSE)
+        assert [dim.label for dim in file["t"].dims] == ["", "lat"]
 
 
 def test_statistics_of_other_coordinates_do_not_merge(tmp_path: Path, rng: np.random.Generator) -> None:

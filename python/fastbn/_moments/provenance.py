@@ -46,8 +46,8 @@ class Coordinates(NamedTuple):
 
 def labels_of(coordinates: Any) -> tuple[Any, ...]:
     """Return coordinates as plain numbers or texts, of which one label is equal to another that says the same."""
-    if coordinates.dtype.kind == "M":
-        coordinates = coordinates.astype("datetime64[ns]")
+    if coordinates.dtype.kind in "mM":
+        coordinates = coordinates.astype(f"{coordinates.dtype.kind}8[ns]")
     if coordinates.dtype.kind in "biuf":
         return tuple(coordinates.tolist())
     return tuple(each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in coordinates)

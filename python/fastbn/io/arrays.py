@@ -580,14 +580,22 @@ def _scales_of(array: Any) -> dict[int, Any]:
     """Return the labels along the dimensions of an array of xarray or of HDF5, where it has some."""
     if hasattr(array, "coords"):
         return {number: array.coords[dim].variable for number, dim in enumerate(array.dims) if dim in array.coords}
-    dims = array.dims if hasattr(array, "read_direct") else ()
-    found = {number: dim[0] for number, dim in enumerate(dims) if len(dim)}
+    found = enumerate(map(scale_of, array.dims if hasattr(array, "read_direct") else ()))
     # What NetCDF has for a dimension without coordinates says so.
     return {
         number: scale
-        for number, scale in found.items()
-        if scale.shape == (array.shape[number],) and b"not a netCDF variable" not in scale.attrs.get("NAME", b"")
+        for number, scale in found
+        if getattr(scale, "shape", ()) == (array.shape[number],)
+        and b"not a netCDF variable" not in scale.attrs.get("NAME", b"")
     }
+
+
+def scale_of(dim: Any) -> Any:
+    """Return the scale of a dimension of HDF5; None if it has none, or one that was removed."""
+    with suppress(RuntimeError):  # of what is no longer in the file
+        scale = next(iter(dim.values()), None)
+        return scale if getattr(scale, "name", None) else None
+    return None
 
 
 def _beside(group: Any, stored: Stored) -> dict[int, Any]:
@@ -674,7 +682,7 @@ def _dims_of(array: Any) -> tuple[str, ...] | None:
     names = names or getattr(array, "attrs", {}).get("_ARRAY_DIMENSIONS") or getattr(array, "dimensions", None)
     if names is None and hasattr(array, "dims"):
         names = [
-            (dim.label or (os.path.basename(dim[0].name) if len(dim) else "")) if hasattr(dim, "label") else dim
+            (dim.label or os.path.basename(getattr(scale_of(dim), "name", ""))) if hasattr(dim, "label") else dim
             for dim in array.dims
         ]
     return tuple(map(str, names)) if names and all(names) else None

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fastbn._atomic import replacing
@@ -18,11 +18,6 @@ from fastbn._validation import Shape
 from fastbn.io.places import Place, fingerprint
 
 _FORMAT = 2
-# Of what `Progress` has, what JSON has too.
-_PLAIN = (
-    *("place", "position", "row", "before", "named", "names", "skipped", "notes", "others"),
-    *("dims", "coords", "nodata"),
-)
 
 
 @dataclass
@@ -51,6 +46,10 @@ class Progress:
     dims: list[str] | None = None
     coords: Coordinates | None = None
     nodata: list[Any] | None = None
+
+
+# Of what `Progress` has, what JSON has too.
+_PLAIN = [each.name for each in fields(Progress) if each.name not in ("total", "parts")]
 
 
 class Checkpoint:

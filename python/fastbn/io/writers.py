@@ -21,7 +21,7 @@ import numpy as np
 
 from fastbn._atomic import removed
 from fastbn._validation import Shape
-from fastbn.io.arrays import PACKING, contiguous, data_sets, referred, zarr_format
+from fastbn.io.arrays import PACKING, contiguous, data_sets, referred, scale_of, zarr_format
 from fastbn.io.options import Array, Path
 from fastbn.io.places import FORMATS, Place, split, suffix_of
 from fastbn.io.sources import Origin, needed, region_at
@@ -381,7 +381,7 @@ class _Hdf5Writer(Writer):
         dims = list(source.dims) if source is not None and source.ndim == ndim else []
         labels = [dim.label for dim in dims] or spec.dims or [""] * ndim
         for number, (dim, label) in enumerate(zip(self._array.dims, labels, strict=True)):
-            scale = dims[number][0].name if dims and len(dims[number]) else ""
+            scale = getattr(scale_of(dims[number]), "name", "") if dims else ""
             size = spec.trailing[number - 1] if number else spec.rows
             if scale and getattr(self._file.get(scale), "shape", None) == (size,):
                 dim.attach_scale(self._file[scale])
