@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _thread
 import io
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from fastbn._moments.provenance import (
     check_scales,
     check_units,
     checked_provenance,
+    from_json,
     provenance_of,
 )
 from fastbn._moments.statistics import Array, Count, Extremes, Statistics, measured, merged_with_extremes
@@ -528,12 +528,12 @@ class Moments:
             raise ValueError("count must be a number, or one for each feature, got None")
         keys = ("count", "mean", "m2", "min", "max", "nan", "extremes")
         written = "kind" in mapping  # by the command, where a lone None is a NaN and not what is missing
-        result = cls(**{key: _as_number(mapping[key], written) for key in keys if key in mapping})
+        result = cls(**{key: from_json(mapping[key], written) for key in keys if key in mapping})
         statistics = result._seen.statistics
         if statistics is not None:
             high = {"mean_lo": statistics.mean, "m2_lo": statistics.m2}
             low = {
-                key: checked_low_part(key, _as_number(mapping[key], written), high[key])
+                key: checked_low_part(key, from_json(mapping[key], written), high[key])
                 for key in high
                 if key in mapping
             }
@@ -750,15 +750,3 @@ def _brief(value: Any) -> str:
     if isinstance(value, (int, float)):
         return f"{value:g}" if isinstance(value, float) else str(value)
     return np.array2string(value, precision=3, threshold=8, edgeitems=2, separator=" ").replace("\n", "")
-
-
-def _as_number(value: Any, alone: bool) -> Any:
-    """Return a value of JSON, which has neither NaN nor infinity, as numbers: "inf", "-inf" and, in a list, null.
-
-    A null that stands alone is NaN in what the command wrote, and elsewhere says that there is no value.
-    """
-    if isinstance(value, list):
-        return [_as_number(item, True) for item in value]
-    if value is None:
-        return math.nan if alone else None
-    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value

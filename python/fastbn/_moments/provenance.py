@@ -196,7 +196,7 @@ def _left_out(value: Any) -> dict[Any, tuple[float, ...]] | None:
         return None
     try:
         given = {None: value["all"], **value["columns"]}
-        return {name: _from_json(values) for name, values in given.items() if values is not None}
+        return {name: tuple(from_json(values)) for name, values in given.items() if values is not None}
     except (KeyError, TypeError):
         raise TypeError(f"nodata must have lists of values, of all and of columns, got {value!r}") from None
 
@@ -313,13 +313,19 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def _from_json(values: Any) -> tuple[Any, ...]:
-    """Return the numbers of a list that `as_json` gave."""
-    known = {None: math.nan, "inf": math.inf, "-inf": -math.inf}
-    return tuple(known.get(value, value) for value in values)
+def from_json(value: Any, alone: bool = True) -> Any:
+    """Return a value of JSON, which has neither NaN nor infinity, as numbers: "inf", "-inf" and, in a list, null.
+
+    A null that stands alone is NaN in what the command wrote, and elsewhere says that there is no value.
+    """
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if value is None:
+        return math.nan if alone else None
+    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
 def _labels(values: Any) -> tuple[Any, ...] | None:
     if values is None or all(isinstance(value, str) for value in values):
         return values if values is None else tuple(values)
-    return _from_json(values)
+    return tuple(from_json(values))

@@ -471,9 +471,8 @@ def _zarr(place: Place, options: Options, stack: ExitStack) -> Stored:
     coords += " ".join(str(store[name].attrs.get("coordinates", "")) for name in names).split()
     coords += referred(*map(store.get, names))
     member = only_member(place, names if place.member else _without(names, coords))
-    found = _sliced(place.name, store[member], options, store.attrs)
     group = member.rpartition("/")[0]
-    found.origin.scales.update(_beside(store[group] if group else store, found))
+    found = _sliced(place.name, store[member], options, store.attrs, store[group] if group else store)
     if options.rowwise and found.origin.dims is not None:  # xarray knows which of the others are its coordinates
         xarray, name = needed("xarray", "Zarr stores with dimensions"), member.rpartition("/")[2]
         how: dict[str, Any] = {"group": group or None, "consolidated": False, "chunks": None, **_AS_STORED}
@@ -535,10 +534,10 @@ def _zarr_names(group: Any, zarr: Any, prefix: str = "") -> Iterator[str]:
             yield from _zarr_names(group[name], zarr, f"{prefix}{name}/")
 
 
-def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] = {}) -> Stored:
+def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] = {}, group: Any = None) -> Stored:
     """Return what is read by slicing and tells its chunks: a data set of HDF5, an array of Zarr or of xarray.
 
-    ``around`` are the attributes of the file that it is in.
+    ``around`` are the attributes of the file that it is in, ``group`` is what has the labels of its dimensions.
     """
     if array.shape is None or any(size != size for size in array.shape):  # which dask has NaN for
         raise UnreadableError(f"{name} must hold an array of known shape, got {array.shape}")
@@ -563,30 +562,29 @@ def _sliced(name: str, array: Any, options: Options, around: Mapping[str, Any] =
     fill = getattr(array, "fill_value", None)
     if "_ARRAY_DIMENSIONS" in attrs and fill is not None and zarr_format(array) == 2:  # as xarray writes and reads it
         attrs.setdefault("_FillValue", fill)
+    dims = _dims_of(array)
     origin = Origin(
         _chunks_of(array),
-        _dims_of(array),
+        dims,
         attrs,
         array,
         array.coords.to_dataset() if named else None,
         os.path.basename(str(getattr(array, "name", None) or "")),
         dict(around),
-        _scales_of(array),
+        _scales_of(array, dims or (), array.coords.variables if named else group),
     )
     return Stored(tuple(array.shape), dtype, read, origin)
 
 
-def _scales_of(array: Any) -> dict[int, Any]:
-    """Return the labels along the dimensions of an array of xarray or of HDF5, where it has some."""
-    if hasattr(array, "coords"):
-        return {number: array.coords[dim].variable for number, dim in enumerate(array.dims) if dim in array.coords}
-    found = enumerate(map(scale_of, array.dims if hasattr(array, "read_direct") else ()))
-    # What NetCDF has for a dimension without coordinates says so.
+def _scales_of(array: Any, dims: Sequence[str], named: Any) -> dict[int, Any]:
+    """Return the labels along the dimensions of an array: HDF5's scales, or what has their names."""
+    found = map(scale_of, array.dims) if hasattr(array, "read_direct") else (named and named.get(dim) for dim in dims)
     return {
         number: scale
-        for number, scale in found
+        for number, scale in enumerate(found)
         if getattr(scale, "shape", ()) == (array.shape[number],)
-        and b"not a netCDF variable" not in scale.attrs.get("NAME", b"")
+        # What NetCDF has for a dimension without coordinates says so.
+        and "not a netCDF variable" not in str(scale.attrs.get("NAME", ""))
     }
 
 
@@ -596,12 +594,6 @@ def scale_of(dim: Any) -> Any:
         scale = next(iter(dim.values()), None)
         return scale if getattr(scale, "name", None) else None
     return None
-
-
-def _beside(group: Any, stored: Stored) -> dict[int, Any]:
-    """Return the labels along the dimensions of an array of Zarr: the arrays of their names in its group."""
-    found = {number: group.get(dim) for number, dim in enumerate(stored.origin.dims or ())}
-    return {number: scale for number, scale in found.items() if getattr(scale, "shape", 0) == (stored.shape[number],)}
 
 
 def _labels(scale: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import mmap
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -232,10 +232,13 @@ class NoData:
         columns = {column: values for column, values in given.items() if column is not None}
         numbers = chosen_columns(name, list(columns), names, count, argument="columns of nodata")
         by_number = dict(zip(numbers, columns.values(), strict=True))
-        self.asked = None if options.nodata is None else _by_name(given, numbers, chosen, names or ())
         self._all = given.get(None, ())
         self._each = [by_number.get(number, self._all) for number in chosen] if by_number else []
         self._axis = axis[0] if axis else 0
+        self.asked: dict[str | None, tuple[Any, ...]] | None = None
+        if options.nodata is not None:
+            self.asked = {None: given[None]} if None in given else {}
+            self.asked |= {_called(number, names): by_number[number] for number in numbers if number in chosen}
 
     def valid(self, values: Array, first: int = 0) -> Array | None:
         """Return which values are data, None if all are; ``first`` is the number of the block's first feature."""
@@ -255,16 +258,9 @@ class NoData:
         return self._each[feature] if self._each else self._all
 
 
-def _by_name(
-    given: Mapping[Any, tuple[Any, ...]], numbers: Iterable[int], chosen: Sequence[int], names: Sequence[str]
-) -> dict[str | None, tuple[Any, ...]]:
-    """Return values by the names of columns, or their numbers as texts; of those that are chosen, and of all (None)."""
-    columns = zip(numbers, (values for column, values in given.items() if column is not None), strict=True)
-    found = {number: values for number, values in columns if number in chosen}
-    by_name: dict[str | None, tuple[Any, ...]] = {None: given[None]} if None in given else {}
-    for number, values in found.items():
-        by_name[names[number] if names and names.count(names[number]) == 1 else str(number)] = values
-    return by_name
+def _called(number: int, names: Sequence[str] | None) -> str:
+    """Return what a column is found by: its name, if no other has it, or its number."""
+    return names[number] if names and names.count(names[number]) == 1 else str(number)
 
 
 def valid_of(values: Array, nodata: tuple[Any, ...], missing: Array | None = None) -> Array | None:
