@@ -153,9 +153,9 @@ void refuse_known(const Argument& argument) {
     if (attribute_or_none(value, "__fspath__").ptr() != Py_None) refuse_path(argument);
     const py::object fields = attribute_or_none(value, "_fields");
     if (PyTuple_Check(fields.ptr()) != 0) {
-        wrong_type(argument.name, "be an array",
-                   "a " + type_name(value) + " (one of its fields may be: " +
-                       shown(fields.ptr()) + ")");
+        wrong_type(
+            argument.name, "be an array",
+            "a " + type_name(value) + " (one of its fields may be: " + shown(fields.ptr()) + ")");
     }
     if (is_true(value, "requires_grad")) {
         wrong_type(argument.name, "not require a gradient: give .detach() of it",
