@@ -64,14 +64,14 @@ def test_attributes_of_hdf5_are_kept_where_they_can_be(key: str, tmp_path: Path)
 
 @pytest.mark.parametrize("suffix", [".h5", ".nc"])
 def test_attributes_that_only_json_has_stay_in_zarr(suffix: str, tmp_path: Path) -> None:
-    attributes = {"mixed": [1, "a"], "nested": {"a": [1]}, "none": None, "ragged": [[1], [2, 3]], "unit": "K"}
+    attributes = {"mixed": [1, "a"], "nested": {"a": [1]}, "none": None, "ragged": [[1], [2, 3]], "title": "K"}
     zarr.create_array(tmp_path / "x.zarr", data=X, attributes=attributes)
     fastbn.standardize(tmp_path / "x.zarr", MOMENTS, tmp_path / "y.zarr")
     assert attributes_of(tmp_path / "y.zarr") == attributes
     out = tmp_path / f"y{suffix}"
     fastbn.standardize(tmp_path / "x.zarr", MOMENTS, out)
     found = attributes_of(out)
-    assert found["unit"] == "K"
+    assert found["title"] == "K"
     assert not {"mixed", "nested", "none", "ragged"} & set(found)
 
 
