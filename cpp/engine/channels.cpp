@@ -164,10 +164,10 @@ ChannelOrigins::ChannelOrigins(const ArrayRef& x, const Layout& layout, const We
     const Team team = weights.differ() ? choose_team(bytes, layout.channels) : Team{};
     parallel_ranges(team, layout.channels, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (std::ptrdiff_t c = begin; c < end; ++c) {
-            const std::ptrdiff_t start = weights.next_counted(layout, c, 0);
+            const std::ptrdiff_t start = weights.next_with_weight(layout, c, 0);
             if (start == layout.count) continue;
             const auto value_from = [&](std::ptrdiff_t from) {
-                const std::ptrdiff_t next = weights.next_counted(layout, c, from);
+                const std::ptrdiff_t next = weights.next_with_weight(layout, c, from);
                 const std::ptrdiff_t i = next == layout.count ? start : next;
                 return bits_at(first + channels.offset(c) + values.offset(i), x.swapped);
             };

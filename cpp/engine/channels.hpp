@@ -18,7 +18,7 @@
 
 namespace fastbn {
 
-// Raises std::invalid_argument for what the caller may have got wrong. allow_single: a channel of
+// Raises std::invalid_argument for what the caller may have got wrong. allow_single: a channel
 // whose weights add up to too little for an unbiased variance has its biased one remembered.
 void check_running(const Running& running, const Batch& batch, const Weights& weights,
                    bool allow_single);

@@ -98,8 +98,7 @@ std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Op
     // Wide rows are gone over piece by piece. A piece takes about as long as one trip to memory,
     // so that the next row's would come too late.
     const std::ptrdiff_t size = y.kernel_dtype == DType::float64 ? 8 : 4;
-    const bool by_pieces =
-        period < tile.kernel_cols() * tile.channels && period * size > wide_coefficients;
+    const bool by_pieces = period < tile.kernel_row_width() && period * size > wide_coefficients;
     return by_pieces ? 2 * period : 0;
 }
 
@@ -115,7 +114,7 @@ Work elementwise_work(std::initializer_list<const Operand*> inputs,
 
 Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
                              const TileRange& tile) {
-    const std::ptrdiff_t cols = tile.kernel_cols() * tile.channels;
+    const std::ptrdiff_t cols = tile.kernel_row_width();
     const std::ptrdiff_t period = plan.dense_rows ? plan.buffer_size() : cols;
     Elementwise loop{};
     loop.rows = tile.kernel_rows();

@@ -111,7 +111,7 @@ void split_into_spans(Plan& plan) {
 
 void choose_threads(Plan& plan, DType x, const Work& work) {
     const std::ptrdiff_t items = std::max(plan.slabs * plan.spans, plan.positions);
-    const std::ptrdiff_t readings = work.reduces && work.touched > 0 ? 2 : 1;
+    const std::ptrdiff_t readings = work.reduces && work.transforms() ? 2 : 1;
     const std::ptrdiff_t touched =
         plan.values() * std::max(size_of(x), work.result_size) * readings;
     plan.team = choose_team(touched, items);
@@ -134,7 +134,7 @@ void choose_fusion(Plan& plan, DType x, const Work& work) {
     // have no array to transform, and touch nothing twice.)
     const std::ptrdiff_t all_bytes = plan.values() * work.touched;
     const bool all_in_cache = !layout.channels_first() && layout.rows >= column_tile_rows &&
-                              all_bytes > 0 && all_bytes <= l2_cache() * threads;
+                              work.transforms() && all_bytes <= l2_cache() * threads;
     // Without sums there is nothing to read twice, and the order of memory is best; but of few long
     // rows, coefficients are too many to be kept until they are used.
     const bool few_long_rows = !layout.channels_first() && work.all_direct &&

@@ -25,7 +25,8 @@ struct TileRange {
     std::ptrdiff_t row_fold;  // rows that the kernels see as one
 
     std::ptrdiff_t kernel_rows() const { return rows / row_fold; }
-    std::ptrdiff_t kernel_cols() const { return cols * row_fold; }  // of each channel
+    std::ptrdiff_t kernel_cols() const { return cols * row_fold; }                // of each channel
+    std::ptrdiff_t kernel_row_width() const { return kernel_cols() * channels; }  // of all channels
 };
 
 // Channels that are reduced, finalized and transformed together, and their part of the channel
@@ -52,6 +53,8 @@ struct Work {
     std::ptrdiff_t touched = 0;      // bytes of a value in all arrays together
     // Values of a column that are side by side in a result whose tiles are transposed, else 0.
     std::ptrdiff_t result_column = 0;
+
+    bool transforms() const { return touched > 0; }  // else sums are all that is asked for
 
     // Takes in operands that results are computed from or are.
     void read(const Operand& operand);

@@ -198,8 +198,8 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
     }
 }
 
-// Of a tile's channel of number `channel`. The tile is in cache now; later only a walk over all of
-// a channel would tell.
+// Of the tile's channels that of number `channel`, from 0. The tile is in cache now; later only a
+// walk over all of the channel would tell.
 void MomentsReduction::note_nonfinite(const TileRange& tile, std::ptrdiff_t channel,
                                       Tile<const void> x, Tile<const void> weights,
                                       const double* m2, std::uint8_t* nonfinite) const noexcept {
@@ -433,11 +433,7 @@ ValueRange ValueRangeReduction::take_buffers(Arrays& arrays) const noexcept {
     return {min, max, arrays.doubles(n)};
 }
 
-bool ValueRangeReduction::needs_mask() const noexcept {
-    const WeightsForm form = weights_.form();
-    return form == WeightsForm::by_row || form == WeightsForm::by_row_omit_nan ||
-           form == WeightsForm::by_element;
-}
+bool ValueRangeReduction::needs_mask() const noexcept { return has_numbers(weights_.form()); }
 
 void ValueRangeReduction::take_staging(Staging& staging) {
     if (needs_mask()) mask_begin_ = staging.take_tile(1);

@@ -571,8 +571,8 @@ void Weights::read(const Layout& layout, std::ptrdiff_t channel, std::ptrdiff_t 
     for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = mask[i] != 0.0 ? to[i] : 0.0;
 }
 
-std::ptrdiff_t Weights::next_counted(const Layout& layout, std::ptrdiff_t channel,
-                                     std::ptrdiff_t index) const noexcept {
+std::ptrdiff_t Weights::next_with_weight(const Layout& layout, std::ptrdiff_t channel,
+                                         std::ptrdiff_t index) const noexcept {
     if (!where_ && !weights_) return index;
     double values[read_at_once];
     for (; index < layout.count; index += read_at_once) {

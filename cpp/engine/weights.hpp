@@ -41,8 +41,7 @@ public:
     // Whether moments may be taken of several adjacent channels in one tile: there are no weights,
     // or the channels have those of a row in common.
     bool suit_adjacent_channels() const {
-        const bool by_row = form_ == WeightsForm::by_row || form_ == WeightsForm::by_row_omit_nan;
-        return by_row ? same_in_channels_ : !mask_ && !values_;
+        return has_row_weights(form_) ? same_in_channels_ : !mask_ && !values_;
     }
     // Whether they reach the kernels without being packed for a tile.
     bool is_direct() const;
@@ -70,8 +69,8 @@ public:
 
     // The index of the next of a channel's values that have weight, from `index` on, in the order
     // of reduced_dims: without regard to NaN, and their number if none does.
-    std::ptrdiff_t next_counted(const Layout& layout, std::ptrdiff_t channel,
-                                std::ptrdiff_t index) const noexcept;
+    std::ptrdiff_t next_with_weight(const Layout& layout, std::ptrdiff_t channel,
+                                    std::ptrdiff_t index) const noexcept;
     // The weights of n of them from `begin` on, read_at_once at most, as the kernels see them;
     // likewise.
     static constexpr std::ptrdiff_t read_at_once = 1024;

@@ -25,23 +25,16 @@ namespace {
 // error of m2 is at most (n + 1) (k + 4) 2^-53 = 1e-9: beyond float32. Squares of float32 values
 // fit float64, whatever their size.
 //
-// In float64 that would not do for a result in float64: a first reading takes the chunk's mean, and
+// For a result in float64 that would not do: a first reading takes the chunk's mean, and
 // a second, out of the cache, sums about it; nothing cancels, and (k + 4) 2^-53 remain, with k <=
-// 512 for n = 1024 and 47 for columns. The first sums with the rounding errors (two_sum),
-// those of products with weights too, since y near zero is a small difference and wants the mean to
+// 512 for n = 1024 and 47 for columns. The first reading adds up the rounding errors too (two_sum),
+// and those of products with weights, since y near zero is a small difference and wants the mean to
 // more than float64's precision.
 template <class T>
 constexpr bool reads_twice = sizeof(T) == sizeof(double);
 
 // ---- The weights of the values of a register ----
 
-constexpr bool has_row_weights(WeightsForm form) {
-    return form == WeightsForm::by_row || form == WeightsForm::by_row_omit_nan;
-}
-// Weights other than 0 and 1.
-constexpr bool has_numbers(WeightsForm form) {
-    return has_row_weights(form) || form == WeightsForm::by_element;
-}
 constexpr bool omits_nan(WeightsForm form) {
     return form == WeightsForm::omit_nan || form == WeightsForm::by_row_omit_nan;
 }

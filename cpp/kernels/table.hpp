@@ -28,6 +28,14 @@ enum class WeightsForm {
 };
 constexpr int weights_forms = 6;
 
+static constexpr bool has_row_weights(WeightsForm form) {
+    return form == WeightsForm::by_row || form == WeightsForm::by_row_omit_nan;
+}
+// Weights other than 0 and 1.
+static constexpr bool has_numbers(WeightsForm form) {
+    return has_row_weights(form) || form == WeightsForm::by_element;
+}
+
 // The scratch memory that a kernel on columns takes for each of so many blocks of columns, aligned
 // to 64: one more than fill the columns, since the first may have fewer.
 constexpr std::size_t column_scratch_bytes = 1152;
@@ -37,9 +45,11 @@ constexpr std::ptrdiff_t scratch_blocks(std::ptrdiff_t cols) {
 
 // Merges a tile with sums that already cover `count` values per channel; `count` is of use only
 // in unweighted statistics, else sums.weight says so. `weights` is of the form that the kernel
-// is for; a tile without data where that is none or omit_nan. Where a tile is one channel, the
-// tiles of so many `channels` may follow each other along the rows, each with `cols` columns and an
-// entry of the sums: all with the same weights of rows, or without. Else `channels` is 1.
+// is for; a tile without data where that is none or omit_nan.
+//
+// `channels`: the kernel on tiles of one channel takes so many of them at a time, side by side: the
+// first has columns 0 to cols - 1 and entry 0 of the sums, the next one the next `cols` columns and
+// entry 1. They have the weights of rows in common, or none. The kernel on columns is given 1.
 using MomentsKernel = void (*)(Tile<const void> x, Tile<const void> weights, std::ptrdiff_t rows,
                                std::ptrdiff_t cols, std::ptrdiff_t channels, double count,
                                MomentsSums sums, void* scratch) noexcept;
@@ -127,8 +137,8 @@ struct ActivationGradient {
     Activation activation;
     Affine<const void> z;
     Tile<const void> residual;
-    // A dz of 0 adds nothing to the sums, even if x is NaN, as it may be in values that do not
-    // count.
+    // A dz of 0 adds nothing to the sums, even if x is NaN, as it may be in values that have no
+    // weight.
     bool skip_zeros;
 };
 
@@ -205,8 +215,8 @@ struct NormalizeTable {
                         std::ptrdiff_t n) noexcept;
     bool (*fold_input_gradient)(DType computed, ChannelParameters from, GradientSums sums,
                                 double count, InputGradient<void> to, std::ptrdiff_t n) noexcept;
+    // Arrays of float to double, and of a sixteen-bit type to float and back.
     void (*widen_floats)(const float* from, double* to, std::ptrdiff_t n) noexcept;
-    // Arrays of a sixteen-bit type to float and back.
     void (*widen)(DType half, const void* from, float* to, std::ptrdiff_t n) noexcept;
     void (*narrow)(DType half, const float* from, void* to, std::ptrdiff_t n) noexcept;
 };
