@@ -101,7 +101,7 @@ void convert(const void* from, void* to, std::ptrdiff_t n) noexcept {
     for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
 }
 
-// From float, and half types from and to float: by kernels.
+// By kernels: from float to double, and from the half types to float and back.
 void widen_floats(const void* from, void* to, std::ptrdiff_t n) noexcept {
     normalize_table().widen_floats(static_cast<const float*>(from), static_cast<double*>(to), n);
 }

@@ -67,6 +67,7 @@ public:
         const Buffers buffers = buffers_in(memory.buffers);
         if (moments != nullptr) moments->begin(slab, span, buffers.moments, memory);
         if (range != nullptr) range->begin(slab, span, buffers.range, memory);
+        // Ranges and sums of integers are taken of one channel at a time.
         const bool together = x.adjacent_channels && weights->suit_adjacent_channels() &&
                               range == nullptr && moments->takes_adjacent_channels();
         each_tile(plan_, slab, span, together, [&](const TileRange& tile, std::ptrdiff_t position) {

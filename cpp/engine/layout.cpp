@@ -86,8 +86,8 @@ std::ptrdiff_t smallest_stride(const ArrayRef& x, const AxisList& axes) {
 // Whether channels of `inner` neighbouring values each are better taken as `inner` columns each,
 // which are merged at the end. Fewer values than a block has leave vectors half empty when a tile
 // is one channel, and a channel's own steps take longer than they do; nor could a block that holds
-// parts of three channels be written. More are well served as columns where merging them is little
-// beside many short rows, and no others: as rows of a tile of their own they would lie far apart.
+// parts of three channels be written. Channels of more values are columns where they have many
+// short rows, which lie far apart when a tile is one channel, and beside which merging is little.
 bool suits_columns(std::ptrdiff_t rows, std::ptrdiff_t channels, std::ptrdiff_t inner) {
     constexpr std::ptrdiff_t most_columns = 1024;
     constexpr std::ptrdiff_t least_rows = 128;

@@ -221,8 +221,8 @@ inline void add_row(GradientBlocks& blocks, const Gradient& gradient, const Y* d
     }
 }
 
-// One channel, whose entries of all arrays `entry` is. Not inlined: the loop over channels would be
-// compiled once for each kind of gradient.
+// Adds the tile of one channel, whose place in the arrays of statistics, coefficients and sums is
+// `entry`. Not inlined, or the loop over channels would be compiled once for each kind of gradient.
 template <class X, class Y>
 FASTBN_FLATTEN [[gnu::noinline]] void add_tile(Tile<const Y> dy, Tile<const X> x,
                                                std::ptrdiff_t rows, std::ptrdiff_t cols,

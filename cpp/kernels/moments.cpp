@@ -28,20 +28,25 @@ struct ChunkSums {
     Wide differences;
 };
 
-// What is done with each value in the first of two readings.
+// What the loops over a tile do with its values is said by an adder:
+//
+//     add(sums, k, x, by, shift)     adds register k of a block, x, which has the weights `by`
+//     begin_group(group, memory)     what the sums of a group of a column's rows begin with, by the
+//     end_group(group, memory)       column's sums in memory, and how they come to these
+//
+// The adder of the first of two readings.
 struct AddTotals {
     template <class Sums, class By>
     static void add(Sums& sums, int k, Vec<double> x, By by, const Wide&) {
         add_exactly(sums.total, k, x, by);
         add_weight(sums.weight, k, by);
     }
-    // A group of rows goes on from the sums in memory,
+    // A group goes on from the sums in memory, and replaces them.
     template <class Sums>
     static void begin_group(Sums& group, const Sums& memory) {
         copy(memory.total, group.total);
         copy(memory.weight, group.weight);
     }
-    // and is put back.
     template <class Sums>
     static void end_group(const Sums& group, Sums& memory) {
         copy(group.total, memory.total);
@@ -49,8 +54,8 @@ struct AddTotals {
     }
 };
 
-// In the second, or in the only one, in which weights are added up too; with a look at the
-// differences.
+// That of the second reading, or, if it is_only, of the only one, in which weights are added up
+// too. looks: notes which lanes have values that differ from the shift.
 template <bool is_only, bool looks>
 struct AddShifted {
     template <class Sums, class By>

@@ -650,7 +650,8 @@ void check_gradient_sums(const Set& set, int row_index, const Shape& shape, cons
     }
 }
 
-// Likewise: with an activation or without, and the residual's channels side by side too.
+// A tile of several channels side by side has the gradient's sums of each alone: with an activation
+// or without, and the residual's channels side by side too.
 void check_adjacent_gradient_sums(const Set& set, int row_index, const Shape& shape,
                                   bool activated) {
     const GradientKernels& row = set.gradient[row_index];
