@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn._moments.provenance import Coordinates
-from fastbn._validation import Shape
+from fastbn._validation import Shape, is_floating
 from fastbn.io.options import Array, Options, Region
 
 
@@ -138,7 +138,7 @@ def _first_line(error: Exception) -> str:
 
 def computed_as(name: str, dtype: np.dtype[Any], asked: np.dtype[Any] | None) -> np.dtype[Any]:
     """Return the type in which values of a file are computed with; UnreadableError if they are no real numbers."""
-    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
+    if dtype.kind not in "iub" and not is_floating(dtype):
         raise UnreadableError(f"{name} must hold real numbers, got dtype {dtype}")
     if asked is not None:
         return asked
@@ -267,7 +267,7 @@ def valid_of(values: Array, nodata: tuple[Any, ...], missing: Array | None = Non
     """Return which values are data, None if all are; what is ``missing`` among integers is NaN."""
     bad: Array | None = None
     for value in nodata:
-        floating = values.dtype.kind == "f" or values.dtype.name == "bfloat16"
+        floating = is_floating(values.dtype)
         if value != value:
             found = np.isnan(values) if floating else missing
         else:

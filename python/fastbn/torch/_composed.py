@@ -52,9 +52,8 @@ def backward(
     xhat = _xhat(x, mean, invstd)
     dz = _wide(dy)
     if options.activation is not None:
-        slope = options.negative_slope if options.activation == "leaky_relu" else 0.0
         # NaN counts as positive, as it does to the kernels.
-        dz = torch.where(_affine(xhat, weight, bias, residual).detach() <= 0, slope * dz, dz)
+        dz = torch.where(_affine(xhat, weight, bias, residual).detach() <= 0, _slope_of(options) * dz, dz)
     axes = _reduced(x)
     dbias, dweight = dz.sum(axes), (dz * xhat).sum(axes)
     dxhat = dz
@@ -180,4 +179,9 @@ def _activated(z: Tensor, options: Options) -> Tensor:
         return z
     if options.activation == "relu":
         return torch.relu(z)
-    return torch.nn.functional.leaky_relu(z, options.negative_slope)
+    return torch.nn.functional.leaky_relu(z, _slope_of(options))
+
+
+def _slope_of(options: Options) -> float:
+    """Return the slope of an activation below 0; KeyError for one that is not linear there."""
+    return {"relu": 0.0, "leaky_relu": options.negative_slope}[str(options.activation)]
