@@ -211,7 +211,7 @@ bool is_channels(const ArrayRef& array, std::ptrdiff_t channels) {
            (channels == 1 || array.strides[0] == size_of(array.dtype));
 }
 
-// Of arrays that are dense.
+// Whether two dense arrays have bytes in common.
 bool share_bytes(const ArrayRef& a, const ArrayRef& b) {
     return a.data < b.data + b.bytes() && b.data < a.data + a.bytes();
 }
@@ -225,8 +225,8 @@ py::object fresh_like(const ArrayRef& like, ArrayRef& array) {
 
 // ---- Calls ----
 
-// Of batch_norm or of a module, or one that was recorded; each object held, whatever other threads
-// do meanwhile.
+// A call of batch_norm or of a module, or one that was recorded for its backward pass. Each object
+// is held, whatever other threads do meanwhile.
 struct Call {
     py::object x;
     py::object running_mean;

@@ -45,8 +45,8 @@ public:
     Work work() const;
     const Plan* plan = nullptr;
 
-    // The statistics that the sums are taken about, and the coefficients from which the
-    // activation's input z, and with it its sign, follows as it did in the forward pass.
+    // The statistics that the sums are taken about, and the coefficients by which the
+    // activation's input z is computed as it was in the forward pass.
     void prepare(const Slab& slab, const Memory& memory) const noexcept override {
         const Buffers buffers = buffers_in(memory.buffers);
         const std::ptrdiff_t first = memory.at(slab.buffer_index);

@@ -82,10 +82,10 @@ void update_running(const Running& running, const Statistics& statistics, const 
 // digit that is small beside the channel's spread. Empty for every other type.
 class ChannelOrigins {
 public:
-    // Of each channel the middle one of three values that have weight, so that it is no outlier
-    // that stands alone, or 0 where none has: statistics of x are taken.
+    // Where statistics of x are taken: of each channel the middle one of three values that have
+    // weight, so that it is no outlier that stands alone, or 0 where none has.
     ChannelOrigins(const ArrayRef& x, const Layout& layout, const Weights& weights);
-    // The integers nearest to the means.
+    // Where statistics are given: the integers nearest to the means.
     ChannelOrigins(const ArrayRef& x, const Layout& layout, const ChannelParameter& means);
 
     explicit operator bool() const { return !of_channel_.empty(); }

@@ -42,7 +42,7 @@ Coefficients from(Coefficients coefficients, DType computed, std::ptrdiff_t i) {
 template <class Coefficients>
 Coefficients take_coefficients(Arrays& arrays, DType computed, std::ptrdiff_t n,
                                const Operand& result) {
-    constexpr std::uintptr_t line = 64;
+    constexpr std::uintptr_t line = line_bytes;
     const std::ptrdiff_t size = size_of(computed);
     const bool alike = result.direct && size_of(result.dtype) == size;
     const auto first = reinterpret_cast<std::uintptr_t>(result.base);

@@ -97,8 +97,9 @@ std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Op
     }
     // Wide rows are gone over piece by piece. A piece takes about as long as one trip to memory,
     // so that the next row's would come too late.
-    const std::ptrdiff_t size = y.kernel_dtype == DType::float64 ? 8 : 4;
-    const bool by_pieces = period < tile.kernel_row_width() && period * size > wide_coefficients;
+    const std::ptrdiff_t coefficient_size = y.kernel_dtype == DType::float64 ? 8 : 4;
+    const bool by_pieces =
+        period < tile.kernel_row_width() && period * coefficient_size > wide_coefficients;
     return by_pieces ? 2 * period : 0;
 }
 

@@ -173,7 +173,7 @@ void cut_channels(Plan& plan, const Work& work, std::ptrdiff_t wanted) {
     }
 }
 
-// The same channels last. Where rows are folded, strips are tiles.
+// Strips of `wanted` values or so, channels last. Where rows are folded, strips are tiles.
 void cut_columns(Plan& plan, const Work& work, std::ptrdiff_t wanted) {
     const Layout& layout = plan.layout;
     if (plan.dense_rows) {
@@ -193,8 +193,8 @@ void cut_columns(Plan& plan, const Work& work, std::ptrdiff_t wanted) {
     }
 }
 
-// Of phases that only transform; and how much of a fused slab is transformed at once, for the same
-// reasons.
+// Cuts x into strips for phases that only transform; and chooses how much of a fused slab is
+// transformed at once, for the same reasons.
 void cut_strips(Plan& plan, const Work& work) {
     // What is not packed may be as long as leaves enough strips: results past the caches wait for
     // memory at a strip's end.

@@ -22,7 +22,7 @@ constexpr double smallest_in_range_weight = 0x1p-600;
 // are equal.
 bool in_range(double m2) { return m2 == 0.0 || (m2 >= smallest_in_range_m2 && std::isfinite(m2)); }
 
-// Of those that follow from moments.
+// The entries from i on, of those statistics that follow from moments.
 Statistics from(const Statistics& s, std::ptrdiff_t i) {
     Statistics moved;
     moved.mean = s.mean + i;
@@ -198,8 +198,8 @@ void MomentsReduction::add(const TileRange& tile, std::ptrdiff_t span, std::ptrd
     }
 }
 
-// Of the tile's channels that of number `channel`, from 0. The tile is in cache now; later only a
-// walk over all of the channel would tell.
+// Notes whether NaN or infinity is in the tile of one channel: the tile's own number `channel`,
+// from 0. The tile is in cache now; later only a walk over all of the channel would tell.
 void MomentsReduction::note_nonfinite(const TileRange& tile, std::ptrdiff_t channel,
                                       Tile<const void> x, Tile<const void> weights,
                                       const double* m2, std::uint8_t* nonfinite) const noexcept {
@@ -345,7 +345,8 @@ void MomentsReduction::rescan_out_of_range(const Slab& slab, const Buffers& buff
     }
 }
 
-// Of channels whose weights are small beside other channels'.
+// Writes the statistics of channels whose weights are small beside other channels' once more, by
+// weights that are multiplied by a power of two.
 void MomentsReduction::rescan_light(const Slab& slab, const MomentsSums& sums,
                                     const Statistics& statistics) const noexcept {
     for (std::ptrdiff_t c = 0; c < slab.channels; ++c) {

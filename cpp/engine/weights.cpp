@@ -77,7 +77,8 @@ struct ArraySurvey {
     double sum = 0.0;  // of a double-double; the same for any number of threads
 };
 
-// Of chunks `begin` to `end` the range; and the sum of each, unless `sums` is null.
+// Finds the least and the largest value of chunks `begin` to `end`, and whether there is NaN.
+// Writes the sum of each chunk, unless `sums` is null.
 ArraySurvey survey_chunks(const FlatArray& flat, std::ptrdiff_t begin, std::ptrdiff_t end,
                           Sum* sums) noexcept {
     const MomentsKernels& kernels = value_range_kernels(flat.elements.kernel_dtype);

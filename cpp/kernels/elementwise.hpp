@@ -105,12 +105,12 @@ inline void apply_relu_gradient(const Block<C>& z, Block<C>& dy) {
 
 // ---- Where results go ----
 
-// Past the caches go whole blocks that begin on a boundary: of 64 bytes, a cache line, or of a
-// block's own size if that is less. Returns how many columns, fewer than a block has, lie before a
+// Past the caches go whole blocks that begin on a boundary: of a cache line, or of a block's own
+// size if that is less. Returns how many columns, fewer than a block has, lie before a
 // row's first one.
 template <class Y>
 inline std::ptrdiff_t columns_before_boundary(const Y* row, std::ptrdiff_t cols) {
-    constexpr std::size_t boundary = sizeof(Y) < 4 ? lanes * sizeof(Y) : 64;
+    constexpr std::size_t boundary = sizeof(Y) < 4 ? lanes * sizeof(Y) : std::size_t{line_bytes};
     const auto past = reinterpret_cast<std::uintptr_t>(row) % boundary;
     const auto before = static_cast<std::ptrdiff_t>((boundary - past) % boundary / sizeof(Y));
     return before < cols ? before : cols;

@@ -73,7 +73,7 @@ struct PlainGradient {
     void prefetch_residual(const Prefetch&) const {}
 };
 
-// With an activation, by the sign of z, which is the forward pass's own. relu_alone: what most are,
+// With an activation, by z, which is the forward pass's own. relu_alone: what most are,
 // with a loop of its own.
 template <class Y, bool relu_alone>
 struct ActivatedGradient {
@@ -342,7 +342,7 @@ struct InputGradientBlocks {
     Block<C> coef_x;
     Block<C> coef_const;
     Block<C> scale;
-    Block<C> z_shift;  // for the sign of z, which has the same center and scale as dx
+    Block<C> z_shift;  // for z, which has the same center and scale as dx
 };
 
 template <class C>
@@ -453,7 +453,7 @@ private:
 // Whether dz may go past the caches where dx does: its blocks must lie on the same boundaries.
 template <class Y>
 inline bool aligned_alike(Tile<Y> dx, Tile<Y> dz) {
-    constexpr std::uintptr_t boundary = 64;
+    constexpr std::uintptr_t boundary = line_bytes;
     return dz.stride == dx.stride &&
            (reinterpret_cast<std::uintptr_t>(dz.data) - reinterpret_cast<std::uintptr_t>(dx.data)) %
                    boundary ==
@@ -558,7 +558,7 @@ constexpr GradientKernels gradient_row() {
     return kernels;
 }
 
-// Of types that are converted.
+// The row of types that are converted as they are loaded and stored: empty where the set has none.
 template <class X, class Y>
 constexpr GradientKernels converting_gradient_row() {
     if constexpr (converts_on_load) {

@@ -143,8 +143,9 @@ FASTBN_FLATTEN void sums_of_tile(Tile<const void> untyped_x, std::ptrdiff_t rows
 
 // The sums of a register's columns are taken of two rows at a time. Each of two registers of sums
 // has half of every group's columns, each of four registers of squares a quarter.
-//
-// Of bytes widened to elements of two bytes, which hold the sums of 256 rows at most.
+
+// a, b: bytes of two rows, widened to elements of two bytes, which hold the sums of 256 rows at
+// most.
 inline void add_bytes(RegisterSums<2>& sums, std::ptrdiff_t half, Bytes a, Bytes b) {
     sums.sum[half] = Bytes::add<2>(sums.sum[half], Bytes::add<2>(a, b));
     add_words(sums.squares[2 * half], squares_of_pairs(Bytes::interleave_lower<2>(a, b)));
@@ -224,7 +225,7 @@ inline RegisterSums<2> sums_of_rows(Tile<const X> x, std::ptrdiff_t rows, const 
     return sums;
 }
 
-// Of at most 256 rows. Where columns do not fill the last register, it begins earlier.
+// A tile of at most 256 rows. Where columns do not fill the last register, it begins earlier.
 template <class X>
 FASTBN_FLATTEN void sums_of_columns(Tile<const void> untyped_x, std::ptrdiff_t rows,
                                     std::ptrdiff_t cols, IntegerSums to) noexcept {

@@ -518,7 +518,8 @@ constexpr void set_form(MomentsKernels& kernels) {
                                                moments_of_columns<X, form>};
 }
 
-// Of a type that is read as it is stored in unweighted statistics, and else converted first.
+// The row of a type that is read as it is stored in unweighted statistics, and is converted first
+// in weighted ones.
 template <class X>
 constexpr MomentsKernels unweighted_form() {
     MomentsKernels kernels{};

@@ -126,7 +126,7 @@ constexpr NormalizeKernels normalize_row() {
     return kernels;
 }
 
-// Of types that are converted.
+// The row of types that are converted as they are loaded and stored: empty where the set has none.
 template <class X, class Y>
 constexpr NormalizeKernels converting_normalize_row() {
     if constexpr (converts_on_load) {

@@ -130,7 +130,7 @@ struct NormalizeKernels {
 
 // ---- From dy to dx ----
 
-// What the backward pass needs to find what the activation let through of dy: the sign of
+// What the backward pass needs to find what the activation let through of dy: the forward pass's
 // z = (x * pre - center) * scale + shift + residual. `z.pre` is null where all are 1. Without an
 // activation z has no arrays.
 struct ActivationGradient {

@@ -74,15 +74,15 @@ static inline std::ptrdiff_t size_of(DType dtype) {
     return visit_dtype(dtype, [](auto zero) { return std::ptrdiff_t{sizeof zero}; });
 }
 
-// Those that the results of an operation may have: the first four.
+// Whether the results of an operation may have the type: the first four.
 static inline bool is_float(DType dtype) { return dtype <= DType::bfloat16; }
 
-// Those whose values the 24 bits of float32's mantissa do not hold.
+// Whether the type has values that the 24 bits of float32's mantissa do not hold.
 static inline bool needs_double(DType dtype) {
     return dtype == DType::float64 || (DType::int32 <= dtype && dtype <= DType::uint64);
 }
 
-// Those whose values the 53 bits of float64's mantissa do not hold.
+// Whether it has values that the 53 bits of float64's mantissa do not hold.
 static inline bool is_wide_integer(DType dtype) {
     return dtype == DType::int64 || dtype == DType::uint64;
 }

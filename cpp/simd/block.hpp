@@ -30,8 +30,7 @@ struct Block {
 
 using Wide = Block<double>;
 
-// A line of the caches. A register of that length lies in two lines unless it begins with one.
-constexpr std::ptrdiff_t line_bytes = 64;
+// Whether a register is as long as a line of the caches: it lies in two, unless it begins with one.
 constexpr bool registers_are_lines = sizeof(Vec<double>) == line_bytes;
 
 // ---- Going over registers and blocks ----

@@ -137,7 +137,7 @@ public:
 private:
     static constexpr std::ptrdiff_t size = sizeof(T);
     // A line, or of small elements a block, which is part of one.
-    static constexpr std::ptrdiff_t step = lanes * size < 64 ? lanes * size : 64;
+    static constexpr std::ptrdiff_t step = lanes * size < line_bytes ? lanes * size : line_bytes;
 
     std::uintptr_t bytes(std::ptrdiff_t rows) const {
         return static_cast<std::uintptr_t>(rows * x_.stride * size);
