@@ -208,6 +208,7 @@ inline std::uint64_t bytes_of(const S* p, std::ptrdiff_t n) {
     return all;
 }
 constexpr bool is_little_endian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+// g++ 12 ignores the attribute of an alias within load_part, whose size depends on its parameters.
 template <std::size_t bytes>
 struct Words {
     using Type [[gnu::vector_size(bytes)]] = std::uint64_t;
