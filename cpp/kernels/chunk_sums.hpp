@@ -1,5 +1,5 @@
 // The arithmetic of one chunk, which is a tile of one channel or a column of a tile: sums about a
-// shift, exact sums, and the moments that follow from them. Values come one register at a time with
+// ref, exact sums, and the moments that follow from them. Values come one register at a time with
 // their weights (WeightsForm): what has no weight is masked, lanes past a row's end are filled,
 // the weights are added up, and the value is chosen about which a chunk of float32 is summed.
 #pragma once
@@ -16,10 +16,10 @@
 namespace fastbn::FASTBN_ISA {
 namespace {
 
-// A chunk is summed about a shift, sum(p d) and sum(p d^2) with d = x - shift and p the values'
+// A chunk is summed about a ref, sum(p d) and sum(p d^2) with d = x - ref and p the values'
 // weights, and m2 = sum(p d^2) - sum(p d)^2 / sum(p).
 //
-// In float32 the shift is the value with the largest weight, of those the first. It is no further
+// In float32 the ref is the value with the largest weight, of those the first. It is no further
 // from the mean than sqrt(m2 / p), and n weights add up to n p at most, so sum(p d^2) <= (n + 1) m2
 // whatever the data. With k additions in a row in one lane, k <= 2048 for n = 4096, the relative
 // error of m2 is at most (n + 1) (k + 4) 2^-53 = 1e-9: beyond float32. Squares of float32 values
@@ -93,7 +93,7 @@ struct ShiftedSums {
     V d;
     V d2;
 
-    // `centred`: x - shift, or 0 where there is no weight.
+    // `centred`: x - ref, or 0 where there is no weight.
     template <WeightsForm form>
     void add(int k, Vec<double> centred, RegisterWeight<form> by) {
         const Vec<double> part = weighted(centred, by);
@@ -102,7 +102,7 @@ struct ShiftedSums {
     }
 };
 
-// Collects the bits of differences from the shift: a lane stays 0, of either sign, if all of its
+// Collects the bits of differences from the ref: a lane stays 0, of either sign, if all of its
 // differences are 0.
 inline void add_difference(Wide& bits, int k, Vec<double> centred) {
     bits.reg[k] = bits.reg[k] | centred;
@@ -178,10 +178,10 @@ inline void copy(const DoubleDouble<Wide>& from, DoubleDouble<Wide>& to) {
 // any_number: it is a sum of other weights, and may be so small that float64 does not hold 1 /
 // weight.
 template <bool any_number, class V>
-inline Moments<V> moments_from(const ShiftedSums<V>& sums, double weight, const V& shift,
+inline Moments<V> moments_from(const ShiftedSums<V>& sums, double weight, const V& ref,
                                const DoubleDouble<V>& total) {
     Moments<V> moments;
-    moments.ref = shift;
+    moments.ref = ref;
     if constexpr (any_number) {
         moments.offset = sums.d / weight;
     } else {
@@ -405,40 +405,40 @@ struct Heaviest {
 // first that has will do.
 template <class X, WeightsForm form>
 [[gnu::noinline]] bool find_heaviest(Tile<const X> x, const TileWeights<form>& by,
-                                     std::ptrdiff_t rows, std::ptrdiff_t cols, double& shift) {
+                                     std::ptrdiff_t rows, std::ptrdiff_t cols, double& ref) {
     Heaviest heaviest{};
     bool found = false;
     for (std::ptrdiff_t r = 0; r < rows && !found; ++r) {
         each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
             if (found) return;
             heaviest.add_block(x.data + r * x.stride + i, by, r, i, n);
-            found = !has_numbers(form) && heaviest.over_lanes(shift) > 0.0;
+            found = !has_numbers(form) && heaviest.over_lanes(ref) > 0.0;
         });
     }
-    return found || heaviest.over_lanes(shift) > 0.0;
+    return found || heaviest.over_lanes(ref) > 0.0;
 }
 
-// The shift of a whole tile; false if no value has weight. Without weights it is the first value;
+// The ref of a whole tile; false if no value has weight. Without weights it is the first value;
 // with row weights the heaviest row's first number, unless all of that row is NaN.
 template <class X, WeightsForm form>
-inline bool find_shift(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
-                       std::ptrdiff_t cols, double& shift) {
+inline bool find_ref(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
+                     std::ptrdiff_t cols, double& ref) {
     if constexpr (form == WeightsForm::none) {
-        shift = first_value(x.data);
+        ref = first_value(x.data);
         return true;
     } else if constexpr (has_row_weights(form)) {
         if (rows == 0 || by.row_weight(by.heaviest_row()) == 0.0) return false;
         const X* const row = x.data + by.heaviest_row() * x.stride;
-        shift = first_value(row);
+        ref = first_value(row);
         if constexpr (omits_nan(form)) {
-            for (std::ptrdiff_t i = 1; i < cols && __builtin_isnan(shift); ++i) {
-                shift = first_value(row + i);
+            for (std::ptrdiff_t i = 1; i < cols && __builtin_isnan(ref); ++i) {
+                ref = first_value(row + i);
             }
-            if (__builtin_isnan(shift)) return find_heaviest(x, by, rows, cols, shift);
+            if (__builtin_isnan(ref)) return find_heaviest(x, by, rows, cols, ref);
         }
         return true;
     } else {
-        return find_heaviest(x, by, rows, cols, shift);
+        return find_heaviest(x, by, rows, cols, ref);
     }
 }
 
@@ -465,10 +465,10 @@ inline Wide ones_at_numbers(const Wide& values) {
     return ones;
 }
 
-// The shift of each of the n columns from i on; any number for a column without weight.
+// The ref of each of the n columns from i on; any number for a column without weight.
 template <class X, WeightsForm form, class N>
-inline Wide column_shifts(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
-                          std::ptrdiff_t i, N n) {
+inline Wide column_refs(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
+                        std::ptrdiff_t i, N n) {
     if constexpr (form == WeightsForm::none) {
         return load<double>(x.data + i, n);
     } else if constexpr (has_row_weights(form)) {

@@ -30,7 +30,7 @@ struct ChunkSums {
 
 // What the loops over a tile do with its values is said by an adder:
 //
-//     add(sums, k, x, by, shift)     adds register k of a block, x, which has the weights `by`
+//     add(sums, k, x, by, ref)     adds register k of a block, x, which has the weights `by`
 //     begin_group(group, memory)     what the sums of a group of a column's rows begin with, by the
 //     end_group(group, memory)       column's sums in memory, and how they come to these
 //
@@ -55,12 +55,12 @@ struct AddTotals {
 };
 
 // That of the second reading, or, if it is_only, of the only one, in which weights are added up
-// too. looks: notes which lanes have values that differ from the shift.
+// too. looks: notes which lanes have values that differ from the ref.
 template <bool is_only, bool looks>
 struct AddShifted {
     template <class Sums, class By>
-    static void add(Sums& sums, int k, Vec<double> x, By by, const Wide& shift) {
-        const Vec<double> centred = masked(subtract_by_fma(x, shift.reg[k]), by);
+    static void add(Sums& sums, int k, Vec<double> x, By by, const Wide& ref) {
+        const Vec<double> centred = masked(subtract_by_fma(x, ref.reg[k]), by);
         sums.shifted.add(k, centred, by);
         if constexpr (is_only) add_weight(sums.weight, k, by);
         if constexpr (looks) add_difference(sums.differences, k, centred);
@@ -83,23 +83,23 @@ struct AddShifted {
 
 // In float64 an m2 of 0 must mean that all values with weight are equal (see MomentsSums), but
 // squares, and products with weights, may underflow to 0 too. So the differences are looked at,
-// unless weights are 0 or 1 and the shift, which is then the mean, is so far from 0 that a
+// unless weights are 0 or 1 and the ref, which is then the mean, is so far from 0 that a
 // difference from it that is not 0 has a square that is not.
 template <class X, WeightsForm form>
 // NOLINTNEXTLINE(modernize-avoid-c-style-cast): clang-tidy takes an instantiation for a cast
 constexpr bool always_looks = reads_twice<X> && has_numbers(form);
 
 template <bool any_number>
-inline double checked_m2(double m2, double shift, double different) {
-    const bool large = __builtin_fabs(shift) >= smallest_with_exact_squares;
+inline double checked_m2(double m2, double ref, double different) {
+    const bool large = __builtin_fabs(ref) >= smallest_with_exact_squares;
     const bool no_look = large & !any_number;
-    const bool look = large | (shift == 0.0);
+    const bool look = large | (ref == 0.0);
     const bool equal = no_look | (look & (different == 0.0));
     return ((m2 == 0.0) & !equal) ? lost_square : m2;
 }
 
 // The quotient of two sums, and the other way round. Unweighted counts are whole numbers, and
-// short: count * shift is exact in float64, 13 bits times float32's 24.
+// short: count * ref is exact in float64, 13 bits times float32's 24.
 template <bool any_number>
 inline double mean_of(DoubleDouble<double> total, DoubleDouble<double> weight) {
     double low;
@@ -107,13 +107,12 @@ inline double mean_of(DoubleDouble<double> total, DoubleDouble<double> weight) {
                       : quotient(total.high, total.low, weight.high, low);
 }
 template <bool any_number>
-inline DoubleDouble<double> total_from(double d, DoubleDouble<double> weight, double shift) {
+inline DoubleDouble<double> total_from(double d, DoubleDouble<double> weight, double ref) {
     double error = 0.0;
-    const double product =
-        any_number ? two_product(shift, weight.high, error) : shift * weight.high;
+    const double product = any_number ? two_product(ref, weight.high, error) : ref * weight.high;
     DoubleDouble<double> total{};
     total.high = two_sum(product, d, total.low);
-    if (any_number) total.low += error + shift * weight.low;
+    if (any_number) total.low += error + ref * weight.low;
     return total;
 }
 
@@ -122,7 +121,7 @@ inline DoubleDouble<double> total_from(double d, DoubleDouble<double> weight, do
 // Adds all of a tile. Past a row's end there is `neutral`.
 template <class Adder, class X, WeightsForm form>
 inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeights<form>& by,
-                     std::ptrdiff_t rows, std::ptrdiff_t cols, const Wide& shift,
+                     std::ptrdiff_t rows, std::ptrdiff_t cols, const Wide& ref,
                      const Wide& neutral) {
     const std::ptrdiff_t next = distance_to_next(x, cols);
     const Wide fill = by.fill(neutral);
@@ -134,7 +133,7 @@ inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeight
                 row, cols, prefetch, [&](std::ptrdiff_t i, const auto* values, auto n) {
                     each_register(n, [&](int k, auto in) {
                         const Vec<double> value = load_register(values, k, in, fill);
-                        Adder::add(sums, k, value, by_row.of(r, i, k, in, value), shift);
+                        Adder::add(sums, k, value, by_row.of(r, i, k, in, value), ref);
                     });
                 });
         });
@@ -143,15 +142,15 @@ inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeight
 
 template <class X, WeightsForm form>
 inline void add_shifted_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeights<form>& by,
-                             std::ptrdiff_t rows, std::ptrdiff_t cols, double shift) {
-    const Wide shifts = broadcast(shift);
+                             std::ptrdiff_t rows, std::ptrdiff_t cols, double ref) {
+    const Wide refs = broadcast(ref);
     if constexpr (always_looks<X, form>) {
-        add_tile<AddShifted<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+        add_tile<AddShifted<false, true>>(sums, x, by, rows, cols, refs, refs);
     } else {
-        if (reads_twice<X> && shift == 0.0) {
-            add_tile<AddShifted<false, true>>(sums, x, by, rows, cols, shifts, shifts);
+        if (reads_twice<X> && ref == 0.0) {
+            add_tile<AddShifted<false, true>>(sums, x, by, rows, cols, refs, refs);
         } else {
-            add_tile<AddShifted<!reads_twice<X>, false>>(sums, x, by, rows, cols, shifts, shifts);
+            add_tile<AddShifted<!reads_twice<X>, false>>(sums, x, by, rows, cols, refs, refs);
         }
     }
 }
@@ -161,7 +160,7 @@ template <class X, WeightsForm form>
 inline void merge_tile(Tile<const X> x, const TileWeights<form>& by, std::ptrdiff_t rows,
                        std::ptrdiff_t cols, double count, const MomentsSums& state) {
     ChunkSums<X, form> sums{};
-    double shift = 0.0;
+    double ref = 0.0;
     DoubleDouble<double> weight{};
     DoubleDouble<double> total{};
     if constexpr (reads_twice<X>) {
@@ -169,19 +168,19 @@ inline void merge_tile(Tile<const X> x, const TileWeights<form>& by, std::ptrdif
         weight = by.of_tile(sums.weight, rows, cols);
         if (weight.high == 0.0) return;
         total = horizontal_sum(sums.total);
-        shift = mean_of<has_numbers(form)>(total, weight);
-    } else if (!find_shift(x, by, rows, cols, shift)) {
+        ref = mean_of<has_numbers(form)>(total, weight);
+    } else if (!find_ref(x, by, rows, cols, ref)) {
         return;
     }
-    add_shifted_tile(sums, x, by, rows, cols, shift);
+    add_shifted_tile(sums, x, by, rows, cols, ref);
     const ShiftedSums<double> shifted = horizontal_sum(sums.shifted);
     if constexpr (!reads_twice<X>) {
         weight = by.of_tile(sums.weight, rows, cols);
-        total = total_from<has_numbers(form)>(shifted.d, weight, shift);
+        total = total_from<has_numbers(form)>(shifted.d, weight, ref);
     }
-    Moments<double> chunk = moments_from<has_numbers(form)>(shifted, weight.high, shift, total);
+    Moments<double> chunk = moments_from<has_numbers(form)>(shifted, weight.high, ref, total);
     if (reads_twice<X> && chunk.m2 == 0.0) {
-        chunk.m2 = checked_m2<has_numbers(form)>(chunk.m2, shift, any_difference(sums.differences));
+        chunk.m2 = checked_m2<has_numbers(form)>(chunk.m2, ref, any_difference(sums.differences));
     }
     if constexpr (form == WeightsForm::none) {
         put(state, 0, count == 0.0 ? chunk : merge(at(state, 0), count, chunk, weight.high));
@@ -207,7 +206,7 @@ FASTBN_FLATTEN void moments_of_tile(Tile<const void> x, Tile<const void> weights
 // What is kept for each block of columns.
 template <class X, WeightsForm form>
 struct ColumnSums {
-    Wide shift;
+    Wide ref;
     ChunkSums<X, form> sums;
     bool looks;
 };
@@ -255,7 +254,7 @@ inline void add_group(ColumnSums<X, form>& column, Tile<const X> x, const TileWe
         in_row(by, r, [&](const auto& by_row) {
             each_register(n, [&](int k, auto in) {
                 const Vec<double> value = load_register(values, k, in, fill);
-                Adder::add(group, k, value, by_row.of(r, i, k, in, value), column.shift);
+                Adder::add(group, k, value, by_row.of(r, i, k, in, value), column.ref);
             });
         });
     });
@@ -323,28 +322,27 @@ inline void write(const MomentsSums& s, N n, const Moments<Wide>& p) {
 }
 
 template <class X, class N>
-inline void set_shift(ColumnSums<X, WeightsForm::none>& c, double rows, N n) {
+inline void set_ref(ColumnSums<X, WeightsForm::none>& c, double rows, N n) {
     Wide low;
-    c.shift = quotient(c.sums.total.high, c.sums.total.low, rows, low);
-    c.looks = !all_positive(c.shift * c.shift, n);
+    c.ref = quotient(c.sums.total.high, c.sums.total.low, rows, low);
+    c.looks = !all_positive(c.ref * c.ref, n);
     if (c.looks) c.sums.differences = {};
 }
 
 // `m2`: the lanes', in which it may be 0.
-[[gnu::noinline]] void check_m2(double* m2, const Wide& shifts, const Wide& differences) {
-    double shift[lanes];
+[[gnu::noinline]] void check_m2(double* m2, const Wide& refs, const Wide& differences) {
+    double ref[lanes];
     double different[lanes];
-    store(shift, Full{}, shifts);
+    store(ref, Full{}, refs);
     store(different, Full{}, differences);
     for (std::ptrdiff_t j = 0; j < lanes; ++j) {
-        m2[j] = checked_m2<false>(m2[j], shift[j], different[j]);
+        m2[j] = checked_m2<false>(m2[j], ref[j], different[j]);
     }
 }
 
 // A function of its own, since it is the same for all types but double.
 template <bool twice, class N>
-FASTBN_FLATTEN [[gnu::noinline]] void merge_block(const Wide& shift,
-                                                  const ShiftedSums<Wide>& shifted,
+FASTBN_FLATTEN [[gnu::noinline]] void merge_block(const Wide& ref, const ShiftedSums<Wide>& shifted,
                                                   const DoubleDouble<Wide>& first_total,
                                                   const Wide& differences, double rows,
                                                   double count, const MomentsSums& state, N n) {
@@ -352,13 +350,13 @@ FASTBN_FLATTEN [[gnu::noinline]] void merge_block(const Wide& shift,
     if constexpr (twice) {
         copy(first_total, total);
     } else {
-        total.high = two_sum(shift * rows, shifted.d, total.low);
+        total.high = two_sum(ref * rows, shifted.d, total.low);
     }
-    Moments<Wide> chunk = moments_from<false>(shifted, rows, shift, total);
+    Moments<Wide> chunk = moments_from<false>(shifted, rows, ref, total);
     if (twice && !all_positive(chunk.m2, n)) {
         double m2[lanes];
         store(m2, Full{}, chunk.m2);
-        check_m2(m2, shift, differences);
+        check_m2(m2, ref, differences);
         copy(load<double>(m2, Full{}), chunk.m2);
     }
     write(state, n, count == 0.0 ? chunk : merge(read(state, n), count, chunk, rows));
@@ -367,7 +365,7 @@ FASTBN_FLATTEN [[gnu::noinline]] void merge_block(const Wide& shift,
 template <class X, class N>
 inline void merge_columns(const ColumnSums<X, WeightsForm::none>& c, double rows, double count,
                           const MomentsSums& state, N n) {
-    merge_block<reads_twice<X>>(c.shift, c.sums.shifted, c.sums.total, c.sums.differences, rows,
+    merge_block<reads_twice<X>>(c.ref, c.sums.shifted, c.sums.total, c.sums.differences, rows,
                                 count, state, n);
 }
 
@@ -377,7 +375,7 @@ inline void merge_columns(const ColumnSums<X, WeightsForm::none>& c, double rows
 // loops that call a function with a lane's number and nothing else, and in which no condition
 // follows from another; hence so many arrays and small loops.
 struct alignas(64) WeightedLanes {
-    double shift[lanes];
+    double ref[lanes];
     double total[lanes];
     double total_lo[lanes];
     double weight[lanes];
@@ -392,7 +390,7 @@ struct alignas(64) WeightedLanes {
     template <class X, WeightsForm form>
     WeightedLanes(const ColumnSums<X, form>& c, const TileWeights<form>& by) {
         const DoubleDouble<Wide> weights = by.of_columns(c.sums.weight);
-        store(shift, Full{}, c.shift);
+        store(ref, Full{}, c.ref);
         store(total, Full{}, c.sums.total.high);
         store(total_lo, Full{}, c.sums.total.low);
         store(weight, Full{}, weights.high);
@@ -404,13 +402,13 @@ struct alignas(64) WeightedLanes {
     }
 
     template <bool any_number>
-    void set_shift(std::ptrdiff_t j) {
-        shift[j] = mean_of<any_number>({total[j], total_lo[j]}, {divisor[j], weight_lo[j]});
+    void set_ref(std::ptrdiff_t j) {
+        ref[j] = mean_of<any_number>({total[j], total_lo[j]}, {divisor[j], weight_lo[j]});
     }
     template <bool any_number>
     void set_moments(std::ptrdiff_t j) {
         const ShiftedSums<double> shifted{d[j], d2[j]};
-        const Moments<double> chunk = moments_from<any_number>(shifted, divisor[j], shift[j], {});
+        const Moments<double> chunk = moments_from<any_number>(shifted, divisor[j], ref[j], {});
         offset[j] = chunk.offset;
         m2[j] = chunk.m2;
     }
@@ -418,17 +416,17 @@ struct alignas(64) WeightedLanes {
     template <bool any_number, bool twice>
     void complete(std::ptrdiff_t j) {
         if constexpr (twice) {
-            m2[j] = checked_m2<any_number>(m2[j], shift[j], different[j]);
+            m2[j] = checked_m2<any_number>(m2[j], ref[j], different[j]);
         } else {
             const DoubleDouble<double> sum =
-                total_from<any_number>(d[j], {weight[j], weight_lo[j]}, shift[j]);
+                total_from<any_number>(d[j], {weight[j], weight_lo[j]}, ref[j]);
             total[j] = sum.high;
             total_lo[j] = sum.low;
         }
     }
     void merge_with(const MomentsSums& state, std::ptrdiff_t j) const {
         Moments<double> chunk;
-        chunk.ref = shift[j];
+        chunk.ref = ref[j];
         chunk.offset = offset[j];
         chunk.m2 = m2[j];
         chunk.m2_lo = 0.0;
@@ -439,9 +437,9 @@ struct alignas(64) WeightedLanes {
 };
 
 template <bool any_number>
-FASTBN_FLATTEN [[gnu::noinline]] void set_shift(WeightedLanes& sums) {
+FASTBN_FLATTEN [[gnu::noinline]] void set_ref(WeightedLanes& sums) {
 #pragma omp simd
-    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_shift<any_number>(j);
+    for (std::ptrdiff_t j = 0; j < lanes; ++j) sums.set_ref<any_number>(j);
 }
 
 template <bool any_number, bool twice>
@@ -456,11 +454,11 @@ FASTBN_FLATTEN [[gnu::noinline]] void merge_lanes(WeightedLanes& sums, const Mom
 }
 
 template <class X, WeightsForm form>
-[[gnu::noinline]] void set_weighted_shift(ColumnSums<X, form>& c, const TileWeights<form>& by) {
+[[gnu::noinline]] void set_weighted_ref(ColumnSums<X, form>& c, const TileWeights<form>& by) {
     WeightedLanes sums(c, by);
-    set_shift<has_numbers(form)>(sums);
-    c.shift = load<double>(sums.shift, Full{});
-    c.looks = !all_positive(c.shift * c.shift, Full{});
+    set_ref<has_numbers(form)>(sums);
+    c.ref = load<double>(sums.ref, Full{});
+    c.looks = !all_positive(c.ref * c.ref, Full{});
     c.sums.differences = {};
 }
 
@@ -488,15 +486,15 @@ FASTBN_FLATTEN void moments_of_columns(Tile<const void> untyped_x, Tile<const vo
     each_block_after(head, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
         ColumnSums<X, form>& c = columns[block_place(i)];
         clear(c.sums);
-        if constexpr (!reads_twice<X>) c.shift = column_shifts(x, by, rows, i, n);
+        if constexpr (!reads_twice<X>) c.ref = column_refs(x, by, rows, i, n);
     });
     if constexpr (reads_twice<X>) {
         add_totals(x, by, rows, cols, head, columns);
         each_block_after(head, cols, [&](std::ptrdiff_t i, [[maybe_unused]] auto n) {
             if constexpr (form == WeightsForm::none) {
-                set_shift(columns[block_place(i)], size, n);
+                set_ref(columns[block_place(i)], size, n);
             } else {
-                set_weighted_shift(columns[block_place(i)], by);
+                set_weighted_ref(columns[block_place(i)], by);
             }
         });
     }
