@@ -67,7 +67,11 @@ std::align_val_t boundary_of(std::ptrdiff_t size) {
 
 char* fresh_block(std::ptrdiff_t size) {
     if (is_huge(size)) return reinterpret_cast<char*>(allocate(size));
-    return static_cast<char*>(operator new(static_cast<std::size_t>(size), boundary_of(size)));
+    // As in engine/memory.cpp.
+    void* const block = operator new(static_cast<std::size_t>(size), boundary_of(size),
+                                     std::nothrow);
+    if (block == nullptr) throw std::bad_alloc();
+    return static_cast<char*>(block);
 }
 
 void free_block(char* data, std::ptrdiff_t size) {
