@@ -122,6 +122,24 @@ _AWKWARD = (
     Case("awkward-sliced", "awkward", (32, 64, 56, 28), 1, "sliced"),
 )
 
+# Many channels of few values, or rows of few values in each: a single image's late feature maps, short series, small
+# batches of many features.
+_SHORT = tuple(
+    Case(f"short-{_text(shape)}", "short", shape, 1)
+    for shape in (
+        (1, 1280, 7, 7),
+        (4, 960, 7, 7),
+        (1, 64, 1000),
+        (2, 20_000, 50),
+        (100, 7, 33),
+        (1000, 5, 100),
+        (10_000, 3, 17),
+        (4, 4096),
+        (8, 10_000),
+        (2, 100_000),
+    )
+)
+
 # Channels-last widths that are no power of two: networks' own (Inception, DenseNet, EfficientNet) and odd ones.
 _WIDTHS = (24, 37, 48, 80, 96, 144, 192, 250, 384, 1000, 1500)
 
@@ -131,6 +149,7 @@ CASES: tuple[Case, ...] = (
     *(_table(n, c) for n, c in ((8192, 512), (65_536, 256), (1_000_000, 32), (256, 1024))),
     *(_table(n, c, "small") for n, c in ((1, 16), (32, 64), (64, 128))),
     *_AWKWARD,
+    *_SHORT,
     *(_table(16_000_000 // c, c, "width") for c in _WIDTHS),
 )
 
