@@ -219,7 +219,8 @@ def test_several_axes_and_chosen_features(tmp_path: Path, rng: np.random.Generat
     fastbn.standardize(turned, m, tmp_path / "y.npy", dim="time")
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(turned).values, **CLOSE)
     swapped = data.isel(lon=[0, 1, 2]).transpose("time", "lon", "lat")
-    with pytest.raises(ValueError, match="must have coordinates along lon that the statistics have once, got a"):
+    said = "must have its features along lat, as the statistics have, got lon .xarray's transpose swaps them"
+    with pytest.raises(ValueError, match=said):
         fastbn.standardize(swapped, m, tmp_path / "z.npy", dim="time")
     for known, dim in ((data.drop_vars("lat"), "lon"), (data.drop_vars("lon"), "lat")):  # of one axis alone
         m = fastbn.stream(known, dim="time")
@@ -295,7 +296,8 @@ def test_arrays_of_xarray_in_memory_have_coordinates_too(rng: np.random.Generato
     data = field(rng, LATITUDES)
     turned = data.sel(lat=LATITUDES[::-1])
     said = (
-        r"^x must have the coordinates of the statistics along lat, -60.0 at 0, got 60.0 \(x.values goes by position\)"
+        r"^x must have the coordinates of the statistics along lat, -60.0 at 0, got 60.0 "
+        r"\(x.sel puts them in order, x.values goes by position\)$"
     )
     for m in (fastbn.moments(data), fastbn.stream(data), fastbn.Moments().update(data)):
         assert m.to_dict()["coords"] == {"dims": ["lat"], "labels": [LATITUDES]}
@@ -312,6 +314,34 @@ def test_arrays_of_xarray_in_memory_have_coordinates_too(rng: np.random.Generato
     assert "coords" not in fastbn.moments(data.drop_vars("lat")).to_dict()
     with pytest.raises(ValueError, match="at least 2 dimensions"):
         fastbn.normalize(xr.DataArray(1.0), m)
+
+
+@pytest.mark.parametrize("kind", ["memory", ".nc", ".zarr"])
+def test_features_along_another_dimension_of_the_same_size_are_refused(
+    kind: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """Longitudes without coordinates, as many as the latitudes, stand where the statistics have these."""
+    x = rng.normal(100 * np.arange(4), 1.0, size=(50, 4, 4))
+    data = xr.DataArray(x, {"lat": LATITUDES}, ("time", "lon", "lat"), "t")
+    turned = data.transpose("time", "lat", "lon")
+    m, z = fastbn.stream(data, dim=("time", "lon")), (x - x.mean(axis=(0, 1))) / x.std(axis=(0, 1))
+    source = written(turned, kind, tmp_path)
+    must = "must have its features along lat, as the statistics have, got lon"
+    for how in ({}, {"axis": 2}, {"dim": ("time", "lat")}):
+        with pytest.raises(ValueError, match=f"{must} .dim=, --dim, names the dimensions to reduce"):
+            fastbn.standardize(source, m, tmp_path / "y.npy", **how)
+    with pytest.raises(ValueError, match=must):
+        fastbn.stream([data, source], axis=2)
+    assert not (tmp_path / "y.npy").exists()
+    fastbn.standardize(source, m, tmp_path / "y.npy", dim=("time", "lon"))
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), z.transpose(0, 2, 1), **CLOSE)
+    fastbn.standardize(turned.rename(lat="a", lon="b"), m, tmp_path / "b.npy", axis=2)  # other names go by position
+
+    must = "^x must have its features along lat, as the statistics have, got lon .x.transpose and axis bring them there"
+    for wrong in (lambda: fastbn.normalize(turned, m, axis=2), lambda: m.update(turned, axis=2)):
+        with pytest.raises(ValueError, match=must):
+            wrong()
+    np.testing.assert_allclose(fastbn.normalize(turned, m, axis=1, eps=0), z.transpose(0, 2, 1), **CLOSE)
 
 
 def test_a_run_that_goes_on_remembers_the_same(tmp_path: Path, rng: np.random.Generator) -> None:

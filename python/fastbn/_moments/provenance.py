@@ -36,6 +36,16 @@ class Coordinates(NamedTuple):
                     return f"along {(other or self).dims[axis]}, {one} at {at}, got {another}"
         return None
 
+    def elsewhere(self, dims: Sequence[str], axes: Sequence[int]) -> str | None:
+        """Say which of these dimensions an array has along another axis than the features'; None where there is none.
+
+        ``dims`` are the names of all its dimensions, ``axes`` the feature axes among them.
+        """
+        for mine, axis in zip(self.dims, axes, strict=False):
+            if mine and mine in dims and axis < len(dims) and dims[axis] != mine:
+                return f"along {mine}, as the statistics have, got {dims[axis]}"
+        return None
+
     def filled(self, other: Coordinates | None) -> Coordinates:
         """Return these labels, and another's along axes that have none here."""
         if other is None or len(other.labels) != len(self.labels):
@@ -261,10 +271,16 @@ def check_columns(x: Any, axis: Axis, names: tuple[str, ...] | None) -> None:
 
 
 def check_coordinates(x: Any, axis: Axis, coords: Coordinates | None) -> None:
-    """Raise ValueError if x is an array of xarray whose features have other coordinates than the statistics."""
-    differs = None if coords is None else coords.difference(coordinates_of(x, axis))
+    """Raise ValueError if x is an array of xarray whose features are along others or have other coordinates."""
+    if coords is None or isinstance(x, np.ndarray):
+        return
+    dims = [str(dim) for dim in getattr(x, "dims", ())] if hasattr(x, "coords") else []
+    if dims and (other := coords.elsewhere(dims, kept_axes(checked_axis(axis), len(dims)))):
+        raise ValueError(f"x must have its features {other} (x.transpose and axis bring them there)")
+    differs = coords.difference(coordinates_of(x, axis))
     if differs is not None:
-        raise ValueError(f"x must have the coordinates of the statistics {differs} (x.values goes by position)")
+        hint = "x.sel puts them in order, x.values goes by position"
+        raise ValueError(f"x must have the coordinates of the statistics {differs} ({hint})")
 
 
 def check_scales(name: str, scale: float | None, other: float | None) -> None:

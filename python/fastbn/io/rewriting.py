@@ -18,7 +18,7 @@ from fastbn._moments.provenance import places_of
 from fastbn.io.checkpoints import Checkpoint, identity
 from fastbn.io.options import Array, Options, Path
 from fastbn.io.places import ARRAYS, TABLES, Place, already_there, fingerprint, is_table, is_zarr, places, replaces
-from fastbn.io.run import Run, failing
+from fastbn.io.run import Run, check_dims, failing
 from fastbn.io.sinks import FileSink, FolderSink
 from fastbn.io.sources import Block, Ring, Source, UnreadableError, region_at
 from fastbn.io.statsfiles import load_stats, read_as
@@ -189,6 +189,7 @@ class Rewriting(Run):
     def _places_of_labels(self, source: Source) -> Iterator[list[int] | None]:
         """Yield where the statistics have the labels of a source along each axis; None where one of them has none."""
         known, got = read_as(self._moments).coords, source.coordinates
+        check_dims(source, known)
         for mine, labels, dim in zip(known.labels, got.labels, got.dims, strict=False) if known and got else ():
             try:
                 yield None if mine is None or labels is None else places_of(labels, mine)

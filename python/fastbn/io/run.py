@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from fastbn._moments.provenance import frame_columns
+from fastbn._moments.provenance import Coordinates, frame_columns
 from fastbn.io.checkpoints import Checkpoint, Progress
 from fastbn.io.options import Options
 from fastbn.io.places import TABLES, Place, fingerprint, is_frame, nbytes_of, refuse_streams
@@ -50,6 +50,15 @@ def opened(place: Place, options: Options) -> Source:
         module = "tables" if options.tabular or rows else module
     source: Source = importlib.import_module(f"fastbn.io.{module}").opened(place, options)
     return source
+
+
+def check_dims(source: Source, coords: Coordinates | None) -> None:
+    """Raise UnreadableError where a source has a dimension of the statistics' features along another axis."""
+    names = source.origin.dims or ()
+    if coords is not None and (other := coords.elsewhere(names, source.axis)):
+        swapped = {names[axis] for axis in source.axis} == set(coords.dims)
+        hint = "xarray's transpose swaps them" if swapped else "dim=, --dim, names the dimensions to reduce"
+        raise UnreadableError(f"{source.name} must have its features {other} ({hint})")
 
 
 class Run:
@@ -120,6 +129,7 @@ class Run:
         if None not in (by_name, before) and by_name != before:
             rule = f"must have its features along {', '.join(before or ())}, as those before it"
             raise UnreadableError(f"{source.name} {rule}, got {', '.join(dims)}")
+        check_dims(source, coords)
         if coords is not None and (differs := coords.difference(source.coordinates)):
             rule = f"must have the coordinates of those before it {differs}"
             raise UnreadableError(f"{source.name} {rule} (those without, xarray's drop_vars, go by position)")
