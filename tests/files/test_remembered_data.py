@@ -19,6 +19,7 @@ import tifffile
 import xarray as xr
 
 import fastbn
+from fastbn.__main__ import main
 from fastbn.io.statsfiles import load_stats, merged_stats, save_stats
 
 CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
@@ -342,6 +343,20 @@ def test_features_along_another_dimension_of_the_same_size_are_refused(
         with pytest.raises(ValueError, match=must):
             wrong()
     np.testing.assert_allclose(fastbn.normalize(turned, m, axis=1, eps=0), z.transpose(0, 2, 1), **CLOSE)
+
+
+def test_the_command_shows_coordinates(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = np.array(["2000-01-01", "2000-01-01T12:00"], "M8[ns]")
+    coords = {"time": times, "lat": np.array([-20.1, 1 / 3], np.float32), "site": ["a", "b"]}
+    data = xr.DataArray(rng.normal(size=(9, 2, 2, 2, 2)), coords, ("n", "time", "lat", "plain", "site"), "t")
+    data.to_netcdf(tmp_path / "x.nc")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["stats", str(tmp_path / "x.nc"), "--dim", "n"])
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    times_shown, lats = ("time=2000-01-01", "time=2000-01-01T12:00:00"), ("lat=-20.1", "lat=0.3333333")
+    assert shown == [f"{t},{lat},{p},site={s}" for t in times_shown for lat in lats for p in "01" for s in "ab"]
 
 
 def test_a_run_that_goes_on_remembers_the_same(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -92,6 +92,21 @@ def test_feature_axes(tmp_path: Path, rng: np.random.Generator, save: datafiles.
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), standard(y, axis).astype(float), **CLOSE)
 
 
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_statistics_that_are_not_finite_are_warned_of(special: float, tmp_path: Path) -> None:
+    x = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1.0, special, 2.0], "void": [np.nan] * 3})
+    m, path = fastbn.stream(x), tmp_path / "m.npz"
+    m.save(path)
+    for number, moments in enumerate((m, path)):
+        with pytest.warns(RuntimeWarning, match=r"^no finite statistics, so only NaN is written: b, void \(nan='omit'"):
+            fastbn.standardize(x, moments, tmp_path / f"{number}.npy")
+        assert np.isnan(np.load(tmp_path / f"{number}.npy")).all(axis=0).tolist() == [False, True, True]
+    fastbn.standardize(x, m, tmp_path / "a.npy", columns=["a"])  # without a warning, which would be an error
+    finite = fastbn.stream(x, where_finite=True)  # a column of which nothing counts is none that was spoiled
+    fastbn.standardize(x, finite, tmp_path / "f.npy")
+    np.testing.assert_array_equal(finite.count, [3, 2, 0])
+
+
 def test_a_variance_beyond_float64_gives_no_zeros(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([[1e200, 1.0], [-1e200, 3.0]]))
     with pytest.warns(RuntimeWarning, match="variance of feature 0, for a standard deviation of 1e154 or more"):

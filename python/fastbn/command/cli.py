@@ -22,7 +22,7 @@ from fastbn.io.counting import Counting
 from fastbn.io.options import MAX_PIXELS, MEMORY, Options
 from fastbn.io.places import already_there, is_zarr, left_out, places, replaces
 from fastbn.io.rewriting import Rewriting, target_for
-from fastbn.io.statsfiles import checked_suffix, load_stats, merged_stats, save_stats, to_json
+from fastbn.io.statsfiles import checked_suffix, listed, load_stats, merged_stats, save_stats, spoiled, to_json
 
 # What arguments mean.
 
@@ -59,7 +59,7 @@ def _number(text: str) -> float:
     for number in (int, float):
         with suppress(ValueError):
             return number(text)
-    raise click.UsageError(f"--nodata must be numbers, got {text!r}")
+    raise click.UsageError(f"--nodata must be numbers or COLUMN=NUMBER, got {text!r}")
 
 
 def _option(names: str, text: str, **settings: Any) -> Any:
@@ -169,9 +169,9 @@ def standardize(sources: Sequence[str], statistics: str, out: str, force: bool, 
     with _running(sources, given, "" if options.resume else None), display.progress("writing") as report:
         Rewriting(sources, statistics, out, options.but(progress=report)).write()
     _note_left_out(sources)
-    spoiled = display.spoiled(load_stats(statistics))
-    if spoiled:
-        display.note(f"no finite statistics, so only NaN is written: {', '.join(spoiled)}")
+    wrong = spoiled(load_stats(statistics))
+    if wrong:
+        display.note(f"no finite statistics, so only NaN is written: {listed(wrong)}")
 
 
 def merge(files: Sequence[str], out: Sequence[str], force: bool, as_json: bool) -> None:

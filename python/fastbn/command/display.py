@@ -13,10 +13,9 @@ import numpy as np
 
 from fastbn._moments.moments import Moments
 from fastbn.io.options import Report
-from fastbn.io.statsfiles import display_names
+from fastbn.io.statsfiles import MOST, display_names, listed, spoiled
 
 _COLUMNS = ("feature", "count", "mean", "std", "min", "max")
-_MOST = 50  # rows on a terminal
 _PACKAGES = (
     *("numpy", "pyarrow", "h5py", "zarr", "h5netcdf", "xarray"),
     *("pillow", "tifffile", "imagecodecs", "click", "rich"),
@@ -37,24 +36,20 @@ def show_stats(moments: Moments, others: Mapping[str, Sequence[str]] = {}, notes
         table = Table()
         for name in _COLUMNS:
             table.add_column(name, justify="left" if name == "feature" else "right", overflow="fold")
-        for row in rows[:_MOST]:
+        for row in rows[:MOST]:
             table.add_row(*map(escape, row))  # names are no markup
         Console().print(table)
-        if len(rows) > _MOST:
-            print(f"... and {len(rows) - _MOST} features more (--out, --json or a pipe have all)")
+        if len(rows) > MOST:
+            print(f"... and {len(rows) - MOST} features more (--out, --json or a pipe have all)")
     else:
         print(plain_table([_COLUMNS, *rows]))
     wrong = spoiled(moments)
     if wrong:
-        print(f"NaN or infinite values in: {_listed(wrong)} (--where-finite leaves them out)")
+        print(f"NaN or infinite values in: {listed(wrong)} (--where-finite leaves them out)")
     for note_of_values in notes:
         print(note_of_values)
     for why, columns in others.items():
-        print(f"{why}, and not read: {_listed(columns)}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
+        print(f"{why}, and not read: {listed(columns)}")
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
@@ -124,14 +119,3 @@ def _digits(std: float, *values: float) -> int:
     if largest == 0.0 or not 0.0 < std < math.inf:
         return 6
     return min(17, max(6, math.floor(math.log10(largest) - math.log10(std)) + 3))
-
-
-def spoiled(moments: Moments) -> list[str]:
-    """Return the features whose statistics are not finite though they have values."""
-    if moments.shape is None:
-        return []
-    wrong = ~np.isfinite(moments.mean) | ~np.isfinite(moments.m2)
-    for extent in (moments.min, moments.max):
-        wrong |= False if extent is None else ~np.isfinite(extent)
-    wrong &= np.asarray(moments.count) > 0
-    return [name for name, is_wrong in zip(display_names(moments), wrong.ravel().tolist(), strict=True) if is_wrong]

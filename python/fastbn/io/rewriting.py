@@ -52,11 +52,11 @@ class Rewriting(Run):
         found = places(source)
         if not isinstance(moments, Moments) and replaces(self._target.path, [os.fspath(moments)]):
             raise ValueError(f"out must not be the file of moments, got {self._target.path!r}")
-        self._moments: Moments = moments if isinstance(moments, Moments) else load_stats(moments, "moments, --stats,")
+        self.moments: Moments = moments if isinstance(moments, Moments) else load_stats(moments, "moments, --stats,")
         self._of = "" if isinstance(moments, Moments) else f" of {os.fspath(moments)!r}"  # for errors
-        if self._moments.shape is None:
+        if self.moments.shape is None:
             raise ValueError(f"moments must have seen something, got empty ones{self._of}")
-        known, beside = read_as(self._moments), 8 if options.written is None else options.written.itemsize
+        known, beside = read_as(self.moments), 8 if options.written is None else options.written.itemsize
         if None not in (options.mode, known.mode) and options.mode != known.mode:
             raise ValueError(f"mode must be that of the statistics{self._of}, {known.mode!r}, got {options.mode!r}")
         texts = {name: value for name, value in (known.texts or {}).items() if name not in options.asked_of_texts}
@@ -69,7 +69,7 @@ class Rewriting(Run):
         super().__init__(found, as_then.but(beside=beside, rowwise=True))
         self._identity = None  # of a run that can go on later
         if options.resume:
-            told = {"moments": hashlib.sha256(self._moments.to_bytes()).hexdigest(), "scale": options.scale}
+            told = {"moments": hashlib.sha256(self.moments.to_bytes()).hexdigest(), "scale": options.scale}
             self._identity = identity("resume", self._places, self._options.identity("written", "eps") | told)
         self._results = Ring()
 
@@ -121,10 +121,10 @@ class Rewriting(Run):
         # In a folder those that are read and those that are written have the same names of folders.
         alone = folder or (isinstance(self._places, list) and len(self._places) == 1)  # in its file
         how = {"partitions": not folder, "first": 0 if folder else self.state.before, "typed": alone}
-        names, options = self._moments.names, self._options.but(**how)
+        names, options = self.moments.names, self._options.but(**how)
         options = options.but(tabular=written if written in TABLES.values() else "")
         if options.axis is None and options.dim is None and place.format not in ("images", *TABLES.values()):
-            options = options.but(axis=read_as(self._moments).axis)
+            options = options.but(axis=read_as(self.moments).axis)
         if options.columns is not None or names is None or len(set(names)) < len(names):
             return options
         named = is_table(place) or place.format == "images" or all(name.isdecimal() for name in names)
@@ -153,10 +153,10 @@ class Rewriting(Run):
 
     def _statistics(self, source: Source) -> dict[str, Array]:
         """Return mean and variance of a source's features in the order of its blocks, in units of its values."""
-        scale, names, known = self._options.scale or 1.0, self._moments.names, read_as(self._moments).scale
+        scale, names, known = self._options.scale or 1.0, self.moments.names, read_as(self.moments).scale
         with np.errstate(over="ignore", under="ignore"):  # as in `scaled`
-            found = {"mean": self._moments.mean * scale, "mean_lo": self._moments._mean_lo * scale}
-            found["var"] = divisor_variance(self._moments, scale=scale, eps=self._options.eps)
+            found = {"mean": self.moments.mean * scale, "mean_lo": self.moments._mean_lo * scale}
+            found["var"] = divisor_variance(self.moments, scale=scale, eps=self._options.eps)
         if scale != known and source.dtype.kind in "iu":
             # Others are legitimate: 1 for values that were divided already, and 65535 beside 255 for another depth.
             # But integers were not divided, and no mean is beyond all that their type holds.
@@ -188,7 +188,7 @@ class Rewriting(Run):
 
     def _places_of_labels(self, source: Source) -> Iterator[list[int] | None]:
         """Yield where the statistics have the labels of a source along each axis; None where one of them has none."""
-        known, got = read_as(self._moments).coords, source.coordinates
+        known, got = read_as(self.moments).coords, source.coordinates
         check_dims(source, known)
         for mine, labels, dim in zip(known.labels, got.labels, got.dims, strict=False) if known and got else ():
             try:

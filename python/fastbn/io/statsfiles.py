@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from itertools import product
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fastbn._npz import check_kind, not_written, read_npz, write_npz
 from fastbn.io.options import Options, Path
 
 KIND = "fastbn statistics"
+MOST = 50  # features that are shown at once
 _FORMAT = 1
 _WRITER = "fastbn stats"
 
@@ -34,10 +36,38 @@ def read_as(moments: Moments) -> Provenance:
 
 
 def display_names(moments: Moments) -> list[str]:
-    """Return what to call each feature: its name, or its place in the feature shape."""
+    """Return what to call each feature: its name, or its coordinates or else its place along each feature axis."""
     if moments.names is not None:
         return [name or f"unnamed {number}" for number, name in enumerate(moments.names)]
-    return [",".join(map(str, at)) or "all" for at in np.ndindex(moments.shape or ())]
+    shape, coords = moments.shape or (), moments._seen.provenance.coords
+    along = [[str(place) for place in range(size)] for size in shape]
+    for axis, labels in enumerate(() if coords is None else coords.labels):
+        if coords is not None and labels is not None:
+            along[axis] = [f"{coords.dims[axis]}={_shown(label)}" for label in labels]
+    return [",".join(each) or "all" for each in product(*along)]
+
+
+def _shown(label: Any) -> str:
+    """Return a label in few digits; of a time without the parts of a second, and of the day, that are zero."""
+    if isinstance(label, float):
+        return f"{label:.7g}"
+    return str(label).removesuffix(".000000000").removesuffix("T00:00:00")
+
+
+def spoiled(moments: Moments, of: Literal["mean", "any"] = "any") -> list[str]:
+    """Return the features whose mean, or any of their statistics, is not finite though they have values."""
+    if moments.shape is None:
+        return []
+    wrong = ~np.isfinite(moments.mean)
+    for each in () if of == "mean" else (moments.m2, moments.min, moments.max):
+        wrong |= False if each is None else ~np.isfinite(each)
+    wrong &= np.asarray(moments.count) > 0
+    return [name for name, is_wrong in zip(display_names(moments), wrong.ravel().tolist(), strict=True) if is_wrong]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names with commas between, and no more than a table has rows."""
+    return ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
 
 
 def save_stats(moments: Moments, path: Path) -> None:

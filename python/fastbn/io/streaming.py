@@ -239,6 +239,11 @@ def standardize(
     TypeError, ValueError, OSError, ImportError
         As for `stream`; FileExistsError where `out` exists and may not be replaced.
 
+    Warns
+    -----
+    RuntimeWarning
+        Where statistics are NaN or infinite: only NaN is written for their features.
+
     Examples
     --------
     >>> import pathlib, tempfile
@@ -254,5 +259,12 @@ def standardize(
     """
     options = Options.of({**locals(), "written": dtype, "dtype": None})
     from fastbn.io.rewriting import Rewriting
+    from fastbn.io.statsfiles import listed, spoiled
 
-    Rewriting(source, moments, out, options).write()
+    rewriting = Rewriting(source, moments, out, options)
+    wrong = spoiled(rewriting.moments, of="mean")  # a variance beyond float64 is warned of where it divides
+    wrong = [name for name in wrong if options.columns is None or name in options.columns]
+    if wrong:
+        hint = "nan='omit' or where_finite=True of fastbn.stream leaves out what spoiled them"
+        warn(f"no finite statistics, so only NaN is written: {listed(wrong)} ({hint})")
+    rewriting.write()
