@@ -113,8 +113,8 @@ def print_identity(digits: images.Digits, console: Console) -> None:
     errors = {dtype: facts.identity_error(x.astype(dtype)) for dtype in ("float64", "float32")}
     console.print(
         "1. gamma = sigma, beta = mu gives the input back. Largest difference from it,\n"
-        f"   for the input of the first sigmoids, |x| <= {np.abs(x).max():.1f}: "
-        f"{', '.join(f'{error:.1e} in {dtype}' for dtype, error in errors.items())}."
+        f"   for the input of the first sigmoids, |x| <= {np.abs(x).max():.1f}:\n"
+        f"   {', '.join(f'{error:.1e} in {dtype}' for dtype, error in errors.items())}."
     )
 
 
