@@ -91,3 +91,18 @@ def test_no_frame_of_a_gif_is_left_out(frames: int, colour: bool, tmp_path: Path
     for size in range(6, len(data)):
         path.write_bytes(data[:size])
         assert counted(path) is None, f"cut to {size} of {len(data)} bytes"
+
+
+def test_bytes_between_the_blocks_of_a_gif_are_no_end(tmp_path: Path) -> None:
+    """Pillow skips them, and so must what looks for the end."""
+    first, *others = map(Image.fromarray, STACK)
+    path = tmp_path / "x.gif"
+    first.save(path, save_all=True, append_images=others)
+    data, whole = path.read_bytes(), counted(path)
+    assert whole is not None
+    assert whole[0] == STACK.size
+    at = data.index(b"!\xf9", data.index(b",") + 1)  # what comes before the second frame
+    path.write_bytes(data[:at] + b"\0" + data[at:])
+    with Image.open(path) as image:
+        assert image.n_frames == len(STACK)
+    assert counted(path) == whole
