@@ -102,6 +102,8 @@ def test_statistics_that_are_not_finite_are_warned_of(special: float, tmp_path: 
             fastbn.standardize(x, moments, tmp_path / f"{number}.npy")
         assert np.isnan(np.load(tmp_path / f"{number}.npy")).all(axis=0).tolist() == [False, True, True]
     fastbn.standardize(x, m, tmp_path / "a.npy", columns=["a"])  # without a warning, which would be an error
+    with pytest.warns(RuntimeWarning, match="only NaN is written: b, "):
+        fastbn.standardize(x, m, tmp_path / "b.npy", columns=[1])  # by number
     finite = fastbn.stream(x, where_finite=True)  # a column of which nothing counts is none that was spoiled
     fastbn.standardize(x, finite, tmp_path / "f.npy")
     np.testing.assert_array_equal(finite.count, [3, 2, 0])

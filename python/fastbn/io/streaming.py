@@ -263,7 +263,9 @@ def standardize(
 
     rewriting = Rewriting(source, moments, out, options)
     wrong = spoiled(rewriting.moments, of="mean")  # a variance beyond float64 is warned of where it divides
-    wrong = [name for name in wrong if options.columns is None or name in options.columns]
+    asked = options.columns or ()
+    if any(isinstance(column, str) for column in asked):  # numbers are the source's, not the statistics'
+        wrong = [name for name in wrong if name in asked]
     if wrong:
         hint = "nan='omit' or where_finite=True of fastbn.stream leaves out what spoiled them"
         warn(f"no finite statistics, so only NaN is written: {listed(wrong)} ({hint})")
