@@ -89,18 +89,25 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
     }
 }
 
-// Elements from here to what is read next, where the hardware does not find it.
+// Elements from here to what is to be asked for, where the hardware does not find it, or not soon
+// enough.
 std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Operand& y,
                                     const TileRange& tile, std::ptrdiff_t period) {
-    if (plan.fused && x.adjacent_channels && prefetches_beside_stores()) {
-        return plan.layout.cols * plan.slab_buffer_size;
+    const std::ptrdiff_t size = size_of(x.dtype);
+    // Conversions fill the processor's window, in which there are few loads then.
+    const bool converts = size < size_of(DType::float32);
+    if (!plan.stream && !converts) return 0;
+    if (plan.fused && plan.reduces) {  // it lies in the second-level cache
+        const bool next_slab = plan.stream && x.adjacent_channels && prefetches_next_slab();
+        return next_slab ? plan.layout.cols * plan.slab_buffer_size : 0;
     }
     // Wide rows are gone over piece by piece. A piece takes about as long as one trip to memory,
     // so that the next row's would come too late.
     const std::ptrdiff_t coefficient_size = y.kernel_dtype == DType::float64 ? 8 : 4;
     const bool by_pieces =
         period < tile.kernel_row_width() && period * coefficient_size > wide_coefficients;
-    return by_pieces ? 2 * period : 0;
+    if (by_pieces) return 2 * period;
+    return x.direct ? bytes_to_prefetch() / (plan.inputs * size) : 0;
 }
 
 }  // namespace
@@ -108,7 +115,10 @@ std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Op
 Work elementwise_work(std::initializer_list<const Operand*> inputs,
                       std::initializer_list<const Operand*> outputs) {
     Work work;
-    for (const Operand* input : inputs) work.read(*input);
+    for (const Operand* input : inputs) {
+        work.read(*input);
+        if (*input) ++work.inputs;
+    }
     for (const Operand* output : outputs) work.write(*output, inputs);
     return work;
 }
@@ -122,7 +132,7 @@ Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& 
     loop.cols = cols;
     loop.period = period;
     loop.channel_width = plan.layout.channels_first() ? tile.cols : 1;
-    loop.prefetch = plan.stream ? distance_to_prefetch(plan, x, y, tile, period) : 0;
+    loop.prefetch = distance_to_prefetch(plan, x, y, tile, period);
     loop.stream = plan.stream && y.direct;
     return loop;
 }

@@ -41,8 +41,7 @@ protected:
 Work elementwise_work(std::initializer_list<const Operand*> inputs,
                       std::initializer_list<const Operand*> outputs);
 
-// How an elementwise kernel goes over a tile. It prefetches the next slab, or what comes two wide
-// rows later, only where results go past the caches, since the memory has time for reads then.
+// How an elementwise kernel goes over a tile.
 Elementwise elementwise_loop(const Plan& plan, const Operand& x, const Operand& y,
                              const TileRange& tile);
 

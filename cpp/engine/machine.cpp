@@ -135,6 +135,17 @@ double least(const std::string& mount, std::string path,
     }
 }
 
+// ---- Processors ----
+
+bool is_intel() {
+#ifdef FASTBN_X86
+    static const bool is = __builtin_cpu_is("intel") != 0;
+    return is;
+#else
+    return false;
+#endif
+}
+
 }  // namespace
 
 std::ptrdiff_t l2_cache() { return l2_bytes.load(); }
@@ -155,14 +166,8 @@ void choose_caches(int processors) {
     set_caches(chosen_size("FASTBN_L2", l2), chosen_size("FASTBN_L3", l3));
 }
 
-bool prefetches_beside_stores() {
-#ifdef FASTBN_X86
-    static const bool is_intel = __builtin_cpu_is("intel") != 0;
-    return !is_intel;
-#else
-    return true;
-#endif
-}
+bool prefetches_next_slab() { return !is_intel(); }
+std::ptrdiff_t bytes_to_prefetch() { return is_intel() ? 4096 : 0; }
 
 int quota_of(const std::string& root) {
     const std::string mount = root + "/sys/fs/cgroup";

@@ -377,6 +377,7 @@ Plan plan_of(const Layout& layout, DType x, const Work& work) {
     Plan plan;
     plan.layout = layout;
     plan.reduces = work.reduces;
+    plan.inputs = work.inputs;
     if (layout.channels_first()) {
         tile_one_channel(plan, x);
     } else {

@@ -232,10 +232,9 @@ FASTBN_FLATTEN [[gnu::noinline]] void add_tile(Tile<const Y> dy, Tile<const X> x
     using C = Computed<Y>;
     const Wide mean = broadcast(means[entry]);
     const Wide invstd = broadcast(invstds[entry]);
-    const std::ptrdiff_t next_dy = distance_to_next(dy, cols);
-    const std::ptrdiff_t next_x = distance_to_next(x, cols);
-    const std::ptrdiff_t next_residual =
-        distance_to_next(typed<const Y>(activation.residual), cols);
+    const RowPrefetch<Y> next_dy(dy, cols);
+    const RowPrefetch<X> next_x(x, cols);
+    const RowPrefetch<Y> next_residual(typed<const Y>(activation.residual), cols);
     GradientBlocks blocks{};
     const auto at = [=](const C* array) { return broadcast(array[entry]); };
     with_gradient<Y>(activation, at, [&](const auto& gradient) {
@@ -243,10 +242,10 @@ FASTBN_FLATTEN [[gnu::noinline]] void add_tile(Tile<const Y> dy, Tile<const X> x
             const Y* dy_row = dy.data + r * dy.stride;
             const X* x_row = x.data + r * x.stride;
             const auto prefetch_all = [&](std::ptrdiff_t i) {
-                prefetch_block(dy_row + i, next_dy);
-                prefetch_block(x_row + i, next_x);
+                next_dy.at(dy_row, i);
+                next_x.at(x_row, i);
                 gradient.prefetch_residual([&](Tile<const Y> residual) {
-                    prefetch_block(residual.data + r * residual.stride + i, next_residual);
+                    next_residual.at(residual.data + r * residual.stride, i);
                 });
             };
             add_row(blocks, gradient, dy_row, x_row, r, cols, mean, invstd, prefetch_all);

@@ -123,12 +123,12 @@ template <class Adder, class X, WeightsForm form>
 inline void add_tile(ChunkSums<X, form>& sums, Tile<const X> x, const TileWeights<form>& by,
                      std::ptrdiff_t rows, std::ptrdiff_t cols, const Wide& ref,
                      const Wide& neutral) {
-    const std::ptrdiff_t next = distance_to_next(x, cols);
+    const RowPrefetch<X> next(x, cols);
     const Wide fill = by.fill(neutral);
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const X* const row = x.data + r * x.stride;
         in_row(by, r, [&](const auto& by_row) {
-            const auto prefetch = [&](std::ptrdiff_t i) { prefetch_block(row + i, next); };
+            const auto prefetch = [&](std::ptrdiff_t i) { next.at(row, i); };
             each_block_to_widen(
                 row, cols, prefetch, [&](std::ptrdiff_t i, const auto* values, auto n) {
                     each_register(n, [&](int k, auto in) {

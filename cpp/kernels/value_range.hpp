@@ -122,13 +122,13 @@ inline void add_range_of_block(RangeBlock<X>& range, const X* at, const std::uin
 template <bool masked, class X>
 inline void add_range_of_tile(Tile<const X> x, Tile<const std::uint8_t> mask, std::ptrdiff_t rows,
                               std::ptrdiff_t cols, const ValueRange& range) {
-    const std::ptrdiff_t next = distance_to_next(x, cols);
+    const RowPrefetch<X> next(x, cols);
     RangeBlock<X> block;
     block.clear();
     for (std::ptrdiff_t r = 0; r < rows; ++r) {
         const X* const row = x.data + r * x.stride;
         each_block(0, cols, [&](std::ptrdiff_t i, auto n) {
-            prefetch_block(row + i, next);
+            next.at(row, i);
             add_range_of_block<masked>(block, row + i, mask_at<masked>(mask, r, i), n);
         });
     }

@@ -78,9 +78,7 @@ inline void prefetch_block(const T* here, std::ptrdiff_t elements) {
     prefetch_bytes(here, static_cast<std::uintptr_t>(elements) * sizeof(T));
 }
 
-// For an elementwise walk: what is read once this is done, so many elements further on. The engine
-// says how many: the distance to the next slab, or two rows where wide rows are gone over by
-// pieces.
+// For an elementwise walk: what is read so many elements further on. The engine says how many.
 template <class T>
 class SlabPrefetch {
 public:
@@ -94,14 +92,26 @@ private:
     std::uintptr_t distance_;
 };
 
-// For a walk along the rows of one channel, where the hardware looks ahead, but not beyond a row's
-// end: how far it is to the next row, or where rows are short to the next channel's part of the
-// same one.
+// For a walk along the rows of one channel. The hardware looks ahead, but not far enough, and not
+// beyond a row's end: long rows are asked for so many bytes ahead, the next row's beginning before
+// the end of this one; of shorter ones the next row, or the next channel's part of the same one.
 template <class T>
-inline std::ptrdiff_t distance_to_next(Tile<const T> x, std::ptrdiff_t cols) {
-    constexpr std::ptrdiff_t long_enough = 2048 / std::ptrdiff_t{sizeof(T)};
-    return cols < long_enough ? cols : x.stride;
-}
+class RowPrefetch {
+public:
+    RowPrefetch(Tile<const T> x, std::ptrdiff_t cols)
+        : in_this_row_(cols - ahead),
+          to_next_row_(cols < short_row ? cols : (cols < ahead ? 0 : ahead - cols) + x.stride) {}
+    void at(const T* row, std::ptrdiff_t column) const {
+        prefetch_block(row + column, column < in_this_row_ ? ahead : to_next_row_);
+    }
+
+private:
+    static constexpr std::ptrdiff_t ahead = 8192 / std::ptrdiff_t{sizeof(T)};
+    static constexpr std::ptrdiff_t short_row = 2048 / std::ptrdiff_t{sizeof(T)};
+
+    std::ptrdiff_t in_this_row_;  // the columns before this ask for what is `ahead`,
+    std::ptrdiff_t to_next_row_;  // and the others for what is so far away
+};
 
 // For each_row_group, whose walk, down a group of rows and then one block to the right, no hardware
 // prefetcher follows: what a later group needs, a line or two for each block of this one, in the
