@@ -1,7 +1,6 @@
 #include "engine/array.hpp"
 
 #include <cassert>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -35,11 +34,8 @@ void move_elements(const char* from, std::ptrdiff_t from_stride, char* to, std::
     const bool is_dense = from_stride == size && to_stride == size;
     if (is_dense && !swaps) {
         std::memcpy(to, from, static_cast<std::size_t>(n * size));
-    } else if (is_dense) {  // loops for the compiler to vectorize, this one and the next
-        for (std::ptrdiff_t i = 0; i < n; ++i) {
-            const Bits bits = bits_at<Bits, swaps>(from + i * size);
-            std::memcpy(to + i * size, &bits, sizeof bits);
-        }
+    } else if (is_dense && size > 1) {
+        convert_table().reversal(size)(from, to, n);
     } else if (from_stride == 0 && to_stride == size) {
         const Bits bits = bits_at<Bits, swaps>(from);
         for (std::ptrdiff_t i = 0; i < n; ++i) std::memcpy(to + i * size, &bits, sizeof bits);
@@ -61,85 +57,6 @@ auto move_of_size(std::ptrdiff_t size) {
 
 auto move_of(DType type, bool swapped) {
     return swapped ? move_of_size<true>(size_of(type)) : move_of_size<false>(size_of(type));
-}
-
-// ---- From one type to another ----
-
-// A double on its way to a sixteen-bit type, as float. Rounding to nearest here could land halfway
-// between two such numbers, and the second rounding would go wrong. Rounding to odd (cut off, and
-// set the last bit if anything was lost) cannot (Boldo & Melquiond 2008).
-float round_to_odd(double value) {
-    const auto nearest = static_cast<float>(value);
-    if (std::isnan(value) || static_cast<double>(nearest) == value) return nearest;
-    std::uint32_t bits = bits_of(nearest);
-    if (std::fabs(static_cast<double>(nearest)) > std::fabs(value)) --bits;
-    return float_of(bits | 1U);
-}
-
-template <class T>
-constexpr bool is_half = std::is_same_v<T, Float16> || std::is_same_v<T, Bfloat16>;
-
-template <class T, class S>
-T converted(S value) {
-    if constexpr (std::is_same_v<S, Boolean>) {
-        return value.byte != 0 ? T(1) : T(0);
-    } else if constexpr (is_half<S>) {
-        return static_cast<T>(widen(value));
-    } else if constexpr (is_half<T>) {
-        T half;
-        narrow(round_to_odd(static_cast<double>(value)), half);
-        return half;
-    } else {
-        return static_cast<T>(value);
-    }
-}
-
-template <class T, class S>
-void convert(const void* from, void* to, std::ptrdiff_t n) noexcept {
-    const S* const values = static_cast<const S*>(from);
-    T* const results = static_cast<T*>(to);
-    for (std::ptrdiff_t i = 0; i < n; ++i) results[i] = converted<T>(values[i]);
-}
-
-// By kernels: from float to double, and from the half types to float and back.
-void widen_floats(const void* from, void* to, std::ptrdiff_t n) noexcept {
-    normalize_table().widen_floats(static_cast<const float*>(from), static_cast<double*>(to), n);
-}
-template <class H>
-void widen_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
-    normalize_table().widen(dtype_of<H>, from, static_cast<float*>(to), n);
-}
-template <class H>
-void narrow_half(const void* from, void* to, std::ptrdiff_t n) noexcept {
-    normalize_table().narrow(dtype_of<H>, static_cast<const float*>(from), to, n);
-}
-
-using Conversion = void (*)(const void* from, void* to, std::ptrdiff_t n) noexcept;
-
-template <class T>
-Conversion conversion_to(DType from) {
-    if (from == DType::boolean) return convert<T, Boolean>;
-    return visit_dtype(from, [](auto zero) -> Conversion {
-        using S = decltype(zero);
-        if constexpr (is_half<S> && std::is_same_v<T, float>) {
-            return widen_half<S>;
-        } else if constexpr (std::is_same_v<S, float> && std::is_same_v<T, double>) {
-            return widen_floats;
-        } else {
-            return convert<T, S>;
-        }
-    });
-}
-
-Conversion conversion_of(DType from, DType to) {
-    if (from == to) return nullptr;
-    assert(is_float(to));
-    assert(size_of(to) > 2 || from == DType::float32 || from == DType::float64);
-    if (to == DType::float32) return conversion_to<float>(from);
-    if (to == DType::float64) return conversion_to<double>(from);
-    const bool from_double = from == DType::float64;
-    if (to == DType::float16) return from_double ? convert<Float16, double> : narrow_half<Float16>;
-    return from_double ? convert<Bfloat16, double> : narrow_half<Bfloat16>;
 }
 
 Dims dims_of(const ArrayRef& array) {
@@ -172,7 +89,9 @@ ElementCopy::ElementCopy(DType from, bool from_swapped, DType to, bool to_swappe
       to_swapped_(to_swapped),
       read_(move_of(from, from == to ? from_swapped != to_swapped : from_swapped)),
       write_(move_of(to, to_swapped)),
-      convert_(conversion_of(from, to)) {}
+      convert_(from == to ? nullptr : convert_table().conversion(from, to)) {
+    assert(from == to || convert_ != nullptr);
+}
 
 void ElementCopy::operator()(const char* from, std::ptrdiff_t from_stride, char* to,
                              std::ptrdiff_t to_stride, std::ptrdiff_t n) const noexcept {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/table.hpp"
 #include "numerics/dtype.hpp"
 
 namespace fastbn {
@@ -150,15 +151,14 @@ public:
 private:
     using Move = void (*)(const char* from, std::ptrdiff_t from_stride, char* to,
                           std::ptrdiff_t to_stride, std::ptrdiff_t n) noexcept;
-    using Convert = void (*)(const void* from, void* to, std::ptrdiff_t n) noexcept;
 
     std::ptrdiff_t from_size_;
     std::ptrdiff_t to_size_;
     bool from_swapped_;
     bool to_swapped_;
-    Move read_;        // from an array's memory, in its own type
-    Move write_;       // to it
-    Convert convert_;  // of native values side by side; null if the types are the same
+    Move read_;           // from an array's memory, in its own type
+    Move write_;          // to it
+    Conversion convert_;  // of native values side by side; null if the types are the same
 };
 
 // n elements of an array in C order, from number `first` on, as float64, and back.

@@ -62,6 +62,7 @@ struct Isa {
     const char* name;
     const MomentsTable* moments;
     const NormalizeTable* normalize;
+    const ConvertTable* convert;
     const GradientKernels (&gradient)[gradient_rows];
     const MomentsKernels (&integers)[integers_rows];
     const PackTable* pack;
@@ -69,17 +70,17 @@ struct Isa {
 };
 
 const Isa isas[] = {
-    {"generic", &generic::moments_table, &generic::normalize_table, generic::gradient_table,
-     generic::integers_table, &generic::pack_table, always},
+    {"generic", &generic::moments_table, &generic::normalize_table, &generic::convert_table,
+     generic::gradient_table, generic::integers_table, &generic::pack_table, always},
 #ifdef FASTBN_X86
-    {"avx2", &avx2::moments_table, &avx2::normalize_table, avx2::gradient_table,
-     avx2::integers_table, &avx2::pack_table, can_run_avx2},
-    {"avx512", &avx512::moments_table, &avx512::normalize_table, avx512::gradient_table,
-     avx512::integers_table, &avx512::pack_table, can_run_avx512},
+    {"avx2", &avx2::moments_table, &avx2::normalize_table, &avx2::convert_table,
+     avx2::gradient_table, avx2::integers_table, &avx2::pack_table, can_run_avx2},
+    {"avx512", &avx512::moments_table, &avx512::normalize_table, &avx512::convert_table,
+     avx512::gradient_table, avx512::integers_table, &avx512::pack_table, can_run_avx512},
 #endif
 #ifdef FASTBN_AARCH64
-    {"neon", &neon::moments_table, &neon::normalize_table, neon::gradient_table,
-     neon::integers_table, &neon::pack_table, always},
+    {"neon", &neon::moments_table, &neon::normalize_table, &neon::convert_table,
+     neon::gradient_table, neon::integers_table, &neon::pack_table, always},
 #endif
 };
 
@@ -128,6 +129,7 @@ DType moments_type(DType x, WeightsForm form) {
 
 const MomentsTable& moments_table() { return *active.load()->moments; }
 const NormalizeTable& normalize_table() { return *active.load()->normalize; }
+const ConvertTable& convert_table() { return *active.load()->convert; }
 const PackTable& pack_table() { return *active.load()->pack; }
 
 const MomentsKernels& value_range_kernels(DType x) {

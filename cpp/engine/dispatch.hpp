@@ -37,6 +37,7 @@ const GradientKernels& gradient_kernels(DType x, DType dy);
 
 const MomentsTable& moments_table();
 const NormalizeTable& normalize_table();
+const ConvertTable& convert_table();
 const PackTable& pack_table();
 
 }  // namespace fastbn

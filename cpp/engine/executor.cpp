@@ -1,5 +1,8 @@
 #include "engine/executor.hpp"
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "engine/machine.hpp"
 #include "engine/threads.hpp"
 
@@ -89,8 +92,15 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
     }
 }
 
-// Elements from here to what is to be asked for, where the hardware does not find it, or not soon
-// enough.
+// Bytes from here to what is to be asked for, in an array whose rows are so far apart: whole rows
+// where one is shorter than that, since what lies between them is not read.
+std::ptrdiff_t bytes_ahead(std::ptrdiff_t row_bytes, std::ptrdiff_t stride, std::ptrdiff_t wanted) {
+    if (stride == row_bytes || stride == 0 || row_bytes >= wanted) return wanted;
+    return stride * std::max<std::ptrdiff_t>(1, wanted / std::abs(stride));
+}
+
+// Elements of x from here to what is to be asked for, where the hardware does not find it, or not
+// soon enough.
 std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Operand& y,
                                     const TileRange& tile, std::ptrdiff_t period) {
     const std::ptrdiff_t size = size_of(x.dtype);
@@ -107,7 +117,10 @@ std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Op
     const bool by_pieces =
         period < tile.kernel_row_width() && period * coefficient_size > wide_coefficients;
     if (by_pieces) return 2 * period;
-    return x.direct ? bytes_to_prefetch() / (plan.inputs * size) : 0;
+    if (!x.direct) return 0;
+    return bytes_ahead(tile.kernel_row_width() * size, x.row_stride * tile.row_fold,
+                       bytes_to_prefetch() / plan.inputs) /
+           size;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // The kernels of statistics: moments of a tile's values, merged with what is known of its channels,
 // by one implementation for all types and for all forms of weights; with the values'
-// range, and what becomes of moments channel by channel. Like the other four sources here it is
+// range, and what becomes of moments channel by channel. Like the other five sources here it is
 // compiled once for each instruction set, which FASTBN_ISA names, and FASTBN_VEC the header with
 // its registers; each exports a table and nothing else. None includes a standard header that holds
 // an inline function, since the linker might keep this object's copy of it for processors that

@@ -1,6 +1,6 @@
 // The kernels from x to y = activation((x * pre - center) * scale + shift + residual), elementwise,
-// and clipped where that is asked for; what folds statistics into their coefficients; and the
-// conversion of the sixteen-bit types. See moments.cpp for how this is compiled.
+// and clipped where that is asked for; and what folds statistics into their coefficients. See
+// moments.cpp for how this is compiled.
 #include "kernels/elementwise.hpp"
 #include "kernels/per_channel.hpp"
 #include "kernels/table.hpp"
@@ -147,23 +147,6 @@ bool fold_input_gradient(DType computed, ChannelParameters from, GradientSums su
                                       : input_gradient_in_range<float>(from, sums, count, to, n);
 }
 
-template <class By, class From, class To>
-inline void convert(const From* from, To* to, std::ptrdiff_t count) {
-    each_block(0, count,
-               [=](std::ptrdiff_t i, auto n) { store(to + i, n, load<By>(from + i, n)); });
-}
-void widen_floats(const float* from, double* to, std::ptrdiff_t n) noexcept {
-    convert<double>(from, to, n);
-}
-void widen_all(DType half, const void* from, float* to, std::ptrdiff_t n) noexcept {
-    if (half == DType::float16) return convert<float>(static_cast<const Float16*>(from), to, n);
-    convert<float>(static_cast<const Bfloat16*>(from), to, n);
-}
-void narrow_all(DType half, const float* from, void* to, std::ptrdiff_t n) noexcept {
-    if (half == DType::float16) return convert<float>(from, static_cast<Float16*>(to), n);
-    convert<float>(from, static_cast<Bfloat16*>(to), n);
-}
-
 }  // namespace
 
 extern constexpr NormalizeTable normalize_table = {
@@ -171,9 +154,6 @@ extern constexpr NormalizeTable normalize_table = {
      converting_normalize_row<Float16, Float16>(), converting_normalize_row<Bfloat16, Bfloat16>(),
      converting_normalize_row<std::uint8_t, float>()},
     fold_affine,
-    fold_input_gradient,
-    widen_floats,
-    widen_all,
-    narrow_all};
+    fold_input_gradient};
 
 }  // namespace fastbn::FASTBN_ISA

@@ -173,7 +173,7 @@ struct GradientKernels {
     InputGradientKernel input_gradient;
 };
 
-// ---- The tables: one for each of the five sources that an instruction set is compiled from ----
+// ---- The tables: one for each of the six sources that an instruction set is compiled from ----
 
 // Whether a set has rows, from x to y and dx, for types that are converted as they are loaded and
 // stored. Without instructions for that they would be as much code again, and gain nothing over
@@ -215,10 +215,18 @@ struct NormalizeTable {
                         std::ptrdiff_t n) noexcept;
     bool (*fold_input_gradient)(DType computed, ChannelParameters from, GradientSums sums,
                                 double count, InputGradient<void> to, std::ptrdiff_t n) noexcept;
-    // Arrays of float to double, and of a sixteen-bit type to float and back.
-    void (*widen_floats)(const float* from, double* to, std::ptrdiff_t n) noexcept;
-    void (*widen)(DType half, const void* from, float* to, std::ptrdiff_t n) noexcept;
-    void (*narrow)(DType half, const float* from, void* to, std::ptrdiff_t n) noexcept;
+};
+
+// n values side by side, to as many others that are nowhere the same memory.
+using Conversion = void (*)(const void* from, void* to, std::ptrdiff_t n) noexcept;
+
+struct ConvertTable {
+    // From any type to float32 and float64, and from these to all floating types, each value
+    // rounded once; both arrays aligned as their types are. Null for the same type, and for any
+    // other pair.
+    Conversion (*conversion)(DType from, DType to) noexcept;
+    // Elements of 2, 4 or 8 bytes, the bytes of each in reverse order. No array need be aligned.
+    Conversion (*reversal)(std::ptrdiff_t size) noexcept;
 };
 
 // `pack` writes, and `unpack` reads, up to so many bytes behind a packed tile's end.
@@ -244,6 +252,7 @@ struct PackTable {
 namespace generic {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
+extern const ConvertTable convert_table;
 extern const GradientKernels gradient_table[gradient_rows];
 extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;
@@ -251,6 +260,7 @@ extern const PackTable pack_table;
 namespace avx2 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
+extern const ConvertTable convert_table;
 extern const GradientKernels gradient_table[gradient_rows];
 extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;
@@ -258,6 +268,7 @@ extern const PackTable pack_table;
 namespace avx512 {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
+extern const ConvertTable convert_table;
 extern const GradientKernels gradient_table[gradient_rows];
 extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;
@@ -265,6 +276,7 @@ extern const PackTable pack_table;
 namespace neon {
 extern const MomentsTable moments_table;
 extern const NormalizeTable normalize_table;
+extern const ConvertTable convert_table;
 extern const GradientKernels gradient_table[gradient_rows];
 extern const MomentsKernels integers_table[integers_rows];
 extern const PackTable pack_table;

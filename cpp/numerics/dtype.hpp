@@ -184,4 +184,20 @@ static inline void narrow(float value, Float16& to) {
     to.bits = static_cast<std::uint16_t>(sign | magnitude);
 }
 
+// A double on its way to a sixteen-bit type, as float. Rounding to nearest here could land halfway
+// between two such numbers, and the second rounding would go wrong. Rounding to odd (cut off, and
+// set the last bit if anything was lost) cannot (Boldo & Melquiond 2008).
+static inline float round_to_odd(double value) {
+    const auto nearest = static_cast<float>(value);
+    const double seen = static_cast<double>(nearest);
+    if (value != value || seen == value) return nearest;
+    std::uint32_t bits = bits_of(nearest);
+    if (__builtin_fabs(seen) > __builtin_fabs(value)) --bits;
+    return float_of(bits | 1U);
+}
+template <class Half>
+static inline void narrow(double value, Half& to) {
+    narrow(round_to_odd(value), to);
+}
+
 }  // namespace fastbn

@@ -27,6 +27,7 @@ struct Set {
     const char* name;
     const MomentsTable& moments;
     const NormalizeTable& normalize;
+    const ConvertTable& convert;
     const GradientKernels (&gradient)[gradient_rows];
     const MomentsKernels (&integers)[integers_rows];
     const PackTable& pack;
@@ -34,23 +35,24 @@ struct Set {
 
 std::vector<Set> sets() {
     std::vector<Set> all = {{"generic", generic::moments_table, generic::normalize_table,
-                             generic::gradient_table, generic::integers_table,
-                             generic::pack_table}};
+                             generic::convert_table, generic::gradient_table,
+                             generic::integers_table, generic::pack_table}};
 #ifdef FASTBN_X86
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c")) {
-        all.push_back({"avx2", avx2::moments_table, avx2::normalize_table, avx2::gradient_table,
-                       avx2::integers_table, avx2::pack_table});
+        all.push_back({"avx2", avx2::moments_table, avx2::normalize_table, avx2::convert_table,
+                       avx2::gradient_table, avx2::integers_table, avx2::pack_table});
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
             all.push_back({"avx512", avx512::moments_table, avx512::normalize_table,
-                           avx512::gradient_table, avx512::integers_table, avx512::pack_table});
+                           avx512::convert_table, avx512::gradient_table, avx512::integers_table,
+                           avx512::pack_table});
         }
     }
 #endif
 #ifdef FASTBN_AARCH64
-    all.push_back({"neon", neon::moments_table, neon::normalize_table, neon::gradient_table,
-                   neon::integers_table, neon::pack_table});
+    all.push_back({"neon", neon::moments_table, neon::normalize_table, neon::convert_table,
+                   neon::gradient_table, neon::integers_table, neon::pack_table});
 #endif
     return all;
 }
@@ -189,13 +191,30 @@ struct Reference {
     long double weight = 0;
 };
 
+// A sum whose own rounding errors, of some thousand additions more than is allowed, are added up
+// beside it (Neumaier 1974).
+struct Sum {
+    long double high = 0;
+    long double low = 0;
+
+    void add(long double term) {
+        const long double sum = high + term;
+        low += std::fabs(high) > std::fabs(term) ? (high - sum) + term : (term - sum) + high;
+        high = sum;
+    }
+    long double total() const { return high + low; }
+};
+
 Reference reference_of(const std::vector<std::pair<double, double>>& values) {
     Reference r;
-    for (const auto& [value, weight] : values) r.weight += weight;
+    Sum weights;
+    for (const auto& [value, weight] : values) weights.add(weight);
+    r.weight = weights.total();
     if (r.weight == 0) return r;
     const long double first = values[0].first;
-    for (const auto& [value, weight] : values) r.mean += weight * (value - first) / r.weight;
-    r.mean += first;
+    Sum differences;
+    for (const auto& [value, weight] : values) differences.add(weight * (value - first));
+    r.mean = first + differences.total() / r.weight;
     for (const auto& [value, weight] : values) {
         const long double d = value - r.mean;
         r.var += weight * d * d / r.weight;
@@ -792,6 +811,116 @@ void check_storage(const Set& set) {
     }
 }
 
+// The value that a type's bytes at `at` stand for, rounded to T by the language's own conversion.
+template <class T>
+T value_of(DType type, const char* at) {
+    return visit_dtype(type, [&](auto value) {
+        std::memcpy(&value, at, sizeof value);
+        if constexpr (std::is_same_v<decltype(value), Float16> ||
+                      std::is_same_v<decltype(value), Bfloat16>) {
+            return static_cast<T>(widen(value));
+        } else {
+            return type == DType::boolean ? T(value != 0 ? 1 : 0) : static_cast<T>(value);
+        }
+    });
+}
+
+// Whether no other half is nearer to a value between halves, and of two that are as near this one
+// is even.
+template <class Half>
+bool is_nearest(Half half, double value) {
+    const auto distance = [&](int to) {
+        const Half other{static_cast<std::uint16_t>(half.bits + to)};
+        return std::fabs(static_cast<long double>(widen(other)) - value);
+    };
+    const bool even = half.bits % 2 == 0;
+    return (distance(0) < distance(1) || (even && distance(0) == distance(1))) &&
+           (distance(0) < distance(-1) || (even && distance(0) == distance(-1)));
+}
+
+void check_conversion(const Set& set, DType from, DType to, std::ptrdiff_t n) {
+    const Conversion conversion = set.convert.conversion(from, to);
+    const std::string what = std::string(set.name) + " conversion of " + std::to_string(n) +
+                             " of " + std::to_string(static_cast<int>(from)) + " to " +
+                             std::to_string(static_cast<int>(to));
+    const bool to_half = to == DType::float16 || to == DType::bfloat16;
+    const bool from_float = from == DType::float32 || from == DType::float64;
+    const bool exists = from != to && (!to_half || from_float);
+    check((conversion != nullptr) == exists, what + ": whether there is one");
+    if (!exists || conversion == nullptr) return;
+    Array values(from, n);
+    char* const stored = static_cast<char*>(values.data());
+    for (std::ptrdiff_t i = 0; i < n * size_of(from); ++i) {
+        stored[i] = from == DType::boolean && chance(2) ? '\0' : static_cast<char>(bits());
+    }
+    // Halves are tested between numbers of their normal range, and halfway between them.
+    for (std::ptrdiff_t i = 0; i < n && to_half; ++i) {
+        const int digits = chance(2) ? 12 : 9;
+        values.set(i, chance(3)
+                          ? std::ldexp(std::floor(std::ldexp(normal(0.0, 1.0), digits)), -digits)
+                          : 1.0 + std::fabs(normal(0.0, 9.0)));
+    }
+    Array results(to, n);
+    Array untouched = results;
+    conversion(values.data(), results.data(), n);
+    check_registers(set.name, "conversion");
+    bool right = true;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        const char* const source = stored + i * size_of(from);
+        char* const found = static_cast<char*>(results.data()) + i * size_of(to);
+        if (to == DType::float32) {
+            const auto wanted = value_of<float>(from, source);
+            const auto seen = value_of<float>(to, found);
+            right = right && (seen == wanted || (std::isnan(seen) && std::isnan(wanted)));
+        } else if (to == DType::float64) {
+            const auto wanted = value_of<double>(from, source);
+            const auto seen = value_of<double>(to, found);
+            right = right && (seen == wanted || (std::isnan(seen) && std::isnan(wanted)));
+        } else {
+            const auto value = value_of<double>(from, source);
+            std::uint16_t seen;
+            std::memcpy(&seen, found, sizeof seen);
+            right = right &&
+                    (value == 0.0 || (to == DType::float16 ? is_nearest(Float16{seen}, value)
+                                                           : is_nearest(Bfloat16{seen}, value)));
+        }
+        std::memset(found, 0, static_cast<std::size_t>(size_of(to)));
+    }
+    check(right, what + ": value");
+    check(results.memory() == untouched.memory(), what + ": beyond the results");
+}
+
+void check_reversal(const Set& set, std::ptrdiff_t size, std::ptrdiff_t n, std::ptrdiff_t offset) {
+    const std::string what = std::string(set.name) + " reversal of " + std::to_string(n) +
+                             " elements of " + std::to_string(size);
+    const auto bytes = static_cast<std::size_t>(n * size + 2 * offset);
+    std::vector<char> values(bytes);
+    for (char& value : values) value = static_cast<char>(bits());
+    std::vector<char> wanted(bytes);
+    for (std::ptrdiff_t i = 0; i < n * size; ++i) {
+        const std::ptrdiff_t mirrored = i / size * size + (size - 1 - i % size);
+        wanted[static_cast<std::size_t>(offset + i)] =
+            values[static_cast<std::size_t>(offset + mirrored)];
+    }
+    std::vector<char> results(bytes);
+    set.convert.reversal(size)(values.data() + offset, results.data() + offset, n);
+    check_registers(set.name, "reversal");
+    check(results == wanted, what);
+}
+
+void check_conversions(const Set& set) {
+    for (const std::ptrdiff_t n : {0, 1, 7, 16, 17, 63, 200, 300}) {
+        for (int from = 0; from <= static_cast<int>(DType::boolean); ++from) {
+            for (int to = 0; is_float(static_cast<DType>(to)); ++to) {
+                check_conversion(set, static_cast<DType>(from), static_cast<DType>(to), n);
+            }
+        }
+        for (const std::ptrdiff_t size : {2, 4, 8}) {
+            for (const std::ptrdiff_t offset : {0, 1, 4}) check_reversal(set, size, n, offset);
+        }
+    }
+}
+
 // Finished moments of n channels, of which some have no values.
 struct FinishedMoments {
     explicit FinishedMoments(std::ptrdiff_t channels)
@@ -863,6 +992,7 @@ void check_central_merge(const Set& set, std::ptrdiff_t n) {
 
 void check_set(const Set& set) {
     check_storage(set);
+    check_conversions(set);
     const WeightsForm forms[] = {WeightsForm::none,    WeightsForm::omit_nan,
                                  WeightsForm::by_row,  WeightsForm::by_row_omit_nan,
                                  WeightsForm::by_mask, WeightsForm::by_element};

@@ -1,4 +1,4 @@
-"""Fail unless an instruction set's objects define its five tables of kernels and no other external symbol.
+"""Fail unless an instruction set's objects define its six tables of kernels and no other external symbol.
 
 Any other one, weak and inline ones above all, could be the copy that the linker keeps for the whole module, and then
 code compiled for one processor runs on all of them.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-TABLES = ("gradient_table", "integers_table", "moments_table", "normalize_table", "pack_table")
+TABLES = ("convert_table", "gradient_table", "integers_table", "moments_table", "normalize_table", "pack_table")
 
 
 def external_symbols(nm: str, objects: list[str]) -> list[str]:
