@@ -56,6 +56,8 @@ AIMS = {
         _faster("types", "bfloat16", "PyTorch", (1, 1, 1)),
         _faster("types", "float16", "PyTorch", (1, 1, 1)),
         _faster("types", "uint8", "PyTorch"),
+        _faster("types", "int16", "PyTorch"),
+        _faster("types", "bool", "PyTorch"),
     ),
     "masks": (
         _over_plain("masks", "mask of samples", (1.1, None, 1.1)),

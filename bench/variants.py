@@ -44,8 +44,8 @@ class Variant:
 
     @property
     def result_dtype(self) -> str:
-        """The type of ``y``, ``dy``, ``dx`` and the residual: that of ``x``, float32 for integers."""
-        return "float32" if "int" in self.dtype else self.dtype
+        """The type of ``y``, ``dy``, ``dx`` and the residual: that of ``x``, float32 for integers; in native order."""
+        return np.dtype(self.dtype).newbyteorder("=").name if np.dtype(self.dtype).kind not in "iub" else "float32"
 
     @property
     def parameter_dtype(self) -> str:
@@ -72,6 +72,9 @@ TOPICS: dict[str, tuple[Variant, ...]] = {
         Variant("bfloat16", "bfloat16", ops=_WRITING),
         Variant("float16", "float16", ops=_WRITING),
         Variant("uint8", "uint8", ops=("eval",)),
+        Variant("int16", "int16", ops=("eval",)),
+        Variant("bool", "bool", ops=("eval",)),
+        Variant("big-endian float32", ">f4", ops=("train", "eval")),
     ),
     "masks": (
         Variant("unmasked", ops=_TRAINING),

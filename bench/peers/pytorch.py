@@ -34,7 +34,7 @@ class PyTorch:
 
     def prepare(self, op: Op, output: Output, data: Data) -> Contestant | None:
         """See :meth:`peers.base.Peer.prepare`; the backward pass has no variant that writes into given memory."""
-        if data.variant.mask is not None or (op != "eval" and data.dtype.kind == "u"):
+        if data.variant.mask is not None or (op != "eval" and _is_integer(data)) or not data.dtype.isnative:
             return None
         x = _second(data.x, data)
         if op == "moments":
@@ -42,6 +42,10 @@ class PyTorch:
         if op == "backward":
             return _backward(x, data) if output == "fresh" else None
         return Contestant(_fused(_forward(op, output, x, data), data), lambda r: _forward_arrays(op, r, data))
+
+
+def _is_integer(data: Data) -> bool:
+    return data.dtype.kind in "iub"
 
 
 def _second(array: Array, data: Data) -> Tensor:
@@ -62,7 +66,7 @@ def _forward(op: Op, output: Output, x: Tensor, data: Data) -> Callable[[], Any]
     known: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
     if op == "eval":
         known = torch.from_numpy(data.running_mean), torch.from_numpy(data.running_var)
-    source = _second(aligned_like(data.x, data.weight.dtype), data) if data.dtype.kind == "u" else x
+    source = _second(aligned_like(data.x, data.weight.dtype), data) if _is_integer(data) else x
     call = partial(torch.native_batch_norm, source, *affine, *known, op == "train", 0.1, EPS)
     if output == "given":
         saved = torch.empty(data.case.channels if op == "train" else 0, dtype=affine[0].dtype)
