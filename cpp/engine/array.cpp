@@ -3,20 +3,12 @@
 #include <cassert>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include "engine/dispatch.hpp"
 #include "numerics/dtype.hpp"
 
 namespace fastbn {
 namespace {
-
-// ---- Elements as they are, from one place to another ----
-
-std::uint8_t reversed(std::uint8_t bits) { return bits; }
-std::uint16_t reversed(std::uint16_t bits) { return __builtin_bswap16(bits); }
-std::uint32_t reversed(std::uint32_t bits) { return __builtin_bswap32(bits); }
-std::uint64_t reversed(std::uint64_t bits) { return __builtin_bswap64(bits); }
 
 template <class Bits, bool swaps>
 Bits bits_at(const char* from) {
@@ -27,6 +19,7 @@ Bits bits_at(const char* from) {
     return swaps ? reversed(bits) : bits;
 }
 
+// Elements of one size from one place to another, as they are or with their bytes reversed.
 template <class Bits, bool swaps>
 void move_elements(const char* from, std::ptrdiff_t from_stride, char* to, std::ptrdiff_t to_stride,
                    std::ptrdiff_t n) noexcept {

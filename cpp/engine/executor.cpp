@@ -92,22 +92,24 @@ void execute_phases(const Plan& plan, const Workspace& workspace, const Operatio
     }
 }
 
-// Bytes from here to what is to be asked for, in an array whose rows are so far apart: whole rows
-// where one is shorter than that, since what lies between them is not read.
+// Bytes from here to what is to be prefetched of an array whose rows are so far apart: `wanted`, or
+// whole rows where one is shorter than that, since what lies between them is not read.
 std::ptrdiff_t bytes_ahead(std::ptrdiff_t row_bytes, std::ptrdiff_t stride, std::ptrdiff_t wanted) {
     if (stride == row_bytes || stride == 0 || row_bytes >= wanted) return wanted;
     return stride * std::max<std::ptrdiff_t>(1, wanted / std::abs(stride));
 }
 
-// Elements of x from here to what is to be asked for, where the hardware does not find it, or not
-// soon enough.
+// Elements of x from here to what is to be prefetched, since the hardware does not find it, or not
+// soon enough; 0 for nothing.
 std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Operand& y,
                                     const TileRange& tile, std::ptrdiff_t period) {
     const std::ptrdiff_t size = size_of(x.dtype);
-    // Conversions fill the processor's window, in which there are few loads then.
-    const bool converts = size < size_of(DType::float32);
-    if (!plan.stream && !converts) return 0;
-    if (plan.fused && plan.reduces) {  // it lies in the second-level cache
+    const std::ptrdiff_t ahead = bytes_to_prefetch();
+    // In the caches it pays only where values are converted: the instructions for that fill the
+    // processor's window, in which there are few loads then.
+    const bool pays_in_cache = ahead > 0 && size < size_of(DType::float32);
+    if (!plan.stream && !pays_in_cache) return 0;
+    if (plan.fused && plan.reduces) {  // x is in the caches, from its sums
         const bool next_slab = plan.stream && x.adjacent_channels && prefetches_next_slab();
         return next_slab ? plan.layout.cols * plan.slab_buffer_size : 0;
     }
@@ -119,7 +121,7 @@ std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Op
     if (by_pieces) return 2 * period;
     if (!x.direct) return 0;
     return bytes_ahead(tile.kernel_row_width() * size, x.row_stride * tile.row_fold,
-                       bytes_to_prefetch() / plan.inputs) /
+                       ahead / plan.inputs) /
            size;
 }
 
@@ -128,10 +130,7 @@ std::ptrdiff_t distance_to_prefetch(const Plan& plan, const Operand& x, const Op
 Work elementwise_work(std::initializer_list<const Operand*> inputs,
                       std::initializer_list<const Operand*> outputs) {
     Work work;
-    for (const Operand* input : inputs) {
-        work.read(*input);
-        if (*input) ++work.inputs;
-    }
+    for (const Operand* input : inputs) work.read(*input);
     for (const Operand* output : outputs) work.write(*output, inputs);
     return work;
 }

@@ -18,12 +18,13 @@ void set_caches(std::ptrdiff_t l2, std::ptrdiff_t l3);
 // Of what it says of the third level, at most so many processors' part of a cache that many share.
 void choose_caches(int processors);
 
-// What to prefetch while results are written. Of what lies in the second-level cache the next slab,
-// but not on Intel's processors, which keep misses and stores past the caches in the same few
-// buffers, so that the stores wait. Of what is read from memory in its order so many bytes ahead of
-// all arrays together, on Intel's processors, whose own prefetchers end at every 4 KiB; 0
-// elsewhere.
+// Whether a transform of what its slab's sums have brought into the caches prefetches the next slab
+// while its results go past them. Not on Intel's processors, which keep misses and such stores in
+// the same few buffers, so that the stores wait.
 bool prefetches_next_slab();
+// How far ahead other transforms prefetch what they read in the order of memory: so many bytes of
+// all arrays together. On Intel's processors, whose own prefetchers end at every 4 KiB; 0
+// elsewhere.
 std::ptrdiff_t bytes_to_prefetch();
 
 // The processors that a container's quota leaves: a control group, or one above it, may be allowed

@@ -356,8 +356,7 @@ TileRange Plan::strip(std::ptrdiff_t index) const {
     return tile;
 }
 
-void Work::read(const Operand& operand) {
-    if (!operand) return;
+void Work::touch(const Operand& operand) {
     touched += size_of(operand.dtype);
     all_direct = all_direct && operand.direct;
     transposes = transposes || operand.transposed;
@@ -365,9 +364,15 @@ void Work::read(const Operand& operand) {
     adjacent_channels = adjacent_channels && operand.adjacent_channels;
 }
 
+void Work::read(const Operand& operand) {
+    if (!operand) return;
+    touch(operand);
+    ++inputs;
+}
+
 void Work::write(const Operand& operand, std::initializer_list<const Operand*> sources) {
     if (!operand) return;
-    read(operand);
+    touch(operand);
     result_size = size_of(operand.dtype);
     if (operand.transposed) result_column = operand.rows.dim[operand.rows.n - 1].size;
     for (const Operand* source : sources) in_place = in_place || operand.base == source->base;

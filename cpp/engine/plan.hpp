@@ -51,7 +51,7 @@ struct Work {
     bool in_place = false;           // a result replaces an argument
     std::ptrdiff_t result_size = 4;  // bytes of a value in a result
     std::ptrdiff_t touched = 0;      // bytes of a value in all arrays together
-    std::ptrdiff_t inputs = 0;       // how many of the arrays are read
+    std::ptrdiff_t inputs = 0;       // how many of them are read
     // Values of a column that are side by side in a result whose tiles are transposed, else 0.
     std::ptrdiff_t result_column = 0;
 
@@ -60,6 +60,9 @@ struct Work {
     // Takes in operands that results are computed from or are.
     void read(const Operand& operand);
     void write(const Operand& operand, std::initializer_list<const Operand*> sources);
+
+private:
+    void touch(const Operand& operand);
 };
 
 struct Plan {
@@ -84,7 +87,7 @@ struct Plan {
     // transform are one row for the kernels.
     bool adjacent_channels = false;
     bool dense_rows = false;
-    std::ptrdiff_t inputs = 0;             // arrays that a transform reads
+    std::ptrdiff_t inputs = 0;             // how many arrays a transform reads
     std::ptrdiff_t positions_at_once = 1;  // of a fused slab, that are transformed together
     std::ptrdiff_t strip_rows = 1;
     std::ptrdiff_t strip_cols = 1;

@@ -1,5 +1,5 @@
-// The kernels of conversion: dense arrays of values from one type to another, and of elements with
-// their bytes in reverse order. See moments.cpp for how this is compiled.
+// The kernels of conversion: of values side by side, from one type to another, and of elements side
+// by side to the same with their bytes reversed. See moments.cpp for how this is compiled.
 #include <cstddef>
 #include <cstdint>
 
@@ -27,37 +27,39 @@ inline To converted(From value) {
     }
 }
 
-// body(begin, end) for stretches of n values, each but the first of which begins on a cache line of
-// `to`; what will be read is asked for ahead. Bodies are loops for the compiler to vectorize, which
-// a prefetch in them would prevent.
+// body(begin, end) for one part of n values after the other; before each, what lies `ahead` of it
+// is prefetched. All but the first begin on a cache line of `to`, or a block's length past one.
+// Bodies are loops for the compiler to vectorize, which a prefetch in them would prevent.
 template <class From, class To, class Body>
-inline void each_stretch(const From* from, const To* to, std::ptrdiff_t n, const Body& body) {
+inline void each_prefetched_part(const From* from, const To* to, std::ptrdiff_t n,
+                                 const Body& body) {
     constexpr std::uintptr_t ahead = 4096;
-    constexpr std::ptrdiff_t stretch = 128;
+    constexpr std::ptrdiff_t part = 128;
     std::ptrdiff_t end = columns_before_line(to, n);
     for (std::ptrdiff_t begin = 0; begin < n; begin = end) {
-        end = begin < end ? end : (n - begin < stretch ? n : begin + stretch);
+        if (end <= begin) end = n - begin < part ? n : begin + part;
         for (std::ptrdiff_t i = begin; i < end; i += lanes) prefetch_bytes(from + i, ahead);
         body(begin, end);
     }
 }
 
-// Whether registers do it that a kernel loads and stores: the sixteen-bit types, and floats, of
-// which small calls have a few for each channel.
-template <class From, class To>
-constexpr bool by_registers = is_half<From> || (is_same<From, float> && !is_same<To, float>);
+// Whether blocks are loaded and stored as in other kernels: of the sixteen-bit types, and of float
+// to these, for which there are instructions; and of float to double, which parameters of small
+// calls need, a few values at a time.
+template <class From>
+constexpr bool by_blocks = is_half<From> || is_same<From, float>;
 
 template <class From, class To>
 void convert(const void* untyped_from, void* untyped_to, std::ptrdiff_t n) noexcept {
     const From* const from = static_cast<const From*>(untyped_from);
     To* const to = static_cast<To*>(untyped_to);
-    if constexpr (by_registers<From, To>) {
+    if constexpr (by_blocks<From>) {
         each_block(0, n, [=](std::ptrdiff_t i, auto count) {
             store(to + i, count, load<Computed<To>>(from + i, count));
         });
         clear_upper_halves();
     } else {
-        each_stretch(from, to, n, [=](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        each_prefetched_part(from, to, n, [=](std::ptrdiff_t begin, std::ptrdiff_t end) {
 #pragma omp simd
             for (std::ptrdiff_t i = begin; i < end; ++i) to[i] = converted<To>(from[i]);
         });
@@ -89,11 +91,7 @@ Conversion conversion(DType from, DType to) noexcept {
     return to == DType::bfloat16 ? conversion_to_half<Bfloat16>(from) : nullptr;
 }
 
-inline std::uint16_t reversed(std::uint16_t bits) { return __builtin_bswap16(bits); }
-inline std::uint32_t reversed(std::uint32_t bits) { return __builtin_bswap32(bits); }
-inline std::uint64_t reversed(std::uint64_t bits) { return __builtin_bswap64(bits); }
-
-// Elements that may be anywhere: of a struct of one byte's alignment, which is as long as they are.
+// An element that may lie anywhere: the struct is as long as it, and needs no alignment.
 template <class Bits>
 struct [[gnu::packed]] Unaligned {
     Bits bits;
@@ -103,7 +101,7 @@ template <class Bits>
 void reverse(const void* untyped_from, void* untyped_to, std::ptrdiff_t n) noexcept {
     const auto* const from = static_cast<const Unaligned<Bits>*>(untyped_from);
     auto* const to = static_cast<Unaligned<Bits>*>(untyped_to);
-    each_stretch(from, to, n, [=](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    each_prefetched_part(from, to, n, [=](std::ptrdiff_t begin, std::ptrdiff_t end) {
 #pragma omp simd
         for (std::ptrdiff_t i = begin; i < end; ++i) to[i].bits = reversed(from[i].bits);
     });

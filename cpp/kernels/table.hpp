@@ -91,7 +91,7 @@ struct Elementwise {
     // So many columns in a row share an entry of the coefficients: either one or at least `lanes`,
     // or all of them.
     std::ptrdiff_t channel_width;
-    std::ptrdiff_t prefetch;  // elements from here to what will be read next, 0 for none
+    std::ptrdiff_t prefetch;  // elements from here to what is prefetched, 0 for nothing
     bool stream;              // write past the caches
 };
 
@@ -217,13 +217,13 @@ struct NormalizeTable {
                                 double count, InputGradient<void> to, std::ptrdiff_t n) noexcept;
 };
 
-// n values side by side, to as many others that are nowhere the same memory.
+// From n values side by side to n others side by side, in memory that does not overlap.
 using Conversion = void (*)(const void* from, void* to, std::ptrdiff_t n) noexcept;
 
 struct ConvertTable {
-    // From any type to float32 and float64, and from these to all floating types, each value
-    // rounded once; both arrays aligned as their types are. Null for the same type, and for any
-    // other pair.
+    // From any other type to float32 and float64, and from these to the sixteen-bit types: each
+    // value is rounded once, and both arrays are aligned as their types are. Null for any other
+    // pair of types.
     Conversion (*conversion)(DType from, DType to) noexcept;
     // Elements of 2, 4 or 8 bytes, the bytes of each in reverse order. No array need be aligned.
     Conversion (*reversal)(std::ptrdiff_t size) noexcept;

@@ -1,6 +1,6 @@
-// The types that arrays are stored in, the switch over all of them, and conversion from and to
-// those of sixteen bits. Every instruction set's object includes this file, so its functions are
-// static: the linker must not keep one object's copy for all.
+// The types that arrays are stored in, the switch over all of them, the other order of their bytes,
+// and conversion from and to those of sixteen bits. Every instruction set's object includes this
+// file, so its functions are static: the linker must not keep one object's copy for all.
 #pragma once
 
 #include <cstddef>
@@ -92,6 +92,12 @@ static inline bool is_wide_integer(DType dtype) {
 static inline std::uint64_t sortable(std::uint64_t bits, DType dtype) {
     return dtype == DType::int64 ? bits ^ (std::uint64_t{1} << 63) : bits;
 }
+
+// An element's bytes in reverse order.
+static inline std::uint8_t reversed(std::uint8_t bits) { return bits; }
+static inline std::uint16_t reversed(std::uint16_t bits) { return __builtin_bswap16(bits); }
+static inline std::uint32_t reversed(std::uint32_t bits) { return __builtin_bswap32(bits); }
+static inline std::uint64_t reversed(std::uint64_t bits) { return __builtin_bswap64(bits); }
 
 template <class T>
 extern const DType dtype_of;

@@ -78,11 +78,11 @@ inline void prefetch_block(const T* here, std::ptrdiff_t elements) {
     prefetch_bytes(here, static_cast<std::uintptr_t>(elements) * sizeof(T));
 }
 
-// For an elementwise walk: what is read so many elements further on. The engine says how many.
+// For an elementwise walk: what is so many elements further on, as the engine says; 0 for nothing.
 template <class T>
-class SlabPrefetch {
+class ElementwisePrefetch {
 public:
-    explicit SlabPrefetch(std::ptrdiff_t elements)
+    explicit ElementwisePrefetch(std::ptrdiff_t elements)
         : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
     void at(const T* here) const {
         if (distance_ != 0) prefetch_bytes(here, distance_);
@@ -92,9 +92,10 @@ private:
     std::uintptr_t distance_;
 };
 
-// For a walk along the rows of one channel. The hardware looks ahead, but not far enough, and not
-// beyond a row's end: long rows are asked for so many bytes ahead, the next row's beginning before
-// the end of this one; of shorter ones the next row, or the next channel's part of the same one.
+// For a walk along the rows of one channel. The hardware looks ahead there, but not far enough, and
+// not beyond a row's end. Of rows that are longer than `ahead`, what is so far ahead, beyond a
+// row's end in the next row; of shorter ones the same column of the next row, but of short ones
+// what follows the row, which is the next channel's.
 template <class T>
 class RowPrefetch {
 public:
@@ -109,8 +110,8 @@ private:
     static constexpr std::ptrdiff_t ahead = 8192 / std::ptrdiff_t{sizeof(T)};
     static constexpr std::ptrdiff_t short_row = 2048 / std::ptrdiff_t{sizeof(T)};
 
-    std::ptrdiff_t in_this_row_;  // the columns before this ask for what is `ahead`,
-    std::ptrdiff_t to_next_row_;  // and the others for what is so far away
+    std::ptrdiff_t in_this_row_;  // so many columns have what is ahead of them in their own row
+    std::ptrdiff_t to_next_row_;  // elements from one of the others to what is prefetched
 };
 
 // For each_row_group, whose walk, down a group of rows and then one block to the right, no hardware
