@@ -1,7 +1,7 @@
 // Every kernel of every instruction set that this machine runs, on random tiles: elementwise ones
-// against their formula written out value by value, to the bit; reductions against long double; and
-// all of them against the generic set, to the bit, since that is promised. Ends with the number of
-// checks that failed.
+// against their formula written out value by value, to the bit; reductions against long double;
+// conversions against the language's own; and all of them against the generic set, to the bit,
+// since that is promised. Ends with the number of checks that failed.
 #include <cmath>
 #ifdef FASTBN_X86
 #include <cpuid.h>
@@ -191,8 +191,8 @@ struct Reference {
     long double weight = 0;
 };
 
-// A sum whose own rounding errors, of some thousand additions more than is allowed, are added up
-// beside it (Neumaier 1974).
+// A sum beside which the rounding errors of its additions are added up (Neumaier 1974): those of
+// some thousand, even of long double, are more than what is checked may be off by.
 struct Sum {
     long double high = 0;
     long double low = 0;
@@ -811,7 +811,7 @@ void check_storage(const Set& set) {
     }
 }
 
-// The value that a type's bytes at `at` stand for, rounded to T by the language's own conversion.
+// The value that a type's bytes at `at` stand for, converted to T by the language.
 template <class T>
 T value_of(DType type, const char* at) {
     return visit_dtype(type, [&](auto value) {
@@ -825,8 +825,8 @@ T value_of(DType type, const char* at) {
     });
 }
 
-// Whether no other half is nearer to a value between halves, and of two that are as near this one
-// is even.
+// Whether no other half is nearer to a value in the range of normal halves; of two that are as
+// near, it must be the even one.
 template <class Half>
 bool is_nearest(Half half, double value) {
     const auto distance = [&](int to) {
@@ -836,6 +836,23 @@ bool is_nearest(Half half, double value) {
     const bool even = half.bits % 2 == 0;
     return (distance(0) < distance(1) || (even && distance(0) == distance(1))) &&
            (distance(0) < distance(-1) || (even && distance(0) == distance(-1)));
+}
+
+template <class T>
+bool is_same_value(DType from, const char* source, DType to, const char* found) {
+    const T wanted = value_of<T>(from, source);
+    const T seen = value_of<T>(to, found);
+    return seen == wanted || (std::isnan(seen) && std::isnan(wanted));
+}
+bool is_converted(DType from, const char* source, DType to, const char* found) {
+    if (to == DType::float32) return is_same_value<float>(from, source, to, found);
+    if (to == DType::float64) return is_same_value<double>(from, source, to, found);
+    const auto value = value_of<double>(from, source);
+    std::uint16_t half;
+    std::memcpy(&half, found, sizeof half);
+    if (value == 0.0) return half == 0;
+    return to == DType::float16 ? is_nearest(Float16{half}, value)
+                                : is_nearest(Bfloat16{half}, value);
 }
 
 void check_conversion(const Set& set, DType from, DType to, std::ptrdiff_t n) {
@@ -853,7 +870,8 @@ void check_conversion(const Set& set, DType from, DType to, std::ptrdiff_t n) {
     for (std::ptrdiff_t i = 0; i < n * size_of(from); ++i) {
         stored[i] = from == DType::boolean && chance(2) ? '\0' : static_cast<char>(bits());
     }
-    // Halves are tested between numbers of their normal range, and halfway between them.
+    // What is rounded to halves: numbers that they hold, numbers halfway between two, and others,
+    // all in their normal range or 0.
     for (std::ptrdiff_t i = 0; i < n && to_half; ++i) {
         const int digits = chance(2) ? 12 : 9;
         values.set(i, chance(3)
@@ -861,29 +879,17 @@ void check_conversion(const Set& set, DType from, DType to, std::ptrdiff_t n) {
                           : 1.0 + std::fabs(normal(0.0, 9.0)));
     }
     Array results(to, n);
-    Array untouched = results;
+    const Array untouched = results;
     conversion(values.data(), results.data(), n);
     check_registers(set.name, "conversion");
+    Array of_generic = untouched;
+    sets()[0].convert.conversion(from, to)(values.data(), of_generic.data(), n);
+    check(results.memory() == of_generic.memory(), what + ": not the generic set's bits");
     bool right = true;
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         const char* const source = stored + i * size_of(from);
         char* const found = static_cast<char*>(results.data()) + i * size_of(to);
-        if (to == DType::float32) {
-            const auto wanted = value_of<float>(from, source);
-            const auto seen = value_of<float>(to, found);
-            right = right && (seen == wanted || (std::isnan(seen) && std::isnan(wanted)));
-        } else if (to == DType::float64) {
-            const auto wanted = value_of<double>(from, source);
-            const auto seen = value_of<double>(to, found);
-            right = right && (seen == wanted || (std::isnan(seen) && std::isnan(wanted)));
-        } else {
-            const auto value = value_of<double>(from, source);
-            std::uint16_t seen;
-            std::memcpy(&seen, found, sizeof seen);
-            right = right &&
-                    (value == 0.0 || (to == DType::float16 ? is_nearest(Float16{seen}, value)
-                                                           : is_nearest(Bfloat16{seen}, value)));
-        }
+        right = right && is_converted(from, source, to, found);
         std::memset(found, 0, static_cast<std::size_t>(size_of(to)));
     }
     check(right, what + ": value");
