@@ -442,7 +442,7 @@ private:
     bool has_activation_;
     ActivationOf<C> activation_;
     Tile<const Y> residual_;
-    ElementwisePrefetch<Y> next_residual_;
+    SlabPrefetch<Y> next_residual_;
     Tile<Y> dz_;
     bool streams_dz_;
     GradientWeights weights_;
@@ -480,8 +480,8 @@ FASTBN_FLATTEN void input_gradient(Tile<const void> untyped_dy, Tile<const void>
     const GradientOptions<Y> options(activation, weights, dz, streams_dz, e.prefetch);
     const bool has_activation = options.has_activation();
 
-    const ElementwisePrefetch<Y> next_dy(e.prefetch);
-    const ElementwisePrefetch<X> next_x(e.prefetch);
+    const SlabPrefetch<Y> next_dy(e.prefetch);
+    const SlabPrefetch<X> next_x(e.prefetch);
     const auto load_x = [=](std::ptrdiff_t r, std::ptrdiff_t i, auto n) {
         const X* const at = x.data + r * x.stride + i;
         next_x.at(at);

@@ -59,7 +59,7 @@ public:
 
 private:
     Tile<const Y> residual_;
-    ElementwisePrefetch<Y> next_residual_;
+    SlabPrefetch<Y> next_residual_;
     bool has_activation_;
     ActivationOf<C> activation_;
     bool has_clip_;
@@ -76,7 +76,7 @@ FASTBN_FLATTEN void normalize(Tile<const void> untyped_x, Tile<void> untyped_y, 
     const Tile<const X> x = typed<const X>(untyped_x);
     const Tile<Y> y = typed<Y>(untyped_y);
     const Affine<const C> affine = typed<const C>(untyped_affine);
-    const ElementwisePrefetch<X> next_x(e.prefetch);
+    const SlabPrefetch<X> next_x(e.prefetch);
     const NormalizeOptions<Y> options(epilogue, e.prefetch, infinite);
     const bool is_alone = !options.any_but_activation();
     const ActivationKind activation = epilogue.activation.kind;

@@ -80,9 +80,9 @@ inline void prefetch_block(const T* here, std::ptrdiff_t elements) {
 
 // For an elementwise walk: what is so many elements further on, as the engine says; 0 for nothing.
 template <class T>
-class ElementwisePrefetch {
+class SlabPrefetch {
 public:
-    explicit ElementwisePrefetch(std::ptrdiff_t elements)
+    explicit SlabPrefetch(std::ptrdiff_t elements)
         : distance_(static_cast<std::uintptr_t>(elements) * sizeof(T)) {}
     void at(const T* here) const {
         if (distance_ != 0) prefetch_bytes(here, distance_);
