@@ -155,7 +155,7 @@ const GradientKernels& gradient_kernels(DType x, DType dy) {
         return row.x == x && row.dy == dy && row.input_gradient != nullptr;
     });
     if (own != nullptr) return *own;
-    const DType type = converted_type(needs_double(x) || dy == DType::float64);
+    const DType type = converted_type(needs_double(x) || needs_double(dy));
     return *find_row(rows, [=](const GradientKernels& row) {
         return row.x == type && row.dy == type && row.input_gradient != nullptr;
     });

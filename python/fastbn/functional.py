@@ -14,7 +14,8 @@ With a residual and an activation: ``y = activation(weight * xhat + bias + resid
 Data are float32, float64, float16, bfloat16 (of ml_dtypes), integers of 8 to 64 bits, or bool. Results have the data's
 type, and are float32 for integers, float64 for those of 64 bits, unless `dtype` or `out` choose another of the four
 floating-point types. Statistics are taken in float64 whatever the types are; y and dx are computed in float32, or in
-float64 if x is float64 or has integers of 32 bits or more or the result is float64, and rounded once, to nearest even.
+float64 if x or dy is float64 or has integers of 32 bits or more or the result is float64, and rounded once, to nearest
+even.
 
 Functions without a body are declared and documented here, and are functions of the extension: a function of Python's
 between would take as long as a small call's arithmetic.

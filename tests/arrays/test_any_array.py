@@ -125,6 +125,30 @@ def test_gradients_of_integers(dtype: Any, rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(one, other.astype(one.dtype))
 
 
+@every_isa
+@pytest.mark.parametrize("dtype", [np.dtype(np.int32), np.dtype(np.uint32), *WIDE], ids=str)
+@pytest.mark.parametrize("x_dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_gradients_of_integers_that_float32_does_not_hold(
+    dtype: Any, x_dtype: Any, activation: Any, rng: np.random.Generator
+) -> None:
+    """Each of the sums and dx is rounded as float64 is, and dx of 32 bits once more."""
+    x = rng.integers(-20, 20, (50, 6)).astype(x_dtype)
+    dy = (2 * rng.integers(1 << 24, 1 << 29, (50, 6)) + 1).astype(dtype)
+    mean, invstd, bias = x.mean(0, np.float64), 1 / x.std(0, dtype=np.float64), rng.standard_normal(6)
+    got = fastbn.batch_norm_backward(dy, x, None, bias, mean=mean, invstd=invstd, activation=activation)
+    xhat = (x.astype(np.longdouble) - mean) * invstd
+    dz = np.where(xhat + bias > 0, dy, 0) if activation else dy
+    dbias, dweight = dz.astype(np.longdouble).sum(0), (dz * xhat).sum(0)
+    dx = invstd * (dz - dbias / 50 - xhat * dweight / 50)
+    # Sums of 50 numbers below 2**31 in size may lose half a unit in the last place of their own size with each; dx half a
+    # unit in its own last place. Rounded to float32, each dy would be off by up to 32.
+    np.testing.assert_array_equal(got.dbias, dbias.astype(np.float64))
+    np.testing.assert_allclose(got.dweight, dweight.astype(np.float64), rtol=0, atol=50 * 50 * 2**31 * 2**-53)
+    once = np.abs(dx) * np.finfo(got.dx.dtype).eps / 2
+    assert (np.abs(got.dx - dx) <= once + 2**33 * 1e-15).all()
+
+
 @pytest.mark.parametrize("dtype", EVERY_TYPE, ids=str)
 @pytest.mark.parametrize("order", ["native", "swapped"])
 def test_parameters_of_any_type(dtype: Any, order: str, rng: np.random.Generator) -> None:
