@@ -141,8 +141,8 @@ def test_gradients_of_integers_that_float32_does_not_hold(
     dz = np.where(xhat + bias > 0, dy, 0) if activation else dy
     dbias, dweight = dz.astype(np.longdouble).sum(0), (dz * xhat).sum(0)
     dx = invstd * (dz - dbias / 50 - xhat * dweight / 50)
-    # Sums of 50 numbers below 2**31 in size may lose half a unit in the last place of their own size with each; dx half a
-    # unit in its own last place. Rounded to float32, each dy would be off by up to 32.
+    # Sums of 50 numbers below 2**31 in size may lose half a unit in the last place of their own size with each; dx half
+    # a unit in its own last place. Rounded to float32, each dy would be off by up to 32.
     np.testing.assert_array_equal(got.dbias, dbias.astype(np.float64))
     np.testing.assert_allclose(got.dweight, dweight.astype(np.float64), rtol=0, atol=50 * 50 * 2**31 * 2**-53)
     once = np.abs(dx) * np.finfo(got.dx.dtype).eps / 2
