@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,6 +21,10 @@ _RULE = "path must name a file"
 _ZIP = b"PK\x03\x04"
 _END = struct.Struct("<4s4H2IH")  # of a zip file's directory: the fourth number counts all its entries
 _END_SIGNATURE = b"PK\x05\x06"
+
+# NumPy reads an array's header by ast.literal_eval, whose depth of recursion CPython 3.11 counts for all threads
+# together: of several at once, one now and then ends in a SystemError (github.com/python/cpython/issues/106905).
+_READING = threading.Lock()
 
 
 def save_npz(path: str | os.PathLike[str], config: dict[str, Any], arrays: dict[str, Array], instead: str) -> None:
@@ -57,7 +62,7 @@ def read_npz(file: BinaryIO, writer: str, shown: str, rule: str = _RULE) -> tupl
         if file.read(len(_ZIP)) != _ZIP:  # of other files NumPy's error advises to unpickle them
             raise ValueError("it is no .npz file")
         file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
+        with _READING, np.load(file, allow_pickle=False) as archive:
             _check_directory(file, len(archive.files))
             arrays = {key: archive[key] for key in archive.files}
         config: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
