@@ -168,7 +168,6 @@ def _report(options: argparse.Namespace, run: records.Run, console: Console) -> 
     """Print the tables and write all that a run leaves."""
     import breadth
     import report
-    from plots import draw
 
     of_breadth = any(r.group in TOPICS for r in run.records)
     name = options.plot / ("breadth" if of_breadth else "bench")
@@ -181,7 +180,12 @@ def _report(options: argparse.Namespace, run: records.Run, console: Console) -> 
     written[-1].write_text(text, encoding="utf-8")
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if not of_breadth:
-        written += draw(run, options.plot)
+        try:
+            from plots import draw
+        except ModuleNotFoundError as missing:
+            console.print(f"no pictures: {missing}", highlight=False)
+        else:
+            written += draw(run, options.plot)
     console.print("written: " + ", ".join(map(str, written)), highlight=False, soft_wrap=True)
 
 

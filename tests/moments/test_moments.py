@@ -10,6 +10,7 @@ import math
 import operator
 import pathlib
 import pickle
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -801,6 +802,13 @@ def test_normalize_by_moments_that_grow(rng: np.random.Generator, monkeypatch: p
             wanted = (x - wide.mean(0)) / np.sqrt(wide.var(0) + eps)
             np.testing.assert_allclose(fastbn.normalize(x, m, eps=eps), wanted, rtol=1e-12, atol=1e-12)
     assert len(computed) == 3 * 3  # not for each call: that takes longer than to normalize a few rows
+
+
+@pytest.mark.parametrize("eps", [np.ones(3), np.array([]), "1e-5", None, 1e-5j], ids=repr)
+def test_normalize_by_moments_and_an_eps_that_is_no_number(eps: Any) -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    with pytest.raises(TypeError, match=re.escape(f"eps must be a real number, got {eps!r}")):
+        fastbn.normalize(x, fastbn.moments(x), eps=eps)
 
 
 def test_normalize_by_moments_of_nothing() -> None:

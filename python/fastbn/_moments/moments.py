@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import io
+import numbers
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -644,7 +645,8 @@ class Moments:
         if plain and kept is not None and kept.seen is seen and kept[1:3] == (correction, eps == 0):
             return seen.statistics.mean, kept.var, seen.statistics.mean_lo
         now = self._of(*seen, like=self)
-        var, warned = _divisor_variance(now, correction, eps=eps)
+        # Whatever else stands in eps's place the caller reads, or refuses.
+        var, warned = _divisor_variance(now, correction, eps=eps if isinstance(eps, numbers.Real) else 1.0)
         if plain and not warned:
             self._divisor = _Divisor(seen, correction, eps == 0, var)
         return now.mean, var, now._mean_lo
