@@ -5,9 +5,9 @@ json is imported where it is used, because importing it takes long beside the re
 
 from __future__ import annotations
 
+import _thread
 import os
 import struct
-import threading
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,7 +24,7 @@ _END_SIGNATURE = b"PK\x05\x06"
 
 # NumPy reads an array's header by ast.literal_eval, whose depth of recursion CPython 3.11 counts for all threads
 # together: of several at once, one now and then ends in a SystemError (github.com/python/cpython/issues/106905).
-_READING = threading.Lock()
+_READING = _thread.allocate_lock()
 
 
 def save_npz(path: str | os.PathLike[str], config: dict[str, Any], arrays: dict[str, Array], instead: str) -> None:
