@@ -25,6 +25,8 @@ _END_SIGNATURE = b"PK\x05\x06"
 # NumPy reads an array's header by ast.literal_eval, whose depth of recursion CPython 3.11 counts for all threads
 # together: of several at once, one now and then ends in a SystemError (github.com/python/cpython/issues/106905).
 _READING = _thread.allocate_lock()
+if hasattr(os, "register_at_fork"):  # or a child might find it taken by a thread that it does not have
+    os.register_at_fork(before=_READING.acquire, after_in_parent=_READING.release, after_in_child=_READING.release)
 
 
 def save_npz(path: str | os.PathLike[str], config: dict[str, Any], arrays: dict[str, Array], instead: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,27 @@ def test_fork_while_other_threads_compute() -> None:
     try:
         for _ in range(12):
             assert outcome(in_child(lambda: differing(bits_of_everything(*given), expected) == [])) == "right"
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def test_fork_while_other_threads_load(tmp_path: Path) -> None:
+    """Files are read by one thread at a time: the child does not wait for one that it does not have."""
+    fastbn.moments(np.arange(12.0).reshape(4, 3)).save(tmp_path / "s.npz")
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            fastbn.Moments.load(tmp_path / "s.npz")
+
+    workers = [threading.Thread(target=busy) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(12):
+            assert outcome(in_child(lambda: fastbn.Moments.load(tmp_path / "s.npz").count == 4)) == "right"
     finally:
         stop.set()
         for worker in workers:
