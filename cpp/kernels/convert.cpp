@@ -18,10 +18,6 @@ template <class To, class From>
 inline To converted(From value) {
     if constexpr (is_same<From, Boolean>) {
         return value.byte != 0 ? To(1) : To(0);
-    } else if constexpr (is_half<To>) {
-        To half;
-        narrow(value, half);
-        return half;
     } else {
         return static_cast<To>(value);
     }
@@ -56,6 +52,13 @@ void convert(const void* untyped_from, void* untyped_to, std::ptrdiff_t n) noexc
     if constexpr (by_blocks<From>) {
         each_block(0, n, [=](std::ptrdiff_t i, auto count) {
             store(to + i, count, load<Computed<To>>(from + i, count));
+        });
+        clear_upper_halves();
+    } else if constexpr (is_half<To>) {
+        each_block(0, n, [=](std::ptrdiff_t i, auto count) {
+            float odd[lanes] = {};
+            for (std::ptrdiff_t j = 0; j < count_of(count); ++j) odd[j] = round_to_odd(from[i + j]);
+            store(to + i, count, load<float>(odd, Full{}));
         });
         clear_upper_halves();
     } else {

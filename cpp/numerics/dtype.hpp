@@ -201,9 +201,5 @@ static inline float round_to_odd(double value) {
     if (__builtin_fabs(seen) > __builtin_fabs(value)) --bits;
     return float_of(bits | 1U);
 }
-template <class Half>
-static inline void narrow(double value, Half& to) {
-    narrow(round_to_odd(value), to);
-}
 
 }  // namespace fastbn

@@ -93,9 +93,9 @@ private:
 };
 
 // For a walk along the rows of one channel. The hardware looks ahead there, but not far enough, and
-// not beyond a row's end. Of rows that are longer than `ahead`, what is so far ahead, beyond a
-// row's end in the next row; of shorter ones the same column of the next row, but of short ones
-// what follows the row, which is the next channel's.
+// not beyond a row's end. Rows longer than `ahead` are prefetched so far ahead, past a row's end in
+// the next row; of shorter ones the same column of the next row, and of those below `short_row` the
+// next channel's row beside this one.
 template <class T>
 class RowPrefetch {
 public:

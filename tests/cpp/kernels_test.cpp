@@ -825,8 +825,8 @@ T value_of(DType type, const char* at) {
     });
 }
 
-// Whether no other half is nearer to a value in the range of normal halves; of two that are as
-// near, it must be the even one.
+// Whether no other number of the sixteen-bit type is nearer to a value in the range of its normal
+// numbers; of two that are as near, it must be the even one.
 template <class Half>
 bool is_nearest(Half half, double value) {
     const auto distance = [&](int to) {
@@ -870,8 +870,8 @@ void check_conversion(const Set& set, DType from, DType to, std::ptrdiff_t n) {
     for (std::ptrdiff_t i = 0; i < n * size_of(from); ++i) {
         stored[i] = from == DType::boolean && chance(2) ? '\0' : static_cast<char>(bits());
     }
-    // What is rounded to halves: numbers that they hold, numbers halfway between two, and others,
-    // all in their normal range or 0.
+    // What is rounded to sixteen bits: numbers that those hold, numbers in the middle between two,
+    // and any others, all in their normal range or 0.
     for (std::ptrdiff_t i = 0; i < n && to_half; ++i) {
         const int digits = chance(2) ? 12 : 9;
         values.set(i, chance(3)
